@@ -1,0 +1,21 @@
+"""The models that are published every day. Adding one is one line.
+
+Each line names a TensorFlow SavedModel. What it is, what it was trained on and which job vectors
+it expects stand in its manifest; for a SavedModel without one, give them here:
+
+    ActivityModel(
+        MODELS / "my_model", name="my_model", version="1", spec=SPEC, item_embedding=ITEM_EMBEDDING
+    )
+"""
+
+from pathlib import Path
+
+from transformations.model import ActivityModel
+
+MODELS = Path(__file__).parent / "models"
+
+ACTIVITY_MODELS = [
+    ActivityModel(MODELS / "unweighted_average"),
+    ActivityModel(MODELS / "geometric_decay"),
+    ActivityModel(MODELS / "cnn"),
+]

@@ -1,0 +1,31 @@
+"""Sequences and embeddings: one view for the newest activities, one for each model."""
+
+from activity_models import ACTIVITY_MODELS
+from entities import job, member
+from sources import DATA, OWNER, SPEC, job_embedding, member_activity
+
+from transformations.feature_views import embedding_views, sequence_view
+
+SNAPSHOTS = DATA / "snapshots"
+
+member_activity_sequence = sequence_view(
+    events=member_activity,
+    items=job_embedding,
+    member=member,
+    job=job,
+    spec=SPEC,
+    snapshots=SNAPSHOTS,
+    owner=OWNER,
+)
+
+EMBEDDING_VIEWS = embedding_views(
+    ACTIVITY_MODELS,
+    sequence=member_activity_sequence,
+    items=job_embedding,
+    member=member,
+    snapshots=SNAPSHOTS,
+    owner=OWNER,
+)
+
+# Feast collects the views that are attributes of a module.
+globals().update(EMBEDDING_VIEWS)

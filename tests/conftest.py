@@ -1,0 +1,42 @@
+"""Fixtures and helpers shared by all tests."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("FEAST_USAGE", "False")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    """The three packaged models of the feature repo; the CNN has its first, random weights."""
+    import keras
+
+    from training.cnn import build_cnn
+    from training.formulas import GeometricDecay, UnweightedAverage
+    from training.package import package_model
+    from transformations.spec import ActivitySpec, ItemEmbedding
+
+    spec, items = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)
+    keras.utils.set_random_seed(7)
+    folder = tmp_path_factory.mktemp("models")
+    for name, model in {
+        "unweighted_average": UnweightedAverage(spec, items),
+        "geometric_decay": GeometricDecay(spec, items, r=0.8),
+        "cnn": build_cnn(spec, items),
+    }.items():
+        package_model(model, folder / name, name=name, version="1", spec=spec, item_embedding=items)
+    return folder
+
+
+@pytest.fixture
+def repo(tmp_path, models):
+    """A feature repo over `small_data`, not applied yet."""
+    from feast_repo import events_table, make_repo, small_data, vectors_table
+
+    events, vectors = small_data()
+    return make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))

@@ -1,0 +1,205 @@
+"""A real feature repo for tests: the project's own definitions over small data.
+
+`Repo.feast` runs the real `feast` command, in this process for speed or, where a process of its
+own matters, in a new one; `Repo.store` is the real `FeatureStore`.
+"""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from click.testing import CliRunner
+from feast import FeatureStore
+from feast.cli.cli import cli
+
+PROJECT = Path(__file__).parents[1]
+DEFINITIONS = PROJECT / "feature_repo"
+MODULES = [file.stem for file in DEFINITIONS.glob("*.py")]
+FEAST = Path(sys.executable).with_name("feast")
+DIMENSION = 64
+US_PER_DAY = 86_400_000_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def at(day: float) -> datetime:
+    """Return a moment of the test calendar: day 0 is 2024-03-01, midnight UTC."""
+    return datetime(2024, 3, 1, tzinfo=UTC) + timedelta(days=day)
+
+
+def us(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+@dataclass
+class Outcome:
+    code: int
+    output: str
+
+
+@dataclass
+class Repo:
+    """A copy of feature_repo/ with data of its own."""
+
+    path: Path
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def store(self) -> FeatureStore:
+        return FeatureStore(repo_path=str(self.path))
+
+    def feast(self, *arguments: str) -> Outcome:
+        """Run the feast command line in this process."""
+        before = (os.getcwd(), list(sys.path), sys.dont_write_bytecode)
+        for name in [*MODULES, "more_models"]:
+            sys.modules.pop(name, None)
+        os.chdir(self.path)
+        sys.path.insert(0, str(self.path))
+        try:
+            result = CliRunner().invoke(cli, list(arguments), catch_exceptions=True)
+        finally:
+            os.chdir(before[0])
+            sys.path[:] = before[1]
+            sys.dont_write_bytecode = before[2]
+        problem = f"\n{result.exception!r}" if result.exception else ""
+        return Outcome(result.exit_code, result.output + problem)
+
+    def run(self, *arguments: str) -> Outcome:
+        """Run a feast command that should succeed."""
+        outcome = self.feast(*arguments)
+        assert outcome.code == 0, outcome.output
+        return outcome
+
+    def materialize(self, start: datetime, end: datetime, *more: str) -> Outcome:
+        return self.run(
+            "materialize", f"{start:%Y-%m-%dT%H:%M:%S}", f"{end:%Y-%m-%dT%H:%M:%S}", *more
+        )
+
+    def process(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        """Run the feast command in a process of its own."""
+        return subprocess.run(
+            [FEAST, *arguments],
+            cwd=self.path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def write_events(self, table: pa.Table) -> None:
+        pq.write_table(table, self.data / "activity_events.parquet")
+
+    def write_vectors(self, table: pa.Table) -> None:
+        pq.write_table(table, self.data / "job_embeddings.parquet")
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Change one of the definitions, as a user would."""
+        path = self.path / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    def snapshot_files(self) -> dict[str, bytes]:
+        """Every committed or staged file of the offline store, byte for byte."""
+        root = self.data / "snapshots"
+        return {
+            str(file.relative_to(root)): file.read_bytes()
+            for file in sorted(root.rglob("*"))
+            if file.is_file()
+        }
+
+    def online_rows(self) -> dict[str, list[tuple]]:
+        """Every row of the online store, byte for byte, whatever its order on disk."""
+        database = self.data / "online.db"
+        if not database.exists():
+            return {}
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            tables = [
+                name
+                for (name,) in connection.execute(
+                    "SELECT name FROM sqlite_master WHERE type='table'"
+                )
+            ]
+            return {
+                table: sorted(connection.execute(f'SELECT * FROM "{table}"').fetchall(), key=repr)
+                for table in sorted(tables)
+            }
+
+    def stores(self) -> tuple[dict, dict]:
+        return self.snapshot_files(), self.online_rows()
+
+
+def make_repo(path: Path, models: Path, events: pa.Table, vectors: pa.Table) -> Repo:
+    """Copy the definitions to `path` and give them data and packaged models."""
+    path.mkdir(parents=True)
+    for file in [*DEFINITIONS.glob("*.py"), DEFINITIONS / "feature_store.yaml"]:
+        shutil.copy(file, path)
+    shutil.copytree(models, path / "models")
+    (path / "data").mkdir()
+    repo = Repo(path)
+    repo.write_events(events)
+    repo.write_vectors(vectors)
+    return repo
+
+
+def events_table(rows: list[tuple[int, int, str, datetime]]) -> pa.Table:
+    """Return (member_id, job_id, action, time) as an event source."""
+    members, jobs, actions, times = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return pa.table(
+        {
+            "member_id": pa.array(members, pa.int64()),
+            "job_id": pa.array(jobs, pa.int64()),
+            "action": pa.array(actions, pa.string()),
+            "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
+        }
+    )
+
+
+def vectors_table(rows: list[tuple[int, datetime, np.ndarray]]) -> pa.Table:
+    """Return (job_id, time, vector) as a job-embedding source."""
+    jobs, times, vectors = zip(*rows, strict=True)
+    return pa.table(
+        {
+            "job_id": pa.array(jobs, pa.int64()),
+            "embedding": pa.array([v.tolist() for v in vectors], pa.list_(pa.float32())),
+            "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
+        }
+    )
+
+
+def small_data(seed: int = 0, members: int = 40, days: int = 45) -> tuple[list, list]:
+    """Return (events, vectors) rows with the cases that matter.
+
+    Members differ in how much and until when they act; some jobs get a vector late or never, some
+    get a second one; some events repeat.
+    """
+    random = np.random.default_rng(seed)
+    jobs = 30
+    events = []
+    for member in range(1, members + 1):
+        silent_after = days if member % 3 else random.integers(1, 12)
+        for _ in range(int(random.integers(1, 60 if member % 7 == 0 else 12))):
+            when = at(-20 + float(random.uniform(0, 20 + silent_after)))
+            action = ("APPLY", "SAVE", "DISMISS")[random.choice(3, p=[0.5, 0.35, 0.15])]
+            events.append((member, int(random.integers(1, jobs + 4)), action, when))
+    events += events[:5]
+    # On the edges of windows: at a cut-off, and exactly 28 days before one.
+    events += [(members + 1, 1, "APPLY", at(0)), (members + 2, 2, "SAVE", at(-25))]
+    vectors = []
+    for job in range(1, jobs + 1):
+        known_from = at(-40) if job % 5 else at(float(random.uniform(-5, 8)))
+        vectors.append((job, known_from, random.normal(size=DIMENSION).astype(np.float32)))
+        if job % 11 == 0:
+            vectors.append((job, at(5), random.normal(size=DIMENSION).astype(np.float32)))
+    return events, vectors

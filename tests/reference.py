@@ -1,0 +1,60 @@
+"""The slow, obvious implementation of sequences and formulas that the fast ones are held to.
+
+Plain Python over dicts and lists; shares no code with `transformations`.
+"""
+
+import math
+
+US_PER_DAY = 86_400_000_000
+
+
+def vector_as_of(vectors, job_id, as_of):
+    """Return the newest vector of a job with time <= as_of, or None.
+
+    `vectors` is a list of (job_id, time_us, vector).
+    """
+    newest = None
+    for other, time, vector in vectors:
+        if other == job_id and time <= as_of and (newest is None or time > newest[0]):
+            newest = (time, vector)
+    return None if newest is None else newest[1]
+
+
+def sequence(events, vectors, member_id, as_of, *, window_us, length):
+    """Return ([(job_id, action, time_us)], unknown) of one member, oldest first, not padded.
+
+    `events` is a list of dicts with member_id, job_id, action, time and perhaps event_id.
+    """
+    seen = []
+    for event in events:
+        if (
+            event["member_id"] == member_id
+            and as_of - window_us <= event["time"] < as_of
+            and event not in seen
+        ):
+            seen.append(event)
+    order = ["PAD", "APPLY", "SAVE", "DISMISS"]
+    seen.sort(
+        key=lambda e: (e["time"], e.get("event_id", 0), e["job_id"], order.index(e["action"]))
+    )
+    known = [e for e in seen if vector_as_of(vectors, e["job_id"], as_of) is not None]
+    kept = known[-length:]
+    return [(e["job_id"], e["action"], e["time"]) for e in kept], len(seen) - len(known)
+
+
+def mean_of(vectors, dimension):
+    """Plain mean; the zero vector of nothing."""
+    if not vectors:
+        return [0.0] * dimension
+    return [math.fsum(v[d] for v in vectors) / len(vectors) for d in range(dimension)]
+
+
+def decayed_of(vectors, dimension, r):
+    """Sum of (1-r)/(1-r^n) * r^(n-i) * v_i for i = 1..n, oldest first."""
+    n = len(vectors)
+    if n == 0:
+        return [0.0] * dimension
+    weights = [(1 - r) / (1 - r**n) * r ** (n - i) for i in range(1, n + 1)]
+    return [
+        math.fsum(w * v[d] for w, v in zip(weights, vectors, strict=True)) for d in range(dimension)
+    ]

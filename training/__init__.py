@@ -1,0 +1,1 @@
+"""Offline learning: sample data, job embeddings, examples, models, packaging and measurement."""

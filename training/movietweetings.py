@@ -1,0 +1,274 @@
+"""Turn the raw MovieTweetings files into the sample data that the feature repository ships.
+
+No public data set of job applications carries job content, apply/save/dismiss actions and times
+together, so rated films stand in for jobs: a user is a member, a film is a job posting, and the
+rating says which action was taken. Every figure measured on it is a figure from a proxy domain.
+
+    python -m training.movietweetings --raw RAW --out feature_repo/data
+"""
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transformations.errors import InvalidInput
+from transformations.names import ACTION, EVENT_TIMESTAMP, JOB_ID, MEMBER_ID
+
+EVENTS_FILE = "activity_events.parquet"
+POSTINGS_FILE = "job_postings.parquet"
+LICENSE_FILE = "LICENSE.movietweetings"
+README_FILE = "README.md"
+
+EVENTS_SCHEMA = pa.schema(
+    [
+        (MEMBER_ID, pa.int64()),
+        (JOB_ID, pa.int64()),
+        (ACTION, pa.string()),
+        (EVENT_TIMESTAMP, pa.timestamp("us", tz="UTC")),
+    ]
+)
+POSTINGS_SCHEMA = pa.schema(
+    [
+        (JOB_ID, pa.int64()),
+        ("title", pa.string()),
+        ("year", pa.int32()),
+        ("genres", pa.list_(pa.string())),
+    ]
+)
+
+APPLY_FROM_RATING = 8
+SAVE_FROM_RATING = 6
+MAX_RATING = 10
+
+# Widths keep every id inside int64 and every time inside a microsecond timestamp.
+_RATING_LINE = re.compile(r"([0-9]{1,18})::([0-9]{1,18})::([0-9]{1,2})::([0-9]{1,11})")
+_MOVIE_LINE = re.compile(r"([0-9]{1,18})::(.*\S) \(([0-9]{4})\)::(.*)")
+
+_README = """\
+# Sample data
+
+Real, timestamped, positive and negative actions, small enough to commit. It is a **proxy domain**:
+no public data set of job applications carries job content, apply/save/dismiss actions and times
+together, so films stand in for jobs. Say so beside every figure measured on it.
+
+| File | Rows | One row per | Columns |
+| --- | --- | --- | --- |
+| `activity_events.parquet` | {events:,} | action | `member_id`, `job_id`, `action`, \
+`event_timestamp` |
+| `job_postings.parquet` | {postings:,} | job | `job_id`, `title`, `year`, `genres` |
+| `job_embeddings.parquet` | {postings:,} | job | `job_id`, `embedding`, `event_timestamp` |
+
+Times are UTC. An embedding has unit length and is known from its `event_timestamp` on.
+
+## Where it comes from
+
+MovieTweetings, ratings from 0 to 10 of films that people posted on Twitter in 2013, from the
+project [sidooms/MovieTweetings](https://github.com/sidooms/MovieTweetings) (`snapshots/100K`, with
+every fifth user left out). MIT licence, copied in `LICENSE.movietweetings`. Please cite:
+
+> S. Dooms, T. De Pessemier, L. Martens. "MovieTweetings: a Movie Rating Dataset Collected From
+> Twitter". CrowdRec at RecSys 2013.
+
+## What was modified
+
+- A user is a member and a film is a job. Ids keep their numeric value; as integers, film ids lose
+  their leading zeros.
+- A rating of 8 or more is `APPLY`, 6 or 7 is `SAVE`, 5 or less is `DISMISS`; the rating itself is
+  dropped. Of {events:,} events that makes {APPLY:,}, {SAVE:,} and {DISMISS:,}.
+- Events are sorted by time, then member, then job. Times run from {first} to {last}, UTC.
+- The year in brackets at the end of a film's title is a column of its own.
+- Films without genres ({postings_without_genres:,}) have an empty list. Events on films without a
+  row in `movies.dat` ({events_on_unknown_jobs:,}) are kept.
+- The embeddings are computed, not from the source: content (title words, genres, years) and
+  behaviour before the cut-off only; see `training/item_embeddings.py`.
+
+## How to make it again
+
+With `ratings.dat`, `movies.dat` and `LICENSE` of the source in a folder `RAW`:
+
+    python -m training.movietweetings --raw RAW --out feature_repo/data
+    python -m training.item_embeddings --data feature_repo/data --cutoff 2013-05-01
+"""
+
+
+def prepare_movietweetings(raw_dir: Path, out_dir: Path) -> dict[str, int]:
+    """Write the sample events, postings, licence and README made from the raw files.
+
+    Both raw files are read and checked whole before anything is written, so bad input leaves
+    `out_dir` as it was. Events on films without a row in `movies.dat` are kept: a job that has
+    activity before it has content is the ordinary "unknown job" of production data.
+
+    Parameters
+    ----------
+    raw_dir : Path
+        Folder with `ratings.dat` (`user_id::movie_id::rating::unix_seconds`), `movies.dat`
+        (`movie_id::title (year)::genre|genre`), both UTF-8 without a header, and `LICENSE`.
+    out_dir : Path
+        Folder to write to, made if missing. The same input gives the same bytes.
+
+    Returns
+    -------
+    dict[str, int]
+        Counts: `events`, `members`, `jobs_in_events`, `APPLY`, `SAVE`, `DISMISS`, `postings`,
+        `postings_without_genres`, `unknown_jobs` (jobs acted on that have no posting) and
+        `events_on_unknown_jobs`.
+
+    Raises
+    ------
+    InvalidInput
+        If a raw file is missing or empty, or a line is malformed; the message names the file and
+        the line.
+    """
+    raw_dir, out_dir = Path(raw_dir), Path(out_dir)
+    events = _read_events(raw_dir / "ratings.dat")
+    postings = _read_postings(raw_dir / "movies.dat")
+    license_text = _read_bytes(raw_dir / "LICENSE")
+
+    actions = events[ACTION].to_pylist()
+    job_ids = events[JOB_ID].to_pylist()
+    unknown = set(job_ids) - set(postings[JOB_ID].to_pylist())
+    counts = {
+        "events": events.num_rows,
+        "members": len(set(events[MEMBER_ID].to_pylist())),
+        "jobs_in_events": len(set(job_ids)),
+        **{action: actions.count(action) for action in ("APPLY", "SAVE", "DISMISS")},
+        "postings": postings.num_rows,
+        "postings_without_genres": sum(not genres for genres in postings["genres"].to_pylist()),
+        "unknown_jobs": len(unknown),
+        "events_on_unknown_jobs": sum(job_id in unknown for job_id in job_ids),
+    }
+    times = events[EVENT_TIMESTAMP]
+    readme = _README.format(
+        first=times[0].as_py().date(), last=times[events.num_rows - 1].as_py().date(), **counts
+    )
+
+    out_dir.mkdir(parents=True, exist_ok=True)
+    pq.write_table(events, out_dir / EVENTS_FILE, compression="zstd", compression_level=19)
+    pq.write_table(postings, out_dir / POSTINGS_FILE, compression="zstd", compression_level=19)
+    (out_dir / LICENSE_FILE).write_bytes(license_text)
+    (out_dir / README_FILE).write_text(readme, encoding="utf-8")
+    return counts
+
+
+def action_of_rating(rating: int) -> str:
+    """Return the action that a rating stands for.
+
+    Parameters
+    ----------
+    rating : int
+        From 0 to 10.
+
+    Returns
+    -------
+    str
+        `APPLY` from 8, `SAVE` for 6 and 7, `DISMISS` for 5 and less.
+
+    Raises
+    ------
+    InvalidInput
+        If the rating is out of range.
+
+    Examples
+    --------
+    >>> [action_of_rating(rating) for rating in (5, 6, 7, 8)]
+    ['DISMISS', 'SAVE', 'SAVE', 'APPLY']
+    """
+    if not 0 <= rating <= MAX_RATING:
+        raise InvalidInput(f"a rating is expected from 0 to {MAX_RATING}, received {rating}")
+    if rating >= APPLY_FROM_RATING:
+        return "APPLY"
+    return "SAVE" if rating >= SAVE_FROM_RATING else "DISMISS"
+
+
+def _read_events(path: Path) -> pa.Table:
+    """Return `ratings.dat` as a table of `EVENTS_SCHEMA`, sorted by time, member and job."""
+    rows = []
+    for number, line in _lines(path):
+        match = _RATING_LINE.fullmatch(line)
+        if match is None:
+            raise _malformed(path, number, "user_id::movie_id::rating::unix_seconds", line)
+        member_id, job_id, rating, seconds = map(int, match.groups())
+        try:
+            action = action_of_rating(rating)
+        except InvalidInput as error:
+            raise InvalidInput(f"{path}, line {number}: {error}") from None
+        rows.append((seconds * 1_000_000, member_id, job_id, action))
+    rows.sort()
+    times, member_ids, job_ids, actions = zip(*rows, strict=True)
+    return pa.table([member_ids, job_ids, actions, times], schema=EVENTS_SCHEMA)
+
+
+def _read_postings(path: Path) -> pa.Table:
+    """Return `movies.dat` as a table of `POSTINGS_SCHEMA`, sorted by job."""
+    rows = {}
+    for number, line in _lines(path):
+        match = _MOVIE_LINE.fullmatch(line)
+        if match is None:
+            raise _malformed(path, number, "movie_id::title (year)::genre|genre", line)
+        job_id, title, year, genres = match.groups()
+        if int(job_id) in rows:
+            raise InvalidInput(
+                f"{path}, line {number}: expected one line per film, "
+                f"received movie_id {int(job_id)} again"
+            )
+        rows[int(job_id)] = (title, int(year), [genre for genre in genres.split("|") if genre])
+    job_ids = sorted(rows)
+    titles, years, genre_lists = zip(*(rows[job_id] for job_id in job_ids), strict=True)
+    return pa.table([job_ids, titles, years, genre_lists], schema=POSTINGS_SCHEMA)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield `(number from 1, text)` of each line; raise InvalidInput if not UTF-8 or if empty."""
+    raw_lines = _read_bytes(path).splitlines()
+    if not raw_lines:
+        raise InvalidInput(f"{path}, line 1: expected at least one line, received an empty file")
+    for number, raw_line in enumerate(raw_lines, start=1):
+        try:
+            yield number, raw_line.decode("utf-8")
+        except UnicodeDecodeError:
+            raise InvalidInput(
+                f"{path}, line {number}: expected UTF-8, received {raw_line!r}"
+            ) from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file; raise InvalidInput if it is missing."""
+    if not path.is_file():
+        raise InvalidInput(
+            f"{path} is missing: expected the MovieTweetings files ratings.dat, movies.dat and "
+            f"LICENSE in {path.parent}"
+        )
+    return path.read_bytes()
+
+
+def _malformed(path: Path, number: int, expected: str, line: str) -> InvalidInput:
+    """Return the error for a line that does not have the expected form."""
+    return InvalidInput(f"{path}, line {number}: expected {expected}, received {line!r}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from the command line and print the counts.
+
+    Parameters
+    ----------
+    argv : list[str], optional
+        Arguments, those of the process by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--raw", type=Path, required=True, help="folder with the raw files")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    arguments = parser.parse_args(argv)
+    try:
+        counts = prepare_movietweetings(arguments.raw, arguments.out)
+    except InvalidInput as error:
+        parser.error(str(error))
+    for name, count in counts.items():
+        print(f"{name}: {count:,}")
+
+
+if __name__ == "__main__":
+    main()

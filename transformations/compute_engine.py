@@ -1,0 +1,332 @@
+"""`ActivityComputeEngine`: makes `feast materialize` the pipeline.
+
+Named in feature_store.yaml:
+
+    batch_engine:
+      type: transformations.compute_engine.ActivityComputeEngine
+
+It accepts all views of one `feast materialize` together, runs one pipeline for each sequence view
+and the embedding views derived from it, and leaves every other view to Feast's own engine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from feast import Entity, FeatureView, FileSource, OnDemandFeatureView
+from feast.infra.common.materialization_job import (
+    MaterializationJob,
+    MaterializationJobStatus,
+    MaterializationTask,
+)
+from feast.infra.common.retrieval_task import HistoricalRetrievalTask
+from feast.infra.compute_engines.base import ComputeEngine
+from feast.infra.compute_engines.local.compute import LocalComputeEngine
+from feast.infra.compute_engines.local.job import LocalMaterializationJob, LocalRetrievalJob
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.repo_config import FeastConfigBaseModel
+from pydantic import PositiveFloat, PositiveInt
+
+from transformations.errors import InvalidInput
+from transformations.feature_views import item_embedding_of
+from transformations.model import ActivityModel, ModelDescription, describe_model
+from transformations.names import Role, Tag
+from transformations.online import push_snapshots
+from transformations.pipeline import EmbeddingTarget, Report, SnapshotRun, cutoffs
+from transformations.snapshots import SnapshotSink, to_datetime, to_us
+from transformations.sources import (
+    count_rows,
+    earliest_event,
+    read_events,
+    read_item_vectors,
+    source_label,
+)
+from transformations.spec import ActivitySpec
+
+CLOCK_TOLERANCE = timedelta(minutes=1)
+"""How far in the future an interval may end, for clocks that differ."""
+
+
+class ActivityComputeEngineConfig(FeastConfigBaseModel):
+    """Settings under `batch_engine` in feature_store.yaml."""
+
+    type: str = "transformations.compute_engine.ActivityComputeEngine"
+    """Selects this engine."""
+
+    snapshot_interval_hours: PositiveFloat = 24
+    """Distance of the cut-offs within an interval; 24 gives one snapshot at each midnight UTC."""
+
+    publishing_delay_minutes: float = 0
+    """Minutes from a cut-off to when its values are available: `created_timestamp` minus
+    `event_timestamp`."""
+
+    batch_size: PositiveInt = 1024
+    """Members a model call."""
+
+
+class ActivityComputeEngine(ComputeEngine):
+    """Feast compute engine for activity sequences and embeddings."""
+
+    def __init__(self, *, repo_config: Any, offline_store: Any, online_store: Any, **settings: Any):
+        super().__init__(
+            repo_config=repo_config, offline_store=offline_store, online_store=online_store
+        )
+        self.settings = ActivityComputeEngineConfig(**settings)
+        self._feast_engine = LocalComputeEngine(
+            repo_config=repo_config, offline_store=offline_store, online_store=online_store
+        )
+
+    @property
+    def supports_batch(self) -> bool:
+        """All views of one call come together: that is what lets them share one pass."""
+        return True
+
+    def update(
+        self,
+        project: str,
+        views_to_delete: Sequence[FeatureView],
+        views_to_keep: Sequence[FeatureView | OnDemandFeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+    ) -> None:
+        """Forget how far online stores have followed the views that are deleted."""
+        self._forget_published(views_to_delete)
+
+    def teardown_infra(
+        self, project: str, fvs: Sequence[FeatureView], entities: Sequence[Entity]
+    ) -> None:
+        """Forget how far online stores have followed. Snapshots are the user's data and stay."""
+        self._forget_published(fvs)
+
+    def get_historical_features(
+        self, registry: BaseRegistry, task: HistoricalRetrievalTask
+    ) -> LocalRetrievalJob:
+        """Leave retrieval to Feast's engine."""
+        return self._feast_engine.get_historical_features(registry, task)
+
+    def materialize(
+        self,
+        registry: BaseRegistry,
+        tasks: MaterializationTask | list[MaterializationTask],
+        **kwargs: Any,
+    ) -> list[MaterializationJob]:
+        """Compute and publish every view that is ours, then hand the others to Feast's engine.
+
+        Raises
+        ------
+        InvalidInput
+            Nothing was published.
+        """
+        tasks = [tasks] if isinstance(tasks, MaterializationTask) else list(tasks)
+        ours = [task for task in tasks if _role(task) in (Role.SEQUENCE, Role.EMBEDDING)]
+        self._check_item_vectors(task for task in tasks if _role(task) == Role.ITEMS)
+        groups = _by_sequence_view(ours)
+        runs = {name: self._stage(registry, name, group) for name, group in groups.items()}
+        for name, run in runs.items():
+            self._publish(run, groups[name])
+        others = [task for task in tasks if not any(task is mine for mine in ours)]
+        jobs = dict(
+            zip(map(id, others), self._feast_engine.materialize(registry, others), strict=True)
+        )
+        return [jobs.get(id(task)) or _succeeded(task) for task in tasks]
+
+    def _check_item_vectors(self, tasks: Any) -> None:
+        """Refuse bad job vectors before Feast's engine would push them online."""
+        for task in tasks:
+            read_item_vectors(
+                self.repo_config,
+                self.offline_store,
+                task.feature_view,
+                item_embedding_of(task.feature_view),
+                end=to_us(task.end_time),
+            )
+
+    def _stage(
+        self, registry: BaseRegistry, sequence_name: str, tasks: list[MaterializationTask]
+    ) -> SnapshotRun:
+        """Stage all snapshots of one sequence view and its models."""
+        project = tasks[0].project
+        sequence = registry.get_feature_view(sequence_name, project)
+        sources = {
+            view.tags.get(Tag.ROLE): registry.get_feature_view(view.name, project)
+            for view in sequence.source_views
+        }
+        events, items = sources[Role.EVENTS], sources[Role.ITEMS]
+        spec = ActivitySpec.from_dict(json.loads(sequence.tags[Tag.SPEC]))
+        embedding = item_embedding_of(items)
+        moments = {task.feature_view.name: self._cutoffs(task, events, spec) for task in tasks}
+        targets = [
+            EmbeddingTarget(
+                self._describe(task.feature_view, spec, items),
+                _sink(task.feature_view),
+                moments[task.feature_view.name],
+            )
+            for task in tasks
+            if _role(task) == Role.EMBEDDING
+        ]
+        report = Report()
+        last = max(max(times, default=0) for times in moments.values())
+        with report.stage("read job vectors"):
+            vectors = read_item_vectors(
+                self.repo_config, self.offline_store, items, embedding, end=last
+            )
+        run = SnapshotRun(
+            spec=spec,
+            sequence_sink=_sink(sequence),
+            sequence_cutoffs=moments.get(sequence_name, frozenset()),
+            targets=targets,
+            vectors=vectors,
+            read_events=lambda start, end: read_events(
+                self.repo_config, self.offline_store, events, spec, start=start, end=end
+            ),
+            publishing_delay=round(self.settings.publishing_delay_minutes * 60e6),
+            batch_size=self.settings.batch_size,
+            report=report,
+        )
+        bar = tasks[0].tqdm_builder(len(run.cutoffs)) if tasks[0].tqdm_builder else None
+        try:
+            run.stage(bar.update if bar else lambda done: None)
+            if not report.snapshots:
+                raise InvalidInput(
+                    f"{source_label(events)}: expected events in the {spec.window.days} days "
+                    f"before {_interval(tasks)}. Received: none"
+                    f"{_of_rows(count_rows(events))}"
+                )
+        except BaseException:
+            run.abandon()
+            raise
+        finally:
+            if bar:
+                bar.close()
+        return run
+
+    def _publish(self, run: SnapshotRun, tasks: Sequence[MaterializationTask]) -> None:
+        """Commit offline, then push online, then say what was done."""
+        changed = run.commit()
+        with run.report.stage("push online"):
+            for task in tasks:
+                if not task.feature_view.online:
+                    continue
+                sink = _sink(task.feature_view)
+                # The newest snapshot is pushed whenever it was asked for, changed or not, so
+                # that materializing again refills an online store.
+                asked = set(run.cutoffs) & set(sink.committed()[-1:])
+                bar = task.tqdm_builder(run.report.members) if task.tqdm_builder else None
+                count = push_snapshots(
+                    self.repo_config,
+                    self.online_store,
+                    task.feature_view,
+                    sink,
+                    changed=changed.get(sink, set()) | asked,
+                    progress=bar.update if bar else lambda rows: None,
+                )
+                if bar:
+                    bar.close()
+                run.report.pushed_rows += count.rows
+                run.report.pushed_values += count.values
+        print(run.report)
+
+    def _cutoffs(
+        self, task: MaterializationTask, events: FeatureView, spec: ActivitySpec
+    ) -> frozenset[int]:
+        """Return the as-of times of one task."""
+        name = task.feature_view.name
+        if task.disable_event_timestamp:
+            raise InvalidInput(
+                f"{name}: expected an interval, because every value has an as-of time. "
+                "Received: --disable-event-timestamp"
+            )
+        now = datetime.now(UTC)
+        start, end = to_us(task.start_time), to_us(task.end_time)
+        if end > to_us(now + CLOCK_TOLERANCE):
+            raise InvalidInput(
+                f"{name}: an interval should not end in the future, since a value as of a time "
+                f"needs all activity before it. Received: end {to_datetime(end)}, now {now}"
+            )
+        interval = round(self.settings.snapshot_interval_hours * 3600e6)
+        # Before the first event there is nothing to compute, however long ago `start` is.
+        earliest = earliest_event(events)
+        if earliest is not None:
+            start = max(start, min(earliest, end - 1))
+        return frozenset(cutoffs(start, end, interval))
+
+    def _describe(
+        self, view: FeatureView, spec: ActivitySpec, items: FeatureView
+    ) -> ModelDescription:
+        """Check that the SavedModel is still the one that was applied."""
+        path = Path(view.tags[Tag.MODEL_PATH])
+        if not path.is_absolute() and self.repo_config.repo_path:
+            path = Path(self.repo_config.repo_path) / path
+        embedding = item_embedding_of(items)
+        packaged = (path / "assets.extra").is_dir()
+        model = describe_model(
+            ActivityModel(
+                path,
+                name=view.tags[Tag.MODEL],
+                version=view.tags[Tag.MODEL_VERSION],
+                spec=None if packaged else spec,
+                item_embedding=None if packaged else embedding,
+            ),
+            spec=spec,
+            item_embedding=embedding,
+        )
+        if model.fingerprint != view.tags[Tag.MODEL_FINGERPRINT]:
+            raise InvalidInput(
+                f"model {model.name!r}: the SavedModel at {path} should be the one that was "
+                f"applied, fingerprint {view.tags[Tag.MODEL_FINGERPRINT]}. Received: "
+                f"{model.fingerprint}. Run `feast apply` to publish the changed model"
+            )
+        return model
+
+    def _forget_published(self, views: Sequence[FeatureView]) -> None:
+        for view in views:
+            if view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING):
+                _sink(view).forget_published()
+
+
+def _role(task: MaterializationTask) -> str | None:
+    return task.feature_view.tags.get(Tag.ROLE)
+
+
+def _by_sequence_view(
+    tasks: Sequence[MaterializationTask],
+) -> dict[str, list[MaterializationTask]]:
+    """Group tasks by the sequence view they are or are derived from."""
+    groups: dict[str, list[MaterializationTask]] = {}
+    for task in tasks:
+        view = task.feature_view
+        name = view.name
+        if _role(task) == Role.EMBEDDING:
+            (name,) = [v.name for v in view.source_views if v.tags.get(Tag.ROLE) == Role.SEQUENCE]
+        groups.setdefault(name, []).append(task)
+    return groups
+
+
+def _sink(view: FeatureView) -> SnapshotSink:
+    source = view.batch_source
+    if not isinstance(source, FileSource) or "://" in source.path:
+        raise InvalidInput(
+            f"{view.name}: the sink should be a FileSource on a local folder. "
+            f"Received: {type(source).__name__} {source.name!r}"
+        )
+    return SnapshotSink(Path(source.path))
+
+
+def _interval(tasks: Sequence[MaterializationTask]) -> str:
+    start = min(task.start_time for task in tasks)
+    return f"({start}, {max(task.end_time for task in tasks)}]"
+
+
+def _of_rows(rows: int | None) -> str:
+    return "" if rows is None else f", of {rows:,} rows in the source"
+
+
+def _succeeded(task: MaterializationTask) -> MaterializationJob:
+    return LocalMaterializationJob(
+        job_id=f"{task.feature_view.name}-{task.start_time}-{task.end_time}",
+        status=MaterializationJobStatus.SUCCEEDED,
+    )

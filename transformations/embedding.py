@@ -1,0 +1,144 @@
+"""Sequences to embeddings: every registered model in one pass over one preparation of the data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from transformations import names
+from transformations.errors import InvalidInput
+from transformations.item_vectors import ItemVectors
+from transformations.model import ModelDescription
+from transformations.saved_model import SIGNATURE
+from transformations.sequences import Sequences
+
+BATCH_SIZE = 1024
+"""Members a model call; larger batches are not faster and need more memory."""
+
+
+class Embedder:
+    """Runs loaded models over sequences.
+
+    One TensorFlow function gathers the job vectors of a batch once and calls every model on
+    them: a member's data is prepared once, whatever the number of models.
+
+    Parameters
+    ----------
+    models : the models, as checked by `describe_models`.
+    batch_size : int. Members a call.
+
+    Raises
+    ------
+    InvalidInput
+        A SavedModel cannot be loaded; the message names the model.
+    """
+
+    def __init__(self, models: Sequence[ModelDescription], *, batch_size: int = BATCH_SIZE) -> None:
+        self.models = list(models)
+        self.batch_size = batch_size
+        self._step = _build_step([(model, load_signature(model)) for model in models])
+
+    def __call__(
+        self, sequences: Sequences, vectors: ItemVectors
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Embed n sequences.
+
+        Returns
+        -------
+        dict of model name to dict of output name to float32 [n, d]. A sequence without any
+        activity gives zero vectors, from every model.
+
+        Raises
+        ------
+        InvalidInput
+            A model gave a value that is not finite.
+        """
+        results = {
+            model.name: {
+                output: np.zeros((len(sequences), size), dtype=np.float32)
+                for output, size in model.outputs.items()
+            }
+            for model in self.models
+        }
+        active = np.flatnonzero(sequences.count)
+        if not len(active) or not self.models:
+            return results
+        rows = sequences.rows(vectors)[active]
+        actions = sequences.action[active]
+        ages = sequences.ages[active]
+        for start in range(0, len(active), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            outputs = self._step(vectors.matrix, rows[part], actions[part], ages[part])
+            for model, embedded in zip(self.models, outputs, strict=True):
+                for output, values in embedded.items():
+                    results[model.name][output][active[part]] = values.numpy()
+        for model in self.models:
+            for output, values in results[model.name].items():
+                bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+                if len(bad):
+                    raise InvalidInput(
+                        f"model {model.name!r} (version {model.version}): output {output!r} should "
+                        f"be finite. Received: NaN or infinity for {len(bad)} of {len(values)} "
+                        "members"
+                    )
+        return results
+
+
+def tensorflow() -> Any:
+    """Import TensorFlow, quietly and only when a model is to be run: the import takes seconds."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+
+    return tf
+
+
+def load_signature(model: ModelDescription) -> Any:
+    """Return the model's `serving_default` function.
+
+    Raises
+    ------
+    InvalidInput
+        TensorFlow cannot load the SavedModel.
+    """
+    tf = tensorflow()
+    try:
+        return tf.saved_model.load(str(model.path)).signatures[SIGNATURE]
+    except Exception as error:  # TensorFlow raises many kinds for a broken SavedModel
+        raise InvalidInput(
+            f"model {model.name!r}: expected a loadable SavedModel at {model.path}. "
+            f"Received: {type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _build_step(loaded: list[tuple[ModelDescription, Any]]) -> Any:
+    """Return the function of one batch: gather once, call every model."""
+    tf = tensorflow()
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None], tf.float32),
+            tf.TensorSpec([None, None], tf.int32),
+            tf.TensorSpec([None, None], tf.int32),
+            tf.TensorSpec([None, None], tf.float32),
+        ]
+    )
+    def step(matrix: Any, rows: Any, actions: Any, ages: Any) -> list[dict[str, Any]]:
+        job_embeddings = tf.gather(matrix, rows)
+        outputs = []
+        for model, signature in loaded:
+            inputs = {
+                names.INPUT_JOB_EMBEDDINGS: tf.ensure_shape(
+                    job_embeddings,
+                    [None, model.spec.length, model.item_embedding.dimension],
+                ),
+                names.INPUT_ACTIONS: tf.ensure_shape(actions, [None, model.spec.length]),
+            }
+            if model.uses_ages:
+                inputs[names.INPUT_AGES] = tf.ensure_shape(ages, [None, model.spec.length])
+            outputs.append(signature(**inputs))
+        return outputs
+
+    return step

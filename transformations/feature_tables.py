@@ -1,0 +1,120 @@
+"""The columns that each view publishes, as Arrow record batches and as Feast fields.
+
+Both are made here so that what is declared and what is written cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+from feast import Field
+from feast.types import Array, Float32, Int32, Int64, PrimitiveFeastType, String, UnixTimestamp
+
+from transformations import names
+from transformations.sequences import Sequences
+
+TIMESTAMP = pa.timestamp("us", "UTC")
+
+
+def sequence_fields(member_type: PrimitiveFeastType, job_type: PrimitiveFeastType) -> list[Field]:
+    """Return the schema of the sequence view."""
+    return [
+        Field(name=names.MEMBER_ID, dtype=member_type, description="The member."),
+        Field(
+            name=names.ACTIVITY_JOB_IDS,
+            dtype=Array(job_type),
+            description="Jobs of the newest activities in the window, oldest first.",
+        ),
+        Field(
+            name=names.ACTIVITY_ACTIONS,
+            dtype=Array(Int32),
+            description="Action ids of the same activities; see the tag activity_spec.",
+        ),
+        Field(
+            name=names.ACTIVITY_TIMES,
+            dtype=Array(Int64),
+            description="Times of the same activities, microseconds since the epoch, UTC.",
+        ),
+        Field(
+            name=names.ACTIVITY_COUNT,
+            dtype=Int64,
+            description="Number of activities in the sequence; 0 for a member who fell silent.",
+        ),
+        Field(
+            name=names.LAST_ACTIVITY_AT,
+            dtype=UnixTimestamp,
+            description="Time of the newest activity in the sequence; null where there is none.",
+        ),
+    ]
+
+
+def embedding_fields(member_type: PrimitiveFeastType, outputs: Mapping[str, int]) -> list[Field]:
+    """Return the schema of an embedding view: one float32 vector a model output."""
+    return [
+        Field(name=names.MEMBER_ID, dtype=member_type, description="The member."),
+        *(
+            Field(
+                name=output,
+                dtype=Array(Float32),
+                description=f"float32 vector of length {size}; zero without activity.",
+            )
+            for output, size in outputs.items()
+        ),
+    ]
+
+
+def sequence_batch(members: pa.Array, sequences: Sequences, created: np.ndarray) -> pa.RecordBatch:
+    """Return the rows of the sequence view.
+
+    Parameters
+    ----------
+    members : n ids.
+    sequences : n sequences of the same members.
+    created : int64 [n]; microseconds at which each value became available.
+    """
+    filled = sequences.action > 0
+    offsets = pa.array(np.concatenate([[0], np.cumsum(sequences.count)]), pa.int32())
+    empty = sequences.count == 0
+    columns = {
+        names.MEMBER_ID: members,
+        names.ACTIVITY_JOB_IDS: pa.ListArray.from_arrays(
+            offsets, sequences.job_ids.take(pa.array(sequences.job[filled]))
+        ),
+        names.ACTIVITY_ACTIONS: pa.ListArray.from_arrays(
+            offsets, pa.array(sequences.action[filled], pa.int32())
+        ),
+        names.ACTIVITY_TIMES: pa.ListArray.from_arrays(
+            offsets, pa.array(sequences.time[filled], pa.int64())
+        ),
+        names.ACTIVITY_COUNT: pa.array(sequences.count, pa.int64()),
+        names.LAST_ACTIVITY_AT: pa.array(sequences.time[:, -1], mask=empty).cast(TIMESTAMP),
+    }
+    return pa.RecordBatch.from_pydict({**columns, **_stamps(sequences, created)})
+
+
+def embedding_batch(
+    members: pa.Array,
+    sequences: Sequences,
+    created: np.ndarray,
+    vectors: Mapping[str, np.ndarray],
+) -> pa.RecordBatch:
+    """Return the rows of an embedding view; `vectors` are float32 [n, d] by output name."""
+    columns: dict[str, pa.Array] = {names.MEMBER_ID: members}
+    for output, values in vectors.items():
+        offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+        columns[output] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))
+    return pa.RecordBatch.from_pydict({**columns, **_stamps(sequences, created)})
+
+
+def _stamps(sequences: Sequences, created: np.ndarray) -> dict[str, pa.Array]:
+    return {
+        names.EVENT_TIMESTAMP: pa.array(sequences.as_of, pa.int64()).cast(TIMESTAMP),
+        names.CREATED_TIMESTAMP: pa.array(created, pa.int64()).cast(TIMESTAMP),
+    }
+
+
+def feast_type(ids: pa.DataType) -> PrimitiveFeastType:
+    """Return the Feast type of an id column."""
+    return Int64 if pa.types.is_integer(ids) else String

@@ -1,0 +1,176 @@
+"""Job vectors as of a time: from job id and moment to a row of one dense float32 matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from transformations import names
+from transformations.errors import InvalidInput
+from transformations.spec import ItemEmbedding
+from transformations.tables import (
+    bisect,
+    codes_of,
+    id_column,
+    rank_encode,
+    require_columns,
+    require_no_nulls,
+    single_chunk,
+    time_column,
+)
+
+ITEM_COLUMNS = (names.JOB_ID, names.EMBEDDING, names.EVENT_TIMESTAMP)
+NEVER = np.iinfo(np.int64).max
+"""`known_at` of a job that has no vector."""
+
+
+@dataclass(frozen=True, eq=False)
+class ItemVectors:
+    """V vectors of J jobs; a job may have several, each valid from its own time on.
+
+    Attributes
+    ----------
+    job_ids : distinct ids, ascending [J].
+    start : int64 [J + 1]; vectors of job j are rows `start[j]:start[j + 1]`.
+    time : int64 [V]; microseconds since the epoch from which the row is valid, ascending per job.
+    matrix : float32 [V + 1, D]; the last row is the zero vector that stands for PAD.
+    """
+
+    job_ids: pa.Array
+    start: np.ndarray
+    time: np.ndarray
+    matrix: np.ndarray
+
+    @property
+    def dimension(self) -> int:
+        """Length D of each vector."""
+        return self.matrix.shape[1]
+
+    @property
+    def pad_row(self) -> int:
+        """Row of the zero vector."""
+        return len(self.matrix) - 1
+
+    @classmethod
+    def from_arrow(
+        cls, table: pa.Table, embedding: ItemEmbedding, *, source: str = names.JOB_EMBEDDING
+    ) -> ItemVectors:
+        """Check a table of job vectors and put it into rows.
+
+        Parameters
+        ----------
+        table : columns `job_id` (int64 or string), `embedding` (list of float), `event_timestamp`.
+        embedding : gives the length that every vector should have.
+        source : what errors call the table.
+
+        Raises
+        ------
+        InvalidInput
+            A column is missing, of another type or holds nulls, a vector has another length or
+            a value that is not finite, or one job has two vectors for one time.
+        """
+        require_columns(table.column_names, ITEM_COLUMNS, source)
+        ids = id_column(table, names.JOB_ID, source)
+        job_ids, job = rank_encode(ids)
+        time = time_column(table, names.EVENT_TIMESTAMP, source)
+        vectors = _dense(single_chunk(table, names.EMBEDDING), ids, embedding, source)
+
+        order = np.lexsort((time, job))
+        job, time = job[order], time[order]
+        twice = np.flatnonzero((job[1:] == job[:-1]) & (time[1:] == time[:-1]))
+        if len(twice):
+            moment = np.datetime64(int(time[twice[0]]), "us")
+            raise InvalidInput(
+                f"{source}: a job should have one vector at one time. Received: job "
+                f"{job_ids[int(job[twice[0]])].as_py()!r} has two at {moment}Z "
+                f"({len(twice)} such rows)"
+            )
+        matrix = np.zeros((len(order) + 1, embedding.dimension), dtype=np.float32)
+        matrix[:-1] = vectors[order]
+        counts = np.bincount(job, minlength=len(job_ids))
+        return cls(
+            job_ids=job_ids,
+            start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            time=time,
+            matrix=matrix,
+        )
+
+    def known_at(self, job_ids: pa.Array) -> np.ndarray:
+        """Return when each job first has a vector: int64 microseconds [n], `NEVER` if it has none.
+
+        A job is unknown as of every `T < known_at`.
+        """
+        codes = codes_of(job_ids, self.job_ids)
+        first = np.full(len(codes), NEVER, dtype=np.int64)
+        known = codes >= 0
+        first[known] = self.time[self.start[codes[known]]]
+        return first
+
+    def rows(self, job_ids: pa.Array, job: np.ndarray, as_of: np.ndarray) -> np.ndarray:
+        """Return the matrix row of each job as of a time.
+
+        Parameters
+        ----------
+        job_ids : the ids that `job` counts in.
+        job : int32 [n, L]; positions in `job_ids`, -1 for PAD.
+        as_of : int64 [n]; the newest vector with `time <= as_of` is taken.
+
+        Returns
+        -------
+        int32 [n, L]; `pad_row` for PAD and for jobs without a vector as of that time.
+        """
+        code_of = np.append(codes_of(job_ids, self.job_ids), np.int32(-1))
+        codes = code_of[job]
+        known = codes >= 0
+        if len(self.time) == len(self.job_ids):
+            row = np.where(known, codes, self.pad_row).astype(np.int32)
+            if len(self.time) and len(as_of) and self.time.max() > as_of.min():
+                late = np.append(self.time, np.int64(0))[row] > as_of[:, None]
+                row[late & known] = self.pad_row
+            return row
+        flat = codes[known]
+        moments = np.broadcast_to(as_of[:, None], job.shape)[known]
+        low, high = self.start[flat], self.start[flat + 1]
+        position = bisect(self.time, low, high, moments, right=True)
+        row = np.full(job.shape, self.pad_row, dtype=np.int32)
+        row[known] = np.where(position > low, position - 1, self.pad_row)
+        return row
+
+
+def _dense(vectors: pa.Array, ids: pa.Array, embedding: ItemEmbedding, source: str) -> np.ndarray:
+    """Return list<float> as float32 [n, D], after checking lengths and values."""
+    kind = vectors.type
+    is_list = (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+    if not is_list or not pa.types.is_floating(kind.value_type):
+        raise InvalidInput(
+            f"{source}: column {names.EMBEDDING!r} should be list<float>. Received: {kind}"
+        )
+    require_no_nulls(vectors, names.EMBEDDING, source)
+    lengths = (
+        np.full(len(vectors), kind.list_size)
+        if pa.types.is_fixed_size_list(kind)
+        else np.diff(vectors.offsets.to_numpy())
+    )
+    wrong = np.flatnonzero(lengths != embedding.dimension)
+    if len(wrong):
+        raise InvalidInput(
+            f"{source}: column {names.EMBEDDING!r} should hold vectors of length "
+            f"{embedding.dimension} ({embedding.name} version {embedding.version}). Received: "
+            f"length {lengths[wrong[0]]} for job {ids[int(wrong[0])].as_py()!r} "
+            f"({len(wrong)} of {len(lengths)} rows)"
+        )
+    values = vectors.flatten()
+    dense = values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    dense = dense.reshape(len(vectors), embedding.dimension)
+    bad = np.flatnonzero(~np.isfinite(dense).all(axis=1))
+    if len(bad):
+        raise InvalidInput(
+            f"{source}: column {names.EMBEDDING!r} should hold finite values. Received: NaN, "
+            f"null or infinity for job {ids[int(bad[0])].as_py()!r} "
+            f"({len(bad)} of {len(lengths)} rows)"
+        )
+    return dense

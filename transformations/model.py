@@ -1,0 +1,277 @@
+"""The model contract: a TensorFlow SavedModel, what it takes, what it gives, what it was made for.
+
+`serving_default` takes, by name, `job_embeddings` float32 [batch, length, dim], `actions` int32
+[batch, length] and, if the model asks for it, `ages` float32 [batch, length] in days before the
+as-of time. Every output `x` float32 [batch, d] becomes feature `x` of the model's view.
+
+A manifest in the SavedModel's `assets.extra` says the rest. A SavedModel without one works too,
+with those facts in its registry line. Nothing here imports TensorFlow: a model is checked when
+it is declared, on every `feast` command.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformations import names
+from transformations.errors import InvalidInput
+from transformations.saved_model import Signature, TensorSpec, fingerprint, read_signature
+from transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
+
+MANIFEST = Path("assets.extra") / "activity_model.json"
+MANIFEST_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ActivityModel:
+    """One line of `ACTIVITY_MODELS`: where a SavedModel lies, and what its manifest leaves open.
+
+    Parameters
+    ----------
+    path : str or Path. The folder of the SavedModel.
+    name : str. Names the view `member_activity_embedding_<name>`; default: the manifest's.
+    version : str. Default: the manifest's.
+    spec : ActivitySpec. What the model was made for; needed only without a manifest.
+    item_embedding : ItemEmbedding. Likewise.
+    description, owner : str. Shown by `feast ui`.
+    """
+
+    path: str | Path
+    name: str | None = None
+    version: str | None = None
+    spec: ActivitySpec | None = None
+    item_embedding: ItemEmbedding | None = None
+    description: str = ""
+    owner: str = ""
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """A SavedModel that was found, read and checked.
+
+    Attributes
+    ----------
+    outputs : dict of output name to its length d.
+    uses_ages : bool. Whether the model takes `ages`.
+    fingerprint : str. Hash of the SavedModel's content.
+    manifest : dict. The manifest as read; empty without one.
+    """
+
+    name: str
+    version: str
+    path: Path
+    spec: ActivitySpec
+    item_embedding: ItemEmbedding
+    outputs: dict[str, int]
+    uses_ages: bool
+    fingerprint: str
+    description: str = ""
+    owner: str = ""
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """Return one line for people: name, version, inputs and outputs."""
+        outputs = ", ".join(f"{name}[{size}]" for name, size in self.outputs.items())
+        return (
+            f"{self.name} version {self.version} ({self.fingerprint}): "
+            f"{self.item_embedding.name} {self.item_embedding.version} -> {outputs}"
+        )
+
+
+def describe_models(
+    models: Sequence[ActivityModel], *, spec: ActivitySpec, item_embedding: ItemEmbedding
+) -> list[ModelDescription]:
+    """Check every line of `ACTIVITY_MODELS` against what the feature repo computes.
+
+    Raises
+    ------
+    InvalidInput
+        A model does not exist, cannot be read or was made for another spec or item embedding, or
+        two lines have one name. The message names the model.
+    """
+    described: dict[str, ModelDescription] = {}
+    for model in models:
+        description = describe_model(model, spec=spec, item_embedding=item_embedding)
+        if description.name in described:
+            raise InvalidInput(
+                f"model {description.name!r}: names in ACTIVITY_MODELS should be distinct. "
+                f"Received: {described[description.name].path} and {description.path}"
+            )
+        described[description.name] = description
+    return list(described.values())
+
+
+def describe_model(
+    model: ActivityModel, *, spec: ActivitySpec, item_embedding: ItemEmbedding
+) -> ModelDescription:
+    """Check one line; see `describe_models`."""
+    path = Path(model.path)
+    signature = read_signature(path)
+    manifest = read_manifest(path)
+    content = fingerprint(path)
+    name = model.name or manifest.get("name")
+    if not name or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise InvalidInput(
+            f"model {path}: `name` should be lower-case letters, digits and '_', from the "
+            f"manifest or the registry line. Received: {name!r}"
+        )
+    if manifest and manifest["fingerprint"] != content:
+        raise InvalidInput(
+            f"model {name!r}: the SavedModel at {path} should be the one that was packaged, "
+            f"fingerprint {manifest['fingerprint']}. Received: {content} (changed or corrupt file)"
+        )
+    made_for = {
+        "version": manifest.get("version"),
+        "spec": manifest and ActivitySpec.from_dict(manifest["spec"]),
+        "item_embedding": manifest and ItemEmbedding(**manifest["item_embedding"]),
+    }
+    for fact, packaged in made_for.items():
+        given = getattr(model, fact)
+        if packaged and given is not None and given != packaged:
+            raise InvalidInput(
+                f"model {name!r}: `{fact}` in the registry line should be left out or equal the "
+                f"manifest's {packaged!r}. Received: {given!r}"
+            )
+        made_for[fact] = packaged or given
+        if not made_for[fact]:
+            raise InvalidInput(
+                f"model {name!r}: {path} has no manifest, so its registry line should give "
+                f"`{fact}`. Received: {fact}={given!r}"
+            )
+    for what, ours, theirs in (
+        ("activity spec", spec, made_for["spec"]),
+        ("item embedding", item_embedding, made_for["item_embedding"]),
+    ):
+        mismatch = describe_mismatch(ours.to_dict(), theirs.to_dict())
+        if mismatch:
+            raise InvalidInput(
+                f"model {name!r} (version {made_for['version']}) was made for another {what}: "
+                f"{mismatch}"
+            )
+    return ModelDescription(
+        name=name,
+        version=str(made_for["version"]),
+        path=path,
+        spec=spec,
+        item_embedding=item_embedding,
+        outputs=_check_signature(name, signature, spec, item_embedding),
+        uses_ages=names.INPUT_AGES in signature.inputs,
+        fingerprint=content,
+        description=model.description or manifest.get("description", ""),
+        owner=model.owner or manifest.get("owner", ""),
+        manifest=manifest,
+    )
+
+
+def _check_signature(
+    name: str, signature: Signature, spec: ActivitySpec, item_embedding: ItemEmbedding
+) -> dict[str, int]:
+    """Return output lengths after checking names, types and shapes."""
+    expected = {
+        names.INPUT_JOB_EMBEDDINGS: TensorSpec(
+            "float32", (None, spec.length, item_embedding.dimension)
+        ),
+        names.INPUT_ACTIONS: TensorSpec("int32", (None, spec.length)),
+        names.INPUT_AGES: TensorSpec("float32", (None, spec.length)),
+    }
+    required = {names.INPUT_JOB_EMBEDDINGS, names.INPUT_ACTIONS}
+    received = set(signature.inputs)
+    if not required <= received <= set(expected):
+        raise InvalidInput(
+            f"model {name!r}: inputs should be named job_embeddings, actions and, if wanted, "
+            f"ages. Received: {', '.join(sorted(received)) or 'none'}"
+        )
+    for input_name, tensor in signature.inputs.items():
+        wanted = expected[input_name]
+        fits = (
+            tensor.dtype == wanted.dtype
+            and tensor.shape is not None
+            and len(tensor.shape) == len(wanted.shape)
+            and tensor.shape[0] is None
+            and all(a in (None, b) for a, b in zip(tensor.shape, wanted.shape, strict=True))
+        )
+        if not fits:
+            raise InvalidInput(
+                f"model {name!r}: input {input_name!r} should be {wanted}. Received: {tensor}"
+            )
+    outputs = {}
+    for output_name, tensor in sorted(signature.outputs.items()):
+        fits = (
+            tensor.dtype == "float32"
+            and tensor.shape is not None
+            and len(tensor.shape) == 2
+            and tensor.shape[0] is None
+            and tensor.shape[1]
+        )
+        if not fits:
+            raise InvalidInput(
+                f"model {name!r}: output {output_name!r} should be float32 [?, d] with a fixed "
+                f"length d. Received: {tensor}"
+            )
+        outputs[output_name] = tensor.shape[1]
+    if not outputs:
+        raise InvalidInput(f"model {name!r}: expected at least one output. Received: none")
+    return outputs
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of a SavedModel, or an empty dict where it has none.
+
+    Raises
+    ------
+    InvalidInput
+        The manifest is not JSON of the expected format, or lacks a fact.
+    """
+    file = path / MANIFEST
+    if not file.is_file():
+        return {}
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        received = manifest.get("format")
+    except (ValueError, AttributeError) as error:
+        raise InvalidInput(
+            f"model {path}: {MANIFEST} should be a JSON object. Received: {error}"
+        ) from error
+    required = ("name", "version", "spec", "item_embedding", "fingerprint")
+    missing = [key for key in required if key not in manifest]
+    if received != MANIFEST_FORMAT or missing:
+        raise InvalidInput(
+            f"model {path}: {MANIFEST} should have format {MANIFEST_FORMAT} and "
+            f"{', '.join(required)}. Received: format {received}"
+            + (f", without {', '.join(missing)}" if missing else "")
+        )
+    return manifest
+
+
+def write_manifest(
+    path: Path,
+    *,
+    name: str,
+    version: str,
+    spec: ActivitySpec,
+    item_embedding: ItemEmbedding,
+    **facts: Any,
+) -> dict[str, Any]:
+    """Write the manifest of the SavedModel in `path`; `facts` are JSON values of your own.
+
+    Customary facts: `description`, `owner`, `training` (range and counts), `metrics`,
+    `parameters`.
+    """
+    manifest = {
+        "format": MANIFEST_FORMAT,
+        "name": name,
+        "version": version,
+        "spec": spec.to_dict(),
+        "item_embedding": item_embedding.to_dict(),
+        "fingerprint": fingerprint(path),
+        **facts,
+    }
+    file = path / MANIFEST
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return manifest

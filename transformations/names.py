@@ -1,0 +1,56 @@
+"""Column, feature and view names, and the tags by which the engine knows its own views.
+
+One place, so that definitions, engine, training and tests cannot drift apart.
+"""
+
+MEMBER_ID = "member_id"
+JOB_ID = "job_id"
+ACTION = "action"
+EVENT_ID = "event_id"
+EMBEDDING = "embedding"
+EVENT_TIMESTAMP = "event_timestamp"
+CREATED_TIMESTAMP = "created_timestamp"
+
+ACTIVITY_JOB_IDS = "activity_job_ids"
+ACTIVITY_ACTIONS = "activity_actions"
+ACTIVITY_TIMES = "activity_times"
+ACTIVITY_COUNT = "activity_count"
+LAST_ACTIVITY_AT = "last_activity_at"
+
+MEMBER_ACTIVITY = "member_activity"
+JOB_EMBEDDING = "job_embedding"
+MEMBER_ACTIVITY_SEQUENCE = "member_activity_sequence"
+
+
+def embedding_view_name(model_name: str) -> str:
+    """Return the name of the feature view that publishes `model_name`."""
+    return f"member_activity_embedding_{model_name}"
+
+
+class Tag:
+    """Tags on feature views, kept in Feast's registry and shown by `feast ui`."""
+
+    ROLE = "activity_role"
+    SPEC = "activity_spec"
+    MODEL = "model"
+    MODEL_VERSION = "model_version"
+    MODEL_FINGERPRINT = "model_fingerprint"
+    MODEL_PATH = "model_path"
+    ITEM_EMBEDDING = "item_embedding"
+    ITEM_EMBEDDING_VERSION = "item_embedding_version"
+    ITEM_EMBEDDING_DIMENSION = "item_embedding_dimension"
+
+
+class Role:
+    """Values of `Tag.ROLE`: what a view is to the engine."""
+
+    EVENTS = "events"
+    ITEMS = "item_embeddings"
+    SEQUENCE = "sequence"
+    EMBEDDING = "embedding"
+
+
+# The inputs that a model may name in its `serving_default` signature.
+INPUT_JOB_EMBEDDINGS = "job_embeddings"
+INPUT_ACTIONS = "actions"
+INPUT_AGES = "ages"

@@ -1,0 +1,372 @@
+"""From an interval to staged and committed snapshots: the steps of `feast materialize`.
+
+    cut-offs -> events and job vectors -> sequences -> every model -> staged snapshots -> commit
+
+Nothing is visible before the commit, so bad input anywhere in the interval leaves the stores as
+they were. The engine in `compute_engine` feeds this from Feast's registry and pushes online.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transformations import names
+from transformations.embedding import Embedder
+from transformations.errors import InvalidInput
+from transformations.events import ActivityEvents
+from transformations.feature_tables import embedding_batch, sequence_batch
+from transformations.item_vectors import ItemVectors
+from transformations.model import ModelDescription
+from transformations.sequences import Sequences, make_sequences, members_active
+from transformations.snapshots import SnapshotSink, read_facts, to_datetime
+from transformations.spec import ActivitySpec, describe_mismatch
+from transformations.tables import codes_of, sorted_union
+
+MEMBERS_AT_ONCE = 32_768
+"""Members held in memory together: their sequences and every model's vectors."""
+CUTOFFS_A_READ = 14
+"""Cut-offs that share one read of events, which spans them and the window before the first."""
+
+
+def cutoffs(start: int, end: int, interval: int) -> list[int]:
+    """Return the as-of times of an interval (start, end]: the grid in it, plus its end.
+
+    Parameters
+    ----------
+    start, end : microseconds since the epoch.
+    interval : microseconds between points of the grid, which contains the epoch; with one day
+        these are midnights UTC.
+    """
+    first = (start // interval + 1) * interval
+    return sorted({*range(first, end + 1, interval), end})
+
+
+@dataclass
+class Report:
+    """What a run did, in numbers a person can read."""
+
+    events: int = 0
+    duplicates: int = 0
+    positions: int = 0
+    unknown: int = 0
+    snapshots: list[int] = field(default_factory=list)
+    changed: int = 0
+    members: int = 0
+    silent: int = 0
+    rows: int = 0
+    views: int = 0
+    pushed_rows: int = 0
+    pushed_values: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the body to a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def __str__(self) -> str:
+        looked_at = self.positions + self.unknown
+        share = 100.0 * self.unknown / looked_at if looked_at else 0.0
+        first, last = to_datetime(self.snapshots[0]), to_datetime(self.snapshots[-1])
+        seconds = ", ".join(f"{name} {spent:.1f}" for name, spent in self.seconds.items())
+        return (
+            f"activity embeddings: {len(self.snapshots)} snapshots "
+            f"from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, {self.changed} files new "
+            f"or changed\n"
+            f"  events   {self.events:,} read, {self.duplicates:,} duplicates left out; "
+            f"{share:.1f} % of the activity in the windows is on unknown jobs\n"
+            f"  members  {self.members:,} in the last snapshot, {self.silent:,} of them silent\n"
+            f"  rows     {self.rows:,} offline in {self.views} views; "
+            f"{self.pushed_rows:,} online ({self.pushed_values:,} values)\n"
+            f"  seconds  {seconds}"
+        )
+
+
+@dataclass(frozen=True)
+class EmbeddingTarget:
+    """A model and the sink of its view; `cutoffs` are the as-of times asked of it."""
+
+    model: ModelDescription
+    sink: SnapshotSink
+    cutoffs: frozenset[int]
+
+
+@dataclass
+class SnapshotRun:
+    """One run over the cut-offs of one sequence view and the models that read it.
+
+    Parameters
+    ----------
+    spec : window, length, actions.
+    sequence_sink : where sequences go; written at every cut-off that has none yet, because
+        they say who had activity, whatever views are asked for.
+    sequence_cutoffs : as-of times asked of the sequence view.
+    targets : the models to run.
+    vectors : job vectors up to the last cut-off.
+    read_events : returns the events with `start <= t < end`.
+    publishing_delay : microseconds from a cut-off to when its values are available.
+    batch_size : members a model call.
+    """
+
+    spec: ActivitySpec
+    sequence_sink: SnapshotSink
+    sequence_cutoffs: frozenset[int]
+    targets: Sequence[EmbeddingTarget]
+    vectors: ItemVectors
+    read_events: Callable[[int, int], ActivityEvents]
+    publishing_delay: int = 0
+    batch_size: int = 1024
+    report: Report = field(default_factory=Report)
+
+    def __post_init__(self) -> None:
+        self._sinks = [self.sequence_sink, *(target.sink for target in self.targets)]
+        self._staged: dict[SnapshotSink, set[int]] = {sink: set() for sink in self._sinks}
+        self._facts = {self.sequence_sink: {"spec": self.spec.to_dict()}} | {
+            target.sink: _facts(target.model) for target in self.targets
+        }
+        self._embedders: dict[tuple[str, ...], Embedder] = {}
+        self.report.views = len(self._sinks)
+        for sink, facts in self._facts.items():
+            _require_same_facts(sink, facts)
+
+    @property
+    def cutoffs(self) -> list[int]:
+        """Every as-of time of the run, ascending."""
+        return sorted(self.sequence_cutoffs.union(*(t.cutoffs for t in self.targets)))
+
+    def stage(self, progress: Callable[[int], Any] = lambda done: None) -> None:
+        """Compute all snapshots and write them aside.
+
+        Raises
+        ------
+        InvalidInput
+            An event or model is bad. The stores are as they were.
+        """
+        for sink in self._sinks:
+            sink.clear_staging()
+        moments = self.cutoffs
+        for first in range(0, len(moments), CUTOFFS_A_READ):
+            group = moments[first : first + CUTOFFS_A_READ]
+            with self.report.stage("read events"):
+                events = self.read_events(group[0] - self.spec.window_us, group[-1])
+            overlap = 0 if first == 0 else np.searchsorted(np.sort(events.time), moments[first - 1])
+            self.report.events += len(events) - int(overlap)
+            self.report.duplicates += events.duplicates
+            for as_of in group:
+                self._stage_snapshot(as_of, events)
+                progress(1)
+        self._stage_followers()
+
+    def commit(self) -> dict[SnapshotSink, set[int]]:
+        """Put every staged snapshot into place; return what is new or changed, by sink.
+
+        Within one as-of time the sequences come last: where they are, the embeddings are too.
+        """
+        changed: dict[SnapshotSink, set[int]] = {sink: set() for sink in self._sinks}
+        with self.report.stage("commit"):
+            for as_of in sorted(set().union(*self._staged.values())):
+                for sink in reversed(self._sinks):
+                    if as_of in self._staged[sink] and sink.commit(as_of):
+                        changed[sink].add(as_of)
+        for sink in self._sinks:
+            sink.clear_staging()
+        self.report.changed = sum(len(times) for times in changed.values())
+        return changed
+
+    def abandon(self) -> None:
+        """Drop what is staged."""
+        for sink in self._sinks:
+            sink.clear_staging()
+
+    def _stage_snapshot(self, as_of: int, events: ActivityEvents) -> None:
+        """Write aside one as-of time of every view that asks for it."""
+        targets = [target for target in self.targets if as_of in target.cutoffs]
+        # Kept as it is where only models ask for this time, as when one is added later.
+        write_sequences = (
+            as_of in self.sequence_cutoffs or as_of not in self.sequence_sink.committed()
+        )
+        active = members_active(events, as_of, self.spec)
+        silent = self._silent(as_of, active, targets)
+        members = sorted_union(active, silent)
+        if not len(members):
+            return
+        self._write(as_of, members, events, targets, write_sequences)
+        self.report.snapshots.append(as_of)
+        self.report.members, self.report.silent = len(members), len(silent)
+
+    def _write(
+        self,
+        as_of: int,
+        members: pa.Array,
+        events: ActivityEvents,
+        targets: Sequence[EmbeddingTarget],
+        write_sequences: bool,
+    ) -> None:
+        sinks = [target.sink for target in targets]
+        if write_sequences:
+            sinks.insert(0, self.sequence_sink)
+        writers = {sink: sink.stage(as_of, self._facts[sink]) for sink in sinks}
+        embedder = self._embedder([target.model for target in targets])
+        try:
+            for start in range(0, len(members), MEMBERS_AT_ONCE):
+                part = members.slice(start, MEMBERS_AT_ONCE)
+                moments = np.full(len(part), as_of, dtype=np.int64)
+                created = moments + self.publishing_delay
+                with self.report.stage("sequences"):
+                    sequences = make_sequences(
+                        events, part, moments, spec=self.spec, vectors=self.vectors
+                    )
+                self.report.positions += int(sequences.count.sum())
+                self.report.unknown += int(sequences.unknown.sum())
+                with self.report.stage("models"):
+                    embedded = embedder(sequences, self.vectors)
+                with self.report.stage("write"):
+                    if write_sequences:
+                        writers[self.sequence_sink].write(sequence_batch(part, sequences, created))
+                    for target in targets:
+                        writers[target.sink].write(
+                            embedding_batch(part, sequences, created, embedded[target.model.name])
+                        )
+        finally:
+            with self.report.stage("write"):
+                for writer in writers.values():
+                    writer.close()
+        for sink in sinks:
+            self._staged[sink].add(as_of)
+            self.report.rows += len(members)
+
+    def _embedder(self, models: Sequence[ModelDescription]) -> Embedder:
+        """Return the embedder of a set of models, loading it at first use."""
+        key = tuple(model.name for model in models)
+        if key not in self._embedders:
+            with self.report.stage("load models"):
+                self._embedders[key] = Embedder(models, batch_size=self.batch_size)
+        return self._embedders[key]
+
+    def _chain(self, sink: SnapshotSink) -> list[int]:
+        """As-of times of a sink once this run is committed, ascending."""
+        return sorted({*sink.committed(), *self._staged[sink]})
+
+    def _file(self, sink: SnapshotSink, as_of: int) -> Any:
+        return sink.staged_file(as_of) if as_of in self._staged[sink] else sink.file(as_of)
+
+    def _members_with_activity(self, as_of: int) -> pa.Array:
+        """Return the members whose sequence is not empty in a snapshot."""
+        table = pq.read_table(
+            self._file(self.sequence_sink, as_of),
+            columns=[names.MEMBER_ID, names.ACTIVITY_COUNT],
+            partitioning=None,
+        )
+        active = table.filter(pc.greater(table.column(names.ACTIVITY_COUNT), 0))
+        return active.column(names.MEMBER_ID).combine_chunks()
+
+    def _silent(self, as_of: int, active: pa.Array, targets: Sequence[EmbeddingTarget]) -> pa.Array:
+        """Return the members to be written as explicitly empty.
+
+        They had activity in the snapshot before and have none now. A view without a snapshot
+        before, such as a new model version, empties whoever had activity in any earlier one.
+        """
+        before: set[int] = set()
+        earlier_sequences = [t for t in self._chain(self.sequence_sink) if t < as_of]
+        for sink in [self.sequence_sink, *(target.sink for target in targets)]:
+            earlier = [t for t in self._chain(sink) if t < as_of]
+            before.update(earlier[-1:] or earlier_sequences)
+        had_activity = sorted_union(
+            active.slice(0, 0), *(self._members_with_activity(t) for t in sorted(before))
+        )
+        return had_activity.filter(pa.array(codes_of(had_activity, active) < 0))
+
+    def _stage_followers(self) -> None:
+        """Keep the promise of `_silent` for snapshots that were there and follow a new one.
+
+        A backfill may insert a snapshot before existing ones. Whoever has activity in it and no
+        row in the snapshot that follows would otherwise seem active for ever after.
+        """
+        for sink in self._sinks:
+            chain = self._chain(sink)
+            for as_of, follower in itertools.pairwise(chain):
+                if as_of in self._staged[sink] and follower not in self._staged[sink]:
+                    self._stage_follower(sink, as_of, follower)
+
+    def _stage_follower(self, sink: SnapshotSink, as_of: int, follower: int) -> None:
+        existing = pq.read_table(sink.file(follower), partitioning=None)
+        present = existing.column(names.MEMBER_ID).combine_chunks()
+        active = self._members_with_activity(as_of)
+        missing = active.filter(pa.array(codes_of(active, present) < 0))
+        if not len(missing):
+            return
+        moments = np.full(len(missing), follower, dtype=np.int64)
+        created = moments + self.publishing_delay
+        empty = _empty_sequences(moments, self.spec.length, self.vectors.job_ids.slice(0, 0))
+        if sink == self.sequence_sink:
+            batch = sequence_batch(missing, empty, created)
+        else:
+            (model,) = [target.model for target in self.targets if target.sink == sink]
+            zeros = {
+                output: np.zeros((len(missing), size), dtype=np.float32)
+                for output, size in model.outputs.items()
+            }
+            batch = embedding_batch(missing, empty, created, zeros)
+        added = pa.Table.from_batches([batch]).cast(existing.schema.remove_metadata())
+        table = pa.concat_tables([existing.replace_schema_metadata(None), added])
+        table = table.sort_by(names.MEMBER_ID).combine_chunks()
+        writer = sink.stage(follower, self._facts[sink])
+        for part in table.to_batches(MEMBERS_AT_ONCE):
+            writer.write(part)
+        writer.close()
+        self._staged[sink].add(follower)
+
+
+def _empty_sequences(as_of: np.ndarray, length: int, job_ids: pa.Array) -> Sequences:
+    """Return sequences without any activity."""
+    shape = (len(as_of), length)
+    return Sequences(
+        job=np.full(shape, -1, dtype=np.int32),
+        action=np.zeros(shape, dtype=np.int32),
+        time=np.zeros(shape, dtype=np.int64),
+        as_of=as_of,
+        count=np.zeros(len(as_of), dtype=np.int32),
+        unknown=np.zeros(len(as_of), dtype=np.int32),
+        job_ids=job_ids,
+    )
+
+
+def _facts(model: ModelDescription) -> dict[str, Any]:
+    """Return what a snapshot of a model's view records."""
+    return {
+        "model": model.name,
+        "version": model.version,
+        "fingerprint": model.fingerprint,
+        "item_embedding": model.item_embedding.to_dict(),
+        "spec": model.spec.to_dict(),
+    }
+
+
+def _require_same_facts(sink: SnapshotSink, facts: Mapping[str, Any]) -> None:
+    """Refuse to put values of two models, or of two specs, into one history."""
+    committed = sink.committed()
+    if not committed:
+        return
+    recorded = read_facts(sink.file(committed[-1]))
+    mismatch = describe_mismatch(recorded, facts)
+    if mismatch:
+        what = f"model {facts['model']!r}" if "model" in facts else "the sequence view"
+        raise InvalidInput(
+            f"{what}: the snapshots in {sink.path} were computed with other facts: {mismatch}. "
+            "Give the changed model a new version or name (a new version starts its own "
+            "history), or remove that folder and backfill it"
+        )

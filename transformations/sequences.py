@@ -1,0 +1,188 @@
+"""The one function that makes activity sequences.
+
+A query is a member and an as-of time. All members at one time are a snapshot, all members at
+many times a backfill, each label at its own time a training join: all are the same call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from transformations.events import ActivityEvents
+from transformations.item_vectors import ItemVectors
+from transformations.spec import ActivitySpec
+from transformations.tables import bisect, codes_of
+
+QUERIES_AT_ONCE = 32_768
+"""Queries worked on together: bounds the memory of intermediate [queries, length] arrays."""
+MICROSECONDS_PER_DAY = 86_400_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """n sequences of L positions, oldest first, padded on the left: the last is the newest.
+
+    Attributes
+    ----------
+    job : int32 [n, L]; position in `job_ids`, -1 for PAD.
+    action : int32 [n, L]; action id, 0 for PAD.
+    time : int64 [n, L]; microseconds since the epoch, 0 for PAD.
+    as_of : int64 [n]; microseconds since the epoch.
+    count : int32 [n]; positions that are not PAD.
+    unknown : int32 [n]; events in the window left out because their job has no vector.
+    job_ids : the ids that `job` counts in.
+    """
+
+    job: np.ndarray
+    action: np.ndarray
+    time: np.ndarray
+    as_of: np.ndarray
+    count: np.ndarray
+    unknown: np.ndarray
+    job_ids: pa.Array
+
+    def __len__(self) -> int:
+        return len(self.count)
+
+    @property
+    def ages(self) -> np.ndarray:
+        """Days from each event to the as-of time, float32 [n, L]; 0 for PAD."""
+        days = (self.as_of[:, None] - self.time) / MICROSECONDS_PER_DAY
+        return np.where(self.action > 0, days, 0.0).astype(np.float32)
+
+    def rows(self, vectors: ItemVectors) -> np.ndarray:
+        """Row of each position in `vectors.matrix` as of each query's time, int32 [n, L]."""
+        return vectors.rows(self.job_ids, self.job, self.as_of)
+
+
+def make_sequences(
+    events: ActivityEvents,
+    member_ids: pa.Array,
+    as_of: np.ndarray,
+    *,
+    spec: ActivitySpec,
+    vectors: ItemVectors,
+) -> Sequences:
+    """Answer n queries: each member's newest known activities before a time.
+
+    An event is in the window of `T` if `T - spec.window <= t < T`. Events on jobs without a vector
+    as of `T` are left out first; then the newest `spec.length` are kept.
+
+    Parameters
+    ----------
+    events : the event table.
+    member_ids : n ids, of the type of `events.member_ids`; a member without events gives PAD.
+    as_of : int64 [n] microseconds since the epoch.
+    spec : window and length.
+    vectors : says since when each job is known.
+
+    Returns
+    -------
+    Sequences
+        In the order of the queries.
+    """
+    as_of = np.asarray(as_of, dtype=np.int64)
+    member = codes_of(member_ids, events.member_ids)
+    known_at = vectors.known_at(events.job_ids)[events.job]
+    latest = int(as_of.max(initial=np.iinfo(np.int64).min))
+    late = np.flatnonzero(known_at > int(as_of.min(initial=np.iinfo(np.int64).max)))
+    never_needed = len(late) == 0
+
+    shape = (len(member), spec.length)
+    job = np.empty(shape, dtype=np.int32)
+    action = np.empty(shape, dtype=np.int32)
+    time = np.empty(shape, dtype=np.int64)
+    count = np.empty(len(member), dtype=np.int32)
+    unknown = np.zeros(len(member), dtype=np.int32)
+    job_or_pad = np.append(events.job, np.int32(-1))
+    action_or_pad = np.append(events.action, np.int8(0))
+    time_or_pad = np.append(events.time, np.int64(0))
+
+    for start in range(0, len(member), QUERIES_AT_ONCE):
+        part = slice(start, start + QUERIES_AT_ONCE)
+        low, high = _windows(events, member[part], as_of[part], spec)
+        newest = _newest(low, high, as_of[part], None if never_needed else known_at, spec.length)
+        job[part] = job_or_pad[newest]
+        action[part] = action_or_pad[newest]
+        time[part] = time_or_pad[newest]
+        count[part] = (newest >= 0).sum(axis=1)
+        if not never_needed:
+            unknown[part] = _count_late(low, high, as_of[part], late, known_at[late], latest)
+    return Sequences(job, action, time, as_of, count, unknown, events.job_ids)
+
+
+def members_active(events: ActivityEvents, as_of: int, spec: ActivitySpec) -> pa.Array:
+    """Return the ids, ascending, of members with any event in the window of one as-of time."""
+    member = np.arange(len(events.member_ids), dtype=np.int32)
+    low, high = _windows(events, member, np.full(len(member), as_of, dtype=np.int64), spec)
+    return events.member_ids.filter(pa.array(high > low))
+
+
+def _windows(
+    events: ActivityEvents, member: np.ndarray, as_of: np.ndarray, spec: ActivitySpec
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each query, the slice [low, high) of events in its window."""
+    present = member >= 0
+    first = np.where(present, events.member_start[member], 0)
+    last = np.where(present, events.member_start[member + 1], 0)
+    low = bisect(events.time, first, last, as_of - spec.window_us, right=False)
+    high = bisect(events.time, low, last, as_of, right=False)
+    return low, high
+
+
+def _newest(
+    low: np.ndarray, high: np.ndarray, as_of: np.ndarray, known_at: np.ndarray | None, length: int
+) -> np.ndarray:
+    """Return positions [n, length] of the newest known events, oldest first, -1 for PAD.
+
+    Looks at the newest `length` events of each query; the queries among them that met unknown
+    jobs and have older events look at twice as many, and so on.
+    """
+    newest = np.full((len(low), length), -1, dtype=np.int64)
+    open_queries = np.arange(len(low))
+    width = length
+    while len(open_queries):
+        lows, highs = low[open_queries], high[open_queries]
+        positions = highs[:, None] - np.arange(width, 0, -1)
+        usable = positions >= lows[:, None]
+        if known_at is None:
+            newest[open_queries] = np.where(usable, positions, -1)
+            break
+        usable &= known_at[np.where(usable, positions, 0)] <= as_of[open_queries, None]
+        # How many usable events are as new or newer: the newest has 1.
+        rank = usable[:, ::-1].cumsum(axis=1)[:, ::-1]
+        taken = usable & (rank <= length)
+        row, column = np.nonzero(taken)
+        newest[open_queries[row], length - rank[row, column]] = positions[row, column]
+        unfinished = (rank[:, 0] < length) & (highs - lows > width)
+        open_queries = open_queries[unfinished]
+        width *= 2
+    return newest
+
+
+def _count_late(
+    low: np.ndarray,
+    high: np.ndarray,
+    as_of: np.ndarray,
+    late: np.ndarray,
+    known_at: np.ndarray,
+    latest: int,
+) -> np.ndarray:
+    """Count, for each query, the events of its window whose job is unknown as of its time.
+
+    `late` are the few positions of events whose job is unknown at some query's time.
+    """
+    first, last = np.searchsorted(late, low), np.searchsorted(late, high)
+    never = np.concatenate([[0], np.cumsum(known_at > latest)])
+    counts = never[last] - never[first]
+    sometimes = np.flatnonzero(known_at <= latest)
+    first, last = np.searchsorted(sometimes, first), np.searchsorted(sometimes, last)
+    sizes = last - first
+    query = np.repeat(np.arange(len(low)), sizes)
+    offset = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    event = sometimes[np.repeat(first, sizes) + offset]
+    unknown_then = known_at[event] > as_of[query]
+    return counts + np.bincount(query[unknown_then], minlength=len(low))

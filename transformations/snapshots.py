@@ -1,0 +1,168 @@
+"""Dated snapshots in the offline store: partitioned, atomic, idempotent.
+
+A view's sink is a folder that Feast's offline store reads as one table:
+
+    <sink>/as_of=20130701T000000Z/snapshot.parquet     one row a member
+    <sink>/_published.json                             how far the online store has followed
+
+A snapshot is written to a sibling folder and renamed into place, so a reader or a kill finds it
+whole or not at all. Writing the same rows again leaves the file as it was.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+PARTITION = "as_of="
+FILE = "snapshot.parquet"
+PUBLISHED = "_published.json"
+FACTS = b"activity_embeddings"
+"""Key of the parquet metadata that says what a snapshot was computed with."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def to_datetime(us: int) -> datetime:
+    """Return microseconds since the epoch as a UTC datetime."""
+    return _EPOCH + timedelta(microseconds=int(us))
+
+
+def to_us(moment: datetime) -> int:
+    """Return microseconds since the epoch; a naive datetime is taken as UTC, as in Feast."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // timedelta(microseconds=1)
+
+
+def partition_name(as_of: int) -> str:
+    """Return the folder name of a snapshot: `as_of=20130701T000000Z`."""
+    moment = to_datetime(as_of)
+    fraction = f".{moment.microsecond:06d}" if moment.microsecond else ""
+    return f"{PARTITION}{moment:%Y%m%dT%H%M%S}{fraction}Z"
+
+
+def _parse_partition(name: str) -> int:
+    text = name.removeprefix(PARTITION).removesuffix("Z")
+    pattern = "%Y%m%dT%H%M%S.%f" if "." in text else "%Y%m%dT%H%M%S"
+    return to_us(datetime.strptime(text, pattern))
+
+
+@dataclass(frozen=True)
+class SnapshotSink:
+    """The folder that holds the snapshots of one view."""
+
+    path: Path
+
+    @property
+    def staging(self) -> Path:
+        """Where snapshots are written before they are committed: beside the sink, same disk."""
+        return self.path.parent / f".{self.path.name}.staging"
+
+    def committed(self) -> list[int]:
+        """As-of times of the committed snapshots, microseconds, ascending."""
+        files = self.path.glob(f"{PARTITION}*/{FILE}")
+        return sorted(_parse_partition(file.parent.name) for file in files)
+
+    def file(self, as_of: int) -> Path:
+        """Return the file of a committed snapshot."""
+        return self.path / partition_name(as_of) / FILE
+
+    def staged_file(self, as_of: int) -> Path:
+        """Return the file of a snapshot that is not committed yet."""
+        return self.staging / partition_name(as_of) / FILE
+
+    def clear_staging(self) -> None:
+        """Forget what an interrupted run left."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+    def stage(self, as_of: int, facts: Mapping[str, Any]) -> SnapshotWriter:
+        """Return a writer of a snapshot that is not visible before `commit`."""
+        return SnapshotWriter(self.staged_file(as_of), facts)
+
+    def commit(self, as_of: int) -> bool:
+        """Put a staged snapshot into place; return whether anything changed."""
+        staged, target = self.staged_file(as_of), self.file(as_of)
+        if target.exists():
+            if filecmp.cmp(staged, target, shallow=False):
+                staged.unlink()
+                return False
+            os.replace(staged, target)
+            return True
+        self.path.mkdir(parents=True, exist_ok=True)
+        # A folder without its file can be there only if something else removed the file.
+        shutil.rmtree(target.parent, ignore_errors=True)
+        os.rename(staged.parent, target.parent)
+        return True
+
+    def published(self, store: str) -> int | None:
+        """Return up to which as-of time the online store `store` has followed, None if unknown."""
+        try:
+            mark = json.loads((self.path / PUBLISHED).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return mark["as_of"] if mark["store"] == store else None
+
+    def mark_published(self, store: str, as_of: int) -> None:
+        """Record that the online store holds everything up to `as_of`."""
+        aside = self.path.parent / f".{self.path.name}.published"
+        aside.write_text(json.dumps({"as_of": as_of, "store": store}) + "\n", encoding="utf-8")
+        os.replace(aside, self.path / PUBLISHED)
+
+    def forget_published(self) -> None:
+        """Drop the record, as when the online store is torn down."""
+        (self.path / PUBLISHED).unlink(missing_ok=True)
+
+
+class SnapshotWriter:
+    """Writes a snapshot batch by batch, one row group each, so that memory stays bounded.
+
+    Parameters
+    ----------
+    file : where to write.
+    facts : JSON values kept in the file: what the snapshot was computed with.
+    """
+
+    def __init__(self, file: Path, facts: Mapping[str, Any]) -> None:
+        self._file = file
+        self._metadata = {FACTS: json.dumps(facts, sort_keys=True).encode()}
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows."""
+        if self._writer is None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            # Dictionaries and statistics of vectors cost time and help nobody.
+            plain = [field.name for field in batch.schema if not _is_vector(field.type)]
+            self._writer = pq.ParquetWriter(
+                self._file,
+                batch.schema.with_metadata(self._metadata),
+                compression="lz4",
+                use_dictionary=plain,
+                write_statistics=plain,
+            )
+        self._writer.write_batch(batch)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """Return what a snapshot says it was computed with."""
+    metadata = pq.read_schema(file).metadata or {}
+    return json.loads(metadata.get(FACTS, b"{}"))
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) and pa.types.is_floating(kind.value_type)

@@ -1,0 +1,122 @@
+"""The facts that every part shares: window, length, actions, and which item vectors are meant.
+
+`ActivitySpec` is written into each model's manifest and into the registry, and compared whenever
+a model is declared or loaded: a model that was trained on other facts is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+from transformations.errors import InvalidInput
+
+PAD = 0
+"""Action id of a padded position; also the first entry of every vocabulary."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActivitySpec:
+    """What counts as a member's recent activity.
+
+    A value as of `T` is made from events with `T - window <= t < T`, the newest `length` of
+    them, oldest first, padded on the left.
+
+    Parameters
+    ----------
+    window : timedelta. How far back events count, default 28 days.
+    length : int. Positions of a sequence, default 32.
+    actions : tuple of str. Names in the order of their ids; the first has id 1, since id 0 is PAD.
+    positive_actions : tuple of str. The actions that say the member wants such jobs.
+    """
+
+    window: timedelta = timedelta(days=28)
+    length: int = 32
+    actions: tuple[str, ...] = ("APPLY", "SAVE", "DISMISS")
+    positive_actions: tuple[str, ...] = ("APPLY", "SAVE")
+
+    def __post_init__(self) -> None:
+        if self.window <= timedelta(0) or self.length < 1:
+            raise InvalidInput(
+                "ActivitySpec: `window` and `length` should be positive. "
+                f"Received: window={self.window}, length={self.length}"
+            )
+        if len(set(self.actions)) != len(self.actions) or "PAD" in self.actions:
+            raise InvalidInput(
+                "ActivitySpec: `actions` should be distinct and leave out PAD, which is always "
+                f"id 0. Received: actions={self.actions}"
+            )
+        if not set(self.positive_actions) <= set(self.actions):
+            raise InvalidInput(
+                "ActivitySpec: `positive_actions` should be among `actions`. "
+                f"Received: positive_actions={self.positive_actions}, actions={self.actions}"
+            )
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """Action names by id, PAD first."""
+        return ("PAD", *self.actions)
+
+    @property
+    def window_us(self) -> int:
+        """The window in microseconds, the unit of every time in this package."""
+        return self.window // timedelta(microseconds=1)
+
+    @property
+    def positive_ids(self) -> tuple[int, ...]:
+        """Ids of the positive actions."""
+        return tuple(self.vocabulary.index(name) for name in self.positive_actions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as JSON values."""
+        return {
+            "window_seconds": self.window.total_seconds(),
+            "length": self.length,
+            "actions": list(self.actions),
+            "positive_actions": list(self.positive_actions),
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> ActivitySpec:
+        """Invert `to_dict`."""
+        return cls(
+            window=timedelta(seconds=value["window_seconds"]),
+            length=int(value["length"]),
+            actions=tuple(value["actions"]),
+            positive_actions=tuple(value["positive_actions"]),
+        )
+
+    def to_json(self) -> str:
+        """Return `to_dict` as one line of JSON with sorted keys."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemEmbedding:
+    """Which job vectors a model was made for: their name, version and length."""
+
+    name: str
+    version: str
+    dimension: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dimension, int) or self.dimension < 1:
+            raise InvalidInput(
+                f"item embedding {self.name!r}: `dimension` should be a positive int. "
+                f"Received: {self.dimension!r}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as JSON values."""
+        return asdict(self)
+
+
+def describe_mismatch(expected: Mapping[str, Any], received: Mapping[str, Any]) -> str | None:
+    """Name the first entry in which two `to_dict()` values differ, or return None."""
+    for key, value in expected.items():
+        if received.get(key) != value:
+            return f"`{key}` should be {value!r}. Received: {received.get(key)!r}"
+    return None

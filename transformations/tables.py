@@ -1,0 +1,158 @@
+"""Checks and conversions shared by every Arrow table that enters from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transformations.errors import InvalidInput
+
+
+def require_columns(names: Iterable[str], expected: Iterable[str], source: str) -> None:
+    """Raise `InvalidInput` unless every column in `expected` is among `names`."""
+    names = list(names)
+    missing = [name for name in expected if name not in names]
+    if missing:
+        raise InvalidInput(
+            f"{source}: column {', '.join(map(repr, missing))} is missing. "
+            f"Received columns: {', '.join(names)}"
+        )
+
+
+def single_chunk(table: pa.Table, column: str) -> pa.Array:
+    """Return one column as one Arrow array."""
+    values = table.column(column).combine_chunks()
+    if isinstance(values, pa.ChunkedArray):
+        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
+    return values
+
+
+def require_no_nulls(values: pa.Array, column: str, source: str) -> None:
+    """Raise `InvalidInput` where a column that must be filled holds nulls."""
+    if values.null_count:
+        raise InvalidInput(
+            f"{source}: column {column!r} should hold no nulls. "
+            f"Received: {values.null_count} of {len(values)} rows are null"
+        )
+
+
+def id_column(table: pa.Table, column: str, source: str) -> pa.Array:
+    """Return an id column as int64 or string, without nulls.
+
+    Raises
+    ------
+    InvalidInput
+        The column is neither integer nor string, or holds nulls.
+    """
+    values = single_chunk(table, column)
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if not (
+        pa.types.is_integer(values.type)
+        or pa.types.is_string(values.type)
+        or pa.types.is_large_string(values.type)
+    ):
+        raise InvalidInput(
+            f"{source}: column {column!r} should be int64 or string. Received: {values.type}"
+        )
+    require_no_nulls(values, column, source)
+    return values.cast(pa.int64() if pa.types.is_integer(values.type) else pa.string())
+
+
+def time_column(table: pa.Table, column: str, source: str) -> np.ndarray:
+    """Return a UTC timestamp column as int64 microseconds since the epoch.
+
+    Raises
+    ------
+    InvalidInput
+        The column is not a timestamp, has no time zone, or holds nulls.
+    """
+    values = single_chunk(table, column)
+    if not pa.types.is_timestamp(values.type):
+        raise InvalidInput(
+            f"{source}: column {column!r} should be a timestamp in UTC. Received: {values.type}"
+        )
+    if values.type.tz is None:
+        raise InvalidInput(
+            f"{source}: column {column!r} should be a timestamp with time zone UTC. "
+            f"Received: {values.type} without a time zone (naive)"
+        )
+    require_no_nulls(values, column, source)
+    in_us = values.cast(pa.timestamp("us", values.type.tz), safe=False)
+    return in_us.view(pa.int64()).to_numpy(zero_copy_only=False)
+
+
+def rank_encode(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Replace ids by their rank.
+
+    Parameters
+    ----------
+    values : int64 or string array of n ids.
+
+    Returns
+    -------
+    (ids, codes) : the distinct ids in ascending order (strings by UTF-8 bytes), and int32 codes
+        [n] with `ids[codes] == values`.
+    """
+    encoded = values.dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    ranks = np.empty(len(order), dtype=np.int32)
+    ranks[order] = np.arange(len(order), dtype=np.int32)
+    codes = ranks[encoded.indices.to_numpy(zero_copy_only=False)]
+    return encoded.dictionary.take(pa.array(order)), codes
+
+
+def codes_of(values: pa.Array, ids: pa.Array) -> np.ndarray:
+    """Look ids up: int32 positions of `values` in `ids`, -1 where absent or of another type."""
+    if len(ids) == 0 or len(values) == 0:
+        return np.full(len(values), -1, dtype=np.int32)
+    if values.type != ids.type:
+        raise InvalidInput(
+            f"ids of one kind should have one type. Received: {values.type} and {ids.type}"
+        )
+    found = pc.index_in(values, value_set=ids)
+    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+
+
+def sorted_union(*ids: pa.Array) -> pa.Array:
+    """Return the distinct ids of all arrays, ascending."""
+    filled = [part for part in ids if len(part)]
+    if not filled:
+        return ids[0]
+    distinct = pc.unique(pa.concat_arrays(filled))
+    return distinct.take(pc.sort_indices(distinct))
+
+
+def bisect(
+    sorted_times: np.ndarray, low: np.ndarray, high: np.ndarray, value: np.ndarray, *, right: bool
+) -> np.ndarray:
+    """Binary search of many values, each within its own slice of one array.
+
+    Parameters
+    ----------
+    sorted_times : int64 [E]; ascending within every slice that is searched.
+    low, high : int [n]; slice `sorted_times[low:high]` belongs to query n.
+    value : int64 [n]; what is searched.
+    right : bool. As in `numpy.searchsorted`: False gives the first position whose time is
+        `>= value`, True the first whose time is `> value`.
+
+    Returns
+    -------
+    int64 [n]; positions in `sorted_times`.
+    """
+    low = low.astype(np.int64, copy=True)
+    high = high.astype(np.int64, copy=True)
+    if len(sorted_times) == 0:
+        return low
+    last = len(sorted_times) - 1
+    for _ in range(int((high - low).max(initial=0)).bit_length()):
+        middle = (low + high) >> 1
+        times = sorted_times[np.minimum(middle, last)]
+        goes_right = (times <= value) if right else (times < value)
+        goes_right &= low < high
+        low = np.where(goes_right, middle + 1, low)
+        high = np.where(goes_right, high, middle)
+    return low
