@@ -190,7 +190,7 @@ class ActivityComputeEngine(ComputeEngine):
         bar = tasks[0].tqdm_builder(len(run.cutoffs)) if tasks[0].tqdm_builder else None
         try:
             run.stage(bar.update if bar else lambda done: None)
-            if not report.snapshots:
+            if not report.events:
                 raise InvalidInput(
                     f"{source_label(events)}: expected events in the {spec.window.days} days "
                     f"before {_interval(tasks)}. Received: none"

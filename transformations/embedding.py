@@ -39,7 +39,10 @@ class Embedder:
     def __init__(self, models: Sequence[ModelDescription], *, batch_size: int = BATCH_SIZE) -> None:
         self.models = list(models)
         self.batch_size = batch_size
-        self._step = _build_step([(model, load_signature(model)) for model in models])
+        # The loaded objects own the variables that the signatures read: they must stay alive.
+        self._loaded = [load_model(model) for model in models]
+        signatures = [loaded.signatures[SIGNATURE] for loaded in self._loaded]
+        self._step = _build_step(list(zip(self.models, signatures, strict=True)))
 
     def __call__(
         self, sequences: Sequences, vectors: ItemVectors
@@ -95,8 +98,8 @@ def tensorflow() -> Any:
     return tf
 
 
-def load_signature(model: ModelDescription) -> Any:
-    """Return the model's `serving_default` function.
+def load_model(model: ModelDescription) -> Any:
+    """Return the loaded SavedModel; its function is `.signatures["serving_default"]`.
 
     Raises
     ------
@@ -105,7 +108,7 @@ def load_signature(model: ModelDescription) -> Any:
     """
     tf = tensorflow()
     try:
-        return tf.saved_model.load(str(model.path)).signatures[SIGNATURE]
+        return tf.saved_model.load(str(model.path))
     except Exception as error:  # TensorFlow raises many kinds for a broken SavedModel
         raise InvalidInput(
             f"model {model.name!r}: expected a loadable SavedModel at {model.path}. "

@@ -24,6 +24,7 @@ from transformations.tables import (
 ITEM_COLUMNS = (names.JOB_ID, names.EMBEDDING, names.EVENT_TIMESTAMP)
 NEVER = np.iinfo(np.int64).max
 """`known_at` of a job that has no vector."""
+_JOB_IDS = f"{names.JOB_ID} in {names.MEMBER_ACTIVITY} and in {names.JOB_EMBEDDING}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,7 @@ class ItemVectors:
 
         A job is unknown as of every `T < known_at`.
         """
-        codes = codes_of(job_ids, self.job_ids)
+        codes = codes_of(job_ids, self.job_ids, what=_JOB_IDS)
         first = np.full(len(codes), NEVER, dtype=np.int64)
         known = codes >= 0
         first[known] = self.time[self.start[codes[known]]]
@@ -121,7 +122,7 @@ class ItemVectors:
         -------
         int32 [n, L]; `pad_row` for PAD and for jobs without a vector as of that time.
         """
-        code_of = np.append(codes_of(job_ids, self.job_ids), np.int32(-1))
+        code_of = np.append(codes_of(job_ids, self.job_ids, what=_JOB_IDS), np.int32(-1))
         codes = code_of[job]
         known = codes >= 0
         if len(self.time) == len(self.job_ids):

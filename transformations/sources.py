@@ -6,14 +6,16 @@ Whatever the store, the rows pass the same checks before anything is computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
+from types import NoneType
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from feast import FeatureView, FileSource, RepoConfig
+from feast.data_format import ParquetFormat
 from feast.infra.offline_stores.offline_store import OfflineStore
 
 from transformations import names
@@ -129,12 +131,8 @@ def _pull(
     source, label = view.batch_source, source_label(view)
     to_source = {ours: theirs for theirs, ours in source.field_mapping.items()}
     wanted = {name: to_source.get(name, name) for name in (join_key, *features)}
-    try:
+    with _readable(view):
         columns = dict(source.get_table_column_names_and_types(config))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InvalidInput(
-            f"{label}: expected a readable source. Received: {str(error).splitlines()[0]}"
-        ) from error
     require_columns(columns, [*wanted.values(), source.timestamp_field], label)
     _require_times(view)
     table = store.pull_all_from_table_or_query(
@@ -168,6 +166,21 @@ def _require_times(view: FeatureView) -> None:
 def _parquet_dataset(view: FeatureView) -> ds.Dataset | None:
     """Return a local file source as a dataset, None for other sources."""
     source = view.batch_source
-    if not isinstance(source, FileSource) or not Path(source.path).exists():
+    if not isinstance(source, FileSource) or "://" in source.path:
         return None
-    return ds.dataset(source.path, format="parquet")
+    if not isinstance(source.file_format, ParquetFormat | NoneType):
+        return None
+    with _readable(view):
+        return ds.dataset(source.path, format="parquet")
+
+
+@contextmanager
+def _readable(view: FeatureView) -> Iterator[None]:
+    """Say which source it is that cannot be read."""
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InvalidInput(
+            f"{source_label(view)}: expected a readable source. "
+            f"Received: {str(error).splitlines()[0]}"
+        ) from error

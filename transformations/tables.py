@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transformations import names
 from transformations.errors import InvalidInput
 
 
@@ -105,13 +106,19 @@ def rank_encode(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return encoded.dictionary.take(pa.array(order)), codes
 
 
-def codes_of(values: pa.Array, ids: pa.Array) -> np.ndarray:
-    """Look ids up: int32 positions of `values` in `ids`, -1 where absent or of another type."""
+def codes_of(values: pa.Array, ids: pa.Array, *, what: str = names.MEMBER_ID) -> np.ndarray:
+    """Look ids up: int32 positions of `values` in `ids`, -1 where absent.
+
+    Raises
+    ------
+    InvalidInput
+        The two have different types; `what` names them.
+    """
     if len(ids) == 0 or len(values) == 0:
         return np.full(len(values), -1, dtype=np.int32)
     if values.type != ids.type:
         raise InvalidInput(
-            f"ids of one kind should have one type. Received: {values.type} and {ids.type}"
+            f"{what} should have one type everywhere. Received: {values.type} and {ids.type}"
         )
     found = pc.index_in(values, value_set=ids)
     return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)

@@ -1,0 +1,107 @@
+"""A run killed by SIGKILL at any stage loses nothing: run again, it ends as if undisturbed."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from feast_repo import at, events_table, make_repo, small_data, vectors_table
+
+# Runs the feast command and kills its own process around the n-th call of one function.
+KILLED_FEAST = """
+import importlib, os, signal, sys
+module, owner, function, call, when = sys.argv[1:6]
+target = getattr(importlib.import_module(module), owner)
+original = getattr(target, function)
+calls = 0
+def counted(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls == int(call) and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = original(*args, **kwargs)
+    if calls == int(call):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(target, function, counted)
+sys.argv = ["feast", *sys.argv[6:]]
+from feast.cli.cli import cli
+cli()
+"""
+
+SNAPSHOTS = ("transformations.snapshots", "SnapshotSink")
+STAGES = {
+    "while a snapshot is written aside": (
+        "transformations.snapshots",
+        "SnapshotWriter",
+        "write",
+        6,
+        "after",
+    ),
+    "before the first commit": (*SNAPSHOTS, "commit", 1, "before"),
+    "between the views of one snapshot": (*SNAPSHOTS, "commit", 2, "after"),
+    "between two snapshots": (*SNAPSHOTS, "commit", 8, "after"),
+    "during the online push": (
+        "feast.infra.online_stores.sqlite",
+        "SqliteOnlineStore",
+        "online_write_batch",
+        4,
+        "after",
+    ),
+    "before the push is recorded": (*SNAPSHOTS, "mark_published", 2, "before"),
+    "before Feast records the interval": (
+        "feast.infra.registry.registry",
+        "Registry",
+        "apply_materialization",
+        2,
+        "before",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, models):
+    repo = _small_repo(tmp_path_factory.mktemp("undisturbed"), models)
+    _first_day(repo)
+    repo.materialize(at(1), at(3))
+    return repo.stores()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_run_is_finished_by_the_next(stage, tmp_path, models, undisturbed):
+    repo = _small_repo(tmp_path, models)
+    _first_day(repo)
+    before = repo.stores()
+    interval = ["materialize", f"{at(1):%Y-%m-%dT%H:%M:%S}", f"{at(3):%Y-%m-%dT%H:%M:%S}"]
+
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_FEAST, *map(str, STAGES[stage]), *interval],
+        cwd=repo.path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert repo.stores() != before or stage in (
+        "while a snapshot is written aside",
+        "before the first commit",
+    )
+    repo.run(*interval)
+    assert repo.stores() == undisturbed
+
+
+def _small_repo(folder, models):
+    events, vectors = small_data(seed=2, members=20, days=20)
+    repo = make_repo(folder / "repo", models, events_table(events), vectors_table(vectors))
+    # Several batches a view, so that a kill can fall between them.
+    with (repo.path / "feature_store.yaml").open("a") as file:
+        file.write("materialization:\n  online_write_batch_size: 7\n")
+    return repo
+
+
+def _first_day(repo):
+    repo.run("apply")
+    repo.materialize(at(0), at(1))

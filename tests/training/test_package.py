@@ -1,0 +1,222 @@
+"""A packaged model computes what it did, says what it is, and never replaces a good one in vain."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from training.cnn import build_cnn
+from training.formulas import GeometricDecay, UnweightedAverage
+from training.package import package_model
+from transformations.errors import InvalidInput
+from transformations.model import ActivityModel, describe_model, read_manifest
+from transformations.saved_model import SIGNATURE
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+SPEC = ActivitySpec(length=6)
+ITEMS = ItemEmbedding("test", "1", 5)
+
+
+def package(model, path, **changes):
+    facts = {"name": "some", "version": "1", "spec": SPEC, "item_embedding": ITEMS, **changes}
+    return package_model(model, path, **facts)
+
+
+def inputs(n=20, seed=0):
+    generator = np.random.default_rng(seed)
+    kept = np.arange(6)[::-1] < (np.arange(n) % 7)[:, None]
+    actions = np.where(kept, generator.integers(1, 4, (n, 6)), 0).astype(np.int32)
+    embeddings = (generator.normal(size=(n, 6, 5)) * kept[:, :, None]).astype(np.float32)
+    return {"job_embeddings": tf.constant(embeddings), "actions": tf.constant(actions)}
+
+
+def reload(path):
+    return tf.saved_model.load(str(path)).signatures[SIGNATURE]
+
+
+def cnn():
+    """A CNN whose every weight is random, so that each one matters to the outputs."""
+    model = build_cnn(SPEC, ITEMS, filters=8)
+    generator = np.random.default_rng(3)
+    model.set_weights(
+        [generator.normal(0.0, 0.5, w.shape).astype(np.float32) for w in model.get_weights()]
+    )
+    return model
+
+
+def test_a_packaged_keras_model_gives_what_keras_gives(tmp_path):
+    model = cnn()
+    described = package(model, tmp_path / "cnn")
+    expected = model(inputs(), training=False)["activity_embedding"].numpy()
+    got = reload(tmp_path / "cnn")(**inputs())
+    assert set(got) == set(described.outputs) == {"activity_embedding"}
+    np.testing.assert_allclose(got["activity_embedding"], expected, rtol=0, atol=1e-6)
+    assert np.abs(expected[1:7]).mean() > 0.1
+    assert described.outputs == {"activity_embedding": 5}
+    assert not described.uses_ages
+
+
+@pytest.mark.parametrize(
+    "model", [UnweightedAverage(SPEC, ITEMS), GeometricDecay(SPEC, ITEMS, 0.8)]
+)
+def test_a_packaged_formula_gives_what_its_module_gives(model, tmp_path):
+    described = package(model, tmp_path / "formula")
+    got = reload(tmp_path / "formula")(**inputs())
+    assert described.outputs == {
+        "apply_embedding": 5,
+        "save_embedding": 5,
+        "dismiss_embedding": 5,
+    }
+    for name, expected in model.serve(**inputs()).items():
+        np.testing.assert_allclose(got[name], expected, rtol=0, atol=1e-6)
+
+
+def test_the_manifest_says_what_was_given_and_what_was_written(tmp_path):
+    facts = {
+        "description": "for a test",
+        "owner": "someone",
+        "training": {"start": "2013-05-01", "examples": 3},
+        "metrics": {"auc": 0.7},
+        "parameters": {"r": 0.8},
+    }
+    described = package(GeometricDecay(SPEC, ITEMS, 0.8), tmp_path / "model", **facts)
+    manifest = read_manifest(tmp_path / "model")
+    assert manifest == {
+        "format": 1,
+        "name": "some",
+        "version": "1",
+        "spec": SPEC.to_dict(),
+        "item_embedding": ITEMS.to_dict(),
+        "fingerprint": described.fingerprint,
+        **facts,
+    }
+    assert (described.description, described.owner) == ("for a test", "someone")
+
+
+def test_packaging_again_replaces_the_model_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "models" / "model"
+    first = package(GeometricDecay(SPEC, ITEMS, 0.8), path)
+    second = package(GeometricDecay(SPEC, ITEMS, 0.5), path, version="2")
+    assert first.fingerprint != second.fingerprint
+    assert describe_model(ActivityModel(path), spec=SPEC, item_embedding=ITEMS) == second
+    assert list(path.parent.iterdir()) == [path]
+
+
+class Broken(tf.Module):
+    """A module whose signature is whatever a test wants."""
+
+    def __init__(self, outputs=None, **shapes):
+        super().__init__()
+        outputs = outputs or (lambda x: {"embedding": tf.reduce_sum(x, axis=1)})
+        self.serve = tf.function(
+            lambda **tensors: outputs(tensors["job_embeddings"])
+        ).get_concrete_function(
+            **{
+                name: tf.TensorSpec(shape, tf.float32 if name != "actions" else tf.int32, name)
+                for name, shape in shapes.items()
+            }
+        )
+
+
+GOOD = {"job_embeddings": [None, 6, 5], "actions": [None, 6]}
+BROKEN = {
+    "job embeddings of another length": (
+        {**GOOD, "job_embeddings": [None, 6, 4]},
+        None,
+        r"input 'job_embeddings' should be float32 \[\?, 6, 5\]. "
+        r"Received: float32 \[\?, 6, 4\]",
+    ),
+    "another number of positions": (
+        {"job_embeddings": [None, 7, 5], "actions": [None, 7]},
+        None,
+        r"should be (float32 \[\?, 6, 5\]|int32 \[\?, 6\]). Received: (float32|int32) \[\?, 7",
+    ),
+    "a fixed batch": (
+        {"job_embeddings": [4, 6, 5], "actions": [4, 6]},
+        None,
+        r"Received: (float32|int32) \[4, 6",
+    ),
+    "an unknown input": (
+        {**GOOD, "member_age": [None, 6]},
+        None,
+        r"inputs should be named job_embeddings, actions .*Received: .*member_age",
+    ),
+    "no actions": (
+        {"job_embeddings": [None, 6, 5]},
+        None,
+        r"inputs should be named .*Received: job_embeddings$",
+    ),
+    "an output a position": (
+        GOOD,
+        lambda x: {"embedding": x},
+        r"output 'embedding' should be float32 \[\?, d\].*Received: float32 \[\?, 6, 5\]",
+    ),
+    "an output of integers": (
+        GOOD,
+        lambda x: {"embedding": tf.cast(tf.reduce_sum(x, axis=1), tf.int32)},
+        r"output 'embedding' should be float32 \[\?, d\].*Received: int32",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_model_is_refused_by_name_and_the_old_one_stays(fault, tmp_path):
+    shapes, outputs, message = BROKEN[fault]
+    path = tmp_path / "model"
+    good = package(UnweightedAverage(SPEC, ITEMS), path)
+    expected = reload(path)(**inputs())["apply_embedding"].numpy()
+
+    with pytest.raises(InvalidInput, match=rf"(?s)model 'some': .*{message}"):
+        package(Broken(outputs, **shapes), path)
+
+    assert describe_model(ActivityModel(path), spec=SPEC, item_embedding=ITEMS) == good
+    np.testing.assert_array_equal(reload(path)(**inputs())["apply_embedding"], expected)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_broken_model_leaves_nothing_where_nothing_was(tmp_path):
+    with pytest.raises(InvalidInput):
+        package(Broken(job_embeddings=[None, 6, 5]), tmp_path / "models" / "model")
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_a_name_that_cannot_name_a_view_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match=r"`name` should be lower-case.*Received: 'Not-A-Name'"):
+        package(UnweightedAverage(SPEC, ITEMS), tmp_path / "model", name="Not-A-Name")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_keras_model_without_names_is_refused_by_name(tmp_path):
+    embeddings = keras.Input((6, 5), name="first")
+    actions = keras.Input((6,), dtype="int32", name="second")
+    pooled = keras.layers.GlobalAveragePooling1D()(embeddings)
+    model = keras.Model([embeddings, actions], pooled)
+    with pytest.raises(InvalidInput, match=r"model 'some': inputs should be named"):
+        package(model, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"item_embedding": ItemEmbedding("test", "1", 4)}, "`dimension` should be 4"),
+        ({"item_embedding": ItemEmbedding("test", "2", 5)}, "`version` should be '2'"),
+        ({"item_embedding": ItemEmbedding("other", "1", 5)}, "`name` should be 'other'"),
+        ({"spec": ActivitySpec(length=7)}, "`length` should be 7"),
+    ],
+)
+def test_a_model_made_for_other_facts_is_refused_by_name(change, message, tmp_path):
+    package(UnweightedAverage(SPEC, ITEMS), tmp_path / "model")
+    facts = {"spec": SPEC, "item_embedding": ITEMS, **change}
+    with pytest.raises(InvalidInput, match=rf"model 'some' \(version 1\).*{message}"):
+        describe_model(ActivityModel(tmp_path / "model"), **facts)
+
+
+def test_a_changed_file_is_refused_by_name(tmp_path):
+    package(GeometricDecay(SPEC, ITEMS, 0.8), tmp_path / "model")
+    data = next(Path(tmp_path / "model" / "variables").glob("*.data-*"))
+    data.write_bytes(data.read_bytes() + b"x")
+    with pytest.raises(InvalidInput, match=r"model 'some': .*changed or corrupt file"):
+        describe_model(ActivityModel(tmp_path / "model"), spec=SPEC, item_embedding=ITEMS)
