@@ -126,6 +126,7 @@ class ActivityComputeEngine(ComputeEngine):
         self._check_item_vectors(task for task in tasks if _role(task) == Role.ITEMS)
         groups = _by_sequence_view(ours)
         runs = {name: self._stage(registry, name, group) for name, group in groups.items()}
+        self._ensure_tables([task.feature_view for task in tasks])
         for name, run in runs.items():
             self._publish(run, groups[name])
         others = [task for task in tasks if not any(task is mine for mine in ours)]
@@ -133,6 +134,15 @@ class ActivityComputeEngine(ComputeEngine):
             zip(map(id, others), self._feast_engine.materialize(registry, others), strict=True)
         )
         return [jobs.get(id(task)) or _succeeded(task) for task in tasks]
+
+    def _ensure_tables(self, views: list[FeatureView]) -> None:
+        """Create sqlite tables that are missing.
+
+        After `feast teardown`, `feast apply` believes in Feast 0.67 that they are still there.
+        Creating a table that exists does nothing; other stores are not asked.
+        """
+        if self.repo_config.online_store.type == "sqlite":
+            self.online_store.update(self.repo_config, [], views, [], [], partial=True)
 
     def _check_item_vectors(self, tasks: Any) -> None:
         """Refuse bad job vectors before Feast's engine would push them online."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from feast import BatchFeatureView, Entity, FeatureView, FileSource, RepoConfig
 from feast.data_format import ParquetFormat
+from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.types import PrimitiveFeastType, from_value_type
 from feast.value_type import ValueType
 
@@ -28,14 +29,20 @@ from transformations.spec import ActivitySpec, ItemEmbedding
 
 
 class SnapshotSource(FileSource):
-    """A folder of snapshots. It does not exist before the first `feast materialize`.
+    """A folder of snapshots, which does not exist before the first `feast materialize`.
 
-    To Feast it is a plain `FileSource`; only `feast apply`'s check that the files are there is
-    left out, because they need not be.
+    In the registry it is a plain `FileSource`, so that readers of the registry need not have this
+    package; only `feast apply`'s check that the files are there is left out.
     """
 
     def validate(self, config: RepoConfig) -> None:
         """Accept a folder that is still to be written."""
+
+    def to_proto(self) -> DataSourceProto:
+        """Return the definition of a plain file source."""
+        proto = super().to_proto()
+        proto.data_source_class_type = f"{FileSource.__module__}.{FileSource.__name__}"
+        return proto
 
 
 def event_tags(spec: ActivitySpec) -> dict[str, str]:
