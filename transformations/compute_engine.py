@@ -198,8 +198,10 @@ class ActivityComputeEngine(ComputeEngine):
             report=report,
         )
         bar = tasks[0].tqdm_builder(len(run.cutoffs)) if tasks[0].tqdm_builder else None
+        if bar is not None:
+            bar.set_description("snapshots")
         try:
-            run.stage(bar.update if bar else lambda done: None)
+            run.stage(bar.update if bar is not None else lambda done: None)
             if not report.events:
                 raise InvalidInput(
                     f"{source_label(events)}: expected events in the {spec.window.days} days "
@@ -210,7 +212,7 @@ class ActivityComputeEngine(ComputeEngine):
             run.abandon()
             raise
         finally:
-            if bar:
+            if bar is not None:
                 bar.close()
         return run
 
@@ -225,17 +227,14 @@ class ActivityComputeEngine(ComputeEngine):
                 # The newest snapshot is pushed whenever it was asked for, changed or not, so
                 # that materializing again refills an online store.
                 asked = set(run.cutoffs) & set(sink.committed()[-1:])
-                bar = task.tqdm_builder(run.report.members) if task.tqdm_builder else None
                 count = push_snapshots(
                     self.repo_config,
                     self.online_store,
                     task.feature_view,
                     sink,
                     changed=changed.get(sink, set()) | asked,
-                    progress=bar.update if bar else lambda rows: None,
+                    progress=task.tqdm_builder,
                 )
-                if bar:
-                    bar.close()
                 run.report.pushed_rows += count.rows
                 run.report.pushed_values += count.values
         print(run.report)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -91,11 +94,39 @@ class Embedder:
 
 
 def tensorflow() -> Any:
-    """Import TensorFlow, quietly and only when a model is to be run: the import takes seconds."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    """Import TensorFlow only when a model is to be run, since the import takes seconds.
+
+    TensorFlow's native code writes a page of notes about the machine to stderr before any setting
+    of its can stop it. They are held back, unless the import fails or the user has set
+    `TF_CPP_MIN_LOG_LEVEL`.
+    """
+    if "tensorflow" not in sys.modules and "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+        with _held_back_stderr():
+            import tensorflow as tf
+
+            tf.config.list_logical_devices()
     import tensorflow as tf
 
     return tf
+
+
+@contextmanager
+def _held_back_stderr() -> Iterator[None]:
+    """Hold back what native code writes to stderr; show it if the body fails."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(kept, log.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def load_model(model: ModelDescription) -> Any:

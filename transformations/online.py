@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +21,7 @@ from feast import FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Int32List, Int64List, StringList, Value
+from tqdm import tqdm
 
 from transformations import names
 from transformations.snapshots import SnapshotSink, to_datetime
@@ -47,7 +47,7 @@ def push_snapshots(
     sink: SnapshotSink,
     *,
     changed: Iterable[int],
-    progress: Callable[[int], Any] = lambda rows: None,
+    progress: Callable[[int], tqdm] | None = None,
 ) -> PushCount:
     """Bring the online store up to the newest committed snapshots of one view.
 
@@ -60,29 +60,46 @@ def push_snapshots(
     config, store, view : as Feast hands them to an engine.
     sink : the view's committed snapshots.
     changed : as-of times whose snapshot is new or has other rows than before.
-    progress : called with the number of rows after every batch.
+    progress : makes a progress bar of so many rows.
     """
     mark = sink.published(store_identity(config))
     committed = sink.committed()
     pending = set(changed) | {t for t in committed if mark is None or t > mark}
     if not pending:
         return PushCount(0, 0)
-    seen: pa.Array | None = None
-    rows = values = 0
-    for as_of in sorted((t for t in committed if t >= min(pending)), reverse=True):
+    chosen = list(_newest_rows(sink, committed, pending))
+    rows = sum(keep.true_count for _, keep in chosen)
+    bar = progress(rows) if progress else None
+    if bar is not None:
+        bar.set_description(view.name)
+    for as_of, keep in chosen:
         with pq.ParquetFile(sink.file(as_of)) as file:
-            members = file.read([names.MEMBER_ID]).column(0).combine_chunks()
-            fresh = None if seen is None else pc.invert(pc.is_in(members, value_set=seen))
-            if as_of in pending and (fresh is None or pc.any(fresh).as_py()):
-                for batch in _batches(file, fresh, config):
-                    store.online_write_batch(config, view, feast_rows(view, batch), None)
-                    rows += batch.num_rows
-                    values += batch.num_rows * len(view.features)
-                    progress(batch.num_rows)
-        distinct = members if seen is None else pa.concat_arrays([seen, members.filter(fresh)])
-        seen = distinct
+            for batch in _batches(file, keep, config):
+                store.online_write_batch(config, view, feast_rows(view, batch), None)
+                if bar is not None:
+                    bar.update(batch.num_rows)
+    if bar is not None:
+        bar.close()
     sink.mark_published(store_identity(config), committed[-1])
-    return PushCount(rows, values)
+    return PushCount(rows, rows * len(view.features))
+
+
+def _newest_rows(
+    sink: SnapshotSink, committed: Sequence[int], pending: set[int]
+) -> Iterator[tuple[int, pa.BooleanArray]]:
+    """Yield (as of, which rows) of pending snapshots: the rows that no newer snapshot replaces."""
+    seen: pa.Array | None = None
+    for as_of in reversed([t for t in committed if t >= min(pending)]):
+        table = pq.read_table(sink.file(as_of), columns=[names.MEMBER_ID], partitioning=None)
+        members = table.column(0).combine_chunks()
+        if seen is None:
+            fresh = pa.array(np.ones(len(members), dtype=bool))
+            seen = members
+        else:
+            fresh = pc.invert(pc.is_in(members, value_set=seen))
+            seen = pa.concat_arrays([seen, members.filter(fresh)])
+        if as_of in pending and fresh.true_count:
+            yield as_of, fresh
 
 
 def store_identity(config: RepoConfig) -> str:
@@ -118,15 +135,14 @@ def feast_rows(view: FeatureView, batch: pa.RecordBatch) -> list[Row]:
 
 
 def _batches(
-    file: pq.ParquetFile, keep: pa.Array | None, config: RepoConfig
-) -> Iterable[pa.RecordBatch]:
-    """Read a snapshot in batches, leaving out the rows that `keep` does not choose."""
+    file: pq.ParquetFile, keep: pa.BooleanArray, config: RepoConfig
+) -> Iterator[pa.RecordBatch]:
+    """Read the rows of a snapshot that `keep` chooses, in batches."""
     size = config.materialization_config.online_write_batch_size or WRITE_BATCH
     start = 0
     for batch in file.iter_batches(size):
         rows = batch.num_rows
-        if keep is not None:
-            batch = batch.filter(keep.slice(start, rows))
+        batch = batch.filter(keep.slice(start, rows))
         start += rows
         if batch.num_rows:
             yield batch
