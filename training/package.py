@@ -16,7 +16,7 @@ from transformations.spec import ActivitySpec, ItemEmbedding
 
 def package_model(
     model: tf.Module | keras.Model,
-    path: Path,
+    path: str | Path,
     *,
     name: str,
     version: str,
@@ -30,8 +30,8 @@ def package_model(
     ----------
     model : a `tf.Module` with a function `serve`, or a Keras Functional model with dict inputs
         `job_embeddings`, `actions` (and `ages`) and dict outputs.
-    path : the folder; replaced if it is there. It is written aside first, so that a kill
-        leaves either the old or the new model.
+    path : the folder; replaced if it is there. The new model is written and checked aside, so
+        `path` never holds a half-written one.
     name, version, spec, item_embedding : what the manifest says; see `transformations.model`.
     **facts : JSON values for the manifest: description, training, metrics, parameters, …
 
@@ -40,6 +40,7 @@ def package_model(
     InvalidInput
         The model does not keep the contract. Nothing is left at `path` that was not there.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{path.name}.packaging"
     shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,208 @@
+"""The whole path on the sample data, with the real `feast` command: `make demo`.
+
+It works in the feature repo itself, so that afterwards `feast ui` and everything else can be
+tried there, and begins by removing what an earlier demo left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from feast import FeatureStore
+
+from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
+from transformations import names
+from transformations.embedding import tensorflow
+from transformations.spec import ActivitySpec
+
+SINCE_THE_FIRST_VECTOR = ("2013-04-30T00:00:00", "2013-06-30T12:00:00")
+BACKFILL = ("2013-06-30T12:00:00", "2013-08-01T00:00:00")
+NEXT_WEEK = "2013-08-08T00:00:00"
+LABELS = (datetime(2013, 8, 1, tzinfo=UTC), datetime(2013, 8, 8, tzinfo=UTC))
+SERVICE = "jymbii_v2"
+EMBEDDING = "activity_embedding"
+NEAREST = 5
+SHOWN_ACTIVITIES = 8
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repo", type=Path, default=Path("feature_repo"))
+    run(parser.parse_args().repo.resolve())
+
+
+def run(repo: Path) -> None:
+    """Run the demo in the feature repo at `repo`."""
+    started = time.perf_counter()
+    # Feast's DuckDB store calls functions that DuckDB has renamed.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    data = repo / "data"
+    _remove_outputs(repo)
+    with _step("Sample data: films stand in for jobs, ratings for actions (a proxy domain)"):
+        events = pq.read_table(data / EVENTS_FILE)
+        postings = pq.read_table(data / POSTINGS_FILE).to_pandas().set_index(names.JOB_ID)
+        members = events[names.MEMBER_ID].to_pandas().nunique()
+        print(f"{len(events):,} events of {members:,} members on {len(postings):,} jobs")
+
+    tensorflow()
+    from training.sample_models import VECTORS_FROM, build_job_vectors, build_models
+
+    with _step(f"Job vectors from content, and from behaviour before {VECTORS_FROM:%Y-%m-%d}"):
+        print(f"{build_job_vectors(data):,} vectors")
+    with _step("Models: two formulas, and a CNN trained on the proxy task"):
+        for model in build_models(data, repo / "models"):
+            print(model.summary())
+        _print_training(model.manifest)
+    with _step("feast apply"):
+        _feast(repo, "apply", quiet=True)
+    job_vectors = [*SINCE_THE_FIRST_VECTOR, "--views", names.JOB_EMBEDDING]
+    with _step(f"feast materialize {' '.join(job_vectors)}"):
+        _feast(repo, "materialize", *job_vectors)
+    with _step(f"feast materialize {' '.join(BACKFILL)}   (a backfill, one snapshot a day)"):
+        _feast(repo, "materialize", *BACKFILL)
+    with _step(f"feast materialize-incremental {NEXT_WEEK}   (goes on where it ended)"):
+        _feast(repo, "materialize-incremental", NEXT_WEEK)
+
+    store = FeatureStore(repo_path=str(repo))
+    service = store.get_feature_service(SERVICE)
+    with _step("Training set: each label joined with the newest value before it"):
+        _join_labels(store, events.to_pandas())
+    with _step("Serving: one online fetch"):
+        member = _a_member_with_history(data)
+        fetch = time.perf_counter()
+        online = store.get_online_features(service, [{names.MEMBER_ID: member}]).to_dict()
+        milliseconds = 1000 * (time.perf_counter() - fetch)
+        print(
+            f"member {member}: {online[names.ACTIVITY_COUNT][0]} activities, a vector of "
+            f"{len(online[EMBEDDING][0])}, in {milliseconds:.1f} ms with the first call's set-up"
+        )
+    _show_member(store, member, np.array(online[EMBEDDING][0]), postings)
+    print(
+        f"\nDone in {time.perf_counter() - started:.0f} s. "
+        f"Look around: cd {repo.name} && ../.venv/bin/feast ui"
+    )
+
+
+def _remove_outputs(repo: Path) -> None:
+    for folder in (repo / "models", repo / "data" / "snapshots"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in ("registry.db", "online.db"):
+        (repo / "data" / file).unlink(missing_ok=True)
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    print(f"\n== {title}", flush=True)
+    started = time.perf_counter()
+    yield
+    print(f"   {time.perf_counter() - started:.1f} s", flush=True)
+
+
+def _feast(repo: Path, *arguments: str, quiet: bool = False) -> None:
+    """Run the real command; a failure ends the demo with the command's own message."""
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("TF_")}
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("feast")), *arguments],
+        cwd=repo,
+        env=environment,
+        capture_output=quiet,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(done.stderr or done.returncode)
+    if quiet:
+        created = [line for line in done.stdout.splitlines() if line.startswith("Created feature")]
+        print("\n".join(created))
+
+
+def _print_training(manifest: dict) -> None:
+    """Print what the CNN learnt, beside rivals that need no learning."""
+    balance = manifest["training"]["examples"]["train"]
+    print(f"proxy task, training examples: {balance['before_negatives']}")
+    print(f"  with same-day random negatives: {balance['after_negatives']}")
+    print(f"  validation, CNN: {manifest['metrics']['validation']}")
+    for rival, figures in manifest["metrics"]["validation_rivals"].items():
+        print(f"  validation, {rival}: {figures}")
+
+
+def _join_labels(store: FeatureStore, events: pd.DataFrame) -> None:
+    """Join the first week of August, each event a label at its own time."""
+    start, end = LABELS
+    times = events[names.EVENT_TIMESTAMP]
+    labels = events[(times >= start) & (times < end)]
+    labels = labels[[names.MEMBER_ID, names.JOB_ID, names.ACTION, names.EVENT_TIMESTAMP]]
+    joined = store.get_historical_features(labels, store.get_feature_service(SERVICE)).to_df()
+    active = (joined[names.ACTIVITY_COUNT].fillna(0) > 0).mean()
+    seen = joined[joined[names.LAST_ACTIVITY_AT].notna()]
+    late = (seen[names.LAST_ACTIVITY_AT] >= seen[names.EVENT_TIMESTAMP]).sum()
+    print(
+        f"{len(labels):,} labels in, {len(joined):,} rows out, {100 * active:.0f} % with recent "
+        f"activity; {late} of them know an activity at or after their own label"
+    )
+
+
+def _a_member_with_history(data: Path) -> int:
+    """Return a member with a full, varied sequence in the newest snapshot."""
+    snapshots = data / "snapshots" / names.MEMBER_ACTIVITY_SEQUENCE / "v1"
+    newest = max(snapshots.glob("as_of=*"))
+    table = pq.read_table(newest, partitioning=None).to_pandas()
+    counts = table[names.ACTIVITY_COUNT]
+    enough = table[(counts >= SHOWN_ACTIVITIES) & (counts < ActivitySpec().length)]
+    return int(enough[names.MEMBER_ID].iloc[len(enough) // 2])
+
+
+def _show_member(
+    store: FeatureStore, member: int, embedding: np.ndarray, postings: pd.DataFrame
+) -> None:
+    """Print a member's recent activity and the jobs nearest to the embedding, by title."""
+    features = [names.ACTIVITY_JOB_IDS, names.ACTIVITY_ACTIONS]
+    sequence = store.get_online_features(
+        [f"{names.MEMBER_ACTIVITY_SEQUENCE}:{name}" for name in features],
+        [{names.MEMBER_ID: member}],
+    ).to_dict()
+    jobs = sequence[names.ACTIVITY_JOB_IDS][0]
+    actions = sequence[names.ACTIVITY_ACTIONS][0]
+    print(f"\nMember {member}, newest of {len(jobs)} activities last:")
+    for job, action in list(zip(jobs, actions, strict=True))[-SHOWN_ACTIVITIES:]:
+        print(f"  {ActivitySpec().vocabulary[action]:8} {_title(postings, job)}")
+
+    vectors = store.get_online_features(
+        [f"{names.JOB_EMBEDDING}:{names.EMBEDDING}"],
+        [{names.JOB_ID: int(job)} for job in postings.index],
+    ).to_dict()
+    known = [
+        (job, vector)
+        for job, vector in zip(vectors[names.JOB_ID], vectors[names.EMBEDDING], strict=True)
+        if vector is not None and job not in set(jobs)
+    ]
+    matrix = np.array([vector for _, vector in known])
+    cosine = matrix @ embedding / (np.linalg.norm(matrix, axis=1) * np.linalg.norm(embedding))
+    print("Jobs nearest to the activity embedding, by cosine, of those not acted on:")
+    for i in np.argsort(-cosine)[:NEAREST]:
+        print(f"  {cosine[i]:.2f}     {_title(postings, known[i][0])}")
+
+
+def _title(postings: pd.DataFrame, job: int) -> str:
+    if job not in postings.index:
+        return f"job {job}"
+    row = postings.loc[job]
+    return f"{row['title']} ({row['year']}; {', '.join(row['genres'])})"
+
+
+if __name__ == "__main__":
+    main()
