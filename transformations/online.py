@@ -190,7 +190,7 @@ def _float_lists(column: pa.ListArray) -> list[Value]:
 
 
 def _datetimes(column: pa.Array) -> list[datetime]:
-    """Return times as datetimes; a snapshot has one or two distinct ones."""
+    """Return times as naive UTC datetimes, as Feast hands them to stores; few are distinct."""
     microseconds = column.cast(pa.int64()).to_pylist()
-    distinct = {us: to_datetime(us) for us in set(microseconds)}
+    distinct = {us: to_datetime(us).replace(tzinfo=None) for us in set(microseconds)}
     return [distinct[us] for us in microseconds]

@@ -1,0 +1,90 @@
+"""Every model in one pass gives what each gives alone, whatever the batches."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+from feast_repo import at, events_table, small_data, us, vectors_table
+
+from transformations.embedding import Embedder
+from transformations.events import ActivityEvents
+from transformations.item_vectors import ItemVectors
+from transformations.model import ActivityModel, describe_models
+from transformations.sequences import make_sequences
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+SPEC, ITEMS = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)
+
+
+@pytest.fixture(scope="module")
+def described(models):
+    lines = [ActivityModel(models / n) for n in ("unweighted_average", "geometric_decay", "cnn")]
+    return describe_models(lines, spec=SPEC, item_embedding=ITEMS)
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    events, vectors = small_data()
+    items = ItemVectors.from_arrow(vectors_table(vectors), ITEMS)
+    table = ActivityEvents.from_arrow(events_table(events), SPEC)
+    members = pa.array([*range(1, 40), 999])
+    moments = np.full(len(members), us(at(4)))
+    return make_sequences(table, members, moments, spec=SPEC, vectors=items), items
+
+
+def test_batches_of_any_size_give_the_same_vectors(described, prepared):
+    sequences, items = prepared
+    whole = Embedder(described)(sequences, items)
+    for size in (1, 7):
+        parts = Embedder(described, batch_size=size)(sequences, items)
+        for model in described:
+            for output in model.outputs:
+                np.testing.assert_allclose(
+                    parts[model.name][output], whole[model.name][output], atol=1e-6, rtol=0
+                )
+
+
+def test_each_model_alone_gives_the_same_as_all_together(described, prepared):
+    together = Embedder(described)(*prepared)
+    for model in described:
+        alone = Embedder([model])(*prepared)[model.name]
+        assert alone.keys() == model.outputs.keys()
+        for output, values in alone.items():
+            np.testing.assert_allclose(values, together[model.name][output], atol=1e-6, rtol=0)
+
+
+def test_no_activity_is_the_zero_vector_of_every_model_even_one_with_a_bias(tmp_path, prepared):
+    class Biased(tf.Module):
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, 32, 64], tf.float32, "job_embeddings"),
+                tf.TensorSpec([None, 32], tf.int32, "actions"),
+            ]
+        )
+        def serve(self, job_embeddings, actions):
+            return {"x": tf.reduce_sum(job_embeddings, axis=1)[:, :3] + 1.0}
+
+    module = Biased()
+    tf.saved_model.save(module, str(tmp_path / "b"), signatures={"serving_default": module.serve})
+    line = ActivityModel(
+        tmp_path / "b", name="biased", version="1", spec=SPEC, item_embedding=ITEMS
+    )
+    sequences, items = prepared
+    got = Embedder(describe_models([line], spec=SPEC, item_embedding=ITEMS))(sequences, items)
+    empty = sequences.count == 0
+    assert empty.any() and not empty.all()
+    assert (got["biased"]["x"][empty] == 0).all()
+    assert (got["biased"]["x"][~empty] != 0).any(axis=1).all()
+
+
+def test_without_models_and_without_members_there_is_nothing(described, prepared):
+    sequences, items = prepared
+    assert Embedder([])(sequences, items) == {}
+    nobody = make_sequences(
+        ActivityEvents.from_arrow(events_table([]), SPEC),
+        pa.array([], pa.int64()),
+        np.array([], dtype=np.int64),
+        spec=SPEC,
+        vectors=items,
+    )
+    assert Embedder(described)(nobody, items)["cnn"]["activity_embedding"].shape == (0, 64)

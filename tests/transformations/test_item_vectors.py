@@ -1,0 +1,79 @@
+"""Job vectors as of a time, by hand."""
+
+import numpy as np
+import pyarrow as pa
+
+from transformations.item_vectors import NEVER, ItemVectors
+from transformations.spec import ItemEmbedding
+
+ITEMS = ItemEmbedding("test", "1", 2)
+
+
+def vectors(rows, ids=None, list_type=None):
+    return ItemVectors.from_arrow(
+        pa.table(
+            {
+                "job_id": pa.array([job for job, _, _ in rows], ids or pa.int64()),
+                "embedding": pa.array([v for _, _, v in rows], list_type or pa.list_(pa.float32())),
+                "event_timestamp": pa.array([t for _, t, _ in rows], pa.timestamp("us", "UTC")),
+            }
+        ),
+        ITEMS,
+    )
+
+
+def rows_as_of(items, jobs, moments):
+    """Return the vectors of jobs (rows of queries) as of times, None for the zero vector."""
+    ids = pa.array(sorted({j for row in jobs for j in row}), pa.int64())
+    codes = np.array([[ids.to_pylist().index(j) for j in row] for row in jobs], dtype=np.int32)
+    rows = items.rows(ids, codes, np.array(moments))
+    return [[None if r == items.pad_row else items.matrix[r].tolist() for r in row] for row in rows]
+
+
+def test_a_job_has_the_newest_vector_dated_at_or_before_the_time():
+    items = vectors([(7, 10, [1, 0]), (7, 20, [2, 0]), (3, 15, [3, 0])])
+    got = rows_as_of(items, [[7, 3]] * 6, [9, 10, 14, 15, 19, 20])
+    assert got == [
+        [None, None],
+        [[1, 0], None],
+        [[1, 0], None],
+        [[1, 0], [3, 0]],
+        [[1, 0], [3, 0]],
+        [[2, 0], [3, 0]],
+    ]
+
+
+def test_one_vector_a_job_takes_the_short_way_to_the_same_answer():
+    items = vectors([(7, 10, [1, 0]), (3, 15, [3, 0])])
+    assert rows_as_of(items, [[7, 3, 99]] * 3, [9, 10, 15]) == [
+        [None, None, None],
+        [[1, 0], None, None],
+        [[1, 0], [3, 0], None],
+    ]
+
+
+def test_pad_and_unknown_jobs_are_the_zero_row():
+    items = vectors([(7, 10, [1, 0])])
+    rows = items.rows(pa.array([7]), np.array([[-1, 0]], dtype=np.int32), np.array([99]))
+    assert items.matrix[rows].tolist() == [[[0, 0], [1, 0]]]
+
+
+def test_known_at_is_the_time_of_the_first_vector():
+    items = vectors([(7, 20, [1, 0]), (7, 10, [1, 0])])
+    assert items.known_at(pa.array([7, 8])).tolist() == [10, NEVER]
+
+
+def test_without_any_vector_every_job_is_unknown():
+    items = vectors([])
+    assert items.known_at(pa.array([7])).tolist() == [NEVER]
+    assert items.rows(pa.array([7]), np.array([[0]]), np.array([5])).tolist() == [[items.pad_row]]
+
+
+def test_fixed_size_lists_doubles_and_large_lists_are_vectors_too():
+    rows = [(1, 5, [1, 2]), (2, 5, [3, 4])]
+    for kind in (
+        pa.list_(pa.float32(), 2),
+        pa.list_(pa.float64()),
+        pa.large_list(pa.float32()),
+    ):
+        assert vectors(rows, list_type=kind).matrix.tolist() == [[1, 2], [3, 4], [0, 0]]

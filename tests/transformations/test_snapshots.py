@@ -1,0 +1,92 @@
+"""Snapshots are whole or not there, and writing the same again changes nothing."""
+
+from datetime import UTC, datetime
+
+import duckdb
+import pyarrow as pa
+
+from transformations.snapshots import (
+    SnapshotSink,
+    partition_name,
+    read_facts,
+    to_datetime,
+    to_us,
+)
+
+MIDNIGHT = to_us(datetime(2024, 3, 1, tzinfo=UTC))
+FACTS = {"model": "m", "version": "1"}
+
+
+def batch(*members):
+    return pa.RecordBatch.from_pydict(
+        {
+            "member_id": pa.array(members, pa.int64()),
+            "vector": pa.array([[1.0, 2.0]] * len(members), pa.list_(pa.float32())),
+        }
+    )
+
+
+def stage(sink, as_of, *batches):
+    writer = sink.stage(as_of, FACTS)
+    for each in batches:
+        writer.write(each)
+    writer.close()
+
+
+def members_seen(sink):
+    """What DuckDB, the offline store, sees."""
+    query = f"SELECT member_id FROM read_parquet('{sink.path}/*/*.parquet') ORDER BY member_id"
+    return [row[0] for row in duckdb.sql(query).fetchall()]
+
+
+def test_a_staged_snapshot_is_seen_only_after_its_commit(tmp_path):
+    sink = SnapshotSink(tmp_path / "view" / "v1")
+    stage(sink, MIDNIGHT, batch(1), batch(2))
+    assert sink.committed() == []
+    assert not sink.path.exists()
+    assert sink.commit(MIDNIGHT)
+    assert sink.committed() == [MIDNIGHT]
+    assert members_seen(sink) == [1, 2]
+    assert read_facts(sink.file(MIDNIGHT)) == FACTS
+
+
+def test_the_same_rows_again_leave_the_file_untouched_and_others_replace_it(tmp_path):
+    sink = SnapshotSink(tmp_path / "v1")
+    stage(sink, MIDNIGHT, batch(1))
+    sink.commit(MIDNIGHT)
+    before = sink.file(MIDNIGHT).stat()
+    stage(sink, MIDNIGHT, batch(1))
+    assert not sink.commit(MIDNIGHT)
+    assert sink.file(MIDNIGHT).stat().st_mtime_ns == before.st_mtime_ns
+    stage(sink, MIDNIGHT, batch(1, 2))
+    assert sink.commit(MIDNIGHT)
+    assert members_seen(sink) == [1, 2]
+
+
+def test_as_of_times_survive_in_folder_names(tmp_path):
+    sink = SnapshotSink(tmp_path / "v1")
+    moments = [MIDNIGHT, MIDNIGHT + 1, MIDNIGHT + 123_456, MIDNIGHT + 86_400_000_000]
+    for moment in reversed(moments):
+        stage(sink, moment, batch(1))
+        sink.commit(moment)
+    assert sink.committed() == moments
+    assert partition_name(MIDNIGHT) == "as_of=20240301T000000Z"
+    assert to_us(to_datetime(moments[2])) == moments[2]
+
+
+def test_what_an_interrupted_run_left_is_cleared(tmp_path):
+    sink = SnapshotSink(tmp_path / "v1")
+    stage(sink, MIDNIGHT, batch(1))
+    sink.clear_staging()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_published_mark_belongs_to_one_store(tmp_path):
+    sink = SnapshotSink(tmp_path / "v1")
+    sink.path.mkdir()
+    assert sink.published("sqlite:a") is None
+    sink.mark_published("sqlite:a", MIDNIGHT)
+    assert sink.published("sqlite:a") == MIDNIGHT
+    assert sink.published("redis:b") is None
+    sink.forget_published()
+    assert sink.published("sqlite:a") is None
