@@ -10,6 +10,8 @@ it expects stand in its manifest; for a SavedModel without one, give them here:
 
 from pathlib import Path
 
+from sources import ITEM_EMBEDDING, SPEC  # noqa: F401  for lines like the one above
+
 from transformations.model import ActivityModel
 
 MODELS = Path(__file__).parent / "models"

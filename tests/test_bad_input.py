@@ -286,11 +286,6 @@ def save_plain(repo, signature=True, **shapes):
         'ActivityModel(MODELS / "cnn", name="cnn", version="9", spec=SPEC, '
         "item_embedding=ITEM_EMBEDDING),",
     )
-    repo.edit(
-        "activity_models.py",
-        "from pathlib import Path\n",
-        "from pathlib import Path\n\nfrom sources import ITEM_EMBEDDING, SPEC\n",
-    )
 
 
 def test_signatures_that_do_not_fit_are_refused_at_apply(repo):

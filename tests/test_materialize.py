@@ -435,11 +435,6 @@ def test_one_line_publishes_a_fourth_model_that_knows_nothing_of_this_package(re
         'ActivityModel(MODELS / "cnn"),\n    ActivityModel(MODELS / "last_job", name="last_job", '
         'version="3", spec=SPEC, item_embedding=ITEM_EMBEDDING),',
     )
-    repo.edit(
-        "activity_models.py",
-        "from pathlib import Path\n",
-        "from pathlib import Path\n\nfrom sources import ITEM_EMBEDDING, SPEC\n",
-    )
     repo.run("apply")
     repo.materialize(at(0), at(2))
 
@@ -505,11 +500,6 @@ def test_string_ids_and_mapped_column_names_and_event_ids(tmp_path, models):
         'path=str(DATA / "activity_events.parquet"),\n    timestamp_field="when",\n    '
         "field_mapping="
         '{"user": "member_id", "posting": "job_id", "what": "action", "nr": "event_id"},',
-    )
-    repo.edit(
-        "sources.py",
-        'description="APPLY, SAVE or DISMISS."),',
-        'description="APPLY, SAVE or DISMISS."),\n        Field(name="event_id", dtype=String),',
     )
     repo.run("apply")
     repo.materialize(at(0), at(2))

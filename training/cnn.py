@@ -192,6 +192,7 @@ def train_cnn(
     epochs: int = 30,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
+    verbose: int = 0,
 ) -> tuple[keras.Model, dict[str, Any]]:
     """Build a CNN and train it on the proxy task.
 
@@ -202,7 +203,7 @@ def train_cnn(
         validation_start` are held out to train on, those from there to before `end` to validate.
     seed : int. Of weights, negatives, shuffling and dropout; the same seed gives the same weights
         on the same machine.
-    epochs, batch_size, learning_rate : see `train_on_proxy`.
+    epochs, batch_size, learning_rate, verbose : see `train_on_proxy`.
 
     Returns
     -------
@@ -232,6 +233,7 @@ def train_cnn(
         batch_size=batch_size,
         seed=seed,
         learning_rate=learning_rate,
+        verbose=verbose,
     )
     facts = {
         "training": {

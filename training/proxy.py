@@ -98,6 +98,7 @@ def train_on_proxy(
     learning_rate: float = 1e-3,
     patience: int = 4,
     sampled_weight: float = SAMPLED_WEIGHT,
+    verbose: int = 0,
 ) -> dict[str, Any]:
     """Train `sub_model` in place, and keep the weights of its best epoch on `validation`.
 
@@ -111,6 +112,7 @@ def train_on_proxy(
         built: build it under the same seed to get the same model on the same machine.
     patience : int. Epochs without a better validation loss before stopping.
     sampled_weight : float. Sample weight of a drawn negative.
+    verbose : int. As in Keras: 1 shows a progress bar for each epoch.
 
     Returns
     -------
@@ -149,7 +151,7 @@ def train_on_proxy(
         ),
         epochs=epochs,
         batch_size=batch_size,
-        verbose=0,
+        verbose=verbose,
         callbacks=[
             keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)
         ],

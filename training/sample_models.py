@@ -48,7 +48,7 @@ def build_job_vectors(data: Path) -> int:
 
 
 def build_models(data: Path, models: Path, *, seed: int = 0) -> Iterator[ModelDescription]:
-    """Build and package the three models into folder `models`, one at a time."""
+    """Build and package the three models into folder `models`, one at a time, with progress."""
     spec = ActivitySpec()
     identity = {"version": "1", "spec": spec, "item_embedding": ITEM_EMBEDDING}
     yield package_model(
@@ -77,6 +77,7 @@ def build_models(data: Path, models: Path, *, seed: int = 0) -> Iterator[ModelDe
         validation_start=VALIDATE_FROM,
         end=PUBLISH_FROM,
         seed=seed,
+        verbose=1,
     )
     yield package_model(
         model,

@@ -55,11 +55,14 @@ def read_events(
     InvalidInput
         The source or a column is missing or malformed; see `ActivityEvents.from_arrow`.
     """
-    features = [names.JOB_ID, names.ACTION]
-    if names.EVENT_ID in {field.name for field in view.features}:
-        features.append(names.EVENT_ID)
     table = _pull(
-        config, store, view, names.MEMBER_ID, features, to_datetime(start), to_datetime(end)
+        config,
+        store,
+        view,
+        [names.MEMBER_ID, names.JOB_ID, names.ACTION],
+        to_datetime(start),
+        to_datetime(end),
+        optional=[names.EVENT_ID],
     )
     label = source_label(view)
     # Checked before the cut below, which compares with aware times.
@@ -88,7 +91,7 @@ def read_item_vectors(
     InvalidInput
         The source or a column is missing or malformed; see `ItemVectors.from_arrow`.
     """
-    table = _pull(config, store, view, names.JOB_ID, [names.EMBEDDING], None, to_datetime(end))
+    table = _pull(config, store, view, [names.JOB_ID, names.EMBEDDING], None, to_datetime(end))
     label = source_label(view)
     ItemVectors.from_arrow(table.slice(0, 0), embedding, source=label)
     times = table.column(names.EVENT_TIMESTAMP)
@@ -123,27 +126,32 @@ def _pull(
     config: RepoConfig,
     store: type[OfflineStore] | OfflineStore,
     view: FeatureView,
-    join_key: str,
-    features: Sequence[str],
+    columns: Sequence[str],
     start: datetime | None,
     end: datetime,
+    *,
+    optional: Sequence[str] = (),
 ) -> pa.Table:
-    """Pull columns of a view's source under the view's own names."""
+    """Pull columns of a view's source under the view's own names, the join key first."""
     source, label = view.batch_source, source_label(view)
     to_source = {ours: theirs for theirs, ours in source.field_mapping.items()}
-    wanted = {name: to_source.get(name, name) for name in (join_key, *features)}
+    wanted = {name: to_source.get(name, name) for name in (*columns, *optional)}
     with _readable(view):
-        columns = dict(source.get_table_column_names_and_types(config))
-    require_columns(columns, [*wanted.values(), source.timestamp_field], label)
+        there = dict(source.get_table_column_names_and_types(config))
+    for name in optional:
+        if wanted[name] not in there:
+            del wanted[name]
+    require_columns(there, [*wanted.values(), source.timestamp_field], label)
     _require_times(view)
+    join_key, *features = wanted.values()
     with warnings.catch_warnings():
         # Feast's DuckDB store calls functions that DuckDB has renamed.
         warnings.simplefilter("ignore", DeprecationWarning)
         table = store.pull_all_from_table_or_query(
             config=config,
             data_source=source,
-            join_key_columns=[wanted[join_key]],
-            feature_name_columns=[wanted[name] for name in features],
+            join_key_columns=[join_key],
+            feature_name_columns=features,
             timestamp_field=source.timestamp_field,
             start_date=None if start is None else start - READ_MARGIN,
             end_date=end + READ_MARGIN,
