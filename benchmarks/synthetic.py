@@ -1,0 +1,145 @@
+"""Seeded synthetic activity in the source schemas, and three models, for the benchmarks."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+CUTOFF = datetime(2024, 4, 1, tzinfo=UTC)
+"""The as-of time of the newest snapshot."""
+WINDOW = timedelta(days=28)
+LENGTH = 32
+ACTIONS = ("APPLY", "SAVE", "DISMISS")
+DECAY = 0.8
+SHARE_UNKNOWN = 0.01
+"""Share of the jobs that have activity but no vector."""
+
+
+def write_activity(
+    folder: Path,
+    *,
+    members: int,
+    events_per_member: float,
+    jobs: int,
+    dimension: int,
+    snapshots: int = 1,
+    seed: int = 0,
+) -> None:
+    """Write `activity_events.parquet` and `job_embeddings.parquet`.
+
+    Activity is as dense in the window of every one of the daily snapshots up to `CUTOFF`. Members
+    differ in how much they act (log-normal, everyone at least once), jobs in how popular they
+    are (a power law). Rows lie in the order of time, as in a log.
+
+    Parameters
+    ----------
+    folder : where to write.
+    members, jobs : int. How many there are.
+    events_per_member : float. Mean number of events in a window.
+    dimension : int. Length of a job vector.
+    snapshots : int. Daily cut-offs, the last at `CUTOFF`.
+    seed : int. The same seed gives the same rows.
+    """
+    random = np.random.default_rng(seed)
+    span = WINDOW + timedelta(days=snapshots - 1)
+    total = round(members * events_per_member * (span / WINDOW))
+    shares = random.lognormal(0.0, 1.0, members)
+    counts = 1 + random.multinomial(max(total - members, 0), shares / shares.sum())
+    member = np.repeat(np.arange(1, members + 1), counts)
+
+    popularity = 1.0 / (10.0 + np.arange(jobs)) ** 0.8
+    rank = np.searchsorted(np.cumsum(popularity / popularity.sum()), random.random(len(member)))
+    job_ids = random.permutation(np.arange(1, jobs + 1))
+    job = job_ids[np.minimum(rank, jobs - 1)]
+    action = random.choice(len(ACTIONS), len(member), p=[0.5, 0.35, 0.15])
+    last = int(CUTOFF.timestamp() * 1e6)
+    time = last - random.integers(1, span // timedelta(microseconds=1), len(member))
+
+    order = np.argsort(time, kind="stable")
+    events = {
+        "member_id": pa.array(member[order]),
+        "job_id": pa.array(job[order]),
+        "action": pa.array(np.array(ACTIONS)[action[order]]),
+        "event_timestamp": pa.array(time[order]).cast(pa.timestamp("us", "UTC")),
+    }
+    pq.write_table(pa.table(events), folder / "activity_events.parquet")
+
+    known = np.sort(random.permutation(job_ids)[round(SHARE_UNKNOWN * jobs) :])
+    vectors = random.normal(size=(len(known), dimension)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    offsets = np.arange(len(known) + 1, dtype=np.int32) * dimension
+    since = np.full(len(known), last - (span + WINDOW) // timedelta(microseconds=1))
+    items = {
+        "job_id": pa.array(known),
+        "embedding": pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.ravel())),
+        "event_timestamp": pa.array(since).cast(pa.timestamp("us", "UTC")),
+    }
+    pq.write_table(pa.table(items), folder / "job_embeddings.parquet")
+
+
+def write_models(packaged: Path, plain: Path, dimension: int) -> None:
+    """Write the same three models twice: as packaged SavedModels, and as `.keras` files.
+
+    The CNN has random weights, which cost as much to run as trained ones. The averages as plain
+    Keras models are what a Keras user would write.
+
+    Parameters
+    ----------
+    packaged : folder of the SavedModels, as `feature_repo/models`.
+    plain : folder of the `.keras` files.
+    dimension : int. Length of a job vector.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+
+    from training.cnn import build_cnn
+    from training.formulas import GeometricDecay, UnweightedAverage
+    from training.package import package_model
+    from transformations.spec import ActivitySpec, ItemEmbedding
+
+    spec = ActivitySpec(window=WINDOW, length=LENGTH, actions=ACTIONS)
+    items = ItemEmbedding("content_and_behaviour", "1", dimension)
+    keras.utils.set_random_seed(0)
+    cnn = build_cnn(spec, items)
+    for name, model in {
+        "unweighted_average": UnweightedAverage(spec, items),
+        "geometric_decay": GeometricDecay(spec, items, r=DECAY),
+        "cnn": cnn,
+    }.items():
+        package_model(
+            model, packaged / name, name=name, version="1", spec=spec, item_embedding=items
+        )
+    plain.mkdir(parents=True)
+    for name, model in {
+        "unweighted_average": _keras_average(dimension, None),
+        "geometric_decay": _keras_average(dimension, DECAY),
+        "cnn": cnn,
+    }.items():
+        model.save(plain / f"{name}.keras")
+
+
+def _keras_average(dimension: int, r: float | None) -> Any:
+    """Return a Keras model of the plain (`r` is None) or geometrically decaying average."""
+    import keras
+    from keras import ops
+
+    jobs = keras.Input((LENGTH, dimension), dtype="float32", name="job_embeddings")
+    actions = keras.Input((LENGTH,), dtype="int32", name="actions")
+    outputs = {}
+    for i, action in enumerate(ACTIONS, start=1):
+        chosen = ops.cast(ops.equal(actions, i), "float32")
+        count = ops.maximum(ops.sum(chosen, axis=1, keepdims=True), 1.0)
+        if r is None:
+            weights = chosen / count
+        else:
+            newer = ops.flip(ops.cumsum(ops.flip(chosen, axis=1), axis=1), axis=1) - chosen
+            weights = chosen * r**newer * (1.0 - r) / (1.0 - r**count)
+        average = ops.sum(ops.expand_dims(weights, 2) * jobs, axis=1)
+        outputs[f"{action.lower()}_embedding"] = average
+    return keras.Model({"job_embeddings": jobs, "actions": actions}, outputs)
