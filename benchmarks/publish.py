@@ -33,7 +33,7 @@ FEAST = Path(sys.executable).with_name("feast")
 LOAD = "load models"
 PUSH = "push online"
 STAGES = {
-    LOAD: "import TensorFlow, load models",
+    LOAD: "import TensorFlow and DuckDB, load models",
     "read job vectors": "read job vectors",
     "read events": "read events (ours: check and order)",
     "sequences": "sequences",

@@ -53,6 +53,20 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def first_duckdb_query() -> float:
+    """Return the seconds of a first, tiny DuckDB query: nearly all of it is imports.
+
+    Feast's DuckDB store makes it in this package's first read and in the stock path's push; both
+    count it with the imports.
+    """
+    started = time.perf_counter()
+    import ibis
+
+    table = ibis.memtable({"x": [1, 2]})
+    table.filter(table.x > 1).to_pyarrow()
+    return time.perf_counter() - started
+
+
 def run_ours(folder: Path, snapshots: int) -> dict[str, Any]:
     """Publish with this package.
 
@@ -84,6 +98,7 @@ def run_ours(folder: Path, snapshots: int) -> dict[str, Any]:
 
     store = FeatureStore(repo_path=str(folder / "ours"))
     memory_before = peak_megabytes()
+    imports = first_duckdb_query()
     started = time.perf_counter()
     with (
         mock.patch.object(compute_engine, "Report", kept_report),
@@ -98,6 +113,7 @@ def run_ours(folder: Path, snapshots: int) -> dict[str, Any]:
     (report,) = reports
     seconds = dict(report.seconds)
     seconds["other"] = wall - sum(seconds.values())
+    seconds["load models"] += imports
     return {
         "seconds": seconds,
         "events": report.events,
@@ -132,6 +148,8 @@ def run_stock(folder: Path, snapshots: int) -> dict[str, Any]:
         import keras
 
         import training.cnn  # noqa: F401  registers the layers of the CNN
+
+        first_duckdb_query()
 
         models = {name: keras.models.load_model(folder / f"keras/{name}.keras") for name in MODELS}
     with clock("read job vectors"):

@@ -46,6 +46,8 @@ class Embedder:
         self._loaded = [load_model(model) for model in models]
         signatures = [loaded.signatures[SIGNATURE] for loaded in self._loaded]
         self._step = _build_step(list(zip(self.models, signatures, strict=True)))
+        self._vectors: ItemVectors | None = None
+        self._matrix: Any = None
 
     def __call__(
         self, sequences: Sequences, vectors: ItemVectors
@@ -69,28 +71,45 @@ class Embedder:
             }
             for model in self.models
         }
-        active = np.flatnonzero(sequences.count)
-        if not len(active) or not self.models:
+        if not sequences.count.any() or not self.models:
             return results
-        rows = sequences.rows(vectors)[active]
-        actions = sequences.action[active]
-        ages = sequences.ages[active]
-        for start in range(0, len(active), self.batch_size):
+        if self._vectors is not vectors:
+            self._vectors, self._matrix = vectors, tensorflow().constant(vectors.matrix)
+        rows, actions, ages = sequences.rows(vectors), sequences.action, self._ages(sequences)
+        active: np.ndarray | None = None
+        if not sequences.count.all():
+            active = np.flatnonzero(sequences.count)
+            rows, actions, ages = rows[active], actions[active], ages[active]
+        for start in range(0, len(rows), self.batch_size):
             part = slice(start, start + self.batch_size)
-            outputs = self._step(vectors.matrix, rows[part], actions[part], ages[part])
+            target = part if active is None else active[part]
+            outputs = self._step(self._matrix, rows[part], actions[part], ages[part])
             for model, embedded in zip(self.models, outputs, strict=True):
                 for output, values in embedded.items():
-                    results[model.name][output][active[part]] = values.numpy()
+                    results[model.name][output][target] = values.numpy()
         for model in self.models:
             for output, values in results[model.name].items():
-                bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-                if len(bad):
-                    raise InvalidInput(
-                        f"model {model.name!r} (version {model.version}): output {output!r} should "
-                        f"be finite. Received: NaN or infinity for {len(bad)} of {len(values)} "
-                        "members"
-                    )
+                _require_finite(model, output, values)
         return results
+
+    def _ages(self, sequences: Sequences) -> np.ndarray:
+        """Return the ages, or zeros that cost nothing where no model asks for them."""
+        if any(model.uses_ages for model in self.models):
+            return sequences.ages
+        return np.broadcast_to(np.float32(0), sequences.action.shape)
+
+
+def _require_finite(model: ModelDescription, output: str, values: np.ndarray) -> None:
+    """Raise `InvalidInput` where a model gave NaN or infinity."""
+    # A sum is not finite if a part of it is not; only then is it worth looking at each.
+    if np.isfinite(values.sum()):
+        return
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise InvalidInput(
+            f"model {model.name!r} (version {model.version}): output {output!r} should be finite. "
+            f"Received: NaN or infinity for {len(bad)} of {len(values)} members"
+        )
 
 
 def tensorflow() -> Any:

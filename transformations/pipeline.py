@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -139,6 +140,8 @@ class SnapshotRun:
             target.sink: _facts(target.model) for target in self.targets
         }
         self._embedders: dict[tuple[str, ...], Embedder] = {}
+        self._writers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="snapshots")
+        self._writing: list[Future[None]] = []
         self.report.views = len(self._sinks)
         for sink, facts in self._facts.items():
             _require_same_facts(sink, facts)
@@ -234,20 +237,36 @@ class SnapshotRun:
                 self.report.unknown += int(sequences.unknown.sum())
                 with self.report.stage("models"):
                     embedded = embedder(sequences, self.vectors)
-                with self.report.stage("write"):
-                    if write_sequences:
-                        writers[self.sequence_sink].write(sequence_batch(part, sequences, created))
-                    for target in targets:
-                        writers[target.sink].write(
-                            embedding_batch(part, sequences, created, embedded[target.model.name])
-                        )
+                batches = {
+                    target.sink: embedding_batch(
+                        part, sequences, created, embedded[target.model.name]
+                    )
+                    for target in targets
+                }
+                if write_sequences:
+                    batches[self.sequence_sink] = sequence_batch(part, sequences, created)
+                # The views are written side by side while the next members are computed; no
+                # more than one slice of members waits to be written.
+                self._finish_writing()
+                self._writing = [
+                    self._writers.submit(writers[sink].write, batch)
+                    for sink, batch in batches.items()
+                ]
         finally:
+            self._finish_writing()
             with self.report.stage("write"):
                 for writer in writers.values():
                     writer.close()
         for sink in sinks:
             self._staged[sink].add(as_of)
             self.report.rows += len(members)
+
+    def _finish_writing(self) -> None:
+        """Wait for the writes under way; raise what one of them raised."""
+        with self.report.stage("write"):
+            for write in self._writing:
+                write.result()
+        self._writing = []
 
     def _embedder(self, models: Sequence[ModelDescription]) -> Embedder:
         """Return the embedder of a set of models, loading it at first use."""

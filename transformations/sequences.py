@@ -89,7 +89,6 @@ def make_sequences(
     known_at = vectors.known_at(events.job_ids)[events.job]
     latest = int(as_of.max(initial=np.iinfo(np.int64).min))
     late = np.flatnonzero(known_at > int(as_of.min(initial=np.iinfo(np.int64).max)))
-    never_needed = len(late) == 0
 
     shape = (len(member), spec.length)
     job = np.empty(shape, dtype=np.int32)
@@ -104,13 +103,21 @@ def make_sequences(
     for start in range(0, len(member), QUERIES_AT_ONCE):
         part = slice(start, start + QUERIES_AT_ONCE)
         low, high = _windows(events, member[part], as_of[part], spec)
-        newest = _newest(low, high, as_of[part], None if never_needed else known_at, spec.length)
+        newest = _newest(low, high, spec.length)
+        meets_late = np.searchsorted(late, low) < np.searchsorted(late, high)
+        if meets_late.any():
+            newest[meets_late] = _newest_known(
+                low[meets_late],
+                high[meets_late],
+                as_of[part][meets_late],
+                known_at,
+                spec.length,
+            )
+            unknown[part] = _count_late(low, high, as_of[part], late, known_at[late], latest)
         job[part] = job_or_pad[newest]
         action[part] = action_or_pad[newest]
         time[part] = time_or_pad[newest]
         count[part] = (newest >= 0).sum(axis=1)
-        if not never_needed:
-            unknown[part] = _count_late(low, high, as_of[part], late, known_at[late], latest)
     return Sequences(job, action, time, as_of, count, unknown, events.job_ids)
 
 
@@ -133,13 +140,19 @@ def _windows(
     return low, high
 
 
-def _newest(
-    low: np.ndarray, high: np.ndarray, as_of: np.ndarray, known_at: np.ndarray | None, length: int
-) -> np.ndarray:
-    """Return positions [n, length] of the newest known events, oldest first, -1 for PAD.
+def _newest(low: np.ndarray, high: np.ndarray, length: int) -> np.ndarray:
+    """Return positions [n, length] of the newest events, oldest first, -1 for PAD."""
+    positions = high[:, None] - np.arange(length, 0, -1)
+    return np.where(positions >= low[:, None], positions, -1)
 
-    Looks at the newest `length` events of each query; the queries among them that met unknown
-    jobs and have older events look at twice as many, and so on.
+
+def _newest_known(
+    low: np.ndarray, high: np.ndarray, as_of: np.ndarray, known_at: np.ndarray, length: int
+) -> np.ndarray:
+    """Return positions as `_newest`, leaving out events whose job is unknown as of the time.
+
+    Looks at the newest `length` events of each query; those that met unknown jobs and have older
+    events look at twice as many, and so on.
     """
     newest = np.full((len(low), length), -1, dtype=np.int64)
     open_queries = np.arange(len(low))
@@ -148,9 +161,6 @@ def _newest(
         lows, highs = low[open_queries], high[open_queries]
         positions = highs[:, None] - np.arange(width, 0, -1)
         usable = positions >= lows[:, None]
-        if known_at is None:
-            newest[open_queries] = np.where(usable, positions, -1)
-            break
         usable &= known_at[np.where(usable, positions, 0)] <= as_of[open_queries, None]
         # How many usable events are as new or newer: the newest has 1.
         rank = usable[:, ::-1].cumsum(axis=1)[:, ::-1]
