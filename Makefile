@@ -1,6 +1,6 @@
 # make demo   the whole path on the sample data, in a fresh virtual environment
 # make test   the whole test suite; what CI runs
-# make lint   formatting and style
+# make lint   formatting, style and types
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -17,6 +17,7 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

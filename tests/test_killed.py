@@ -8,6 +8,8 @@ import sys
 import pytest
 from feast_repo import at, events_table, make_repo, small_data, vectors_table
 
+from transformations.snapshots import SnapshotSink
+
 # Runs the feast command and kills its own process around the n-th call of one function.
 KILLED_FEAST = """
 import importlib, os, signal, sys
@@ -73,24 +75,57 @@ def test_a_killed_run_is_finished_by_the_next(stage, tmp_path, models, undisturb
     repo = _small_repo(tmp_path, models)
     _first_day(repo)
     before = repo.stores()
-    interval = ["materialize", f"{at(1):%Y-%m-%dT%H:%M:%S}", f"{at(3):%Y-%m-%dT%H:%M:%S}"]
-
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED_FEAST, *map(str, STAGES[stage]), *interval],
-        cwd=repo.path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    killed = _run_killed(repo, STAGES[stage], at(1), at(3))
 
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert repo.stores() != before or stage in (
         "while a snapshot is written aside",
         "before the first commit",
     )
-    repo.run(*interval)
+    repo.materialize(at(1), at(3))
     assert repo.stores() == undisturbed
+
+
+def test_after_a_kill_the_next_interval_alone_publishes_too(tmp_path, models):
+    """Embeddings of day 2 are committed, its sequences are not; only day 3 is asked for then."""
+    repo = _small_repo(tmp_path, models)
+    _first_day(repo)
+    killed = _run_killed(repo, (*SNAPSHOTS, "commit", 3, "after"), at(1), at(2))
+    assert killed.returncode == -signal.SIGKILL
+    repo.materialize(at(2), at(3))
+    online = repo.online_rows()
+    sequences = online["activity_embeddings_member_activity_sequence"]
+    assert {row[0] for row in sequences} == {
+        row[0] for row in online["activity_embeddings_member_activity_embedding_cnn"]
+    }
+
+
+def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(tmp_path, models):
+    repo = _small_repo(tmp_path, models)
+    _first_day(repo)
+    before = repo.stores()
+    sequences = SnapshotSink(repo.data / "snapshots" / "member_activity_sequence" / "v1")
+    with sequences.locked():
+        second = repo.feast(*_interval(at(1), at(2)))
+    assert second.code == 1
+    assert "Error: " in second.output and "one run at a time" in second.output
+    assert repo.stores() == before
+    repo.materialize(at(1), at(2))
+
+
+def _interval(start, end):
+    return ["materialize", f"{start:%Y-%m-%dT%H:%M:%S}", f"{end:%Y-%m-%dT%H:%M:%S}"]
+
+
+def _run_killed(repo, stage, start, end):
+    return subprocess.run(
+        [sys.executable, "-c", KILLED_FEAST, *map(str, stage), *_interval(start, end)],
+        cwd=repo.path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def _small_repo(folder, models):

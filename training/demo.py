@@ -13,10 +13,11 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -130,7 +131,7 @@ def _feast(repo: Path, *arguments: str, quiet: bool = False) -> None:
         print("\n".join(created))
 
 
-def _print_training(manifest: dict) -> None:
+def _print_training(manifest: Mapping[str, Any]) -> None:
     """Print what the CNN learnt, beside rivals that need no learning."""
     balance = manifest["training"]["examples"]["train"]
     print(f"proxy task, training examples: {balance['before_negatives']}")

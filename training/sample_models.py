@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -50,21 +51,19 @@ def build_job_vectors(data: Path) -> int:
 def build_models(data: Path, models: Path, *, seed: int = 0) -> Iterator[ModelDescription]:
     """Build and package the three models into folder `models`, one at a time, with progress."""
     spec = ActivitySpec()
-    identity = {"version": "1", "spec": spec, "item_embedding": ITEM_EMBEDDING}
-    yield package_model(
+    package = partial(package_model, version="1", spec=spec, item_embedding=ITEM_EMBEDDING)
+    yield package(
         UnweightedAverage(spec, ITEM_EMBEDDING),
         models / "unweighted_average",
         name="unweighted_average",
         description="Plain mean of the job embeddings of each action.",
-        **identity,
     )
-    yield package_model(
+    yield package(
         GeometricDecay(spec, ITEM_EMBEDDING, DECAY),
         models / "geometric_decay",
         name="geometric_decay",
         description=f"Geometrically decaying average of each action's job embeddings, r = {DECAY}.",
         parameters={"r": DECAY},
-        **identity,
     )
     events = ActivityEvents.from_arrow(pq.read_table(data / EVENTS_FILE), spec)
     vectors = ItemVectors.from_arrow(pq.read_table(data / EMBEDDINGS_FILE), ITEM_EMBEDDING)
@@ -79,12 +78,11 @@ def build_models(data: Path, models: Path, *, seed: int = 0) -> Iterator[ModelDe
         seed=seed,
         verbose=1,
     )
-    yield package_model(
+    yield package(
         model,
         models / "cnn",
         name="cnn",
         description="One vector from a CNN over the interleaved activities, by the proxy task.",
-        **identity,
         **facts,
     )
 

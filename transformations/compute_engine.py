@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from transformations.sources import (
     read_events,
     read_item_vectors,
     source_label,
+    source_of,
 )
 from transformations.spec import ActivitySpec
 
@@ -126,10 +128,14 @@ class ActivityComputeEngine(ComputeEngine):
         ours = [task for task in tasks if _role(task) in (Role.SEQUENCE, Role.EMBEDDING)]
         self._check_item_vectors(task for task in tasks if _role(task) == Role.ITEMS)
         groups = _by_sequence_view(ours)
-        runs = {name: self._stage(registry, name, group) for name, group in groups.items()}
-        self._ensure_tables([task.feature_view for task in tasks])
-        for name, run in runs.items():
-            self._publish(run, groups[name])
+        with ExitStack() as locks:
+            for name, group in groups.items():
+                sequence = registry.get_feature_view(name, group[0].project)
+                locks.enter_context(_sink(sequence).locked())
+            runs = {name: self._stage(registry, name, group) for name, group in groups.items()}
+            self._ensure_tables([task.feature_view for task in tasks])
+            for name, run in runs.items():
+                self._publish(run, groups[name])
         others = [task for task in tasks if not any(task is mine for mine in ours)]
         with warnings.catch_warnings():
             # Feast's DuckDB store calls functions that DuckDB has renamed.
@@ -166,7 +172,7 @@ class ActivityComputeEngine(ComputeEngine):
         sequence = registry.get_feature_view(sequence_name, project)
         sources = {
             view.tags.get(Tag.ROLE): registry.get_feature_view(view.name, project)
-            for view in sequence.source_views
+            for view in sequence.source_views or []
         }
         events, items = sources[Role.EVENTS], sources[Role.ITEMS]
         spec = ActivitySpec.from_dict(json.loads(sequence.tags[Tag.SPEC]))
@@ -313,13 +319,15 @@ def _by_sequence_view(
         view = task.feature_view
         name = view.name
         if _role(task) == Role.EMBEDDING:
-            (name,) = [v.name for v in view.source_views if v.tags.get(Tag.ROLE) == Role.SEQUENCE]
+            (name,) = [
+                v.name for v in view.source_views or [] if v.tags.get(Tag.ROLE) == Role.SEQUENCE
+            ]
         groups.setdefault(name, []).append(task)
     return groups
 
 
 def _sink(view: FeatureView) -> SnapshotSink:
-    source = view.batch_source
+    source = source_of(view)
     if not isinstance(source, FileSource) or "://" in source.path:
         raise InvalidInput(
             f"{view.name}: the sink should be a FileSource on a local folder. "

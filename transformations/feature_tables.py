@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 from feast import Field
-from feast.types import Array, Float32, Int32, Int64, PrimitiveFeastType, String, UnixTimestamp
+from feast.types import Array, Float32, Int32, Int64, PrimitiveFeastType, UnixTimestamp
 
 from transformations import names
 from transformations.sequences import Sequences
@@ -113,8 +113,3 @@ def _stamps(sequences: Sequences, created: np.ndarray) -> dict[str, pa.Array]:
         names.EVENT_TIMESTAMP: pa.array(sequences.as_of, pa.int64()).cast(TIMESTAMP),
         names.CREATED_TIMESTAMP: pa.array(created, pa.int64()).cast(TIMESTAMP),
     }
-
-
-def feast_type(ids: pa.DataType) -> PrimitiveFeastType:
-    """Return the Feast type of an id column."""
-    return Int64 if pa.types.is_integer(ids) else String

@@ -17,7 +17,7 @@ from typing import Any
 from feast import BatchFeatureView, Entity, FeatureView, FileSource, RepoConfig
 from feast.data_format import ParquetFormat
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
-from feast.types import PrimitiveFeastType, from_value_type
+from feast.types import Int64, PrimitiveFeastType, String
 from feast.value_type import ValueType
 
 from transformations import names
@@ -190,4 +190,4 @@ def _id_type(entity: Entity) -> PrimitiveFeastType:
             f"entity {entity.name!r}: `value_type` should be INT64 or STRING. "
             f"Received: {entity.value_type.name}"
         )
-    return from_value_type(entity.value_type)
+    return Int64 if entity.value_type == ValueType.INT64 else String

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformations import names
 from transformations.errors import InvalidInput
@@ -25,6 +25,7 @@ from transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
 
 MANIFEST = Path("assets.extra") / "activity_model.json"
 MANIFEST_FORMAT = 1
+Fact = TypeVar("Fact")
 
 
 @dataclass(frozen=True)
@@ -125,37 +126,25 @@ def describe_model(
             f"model {name!r}: the SavedModel at {path} should be the one that was packaged, "
             f"fingerprint {manifest['fingerprint']}. Received: {content} (changed or corrupt file)"
         )
-    made_for = {
-        "version": manifest.get("version"),
-        "spec": manifest and ActivitySpec.from_dict(manifest["spec"]),
-        "item_embedding": manifest and ItemEmbedding(**manifest["item_embedding"]),
-    }
-    for fact, packaged in made_for.items():
-        given = getattr(model, fact)
-        if packaged and given is not None and given != packaged:
-            raise InvalidInput(
-                f"model {name!r}: `{fact}` in the registry line should be left out or equal the "
-                f"manifest's {packaged!r}. Received: {given!r}"
-            )
-        made_for[fact] = packaged or given
-        if not made_for[fact]:
-            raise InvalidInput(
-                f"model {name!r}: {path} has no manifest, so its registry line should give "
-                f"`{fact}`. Received: {fact}={given!r}"
-            )
-    for what, ours, theirs in (
-        ("activity spec", spec, made_for["spec"]),
-        ("item embedding", item_embedding, made_for["item_embedding"]),
+    packaged_spec = ActivitySpec.from_dict(manifest["spec"]) if manifest else None
+    packaged_items = ItemEmbedding(**manifest["item_embedding"]) if manifest else None
+    version = _one_fact(name, path, "version", manifest.get("version"), model.version)
+    made_for_spec = _one_fact(name, path, "spec", packaged_spec, model.spec)
+    made_for_items = _one_fact(name, path, "item_embedding", packaged_items, model.item_embedding)
+    for what, mismatch in (
+        ("activity spec", describe_mismatch(spec.to_dict(), made_for_spec.to_dict())),
+        (
+            "item embedding",
+            describe_mismatch(item_embedding.to_dict(), made_for_items.to_dict()),
+        ),
     ):
-        mismatch = describe_mismatch(ours.to_dict(), theirs.to_dict())
         if mismatch:
             raise InvalidInput(
-                f"model {name!r} (version {made_for['version']}) was made for another {what}: "
-                f"{mismatch}"
+                f"model {name!r} (version {version}) was made for another {what}: {mismatch}"
             )
     return ModelDescription(
         name=name,
-        version=str(made_for["version"]),
+        version=str(version),
         path=path,
         spec=spec,
         item_embedding=item_embedding,
@@ -168,16 +157,31 @@ def describe_model(
     )
 
 
+def _one_fact(name: str, path: Path, fact: str, packaged: Fact | None, given: Fact | None) -> Fact:
+    """Return a fact that the manifest or the registry line gives, and both do not contradict."""
+    if packaged and given is not None and given != packaged:
+        raise InvalidInput(
+            f"model {name!r}: `{fact}` in the registry line should be left out or equal the "
+            f"manifest's {packaged!r}. Received: {given!r}"
+        )
+    chosen = packaged or given
+    if not chosen:
+        raise InvalidInput(
+            f"model {name!r}: {path} has no manifest, so its registry line should give "
+            f"`{fact}`. Received: {fact}={given!r}"
+        )
+    return chosen
+
+
 def _check_signature(
     name: str, signature: Signature, spec: ActivitySpec, item_embedding: ItemEmbedding
 ) -> dict[str, int]:
     """Return output lengths after checking names, types and shapes."""
+    length, dimension = spec.length, item_embedding.dimension
     expected = {
-        names.INPUT_JOB_EMBEDDINGS: TensorSpec(
-            "float32", (None, spec.length, item_embedding.dimension)
-        ),
-        names.INPUT_ACTIONS: TensorSpec("int32", (None, spec.length)),
-        names.INPUT_AGES: TensorSpec("float32", (None, spec.length)),
+        names.INPUT_JOB_EMBEDDINGS: TensorSpec("float32", (None, length, dimension)),
+        names.INPUT_ACTIONS: TensorSpec("int32", (None, length)),
+        names.INPUT_AGES: TensorSpec("float32", (None, length)),
     }
     required = {names.INPUT_JOB_EMBEDDINGS, names.INPUT_ACTIONS}
     received = set(signature.inputs)
@@ -187,33 +191,21 @@ def _check_signature(
             f"ages. Received: {', '.join(sorted(received)) or 'none'}"
         )
     for input_name, tensor in signature.inputs.items():
-        wanted = expected[input_name]
-        fits = (
-            tensor.dtype == wanted.dtype
-            and tensor.shape is not None
-            and len(tensor.shape) == len(wanted.shape)
-            and tensor.shape[0] is None
-            and all(a in (None, b) for a, b in zip(tensor.shape, wanted.shape, strict=True))
-        )
-        if not fits:
+        if not tensor.accepts(expected[input_name]):
             raise InvalidInput(
-                f"model {name!r}: input {input_name!r} should be {wanted}. Received: {tensor}"
+                f"model {name!r}: input {input_name!r} should be {expected[input_name]}. "
+                f"Received: {tensor}"
             )
-    outputs = {}
+    outputs: dict[str, int] = {}
     for output_name, tensor in sorted(signature.outputs.items()):
-        fits = (
-            tensor.dtype == "float32"
-            and tensor.shape is not None
-            and len(tensor.shape) == 2
-            and tensor.shape[0] is None
-            and tensor.shape[1]
-        )
-        if not fits:
-            raise InvalidInput(
-                f"model {name!r}: output {output_name!r} should be float32 [?, d] with a fixed "
-                f"length d. Received: {tensor}"
-            )
-        outputs[output_name] = tensor.shape[1]
+        match tensor:
+            case TensorSpec("float32", (None, int(size))) if size > 0:
+                outputs[output_name] = size
+            case _:
+                raise InvalidInput(
+                    f"model {name!r}: output {output_name!r} should be float32 [?, d] with a "
+                    f"fixed length d. Received: {tensor}"
+                )
     if not outputs:
         raise InvalidInput(f"model {name!r}: expected at least one output. Received: none")
     return outputs

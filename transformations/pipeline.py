@@ -35,6 +35,8 @@ from transformations.tables import codes_of, sorted_union
 
 MEMBERS_AT_ONCE = 32_768
 """Members held in memory together: their sequences and every model's vectors."""
+WRITERS = 2
+"""Threads that write views side by side."""
 CUTOFFS_A_READ = 14
 """Cut-offs that share one read of events, which spans them and the window before the first."""
 
@@ -140,7 +142,7 @@ class SnapshotRun:
             target.sink: _facts(target.model) for target in self.targets
         }
         self._embedders: dict[tuple[str, ...], Embedder] = {}
-        self._writers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="snapshots")
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="snapshots")
         self._writing: list[Future[None]] = []
         self.report.views = len(self._sinks)
         for sink, facts in self._facts.items():
@@ -166,8 +168,8 @@ class SnapshotRun:
             group = moments[first : first + CUTOFFS_A_READ]
             with self.report.stage("read events"):
                 events = self.read_events(group[0] - self.spec.window_us, group[-1])
-            overlap = 0 if first == 0 else np.searchsorted(np.sort(events.time), moments[first - 1])
-            self.report.events += len(events) - int(overlap)
+            already = int((events.time < moments[first - 1]).sum()) if first else 0
+            self.report.events += len(events) - already
             self.report.duplicates += events.duplicates
             for as_of in group:
                 self._stage_snapshot(as_of, events)
@@ -185,13 +187,13 @@ class SnapshotRun:
                 for sink in reversed(self._sinks):
                     if as_of in self._staged[sink] and sink.commit(as_of):
                         changed[sink].add(as_of)
-        for sink in self._sinks:
-            sink.clear_staging()
+        self.abandon()
         self.report.changed = sum(len(times) for times in changed.values())
         return changed
 
     def abandon(self) -> None:
-        """Drop what is staged."""
+        """Drop what is staged and not committed."""
+        self._writers.shutdown()
         for sink in self._sinks:
             sink.clear_staging()
 
@@ -283,8 +285,17 @@ class SnapshotRun:
     def _file(self, sink: SnapshotSink, as_of: int) -> Any:
         return sink.staged_file(as_of) if as_of in self._staged[sink] else sink.file(as_of)
 
-    def _members_with_activity(self, as_of: int) -> pa.Array:
-        """Return the members whose sequence is not empty in a snapshot."""
+    def _members_with_activity(self, sink: SnapshotSink, as_of: int) -> pa.Array:
+        """Return the members of a view's snapshot who had activity.
+
+        The sequences say who. Where they are missing, as after a run that was killed between the
+        views of one snapshot, every member of the view is taken.
+        """
+        if as_of not in self._chain(self.sequence_sink):
+            table = pq.read_table(
+                self._file(sink, as_of), columns=[names.MEMBER_ID], partitioning=None
+            )
+            return table.column(0).combine_chunks()
         table = pq.read_table(
             self._file(self.sequence_sink, as_of),
             columns=[names.MEMBER_ID, names.ACTIVITY_COUNT],
@@ -299,13 +310,14 @@ class SnapshotRun:
         They had activity in the snapshot before and have none now. A view without a snapshot
         before, such as a new model version, empties whoever had activity in any earlier one.
         """
-        before: set[int] = set()
+        before: dict[int, SnapshotSink] = {}
         earlier_sequences = [t for t in self._chain(self.sequence_sink) if t < as_of]
         for sink in [self.sequence_sink, *(target.sink for target in targets)]:
             earlier = [t for t in self._chain(sink) if t < as_of]
-            before.update(earlier[-1:] or earlier_sequences)
+            before.update(dict.fromkeys(earlier[-1:] or earlier_sequences, sink))
         had_activity = sorted_union(
-            active.slice(0, 0), *(self._members_with_activity(t) for t in sorted(before))
+            active.slice(0, 0),
+            *(self._members_with_activity(before[t], t) for t in sorted(before)),
         )
         return had_activity.filter(pa.array(codes_of(had_activity, active) < 0))
 
@@ -324,7 +336,7 @@ class SnapshotRun:
     def _stage_follower(self, sink: SnapshotSink, as_of: int, follower: int) -> None:
         existing = pq.read_table(sink.file(follower), partitioning=None)
         present = existing.column(names.MEMBER_ID).combine_chunks()
-        active = self._members_with_activity(as_of)
+        active = self._members_with_activity(sink, as_of)
         missing = active.filter(pa.array(codes_of(active, present) < 0))
         if not len(missing):
             return

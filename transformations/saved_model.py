@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
@@ -26,6 +27,22 @@ class TensorSpec:
 
     dtype: str
     shape: tuple[int | None, ...] | None
+
+    def accepts(self, wanted: TensorSpec) -> bool:
+        """Whether an input declared so takes every batch of tensors like `wanted`.
+
+        Both should leave the first dimension, the batch, open.
+        """
+        if self.dtype != wanted.dtype or self.shape is None or wanted.shape is None:
+            return False
+        return (
+            len(self.shape) == len(wanted.shape)
+            and self.shape[0] is None
+            and all(
+                ours in (None, theirs)
+                for ours, theirs in zip(self.shape, wanted.shape, strict=True)
+            )
+        )
 
     def __str__(self) -> str:
         if self.shape is None:
@@ -49,7 +66,7 @@ def _message_class() -> type[message.Message]:
         package="activity_embeddings",
         syntax="proto3",
     )
-    messages = {
+    messages: dict[str, list[tuple[str, int, Any, bool, str | None]]] = {
         "Dim": [("size", 1, field.TYPE_INT64, False, None)],
         "Shape": [
             ("dim", 2, field.TYPE_MESSAGE, True, "Dim"),

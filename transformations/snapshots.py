@@ -11,11 +11,13 @@ whole or not at all. Writing the same rows again leaves the file as it was.
 
 from __future__ import annotations
 
+import fcntl
 import filecmp
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +25,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from transformations.errors import InvalidInput
 
 PARTITION = "as_of="
 FILE = "snapshot.parquet"
@@ -84,6 +88,26 @@ class SnapshotSink:
     def clear_staging(self) -> None:
         """Forget what an interrupted run left."""
         shutil.rmtree(self.staging, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of this sink while the body runs; the lock dies with its process.
+
+        Raises
+        ------
+        InvalidInput
+            Another run has the lock.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with (self.path.parent / f".{self.path.name}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InvalidInput(
+                    f"{self.path}: expected one run at a time. Received: a second one while "
+                    "another is publishing; wait for it to end"
+                ) from error
+            yield
 
     def stage(self, as_of: int, facts: Mapping[str, Any]) -> SnapshotWriter:
         """Return a writer of a snapshot that is not visible before `commit`."""

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from feast import FeatureView, FileSource, RepoConfig
 from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
 from feast.infra.offline_stores.offline_store import OfflineStore
 
 from transformations import names
@@ -32,9 +33,16 @@ READ_MARGIN = timedelta(days=1)
 interval ends belong to it and in which zone they compare."""
 
 
+def source_of(view: FeatureView) -> DataSource:
+    """Return a view's batch source."""
+    if view.batch_source is None:
+        raise InvalidInput(f"{view.name}: expected a view with a batch source. Received: none")
+    return view.batch_source
+
+
 def source_label(view: FeatureView) -> str:
     """Return how errors call a view's source: view and, for files, path."""
-    source = view.batch_source
+    source = source_of(view)
     where = source.path if isinstance(source, FileSource) else source.name
     return f"{view.name} ({where})"
 
@@ -111,7 +119,7 @@ def earliest_event(view: FeatureView) -> int | None:
     dataset = _parquet_dataset(view)
     if dataset is None:
         return None
-    column = view.batch_source.timestamp_field
+    column = source_of(view).timestamp_field
     lowest = None
     for fragment in dataset.get_fragments():
         for group in fragment.row_groups:
@@ -133,7 +141,7 @@ def _pull(
     optional: Sequence[str] = (),
 ) -> pa.Table:
     """Pull columns of a view's source under the view's own names, the join key first."""
-    source, label = view.batch_source, source_label(view)
+    source, label = source_of(view), source_label(view)
     to_source = {ours: theirs for theirs, ours in source.field_mapping.items()}
     wanted = {name: to_source.get(name, name) for name in (*columns, *optional)}
     with _readable(view):
@@ -164,7 +172,7 @@ def _pull(
 def _require_times(view: FeatureView) -> None:
     """Raise where a file source has rows without a time: a store's interval filter hides them."""
     dataset = _parquet_dataset(view)
-    column = view.batch_source.timestamp_field
+    column = source_of(view).timestamp_field
     if dataset is None or column not in dataset.schema.names:
         return
     nulls = dataset.count_rows(filter=ds.field(column).is_null())
@@ -177,7 +185,7 @@ def _require_times(view: FeatureView) -> None:
 
 def _parquet_dataset(view: FeatureView) -> ds.Dataset | None:
     """Return a local file source as a dataset, None for other sources."""
-    source = view.batch_source
+    source = source_of(view)
     if not isinstance(source, FileSource) or "://" in source.path:
         return None
     if not isinstance(source.file_format, ParquetFormat | NoneType):
