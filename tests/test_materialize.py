@@ -301,6 +301,17 @@ def test_the_order_of_rows_in_the_sources_changes_no_byte(repo, tmp_path, models
         assert ours[f"activity_embeddings_{view}"] == theirs[f"activity_embeddings_{view}"]
 
 
+def test_the_dask_offline_store_gives_the_same_bytes_as_duckdb(repo, tmp_path, models):
+    events, vectors = small_data()
+    other = make_repo(tmp_path / "dask", models, events_table(events), vectors_table(vectors))
+    other.edit("feature_store.yaml", "type: duckdb", "type: dask")
+    for each in (repo, other):
+        each.run("apply")
+        each.materialize(at(0), at(2))
+    assert other.snapshot_files() == repo.snapshot_files()
+    assert other.online_rows() == repo.online_rows()
+
+
 def test_steps_and_one_backfill_end_in_the_same_offline_and_online_values(repo, tmp_path, models):
     events, vectors = small_data()
     steps = make_repo(tmp_path / "steps", models, events_table(events), vectors_table(vectors))
