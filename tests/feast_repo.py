@@ -111,12 +111,12 @@ class Repo:
         path.write_text(text.replace(old, new))
 
     def snapshot_files(self) -> dict[str, bytes]:
-        """Every committed or staged file of the offline store, byte for byte."""
+        """Every committed or staged file of the offline store, byte for byte; locks are no data."""
         root = self.data / "snapshots"
         return {
             str(file.relative_to(root)): file.read_bytes()
             for file in sorted(root.rglob("*"))
-            if file.is_file()
+            if file.is_file() and file.suffix != ".lock"
         }
 
     def online_rows(self) -> dict[str, list[tuple]]:

@@ -12,18 +12,17 @@ from transformations.snapshots import SnapshotSink
 
 # Runs the feast command and kills its own process around the n-th call of one function.
 KILLED_FEAST = """
-import importlib, os, signal, sys
+import importlib, itertools, os, signal, sys
 module, owner, function, call, when = sys.argv[1:6]
 target = getattr(importlib.import_module(module), owner)
 original = getattr(target, function)
-calls = 0
+calls = itertools.count(1)
 def counted(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == int(call) and when == "before":
+    number = next(calls)
+    if number == int(call) and when == "before":
         os.kill(os.getpid(), signal.SIGKILL)
     result = original(*args, **kwargs)
-    if calls == int(call):
+    if number == int(call):
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 setattr(target, function, counted)

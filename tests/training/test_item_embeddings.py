@@ -249,11 +249,14 @@ def test_the_command_names_what_is_missing(tmp_path: Path, capsys, present: list
     assert (POSTINGS_FILE if present else EVENTS_FILE) in capsys.readouterr().err
 
 
-def test_the_committed_embeddings_cover_the_committed_postings():
+def test_the_sample_data_gives_every_posting_a_unit_vector():
     data = Path(__file__).parents[2] / "feature_repo" / "data"
-    table = pq.read_table(data / "job_embeddings.parquet")
+    postings = pq.read_table(data / POSTINGS_FILE)
+    table = fit_job_embeddings(
+        pq.read_table(data / EVENTS_FILE), postings, cutoff=datetime(2013, 5, 1, tzinfo=UTC)
+    )
 
-    assert table["job_id"].equals(pq.read_table(data / POSTINGS_FILE)["job_id"])
+    assert table["job_id"].equals(postings["job_id"])
     assert vectors(table).shape == (10_506, 64)
     np.testing.assert_allclose(np.linalg.norm(vectors(table), axis=1), 1, atol=1e-6)
     assert pc.min(table["event_timestamp"]).as_py() == datetime(2013, 5, 1, tzinfo=UTC)
