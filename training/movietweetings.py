@@ -63,7 +63,7 @@ together, so films stand in for jobs. Say so beside every figure measured on it.
 | `job_embeddings.parquet` | {postings:,} | job | `job_id`, `embedding`, `event_timestamp` |
 
 Times are UTC. An embedding has unit length and is known from its `event_timestamp` on. The
-embeddings are made from the two other files (the last command below, or `make demo`), not committed.
+embeddings are not committed: the last command below, or `make demo`, makes them from the other two.
 
 ## Where it comes from
 

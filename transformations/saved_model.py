@@ -123,7 +123,8 @@ def read_signature(path: Path) -> Signature:
     file = path / "saved_model.pb"
     if not file.is_file():
         raise InvalidInput(
-            f"model {path}: expected a TensorFlow SavedModel. Received: no file {file.name}"
+            f"model {path}: expected a TensorFlow SavedModel. Received: no file {file.name}. "
+            "Package the model first, or correct its line in ACTIVITY_MODELS"
         )
     try:
         parsed = _SavedModel.FromString(file.read_bytes())
