@@ -218,21 +218,18 @@ def test_a_label_gets_the_newest_snapshot_before_it_and_rows_stay_as_they_were(p
     frame["label"] = np.arange(len(frame))
     asked = frame.copy()
 
-    joined = (
-        published.store.get_historical_features(
-            frame,
-            [
-                f"{SEQUENCE}:activity_job_ids",
-                f"{SEQUENCE}:activity_times",
-                f"{DECAY}:apply_embedding",
-                f"{CNN}:activity_embedding",
-            ],
-        )
-        .to_df()
-        .sort_values("label", ignore_index=True)
-    )
+    joined = published.store.get_historical_features(
+        frame,
+        [
+            f"{SEQUENCE}:activity_job_ids",
+            f"{SEQUENCE}:activity_times",
+            f"{DECAY}:apply_embedding",
+            f"{CNN}:activity_embedding",
+        ],
+    ).to_df()
 
     pd.testing.assert_frame_equal(frame, asked)
+    assert list(joined.columns[:3]) == list(asked.columns)
     assert joined["label"].tolist() == asked["label"].tolist()
     assert joined["member_id"].tolist() == asked["member_id"].tolist()
     matched = 0
@@ -304,7 +301,11 @@ def test_the_order_of_rows_in_the_sources_changes_no_byte(repo, tmp_path, models
 def test_the_dask_offline_store_gives_the_same_bytes_as_duckdb(repo, tmp_path, models):
     events, vectors = small_data()
     other = make_repo(tmp_path / "dask", models, events_table(events), vectors_table(vectors))
-    other.edit("feature_store.yaml", "type: duckdb", "type: dask")
+    other.edit(
+        "feature_store.yaml",
+        "transformations.offline_store.OrderedDuckDBOfflineStore",
+        "dask",
+    )
     for each in (repo, other):
         each.run("apply")
         each.materialize(at(0), at(2))
