@@ -31,7 +31,7 @@ from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob, LocalRetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from transformations.errors import InvalidInput
 from transformations.feature_views import item_embedding_of
@@ -63,7 +63,7 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
     snapshot_interval_hours: PositiveFloat = 24
     """Distance of the cut-offs within an interval; 24 gives one snapshot at each midnight UTC."""
 
-    publishing_delay_minutes: float = 0
+    publishing_delay_minutes: NonNegativeFloat = 0
     """Minutes from a cut-off to when its values are available: `created_timestamp` minus
     `event_timestamp`."""
 
