@@ -24,6 +24,7 @@ EMBEDDING_VIEWS = embedding_views(
     items=job_embedding,
     member=member,
     snapshots=SNAPSHOTS,
+    repo=DATA.parent,
     owner=OWNER,
 )
 

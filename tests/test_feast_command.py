@@ -95,6 +95,7 @@ def test_feast_ui_shows_the_views_with_their_lineage_and_models(repo, ran):
     cnn = specs["member_activity_embedding_cnn"]
     assert cnn["tags"]["model"] == "cnn"
     assert cnn["tags"]["model_version"] == "1"
+    assert cnn["tags"]["model_path"] == "models/cnn"
     assert len(cnn["tags"]["model_fingerprint"]) == 16
     assert cnn["owner"] and cnn["description"]
     assert {source["name"] for source in cnn["sourceViews"]} == {

@@ -111,9 +111,19 @@ def embedding_views(
     items: FeatureView,
     member: Entity,
     snapshots: Path,
+    repo: Path,
     owner: str = "",
 ) -> dict[str, BatchFeatureView]:
     """Return one view `member_activity_embedding_<model>` for each line of `ACTIVITY_MODELS`.
+
+    Parameters
+    ----------
+    models : the lines.
+    sequence, items : the views they are derived from.
+    member : the entity.
+    snapshots : folder under which each view keeps its snapshots.
+    repo : folder of the feature repo. Models in it are registered by their path within it, so
+        that the registry serves on other machines too.
 
     Raises
     ------
@@ -122,7 +132,7 @@ def embedding_views(
     """
     spec = ActivitySpec.from_dict(json.loads(sequence.tags[Tag.SPEC]))
     described = describe_models(models, spec=spec, item_embedding=item_embedding_of(items))
-    views = [_embedding_view(m, sequence, items, member, snapshots, owner) for m in described]
+    views = [_embedding_view(m, sequence, items, member, snapshots, repo, owner) for m in described]
     return {view.name: view for view in views}
 
 
@@ -132,6 +142,7 @@ def _embedding_view(
     items: FeatureView,
     member: Entity,
     snapshots: Path,
+    repo: Path,
     owner: str,
 ) -> BatchFeatureView:
     name = names.embedding_view_name(model.name)
@@ -141,6 +152,7 @@ def _embedding_view(
             f"model {model.name!r}: outputs become features, so they should not be named like "
             f"keys and times. Received: {', '.join(sorted(clash))}"
         )
+    path = model.path.relative_to(repo) if model.path.is_relative_to(repo) else model.path
     outputs = ", ".join(f"{output} [{size}]" for output, size in model.outputs.items())
     return _batch_view(
         name=name,
@@ -156,7 +168,7 @@ def _embedding_view(
             Tag.MODEL: model.name,
             Tag.MODEL_VERSION: model.version,
             Tag.MODEL_FINGERPRINT: model.fingerprint,
-            Tag.MODEL_PATH: str(model.path),
+            Tag.MODEL_PATH: path.as_posix(),
             Tag.ITEM_EMBEDDING: model.item_embedding.name,
             Tag.ITEM_EMBEDDING_VERSION: model.item_embedding.version,
         },
