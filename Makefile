@@ -32,3 +32,4 @@ $(VENV)/installed: pyproject.toml
 clean:
 	rm -rf $(VENV) build *.egg-info feature_repo/models feature_repo/data/snapshots
 	rm -f feature_repo/data/registry.db feature_repo/data/online.db
+	rm -f feature_repo/data/job_embeddings.parquet

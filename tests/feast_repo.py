@@ -62,7 +62,7 @@ class Repo:
     def feast(self, *arguments: str) -> Outcome:
         """Run the feast command line in this process."""
         before = (os.getcwd(), list(sys.path), sys.dont_write_bytecode)
-        for name in [*MODULES, "more_models"]:
+        for name in MODULES:
             sys.modules.pop(name, None)
         os.chdir(self.path)
         sys.path.insert(0, str(self.path))

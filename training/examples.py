@@ -8,7 +8,7 @@ not part of its input, nor is anything later.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from transformations.errors import InvalidInput
 from transformations.events import ActivityEvents
 from transformations.item_vectors import ItemVectors
 from transformations.sequences import MICROSECONDS_PER_DAY, Sequences, make_sequences
+from transformations.snapshots import to_us
 from transformations.spec import ActivitySpec
 
 INPUT_JOB_ROWS = "job_rows"
@@ -27,8 +28,6 @@ MINIMUM_INPUT = 3
 
 DRAWS = 64
 """Times a job is drawn again before a positive goes without a negative."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +55,7 @@ class ProxyExamples:
     def take(self, index: np.ndarray) -> ProxyExamples:
         """Return the examples at the positions `index`, or where it is True, in that order."""
         return ProxyExamples(
-            sequences=_take(self.sequences, index),
+            sequences=self.sequences.take(index),
             held_out_rows=self.held_out_rows[index],
             positive=self.positive[index],
             sampled=self.sampled[index],
@@ -230,22 +229,9 @@ def microseconds(moment: datetime, name: str) -> int:
         raise InvalidInput(
             f"examples: `{name}` should have a time zone. Received: {moment.isoformat()} (naive)"
         )
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    return to_us(moment)
 
 
 def _member_of(events: ActivityEvents, event: np.ndarray) -> np.ndarray:
     """Return the position in `member_ids` of the member of each event."""
     return np.searchsorted(events.member_start, event, side="right") - 1
-
-
-def _take(sequences: Sequences, index: np.ndarray) -> Sequences:
-    """Return some of the sequences."""
-    return Sequences(
-        job=sequences.job[index],
-        action=sequences.action[index],
-        time=sequences.time[index],
-        as_of=sequences.as_of[index],
-        count=sequences.count[index],
-        unknown=sequences.unknown[index],
-        job_ids=sequences.job_ids,
-    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -126,20 +126,26 @@ class ActivityComputeEngine(ComputeEngine):
         """
         tasks = [tasks] if isinstance(tasks, MaterializationTask) else list(tasks)
         ours = [task for task in tasks if _role(task) in (Role.SEQUENCE, Role.EMBEDDING)]
-        self._check_item_vectors(task for task in tasks if _role(task) == Role.ITEMS)
+        others = [task for task in tasks if not any(task is mine for mine in ours)]
         groups = _by_sequence_view(ours)
-        with ExitStack() as locks:
-            for name, group in groups.items():
-                sequence = registry.get_feature_view(name, group[0].project)
-                locks.enter_context(_sink(sequence).locked())
-            runs = {name: self._stage(registry, name, group) for name, group in groups.items()}
+        sequences = {
+            name: registry.get_feature_view(name, group[0].project)
+            for name, group in groups.items()
+        }
+        with ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            # Feast's DuckDB store calls a function that DuckDB has renamed.
+            warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
+            for sequence in sequences.values():
+                stack.enter_context(_sink(sequence).locked())
+            self._check_item_vectors(others, read_anyway=sequences.values())
+            runs = {
+                name: self._stage(registry, sequences[name], group)
+                for name, group in groups.items()
+            }
             self._ensure_tables([task.feature_view for task in tasks])
             for name, run in runs.items():
                 self._publish(run, groups[name])
-        others = [task for task in tasks if not any(task is mine for mine in ours)]
-        with warnings.catch_warnings():
-            # Feast's DuckDB store calls functions that DuckDB has renamed.
-            warnings.simplefilter("ignore", DeprecationWarning)
             done = self._feast_engine.materialize(registry, others)
         jobs = dict(zip(map(id, others), done, strict=True))
         return [jobs.get(id(task)) or _succeeded(task) for task in tasks]
@@ -153,9 +159,19 @@ class ActivityComputeEngine(ComputeEngine):
         if self.repo_config.online_store.type == "sqlite":
             self.online_store.update(self.repo_config, [], views, [], [], partial=True)
 
-    def _check_item_vectors(self, tasks: Any) -> None:
-        """Refuse bad job vectors before Feast's engine would push them online."""
+    def _check_item_vectors(
+        self, tasks: Sequence[MaterializationTask], *, read_anyway: Iterable[FeatureView]
+    ) -> None:
+        """Refuse bad job vectors before Feast's engine would push them online.
+
+        Those that a sequence view in `read_anyway` is derived from are checked when it is staged.
+        """
+        checked_later = {
+            source.name for sequence in read_anyway for source in sequence.source_views or []
+        }
         for task in tasks:
+            if _role(task) != Role.ITEMS or task.feature_view.name in checked_later:
+                continue
             read_item_vectors(
                 self.repo_config,
                 self.offline_store,
@@ -165,11 +181,10 @@ class ActivityComputeEngine(ComputeEngine):
             )
 
     def _stage(
-        self, registry: BaseRegistry, sequence_name: str, tasks: list[MaterializationTask]
+        self, registry: BaseRegistry, sequence: FeatureView, tasks: list[MaterializationTask]
     ) -> SnapshotRun:
         """Stage all snapshots of one sequence view and its models."""
         project = tasks[0].project
-        sequence = registry.get_feature_view(sequence_name, project)
         sources = {
             view.tags.get(Tag.ROLE): registry.get_feature_view(view.name, project)
             for view in sequence.source_views or []
@@ -177,7 +192,8 @@ class ActivityComputeEngine(ComputeEngine):
         events, items = sources[Role.EVENTS], sources[Role.ITEMS]
         spec = ActivitySpec.from_dict(json.loads(sequence.tags[Tag.SPEC]))
         embedding = item_embedding_of(items)
-        moments = {task.feature_view.name: self._cutoffs(task, events, spec) for task in tasks}
+        earliest = earliest_event(events)
+        moments = {task.feature_view.name: self._cutoffs(task, earliest) for task in tasks}
         targets = [
             EmbeddingTarget(
                 self._describe(task.feature_view, spec, items),
@@ -196,7 +212,7 @@ class ActivityComputeEngine(ComputeEngine):
         run = SnapshotRun(
             spec=spec,
             sequence_sink=_sink(sequence),
-            sequence_cutoffs=moments.get(sequence_name, frozenset()),
+            sequence_cutoffs=moments.get(sequence.name, frozenset()),
             targets=targets,
             vectors=vectors,
             read_events=lambda start, end: read_events(
@@ -248,10 +264,8 @@ class ActivityComputeEngine(ComputeEngine):
                 run.report.pushed_values += count.values
         print(run.report)
 
-    def _cutoffs(
-        self, task: MaterializationTask, events: FeatureView, spec: ActivitySpec
-    ) -> frozenset[int]:
-        """Return the as-of times of one task."""
+    def _cutoffs(self, task: MaterializationTask, earliest: int | None) -> frozenset[int]:
+        """Return the as-of times of one task; `earliest` is the first event's time, if known."""
         name = task.feature_view.name
         if task.disable_event_timestamp:
             raise InvalidInput(
@@ -267,7 +281,6 @@ class ActivityComputeEngine(ComputeEngine):
             )
         interval = round(self.settings.snapshot_interval_hours * 3600e6)
         # Before the first event there is nothing to compute, however long ago `start` is.
-        earliest = earliest_event(events)
         if earliest is not None:
             start = max(start, min(earliest, end - 1))
         return frozenset(cutoffs(start, end, interval))

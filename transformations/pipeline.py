@@ -112,6 +112,8 @@ class EmbeddingTarget:
 class SnapshotRun:
     """One run over the cut-offs of one sequence view and the models that read it.
 
+    What the sinks hold is read once: the caller keeps other runs out, see `SnapshotSink.locked`.
+
     Parameters
     ----------
     spec : window, length, actions.
@@ -137,6 +139,7 @@ class SnapshotRun:
 
     def __post_init__(self) -> None:
         self._sinks = [self.sequence_sink, *(target.sink for target in self.targets)]
+        self._committed = {sink: frozenset(sink.committed()) for sink in self._sinks}
         self._staged: dict[SnapshotSink, set[int]] = {sink: set() for sink in self._sinks}
         self._facts = {self.sequence_sink: {"spec": self.spec.to_dict()}} | {
             target.sink: _facts(target.model) for target in self.targets
@@ -146,7 +149,8 @@ class SnapshotRun:
         self._writing: list[Future[None]] = []
         self.report.views = len(self._sinks)
         for sink, facts in self._facts.items():
-            _require_same_facts(sink, facts)
+            if self._committed[sink]:
+                _require_same_facts(sink, max(self._committed[sink]), facts)
 
     @property
     def cutoffs(self) -> list[int]:
@@ -202,7 +206,7 @@ class SnapshotRun:
         targets = [target for target in self.targets if as_of in target.cutoffs]
         # Kept as it is where only models ask for this time, as when one is added later.
         write_sequences = (
-            as_of in self.sequence_cutoffs or as_of not in self.sequence_sink.committed()
+            as_of in self.sequence_cutoffs or as_of not in self._committed[self.sequence_sink]
         )
         active = members_active(events, as_of, self.spec)
         silent = self._silent(as_of, active, targets)
@@ -280,7 +284,7 @@ class SnapshotRun:
 
     def _chain(self, sink: SnapshotSink) -> list[int]:
         """As-of times of a sink once this run is committed, ascending."""
-        return sorted({*sink.committed(), *self._staged[sink]})
+        return sorted(self._committed[sink] | self._staged[sink])
 
     def _file(self, sink: SnapshotSink, as_of: int) -> Any:
         return sink.staged_file(as_of) if as_of in self._staged[sink] else sink.file(as_of)
@@ -387,12 +391,9 @@ def _facts(model: ModelDescription) -> dict[str, Any]:
     }
 
 
-def _require_same_facts(sink: SnapshotSink, facts: Mapping[str, Any]) -> None:
+def _require_same_facts(sink: SnapshotSink, newest: int, facts: Mapping[str, Any]) -> None:
     """Refuse to put values of two models, or of two specs, into one history."""
-    committed = sink.committed()
-    if not committed:
-        return
-    recorded = read_facts(sink.file(committed[-1]))
+    recorded = read_facts(sink.file(newest))
     mismatch = describe_mismatch(recorded, facts)
     if mismatch:
         what = f"model {facts['model']!r}" if "model" in facts else "the sequence view"

@@ -47,6 +47,18 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.count)
 
+    def take(self, index: np.ndarray) -> Sequences:
+        """Return the sequences at the positions `index`, or where it is True, in that order."""
+        return Sequences(
+            job=self.job[index],
+            action=self.action[index],
+            time=self.time[index],
+            as_of=self.as_of[index],
+            count=self.count[index],
+            unknown=self.unknown[index],
+            job_ids=self.job_ids,
+        )
+
     @property
     def ages(self) -> np.ndarray:
         """Days from each event to the as-of time, float32 [n, L]; 0 for PAD."""

@@ -6,7 +6,6 @@ Whatever the store, the rows pass the same checks before anything is computed.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -152,18 +151,15 @@ def _pull(
     require_columns(there, [*wanted.values(), source.timestamp_field], label)
     _require_times(view)
     join_key, *features = wanted.values()
-    with warnings.catch_warnings():
-        # Feast's DuckDB store calls functions that DuckDB has renamed.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        table = store.pull_all_from_table_or_query(
-            config=config,
-            data_source=source,
-            join_key_columns=[join_key],
-            feature_name_columns=features,
-            timestamp_field=source.timestamp_field,
-            start_date=None if start is None else start - READ_MARGIN,
-            end_date=end + READ_MARGIN,
-        ).to_arrow()
+    table = store.pull_all_from_table_or_query(
+        config=config,
+        data_source=source,
+        join_key_columns=[join_key],
+        feature_name_columns=features,
+        timestamp_field=source.timestamp_field,
+        start_date=None if start is None else start - READ_MARGIN,
+        end_date=end + READ_MARGIN,
+    ).to_arrow()
     names_of = {theirs: ours for ours, theirs in wanted.items()}
     names_of[source.timestamp_field] = names.EVENT_TIMESTAMP
     return table.rename_columns([names_of.get(name, name) for name in table.column_names])
