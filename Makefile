@@ -30,6 +30,6 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info feature_repo/models feature_repo/data/snapshots
+	rm -rf $(VENV) build *.egg-info feature_repo/models feature_repo/data/snapshots feature_repo/data/job_vectors
 	rm -f feature_repo/data/registry.db feature_repo/data/online.db
 	rm -f feature_repo/data/job_embeddings.parquet

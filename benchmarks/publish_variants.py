@@ -278,8 +278,8 @@ def run_sequences(folder: Path, snapshots: int) -> dict[str, Any]:
     from transformations.events import ActivityEvents
     from transformations.item_vectors import ItemVectors
     from transformations.sequences import make_sequences, members_active
-    from transformations.snapshots import to_us
     from transformations.spec import ActivitySpec, ItemEmbedding
+    from transformations.times import to_us
 
     data = folder / "ours" / "data"
     spec = ActivitySpec(window=WINDOW, length=LENGTH, actions=ACTIONS)

@@ -2,7 +2,7 @@
 
 from feast import FeatureService
 from sources import OWNER
-from views import EMBEDDING_VIEWS, member_activity_sequence
+from views import EMBEDDING_VIEWS, REALTIME_VIEWS, member_activity_sequence
 
 ACTIVITY = ["activity_count", "last_activity_at"]
 
@@ -30,5 +30,19 @@ job_search_v1 = FeatureService(
         EMBEDDING_VIEWS["member_activity_embedding_unweighted_average"],
     ],
     description="Personalised job search, by unweighted averages.",
+    owner=OWNER,
+)
+
+jymbii_v2_realtime = FeatureService(
+    name="jymbii_v2_realtime",
+    features=[REALTIME_VIEWS["member_activity_embedding_cnn_realtime"]],
+    description="Jobs you may be interested in, by one learned vector as of the request.",
+    owner=OWNER,
+)
+
+job_search_v1_realtime = FeatureService(
+    name="job_search_v1_realtime",
+    features=[REALTIME_VIEWS["member_activity_embedding_unweighted_average_realtime"]],
+    description="Personalised job search, by unweighted averages as of the request.",
     owner=OWNER,
 )

@@ -62,6 +62,6 @@ job_embedding = FeatureView(
     ttl=timedelta(days=0),
     online=True,
     description="Job vectors from content and behaviour; a job is known from its first one on.",
-    tags=item_tags(ITEM_EMBEDDING),
+    tags=item_tags(ITEM_EMBEDDING, table="data/job_vectors"),
     owner=OWNER,
 )

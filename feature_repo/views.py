@@ -4,7 +4,7 @@ from activity_models import ACTIVITY_MODELS
 from entities import job, member
 from sources import DATA, OWNER, SPEC, job_embedding, member_activity
 
-from transformations.feature_views import embedding_views, sequence_view
+from transformations.feature_views import embedding_views, realtime_views, sequence_view
 
 SNAPSHOTS = DATA / "snapshots"
 
@@ -28,5 +28,14 @@ EMBEDDING_VIEWS = embedding_views(
     owner=OWNER,
 )
 
+REALTIME_VIEWS = realtime_views(
+    EMBEDDING_VIEWS,
+    sequence=member_activity_sequence,
+    job=job,
+    repo=DATA.parent,
+    owner=OWNER,
+)
+
 # Feast collects the views that are attributes of a module.
 globals().update(EMBEDDING_VIEWS)
+globals().update(REALTIME_VIEWS)

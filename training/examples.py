@@ -17,8 +17,8 @@ from transformations.errors import InvalidInput
 from transformations.events import ActivityEvents
 from transformations.item_vectors import ItemVectors
 from transformations.sequences import MICROSECONDS_PER_DAY, Sequences, make_sequences
-from transformations.snapshots import to_us
 from transformations.spec import ActivitySpec
+from transformations.times import to_us
 
 INPUT_JOB_ROWS = "job_rows"
 INPUT_HELD_OUT_ROW = "held_out_row"

@@ -11,9 +11,8 @@ and the embedding views derived from it, and leaves every other view to Feast's 
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,12 +33,18 @@ from feast.repo_config import FeastConfigBaseModel
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from transformations.errors import InvalidInput
-from transformations.feature_views import item_embedding_of
-from transformations.model import ActivityModel, ModelDescription, describe_model
+from transformations.feature_views import (
+    item_embedding_of,
+    registered_model,
+    source_views_of,
+    spec_of,
+    vector_table_of,
+)
+from transformations.item_vectors import ItemVectors
 from transformations.names import Role, Tag
 from transformations.online import push_snapshots
 from transformations.pipeline import EmbeddingTarget, Report, SnapshotRun, cutoffs
-from transformations.snapshots import SnapshotSink, to_datetime, to_us
+from transformations.snapshots import SnapshotSink
 from transformations.sources import (
     count_rows,
     earliest_event,
@@ -48,10 +53,14 @@ from transformations.sources import (
     source_label,
     source_of,
 )
-from transformations.spec import ActivitySpec
+from transformations.times import to_datetime, to_us
+from transformations.vector_table import write_vector_table
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """How far in the future an interval may end, for clocks that differ."""
+
+
+VectorReader = Callable[[FeatureView, int], ItemVectors]
 
 
 class ActivityComputeEngineConfig(FeastConfigBaseModel):
@@ -138,15 +147,24 @@ class ActivityComputeEngine(ComputeEngine):
             warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
             for sequence in sequences.values():
                 stack.enter_context(_sink(sequence).locked())
-            self._check_item_vectors(others, read_anyway=sequences.values())
+            read_vectors = self._vector_reader()
+            # Bad job vectors are refused before Feast's engine would push them online.
+            items = {
+                id(task): read_vectors(task.feature_view, to_us(task.end_time))
+                for task in others
+                if _role(task) == Role.ITEMS
+            }
             runs = {
-                name: self._stage(registry, sequences[name], group)
+                name: self._stage(registry, sequences[name], group, read_vectors)
                 for name, group in groups.items()
             }
             self._ensure_tables([task.feature_view for task in tasks])
             for name, run in runs.items():
                 self._publish(run, groups[name])
             done = self._feast_engine.materialize(registry, others)
+            for task, job in zip(others, done, strict=True):
+                if id(task) in items and job.status() == MaterializationJobStatus.SUCCEEDED:
+                    self._write_vector_table(task, items[id(task)])
         jobs = dict(zip(map(id, others), done, strict=True))
         return [jobs.get(id(task)) or _succeeded(task) for task in tasks]
 
@@ -159,44 +177,45 @@ class ActivityComputeEngine(ComputeEngine):
         if self.repo_config.online_store.type == "sqlite":
             self.online_store.update(self.repo_config, [], views, [], [], partial=True)
 
-    def _check_item_vectors(
-        self, tasks: Sequence[MaterializationTask], *, read_anyway: Iterable[FeatureView]
-    ) -> None:
-        """Refuse bad job vectors before Feast's engine would push them online.
+    def _vector_reader(self) -> VectorReader:
+        """Return a function that reads the vectors of a view up to a time, each only once."""
+        read: dict[tuple[str, int], ItemVectors] = {}
 
-        Those that a sequence view in `read_anyway` is derived from are checked when it is staged.
-        """
-        checked_later = {
-            source.name for sequence in read_anyway for source in sequence.source_views or []
-        }
-        for task in tasks:
-            if _role(task) != Role.ITEMS or task.feature_view.name in checked_later:
-                continue
-            read_item_vectors(
-                self.repo_config,
-                self.offline_store,
-                task.feature_view,
-                item_embedding_of(task.feature_view),
-                end=to_us(task.end_time),
-            )
+        def vectors_of(view: FeatureView, end: int) -> ItemVectors:
+            if (view.name, end) not in read:
+                read[view.name, end] = read_item_vectors(
+                    self.repo_config, self.offline_store, view, item_embedding_of(view), end=end
+                )
+            return read[view.name, end]
+
+        return vectors_of
+
+    def _write_vector_table(self, task: MaterializationTask, vectors: ItemVectors) -> None:
+        """Commit the table from which request-time views read job vectors."""
+        view = task.feature_view
+        path = vector_table_of(view, self.repo_config.repo_path)
+        if path is not None:
+            write_vector_table(path, vectors, item_embedding_of(view), end=to_us(task.end_time))
 
     def _stage(
-        self, registry: BaseRegistry, sequence: FeatureView, tasks: list[MaterializationTask]
+        self,
+        registry: BaseRegistry,
+        sequence: FeatureView,
+        tasks: list[MaterializationTask],
+        read_vectors: VectorReader,
     ) -> SnapshotRun:
         """Stage all snapshots of one sequence view and its models."""
-        project = tasks[0].project
-        sources = {
-            view.tags.get(Tag.ROLE): registry.get_feature_view(view.name, project)
-            for view in sequence.source_views or []
-        }
-        events, items = sources[Role.EVENTS], sources[Role.ITEMS]
-        spec = ActivitySpec.from_dict(json.loads(sequence.tags[Tag.SPEC]))
-        embedding = item_embedding_of(items)
+        sources = source_views_of(sequence)
+        events = registry.get_feature_view(sources[Role.EVENTS], tasks[0].project)
+        items = registry.get_feature_view(sources[Role.ITEMS], tasks[0].project)
+        spec = spec_of(sequence)
         earliest = earliest_event(events)
         moments = {task.feature_view.name: self._cutoffs(task, earliest) for task in tasks}
         targets = [
             EmbeddingTarget(
-                self._describe(task.feature_view, spec, items),
+                registered_model(
+                    task.feature_view, spec=spec, items=items, repo=self.repo_config.repo_path
+                ),
                 _sink(task.feature_view),
                 moments[task.feature_view.name],
             )
@@ -206,9 +225,7 @@ class ActivityComputeEngine(ComputeEngine):
         report = Report()
         last = max(max(times, default=0) for times in moments.values())
         with report.stage("read job vectors"):
-            vectors = read_item_vectors(
-                self.repo_config, self.offline_store, items, embedding, end=last
-            )
+            vectors = read_vectors(items, last)
         run = SnapshotRun(
             spec=spec,
             sequence_sink=_sink(sequence),
@@ -285,34 +302,6 @@ class ActivityComputeEngine(ComputeEngine):
             start = max(start, min(earliest, end - 1))
         return frozenset(cutoffs(start, end, interval))
 
-    def _describe(
-        self, view: FeatureView, spec: ActivitySpec, items: FeatureView
-    ) -> ModelDescription:
-        """Check that the SavedModel is still the one that was applied."""
-        path = Path(view.tags[Tag.MODEL_PATH])
-        if not path.is_absolute() and self.repo_config.repo_path:
-            path = Path(self.repo_config.repo_path) / path
-        embedding = item_embedding_of(items)
-        packaged = (path / "assets.extra").is_dir()
-        model = describe_model(
-            ActivityModel(
-                path,
-                name=view.tags[Tag.MODEL],
-                version=view.tags[Tag.MODEL_VERSION],
-                spec=None if packaged else spec,
-                item_embedding=None if packaged else embedding,
-            ),
-            spec=spec,
-            item_embedding=embedding,
-        )
-        if model.fingerprint != view.tags[Tag.MODEL_FINGERPRINT]:
-            raise InvalidInput(
-                f"model {model.name!r}: the SavedModel at {path} should be the one that was "
-                f"applied, fingerprint {view.tags[Tag.MODEL_FINGERPRINT]}. Received: "
-                f"{model.fingerprint}. Run `feast apply` to publish the changed model"
-            )
-        return model
-
     def _forget_published(self, views: Sequence[FeatureView]) -> None:
         for view in views:
             if view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING):
@@ -332,9 +321,7 @@ def _by_sequence_view(
         view = task.feature_view
         name = view.name
         if _role(task) == Role.EMBEDDING:
-            (name,) = [
-                v.name for v in view.source_views or [] if v.tags.get(Tag.ROLE) == Role.SEQUENCE
-            ]
+            name = source_views_of(view)[Role.SEQUENCE]
         groups.setdefault(name, []).append(task)
     return groups
 

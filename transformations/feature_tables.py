@@ -65,6 +65,27 @@ def embedding_fields(member_type: PrimitiveFeastType, outputs: Mapping[str, int]
     ]
 
 
+def request_time_fields() -> list[Field]:
+    """Return the features that say where a request-time embedding came from."""
+    return [
+        Field(
+            name=names.ACTIVITY_COUNT,
+            dtype=Int64,
+            description="Number of activities used, stored and new.",
+        ),
+        Field(
+            name=names.NEW_ACTIVITY_COUNT,
+            dtype=Int64,
+            description="Number of activities used that only the request had.",
+        ),
+        Field(
+            name=names.LAST_ACTIVITY_AT,
+            dtype=UnixTimestamp,
+            description="Time of the newest activity used; null where there is none.",
+        ),
+    ]
+
+
 def sequence_batch(members: pa.Array, sequences: Sequences, created: np.ndarray) -> pa.RecordBatch:
     """Return the rows of the sequence view.
 

@@ -7,23 +7,42 @@ everything: lineage, model, version and fingerprint.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from feast import BatchFeatureView, Entity, FeatureView, FileSource, RepoConfig
+from feast import (
+    BatchFeatureView,
+    Entity,
+    FeatureView,
+    Field,
+    FileSource,
+    OnDemandFeatureView,
+    RepoConfig,
+    RequestSource,
+)
 from feast.data_format import ParquetFormat
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
-from feast.types import Int64, PrimitiveFeastType, String
+from feast.types import Array, Int64, PrimitiveFeastType, String, UnixTimestamp
 from feast.value_type import ValueType
 
 from transformations import names
 from transformations.errors import InvalidInput
-from transformations.feature_tables import embedding_fields, sequence_fields
-from transformations.model import ActivityModel, ModelDescription, describe_models
+from transformations.feature_tables import (
+    embedding_fields,
+    request_time_fields,
+    sequence_fields,
+)
+from transformations.model import (
+    ActivityModel,
+    ModelDescription,
+    describe_model,
+    describe_models,
+)
 from transformations.names import Role, Tag
 from transformations.spec import ActivitySpec, ItemEmbedding
 
@@ -50,14 +69,25 @@ def event_tags(spec: ActivitySpec) -> dict[str, str]:
     return {Tag.ROLE: Role.EVENTS, Tag.SPEC: spec.to_json()}
 
 
-def item_tags(embedding: ItemEmbedding) -> dict[str, str]:
-    """Return the tags of the view of job embeddings: which vectors these are."""
-    return {
+def item_tags(embedding: ItemEmbedding, *, table: Path | str | None = None) -> dict[str, str]:
+    """Return the tags of the view of job embeddings: which vectors these are.
+
+    Parameters
+    ----------
+    embedding : name, version and dimension.
+    table : folder for the tables that serving processes map into memory, within the feature repo
+        or absolute; each version of the vectors has its own. None: request-time views read all
+        job vectors from the online store.
+    """
+    tags = {
         Tag.ROLE: Role.ITEMS,
         Tag.ITEM_EMBEDDING: embedding.name,
         Tag.ITEM_EMBEDDING_VERSION: embedding.version,
         Tag.ITEM_EMBEDDING_DIMENSION: str(embedding.dimension),
     }
+    if table is not None:
+        tags[Tag.VECTOR_TABLE] = (Path(table) / f"v{embedding.version}").as_posix()
+    return tags
 
 
 def item_embedding_of(view: FeatureView) -> ItemEmbedding:
@@ -67,6 +97,66 @@ def item_embedding_of(view: FeatureView) -> ItemEmbedding:
         view.tags[Tag.ITEM_EMBEDDING_VERSION],
         int(view.tags[Tag.ITEM_EMBEDDING_DIMENSION]),
     )
+
+
+def spec_of(view: FeatureView) -> ActivitySpec:
+    """Return the spec of a view of events or sequences."""
+    return ActivitySpec.from_dict(json.loads(view.tags[Tag.SPEC]))
+
+
+def has_string_ids(view: FeatureView) -> bool:
+    """Return whether the join key of a view is a string."""
+    (column,) = view.entity_columns
+    return column.dtype == String
+
+
+def vector_table_of(view: FeatureView, repo: Path | None) -> Path | None:
+    """Return the folder of the vector table of a view of job embeddings, None without one."""
+    tag = view.tags.get(Tag.VECTOR_TABLE)
+    return None if tag is None else in_repo(tag, repo)
+
+
+def in_repo(path: str, repo: Path | None) -> Path:
+    """Return a path of the registry, which may be relative to the feature repo."""
+    return Path(repo or ".") / path
+
+
+def source_views_of(view: FeatureView) -> dict[str | None, str]:
+    """Return the names of the views that a view of ours is derived from, by role."""
+    return {source.tags.get(Tag.ROLE): source.name for source in view.source_views or []}
+
+
+def registered_model(
+    view: FeatureView, *, spec: ActivitySpec, items: FeatureView, repo: Path | None
+) -> ModelDescription:
+    """Return the model of a registered embedding view, after checking that it is still the same.
+
+    Raises
+    ------
+    InvalidInput
+        The SavedModel is gone, corrupt or another than the one that was applied.
+    """
+    path = in_repo(view.tags[Tag.MODEL_PATH], repo)
+    embedding = item_embedding_of(items)
+    packaged = (path / "assets.extra").is_dir()
+    model = describe_model(
+        ActivityModel(
+            path,
+            name=view.tags[Tag.MODEL],
+            version=view.tags[Tag.MODEL_VERSION],
+            spec=None if packaged else spec,
+            item_embedding=None if packaged else embedding,
+        ),
+        spec=spec,
+        item_embedding=embedding,
+    )
+    if model.fingerprint != view.tags[Tag.MODEL_FINGERPRINT]:
+        raise InvalidInput(
+            f"model {model.name!r}: the SavedModel at {path} should be the one that was "
+            f"applied, fingerprint {view.tags[Tag.MODEL_FINGERPRINT]}. Received: "
+            f"{model.fingerprint}. Run `feast apply` to publish the changed model"
+        )
+    return model
 
 
 def sequence_view(
@@ -130,10 +220,112 @@ def embedding_views(
     InvalidInput
         A model does not keep the contract, or was made for another spec or item embedding.
     """
-    spec = ActivitySpec.from_dict(json.loads(sequence.tags[Tag.SPEC]))
+    spec = spec_of(sequence)
     described = describe_models(models, spec=spec, item_embedding=item_embedding_of(items))
     views = [_embedding_view(m, sequence, items, member, snapshots, repo, owner) for m in described]
     return {view.name: view for view in views}
+
+
+def realtime_views(
+    views: Mapping[str, FeatureView],
+    *,
+    sequence: FeatureView,
+    job: Entity,
+    repo: Path,
+    owner: str = "",
+) -> dict[str, OnDemandFeatureView]:
+    """Return an on-demand view `<name>_realtime` for each embedding view.
+
+    Its features are those of the embedding view as of the request, and where they came from.
+
+    Parameters
+    ----------
+    views : embedding views by name.
+    sequence : the view of stored sequences.
+    job : entity; its `value_type` is the type of `recent_job_ids`.
+    repo : folder of the feature repo.
+    """
+    request = RequestSource(
+        name="recent_activity",
+        schema=[
+            Field(
+                name=names.RECENT_JOB_IDS,
+                dtype=Array(_id_type(job)),
+                description="Jobs of activity that the stored sequence may not hold yet, or null.",
+            ),
+            Field(
+                name=names.RECENT_ACTIONS,
+                dtype=Array(String),
+                description="Action names of the same activity, or null.",
+            ),
+            Field(
+                name=names.RECENT_TIMESTAMPS,
+                dtype=Array(UnixTimestamp),
+                description="Times: datetimes, epoch seconds or ISO strings; or null.",
+            ),
+            Field(
+                name=names.REQUEST_TIMESTAMP,
+                dtype=UnixTimestamp,
+                description="The cut-off; null: now, and in a training join the label's time.",
+            ),
+        ],
+        description="What a member did in the last seconds.",
+        owner=owner,
+    )
+    made = [_realtime_view(view, sequence, request, repo) for view in views.values()]
+    return {view.name: view for view in made}
+
+
+class _DeclaredView(OnDemandFeatureView):
+    """An on-demand view whose schema is declared.
+
+    Feast would call its function with made-up inputs at every `feast apply` to infer a schema,
+    and so import TensorFlow and load the model. In the registry it is a plain on-demand view.
+    """
+
+    def infer_features(self) -> None:
+        """Leave the schema as declared."""
+
+
+def _realtime_view(
+    view: FeatureView, sequence: FeatureView, request: RequestSource, repo: Path
+) -> OnDemandFeatureView:
+    name = names.realtime_name(view.name)
+    # Feast keeps a function's source in the registry and makes the function from it again in each
+    # process. So it is written as source here, complete in itself.
+    source = (
+        f"def {name}(inputs):\n"
+        "    from transformations.serving import embed_request\n\n"
+        "    return embed_request(\n"
+        f"        inputs, repo={str(repo.resolve())!r}, view={view.name!r}, "
+        f"release={release_of(view)!r}\n"
+        "    )\n"
+    )
+    made: dict[str, Any] = {}
+    exec(source, made)
+    features = [*view.features, *request_time_fields()]
+    return _DeclaredView(
+        name=name,
+        sources=[
+            sequence[[names.ACTIVITY_JOB_IDS, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]],
+            request,
+        ],
+        # Feast does not keep the descriptions of an on-demand view's features, and then refuses
+        # feature services whose projection has them.
+        schema=[Field(name=field.name, dtype=field.dtype) for field in features],
+        udf=made[name],
+        udf_string=source,
+        mode="python",
+        description=f"{view.description} As of the request, with the request's own activity.",
+        tags={**view.tags, Tag.ROLE: Role.REALTIME},
+        owner=view.owner,
+    )
+
+
+def release_of(view: FeatureView) -> str:
+    """Return a short name of what an embedding view computes with: model, version and vectors."""
+    tags = {key: value for key, value in view.tags.items() if key != Tag.MODEL_PATH}
+    return hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _embedding_view(

@@ -17,6 +17,14 @@ ACTIVITY_TIMES = "activity_times"
 ACTIVITY_COUNT = "activity_count"
 LAST_ACTIVITY_AT = "last_activity_at"
 
+NEW_ACTIVITY_COUNT = "new_activity_count"
+
+RECENT_JOB_IDS = "recent_job_ids"
+RECENT_ACTIONS = "recent_actions"
+RECENT_TIMESTAMPS = "recent_timestamps"
+RECENT_COLUMNS = (RECENT_JOB_IDS, RECENT_ACTIONS, RECENT_TIMESTAMPS)
+REQUEST_TIMESTAMP = "request_timestamp"
+
 MEMBER_ACTIVITY = "member_activity"
 JOB_EMBEDDING = "job_embedding"
 MEMBER_ACTIVITY_SEQUENCE = "member_activity_sequence"
@@ -25,6 +33,11 @@ MEMBER_ACTIVITY_SEQUENCE = "member_activity_sequence"
 def embedding_view_name(model_name: str) -> str:
     """Return the name of the feature view that publishes `model_name`."""
     return f"member_activity_embedding_{model_name}"
+
+
+def realtime_name(view_name: str) -> str:
+    """Return the name of the on-demand feature view that recomputes an embedding view."""
+    return f"{view_name}_realtime"
 
 
 class Tag:
@@ -39,6 +52,7 @@ class Tag:
     ITEM_EMBEDDING = "item_embedding"
     ITEM_EMBEDDING_VERSION = "item_embedding_version"
     ITEM_EMBEDDING_DIMENSION = "item_embedding_dimension"
+    VECTOR_TABLE = "vector_table"
 
 
 class Role:
@@ -48,6 +62,7 @@ class Role:
     ITEMS = "item_embeddings"
     SEQUENCE = "sequence"
     EMBEDDING = "embedding"
+    REALTIME = "realtime_embedding"
 
 
 # The inputs that a model may name in its `serving_default` signature.

@@ -26,7 +26,8 @@ from feast.protos.feast.types.Value_pb2 import Int32List, Int64List, StringList,
 from tqdm import tqdm
 
 from transformations import names
-from transformations.snapshots import SnapshotSink, to_datetime
+from transformations.snapshots import SnapshotSink
+from transformations.times import to_datetime
 
 WRITE_BATCH = 10_000
 """Rows a call of the store, unless Feast's `materialization.online_write_batch_size` says."""

@@ -29,9 +29,10 @@ from transformations.feature_tables import embedding_batch, sequence_batch
 from transformations.item_vectors import ItemVectors
 from transformations.model import ModelDescription
 from transformations.sequences import Sequences, make_sequences, members_active
-from transformations.snapshots import SnapshotSink, read_facts, to_datetime
+from transformations.snapshots import SnapshotSink, read_facts
 from transformations.spec import ActivitySpec, describe_mismatch
 from transformations.tables import codes_of, sorted_union
+from transformations.times import to_datetime
 
 MEMBERS_AT_ONCE = 32_768
 """Members held in memory together: their sequences and every model's vectors."""

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +27,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transformations.errors import InvalidInput
+from transformations.times import to_datetime, to_us
 
 PARTITION = "as_of="
 FILE = "snapshot.parquet"
 PUBLISHED = "_published.json"
 FACTS = b"activity_embeddings"
 """Key of the parquet metadata that says what a snapshot was computed with."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def to_datetime(us: int) -> datetime:
-    """Return microseconds since the epoch as a UTC datetime."""
-    return _EPOCH + timedelta(microseconds=int(us))
-
-
-def to_us(moment: datetime) -> int:
-    """Return microseconds since the epoch; a naive datetime is taken as UTC, as in Feast."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (aware - _EPOCH) // timedelta(microseconds=1)
 
 
 def partition_name(as_of: int) -> str:

@@ -23,9 +23,9 @@ from transformations import names
 from transformations.errors import InvalidInput
 from transformations.events import ActivityEvents
 from transformations.item_vectors import ItemVectors
-from transformations.snapshots import to_datetime, to_us
 from transformations.spec import ActivitySpec, ItemEmbedding
 from transformations.tables import require_columns
+from transformations.times import to_datetime, to_us
 
 READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -107,13 +108,15 @@ def rank_encode(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
 
 def codes_of(values: pa.Array, ids: pa.Array, *, what: str = names.MEMBER_ID) -> np.ndarray:
-    """Look ids up: int32 positions of `values` in `ids`, -1 where absent.
+    """Look ids up: int32 positions of `values` in the distinct `ids`, -1 where absent.
 
     Raises
     ------
     InvalidInput
         The two have different types; `what` names them.
     """
+    if values is ids:
+        return np.arange(len(ids), dtype=np.int32)
     if len(ids) == 0 or len(values) == 0:
         return np.full(len(values), -1, dtype=np.int32)
     if values.type != ids.type:
@@ -133,6 +136,10 @@ def sorted_union(*ids: pa.Array) -> pa.Array:
     return distinct.take(pc.sort_indices(distinct))
 
 
+FEW_QUERIES = 8
+"""Up to so many queries are faster one by one than together."""
+
+
 def bisect(
     sorted_times: np.ndarray, low: np.ndarray, high: np.ndarray, value: np.ndarray, *, right: bool
 ) -> np.ndarray:
@@ -150,10 +157,15 @@ def bisect(
     -------
     int64 [n]; positions in `sorted_times`.
     """
+    if len(low) <= FEW_QUERIES:
+        side: Literal["left", "right"] = "right" if right else "left"
+        found = [
+            first + np.searchsorted(sorted_times[first:last], wanted, side=side)
+            for first, last, wanted in zip(low, high, value, strict=True)
+        ]
+        return np.array(found, dtype=np.int64)
     low = low.astype(np.int64, copy=True)
     high = high.astype(np.int64, copy=True)
-    if len(sorted_times) == 0:
-        return low
     last = len(sorted_times) - 1
     for _ in range(int((high - low).max(initial=0)).bit_length()):
         middle = (low + high) >> 1

@@ -1,0 +1,311 @@
+"""The on-demand transformation: embeddings as of the request, from activity that is seconds old.
+
+    stored sequence + the request's own activity -> merged -> make_sequences -> model
+
+The cut-off is the time of the request. Sequences and embeddings are made by the functions that
+make them in batch, so with no new activity the two agree. This module knows nothing of processes
+and preloading; see `serving`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from feast.errors import FeastError
+
+from transformations import names
+from transformations.embedding import Embedder
+from transformations.errors import InvalidInput
+from transformations.events import ActivityEvents
+from transformations.item_vectors import ItemVectors
+from transformations.merge import Activity, as_events, merge_activities
+from transformations.sequences import Sequences, make_sequences
+from transformations.spec import ActivitySpec
+from transformations.times import to_datetime, to_us
+
+CLOCK_TOLERANCE_US = 60_000_000
+"""How far ahead of this machine's clock a request's time may be."""
+LARGEST_SECONDS = 1e11
+"""Epoch seconds past this (the year 5138) are milliseconds sent by mistake."""
+_SECOND = 1_000_000
+
+JobVectorLookup = Callable[[pa.Array], tuple[ItemVectors, np.ndarray]]
+"""Takes distinct ascending job ids; returns the vectors of those that have one, and a bool array
+that says which do. The vectors' `job_ids` are the given array itself where all do."""
+
+
+class InvalidRequest(InvalidInput, FeastError):
+    """A request that cannot be understood; `feast serve` answers 422 with the message."""
+
+    def http_status_code(self) -> int:
+        """Say that the request is at fault, not the server."""
+        return 422
+
+    def __str__(self) -> str:
+        # Feast rebuilds an error that a server sent without calling its constructor.
+        return getattr(self, "__overridden_message__", None) or self.message
+
+
+@dataclass
+class RequestReport:
+    """What a request held, for counters.
+
+    Attributes
+    ----------
+    members : int. Members asked for.
+    empty : int. Members left without any activity.
+    unknown_jobs, unknown_actions, future : int. Events left out, and why.
+    newest_ages : list of float. Seconds from the newest event used to the request, by member.
+    """
+
+    members: int = 0
+    empty: int = 0
+    unknown_jobs: int = 0
+    unknown_actions: int = 0
+    future: int = 0
+    newest_ages: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RequestTimeResult:
+    """n members as of a request.
+
+    Attributes
+    ----------
+    vectors : float32 [n, d] by output name; zero for a member without activity.
+    sequences : n sequences.
+    new : int64 [n]; positions of the sequence that came with the request.
+    report : what the request held.
+    """
+
+    vectors: dict[str, np.ndarray]
+    sequences: Sequences
+    new: np.ndarray
+    report: RequestReport
+
+
+class RequestParser:
+    """Reads the columns that Feast hands to an on-demand function.
+
+    Parameters
+    ----------
+    spec : names the actions.
+    string_ids : bool. Whether job ids are strings.
+    """
+
+    def __init__(self, spec: ActivitySpec, *, string_ids: bool) -> None:
+        self._actions = {name: spec.vocabulary.index(name) for name in spec.actions}
+        self._id_type: type[int] | type[str] = str if string_ids else int
+
+    def stored(self, inputs: Mapping[str, Sequence[Any]], row: int) -> list[Activity]:
+        """Return a member's stored sequence; none where the store has no row."""
+        times = inputs[names.ACTIVITY_TIMES][row]
+        if times is None or not len(times):
+            return []
+        jobs = inputs[names.ACTIVITY_JOB_IDS][row]
+        actions = inputs[names.ACTIVITY_ACTIONS][row]
+        return list(zip(times, jobs, actions, strict=True))
+
+    def recent(
+        self, inputs: Mapping[str, Sequence[Any]], row: int, report: RequestReport
+    ) -> tuple[list[Activity], list[Activity]]:
+        """Return the request's own activity, and the part of it whose times are cut to seconds.
+
+        Raises
+        ------
+        InvalidRequest
+            Lists of unequal length, ids or times of another type.
+        """
+        columns = [inputs[name][row] for name in names.RECENT_COLUMNS]
+        lists = [[] if column is None else column for column in columns]
+        if not all(map(_is_list, lists)) or len(set(map(len, lists))) > 1:
+            received = ", ".join(
+                f"{name} {_length_of(column)}"
+                for name, column in zip(names.RECENT_COLUMNS, columns, strict=True)
+            )
+            raise InvalidRequest(
+                f"{_who(inputs, row)}: {', '.join(names.RECENT_COLUMNS)} should be lists of "
+                f"equal length, or null. Received: {received}"
+            )
+        recent: list[Activity] = []
+        cut: list[Activity] = []
+        online = names.EVENT_TIMESTAMP not in inputs
+        for job, action, moment in zip(*lists, strict=True):
+            if isinstance(job, np.generic):
+                job = job.item()
+            if not isinstance(job, self._id_type) or isinstance(job, bool):
+                raise InvalidRequest(
+                    f"{_who(inputs, row)}: {names.RECENT_JOB_IDS} should hold "
+                    f"{self._id_type.__name__} ids. Received: {job!r}"
+                )
+            time = _parse_time(moment, names.RECENT_TIMESTAMPS, inputs, row)
+            action_id = self._actions.get(action)
+            if action_id is None:
+                report.unknown_actions += 1
+                continue
+            recent.append((time, job, action_id))
+            if online and isinstance(moment, datetime) and not moment.microsecond:
+                cut.append((time, job, action_id))
+        return recent, cut
+
+    def moment(self, inputs: Mapping[str, Sequence[Any]], row: int) -> tuple[int, int]:
+        """Return (cut-off, slack) in microseconds.
+
+        The slack is how much later than the cut-off an event of the request itself may be: Feast
+        cuts an online request's datetimes to seconds, so that an event of the second in which
+        the request was made may look as late as the request. A training join (its rows have an
+        `event_timestamp`) has no slack, and no cut-off after its label.
+
+        Raises
+        ------
+        InvalidRequest
+            The time is no time, or lies in the future.
+        """
+        given = inputs[names.REQUEST_TIMESTAMP][row]
+        missing = given is None or given != given
+        if names.EVENT_TIMESTAMP in inputs:
+            label = to_us(inputs[names.EVENT_TIMESTAMP][row])
+            if missing:
+                return label, 0
+            return min(label, _parse_time(given, names.REQUEST_TIMESTAMP, inputs, row)), 0
+        now = to_us(datetime.now(UTC))
+        if missing:
+            return now, 0
+        time = _parse_time(given, names.REQUEST_TIMESTAMP, inputs, row)
+        if time > now + CLOCK_TOLERANCE_US:
+            raise InvalidRequest(
+                f"{_who(inputs, row)}: {names.REQUEST_TIMESTAMP} should not be in the future. "
+                f"Received: {to_datetime(time)}, now {to_datetime(now)}"
+            )
+        return time, _SECOND if isinstance(given, datetime) and not given.microsecond else 0
+
+
+def embed_at_request(
+    inputs: Mapping[str, Sequence[Any]],
+    *,
+    parser: RequestParser,
+    spec: ActivitySpec,
+    embedder: Embedder,
+    lookup: JobVectorLookup,
+) -> RequestTimeResult:
+    """Embed n members as of their requests, by one model.
+
+    Parameters
+    ----------
+    inputs : columns by name, n values each: the stored sequence's lists, the request's
+        `recent_*` lists, and `request_timestamp`.
+    parser : reads them.
+    spec : window and length.
+    embedder : holds the model.
+    lookup : gives job vectors.
+
+    Raises
+    ------
+    InvalidRequest
+        The request cannot be understood.
+    InvalidInput
+        The model gave a value that is not finite.
+    """
+    count = len(inputs[names.ACTIVITY_TIMES])
+    report = RequestReport(members=count)
+    as_of = np.empty(count, dtype=np.int64)
+    merged: list[list[Activity]] = []
+    new: list[list[Activity]] = []
+    for row in range(count):
+        recent, cut = parser.recent(inputs, row, report)
+        moment, slack = parser.moment(inputs, row)
+        if recent:
+            past = [activity for activity in recent if activity[0] < moment + slack]
+            report.future += len(recent) - len(past)
+            moment = max([moment, *(time + 1 for time, _, _ in past)])
+            recent = past
+        activities, fresh = merge_activities(parser.stored(inputs, row), recent, cut)
+        as_of[row] = moment
+        merged.append(activities)
+        new.append(fresh)
+
+    events, vectors = _known_events(merged, lookup, report)
+    sequences = make_sequences(events, events.member_ids, as_of, spec=spec, vectors=vectors)
+    (embedded,) = embedder(sequences, vectors).values()
+    report.unknown_jobs += int(sequences.unknown.sum())
+    report.empty = count - int(np.count_nonzero(sequences.count))
+    report.newest_ages = [
+        (int(moment) - int(newest)) / _SECOND
+        for moment, newest in zip(as_of, sequences.time[:, -1], strict=True)
+        if newest
+    ]
+    kept = np.array(
+        [_count_new(sequences, row, fresh) for row, fresh in enumerate(new)], dtype=np.int64
+    )
+    return RequestTimeResult(embedded, sequences, kept, report)
+
+
+def _known_events(
+    merged: list[list[Activity]], lookup: JobVectorLookup, report: RequestReport
+) -> tuple[ActivityEvents, ItemVectors]:
+    """Return the events on jobs that have a vector at all, and the vectors."""
+    events = as_events(merged)
+    vectors, known = lookup(events.job_ids)
+    if known.all():
+        return events, vectors
+    jobs = set(vectors.job_ids.to_pylist())
+    report.unknown_jobs += int(np.count_nonzero(~known[events.job]))
+    events = as_events([[a for a in activities if a[1] in jobs] for activities in merged])
+    # The same ids; as the same object they need no look-up.
+    return events, replace(vectors, job_ids=events.job_ids)
+
+
+def _count_new(sequences: Sequences, row: int, new: list[Activity]) -> int:
+    """Count the positions of a sequence that came with the request."""
+    if not new or not sequences.count[row]:
+        return 0
+    filled = slice(-int(sequences.count[row]), None)
+    jobs = [sequences.job_ids[job].as_py() for job in sequences.job[row, filled].tolist()]
+    times = sequences.time[row, filled].tolist()
+    actions = sequences.action[row, filled].tolist()
+    return len(set(new).intersection(zip(times, jobs, actions, strict=True)))
+
+
+def _parse_time(value: Any, column: str, inputs: Mapping[str, Sequence[Any]], row: int) -> int:
+    """Return a datetime, epoch seconds or an ISO string as microseconds since the epoch."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    try:
+        if isinstance(value, str):
+            return to_us(datetime.fromisoformat(value))
+        if isinstance(value, datetime):
+            return to_us(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if not math.isfinite(value) or abs(value) > LARGEST_SECONDS:
+                raise ValueError("not a time in seconds; milliseconds?")
+            return round(value * _SECOND)
+    except (ValueError, OverflowError) as error:
+        received = f"{value!r} ({error})"
+    else:
+        received = f"{value!r} of type {type(value).__name__}"
+    raise InvalidRequest(
+        f"{_who(inputs, row)}: {column} should be a datetime, seconds since the epoch or an ISO "
+        f"8601 string. Received: {received}"
+    )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple | np.ndarray)
+
+
+def _length_of(value: Any) -> str:
+    if value is None:
+        return "null"
+    return f"of length {len(value)}" if _is_list(value) else f"{value!r}"
+
+
+def _who(inputs: Mapping[str, Sequence[Any]], row: int) -> str:
+    """Return how errors call a row of the request."""
+    members = inputs.get(names.MEMBER_ID)
+    return f"request row {row}" if members is None else f"request of member {members[row]!r}"

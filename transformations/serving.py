@@ -1,0 +1,315 @@
+"""What a serving process holds: models, the vector table, and the way to the online store.
+
+Feast hands an on-demand function its inputs and nothing else, so what it needs lives here, once a
+process and feature repo. `feature_repo/static_artifacts.py` fills it when `feast serve` starts;
+in a process of your own call `preload` yourself, or the first request pays for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from feast import FeatureStore, FeatureView
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
+from transformations import names
+from transformations.embedding import Embedder
+from transformations.errors import InvalidInput
+from transformations.feature_views import (
+    has_string_ids,
+    item_embedding_of,
+    registered_model,
+    release_of,
+    source_views_of,
+    spec_of,
+    vector_table_of,
+)
+from transformations.item_vectors import ItemVectors
+from transformations.names import Role, Tag
+from transformations.request_time import RequestParser, RequestTimeResult, embed_at_request
+from transformations.serving_metrics import count_error, count_request
+from transformations.times import to_us
+from transformations.vector_table import VectorTableReader
+
+_log = logging.getLogger(__name__)
+MEMBERS_A_CALL = 65_536
+"""Members a model call: a request of any usual size is one call."""
+
+
+class JobVectors:
+    """Job vectors at request time: from the table, and newer jobs from the online store.
+
+    Parameters
+    ----------
+    store : the feature store.
+    view : the view of job vectors.
+    """
+
+    def __init__(self, store: FeatureStore, view: FeatureView) -> None:
+        self._store, self._view = store, view
+        self._embedding = item_embedding_of(view)
+        self._string_ids = has_string_ids(view)
+        self._table = VectorTableReader(vector_table_of(view, store.repo_path), self._embedding)
+
+    def __call__(self, job_ids: pa.Array) -> tuple[ItemVectors, np.ndarray]:
+        """Look distinct, ascending ids up; see `request_time.JobVectorLookup`."""
+        table = self._table.table()
+        codes = table.codes(job_ids.to_numpy(zero_copy_only=False))
+        known = codes >= 0
+        if known.all():
+            return table.take(job_ids, codes, {}), known
+        newer = self._read_online(job_ids, np.flatnonzero(~known))
+        known[list(newer)] = True
+        if known.all():
+            return table.take(job_ids, codes, newer), known
+        position = np.cumsum(known) - 1
+        newer = {int(position[i]): found for i, found in newer.items()}
+        return table.take(job_ids.filter(pa.array(known)), codes[known], newer), known
+
+    def _read_online(
+        self, job_ids: pa.Array, missing: np.ndarray
+    ) -> dict[int, tuple[int, np.ndarray]]:
+        """Return (time, vector) of the jobs that the online store has, in one read."""
+        (join_key,) = self._view.join_keys
+        ids = job_ids.take(pa.array(missing)).to_pylist()
+        keys = [
+            EntityKey(
+                join_keys=[join_key],
+                entity_values=[Value(string_val=job) if self._string_ids else Value(int64_val=job)],
+            )
+            for job in ids
+        ]
+        rows = self._store._get_provider().online_read(
+            self._store.config, self._view, keys, [names.EMBEDDING]
+        )
+        found = {}
+        for position, job, (time, features) in zip(missing, ids, rows, strict=True):
+            if time is None or not features or names.EMBEDDING not in features:
+                continue
+            vector = np.array(features[names.EMBEDDING].float_list_val.val, dtype=np.float32)
+            if len(vector) != self._embedding.dimension:
+                raise InvalidInput(
+                    f"{self._view.name} (online): expected a vector of length "
+                    f"{self._embedding.dimension} for job {job!r}. Received: {len(vector)}"
+                )
+            found[int(position)] = (to_us(time), vector)
+        return found
+
+
+class ServedModel:
+    """One embedding view, ready to be recomputed.
+
+    Parameters
+    ----------
+    store : the feature store.
+    view : the embedding view.
+
+    Raises
+    ------
+    InvalidInput
+        The model is gone, or cannot be loaded.
+    """
+
+    def __init__(self, store: FeatureStore, view: FeatureView) -> None:
+        registry, project = store.registry, store.project
+        sources = source_views_of(view)
+        sequence = registry.get_feature_view(sources[Role.SEQUENCE], project)
+        items = registry.get_feature_view(sources[Role.ITEMS], project)
+        self.release = release_of(view)
+        self.spec = spec_of(sequence)
+        self.model = registered_model(view, spec=self.spec, items=items, repo=store.repo_path)
+        self._parser = RequestParser(self.spec, string_ids=has_string_ids(items))
+        self._lookup = JobVectors(store, items)
+        self._embedder = Embedder([self.model], batch_size=MEMBERS_A_CALL, single=True)
+
+    def __call__(self, inputs: Mapping[str, Sequence[Any]]) -> RequestTimeResult:
+        """Embed the members of a request; see `request_time.embed_at_request`."""
+        try:
+            result = embed_at_request(
+                inputs,
+                parser=self._parser,
+                spec=self.spec,
+                embedder=self._embedder,
+                lookup=self._lookup,
+            )
+        except Exception:
+            count_error(self.model.name)
+            raise
+        count_request(self.model.name, result.report)
+        return result
+
+
+class ServingState:
+    """The models of one feature repo that this process has loaded.
+
+    Parameters
+    ----------
+    store : the feature store from which definitions and newer job vectors are read.
+    """
+
+    def __init__(self, store: FeatureStore) -> None:
+        self.store = store
+        self._models: dict[str, ServedModel] = {}
+        self._lock = threading.Lock()
+
+    def preload(self) -> list[str]:
+        """Load every embedding view's model; return the names of the views.
+
+        Raises
+        ------
+        InvalidInput
+            One or more could not be loaded. The others were.
+        """
+        views = [
+            view
+            for view in self.store.list_batch_feature_views()
+            if view.tags.get(Tag.ROLE) == Role.EMBEDDING
+        ]
+        problems = []
+        for view in views:
+            try:
+                self.model(view.name, release_of(view))
+            except InvalidInput as error:
+                problems.append(str(error))
+        if problems:
+            raise InvalidInput("; ".join(problems))
+        return [view.name for view in views]
+
+    def model(self, view_name: str, release: str) -> ServedModel:
+        """Return the model of an embedding view, loading it at first use.
+
+        Parameters
+        ----------
+        view_name : the embedding view.
+        release : what the on-demand view was applied for, see `release_of`.
+
+        Raises
+        ------
+        InvalidInput
+            The registry has another release, or the model cannot be loaded.
+        """
+        served = self._models.get(view_name)
+        if served is not None and served.release == release:
+            return served
+        with self._lock:
+            served = self._models.get(view_name)
+            if served is None or served.release != release:
+                served = self._models[view_name] = self._load(view_name, release)
+            return served
+
+    def _load(self, view_name: str, release: str) -> ServedModel:
+        registry, project = self.store.registry, self.store.project
+        view = registry.get_feature_view(view_name, project)
+        if release_of(view) != release:
+            raise InvalidInput(
+                f"{view_name}: expected release {release}, for which its on-demand view was "
+                f"applied. Received from the registry: {release_of(view)}. Run `feast apply`, "
+                "and restart servers that hold an older registry"
+            )
+        _log.info("loading the model of %s", view_name)
+        return ServedModel(self.store, view)
+
+
+_states: dict[Path, ServingState] = {}
+_states_lock = threading.Lock()
+
+
+def preload(repo: str | Path | FeatureStore) -> list[str]:
+    """Load TensorFlow, every model and the vector table, so that no request has to.
+
+    Parameters
+    ----------
+    repo : the folder of the feature repo, or the feature store that the process serves from.
+
+    Returns
+    -------
+    list of str. The embedding views that are ready.
+
+    Raises
+    ------
+    InvalidInput
+        One or more models could not be loaded. The others were.
+    """
+    store = repo if isinstance(repo, FeatureStore) else FeatureStore(repo_path=str(repo))
+    path = Path(store.repo_path or ".").resolve()
+    with _states_lock:
+        state = _states[path] = ServingState(store)
+    return state.preload()
+
+
+def _state_of(repo: Path) -> ServingState:
+    """Return the state for the repo in which an on-demand view was applied.
+
+    On a machine where that folder does not exist, the one repo that was preloaded stands for it.
+    """
+    state = _states.get(repo)
+    if state is not None:
+        return state
+    with _states_lock:
+        if repo not in _states:
+            if not repo.is_dir() and len(_states) == 1:
+                return next(iter(_states.values()))
+            _states[repo] = ServingState(FeatureStore(repo_path=str(repo)))
+        return _states[repo]
+
+
+def embed_request(
+    inputs: Mapping[str, Sequence[Any]], *, repo: str, view: str, release: str
+) -> dict[str, Any]:
+    """Compute the features of an on-demand view; its function in the registry calls this.
+
+    Parameters
+    ----------
+    inputs : columns by name, as Feast hands them to a function of mode "python".
+    repo : folder of the feature repo in which the view was applied.
+    view : name of the embedding view that is recomputed.
+    release : see `release_of`.
+
+    Returns
+    -------
+    dict. The model's outputs, `activity_count`, `new_activity_count` and `last_activity_at`:
+        lists for an online request, Arrow arrays for a training join.
+
+    Raises
+    ------
+    InvalidRequest
+        The request cannot be understood.
+    InvalidInput
+        The model or the vector table cannot be read.
+    """
+    result = _state_of(Path(repo)).model(view, release)(inputs)
+    newest = result.sequences.time[:, -1]
+    if names.EVENT_TIMESTAMP in inputs:
+        return _as_arrow(result, newest)
+    features: dict[str, list[Any]] = {
+        output: vectors.tolist() for output, vectors in result.vectors.items()
+    }
+    features[names.ACTIVITY_COUNT] = result.sequences.count.tolist()
+    features[names.NEW_ACTIVITY_COUNT] = result.new.tolist()
+    features[names.LAST_ACTIVITY_AT] = [
+        datetime.fromtimestamp(time // 1_000_000, UTC) if time else None for time in newest.tolist()
+    ]
+    # With `full_feature_names`, Feast looks for the features of a Python function under these.
+    realtime = names.realtime_name(view)
+    return features | {f"{realtime}__{name}": values for name, values in features.items()}
+
+
+def _as_arrow(result: RequestTimeResult, newest: np.ndarray) -> dict[str, pa.Array]:
+    """Return the features with the types of the batch view, which Feast would else infer."""
+    features: dict[str, pa.Array] = {}
+    for output, vectors in result.vectors.items():
+        offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
+        features[output] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.ravel()))
+    features[names.ACTIVITY_COUNT] = pa.array(result.sequences.count, pa.int64())
+    features[names.NEW_ACTIVITY_COUNT] = pa.array(result.new, pa.int64())
+    times = pa.array(newest, pa.int64(), mask=newest == 0)
+    features[names.LAST_ACTIVITY_AT] = times.cast(pa.timestamp("us", "UTC"))
+    return features
