@@ -1,11 +1,20 @@
 """What `feast serve` loads before its first request: TensorFlow, every model, the vector table."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
 
 def load_artifacts(app: Any) -> None:
     """Feast calls this when a server starts."""
+    from transformations.entity_rows import explain_refusals
     from transformations.serving import preload
 
-    preload(Path(__file__).parent)
+    explain_refusals(app)
+    try:
+        preload(Path(__file__).parent)
+    finally:
+        # What is loaded stays: the garbage collector need not walk through it, which would hold
+        # up a request for a quarter of a second every now and then.
+        gc.collect()
+        gc.freeze()

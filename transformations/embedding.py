@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,14 +18,16 @@ from transformations.errors import InvalidInput
 from transformations.item_vectors import ItemVectors
 from transformations.model import ModelDescription
 from transformations.saved_model import SIGNATURE
-from transformations.sequences import Sequences
+from transformations.sequences import MICROSECONDS_PER_DAY, Sequences
 
 _log = logging.getLogger(__name__)
 
 BATCH_SIZE = 1024
 """Members a model call; larger batches are not faster and need more memory."""
-COMPILED_TOLERANCE = 1e-5
-"""How far a compiled model may be from the SavedModel, relative to the largest value of a probe."""
+SMALL_BATCH = 64
+"""Up to so many members a converted model is faster than the SavedModel."""
+CONVERTED_TOLERANCE = 1e-5
+"""How far a converted model may be from the SavedModel; relative where values are above 1."""
 
 
 class Embedder:
@@ -37,9 +40,9 @@ class Embedder:
     ----------
     models : the models, as checked by `describe_models`.
     batch_size : int. Members a call.
-    single : bool. Whether to compile, in addition, a function for one sequence alone, as requests
-        bring them: calling it costs a fraction of a call of the SavedModel. Models that XLA
-        refuses, or gives other values for, are left to the general function.
+    small_batches : bool. Whether to convert the models, in addition, for the few members that a
+        request asks for: such a call costs a fraction of one of the SavedModel. Models that
+        cannot be converted, or would give other values, stay as they are.
 
     Raises
     ------
@@ -52,7 +55,7 @@ class Embedder:
         models: Sequence[ModelDescription],
         *,
         batch_size: int = BATCH_SIZE,
-        single: bool = False,
+        small_batches: bool = False,
     ) -> None:
         self.models = list(models)
         self.batch_size = batch_size
@@ -61,7 +64,7 @@ class Embedder:
         signatures = [loaded.signatures[SIGNATURE] for loaded in self._loaded]
         self._step = _build_step(list(zip(self.models, signatures, strict=True)))
         self._matrix: tuple[ItemVectors | None, Any] = (None, None)
-        self._single = _compile_single(self.models, signatures, self._step) if single else None
+        self._converted = _convert(self.models, signatures) if small_batches else None
 
     def __call__(
         self, sequences: Sequences, vectors: ItemVectors
@@ -95,7 +98,7 @@ class Embedder:
         for start in range(0, len(rows), self.batch_size):
             part = slice(start, start + self.batch_size)
             target = part if active is None else active[part]
-            outputs = self._embed(vectors, rows[part], actions[part], ages[part])
+            outputs = self._call(vectors, rows[part], actions[part], ages[part])
             for model, embedded in zip(self.models, outputs, strict=True):
                 for output, values in embedded.items():
                     results[model.name][output][target] = values
@@ -104,18 +107,28 @@ class Embedder:
                 _require_finite(model, output, values)
         return results
 
-    def _embed(
+    def _call(
         self, vectors: ItemVectors, rows: np.ndarray, actions: np.ndarray, ages: np.ndarray
-    ) -> Any:
+    ) -> list[dict[str, np.ndarray]]:
         """Call every model on one batch."""
-        if self._single is not None and len(rows) == 1:
-            return self._single(vectors.matrix[rows], actions, ages)
+        if self._converted is not None and len(rows) <= SMALL_BATCH:
+            inputs = {
+                names.INPUT_JOB_EMBEDDINGS: vectors.matrix[rows],
+                names.INPUT_ACTIONS: actions,
+                names.INPUT_AGES: ages,
+            }
+            return [model(inputs) for model in self._converted]
+        outputs = self._step(self._constant(vectors), rows, actions, ages)
+        return [{name: values.numpy() for name, values in one.items()} for one in outputs]
+
+    def _constant(self, vectors: ItemVectors) -> Any:
+        """Return the matrix as a tensor; the same vectors are handed over once."""
         known, matrix = self._matrix
         if known is not vectors:
             matrix = tensorflow().constant(vectors.matrix)
             # Both at once: another thread may be calling with other vectors.
             self._matrix = (vectors, matrix)
-        return self._step(matrix, rows, actions, ages)
+        return matrix
 
     def _ages(self, sequences: Sequences) -> np.ndarray:
         """Return the ages, or zeros that cost nothing where no model asks for them."""
@@ -155,9 +168,17 @@ def tensorflow() -> Any:
     return tf
 
 
+_stderr_lock = threading.RLock()
+
+
 @contextmanager
 def _held_back_stderr() -> Iterator[None]:
     """Hold back what native code writes to stderr; show it if the body fails."""
+    with _stderr_lock:
+        yield from _hold_back_stderr()
+
+
+def _hold_back_stderr() -> Iterator[None]:
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as log:
@@ -204,87 +225,89 @@ def _call_all(
     return outputs
 
 
-SingleFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], list[dict[str, Any]]]
+class _ConvertedModel:
+    """A model converted for few sequences at a time.
 
-
-def _compile_single(
-    models: Sequence[ModelDescription], signatures: Sequence[Any], step: Any
-) -> SingleFunction | None:
-    """Return a compiled function of one sequence, or None where it would not give the same.
-
-    Most of the time of a call for one sequence goes into handing tensors over, not into
-    computing. So there is one tensor in, which holds embeddings, actions and ages side by side,
-    and one tensor out, and the compiled function is called without the checks of its arguments.
+    Calling a SavedModel for one sequence takes many times longer than computing it, so a request
+    would spend its time in TensorFlow's machinery. LiteRT runs the same graph without it. One
+    caller at a time: the computation is short beside the rest of a request.
     """
-    if not models:
-        return None
-    tf = tensorflow()
-    length, dimension = models[0].spec.length, models[0].item_embedding.dimension
-    loaded = list(zip(models, signatures, strict=True))
-    outputs = [(i, output) for i, model in enumerate(models) for output in model.outputs]
 
-    @tf.function(
-        jit_compile=True,
-        input_signature=[tf.TensorSpec([1, length, dimension + 2], tf.float32)],
-    )
-    def packed_single(packed: Any) -> Any:
-        embedded = _call_all(
-            loaded,
-            packed[:, :, :dimension],
-            tf.cast(packed[:, :, dimension], tf.int32),
-            packed[:, :, dimension + 1],
+    def __init__(self, model: ModelDescription) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        converter = tensorflow().lite.TFLiteConverter.from_saved_model(
+            str(model.path), signature_keys=[SIGNATURE]
         )
-        return tf.concat([embedded[i][output] for i, output in outputs], axis=1)
+        self._interpreter = Interpreter(model_content=converter.convert(), num_threads=1)
+        self._run = self._interpreter.get_signature_runner(SIGNATURE)
+        self._inputs = list(self._run.get_input_details())
+        self._lock = threading.Lock()
 
-    sizes = np.cumsum([models[i].outputs[output] for i, output in outputs])[:-1]
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the outputs, float32 [n, d]; inputs that the model does not take are ignored."""
+        with self._lock:
+            return self._run(**{name: inputs[name] for name in self._inputs})
 
-    def single(
-        job_embeddings: np.ndarray, actions: np.ndarray, ages: np.ndarray
-    ) -> list[dict[str, Any]]:
-        packed = np.empty((1, length, dimension + 2), dtype=np.float32)
-        packed[:, :, :dimension] = job_embeddings
-        packed[:, :, dimension] = actions
-        packed[:, :, dimension + 1] = ages
-        values = call([tf.constant(packed), *captured]).numpy()
-        results: list[dict[str, Any]] = [{} for _ in models]
-        for (i, output), part in zip(outputs, np.split(values, sizes, axis=1), strict=True):
-            results[i][output] = part
-        return results
 
-    matrix, rows, actions, ages = _probe(length, dimension, len(models[0].spec.actions))
-    expected = step(matrix, rows, actions, ages)
-    try:
-        concrete = packed_single.get_concrete_function()
-        captured = concrete.captured_inputs
-        call = concrete.inference_fn.call_preflattened
-        received = single(matrix[rows], actions, ages)
-    except tf.errors.OpError as error:
-        _log.info("not compiled, %s", str(error).splitlines()[0])
-        return None
-    for model, wanted, got in zip(models, expected, received, strict=True):
-        for output, values in wanted.items():
+def _convert(
+    models: Sequence[ModelDescription], signatures: Sequence[Any]
+) -> list[_ConvertedModel] | None:
+    """Return the models converted for small batches, or None where one would not be the same."""
+    converted = []
+    for model, signature in zip(models, signatures, strict=True):
+        try:
+            with _held_back_stderr():
+                candidate = _ConvertedModel(model)
+                same = _agree(model, candidate, signature)
+        except Exception as error:  # of many kinds, for operations that LiteRT does not know
+            _log.info("model %r stays a SavedModel: %s", model.name, _first_line(error))
+            return None
+        if not same:
+            _log.info("model %r stays a SavedModel: converted, it differs", model.name)
+            return None
+        converted.append(candidate)
+    return converted
+
+
+def _agree(model: ModelDescription, converted: _ConvertedModel, signature: Any) -> bool:
+    """Compare a converted model with its SavedModel on made-up sequences, alone and together."""
+    length = model.spec.length
+    probe = _probe(model, [0, 1, length // 2, length])
+    for rows in ([0], [1], [2], [3], [0, 1, 2, 3]):
+        inputs = {name: values[rows] for name, values in probe.items()}
+        taken = {name: inputs[name] for name in signature.structured_input_signature[1]}
+        received = converted(inputs)
+        for output, values in signature(**_tensors(taken)).items():
             scale = max(1.0, float(np.abs(values).max()))
-            if not np.allclose(values, got[output], rtol=0, atol=COMPILED_TOLERANCE * scale):
-                _log.info("model %r gives other values when compiled; not compiled", model.name)
-                return None
-    return single
+            tolerance = CONVERTED_TOLERANCE * scale
+            if not np.allclose(values, received[output], rtol=0, atol=tolerance, equal_nan=True):
+                return False
+    return True
 
 
-def _probe(
-    length: int, dimension: int, actions: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return (matrix, rows, actions, ages) of one made-up sequence, half of it PAD."""
+def _tensors(inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {name: tensorflow().constant(values) for name, values in inputs.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _probe(model: ModelDescription, filled: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the inputs of made-up sequences with so many activities each."""
     random = np.random.default_rng(0)
-    count = max(1, length // 2)
-    matrix = np.zeros((count + 1, dimension), dtype=np.float32)
-    matrix[:-1] = random.normal(size=(count, dimension)) / np.sqrt(dimension)
-    rows = np.full((1, length), count, dtype=np.int32)
-    rows[0, -count:] = np.arange(count)
-    action = np.zeros((1, length), dtype=np.int32)
-    action[0, -count:] = random.integers(1, actions + 1, count)
-    ages = np.zeros((1, length), dtype=np.float32)
-    ages[0, -count:] = np.sort(random.uniform(0, 28, count))[::-1]
-    return matrix, rows, action, ages
+    shape = (len(filled), model.spec.length)
+    dimension = model.item_embedding.dimension
+    pad = np.arange(model.spec.length) < model.spec.length - np.array(filled)[:, None]
+    vectors = random.normal(size=(*shape, dimension)) / np.sqrt(dimension)
+    actions = random.integers(1, len(model.spec.vocabulary), shape)
+    ages = np.sort(random.uniform(0, model.spec.window_us / MICROSECONDS_PER_DAY, shape))
+    return {
+        names.INPUT_JOB_EMBEDDINGS: np.where(pad[..., None], 0, vectors).astype(np.float32),
+        names.INPUT_ACTIONS: np.where(pad, 0, actions).astype(np.int32),
+        names.INPUT_AGES: np.where(pad, 0, ages[:, ::-1]).astype(np.float32),
+    }
 
 
 def _build_step(loaded: list[tuple[ModelDescription, Any]]) -> Any:
@@ -310,4 +333,6 @@ def _build_step(loaded: list[tuple[ModelDescription, Any]]) -> Any:
             tf.ensure_shape(ages, [None, spec.length]),
         )
 
-    return step
+    # One function for all shapes: TensorFlow's guard against tracing again and again, which warns
+    # of many such objects, is left out.
+    return step.get_concrete_function()

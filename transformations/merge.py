@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import TypeAlias
 
@@ -88,7 +89,7 @@ def as_events(members: Sequence[Sequence[Activity]]) -> ActivityEvents:
     member_start = np.zeros(len(members) + 1, dtype=np.int64)
     np.cumsum([len(activities) for activities in members], out=member_start[1:])
     return ActivityEvents(
-        member_ids=pa.array(np.arange(len(members))),
+        member_ids=_numbers(len(members)),
         job_ids=pa.array(
             distinct, pa.string() if jobs and isinstance(jobs[0], str) else pa.int64()
         ),
@@ -98,3 +99,9 @@ def as_events(members: Sequence[Sequence[Activity]]) -> ActivityEvents:
         time=np.array(times, dtype=np.int64),
         duplicates=0,
     )
+
+
+@lru_cache(maxsize=64)
+def _numbers(count: int) -> pa.Array:
+    """Return 0 to count - 1; requests are of few different sizes."""
+    return pa.array(np.arange(count))

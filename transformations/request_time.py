@@ -241,7 +241,14 @@ def embed_at_request(
         if newest
     ]
     kept = np.array(
-        [_count_new(sequences, row, fresh) for row, fresh in enumerate(new)], dtype=np.int64
+        [
+            # Mostly nothing of a member's activity had to be left out.
+            len(fresh)
+            if sequences.count[row] == len(merged[row])
+            else _count_new(sequences, row, fresh)
+            for row, fresh in enumerate(new)
+        ],
+        dtype=np.int64,
     )
     return RequestTimeResult(embedded, sequences, kept, report)
 

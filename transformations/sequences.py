@@ -116,8 +116,8 @@ def make_sequences(
         part = slice(start, start + QUERIES_AT_ONCE)
         low, high = _windows(events, member[part], as_of[part], spec)
         newest = _newest(low, high, spec.length)
-        meets_late = np.searchsorted(late, low) < np.searchsorted(late, high)
-        if meets_late.any():
+        if len(late):
+            meets_late = np.searchsorted(late, low) < np.searchsorted(late, high)
             newest[meets_late] = _newest_known(
                 low[meets_late],
                 high[meets_late],

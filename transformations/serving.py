@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from feast import FeatureStore, FeatureView
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 
 from transformations import names
 from transformations.embedding import Embedder
@@ -35,6 +33,7 @@ from transformations.feature_views import (
 from transformations.item_vectors import ItemVectors
 from transformations.names import Role, Tag
 from transformations.request_time import RequestParser, RequestTimeResult, embed_at_request
+from transformations.row_updates import entity_keys, read_rows
 from transformations.serving_metrics import count_error, count_request
 from transformations.times import to_us
 from transformations.vector_table import VectorTableReader
@@ -56,7 +55,6 @@ class JobVectors:
     def __init__(self, store: FeatureStore, view: FeatureView) -> None:
         self._store, self._view = store, view
         self._embedding = item_embedding_of(view)
-        self._string_ids = has_string_ids(view)
         self._table = VectorTableReader(vector_table_of(view, store.repo_path), self._embedding)
 
     def __call__(self, job_ids: pa.Array) -> tuple[ItemVectors, np.ndarray]:
@@ -78,27 +76,24 @@ class JobVectors:
         self, job_ids: pa.Array, missing: np.ndarray
     ) -> dict[int, tuple[int, np.ndarray]]:
         """Return (time, vector) of the jobs that the online store has, in one read."""
-        (join_key,) = self._view.join_keys
-        ids = job_ids.take(pa.array(missing)).to_pylist()
-        keys = [
-            EntityKey(
-                join_keys=[join_key],
-                entity_values=[Value(string_val=job) if self._string_ids else Value(int64_val=job)],
-            )
-            for job in ids
-        ]
-        rows = self._store._get_provider().online_read(
-            self._store.config, self._view, keys, [names.EMBEDDING]
+        ids = job_ids.take(pa.array(missing))
+        rows = read_rows(
+            self._store.config,
+            self._store._get_provider().online_store,
+            self._view,
+            entity_keys(self._view, ids),
+            [names.EMBEDDING],
         )
         found = {}
         for position, job, (time, features) in zip(missing, ids, rows, strict=True):
-            if time is None or not features or names.EMBEDDING not in features:
+            if time is None or features is None:
                 continue
             vector = np.array(features[names.EMBEDDING].float_list_val.val, dtype=np.float32)
             if len(vector) != self._embedding.dimension:
                 raise InvalidInput(
                     f"{self._view.name} (online): expected a vector of length "
-                    f"{self._embedding.dimension} for job {job!r}. Received: {len(vector)}"
+                    f"{self._embedding.dimension} for job {job.as_py()!r}. "
+                    f"Received: length {len(vector)}"
                 )
             found[int(position)] = (to_us(time), vector)
         return found
@@ -128,7 +123,7 @@ class ServedModel:
         self.model = registered_model(view, spec=self.spec, items=items, repo=store.repo_path)
         self._parser = RequestParser(self.spec, string_ids=has_string_ids(items))
         self._lookup = JobVectors(store, items)
-        self._embedder = Embedder([self.model], batch_size=MEMBERS_A_CALL, single=True)
+        self._embedder = Embedder([self.model], batch_size=MEMBERS_A_CALL, small_batches=True)
 
     def __call__(self, inputs: Mapping[str, Sequence[Any]]) -> RequestTimeResult:
         """Embed the members of a request; see `request_time.embed_at_request`."""
@@ -218,7 +213,7 @@ class ServingState:
         return ServedModel(self.store, view)
 
 
-_states: dict[Path, ServingState] = {}
+_states: dict[str, ServingState] = {}
 _states_lock = threading.Lock()
 
 
@@ -241,11 +236,11 @@ def preload(repo: str | Path | FeatureStore) -> list[str]:
     store = repo if isinstance(repo, FeatureStore) else FeatureStore(repo_path=str(repo))
     path = Path(store.repo_path or ".").resolve()
     with _states_lock:
-        state = _states[path] = ServingState(store)
+        state = _states[str(path)] = ServingState(store)
     return state.preload()
 
 
-def _state_of(repo: Path) -> ServingState:
+def _state_of(repo: str) -> ServingState:
     """Return the state for the repo in which an on-demand view was applied.
 
     On a machine where that folder does not exist, the one repo that was preloaded stands for it.
@@ -255,9 +250,9 @@ def _state_of(repo: Path) -> ServingState:
         return state
     with _states_lock:
         if repo not in _states:
-            if not repo.is_dir() and len(_states) == 1:
+            if not Path(repo).is_dir() and len(_states) == 1:
                 return next(iter(_states.values()))
-            _states[repo] = ServingState(FeatureStore(repo_path=str(repo)))
+            _states[repo] = ServingState(FeatureStore(repo_path=repo))
         return _states[repo]
 
 
@@ -285,7 +280,7 @@ def embed_request(
     InvalidInput
         The model or the vector table cannot be read.
     """
-    result = _state_of(Path(repo)).model(view, release)(inputs)
+    result = _state_of(repo).model(view, release)(inputs)
     newest = result.sequences.time[:, -1]
     if names.EVENT_TIMESTAMP in inputs:
         return _as_arrow(result, newest)

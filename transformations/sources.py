@@ -143,7 +143,7 @@ def _pull(
     source, label = source_of(view), source_label(view)
     to_source = {ours: theirs for theirs, ours in source.field_mapping.items()}
     wanted = {name: to_source.get(name, name) for name in (*columns, *optional)}
-    with _readable(view):
+    with readable(view):
         there = dict(source.get_table_column_names_and_types(config))
     for name in optional:
         if wanted[name] not in there:
@@ -186,12 +186,12 @@ def _parquet_dataset(view: FeatureView) -> ds.Dataset | None:
         return None
     if not isinstance(source.file_format, ParquetFormat | NoneType):
         return None
-    with _readable(view):
+    with readable(view):
         return ds.dataset(source.path, format="parquet")
 
 
 @contextmanager
-def _readable(view: FeatureView) -> Iterator[None]:
+def readable(view: FeatureView) -> Iterator[None]:
     """Say which source it is that cannot be read."""
     try:
         yield

@@ -21,6 +21,7 @@ import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,7 +70,7 @@ def write_vector_table(
         "jobs": len(vectors.job_ids),
         "end": end,
     }
-    aside = path / f".{version}.json"
+    aside = folder / CURRENT
     aside.write_text(json.dumps(current) + "\n", encoding="utf-8")
     os.replace(aside, path / CURRENT)
     for other in path.iterdir():
@@ -107,6 +108,11 @@ class VectorTable:
     time: np.ndarray
     matrix: np.ndarray
     end: int
+
+    @cached_property
+    def one_each(self) -> bool:
+        """Whether every job has exactly one vector, as is usual."""
+        return len(self.time) == len(self.keys)
 
     @classmethod
     def empty(cls, dimension: int) -> VectorTable:
@@ -152,6 +158,9 @@ class VectorTable:
         codes : int64 [n]; their positions, as `codes` returns them.
         more : (time, vector) of the jobs that the table lacks, by position in `job_ids`.
         """
+        if not more and self.one_each:
+            rows = np.append(codes, len(self.time))
+            return ItemVectors(job_ids, np.arange(len(rows)), self.time[codes], self.matrix[rows])
         there = np.flatnonzero(codes >= 0)
         first = self.start[codes[there]]
         counts = np.ones(len(codes), dtype=np.int64)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from feast_repo import at, events_table, small_data, us, vectors_table
 
-from transformations.embedding import Embedder
+from transformations.embedding import SMALL_BATCH, Embedder
 from transformations.events import ActivityEvents
 from transformations.item_vectors import ItemVectors
 from transformations.model import ActivityModel, describe_models
@@ -88,3 +88,48 @@ def test_without_models_and_without_members_there_is_nothing(described, prepared
         vectors=items,
     )
     assert Embedder(described)(nobody, items)["cnn"]["activity_embedding"].shape == (0, 64)
+
+
+@pytest.mark.parametrize("size", [1, 3, SMALL_BATCH, SMALL_BATCH + 1])
+def test_few_sequences_give_what_a_batch_gives(described, prepared, size):
+    sequences, items = prepared
+    random = np.random.default_rng(size)
+    chosen = random.permutation(np.tile(np.arange(len(sequences)), 3))
+    whole = Embedder(described)(sequences, items)
+    embedder = Embedder(described, small_batches=True)
+    assert embedder._converted is not None
+    for start in range(0, len(chosen), size):
+        rows = chosen[start : start + size]
+        few = embedder(sequences.take(rows), items)
+        for model in described:
+            for output in model.outputs:
+                assert np.allclose(
+                    few[model.name][output], whole[model.name][output][rows], rtol=0, atol=1e-6
+                )
+
+
+class Unconvertible(tf.Module):
+    """Computes with an operation that LiteRT does not know."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 32, 64], tf.float32, name="job_embeddings"),
+            tf.TensorSpec([None, 32], tf.int32, name="actions"),
+        ]
+    )
+    def serve(self, job_embeddings, actions):
+        return {"x": tf.math.bessel_i0e(tf.reduce_sum(job_embeddings, axis=1))}
+
+
+def test_a_model_that_cannot_be_converted_stays_a_saved_model(prepared, tmp_path):
+    module = Unconvertible()
+    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
+    line = ActivityModel(tmp_path, name="odd", version="1", spec=SPEC, item_embedding=ITEMS)
+    described = describe_models([line], spec=SPEC, item_embedding=ITEMS)
+    sequences, items = prepared
+    embedder = Embedder(described, small_batches=True)
+    assert embedder._converted is None
+    one = sequences.take(np.flatnonzero(sequences.count)[:1])
+    assert np.array_equal(
+        embedder(one, items)["odd"]["x"], Embedder(described)(one, items)["odd"]["x"]
+    )

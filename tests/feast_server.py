@@ -1,0 +1,98 @@
+"""A real `feast serve` for tests, on a free port, stopped when the test ends."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from feast_repo import FEAST, Repo
+
+SECONDS_TO_START = 120
+
+
+@dataclass
+class Server:
+    """A running server: `url`, the master's process, and the file of what it printed."""
+
+    url: str
+    process: subprocess.Popen
+    log: Path
+
+    def ask(self, body: dict[str, Any]) -> tuple[int, Any]:
+        """Post to /get-online-features; return status and parsed answer."""
+        request = urllib.request.Request(
+            f"{self.url}/get-online-features",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def features(self, body: dict[str, Any]) -> dict[str, list[Any]]:
+        """Return the features of a request that should succeed, by name."""
+        status, answer = self.ask(body)
+        assert status == 200, answer
+        names = answer["metadata"]["feature_names"]
+        return {
+            name: column["values"] for name, column in zip(names, answer["results"], strict=True)
+        }
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers, which answer requests."""
+        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(pid) for file in tasks for pid in file.read_text().split()]
+
+
+@contextmanager
+def feast_server(repo: Repo, log: Path, *arguments: str, **environment: str) -> Iterator[Server]:
+    """Run `feast serve` while the body runs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [FEAST, "serve", "--port", str(port), "--max-requests", "0", *arguments],
+            cwd=repo.path,
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = Server(f"http://127.0.0.1:{port}", process, log)
+    try:
+        _wait(server)
+        yield server
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait(server: Server) -> None:
+    """Wait until the server is healthy."""
+    deadline = time.monotonic() + SECONDS_TO_START
+    while True:
+        try:
+            with urllib.request.urlopen(f"{server.url}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            if server.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(
+                    f"feast serve did not start:\n{server.log.read_text()}"
+                ) from None
+            time.sleep(0.1)

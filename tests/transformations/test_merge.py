@@ -1,0 +1,89 @@
+"""Merging keeps the total order of events, counts duplicates once and loses nothing."""
+
+import reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transformations.merge import as_events, merge_activities
+from transformations.tables import codes_of
+
+activity = st.tuples(st.integers(0, 6), st.integers(1, 4), st.integers(1, 3))
+activities = st.lists(activity, max_size=12)
+ACTIONS = ["PAD", "APPLY", "SAVE", "DISMISS"]
+
+
+def ordered(events):
+    """Return the distinct activities as the reference implementation orders them."""
+    rows = [
+        {"member_id": 1, "job_id": job, "action": ACTIONS[action], "time": time}
+        for time, job, action in events
+    ]
+    vectors = [(job, -1, None) for job in range(5)]
+    known = [(job, time, [0.0]) for job, time, _ in vectors]
+    kept, _ = reference.sequence(rows, known, 1, 100, window_us=100, length=99)
+    return [(time, job, ACTIONS.index(action)) for job, action, time in kept]
+
+
+@given(activities, activities)
+def test_merging_equals_ordering_everything_at_once(stored, recent):
+    stored = ordered(stored)
+    merged, new = merge_activities(stored, recent)
+    assert merged == ordered(stored + recent)
+    assert sorted(new) == sorted(set(recent) - set(stored))
+
+
+@given(activities, activities, st.randoms())
+def test_neither_order_nor_repetition_of_the_new_ones_matters(stored, recent, random):
+    stored = ordered(stored)
+    again = recent * 2
+    random.shuffle(again)
+    assert merge_activities(stored, again) == merge_activities(stored, recent)
+    once, _ = merge_activities(stored, recent[:3])
+    assert merge_activities(once, again)[0] == merge_activities(stored, recent)[0]
+
+
+@given(st.lists(activity, max_size=12))
+def test_stored_events_of_one_time_keep_their_order(stored):
+    # Event ids may order them otherwise than by job and action, and repeat one.
+    stored = sorted(stored, key=lambda a: (a[0], -a[1]))
+    assert merge_activities(stored, [])[0] == stored
+    merged, new = merge_activities(stored, [(3, 2, 1)])
+    assert [a for a in merged if a not in new] == stored
+    times = [time for time, _, _ in merged]
+    assert times == sorted(times)
+
+
+def test_a_time_cut_to_the_second_meets_its_stored_event():
+    stored = [(5_400_000, 1, 1), (7_000_000, 2, 2)]
+    cut = [(5_000_000, 1, 1), (5_000_000, 1, 2), (7_000_000, 2, 2), (6_000_000, 1, 1)]
+    merged, new = merge_activities(stored, cut, cut)
+    assert new == [(5_000_000, 1, 2), (6_000_000, 1, 1)]
+    assert merged == [(5_000_000, 1, 2), stored[0], (6_000_000, 1, 1), stored[1]]
+    # Exact times are taken at their word.
+    assert merge_activities(stored, cut)[1] == [
+        (5_000_000, 1, 1),
+        (5_000_000, 1, 2),
+        (6_000_000, 1, 1),
+    ]
+
+
+@given(st.lists(activities.map(sorted), max_size=4), st.booleans())
+def test_as_an_event_table_nothing_changes(members, strings):
+    def name(job):
+        return f"job {job}" if strings else job
+
+    named = [[(time, name(job), action) for time, job, action in one] for one in members]
+    events = as_events(named)
+    ids = events.job_ids.to_pylist()
+    assert ids == sorted(set(ids))
+    assert events.member_ids.to_pylist() == list(range(len(members)))
+    for member, expected in enumerate(named):
+        part = slice(*events.member_start[member : member + 2])
+        jobs = [ids[job] for job in events.job[part]]
+        times, actions = events.time[part].tolist(), events.action[part].tolist()
+        assert list(zip(times, jobs, actions, strict=True)) == expected
+
+
+def test_looking_ids_up_in_themselves_gives_their_positions():
+    ids = as_events([[(1, 7, 1), (2, 3, 1)]]).job_ids
+    assert codes_of(ids, ids).tolist() == [0, 1]

@@ -1,0 +1,150 @@
+"""At request time a sequence is what the reference makes of all events together."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transformations.embedding import Embedder
+from transformations.item_vectors import ItemVectors
+from transformations.model import ActivityModel, describe_models
+from transformations.request_time import RequestParser, embed_at_request
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+SPEC, ITEMS = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)
+DAY = 86_400_000_000
+ACTIONS = SPEC.vocabulary
+JOBS = 9
+VECTORS = [
+    (job, DAY * (job - 4) if job > 5 else -DAY, np.random.default_rng(job).normal(size=64))
+    for job in range(1, JOBS)
+]
+
+times = st.integers(0, 40 * 24).map(lambda hours: hours * DAY // 24)
+event = st.tuples(times, st.integers(1, JOBS), st.integers(1, 3))
+
+
+@pytest.fixture(scope="module")
+def embedder(models):
+    line = ActivityModel(models / "unweighted_average")
+    return Embedder(describe_models([line], spec=SPEC, item_embedding=ITEMS), small_batches=True)
+
+
+def lookup(job_ids):
+    """Return the vectors of those of VECTORS that are asked for."""
+    found = {job: (time, vector) for job, time, vector in VECTORS}
+    known = np.array([job in found for job in job_ids.to_pylist()], dtype=bool)
+    ids = job_ids.filter(pa.array(known))
+    rows = [found[job] for job in ids.to_pylist()]
+    matrix = np.zeros((len(rows) + 1, 64), dtype=np.float32)
+    matrix[:-1] = [vector for _, vector in rows] or matrix[:-1]
+    start = np.arange(len(rows) + 1)
+    return ItemVectors(ids, start, np.array([time for time, _ in rows], dtype=np.int64), matrix), (
+        known
+    )
+
+
+def stored_sequence(events, as_of):
+    kept, _ = reference.sequence(
+        as_rows(events), VECTORS, 1, as_of, window_us=SPEC.window_us, length=SPEC.length
+    )
+    return [(time, job, ACTIONS.index(action)) for job, action, time in kept]
+
+
+def as_rows(events):
+    return [
+        {"member_id": 1, "job_id": job, "action": ACTIONS[action], "time": time}
+        for time, job, action in events
+    ]
+
+
+def columns(requests):
+    return {
+        "activity_job_ids": [[job for _, job, _ in stored] for stored, _, _ in requests],
+        "activity_actions": [[action for _, _, action in stored] for stored, _, _ in requests],
+        "activity_times": [[time for time, _, _ in stored] for stored, _, _ in requests],
+        "recent_job_ids": [[job for _, job, _ in recent] for _, recent, _ in requests],
+        "recent_actions": [
+            [ACTIONS[action] for _, _, action in recent] for _, recent, _ in requests
+        ],
+        "recent_timestamps": [[time / 1e6 for time, _, _ in recent] for _, recent, _ in requests],
+        "request_timestamp": [as_of / 1e6 for _, _, as_of in requests],
+    }
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(event, max_size=50),
+            st.lists(event, max_size=8),
+            times,
+            st.integers(0, 20 * 24).map(lambda hours: hours * DAY // 24),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_a_request_equals_the_reference_over_all_events(embedder, members):
+    requests, expected = [], []
+    for events, recent, stored_at, later in members:
+        before = [e for e in events if e[0] < stored_at]
+        as_of = stored_at + later
+        # What the stored row cannot know: events that it left out because their job had no vector
+        # yet, and has one now.
+        before = [
+            e
+            for e in before
+            if reference.vector_as_of(VECTORS, e[1], stored_at) is not None
+            or reference.vector_as_of(VECTORS, e[1], as_of) is None
+        ]
+        requests.append((stored_sequence(before, stored_at), recent, as_of))
+        expected.append(stored_sequence(before + recent, as_of))
+    result = embed_at_request(
+        columns(requests),
+        parser=RequestParser(SPEC, string_ids=False),
+        spec=SPEC,
+        embedder=embedder,
+        lookup=lookup,
+    )
+    sequences = result.sequences
+    for row, wanted in enumerate(expected):
+        filled = sequences.action[row] > 0
+        ids = sequences.job_ids.to_pylist()
+        got = list(
+            zip(
+                sequences.time[row][filled].tolist(),
+                [ids[job] for job in sequences.job[row][filled]],
+                sequences.action[row][filled].tolist(),
+                strict=True,
+            )
+        )
+        assert got == wanted
+        stored, recent, _ = requests[row]
+        assert result.new[row] == len(set(wanted) & set(recent) - set(stored))
+        for action, output in enumerate(("apply", "save", "dismiss"), start=1):
+            vectors = [
+                reference.vector_as_of(VECTORS, job, requests[row][2]).tolist()
+                for _, job, act in wanted
+                if act == action
+            ]
+            mean = reference.mean_of(vectors, 64)
+            assert np.allclose(result.vectors[f"{output}_embedding"][row], mean, atol=1e-5)
+    assert result.report.members == len(members)
+    assert result.report.empty == sum(not wanted for wanted in expected)
+
+
+def test_a_job_that_became_known_after_the_request_is_unknown(embedder):
+    late = 8  # known from day 4 on
+    requests = [([], [(3 * DAY, late, 1)], 4 * DAY - 1), ([], [(3 * DAY, late, 1)], 4 * DAY)]
+    result = embed_at_request(
+        columns(requests),
+        parser=RequestParser(SPEC, string_ids=False),
+        spec=SPEC,
+        embedder=embedder,
+        lookup=lookup,
+    )
+    assert result.sequences.count.tolist() == [0, 1]
+    assert result.report.unknown_jobs == 1

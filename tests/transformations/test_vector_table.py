@@ -1,0 +1,139 @@
+"""The table on disk gives the vectors of `ItemVectors`, and readers follow what is committed."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from feast_repo import at, small_data, us, vectors_table
+
+from transformations.errors import InvalidInput
+from transformations.item_vectors import ItemVectors
+from transformations.spec import ItemEmbedding
+from transformations.vector_table import VectorTableReader, write_vector_table
+
+ITEMS = ItemEmbedding("content_and_behaviour", "1", 64)
+
+
+def item_vectors(rows, string_ids=False):
+    table = vectors_table(rows)
+    if string_ids:
+        names = pa.array([f"jøb-{row[0] * 37}" for row in rows])
+        table = table.set_column(0, "job_id", names)
+    return ItemVectors.from_arrow(table, ITEMS)
+
+
+def ids_of(vectors, more):
+    kind = vectors.job_ids.type
+    extra = ["", "jøb-1-and-much-longer-than-all", "zz"] if kind == pa.string() else [-5, 10**12]
+    some = vectors.job_ids.to_pylist()[1::3]
+    return pa.array(sorted({*some, *(extra if more else [])}), kind)
+
+
+@pytest.mark.parametrize("string_ids", [False, True])
+@pytest.mark.parametrize("one_each", [False, True])
+def test_a_table_gives_the_vectors_of_any_time(tmp_path, string_ids, one_each):
+    _, rows = small_data()
+    if one_each:
+        rows = list({row[0]: row for row in rows}.values())
+    vectors = item_vectors(rows, string_ids)
+    write_vector_table(tmp_path, vectors, ITEMS, end=us(at(9)))
+    table = VectorTableReader(tmp_path, ITEMS).table()
+    assert table.one_each == one_each
+    assert isinstance(table.matrix.base, np.memmap)
+
+    asked = ids_of(vectors, more=True)
+    codes = table.codes(asked.to_numpy(zero_copy_only=False))
+    known = [job in vectors.job_ids.to_pylist() for job in asked.to_pylist()]
+    assert (codes >= 0).tolist() == known
+
+    extra = (us(at(1)), np.full(64, 7, dtype=np.float32))
+    more = {i: extra for i in np.flatnonzero(codes < 0)}
+    for ids, their_codes, of in (
+        (asked, codes, more),
+        (asked.filter(pa.array(codes >= 0)), codes[codes >= 0], {}),
+    ):
+        taken = table.take(ids, their_codes, of)
+        job = np.arange(len(ids), dtype=np.int32)[None, :]
+        for day in (-30, 0, 1, 3, 5, 8):
+            moment = np.array([us(at(day))])
+            got = taken.matrix[taken.rows(ids, job, moment)][0]
+            expected = vectors.matrix[vectors.rows(ids, job, moment)][0]
+            if day >= 1:
+                for i in of:
+                    expected[i] = 7
+            assert np.array_equal(got, expected)
+
+
+def test_an_empty_table_knows_no_job(tmp_path):
+    nothing = item_vectors(small_data()[1])
+    nothing = ItemVectors(
+        nothing.job_ids[:0], nothing.start[:1], nothing.time[:0], nothing.matrix[-1:]
+    )
+    write_vector_table(tmp_path / "table", nothing, ITEMS, end=0)
+    for reader in (
+        VectorTableReader(tmp_path / "table", ITEMS),
+        VectorTableReader(tmp_path / "not there", ITEMS),
+        VectorTableReader(None, ITEMS),
+    ):
+        table = reader.table()
+        assert table.codes(np.array([1, 2])).tolist() == [-1, -1]
+        one = {0: (5, np.ones(64, dtype=np.float32))}
+        assert table.take(pa.array([3]), np.array([-1]), one).matrix.sum() == 64
+
+
+def test_a_reader_takes_up_what_is_committed_and_keeps_what_it_has_mapped(tmp_path):
+    _, rows = small_data()
+    reader = VectorTableReader(tmp_path, ITEMS)
+    assert not len(reader.table().keys)
+    tables = []
+    for factor in (1, 2, 3, 4):
+        vectors = item_vectors([(job, time, factor * vector) for job, time, vector in rows])
+        write_vector_table(tmp_path, vectors, ITEMS, end=factor)
+        tables.append(reader.table())
+        assert reader.table() is tables[-1]
+        assert np.array_equal(tables[-1].matrix, vectors.matrix)
+    assert np.array_equal(4 * tables[0].matrix, tables[3].matrix)
+    assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 2
+
+
+def test_a_version_without_its_pointer_is_not_there(tmp_path, monkeypatch):
+    vectors = item_vectors(small_data()[1])
+    write_vector_table(tmp_path, vectors, ITEMS, end=1)
+    before = VectorTableReader(tmp_path, ITEMS).table()
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_vector_table(tmp_path, vectors, ITEMS, end=2)
+    monkeypatch.undo()
+    assert VectorTableReader(tmp_path, ITEMS).table().end == before.end == 1
+    write_vector_table(tmp_path, vectors, ITEMS, end=3)
+    assert VectorTableReader(tmp_path, ITEMS).table().end == 3
+    assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 2
+    assert sum(file.is_file() for file in tmp_path.iterdir()) == 1
+
+
+@pytest.mark.parametrize("damage", ["other version", "no version", "no file", "no json"])
+def test_a_table_that_is_not_what_it_should_be_is_refused(tmp_path, damage):
+    write_vector_table(tmp_path, item_vectors(small_data()[1]), ITEMS, end=1)
+    current = tmp_path / "current.json"
+    facts = json.loads(current.read_text())
+    if damage == "other version":
+        facts["item_embedding"]["version"] = "2"
+    elif damage == "no version":
+        del facts["version"]
+    elif damage == "no file":
+        Path(tmp_path / facts["version"] / "time.npy").unlink()
+    current.write_text("{" if damage == "no json" else json.dumps(facts))
+    message = (
+        "holds vectors of another item embedding: `version` should be '1'. Received: '2'"
+        if damage == "other version"
+        else "expected the files that current.json names. Received: "
+    )
+    with pytest.raises(InvalidInput, match=f"vector table {tmp_path}: {message}"):
+        VectorTableReader(tmp_path, ITEMS).table()

@@ -1,0 +1,89 @@
+"""Rows for requests of the on-demand views, in the one form that Feast takes in every case.
+
+Feast infers the type of each request column from its values, before any of our code runs. It
+refuses a column in which every list is empty, rows that do not all have the same keys, and columns
+of mixed types; and it cuts datetimes to whole seconds. `entity_rows` avoids all four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from feast.errors import RequestDataNotFoundInEntityRowsException
+
+from transformations import names
+
+HINT = (
+    f"{', '.join(names.RECENT_COLUMNS)} and {names.REQUEST_TIMESTAMP} should be in every row, "
+    "as null where there is nothing: Feast cannot tell the type of a column of empty lists. In "
+    "Python, transformations.entity_rows.entity_rows makes such rows"
+)
+_CANNOT_INFER = "Couldn't infer value type from empty value"
+
+
+def entity_rows(
+    member_ids: Iterable[int | str],
+    recent: Mapping[Any, Sequence[tuple[int | str, str, datetime | float | str]]] | None = None,
+    *,
+    request_timestamp: datetime | float | str | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows of a request, for `FeatureStore.get_online_features`.
+
+    Parameters
+    ----------
+    member_ids : who is asked for.
+    recent : (job id, action name, time) of what members did lately, by member id; members may be
+        missing or have nothing. Times are datetimes (naive ones are UTC), seconds since the epoch
+        or ISO 8601 strings.
+    request_timestamp : the cut-off; None for the time at which the request is answered.
+
+    Examples
+    --------
+    >>> rows = entity_rows([7, 8], {7: [(42, "APPLY", "2024-03-01T12:00:00Z")]})
+    >>> rows[0]["recent_job_ids"], rows[1]["recent_job_ids"]
+    ([42], None)
+    """
+    recent = recent or {}
+    rows = []
+    for member in member_ids:
+        events = recent.get(member) or []
+        jobs, actions, times = zip(*events, strict=True) if events else ((), (), ())
+        rows.append(
+            {
+                names.MEMBER_ID: member,
+                names.RECENT_JOB_IDS: list(jobs) or None,
+                names.RECENT_ACTIONS: list(actions) or None,
+                names.RECENT_TIMESTAMPS: [_as_text(time) for time in times] or None,
+                names.REQUEST_TIMESTAMP: (
+                    None if request_timestamp is None else _as_text(request_timestamp)
+                ),
+            }
+        )
+    return rows
+
+
+def _as_text(time: datetime | float | str) -> str:
+    """Return a time as an ISO string, which keeps microseconds all the way."""
+    if isinstance(time, str):
+        return time
+    if not isinstance(time, datetime):
+        return datetime.fromtimestamp(time, UTC).isoformat()
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).isoformat()
+
+
+def explain_refusals(app: FastAPI) -> None:
+    """Make `feast serve` say what to send where Feast refuses a request before our code runs."""
+
+    async def explain(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, TypeError) and str(error) != _CANNOT_INFER:
+            raise error
+        return JSONResponse(status_code=422, content=f"{error}. {HINT}")
+
+    for refusal in (TypeError, RequestDataNotFoundInEntityRowsException):
+        app.add_exception_handler(refusal, explain)
+    # The server has started: its chain of handlers is made again, with the new ones.
+    app.middleware_stack = app.build_middleware_stack()
