@@ -158,7 +158,7 @@ def run_stock(folder: Path, snapshots: int) -> dict[str, Any]:
         vectors = np.concatenate([vectors, np.zeros_like(vectors[:1])])
         row_of_job = pd.Index(jobs["job_id"])
     with clock("read events"):
-        events = pd.read_parquet(data / "activity_events.parquet")
+        events = pd.read_parquet(data / "activity_events")
         times = events["event_timestamp"]
         events = events[(times >= CUTOFF - WINDOW) & (times < CUTOFF)]
     with clock("sequences"):
@@ -219,7 +219,7 @@ def run_floor(folder: Path, snapshots: int) -> dict[str, Any]:
     data = folder / "ours" / "data"
     clock = Clock()
 
-    events = pq.read_table(data / "activity_events.parquet")
+    events = pq.read_table(data / "activity_events")
     member, moment = (
         events.column(name).cast(pa.int64()).to_numpy() for name in ("member_id", "event_timestamp")
     )
@@ -283,7 +283,7 @@ def run_sequences(folder: Path, snapshots: int) -> dict[str, Any]:
 
     data = folder / "ours" / "data"
     spec = ActivitySpec(window=WINDOW, length=LENGTH, actions=ACTIONS)
-    table = pq.read_table(data / "activity_events.parquet")
+    table = pq.read_table(data / "activity_events")
     items = pq.read_table(data / "job_embeddings.parquet")
     dimension = len(items.column("embedding")[0])
     vectors = ItemVectors.from_arrow(items, ItemEmbedding("content_and_behaviour", "1", dimension))

@@ -31,7 +31,7 @@ def write_activity(
     snapshots: int = 1,
     seed: int = 0,
 ) -> None:
-    """Write `activity_events.parquet` and `job_embeddings.parquet`.
+    """Write `activity_events/history.parquet` and `job_embeddings.parquet`.
 
     Activity is as dense in the window of every one of the daily snapshots up to `CUTOFF`. Members
     differ in how much they act (log-normal, everyone at least once), jobs in how popular they
@@ -68,7 +68,8 @@ def write_activity(
         "action": pa.array(np.array(ACTIONS)[action[order]]),
         "event_timestamp": pa.array(time[order]).cast(pa.timestamp("us", "UTC")),
     }
-    pq.write_table(pa.table(events), folder / "activity_events.parquet")
+    (folder / "activity_events").mkdir(exist_ok=True)
+    pq.write_table(pa.table(events), folder / "activity_events" / "history.parquet")
 
     known = np.sort(random.permutation(job_ids)[round(SHARE_UNKNOWN * jobs) :])
     vectors = random.normal(size=(len(known), dimension)).astype(np.float32)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from entities import job, member
 from feast import FeatureView, Field, FileSource
+from feast.data_format import ParquetFormat
 from feast.types import Array, Float32, Int64, String
 
 from transformations.feature_views import event_tags, item_tags
@@ -21,9 +22,10 @@ ITEM_EMBEDDING = ItemEmbedding(name="content_and_behaviour", version="1", dimens
 
 activity_events = FileSource(
     name="activity_events",
-    path=str(DATA / "activity_events.parquet"),
+    path=str(DATA / "activity_events"),
+    file_format=ParquetFormat(),
     timestamp_field="event_timestamp",
-    description="One row an activity: member_id, job_id, action, event_timestamp.",
+    description="One row an activity; `activity-embeddings push` adds a file to this folder.",
     owner=OWNER,
 )
 

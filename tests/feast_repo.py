@@ -97,8 +97,16 @@ class Repo:
             check=False,
         )
 
+    @property
+    def events(self) -> Path:
+        """The folder that is the source of events."""
+        return self.data / "activity_events"
+
     def write_events(self, table: pa.Table) -> None:
-        pq.write_table(table, self.data / "activity_events.parquet")
+        """Make these the only events of the source."""
+        shutil.rmtree(self.events, ignore_errors=True)
+        self.events.mkdir()
+        pq.write_table(table, self.events / "history.parquet")
 
     def write_vectors(self, table: pa.Table) -> None:
         pq.write_table(table, self.data / "job_embeddings.parquet")

@@ -69,15 +69,15 @@ def with_null(table, name, row=3):
 BAD_EVENTS = {
     "a missing column": (
         TWO_DAYS.drop_columns(["job_id"]),
-        ["activity_events.parquet", "'job_id'", "missing", "member_id, action"],
+        ["activity_events", "'job_id'", "missing", "member_id, action"],
     ),
     "a missing time column": (
         TWO_DAYS.drop_columns(["event_timestamp"]),
-        ["activity_events.parquet", "'event_timestamp'", "missing"],
+        ["activity_events", "'event_timestamp'", "missing"],
     ),
     "member ids of a wrong type": (
         with_column(TWO_DAYS, "member_id", TWO_DAYS["member_id"].cast(pa.float64())),
-        ["activity_events.parquet", "'member_id'", "int64 or string", "double"],
+        ["activity_events", "'member_id'", "int64 or string", "double"],
     ),
     "actions of a wrong type": (
         with_column(TWO_DAYS, "action", pa.array([1] * len(TWO_DAYS))),
@@ -88,7 +88,7 @@ BAD_EVENTS = {
     "a null action": (with_null(TWO_DAYS, "action"), ["'action'", "no nulls", "1 of"]),
     "a null time": (
         with_null(TWO_DAYS, "event_timestamp"),
-        ["activity_events.parquet", "'event_timestamp'", "no nulls", "1 of"],
+        ["activity_events", "'event_timestamp'", "no nulls", "1 of"],
     ),
     "an unknown action": (
         with_column(
@@ -112,7 +112,7 @@ BAD_EVENTS = {
         ),
         ["'event_timestamp'", "timestamp", "Received: string"],
     ),
-    "no rows": (TWO_DAYS.slice(0, 0), ["activity_events.parquet", "none", "0 rows"]),
+    "no rows": (TWO_DAYS.slice(0, 0), ["activity_events", "none", "0 rows"]),
     "no event in the interval": (
         with_column(
             TWO_DAYS,
@@ -140,11 +140,13 @@ def test_bad_rows_late_in_a_long_interval_leave_no_snapshot_of_its_beginning(rep
 
 
 def test_a_missing_and_an_unreadable_event_file_are_refused(repo):
-    file = repo.data / "activity_events.parquet"
+    file = repo.events / "history.parquet"
     file.write_bytes(b"PAR1 this is not parquet")
-    assert_refused(repo, MATERIALIZE, "activity_events.parquet", "readable source")
+    assert_refused(repo, MATERIALIZE, "activity_events", "readable source")
     file.unlink()
-    assert_refused(repo, MATERIALIZE, "activity_events.parquet", "readable source")
+    assert_refused(repo, MATERIALIZE, "activity_events", "'member_id'", "missing")
+    repo.events.rmdir()
+    assert_refused(repo, MATERIALIZE, "activity_events", "readable source")
 
 
 GOOD_VECTORS = vectors_table(VECTORS)

@@ -510,8 +510,8 @@ def test_string_ids_and_mapped_column_names_and_event_ids(tmp_path, models):
     repo.edit("sources.py", "Int64, String", "String")
     repo.edit(
         "sources.py",
-        'path=str(DATA / "activity_events.parquet"),\n    timestamp_field="event_timestamp",',
-        'path=str(DATA / "activity_events.parquet"),\n    timestamp_field="when",\n    '
+        'file_format=ParquetFormat(),\n    timestamp_field="event_timestamp",',
+        'file_format=ParquetFormat(),\n    timestamp_field="when",\n    '
         "field_mapping="
         '{"user": "member_id", "posting": "job_id", "what": "action", "nr": "event_id"},',
     )

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from transformations.errors import InvalidInput
 from transformations.names import ACTION, EVENT_TIMESTAMP, JOB_ID, MEMBER_ID
 
-EVENTS_FILE = "activity_events.parquet"
+EVENTS_FILE = "activity_events/history.parquet"
 POSTINGS_FILE = "job_postings.parquet"
 LICENSE_FILE = "LICENSE.movietweetings"
 README_FILE = "README.md"
@@ -57,13 +57,14 @@ together, so films stand in for jobs. Say so beside every figure measured on it.
 
 | File | Rows | One row per | Columns |
 | --- | --- | --- | --- |
-| `activity_events.parquet` | {events:,} | action | `member_id`, `job_id`, `action`, \
+| `activity_events/history.parquet` | {events:,} | action | `member_id`, `job_id`, `action`, \
 `event_timestamp` |
 | `job_postings.parquet` | {postings:,} | job | `job_id`, `title`, `year`, `genres` |
 | `job_embeddings.parquet` | {postings:,} | job | `job_id`, `embedding`, `event_timestamp` |
 
 Times are UTC. An embedding has unit length and is known from its `event_timestamp` on. The
 embeddings are not committed: the last command below, or `make demo`, makes them from the other two.
+Events are a folder, to which `activity-embeddings push` adds files; those are not committed either.
 
 ## Where it comes from
 
@@ -147,7 +148,7 @@ def prepare_movietweetings(raw_dir: Path, out_dir: Path) -> dict[str, int]:
         first=times[0].as_py().date(), last=times[events.num_rows - 1].as_py().date(), **counts
     )
 
-    out_dir.mkdir(parents=True, exist_ok=True)
+    (out_dir / EVENTS_FILE).parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(events, out_dir / EVENTS_FILE, compression="zstd", compression_level=19)
     pq.write_table(postings, out_dir / POSTINGS_FILE, compression="zstd", compression_level=19)
     (out_dir / LICENSE_FILE).write_bytes(license_text)

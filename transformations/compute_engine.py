@@ -41,8 +41,9 @@ from transformations.feature_views import (
     vector_table_of,
 )
 from transformations.item_vectors import ItemVectors
+from transformations.live import keep_live_events
 from transformations.names import Role, Tag
-from transformations.online import push_snapshots
+from transformations.online import Merge, push_snapshots
 from transformations.pipeline import EmbeddingTarget, Report, SnapshotRun, cutoffs
 from transformations.snapshots import SnapshotSink
 from transformations.sources import (
@@ -275,6 +276,7 @@ class ActivityComputeEngine(ComputeEngine):
                     task.feature_view,
                     sink,
                     changed=changed.get(sink, set()) | asked,
+                    merge=_merge_of(task.feature_view),
                     progress=task.tqdm_builder,
                 )
                 run.report.pushed_rows += count.rows
@@ -306,6 +308,11 @@ class ActivityComputeEngine(ComputeEngine):
         for view in views:
             if view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING):
                 _sink(view).forget_published()
+
+
+def _merge_of(view: FeatureView) -> Merge | None:
+    """Return how rows of a view go online: only sequences are written by others too."""
+    return keep_live_events(view) if view.tags.get(Tag.ROLE) == Role.SEQUENCE else None
 
 
 def _role(task: MaterializationTask) -> str | None:

@@ -1,8 +1,9 @@
 """Publish snapshots to the online store: all of the push is in this file.
 
-The online store holds, for every member, the newest committed row of the offline store. Rows go
-through Feast's own `online_write_batch`, so any online store works; the protobuf values are built
-in bulk, which is where the time of the usual path goes.
+The online store holds, for every member, the newest committed row of the offline store; in the
+sequence view, merged with activity that was pushed since. Rows go through Feast's own
+`online_write_batch`, or `row_updates` where they are merged, so any online store works; the
+protobuf values are built in bulk, which is where the time of the usual path goes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -21,18 +23,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Int32List, Int64List, StringList, Value
 from tqdm import tqdm
 
 from transformations import names
+from transformations.row_updates import Compute, Needs, Row, entity_keys, update_rows
 from transformations.snapshots import SnapshotSink
 from transformations.times import to_datetime
 
 WRITE_BATCH = 10_000
 """Rows a call of the store, unless Feast's `materialization.online_write_batch_size` says."""
 
-Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+Merge: TypeAlias = Callable[[Sequence[Row]], tuple[Compute, Needs]]
+"""Takes the rows of a snapshot; returns what makes the rows to write from them and the stored, and
+which of the stored it needs."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def push_snapshots(
     sink: SnapshotSink,
     *,
     changed: Iterable[int],
+    merge: Merge | None = None,
     progress: Callable[[int], tqdm] | None = None,
 ) -> PushCount:
     """Bring the online store up to the newest committed snapshots of one view.
@@ -63,6 +68,7 @@ def push_snapshots(
     config, store, view : as Feast hands them to an engine.
     sink : the view's committed snapshots.
     changed : as-of times whose snapshot is new or has other rows than before.
+    merge : joins rows with what the store has. None: they replace it.
     progress : makes a progress bar of so many rows.
     """
     mark = sink.published(store_identity(config))
@@ -71,20 +77,26 @@ def push_snapshots(
     if not pending:
         return PushCount(0, 0)
     chosen = list(_newest_rows(sink, committed, pending))
-    rows = sum(keep.true_count for _, keep in chosen)
-    bar = progress(rows) if progress else None
+    count = sum(keep.true_count for _, keep in chosen)
+    bar = progress(count) if progress else None
     if bar is not None:
         bar.set_description(view.name)
     for as_of, keep in chosen:
         with pq.ParquetFile(sink.file(as_of)) as file, _garbage_collection_paused():
             for batch in _batches(file, keep, config):
-                store.online_write_batch(config, view, feast_rows(view, batch), None)
+                rows = feast_rows(view, batch)
+                if merge is None:
+                    store.online_write_batch(config, view, rows, None)
+                else:
+                    compute, needs = merge(rows)
+                    keys = [key for key, *_ in rows]
+                    update_rows(config, store, view, keys, compute, needs=needs)
                 if bar is not None:
                     bar.update(batch.num_rows)
     if bar is not None:
         bar.close()
     sink.mark_published(store_identity(config), committed[-1])
-    return PushCount(rows, rows * len(view.features))
+    return PushCount(count, count * len(view.features))
 
 
 def _newest_rows(
@@ -114,23 +126,13 @@ def store_identity(config: RepoConfig) -> str:
 
 def feast_rows(view: FeatureView, batch: pa.RecordBatch) -> list[Row]:
     """Return a record batch as the rows that Feast's online stores take."""
-    (join_key,) = view.join_keys
-    members = batch.column(names.MEMBER_ID)
-    if pa.types.is_integer(members.type):
-        keys = [Value(int64_val=member) for member in members.to_pylist()]
-    else:
-        keys = [Value(string_val=member) for member in members.to_pylist()]
+    keys = entity_keys(view, batch.column(names.MEMBER_ID))
     features = [field.name for field in view.features]
     columns = [_values(batch.column(name)) for name in features]
     event_times = _datetimes(batch.column(names.EVENT_TIMESTAMP))
     created_times = _datetimes(batch.column(names.CREATED_TIMESTAMP))
     return [
-        (
-            EntityKey(join_keys=[join_key], entity_values=[key]),
-            dict(zip(features, row, strict=True)),
-            event_time,
-            created_time,
-        )
+        (key, dict(zip(features, row, strict=True)), event_time, created_time)
         for key, event_time, created_time, row in zip(
             keys, event_times, created_times, zip(*columns, strict=True), strict=True
         )

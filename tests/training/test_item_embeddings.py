@@ -232,6 +232,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path):
 
 
 def test_the_command_writes_beside_its_inputs(tmp_path: Path, capsys):
+    (tmp_path / EVENTS_FILE).parent.mkdir()
     pq.write_table(EVENTS, tmp_path / EVENTS_FILE)
     pq.write_table(POSTINGS, tmp_path / POSTINGS_FILE)
     main(["--data", str(tmp_path), "--cutoff", "2024-03-10", "--dimension", "8"])
@@ -243,6 +244,7 @@ def test_the_command_writes_beside_its_inputs(tmp_path: Path, capsys):
 @pytest.mark.parametrize("present", [[], [EVENTS_FILE]])
 def test_the_command_names_what_is_missing(tmp_path: Path, capsys, present: list[str]):
     for name in present:
+        (tmp_path / name).parent.mkdir()
         pq.write_table(EVENTS, tmp_path / name)
     with pytest.raises(SystemExit, match="2"):
         main(["--data", str(tmp_path), "--cutoff", "2024-03-10"])

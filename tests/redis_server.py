@@ -1,0 +1,90 @@
+"""A real Redis for tests: `redis-server` on a free port, in memory, gone when the test ends."""
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+
+SECONDS_TO_START = 30
+
+
+@contextmanager
+def redis_server(*, cluster: bool = False) -> Iterator[str]:
+    """Run a Redis without persistence while the body runs; give it as `localhost:PORT`.
+
+    With `cluster` it is a cluster of one node.
+    """
+    binary = shutil.which("redis-server")
+    assert binary, "redis-server is missing: apt-get install redis-server (.ci/run does)"
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        process, port = _start(binary, folder, cluster)
+        try:
+            if cluster:
+                _take_all_slots(port)
+            yield f"localhost:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def use_redis(repo, address: str, *settings: str) -> None:
+    """Give a `feast_repo.Repo` an online store in Redis; more settings are lines of its YAML."""
+    lines = ["type: redis", f"connection_string: {address}", *settings]
+    repo.edit(
+        "feature_store.yaml",
+        "  type: sqlite\n  path: data/online.db\n",
+        "".join(f"  {line}\n" for line in lines),
+    )
+
+
+def _start(binary: str, folder: str, cluster: bool) -> tuple[subprocess.Popen, int]:
+    """Start a server; another port is tried where somebody else was faster to take the first."""
+    for _ in range(5):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        log = Path(folder) / f"{port}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [
+                    binary,
+                    *("--port", str(port), "--bind", "127.0.0.1", "--dir", folder),
+                    *("--save", "", "--appendonly", "no"),
+                    *("--cluster-enabled", "yes" if cluster else "no"),
+                ],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        if _answers(process, port):
+            return process, port
+    raise AssertionError(f"redis-server did not start:\n{log.read_text()}")
+
+
+def _take_all_slots(port: int) -> None:
+    with redis.Redis(port=port) as client:
+        client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+        while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+            time.sleep(0.02)
+
+
+def _answers(process: subprocess.Popen, port: int) -> bool:
+    """Wait until the server answers; False where it ended instead."""
+    deadline = time.monotonic() + SECONDS_TO_START
+    with redis.Redis(port=port) as client:
+        while process.poll() is None:
+            try:
+                # Another process that answers on this port would not have our process id.
+                return client.info("server")["process_id"] == process.pid
+            except redis.ConnectionError:
+                if time.monotonic() > deadline:
+                    process.kill()
+                    process.wait()
+                    return False
+                time.sleep(0.02)
+    return False

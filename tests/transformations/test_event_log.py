@@ -1,0 +1,237 @@
+"""Events appended to the offline source, whatever its form, are what the next batch reads."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from feast_repo import DIMENSION, at, events_table, make_repo, us, vectors_table
+
+from transformations import event_log
+from transformations.errors import InvalidInput
+from transformations.event_log import LIVE_FILES, append_events
+from transformations.sources import count_rows, earliest_event, read_events
+from transformations.spec import ActivitySpec
+
+HISTORY = [(1, 1, "APPLY", at(-3)), (2, 3, "DISMISS", at(-1))]
+NEW = events_table([(1, 2, "SAVE", at(0.5)), (9, 3, "APPLY", at(-5))])
+DIRECTORY = 'path=str(DATA / "activity_events")'
+
+
+@pytest.fixture
+def repo(tmp_path):
+    (tmp_path / "no_models").mkdir()
+    repo = make_repo(
+        tmp_path / "repo",
+        tmp_path / "no_models",
+        events_table(HISTORY),
+        vectors_table([(1, at(-9), np.ones(DIMENSION))]),
+    )
+    (repo.path / "activity_models.py").write_text("ACTIVITY_MODELS = []\n")
+    (repo.path / "services.py").unlink()
+    return repo
+
+
+def applied(repo):
+    """Return the store and the view of events."""
+    repo.run("apply")
+    store = repo.store
+    return store, store.get_feature_view("member_activity")
+
+
+def read(store, view):
+    """Return the events as the engine reads them: (member, job, time)."""
+    events = read_events(
+        store.config,
+        store._get_provider().offline_store,
+        view,
+        ActivitySpec(),
+        start=us(at(-20)),
+        end=us(at(20)),
+    )
+    member = np.repeat(events.member_ids.to_numpy(), np.diff(events.member_start))
+    jobs = events.job_ids.to_numpy()[events.job]
+    return list(zip(member.tolist(), jobs.tolist(), events.time.tolist(), strict=True))
+
+
+EXPECTED = [
+    (1, 1, us(at(-3))),
+    (1, 2, us(at(0.5))),
+    (2, 3, us(at(-1))),
+    (9, 3, us(at(-5))),
+]
+
+
+@pytest.mark.parametrize("offline", ["duckdb", "dask"])
+def test_a_folder_gets_one_more_file(repo, offline):
+    if offline == "dask":
+        repo.edit(
+            "feature_store.yaml",
+            "transformations.offline_store.OrderedDuckDBOfflineStore",
+            "dask",
+        )
+    store, view = applied(repo)
+    history = (repo.events / "history.parquet").read_bytes()
+    append_events(store, view, NEW)
+
+    (live,) = repo.events.glob(LIVE_FILES)
+    assert {path.name for path in repo.events.iterdir()} == {"history.parquet", live.name}
+    assert (repo.events / "history.parquet").read_bytes() == history
+    assert read(store, view) == EXPECTED
+    assert count_rows(view) == 4
+    assert earliest_event(view) == us(at(-5))
+
+
+@pytest.mark.parametrize("offline", ["duckdb", "dask"])
+def test_what_a_kill_leaves_aside_is_no_event(repo, offline):
+    if offline == "dask":
+        repo.edit(
+            "feature_store.yaml",
+            "transformations.offline_store.OrderedDuckDBOfflineStore",
+            "dask",
+        )
+    store, view = applied(repo)
+    append_events(store, view, NEW)
+    (repo.events / ".live-20240301T000000Z-00.parquet.staging").write_bytes(b"PAR1 half a file")
+    assert read(store, view) == EXPECTED
+    assert count_rows(view) == 4
+
+
+@pytest.mark.parametrize("way", ["ours", "through Feast"])
+def test_a_single_file_is_rewritten(repo, way):
+    (repo.events / "history.parquet").rename(repo.data / "events.parquet")
+    repo.edit("sources.py", DIRECTORY, 'path=str(DATA / "events.parquet")')
+    store, view = applied(repo)
+    if way == "ours":
+        append_events(store, view, NEW)
+    else:
+        event_log._append_through_feast(store, view, NEW)
+    assert read(store, view) == EXPECTED
+    assert pq.read_schema(repo.data / "events.parquet").equals(NEW.schema)
+    assert not list(repo.data.glob("*.staging")) + list(repo.data.glob(".*.staging"))
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_many_writers_at_once_lose_nothing(repo, single):
+    if single:
+        (repo.events / "history.parquet").rename(repo.data / "events.parquet")
+        repo.edit("sources.py", DIRECTORY, 'path=str(DATA / "events.parquet")')
+    store, view = applied(repo)
+
+    def append(step):
+        append_events(
+            store, view, events_table([(step, 1, "SAVE", at(0) + timedelta(seconds=step))])
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(append, range(100, 140)))
+    assert [member for member, _, _ in read(store, view)] == [1, 2, *range(100, 140)]
+
+
+@pytest.mark.parametrize("way", ["ours", "through Feast"])
+def test_names_types_and_extra_columns_of_the_source_are_kept(repo, way):
+    schema = pa.schema(
+        {
+            "page": pa.string(),
+            "user": pa.int32(),
+            "posting": pa.int64(),
+            "what": pa.large_string(),
+            "when": pa.timestamp("us", "UTC"),
+            "loaded": pa.timestamp("us", "UTC"),
+            "nr": pa.int64(),
+        }
+    )
+    before = events_table(HISTORY)
+    columns = [pa.array(["home", None]), *before.columns, pa.array([at(0)] * 2), pa.array([1, 2])]
+    table = pa.table([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    if way == "ours":
+        repo.write_events(table)
+    else:
+        pq.write_table(table, repo.data / "events.parquet")
+        repo.edit("sources.py", DIRECTORY, 'path=str(DATA / "events.parquet")')
+    repo.edit(
+        "sources.py",
+        'file_format=ParquetFormat(),\n    timestamp_field="event_timestamp",',
+        'file_format=ParquetFormat(),\n    timestamp_field="when",\n    '
+        'created_timestamp_column="loaded",\n    field_mapping='
+        '{"user": "member_id", "posting": "job_id", "what": "action", "nr": "event_id"},',
+    )
+    store, view = applied(repo)
+    with pytest.raises(InvalidInput, match="'event_id' is missing"):
+        append_events(store, view, NEW)
+    append = append_events if way == "ours" else event_log._append_through_feast
+    started = datetime.now(UTC)
+    append(store, view, NEW.append_column("event_id", pa.array([3, 4])))
+
+    assert read(store, view) == EXPECTED
+    path = repo.events if way == "ours" else repo.data / "events.parquet"
+    rows = pq.read_table(path).to_pylist()
+    new = {row["user"]: row for row in rows if row["nr"] in (3, 4)}
+    assert new[9] == {
+        "page": None,
+        "user": 9,
+        "posting": 3,
+        "what": "APPLY",
+        "when": at(-5),
+        "loaded": new[9]["loaded"],
+        "nr": 4,
+    }
+    assert started <= new[9]["loaded"] <= datetime.now(UTC)
+    if way == "ours":
+        (live,) = repo.events.glob(LIVE_FILES)
+        assert pq.read_schema(live).equals(schema)
+
+
+def seconds_only(folder: Path) -> None:
+    table = events_table(HISTORY)
+    times = table["event_timestamp"].cast(pa.timestamp("s", "UTC"))
+    pq.write_table(table.set_column(3, "event_timestamp", times), folder / "history.parquet")
+    # Parquet knows no seconds: the nearest is milliseconds.
+    assert pq.read_schema(folder / "history.parquet").field("event_timestamp").type.unit == "ms"
+
+
+def required_column(folder: Path) -> None:
+    table = events_table(HISTORY).append_column(
+        pa.field("page", pa.string(), nullable=False), pa.array(["a", "b"])
+    )
+    pq.write_table(table, folder / "history.parquet")
+
+
+def partitioned(folder: Path) -> None:
+    (folder / "day=1").mkdir()
+    (folder / "history.parquet").rename(folder / "day=1" / "part.parquet")
+
+
+SOURCES = {
+    "an empty folder": (lambda folder: (folder / "history.parquet").unlink(), "an empty folder"),
+    "broken": (lambda folder: (folder / "history.parquet").write_bytes(b"no"), "readable source"),
+    "coarser times": (seconds_only, "column 'event_timestamp' of type timestamp.ms, tz=UTC."),
+    "a required column": (required_column, "'page' should accept nulls"),
+    "partitions": (partitioned, "Received: day=1"),
+    "no job column": (
+        lambda folder: pq.write_table(
+            events_table(HISTORY).drop_columns(["job_id"]), folder / "history.parquet"
+        ),
+        "'job_id' is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SOURCES)
+def test_a_source_that_cannot_take_events_is_refused(repo, case):
+    change, expected = SOURCES[case]
+    store, view = applied(repo)
+    change(repo.events)
+    before = sorted(repo.events.rglob("*"))
+    fine = events_table([(1, 2, "SAVE", at(0.5) + timedelta(microseconds=1))])
+    with pytest.raises(InvalidInput, match=expected):
+        append_events(store, view, fine)
+    assert sorted(repo.events.rglob("*")) == before
+    if case == "broken":
+        repo.events.joinpath("history.parquet").unlink()
+        repo.events.rmdir()
+        with pytest.raises(InvalidInput, match="expected a readable source"):
+            append_events(store, view, fine)

@@ -1,0 +1,104 @@
+"""Whatever the order and number of pushes, the stored row is the row of a batch."""
+
+from itertools import count
+
+import numpy as np
+import pytest
+from feast_repo import DIMENSION, US_PER_DAY, at, events_table, make_repo, us, vectors_table
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from reference import sequence
+
+from transformations.live import SequenceWriter
+
+LENGTH = 4
+SEQUENCE = "member_activity_sequence"
+ACTIONS = ("APPLY", "SAVE", "DISMISS")
+MEMBERS = 400
+# More than the length, with two at one time, one about to leave the window, one on a job that has
+# no vector.
+BASE = [(1, "SAVE", -28), (2, "APPLY", -20), (3, "APPLY", -3), (1, "SAVE", -3), (2, "SAVE", -2)]
+VECTORS = [(job, at(-90), np.ones(DIMENSION)) for job in (1, 2, 3, 4)]
+
+
+@pytest.fixture(scope="module")
+def materialized(tmp_path_factory):
+    """Members with the same history, materialized as of day 0; every example takes a new one."""
+    folder = tmp_path_factory.mktemp("live")
+    (folder / "no_models").mkdir()
+    history = [(m, job, what, at(day)) for m in range(MEMBERS) for job, what, day in BASE]
+    repo = make_repo(
+        folder / "repo", folder / "no_models", events_table(history), vectors_table(VECTORS)
+    )
+    (repo.path / "activity_models.py").write_text("ACTIVITY_MODELS = []\n")
+    (repo.path / "services.py").unlink()
+    repo.edit("sources.py", "length=32", f"length={LENGTH}")
+    repo.run("apply")
+    repo.materialize(at(-1), at(0))
+    store = repo.store
+    return store, SequenceWriter(store, offline=False), count()
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from((1, 2, 3, 4, 99)),
+        st.sampled_from(ACTIONS),
+        st.sampled_from((-29, -28, -27.5, -20, -3, -2.5, -2, 0, 0.25, 0.5, 8, 8.25, 30)),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(events=EVENTS, data=st.data(), known_member=st.booleans())
+def test_any_order_and_number_of_pushes_gives_the_row_of_a_batch(
+    materialized, events, data, known_member
+):
+    store, writer, members = materialized
+    number = next(members)
+    member = number if known_member and number < MEMBERS else 10_000 + number
+    order = data.draw(st.permutations(events + events[:2]))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(order)), max_size=3)))
+    total = 0
+    for start, stop in zip([0, *cuts], [*cuts, len(order)], strict=True):
+        part = [(member, job, what, at(day)) for job, what, day in order[start:stop]]
+        report = writer.push(events_table(part))
+        total += report.new
+        left_out = report.duplicates + report.unknown + report.already_there + report.older
+        assert report.new + left_out == report.events == len(part)
+
+    history = BASE if member < MEMBERS else []
+    rows = [
+        {"member_id": member, "job_id": job, "action": what, "time": us(at(day))}
+        for job, what, day in [*history, *events]
+    ]
+    known = [row["time"] for row in rows if row["job_id"] != 99]
+    as_of = max([*([us(at(0))] if history else []), *(time + 1 for time in known)], default=0)
+    expected, _ = sequence(
+        rows,
+        [(job, us(time), vector) for job, time, vector in VECTORS],
+        member,
+        as_of,
+        window_us=28 * US_PER_DAY,
+        length=LENGTH,
+    )
+    online = store.get_online_features(
+        [
+            f"{SEQUENCE}:activity_job_ids",
+            f"{SEQUENCE}:activity_actions",
+            f"{SEQUENCE}:activity_times",
+        ],
+        [{"member_id": member}],
+    ).to_dict()
+    jobs, actions, times = (
+        online[name][0] or [] for name in ("activity_job_ids", "activity_actions", "activity_times")
+    )
+    stored = [
+        (job, ACTIONS[action - 1], time)
+        for job, action, time in zip(jobs, actions, times, strict=True)
+    ]
+    assert stored == expected
+    assert (total == 0) == (not set(expected) - {(j, a, us(at(d))) for j, a, d in history})

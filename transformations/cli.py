@@ -1,0 +1,217 @@
+"""The command `activity-embeddings`: what Feast's own command line has no place for."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from transformations.errors import InvalidInput
+from transformations.names import ACTION, EVENT_ID, EVENT_TIMESTAMP
+
+# Feast and what it imports take seconds; a command imports them when it runs.
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_log = logging.getLogger(__name__)
+_READ_AS_TEXT = (ACTION, EVENT_TIMESTAMP, EVENT_ID)
+
+
+@click.group()
+@click.option(
+    "--repo",
+    "-C",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    default=".",
+    show_default=True,
+    help="Folder of the feature repo. FEAST_FS_YAML_FILE_PATH names another feature_store.yaml.",
+)
+@click.pass_context
+def cli(context: click.Context, repo: Path) -> None:
+    """Work with activity sequences and embeddings in a Feast feature repo."""
+    context.obj = repo
+
+
+@cli.command()
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.option(
+    "--online-only",
+    is_flag=True,
+    help="Leave the offline source alone: your own pipeline logs these events.",
+)
+@click.pass_obj
+def push(repo: Path, file: Path, online_only: bool) -> None:
+    """Merge the events in FILE into the served sequences, and log them.
+
+    FILE is .parquet, .csv or .jsonl, or - for JSON lines on standard input, with the columns
+    member_id, job_id, action, event_timestamp and, if the source has it, event_id. Times are ISO
+    8601 with a zone, as 2024-03-01T12:00:00Z. Pushing a file again changes nothing.
+    """
+    with _one_line_errors():
+        from feast import FeatureStore
+
+        from transformations.live import SequenceWriter
+
+        writer = SequenceWriter(FeatureStore(repo_path=str(repo)), offline=not online_only)
+        click.echo(writer.push(read_events_file(file, writer.id_types)))
+
+
+@cli.command()
+@click.option("--sample", default=200, show_default=True, help="Members to look at.")
+@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of the values that may differ.",
+)
+@click.pass_obj
+def check(repo: Path, sample: int, seed: int, threshold: float) -> None:
+    """Compare stored and request-time values with a recompute from the raw events.
+
+    For a random sample of members; says what differs and why. Exit status 1 if more values differ
+    than the threshold allows.
+    """
+    with _one_line_errors():
+        from feast import FeatureStore
+
+        from transformations.check import check as run_check
+
+        report = run_check(FeatureStore(repo_path=str(repo)), sample=sample, seed=seed)
+        click.echo(report)
+        if report.share > threshold:
+            raise InvalidInput(
+                f"expected at most {100 * threshold:g} % of the values to differ. "
+                f"Received: {100 * report.share:.2f} %"
+            )
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Say what went wrong in one line, whatever it was; the traceback goes to the debug log."""
+    try:
+        yield
+    except Exception as error:
+        _log.debug("traceback", exc_info=True)
+        ours = isinstance(error, click.ClickException)
+        text = str(error) if ours else f"{type(error).__name__}: {error}"
+        raise click.ClickException(" ".join(text.split())) from error
+
+
+def read_events_file(file: Path, id_types: Mapping[str, pa.DataType]) -> pa.Table:
+    """Read events from a parquet, CSV or JSON-lines file.
+
+    Parameters
+    ----------
+    file : by its suffix .parquet, .csv or .jsonl; `-` is JSON lines on standard input.
+    id_types : types of id columns, which a CSV file does not tell.
+
+    Raises
+    ------
+    InvalidInput
+        The file cannot be read; for text, the message names the line.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    try:
+        if str(file) == "-":
+            with click.open_file("-", encoding="utf-8") as lines:
+                return _read_json_lines(lines, "standard input", id_types)
+        if file.suffix == ".jsonl":
+            with file.open(encoding="utf-8") as lines:
+                return _read_json_lines(lines, str(file), id_types)
+        if file.suffix == ".parquet":
+            return pa.parquet.read_table(file, partitioning=None)
+        if file.suffix == ".csv":
+            types = {**dict.fromkeys(_READ_AS_TEXT, pa.string()), **id_types}
+            options = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True)
+            table = pa.csv.read_csv(file, convert_options=options)
+            return _with_times(table, str(file), itertools.count(2))
+    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{file}: expected a readable file. Received: {error}") from error
+    raise InvalidInput(
+        f"{file}: expected a name that ends in .parquet, .csv or .jsonl, or - for JSON lines on "
+        f"standard input. Received: {file.suffix or 'no suffix'}"
+    )
+
+
+def _read_json_lines(
+    lines: Iterable[str], source: str, id_types: Mapping[str, pa.DataType]
+) -> pa.Table:
+    """Read one JSON object a line; empty lines are passed over."""
+    import pyarrow as pa
+
+    rows: list[dict[str, Any]] = []
+    numbers: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InvalidInput(f"{source}, line {number}: expected JSON. {error}") from error
+        if not isinstance(row, dict):
+            raise InvalidInput(
+                f"{source}, line {number}: expected a JSON object. Received: {line.strip()[:80]}"
+            )
+        rows.append(row)
+        numbers.append(number)
+    if not rows:
+        types = {**id_types, ACTION: pa.string(), EVENT_TIMESTAMP: pa.timestamp("us", "UTC")}
+        return pa.schema(types).empty_table()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    try:
+        table = pa.table({name: [row.get(name) for row in rows] for name in columns})
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise InvalidInput(
+            f"{source}: expected values of one type in each column. Received: {error}"
+        ) from error
+    return _with_times(table, source, numbers)
+
+
+def _with_times(table: pa.Table, source: str, lines: Iterable[int]) -> pa.Table:
+    """Parse the column of times, which is text; `lines` are the lines of the rows.
+
+    Raises
+    ------
+    InvalidInput
+        A value is no time, or has no zone.
+    """
+    import pyarrow as pa
+
+    from transformations.times import to_us
+
+    if EVENT_TIMESTAMP not in table.column_names:
+        return table
+    times: list[int | None] = []
+    for text, number in zip(table.column(EVENT_TIMESTAMP).to_pylist(), lines, strict=False):
+        try:
+            moment = None if text is None else datetime.fromisoformat(text)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(
+                f"{source}, line {number}: {EVENT_TIMESTAMP!r} should be a time such as "
+                f"2024-03-01T12:00:00Z. Received: {text!r}"
+            ) from error
+        if moment is not None and moment.tzinfo is None:
+            raise InvalidInput(
+                f"{source}, line {number}: {EVENT_TIMESTAMP!r} should have a zone, as in "
+                f"2024-03-01T12:00:00Z. Received: {text!r} without one (naive)"
+            )
+        times.append(None if moment is None else to_us(moment))
+    column = pa.array(times, pa.int64()).cast(pa.timestamp("us", "UTC"))
+    position = table.column_names.index(EVENT_TIMESTAMP)
+    return table.set_column(position, EVENT_TIMESTAMP, column)
+
+
+if __name__ == "__main__":
+    cli()

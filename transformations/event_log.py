@@ -1,0 +1,178 @@
+"""Append events to the offline source of activity, so that the next batch run sees them too.
+
+A folder of parquet files gets one more file. A single parquet file is rewritten. Both happen aside
+and end in a rename: a reader, or a kill, finds all of the new events or none. Any other source is
+written through Feast's own offline store.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from feast import FeatureStore, FeatureView, FileSource
+from feast.data_format import ParquetFormat
+
+from transformations import names
+from transformations.errors import InvalidInput
+from transformations.events import EVENT_COLUMNS
+from transformations.sources import readable, source_label, source_of
+from transformations.tables import require_columns, single_chunk
+
+LIVE_FILES = "live-*.parquet"
+"""The files that were added to a folder of events, among those that were there."""
+
+
+def append_events(store: FeatureStore, view: FeatureView, table: pa.Table) -> None:
+    """Append events to the batch source of a view.
+
+    Parameters
+    ----------
+    store : the feature store.
+    view : the view of activity events.
+    table : columns `member_id`, `job_id`, `action`, `event_timestamp` and, if the source has it,
+        `event_id`. They are written under the source's own names and types. Its other columns are
+        null, and its created timestamp, where it declares one, is now.
+
+    Raises
+    ------
+    InvalidInput
+        The source cannot be read, lacks a column, has one that these events do not fill, or is of
+        a type that would lose something of them. Nothing was written.
+    """
+    path = _local_path(store, view)
+    if path is None:
+        _append_through_feast(store, view, table)
+    elif path.is_dir():
+        _add_file(path, view, table)
+    else:
+        _rewrite_file(path, view, table)
+
+
+def _local_path(store: FeatureStore, view: FeatureView) -> Path | None:
+    """Return where a local parquet source lies, None for another source."""
+    source = source_of(view)
+    if not isinstance(source, FileSource) or "://" in source.path:
+        return None
+    if not isinstance(source.file_format, ParquetFormat | NoneType):
+        return None
+    return Path(store.repo_path or ".") / source.path
+
+
+def _add_file(folder: Path, view: FeatureView, table: pa.Table) -> None:
+    partitions = sorted(path.name for path in folder.glob("*=*") if path.is_dir())
+    if partitions:
+        raise InvalidInput(
+            f"{source_label(view)}: expected a folder of files, because a new file could not say "
+            f"its partition. Received: {partitions[0]}. Log these events with your own pipeline, "
+            "and push them with `--online-only`"
+        )
+    with readable(view):
+        dataset = ds.dataset(folder, format="parquet")
+    if not dataset.files:
+        raise InvalidInput(
+            f"{source_label(view)}: expected at least one parquet file, which says the columns. "
+            "Received: an empty folder. Put the first events there"
+        )
+    rows = _as_source(view, table, dataset.schema)
+    name = f"live-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex}.parquet"
+    # In the same folder and so on the same disk. Arrow and Dask pass over names with a dot,
+    # DuckDB over names that do not end in .parquet.
+    aside = folder / f".{name}.staging"
+    try:
+        pq.write_table(rows, aside)
+        os.replace(aside, folder / name)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _rewrite_file(path: Path, view: FeatureView, table: pa.Table) -> None:
+    aside = path.with_name(f".{path.name}.staging")
+    with ExitStack() as stack:
+        with readable(view):
+            lock = stack.enter_context(path.with_name(f".{path.name}.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            before = stack.enter_context(pq.ParquetFile(path))
+        rows = _as_source(view, table, before.schema_arrow)
+        groups = before.metadata.num_row_groups
+        codec = before.metadata.row_group(0).column(0).compression if groups else "snappy"
+        try:
+            with pq.ParquetWriter(aside, before.schema_arrow, compression=codec) as writer:
+                for group in range(groups):
+                    writer.write_table(before.read_row_group(group))
+                writer.write_table(rows.cast(before.schema_arrow))
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def _append_through_feast(store: FeatureStore, view: FeatureView, table: pa.Table) -> None:
+    source = source_of(view)
+    with readable(view):
+        columns = [name for name, _ in source.get_table_column_names_and_types(store.config)]
+    filled = _filled_columns(view, table, columns)
+    nothing = pa.nulls(len(table))
+    rows = pa.table({name: filled.get(name, nothing) for name in columns})
+    # Not `FeatureStore.write_to_offline_store`: it maps the columns to the names of the view, and
+    # then misses those of the source.
+    provider: Any = store._get_provider()
+    provider.offline_write_batch(store.config, view, rows, None)
+
+
+def _as_source(view: FeatureView, table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return events with all columns of the source, under its names and of its types."""
+    filled = _filled_columns(view, table, schema.names)
+    columns = []
+    for field in schema:
+        if field.name not in filled:
+            if not field.nullable:
+                raise InvalidInput(
+                    f"{source_label(view)}: column {field.name!r} should accept nulls, since "
+                    "pushed events do not have it. Received: a column that does not. Log these "
+                    "events with your own pipeline, and push them with `--online-only`"
+                )
+            columns.append(pa.nulls(len(table), field.type))
+            continue
+        try:
+            columns.append(filled[field.name].cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InvalidInput(
+                f"{source_label(view)}: pushed events should fit column {field.name!r} of type "
+                f"{field.type}. Received: {filled[field.name].type}; {error}"
+            ) from error
+    return pa.Table.from_arrays(columns, schema=schema.remove_metadata())
+
+
+def _filled_columns(
+    view: FeatureView, table: pa.Table, source_columns: Sequence[str]
+) -> dict[str, pa.Array]:
+    """Return the columns that events fill, by their names in the source."""
+    source, label = source_of(view), source_label(view)
+    to_source = {ours: theirs for theirs, ours in source.field_mapping.items()}
+    to_source[names.EVENT_TIMESTAMP] = source.timestamp_field
+    wanted = {name: to_source.get(name, name) for name in (*EVENT_COLUMNS, names.EVENT_ID)}
+    if wanted[names.EVENT_ID] not in source_columns:
+        del wanted[names.EVENT_ID]
+    elif names.EVENT_ID not in table.column_names:
+        raise InvalidInput(
+            f"pushed events: column {names.EVENT_ID!r} is missing. Expected, because {label} has "
+            f"it and orders events of one time by it. Received columns: "
+            f"{', '.join(table.column_names)}"
+        )
+    require_columns(source_columns, wanted.values(), label)
+    filled = {theirs: single_chunk(table, ours) for ours, theirs in wanted.items()}
+    created = source.created_timestamp_column
+    if created and created in source_columns:
+        now = pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))
+        filled[created] = pa.array([now] * len(table), now.type)
+    return filled
