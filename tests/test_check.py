@@ -1,0 +1,170 @@
+"""`activity-embeddings check` finds what differs, and says why."""
+
+import contextlib
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from feast_repo import at, events_table, make_repo, small_data, vectors_table
+
+from transformations.check import check
+from transformations.errors import InvalidInput
+
+T = at(4)
+COMMAND = Path(sys.executable).with_name("activity-embeddings")
+SEQUENCE = "member_activity_sequence"
+EMBEDDINGS = [
+    f"member_activity_embedding_{name}" for name in ("cnn", "geometric_decay", "unweighted_average")
+]
+VIEWS = {SEQUENCE, *EMBEDDINGS, *(f"{name}_realtime" for name in EMBEDDINGS)}
+
+
+@pytest.fixture
+def data():
+    return small_data()
+
+
+@pytest.fixture
+def published(tmp_path, models, data):
+    events, vectors = data
+    repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
+    repo.run("apply")
+    repo.materialize(at(-41), T)
+    return repo
+
+
+def causes(report, view):
+    return {(d.member, d.what, d.cause) for d in report.differences if d.view == view}
+
+
+def test_after_a_run_nothing_differs(published):
+    report = check(published.store, sample=1000)
+    assert not report.differences
+    assert set(report.compared) == VIEWS
+    assert set(report.compared.values()) == {report.members}
+    assert report.members > 35
+
+
+def test_the_sample_is_random_and_seeded(published):
+    report = check(published.store, sample=5)
+    assert report.members == 5
+    assert set(report.compared.values()) == {5}
+
+
+def test_a_late_event_and_a_removed_one_are_told(published, data):
+    events, _ = data
+    removed = next(e for e in events if e[0] == 14 and at(-24) < e[3] < T and e[1] in {1, 2, 3, 4})
+    late = (15, 4, "DISMISS", at(2.5))
+    published.write_events(events_table([e for e in events if e != removed] + [late]))
+    report = check(published.store, sample=1000)
+    assert causes(report, SEQUENCE) == {
+        (14, "stored", "removed event"),
+        (15, "stored", "late event"),
+    }
+    for view in EMBEDDINGS:
+        assert causes(report, view) == causes(report, SEQUENCE)
+        assert causes(report, f"{view}_realtime") == {
+            (member, "request", cause) for member, _, cause in causes(report, SEQUENCE)
+        }
+    (difference,) = [d for d in report.differences if d.view == SEQUENCE and d.member == 15]
+    assert (difference.missing, difference.extra) == (1, 0)
+    differing = [d for d in report.differences if d.view == EMBEDDINGS[0]]
+    assert all(d.cosine is not None and d.cosine < 0.9999 and all(d.norms) for d in differing)
+    assert "member 15, stored: late event, 1 events missing, 0 too many" in str(report)
+
+
+def test_a_missing_row_is_told(published):
+    with contextlib.closing(sqlite3.connect(published.data / "online.db")) as connection:
+        table = f"activity_embeddings_{EMBEDDINGS[0]}"
+        keys = connection.execute(f'SELECT entity_key FROM "{table}" ORDER BY 1').fetchall()
+        connection.execute(f'DELETE FROM "{table}" WHERE entity_key = ?', keys[0])
+        connection.commit()
+    report = check(published.store, sample=1000)
+    (difference,) = report.differences
+    assert (difference.view, difference.what) == (EMBEDDINGS[0], "stored")
+    assert difference.cause == "missing row"
+
+
+def test_a_snapshot_that_is_not_online_is_told(published):
+    backup = published.data / "backup.db"
+    shutil.copy(published.data / "online.db", backup)
+    published.materialize(T, at(5))
+    assert not check(published.store, sample=1000).differences
+    shutil.copy(backup, published.data / "online.db")
+    report = check(published.store, sample=1000)
+    stored = [d for d in report.differences if d.what == "stored"]
+    assert {d.view for d in stored} == {SEQUENCE, *EMBEDDINGS}
+    assert {d.cause for d in stored} == {"snapshot not pushed"}
+
+
+def test_a_vector_that_changed_under_its_version_is_told(published, data):
+    _, vectors = data
+    changed = [(j, t, 3 * v if j == 4 else v) for j, t, v in vectors]
+    published.write_vectors(vectors_table(changed))
+    report = check(published.store, sample=1000)
+    assert report.differences
+    assert {d.cause for d in report.differences} == {"stale vector"}
+    assert not causes(report, SEQUENCE)
+    # With the table written again, requests are right and what is stored is not.
+    published.materialize(at(-41), T, "--views", "job_embedding")
+    report = check(published.store, sample=1000)
+    assert {(d.what, d.cause) for d in report.differences} == {("stored", "stale vector")}
+
+
+def test_a_model_that_was_applied_and_not_materialized_is_told(published):
+    import keras
+
+    from training.cnn import build_cnn
+    from training.package import package_model
+    from transformations.spec import ActivitySpec, ItemEmbedding
+
+    spec, items = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)
+    keras.utils.set_random_seed(8)
+    shutil.rmtree(published.path / "models" / "cnn")
+    package_model(
+        build_cnn(spec, items),
+        published.path / "models" / "cnn",
+        name="cnn",
+        version="2",
+        spec=spec,
+        item_embedding=items,
+    )
+    published.run("apply")
+    report = check(published.store, sample=1000)
+    # A CNN that has another start still gives the decayed average where nothing is learned yet.
+    assert {(d.view, d.what, d.cause) for d in report.differences} <= {
+        (EMBEDDINGS[0], "stored", "other model or item version")
+    }
+    assert report.differences
+
+
+def test_nothing_published_is_one_clear_error(repo):
+    with pytest.raises(InvalidInput, match="expected a registry with the view"):
+        check(repo.store)
+    repo.run("apply")
+    with pytest.raises(InvalidInput, match=r"expected a published snapshot. Received: none"):
+        check(repo.store)
+
+
+def test_the_command_exits_with_1_past_the_threshold(published, data):
+    def command(*arguments):
+        return subprocess.run(
+            [COMMAND, "-C", published.path, "check", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = command("--sample", "1000")
+    assert done.returncode == 0, done.stderr
+    assert "values, 0 differ" in done.stdout
+    published.write_events(events_table([*data[0], (15, 4, "DISMISS", at(2.5))]))
+    done = command("--sample", "1000")
+    assert done.returncode == 1
+    assert "late event" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+    assert command("--sample", "1000", "--threshold", "0.5").returncode == 0
