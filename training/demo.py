@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,11 @@ from feast import FeatureStore
 
 from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
 from transformations import names
+from transformations.check import check
 from transformations.embedding import tensorflow
+from transformations.entity_rows import entity_rows
+from transformations.event_log import LIVE_FILES
+from transformations.serving import preload
 from transformations.spec import ActivitySpec
 
 SINCE_THE_FIRST_VECTOR = ("2013-04-30T00:00:00", "2013-06-30T12:00:00")
@@ -34,6 +38,10 @@ BACKFILL = ("2013-06-30T12:00:00", "2013-08-01T00:00:00")
 NEXT_WEEK = "2013-08-08T00:00:00"
 LABELS = (datetime(2013, 8, 1, tzinfo=UTC), datetime(2013, 8, 8, tzinfo=UTC))
 SERVICE = "jymbii_v2"
+REALTIME_SERVICE = "jymbii_v2_realtime"
+REQUEST_TIME = datetime(2013, 8, 8, 0, 1, tzinfo=UTC)
+TIMED_REQUESTS = 100
+CHECKED = 500
 EMBEDDING = "activity_embedding"
 NEAREST = 5
 SHOWN_ACTIVITIES = 8
@@ -91,7 +99,20 @@ def run(repo: Path) -> None:
             f"member {member}: {online[names.ACTIVITY_COUNT][0]} activities, a vector of "
             f"{len(online[EMBEDDING][0])}, in {milliseconds:.1f} ms with the first call's set-up"
         )
-    _show_member(store, member, np.array(online[EMBEDDING][0]), postings)
+    job_ids, vectors = _vectors_online(store, postings)
+    seen = _show_member(store, member, postings)
+    before = np.array(online[EMBEDDING][0])
+    print("Jobs nearest to the activity embedding, by cosine, of those not acted on:")
+    _show_nearest(before, job_ids, vectors, postings, seen)
+    with _step("Serving as of the request: the same member has just saved three jobs of one kind"):
+        recent = _unlike(before, job_ids, vectors)
+        for job, _, _ in recent:
+            print(f"  SAVE     {_title(postings, job)}")
+        after = _ask_with_recent(store, member, recent)
+    print("Jobs nearest to the activity embedding now:")
+    _show_nearest(after, job_ids, vectors, postings, seen | {job for job, _, _ in recent})
+    with _step("activity-embeddings check"):
+        print(check(store, sample=CHECKED))
     print(
         f"\nDone in {time.perf_counter() - started:.0f} s. "
         f"Look around: cd {repo.name} && ../.venv/bin/feast ui"
@@ -99,10 +120,12 @@ def run(repo: Path) -> None:
 
 
 def _remove_outputs(repo: Path) -> None:
-    for folder in (repo / "models", repo / "data" / "snapshots"):
+    data = repo / "data"
+    for folder in (repo / "models", data / "snapshots", data / "job_vectors"):
         shutil.rmtree(folder, ignore_errors=True)
-    for file in ("registry.db", "online.db"):
-        (repo / "data" / file).unlink(missing_ok=True)
+    pushed = (data / EVENTS_FILE).parent.glob(LIVE_FILES)
+    for file in (data / "registry.db", data / "online.db", *pushed):
+        file.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -167,10 +190,8 @@ def _a_member_with_history(data: Path) -> int:
     return int(enough[names.MEMBER_ID].iloc[len(enough) // 2])
 
 
-def _show_member(
-    store: FeatureStore, member: int, embedding: np.ndarray, postings: pd.DataFrame
-) -> None:
-    """Print a member's recent activity and the jobs nearest to the embedding, by title."""
+def _show_member(store: FeatureStore, member: int, postings: pd.DataFrame) -> set[int]:
+    """Print a member's recent activity; return the jobs acted on."""
     features = [names.ACTIVITY_JOB_IDS, names.ACTIVITY_ACTIONS]
     sequence = store.get_online_features(
         [f"{names.MEMBER_ACTIVITY_SEQUENCE}:{name}" for name in features],
@@ -181,21 +202,67 @@ def _show_member(
     print(f"\nMember {member}, newest of {len(jobs)} activities last:")
     for job, action in list(zip(jobs, actions, strict=True))[-SHOWN_ACTIVITIES:]:
         print(f"  {ActivitySpec().vocabulary[action]:8} {_title(postings, job)}")
+    return set(jobs)
 
-    vectors = store.get_online_features(
+
+def _vectors_online(store: FeatureStore, postings: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids and unit vectors of all jobs that have one."""
+    answer = store.get_online_features(
         [f"{names.JOB_EMBEDDING}:{names.EMBEDDING}"],
         [{names.JOB_ID: int(job)} for job in postings.index],
     ).to_dict()
     known = [
         (job, vector)
-        for job, vector in zip(vectors[names.JOB_ID], vectors[names.EMBEDDING], strict=True)
-        if vector is not None and job not in set(jobs)
+        for job, vector in zip(answer[names.JOB_ID], answer[names.EMBEDDING], strict=True)
+        if vector is not None
     ]
     matrix = np.array([vector for _, vector in known])
-    cosine = matrix @ embedding / (np.linalg.norm(matrix, axis=1) * np.linalg.norm(embedding))
-    print("Jobs nearest to the activity embedding, by cosine, of those not acted on:")
-    for i in np.argsort(-cosine)[:NEAREST]:
-        print(f"  {cosine[i]:.2f}     {_title(postings, known[i][0])}")
+    return np.array([job for job, _ in known]), matrix / np.linalg.norm(matrix, axis=1)[:, None]
+
+
+def _unlike(
+    embedding: np.ndarray, job_ids: np.ndarray, vectors: np.ndarray
+) -> list[tuple[int, str, datetime]]:
+    """Return three saves, seconds old, of jobs that are alike and unlike an embedding."""
+    furthest = int(np.argmin(vectors @ embedding))
+    alike = np.argsort(-(vectors @ vectors[furthest]))[:3]
+    return [
+        (int(job_ids[row]), "SAVE", REQUEST_TIME - timedelta(seconds=int(20 - 5 * i)))
+        for i, row in enumerate(alike)
+    ]
+
+
+def _ask_with_recent(
+    store: FeatureStore, member: int, recent: list[tuple[int, str, datetime]]
+) -> np.ndarray:
+    """Ask for a member's embedding as of the request; say how long it takes."""
+    preload(store)
+    service = store.get_feature_service(REALTIME_SERVICE)
+    rows = entity_rows([member], {member: recent}, request_timestamp=REQUEST_TIME)
+    seconds = []
+    for _ in range(TIMED_REQUESTS):
+        started = time.perf_counter()
+        answer = store.get_online_features(service, rows).to_dict()
+        seconds.append(time.perf_counter() - started)
+    print(
+        f"{answer[names.ACTIVITY_COUNT][0]} activities, {answer[names.NEW_ACTIVITY_COUNT][0]} of "
+        f"them new; the median of {TIMED_REQUESTS} requests is {1000 * np.median(seconds):.1f} ms"
+    )
+    return np.array(answer[EMBEDDING][0])
+
+
+def _show_nearest(
+    embedding: np.ndarray,
+    job_ids: np.ndarray,
+    vectors: np.ndarray,
+    postings: pd.DataFrame,
+    seen: set[int],
+) -> None:
+    """Print the jobs nearest to an embedding, by title, of those not seen."""
+    cosine = vectors @ embedding / np.linalg.norm(embedding)
+    new = [row for row in np.argsort(-cosine) if job_ids[row] not in seen]
+    for row in new[:NEAREST]:
+        print(f"  {cosine[row]:.2f}     {_title(postings, int(job_ids[row]))}")
 
 
 def _title(postings: pd.DataFrame, job: int) -> str:
