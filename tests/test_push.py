@@ -165,6 +165,18 @@ def test_a_member_known_only_live_falls_silent_like_any_other(repo):
     assert served(repo, [9])[9] == ([], [], [])
 
 
+def test_a_member_known_only_by_a_late_event_falls_silent_too(repo):
+    # In the window of day 0, in no snapshot, and out of the window of the next one.
+    SequenceWriter(repo.store).push(events_table([(9, 6, "SAVE", at(-27.5))]))
+    assert served(repo, [9])[9][0] == [6]
+    repo.materialize(at(0), at(1))
+    assert served(repo, [9])[9] == ([], [], [])
+    repo.materialize(at(1), at(2))
+    offline = pq.read_table(repo.data / "snapshots" / SEQUENCE / "v1", partitioning=None)
+    days = [row["event_timestamp"] for row in offline.to_pylist() if row["member_id"] == 9]
+    assert days == [at(1)]
+
+
 def test_materializing_a_changed_snapshot_again_shows_online(either):
     either.write_events(events_table([*HISTORY, (2, 5, "SAVE", at(-0.5))]))
     either.materialize(at(-1), at(0))

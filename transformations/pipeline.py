@@ -171,10 +171,13 @@ class SnapshotRun:
         moments = self.cutoffs
         for first in range(0, len(moments), CUTOFFS_A_READ):
             group = moments[first : first + CUTOFFS_A_READ]
+            # Back to the window before this one, to see who falls silent.
+            start = group[0] - self.spec.window_us
+            since = min([start, *(t - self.spec.window_us for t in self._before(group[0]))])
             with self.report.stage("read events"):
-                events = self.read_events(group[0] - self.spec.window_us, group[-1])
-            already = int((events.time < moments[first - 1]).sum()) if first else 0
-            self.report.events += len(events) - already
+                events = self.read_events(since, group[-1])
+            counted = moments[first - 1] if first else start
+            self.report.events += int((events.time >= counted).sum())
             self.report.duplicates += events.duplicates
             for as_of in group:
                 self._stage_snapshot(as_of, events)
@@ -210,7 +213,7 @@ class SnapshotRun:
             as_of in self.sequence_cutoffs or as_of not in self._committed[self.sequence_sink]
         )
         active = members_active(events, as_of, self.spec)
-        silent = self._silent(as_of, active, targets)
+        silent = self._silent(as_of, active, events, targets)
         members = sorted_union(active, silent)
         if not len(members):
             return
@@ -309,11 +312,24 @@ class SnapshotRun:
         active = table.filter(pc.greater(table.column(names.ACTIVITY_COUNT), 0))
         return active.column(names.MEMBER_ID).combine_chunks()
 
-    def _silent(self, as_of: int, active: pa.Array, targets: Sequence[EmbeddingTarget]) -> pa.Array:
+    def _before(self, as_of: int) -> list[int]:
+        """Return the as-of time of the sequences before, in a list, if it is not a window ago."""
+        earlier = [t for t in self._chain(self.sequence_sink) if t < as_of][-1:]
+        return [t for t in earlier if as_of - t < self.spec.window_us]
+
+    def _silent(
+        self,
+        as_of: int,
+        active: pa.Array,
+        events: ActivityEvents,
+        targets: Sequence[EmbeddingTarget],
+    ) -> pa.Array:
         """Return the members to be written as explicitly empty.
 
         They had activity in the snapshot before and have none now. A view without a snapshot
         before, such as a new model version, empties whoever had activity in any earlier one.
+        Events that came too late for the snapshot before count for it too: they may have been
+        pushed online since.
         """
         before: dict[int, SnapshotSink] = {}
         earlier_sequences = [t for t in self._chain(self.sequence_sink) if t < as_of]
@@ -323,6 +339,7 @@ class SnapshotRun:
         had_activity = sorted_union(
             active.slice(0, 0),
             *(self._members_with_activity(before[t], t) for t in sorted(before)),
+            *(members_active(events, t, self.spec) for t in self._before(as_of)),
         )
         return had_activity.filter(pa.array(codes_of(had_activity, active) < 0))
 
