@@ -185,7 +185,6 @@ WHAT_RANKING = f"ranking: 1 member, {CANDIDATES} jobs"
 def main() -> None:
     """Run what the command line asks for."""
     options = _options()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Feast warns at every request that on-demand views are experimental.
     warnings.simplefilter("ignore")
     print(_machine(), flush=True)
@@ -360,10 +359,11 @@ def _feast_serve(repo: Path) -> Iterator[int]:
     """Run `feast serve`; yield its port.
 
     Without `--max-requests 0` Feast restarts the worker after 1000 requests, and so loads
-    TensorFlow again.
+    TensorFlow again. Clients keep their connections while the other variants take their turns.
     """
     port = _free_port()
-    options = ["--host", HOST, "--port", port, "--no-access-log", "--max-requests", 0]
+    options = ["--host", HOST, "--port", port, "--no-access-log"]
+    options += ["--max-requests", 0, "--keep-alive-timeout", 3600]
 
     def ready() -> bool:
         connection = http.client.HTTPConnection(HOST, port, timeout=CALL_S)

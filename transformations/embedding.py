@@ -81,6 +81,23 @@ class Embedder:
         InvalidInput
             A model gave a value that is not finite.
         """
+        count = int(np.count_nonzero(sequences.count))
+        if count == len(sequences) <= self.batch_size and self.models and count:
+            # As of most requests: one batch, and nobody without activity.
+            parts = (sequences.rows(vectors), sequences.action, self._ages(sequences))
+            embedded = self._call(vectors, *parts)
+            results = dict(zip([m.name for m in self.models], embedded, strict=True))
+        else:
+            results = self._embed_active(sequences, vectors, count)
+        for model in self.models:
+            for output, values in results[model.name].items():
+                _require_finite(model, output, values)
+        return results
+
+    def _embed_active(
+        self, sequences: Sequences, vectors: ItemVectors, count: int
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Embed those of n sequences that have activity, `count` of them, batch by batch."""
         results = {
             model.name: {
                 output: np.zeros((len(sequences), size), dtype=np.float32)
@@ -88,11 +105,11 @@ class Embedder:
             }
             for model in self.models
         }
-        if not sequences.count.any() or not self.models:
+        if not count or not self.models:
             return results
         rows, actions, ages = sequences.rows(vectors), sequences.action, self._ages(sequences)
         active: np.ndarray | None = None
-        if not sequences.count.all():
+        if count < len(sequences):
             active = np.flatnonzero(sequences.count)
             rows, actions, ages = rows[active], actions[active], ages[active]
         for start in range(0, len(rows), self.batch_size):
@@ -102,9 +119,6 @@ class Embedder:
             for model, embedded in zip(self.models, outputs, strict=True):
                 for output, values in embedded.items():
                     results[model.name][output][target] = values
-        for model in self.models:
-            for output, values in results[model.name].items():
-                _require_finite(model, output, values)
         return results
 
     def _call(

@@ -19,6 +19,7 @@ from transformations.tables import (
     require_no_nulls,
     single_chunk,
     time_column,
+    with_last,
 )
 
 ITEM_COLUMNS = (names.JOB_ID, names.EMBEDDING, names.EVENT_TIMESTAMP)
@@ -122,13 +123,12 @@ class ItemVectors:
         -------
         int32 [n, L]; `pad_row` for PAD and for jobs without a vector as of that time.
         """
-        code_of = np.append(codes_of(job_ids, self.job_ids, what=_JOB_IDS), np.int32(-1))
-        codes = code_of[job]
+        codes = with_last(codes_of(job_ids, self.job_ids, what=_JOB_IDS), -1)[job]
         known = codes >= 0
         if len(self.time) == len(self.job_ids):
             row = np.where(known, codes, self.pad_row).astype(np.int32)
             if len(self.time) and len(as_of) and self.time.max() > as_of.min():
-                late = np.append(self.time, np.int64(0))[row] > as_of[:, None]
+                late = with_last(self.time, 0)[row] > as_of[:, None]
                 row[late & known] = self.pad_row
             return row
         flat = codes[known]

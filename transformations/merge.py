@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from operator import itemgetter
 from typing import TypeAlias
 
@@ -86,14 +87,13 @@ def as_events(members: Sequence[Sequence[Activity]]) -> ActivityEvents:
     times, jobs, actions = zip(*flat, strict=True) if flat else ((), (), ())
     distinct = sorted(set(jobs))
     position = {job: i for i, job in enumerate(distinct)}
-    member_start = np.zeros(len(members) + 1, dtype=np.int64)
-    np.cumsum([len(activities) for activities in members], out=member_start[1:])
+    ends = accumulate(map(len, members), initial=0)
     return ActivityEvents(
         member_ids=_numbers(len(members)),
         job_ids=pa.array(
             distinct, pa.string() if jobs and isinstance(jobs[0], str) else pa.int64()
         ),
-        member_start=member_start,
+        member_start=np.array(list(ends), dtype=np.int64),
         job=np.array([position[job] for job in jobs], dtype=np.int32),
         action=np.array(actions, dtype=np.int8),
         time=np.array(times, dtype=np.int64),

@@ -14,7 +14,7 @@ import pyarrow as pa
 from transformations.events import ActivityEvents
 from transformations.item_vectors import ItemVectors
 from transformations.spec import ActivitySpec
-from transformations.tables import bisect, codes_of
+from transformations.tables import bisect, codes_of, with_last
 
 QUERIES_AT_ONCE = 32_768
 """Queries worked on together: bounds the memory of intermediate [queries, length] arrays."""
@@ -108,9 +108,9 @@ def make_sequences(
     time = np.empty(shape, dtype=np.int64)
     count = np.empty(len(member), dtype=np.int32)
     unknown = np.zeros(len(member), dtype=np.int32)
-    job_or_pad = np.append(events.job, np.int32(-1))
-    action_or_pad = np.append(events.action, np.int8(0))
-    time_or_pad = np.append(events.time, np.int64(0))
+    job_or_pad = with_last(events.job, -1)
+    action_or_pad = with_last(events.action, 0)
+    time_or_pad = with_last(events.time, 0)
 
     for start in range(0, len(member), QUERIES_AT_ONCE):
         part = slice(start, start + QUERIES_AT_ONCE)

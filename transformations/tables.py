@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -136,6 +136,14 @@ def sorted_union(*ids: pa.Array) -> pa.Array:
     return distinct.take(pc.sort_indices(distinct))
 
 
+def with_last(values: np.ndarray, last: float) -> np.ndarray:
+    """Return an array with one value more, which index -1 then finds."""
+    longer = np.empty(len(values) + 1, dtype=values.dtype)
+    longer[:-1] = values
+    longer[-1] = last
+    return longer
+
+
 FEW_QUERIES = 8
 """Up to so many queries are faster one by one than together."""
 
@@ -158,12 +166,9 @@ def bisect(
     int64 [n]; positions in `sorted_times`.
     """
     if len(low) <= FEW_QUERIES:
-        side: Literal["left", "right"] = "right" if right else "left"
-        found = [
-            first + np.searchsorted(sorted_times[first:last], wanted, side=side)
-            for first, last, wanted in zip(low, high, value, strict=True)
-        ]
-        return np.array(found, dtype=np.int64)
+        search = bisect_right if right else bisect_left
+        queries = zip(value.tolist(), low.tolist(), high.tolist(), strict=True)
+        return np.array([search(sorted_times, *query) for query in queries], dtype=np.int64)
     low = low.astype(np.int64, copy=True)
     high = high.astype(np.int64, copy=True)
     last = len(sorted_times) - 1
