@@ -254,14 +254,29 @@ class _ConvertedModel:
             str(model.path), signature_keys=[SIGNATURE]
         )
         self._interpreter = Interpreter(model_content=converter.convert(), num_threads=1)
-        self._run = self._interpreter.get_signature_runner(SIGNATURE)
-        self._inputs = list(self._run.get_input_details())
+        # It knows which tensors these are, but calling it costs as much as a small model.
+        runner = self._interpreter.get_signature_runner(SIGNATURE)
+        self._inputs = {name: d["index"] for name, d in runner.get_input_details().items()}
+        self._outputs = {name: d["index"] for name, d in runner.get_output_details().items()}
+        self._count = 0
         self._lock = threading.Lock()
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs, float32 [n, d]; inputs that the model does not take are ignored."""
+        run = self._interpreter
         with self._lock:
-            return self._run(**{name: inputs[name] for name in self._inputs})
+            count = len(inputs[names.INPUT_ACTIONS])
+            if count != self._count:
+                # Unknown until all tensors are of the new size.
+                self._count = -1
+                for name, index in self._inputs.items():
+                    run.resize_tensor_input(index, inputs[name].shape)
+                run.allocate_tensors()
+                self._count = count
+            for name, index in self._inputs.items():
+                run.set_tensor(index, inputs[name])
+            run.invoke()
+            return {name: run.get_tensor(index) for name, index in self._outputs.items()}
 
 
 def _convert(

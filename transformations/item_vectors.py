@@ -30,7 +30,7 @@ _JOB_IDS = f"{names.JOB_ID} in {names.MEMBER_ACTIVITY} and in {names.JOB_EMBEDDI
 
 @dataclass(frozen=True, eq=False)
 class ItemVectors:
-    """V vectors of J jobs; a job may have several, each valid from its own time on.
+    """V vectors of J jobs; a job has one or several, each valid from its own time on.
 
     Attributes
     ----------
@@ -104,6 +104,8 @@ class ItemVectors:
 
         A job is unknown as of every `T < known_at`.
         """
+        if job_ids is self.job_ids:
+            return self.time[self.start[:-1]]
         codes = codes_of(job_ids, self.job_ids, what=_JOB_IDS)
         first = np.full(len(codes), NEVER, dtype=np.int64)
         known = codes >= 0
@@ -123,7 +125,9 @@ class ItemVectors:
         -------
         int32 [n, L]; `pad_row` for PAD and for jobs without a vector as of that time.
         """
-        codes = with_last(codes_of(job_ids, self.job_ids, what=_JOB_IDS), -1)[job]
+        codes = job
+        if job_ids is not self.job_ids:
+            codes = with_last(codes_of(job_ids, self.job_ids, what=_JOB_IDS), -1)[job]
         known = codes >= 0
         if len(self.time) == len(self.job_ids):
             row = np.where(known, codes, self.pad_row).astype(np.int32)

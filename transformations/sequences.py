@@ -97,25 +97,19 @@ def make_sequences(
         In the order of the queries.
     """
     as_of = np.asarray(as_of, dtype=np.int64)
-    member = codes_of(member_ids, events.member_ids)
+    first, last = _events_of(events, member_ids)
     known_at = vectors.known_at(events.job_ids)[events.job]
-    latest = int(as_of.max(initial=np.iinfo(np.int64).min))
     late = np.flatnonzero(known_at > int(as_of.min(initial=np.iinfo(np.int64).max)))
-
-    shape = (len(member), spec.length)
-    job = np.empty(shape, dtype=np.int32)
-    action = np.empty(shape, dtype=np.int32)
-    time = np.empty(shape, dtype=np.int64)
-    count = np.empty(len(member), dtype=np.int32)
-    unknown = np.zeros(len(member), dtype=np.int32)
     job_or_pad = with_last(events.job, -1)
-    action_or_pad = with_last(events.action, 0)
+    action_or_pad = with_last(events.action, 0).astype(np.int32)
     time_or_pad = with_last(events.time, 0)
 
-    for start in range(0, len(member), QUERIES_AT_ONCE):
+    parts: list[tuple[np.ndarray, ...]] = []
+    for start in range(0, max(1, len(as_of)), QUERIES_AT_ONCE):
         part = slice(start, start + QUERIES_AT_ONCE)
-        low, high = _windows(events, member[part], as_of[part], spec)
+        low, high = _windows(events, first[part], last[part], as_of[part], spec)
         newest = _newest(low, high, spec.length)
+        unknown = np.zeros(len(low), dtype=np.int32)
         if len(late):
             meets_late = np.searchsorted(late, low) < np.searchsorted(late, high)
             newest[meets_late] = _newest_known(
@@ -125,28 +119,43 @@ def make_sequences(
                 known_at,
                 spec.length,
             )
-            unknown[part] = _count_late(low, high, as_of[part], late, known_at[late], latest)
-        job[part] = job_or_pad[newest]
-        action[part] = action_or_pad[newest]
-        time[part] = time_or_pad[newest]
-        count[part] = (newest >= 0).sum(axis=1)
+            unknown[:] = _count_late(low, high, as_of[part], late, known_at[late], int(as_of.max()))
+        count = (newest >= 0).sum(axis=1, dtype=np.int32)
+        parts.append(
+            (job_or_pad[newest], action_or_pad[newest], time_or_pad[newest], count, unknown)
+        )
+    job, action, time, count, unknown = (
+        columns[0] if len(parts) == 1 else np.concatenate(columns)
+        for columns in zip(*parts, strict=True)
+    )
     return Sequences(job, action, time, as_of, count, unknown, events.job_ids)
 
 
 def members_active(events: ActivityEvents, as_of: int, spec: ActivitySpec) -> pa.Array:
     """Return the ids, ascending, of members with any event in the window of one as-of time."""
-    member = np.arange(len(events.member_ids), dtype=np.int32)
-    low, high = _windows(events, member, np.full(len(member), as_of, dtype=np.int64), spec)
+    moments = np.full(len(events.member_ids), as_of, dtype=np.int64)
+    low, high = _windows(events, *_events_of(events, events.member_ids), moments, spec)
     return events.member_ids.filter(pa.array(high > low))
 
 
-def _windows(
-    events: ActivityEvents, member: np.ndarray, as_of: np.ndarray, spec: ActivitySpec
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for each query, the slice [low, high) of events in its window."""
+def _events_of(events: ActivityEvents, member_ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each member, the slice [first, last) of events."""
+    if member_ids is events.member_ids:
+        return events.member_start[:-1], events.member_start[1:]
+    member = codes_of(member_ids, events.member_ids)
     present = member >= 0
     first = np.where(present, events.member_start[member], 0)
-    last = np.where(present, events.member_start[member + 1], 0)
+    return first, np.where(present, events.member_start[member + 1], 0)
+
+
+def _windows(
+    events: ActivityEvents,
+    first: np.ndarray,
+    last: np.ndarray,
+    as_of: np.ndarray,
+    spec: ActivitySpec,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each query, the slice [low, high) of its member's events in its window."""
     low = bisect(events.time, first, last, as_of - spec.window_us, right=False)
     high = bisect(events.time, low, last, as_of, right=False)
     return low, high
