@@ -29,6 +29,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -541,7 +542,7 @@ def _over_http(name: str, port: int) -> list[Variant]:
         return lambda request: ask(client, request)
 
     return [
-        Variant(name, HTTP, what, connected(ask), share, lambda ask=ask: connected(ask))  # type: ignore[misc]
+        Variant(name, HTTP, what, connected(ask), share, partial(connected, ask))
         for what, ask, share in ways
     ]
 

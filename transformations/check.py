@@ -13,13 +13,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import FeatureStore, FeatureView, FileSource
+from feast import FeatureStore, FeatureView
 from feast.errors import FeatureViewNotFoundException
 
 from transformations import names
@@ -37,8 +36,7 @@ from transformations.live import activities_in, activities_of
 from transformations.names import Role, Tag
 from transformations.row_updates import Stored, entity_keys, read_rows
 from transformations.sequences import Sequences, make_sequences, members_active
-from transformations.snapshots import SnapshotSink
-from transformations.sources import read_events, read_item_vectors, source_of
+from transformations.sources import read_events, read_item_vectors, sink_of
 from transformations.tables import sorted_union
 from transformations.times import to_datetime, to_us
 
@@ -186,7 +184,7 @@ class _Check:
 
     def run(self) -> CheckReport:
         """Read, recompute, compare."""
-        published = self._sink(self._sequence).committed()
+        published = sink_of(self._sequence).committed()
         if not published:
             raise InvalidInput(
                 f"{self._sequence.name}: expected a published snapshot. Received: none. Run "
@@ -234,15 +232,6 @@ class _Check:
     def _view(self, name: str) -> FeatureView:
         return self._store.registry.get_feature_view(name, self._store.project)
 
-    def _sink(self, view: FeatureView) -> SnapshotSink:
-        source = source_of(view)
-        if not isinstance(source, FileSource):
-            raise InvalidInput(
-                f"{view.name}: expected snapshots in a local folder. "
-                f"Received: {type(source).__name__} {source.name!r}"
-            )
-        return SnapshotSink(Path(source.path))
-
     def _read_events(self, start: int, end: int) -> ActivityEvents:
         return read_events(
             self._store.config,
@@ -255,7 +244,7 @@ class _Check:
 
     def _choose(self, events: ActivityEvents, newest: int) -> pa.Array:
         """Return a sample of the members who are in the newest snapshot or should be."""
-        file = self._sink(self._sequence).file(newest)
+        file = sink_of(self._sequence).file(newest)
         table = pq.read_table(file, columns=[names.MEMBER_ID], partitioning=None)
         published = table.column(0).combine_chunks()
         members = sorted_union(published, members_active(events, newest, self._spec))
@@ -268,7 +257,7 @@ class _Check:
         store = self._provider.online_store
         rows = read_rows(self._store.config, store, view, entity_keys(view, members))
         # Feast's sqlite store keeps whole seconds of a row's time.
-        exact = {as_of // _SECOND: as_of for as_of in self._sink(view).committed()}
+        exact = {as_of // _SECOND: as_of for as_of in sink_of(view).committed()}
         published = self._published(view, newest)
         times, behind = [], []
         for member, (moment, values) in zip(members.to_pylist(), rows, strict=True):
@@ -283,7 +272,7 @@ class _Check:
 
     def _published(self, view: FeatureView, as_of: int) -> set[Any]:
         """Return the members of a snapshot; none where it is not there."""
-        file = self._sink(view).file(as_of)
+        file = sink_of(view).file(as_of)
         if not file.is_file():
             return set()
         return set(pq.read_table(file, columns=[names.MEMBER_ID], partitioning=None)[0].to_pylist())
@@ -324,7 +313,7 @@ class _Check:
         wrong: Mapping[Any, Difference],
     ) -> None:
         """Report stored embeddings that differ; `counts` say who has activity."""
-        committed = {as_of // _SECOND for as_of in self._sink(view).committed()}
+        committed = {as_of // _SECOND for as_of in sink_of(view).committed()}
         self._report.compared[view.name] = len(ids)
         for row, member in enumerate(ids):
             moment, values = served.rows[row]

@@ -15,10 +15,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-from feast import Entity, FeatureView, FileSource, OnDemandFeatureView
+from feast import Entity, FeatureView, OnDemandFeatureView
 from feast.infra.common.materialization_job import (
     MaterializationJob,
     MaterializationJobStatus,
@@ -45,14 +44,13 @@ from transformations.live import keep_live_events
 from transformations.names import Role, Tag
 from transformations.online import Merge, push_snapshots
 from transformations.pipeline import EmbeddingTarget, Report, SnapshotRun, cutoffs
-from transformations.snapshots import SnapshotSink
 from transformations.sources import (
     count_rows,
     earliest_event,
     read_events,
     read_item_vectors,
+    sink_of,
     source_label,
-    source_of,
 )
 from transformations.times import to_datetime, to_us
 from transformations.vector_table import write_vector_table
@@ -147,7 +145,7 @@ class ActivityComputeEngine(ComputeEngine):
             # Feast's DuckDB store calls a function that DuckDB has renamed.
             warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
             for sequence in sequences.values():
-                stack.enter_context(_sink(sequence).locked())
+                stack.enter_context(sink_of(sequence).locked())
             read_vectors = self._vector_reader()
             # Bad job vectors are refused before Feast's engine would push them online.
             items = {
@@ -217,7 +215,7 @@ class ActivityComputeEngine(ComputeEngine):
                 registered_model(
                     task.feature_view, spec=spec, items=items, repo=self.repo_config.repo_path
                 ),
-                _sink(task.feature_view),
+                sink_of(task.feature_view),
                 moments[task.feature_view.name],
             )
             for task in tasks
@@ -229,7 +227,7 @@ class ActivityComputeEngine(ComputeEngine):
             vectors = read_vectors(items, last)
         run = SnapshotRun(
             spec=spec,
-            sequence_sink=_sink(sequence),
+            sequence_sink=sink_of(sequence),
             sequence_cutoffs=moments.get(sequence.name, frozenset()),
             targets=targets,
             vectors=vectors,
@@ -266,7 +264,7 @@ class ActivityComputeEngine(ComputeEngine):
             for task in tasks:
                 if not task.feature_view.online:
                     continue
-                sink = _sink(task.feature_view)
+                sink = sink_of(task.feature_view)
                 # The newest snapshot is pushed whenever it was asked for, changed or not, so
                 # that materializing again refills an online store.
                 asked = set(run.cutoffs) & set(sink.committed()[-1:])
@@ -307,7 +305,7 @@ class ActivityComputeEngine(ComputeEngine):
     def _forget_published(self, views: Sequence[FeatureView]) -> None:
         for view in views:
             if view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING):
-                _sink(view).forget_published()
+                sink_of(view).forget_published()
 
 
 def _merge_of(view: FeatureView) -> Merge | None:
@@ -331,16 +329,6 @@ def _by_sequence_view(
             name = source_views_of(view)[Role.SEQUENCE]
         groups.setdefault(name, []).append(task)
     return groups
-
-
-def _sink(view: FeatureView) -> SnapshotSink:
-    source = source_of(view)
-    if not isinstance(source, FileSource) or "://" in source.path:
-        raise InvalidInput(
-            f"{view.name}: the sink should be a FileSource on a local folder. "
-            f"Received: {type(source).__name__} {source.name!r}"
-        )
-    return SnapshotSink(Path(source.path))
 
 
 def _interval(tasks: Sequence[MaterializationTask]) -> str:

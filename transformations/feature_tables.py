@@ -124,9 +124,14 @@ def embedding_batch(
     """Return the rows of an embedding view; `vectors` are float32 [n, d] by output name."""
     columns: dict[str, pa.Array] = {names.MEMBER_ID: members}
     for output, values in vectors.items():
-        offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-        columns[output] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))
+        columns[output] = vector_column(values)
     return pa.RecordBatch.from_pydict({**columns, **_stamps(sequences, created)})
+
+
+def vector_column(vectors: np.ndarray) -> pa.ListArray:
+    """Return float32 [n, d] as n lists."""
+    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.ravel()))
 
 
 def _stamps(sequences: Sequences, created: np.ndarray) -> dict[str, pa.Array]:

@@ -21,6 +21,7 @@ from feast import FeatureStore, FeatureView
 from transformations import names
 from transformations.embedding import Embedder
 from transformations.errors import InvalidInput
+from transformations.feature_tables import TIMESTAMP, vector_column
 from transformations.feature_views import (
     has_string_ids,
     item_embedding_of,
@@ -71,6 +72,10 @@ class JobVectors:
         position = np.cumsum(known) - 1
         newer = {int(position[i]): found for i, found in newer.items()}
         return table.take(job_ids.filter(pa.array(known)), codes[known], newer), known
+
+    def map_table(self) -> None:
+        """Map the table into memory; otherwise the first look-up does."""
+        self._table.table()
 
     def _read_online(
         self, job_ids: pa.Array, missing: np.ndarray
@@ -125,6 +130,16 @@ class ServedModel:
         self._lookup = JobVectors(store, items)
         self._embedder = Embedder([self.model], batch_size=MEMBERS_A_CALL, small_batches=True)
 
+    def warm_up(self) -> None:
+        """Map the vector table into memory.
+
+        Raises
+        ------
+        InvalidInput
+            It cannot be read, or holds other vectors.
+        """
+        self._lookup.map_table()
+
     def __call__(self, inputs: Mapping[str, Sequence[Any]]) -> RequestTimeResult:
         """Embed the members of a request; see `request_time.embed_at_request`."""
         try:
@@ -171,7 +186,7 @@ class ServingState:
         problems = []
         for view in views:
             try:
-                self.model(view.name, release_of(view))
+                self.model(view.name, release_of(view)).warm_up()
             except InvalidInput as error:
                 problems.append(str(error))
         if problems:
@@ -301,10 +316,9 @@ def _as_arrow(result: RequestTimeResult, newest: np.ndarray) -> dict[str, pa.Arr
     """Return the features with the types of the batch view, which Feast would else infer."""
     features: dict[str, pa.Array] = {}
     for output, vectors in result.vectors.items():
-        offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
-        features[output] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.ravel()))
+        features[output] = vector_column(vectors)
     features[names.ACTIVITY_COUNT] = pa.array(result.sequences.count, pa.int64())
     features[names.NEW_ACTIVITY_COUNT] = pa.array(result.new, pa.int64())
     times = pa.array(newest, pa.int64(), mask=newest == 0)
-    features[names.LAST_ACTIVITY_AT] = times.cast(pa.timestamp("us", "UTC"))
+    features[names.LAST_ACTIVITY_AT] = times.cast(TIMESTAMP)
     return features

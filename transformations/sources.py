@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import NoneType
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from transformations import names
 from transformations.errors import InvalidInput
 from transformations.events import ActivityEvents
 from transformations.item_vectors import ItemVectors
+from transformations.snapshots import SnapshotSink
 from transformations.spec import ActivitySpec, ItemEmbedding
 from transformations.tables import require_columns
 from transformations.times import to_datetime, to_us
@@ -37,6 +39,23 @@ def source_of(view: FeatureView) -> DataSource:
     if view.batch_source is None:
         raise InvalidInput(f"{view.name}: expected a view with a batch source. Received: none")
     return view.batch_source
+
+
+def sink_of(view: FeatureView) -> SnapshotSink:
+    """Return where a sequence or embedding view keeps its snapshots.
+
+    Raises
+    ------
+    InvalidInput
+        That is not a local folder.
+    """
+    source = source_of(view)
+    if not isinstance(source, FileSource) or "://" in source.path:
+        raise InvalidInput(
+            f"{view.name}: the sink should be a FileSource on a local folder. "
+            f"Received: {type(source).__name__} {source.name!r}"
+        )
+    return SnapshotSink(Path(source.path))
 
 
 def source_label(view: FeatureView) -> str:
