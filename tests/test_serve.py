@@ -21,6 +21,7 @@ from transformations.entity_rows import entity_rows
 T = at(4)
 MEMBERS = [*range(1, 43), 999]
 RECENT = ["recent_job_ids", "recent_actions", "recent_timestamps"]
+COLUMNS = ["member_id", *RECENT, "request_timestamp"]
 
 
 def publish(path, models, address=None):
@@ -122,8 +123,18 @@ def test_many_clients_get_each_their_own_answer(server):
         ({"request_timestamp": [4e9]}, "should not be in the future"),
         ({name: [[]] for name in RECENT}, "should be in every row, as null where there is nothing"),
         ({"recent_job_ids": ...}, "should be in every row, as null where there is nothing"),
+        ({name: [] for name in COLUMNS}, "at least one entity"),
+        (dict.fromkeys(COLUMNS, ...), "at least one entity"),
     ],
-    ids=["unequal lengths", "no time", "future", "only empty lists", "left out"],
+    ids=[
+        "unequal lengths",
+        "no time",
+        "future",
+        "only empty lists",
+        "left out",
+        "no members",
+        "empty request",
+    ],
 )
 def test_a_malformed_request_is_422_with_one_clear_message_and_the_server_goes_on(
     server, change, message

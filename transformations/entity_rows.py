@@ -16,13 +16,16 @@ from fastapi.responses import JSONResponse
 from feast.errors import RequestDataNotFoundInEntityRowsException
 
 from transformations import names
+from transformations.errors import InvalidInput
 
 HINT = (
     f"{', '.join(names.RECENT_COLUMNS)} and {names.REQUEST_TIMESTAMP} should be in every row, "
     "as null where there is nothing: Feast cannot tell the type of a column of empty lists. In "
     "Python, transformations.entity_rows.entity_rows makes such rows"
 )
+NOBODY = "A request should name at least one entity, as a member. Received: none"
 _CANNOT_INFER = "Couldn't infer value type from empty value"
+_NOBODY = ("Missing join key values for keys", "pop from an empty set")
 
 
 def entity_rows(
@@ -40,6 +43,11 @@ def entity_rows(
         missing or have nothing. Times are datetimes (naive ones are UTC), seconds since the epoch
         or ISO 8601 strings.
     request_timestamp : the cut-off; None for the time at which the request is answered.
+
+    Raises
+    ------
+    InvalidInput
+        There are no members, of which Feast makes an error that does not say so.
 
     Examples
     --------
@@ -63,6 +71,8 @@ def entity_rows(
                 ),
             }
         )
+    if not rows:
+        raise InvalidInput(f"entity_rows: {NOBODY}")
     return rows
 
 
@@ -79,11 +89,21 @@ def explain_refusals(app: FastAPI) -> None:
     """Make `feast serve` say what to send where Feast refuses a request before our code runs."""
 
     async def explain(request: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, TypeError) and str(error) != _CANNOT_INFER:
+        hint = _hint(error)
+        if hint is None:
             raise error
-        return JSONResponse(status_code=422, content=f"{error}. {HINT}")
+        return JSONResponse(status_code=422, content=f"{error}. {hint}")
 
-    for refusal in (TypeError, RequestDataNotFoundInEntityRowsException):
+    for refusal in (TypeError, KeyError, RequestDataNotFoundInEntityRowsException):
         app.add_exception_handler(refusal, explain)
     # The server has started: its chain of handlers is made again, with the new ones.
     app.middleware_stack = app.build_middleware_stack()
+
+
+def _hint(error: Exception) -> str | None:
+    """Return what to send instead, None for an error that is not a refusal of Feast's."""
+    if isinstance(error, RequestDataNotFoundInEntityRowsException) or str(error) == _CANNOT_INFER:
+        return HINT
+    if isinstance(error, KeyError) and any(text in str(error) for text in _NOBODY):
+        return NOBODY
+    return None

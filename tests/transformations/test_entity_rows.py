@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from transformations.entity_rows import entity_rows
+from transformations.errors import InvalidInput
 
 MOMENT = datetime(2024, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 
@@ -43,3 +44,8 @@ def test_times_keep_their_microseconds(time):
     (row,) = entity_rows(["m"], {"m": [("j", "SAVE", time)]}, request_timestamp=time)
     assert datetime.fromisoformat(row["recent_timestamps"][0]) == MOMENT
     assert datetime.fromisoformat(row["request_timestamp"]) == MOMENT
+
+
+def test_a_request_for_nobody_is_refused():
+    with pytest.raises(InvalidInput, match="should name at least one entity"):
+        entity_rows([])
