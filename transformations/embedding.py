@@ -131,9 +131,16 @@ class Embedder:
                 names.INPUT_ACTIONS: actions,
                 names.INPUT_AGES: ages,
             }
-            return [model(inputs) for model in self._converted]
-        outputs = self._step(self._constant(vectors), rows, actions, ages)
-        return [{name: values.numpy() for name, values in one.items()} for one in outputs]
+            called = [model(inputs) for model in self._converted]
+        else:
+            outputs = self._step(self._constant(vectors), rows, actions, ages)
+            called = [{name: value.numpy() for name, value in one.items()} for one in outputs]
+        # In the order of the model's outputs: TensorFlow gives them in one that changes from
+        # process to process, and they become columns of files that should not change.
+        return [
+            {output: values[output] for output in model.outputs}
+            for model, values in zip(self.models, called, strict=True)
+        ]
 
     def _constant(self, vectors: ItemVectors) -> Any:
         """Return the matrix as a tensor; the same vectors are handed over once."""

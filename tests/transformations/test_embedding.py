@@ -1,5 +1,7 @@
 """Every model in one pass gives what each gives alone, whatever the batches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -88,6 +90,20 @@ def test_without_models_and_without_members_there_is_nothing(described, prepared
         vectors=items,
     )
     assert Embedder(described)(nobody, items)["cnn"]["activity_embedding"].shape == (0, 64)
+
+
+@pytest.mark.parametrize("small_batches", [False, True])
+def test_outputs_come_in_the_order_of_the_description(described, prepared, small_batches):
+    sequences, items = prepared
+    active = sequences.take(sequences.count > 0)
+    backwards = [
+        replace(model, outputs=dict(reversed(model.outputs.items()))) for model in described
+    ]
+    for models in (described, backwards):
+        embedder = Embedder(models, small_batches=small_batches)
+        for part in (sequences, active, active.take(np.array([0]))):
+            for model in models:
+                assert list(embedder(part, items)[model.name]) == list(model.outputs)
 
 
 @pytest.mark.parametrize("size", [1, 3, SMALL_BATCH, SMALL_BATCH + 1])
