@@ -32,7 +32,8 @@ from transformations.feature_views import (
     source_views_of,
     spec_of,
 )
-from transformations.live import activities_in, activities_of
+from transformations.live import activities_of
+from transformations.merge import activities_in
 from transformations.names import Role, Tag
 from transformations.row_updates import Stored, entity_keys, read_rows
 from transformations.sequences import Sequences, make_sequences, members_active

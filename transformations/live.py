@@ -35,7 +35,7 @@ from transformations.events import ActivityEvents
 from transformations.feature_tables import TIMESTAMP, sequence_batch
 from transformations.feature_views import has_string_ids, source_views_of, spec_of
 from transformations.item_vectors import ItemVectors
-from transformations.merge import Activity, as_events, merge_activities
+from transformations.merge import Activity, activities_in, as_events, merge_activities
 from transformations.names import Role
 from transformations.online import Merge, feast_rows
 from transformations.request_time import CLOCK_TOLERANCE_US
@@ -402,17 +402,3 @@ def _merged_sequences(
     )
     as_of = np.maximum(np.array(newest, dtype=np.int64), np.array(floor, dtype=np.int64))
     return make_sequences(events, events.member_ids, as_of, spec=spec, vectors=known)
-
-
-def activities_in(sequences: Sequences) -> list[list[Activity]]:
-    """Invert `as_events` for sequences."""
-    jobs = sequences.job_ids.to_pylist()
-    return [
-        [(t, jobs[j], a) for t, j, a in zip(times, positions, actions, strict=True) if a]
-        for times, positions, actions in zip(
-            sequences.time.tolist(),
-            sequences.job.tolist(),
-            sequences.action.tolist(),
-            strict=True,
-        )
-    ]

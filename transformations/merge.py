@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from transformations.events import ActivityEvents
+from transformations.sequences import Sequences
 
 Activity: TypeAlias = tuple[int, int | str, int]
 """One event of a member: time in microseconds since the epoch, job id, action id of the spec.
@@ -99,6 +100,20 @@ def as_events(members: Sequence[Sequence[Activity]]) -> ActivityEvents:
         time=np.array(times, dtype=np.int64),
         duplicates=0,
     )
+
+
+def activities_in(sequences: Sequences) -> list[list[Activity]]:
+    """Invert `as_events` for sequences."""
+    jobs = sequences.job_ids.to_pylist()
+    return [
+        [(t, jobs[j], a) for t, j, a in zip(times, positions, actions, strict=True) if a]
+        for times, positions, actions in zip(
+            sequences.time.tolist(),
+            sequences.job.tolist(),
+            sequences.action.tolist(),
+            strict=True,
+        )
+    ]
 
 
 @lru_cache(maxsize=64)

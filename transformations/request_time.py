@@ -24,7 +24,7 @@ from transformations.embedding import Embedder
 from transformations.errors import InvalidInput
 from transformations.events import ActivityEvents
 from transformations.item_vectors import ItemVectors
-from transformations.merge import Activity, as_events, merge_activities
+from transformations.merge import Activity, activities_in, as_events, merge_activities
 from transformations.sequences import Sequences, make_sequences
 from transformations.spec import ActivitySpec
 from transformations.times import to_datetime, to_us
@@ -272,11 +272,8 @@ def _count_new(sequences: Sequences, row: int, new: list[Activity]) -> int:
     """Count the positions of a sequence that came with the request."""
     if not new or not sequences.count[row]:
         return 0
-    filled = slice(-int(sequences.count[row]), None)
-    jobs = [sequences.job_ids[job].as_py() for job in sequences.job[row, filled].tolist()]
-    times = sequences.time[row, filled].tolist()
-    actions = sequences.action[row, filled].tolist()
-    return len(set(new).intersection(zip(times, jobs, actions, strict=True)))
+    (activities,) = activities_in(sequences.take(np.array([row])))
+    return len(set(new).intersection(activities))
 
 
 def _parse_time(value: Any, column: str, inputs: Mapping[str, Sequence[Any]], row: int) -> int:
