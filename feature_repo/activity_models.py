@@ -10,7 +10,8 @@ it expects stand in its manifest; for a SavedModel without one, give them here:
 
 from pathlib import Path
 
-from sources import ITEM_EMBEDDING, SPEC  # noqa: F401  for lines like the one above
+from job_vectors import ITEM_EMBEDDING  # noqa: F401  for lines like the one above
+from sources import SPEC  # noqa: F401
 
 from transformations.model import ActivityModel
 

@@ -2,11 +2,10 @@
 
 from activity_models import ACTIVITY_MODELS
 from entities import job, member
-from sources import DATA, OWNER, SPEC, job_embedding, member_activity
+from job_vectors import job_embedding
+from sources import DATA, OWNER, SNAPSHOTS, SPEC, member_activity
 
 from transformations.feature_views import embedding_views, realtime_views, sequence_view
-
-SNAPSHOTS = DATA / "snapshots"
 
 member_activity_sequence = sequence_view(
     events=member_activity,

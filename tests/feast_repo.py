@@ -23,11 +23,33 @@ from feast.cli.cli import cli
 
 PROJECT = Path(__file__).parents[1]
 DEFINITIONS = PROJECT / "feature_repo"
+OWN_JOB_VECTORS = PROJECT / "examples" / "own_job_vectors.py"
 MODULES = [file.stem for file in DEFINITIONS.glob("*.py")]
 FEAST = Path(sys.executable).with_name("feast")
 DIMENSION = 64
 US_PER_DAY = 86_400_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# Runs the feast command and kills its own process around the n-th call of one function.
+KILLED_FEAST = """
+import importlib, itertools, os, signal, sys
+module, owner, function, call, when = sys.argv[1:6]
+target = getattr(importlib.import_module(module), owner)
+original = getattr(target, function)
+calls = itertools.count(1)
+def counted(*args, **kwargs):
+    number = next(calls)
+    if number == int(call) and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = original(*args, **kwargs)
+    if number == int(call):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(target, function, counted)
+sys.argv = ["feast", *sys.argv[6:]]
+from feast.cli.cli import cli
+cli()
+"""
 
 
 def at(day: float) -> datetime:
@@ -82,9 +104,7 @@ class Repo:
         return outcome
 
     def materialize(self, start: datetime, end: datetime, *more: str) -> Outcome:
-        return self.run(
-            "materialize", f"{start:%Y-%m-%dT%H:%M:%S}", f"{end:%Y-%m-%dT%H:%M:%S}", *more
-        )
+        return self.run(*interval(start, end, *more))
 
     def process(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         """Run the feast command in a process of its own."""
@@ -110,6 +130,9 @@ class Repo:
 
     def write_vectors(self, table: pa.Table) -> None:
         pq.write_table(table, self.data / "job_embeddings.parquet")
+
+    def write_postings(self, table: pa.Table) -> None:
+        pq.write_table(table, self.data / "job_postings.parquet")
 
     def edit(self, file: str, old: str, new: str) -> None:
         """Change one of the definitions, as a user would."""
@@ -149,16 +172,32 @@ class Repo:
 
 
 def make_repo(path: Path, models: Path, events: pa.Table, vectors: pa.Table) -> Repo:
-    """Copy the definitions to `path` and give them data and packaged models."""
+    """Copy the definitions to `path` and give them data and packaged models.
+
+    The job vectors are the user's own, by the file that the README says to copy.
+    """
+    repo = _copy_definitions(path, models)
+    shutil.copy(OWN_JOB_VECTORS, path / "job_vectors.py")
+    repo.write_events(events)
+    repo.write_vectors(vectors)
+    return repo
+
+
+def make_encoder_repo(path: Path, models: Path, events: pa.Table, postings: pa.Table) -> Repo:
+    """Copy the definitions as they are; `models` holds a job encoder and models for its vectors."""
+    repo = _copy_definitions(path, models)
+    repo.write_events(events)
+    repo.write_postings(postings)
+    return repo
+
+
+def _copy_definitions(path: Path, models: Path) -> Repo:
     path.mkdir(parents=True)
     for file in [*DEFINITIONS.glob("*.py"), DEFINITIONS / "feature_store.yaml"]:
         shutil.copy(file, path)
     shutil.copytree(models, path / "models")
     (path / "data").mkdir()
-    repo = Repo(path)
-    repo.write_events(events)
-    repo.write_vectors(vectors)
-    return repo
+    return Repo(path)
 
 
 def events_table(rows: list[tuple[int, int, str, datetime]]) -> pa.Table:
@@ -211,3 +250,22 @@ def small_data(seed: int = 0, members: int = 40, days: int = 45) -> tuple[list, 
         if job % 11 == 0:
             vectors.append((job, at(5), random.normal(size=DIMENSION).astype(np.float32)))
     return events, vectors
+
+
+def interval(start: datetime, end: datetime, *more: str) -> list[str]:
+    """Return the arguments of the feast command that materialize an interval."""
+    return ["materialize", f"{start:%Y-%m-%dT%H:%M:%S}", f"{end:%Y-%m-%dT%H:%M:%S}", *more]
+
+
+def run_killed(
+    repo: Repo, stage: tuple, start: datetime, end: datetime, *more: str
+) -> subprocess.CompletedProcess:
+    """Materialize in a process that is killed at a stage: module, class, method, call, when."""
+    return subprocess.run(
+        [sys.executable, "-c", KILLED_FEAST, *map(str, stage), *interval(start, end, *more)],
+        cwd=repo.path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -386,6 +386,8 @@ def test_ids_that_are_neither_int64_nor_string_are_refused_at_apply(repo):
     repo.edit("entities.py", "ValueType.INT64", "ValueType.DOUBLE")
     repo.edit("sources.py", "dtype=Int64", "dtype=Float64")
     repo.edit("sources.py", "Int64, String", "Float64, String")
+    repo.edit("job_vectors.py", "dtype=Int64", "dtype=Float64")
+    repo.edit("job_vectors.py", "Float32, Int64", "Float32, Float64")
     assert_refused(repo, ["apply"], "'member'", "INT64 or STRING", "DOUBLE")
 
 

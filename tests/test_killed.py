@@ -1,35 +1,19 @@
 """A run killed by SIGKILL at any stage loses nothing: run again, it ends as if undisturbed."""
 
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
-from feast_repo import at, events_table, make_repo, small_data, vectors_table
+from feast_repo import (
+    at,
+    events_table,
+    interval,
+    make_repo,
+    run_killed,
+    small_data,
+    vectors_table,
+)
 
 from transformations.snapshots import SnapshotSink
-
-# Runs the feast command and kills its own process around the n-th call of one function.
-KILLED_FEAST = """
-import importlib, itertools, os, signal, sys
-module, owner, function, call, when = sys.argv[1:6]
-target = getattr(importlib.import_module(module), owner)
-original = getattr(target, function)
-calls = itertools.count(1)
-def counted(*args, **kwargs):
-    number = next(calls)
-    if number == int(call) and when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    result = original(*args, **kwargs)
-    if number == int(call):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
-setattr(target, function, counted)
-sys.argv = ["feast", *sys.argv[6:]]
-from feast.cli.cli import cli
-cli()
-"""
 
 SNAPSHOTS = ("transformations.snapshots", "SnapshotSink")
 STAGES = {
@@ -74,7 +58,7 @@ def test_a_killed_run_is_finished_by_the_next(stage, tmp_path, models, undisturb
     repo = _small_repo(tmp_path, models)
     _first_day(repo)
     before = repo.stores()
-    killed = _run_killed(repo, STAGES[stage], at(1), at(3))
+    killed = run_killed(repo, STAGES[stage], at(1), at(3))
 
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert repo.stores() != before or stage in (
@@ -89,7 +73,7 @@ def test_after_a_kill_the_next_interval_alone_publishes_too(tmp_path, models):
     """Embeddings of day 2 are committed, its sequences are not; only day 3 is asked for then."""
     repo = _small_repo(tmp_path, models)
     _first_day(repo)
-    killed = _run_killed(repo, (*SNAPSHOTS, "commit", 3, "after"), at(1), at(2))
+    killed = run_killed(repo, (*SNAPSHOTS, "commit", 3, "after"), at(1), at(2))
     assert killed.returncode == -signal.SIGKILL
     repo.materialize(at(2), at(3))
     online = repo.online_rows()
@@ -105,26 +89,11 @@ def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(tmp_path
     before = repo.stores()
     sequences = SnapshotSink(repo.data / "snapshots" / "member_activity_sequence" / "v1")
     with sequences.locked():
-        second = repo.feast(*_interval(at(1), at(2)))
+        second = repo.feast(*interval(at(1), at(2)))
     assert second.code == 1
     assert "Error: " in second.output and "one run at a time" in second.output
     assert repo.stores() == before
     repo.materialize(at(1), at(2))
-
-
-def _interval(start, end):
-    return ["materialize", f"{start:%Y-%m-%dT%H:%M:%S}", f"{end:%Y-%m-%dT%H:%M:%S}"]
-
-
-def _run_killed(repo, stage, start, end):
-    return subprocess.run(
-        [sys.executable, "-c", KILLED_FEAST, *map(str, stage), *_interval(start, end)],
-        cwd=repo.path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def _small_repo(folder, models):

@@ -508,6 +508,8 @@ def test_string_ids_and_mapped_column_names_and_event_ids(tmp_path, models):
     repo.edit("entities.py", "ValueType.INT64", "ValueType.STRING")
     repo.edit("sources.py", "dtype=Int64", "dtype=String")
     repo.edit("sources.py", "Int64, String", "String")
+    repo.edit("job_vectors.py", "dtype=Int64", "dtype=String")
+    repo.edit("job_vectors.py", "Float32, Int64", "Float32, String")
     repo.edit(
         "sources.py",
         'file_format=ParquetFormat(),\n    timestamp_field="event_timestamp",',

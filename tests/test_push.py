@@ -398,6 +398,8 @@ def test_string_ids(tmp_path):
     repo.edit("entities.py", "ValueType.INT64", "ValueType.STRING")
     repo.edit("sources.py", "dtype=Int64", "dtype=String")
     repo.edit("sources.py", "Int64, String", "String")
+    repo.edit("job_vectors.py", "dtype=Int64", "dtype=String")
+    repo.edit("job_vectors.py", "Float32, Int64", "Float32, String")
     repo.run("apply")
     repo.materialize(at(-1), at(0))
     assert SequenceWriter(repo.store).push(as_text(events_table(NEW))).new == 2

@@ -400,7 +400,7 @@ def test_without_a_table_all_vectors_come_from_the_online_store(published, tmp_p
     for name in ("with", "without"):
         repo = make_repo(tmp_path / name, models, events_table(events), vectors_table(vectors))
         if name == "without":
-            repo.edit("sources.py", ', table="data/job_vectors"', "")
+            repo.edit("job_vectors.py", ', table="data/job_vectors"', "")
         repo.run("apply")
         repo.materialize(at(-41), T)
         assert (repo.data / "job_vectors").exists() == (name == "with")

@@ -10,6 +10,7 @@ rating says which action was taken. Every figure measured on it is a figure from
 import argparse
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,8 +38,14 @@ POSTINGS_SCHEMA = pa.schema(
         ("title", pa.string()),
         ("year", pa.int32()),
         ("genres", pa.list_(pa.string())),
+        (EVENT_TIMESTAMP, pa.timestamp("us", tz="UTC")),
     ]
 )
+
+_MICROSECOND = timedelta(microseconds=1)
+_DAY_US = timedelta(days=1) // _MICROSECOND
+NIGHTLY_JOB = timedelta(hours=4)
+"""Time after midnight UTC at which a nightly job has taken up the day's new postings."""
 
 APPLY_FROM_RATING = 8
 SAVE_FROM_RATING = 6
@@ -59,12 +66,12 @@ together, so films stand in for jobs. Say so beside every figure measured on it.
 | --- | --- | --- | --- |
 | `activity_events/history.parquet` | {events:,} | action | `member_id`, `job_id`, `action`, \
 `event_timestamp` |
-| `job_postings.parquet` | {postings:,} | job | `job_id`, `title`, `year`, `genres` |
-| `job_embeddings.parquet` | {postings:,} | job | `job_id`, `embedding`, `event_timestamp` |
+| `job_postings.parquet` | {postings:,} | job | `job_id`, `title`, `year`, `genres`, \
+`event_timestamp` |
 
-Times are UTC. An embedding has unit length and is known from its `event_timestamp` on. The
-embeddings are not committed: the last command below, or `make demo`, makes them from the other two.
-Events are a folder, to which `activity-embeddings push` adds files; those are not committed either.
+Times are UTC. A posting is known from its `event_timestamp` on. Events are a folder, to which
+`activity-embeddings push` adds files; those are not committed. Job vectors are made from the
+postings by the feature repo's job encoder.
 
 ## Where it comes from
 
@@ -85,15 +92,15 @@ every fifth user left out). MIT licence, copied in `LICENSE.movietweetings`. Ple
 - The year in brackets at the end of a film's title is a column of its own.
 - Films without genres ({postings_without_genres:,}) have an empty list. Events on films without a
   row in `movies.dat` ({events_on_unknown_jobs:,}) are kept.
-- The embeddings are computed, not from the source: content (title words, genres, years) and
-  behaviour before the cut-off only; see `training/item_embeddings.py`.
+- The source does not say when a film became known, so the time of a posting is that of a nightly
+  job: 04:00 UTC on the day after its first event. The {postings_without_events:,} films without
+  any event have the start of the first day.
 
 ## How to make it again
 
 With `ratings.dat`, `movies.dat` and `LICENSE` of the source in a folder `RAW`:
 
     python -m training.movietweetings --raw RAW --out feature_repo/data
-    python -m training.item_embeddings --data feature_repo/data --cutoff 2013-05-01
 """
 
 
@@ -116,8 +123,8 @@ def prepare_movietweetings(raw_dir: Path, out_dir: Path) -> dict[str, int]:
     -------
     dict[str, int]
         Counts: `events`, `members`, `jobs_in_events`, `APPLY`, `SAVE`, `DISMISS`, `postings`,
-        `postings_without_genres`, `unknown_jobs` (jobs acted on that have no posting) and
-        `events_on_unknown_jobs`.
+        `postings_without_genres`, `postings_without_events`, `unknown_jobs` (jobs acted on that
+        have no posting) and `events_on_unknown_jobs`.
 
     Raises
     ------
@@ -127,7 +134,7 @@ def prepare_movietweetings(raw_dir: Path, out_dir: Path) -> dict[str, int]:
     """
     raw_dir, out_dir = Path(raw_dir), Path(out_dir)
     events = _read_events(raw_dir / "ratings.dat")
-    postings = _read_postings(raw_dir / "movies.dat")
+    postings = _with_times(_read_postings(raw_dir / "movies.dat"), events)
     license_text = _read_bytes(raw_dir / "LICENSE")
 
     actions = events[ACTION].to_pylist()
@@ -140,6 +147,7 @@ def prepare_movietweetings(raw_dir: Path, out_dir: Path) -> dict[str, int]:
         **{action: actions.count(action) for action in ("APPLY", "SAVE", "DISMISS")},
         "postings": postings.num_rows,
         "postings_without_genres": sum(not genres for genres in postings["genres"].to_pylist()),
+        "postings_without_events": len(set(postings[JOB_ID].to_pylist()) - set(job_ids)),
         "unknown_jobs": len(unknown),
         "events_on_unknown_jobs": sum(job_id in unknown for job_id in job_ids),
     }
@@ -205,7 +213,7 @@ def _read_events(path: Path) -> pa.Table:
 
 
 def _read_postings(path: Path) -> pa.Table:
-    """Return `movies.dat` as a table of `POSTINGS_SCHEMA`, sorted by job."""
+    """Return `movies.dat` as a table of `POSTINGS_SCHEMA` without times, sorted by job."""
     rows = {}
     for number, line in _lines(path):
         match = _MOVIE_LINE.fullmatch(line)
@@ -220,7 +228,28 @@ def _read_postings(path: Path) -> pa.Table:
         rows[int(job_id)] = (title, int(year), [genre for genre in genres.split("|") if genre])
     job_ids = sorted(rows)
     titles, years, genre_lists = zip(*(rows[job_id] for job_id in job_ids), strict=True)
-    return pa.table([job_ids, titles, years, genre_lists], schema=POSTINGS_SCHEMA)
+    schema = pa.schema([field for field in POSTINGS_SCHEMA if field.name != EVENT_TIMESTAMP])
+    return pa.table([job_ids, titles, years, genre_lists], schema=schema)
+
+
+def _with_times(postings: pa.Table, events: pa.Table) -> pa.Table:
+    """Add when each posting became known: `NIGHTLY_JOB` after the day of its first event.
+
+    Jobs without any event were there from the start of the first day of all events.
+    """
+    times = events[EVENT_TIMESTAMP].cast(pa.int64()).to_pylist()
+    first: dict[int, int] = {}
+    for job_id, time in zip(events[JOB_ID].to_pylist(), times, strict=True):
+        first.setdefault(job_id, time)
+    start = times[0] // _DAY_US * _DAY_US
+    known = [
+        (first[job_id] // _DAY_US + 1) * _DAY_US + NIGHTLY_JOB // _MICROSECOND
+        if job_id in first
+        else start
+        for job_id in postings[JOB_ID].to_pylist()
+    ]
+    field = POSTINGS_SCHEMA.field(EVENT_TIMESTAMP)
+    return postings.append_column(field, pa.array(known, pa.int64()).cast(field.type))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

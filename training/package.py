@@ -1,17 +1,26 @@
-"""Package a model as a SavedModel with its manifest, ready for one line in ACTIVITY_MODELS."""
+"""Package a model or a job encoder as a SavedModel with its manifest, for the feature repo."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import tensorflow as tf
 
+from transformations.job_encoder import (
+    JobEncoderDescription,
+    describe_job_encoder,
+    write_encoder_manifest,
+)
 from transformations.model import ActivityModel, ModelDescription, describe_model, write_manifest
 from transformations.saved_model import SIGNATURE
 from transformations.spec import ActivitySpec, ItemEmbedding
+
+Described = TypeVar("Described")
 
 
 def package_model(
@@ -40,7 +49,59 @@ def package_model(
     InvalidInput
         The model does not keep the contract. Nothing is left at `path` that was not there.
     """
-    path = Path(path)
+
+    def write(folder: Path) -> None:
+        write_manifest(
+            folder, name=name, version=version, spec=spec, item_embedding=item_embedding, **facts
+        )
+
+    def describe(folder: Path) -> ModelDescription:
+        return describe_model(ActivityModel(folder), spec=spec, item_embedding=item_embedding)
+
+    return _package(model, Path(path), write, describe)
+
+
+def package_job_encoder(
+    model: tf.Module | keras.Model,
+    path: str | Path,
+    *,
+    name: str,
+    version: str,
+    valid_from: datetime,
+    **facts: Any,
+) -> JobEncoderDescription:
+    """Write a job encoder to the folder `path`, check it against the contract, and describe it.
+
+    Parameters
+    ----------
+    model : a `tf.Module` with a function `serve`, or a Keras Functional model with dict inputs
+        named like columns of the postings, and the dict output `embedding`.
+    path : as in `package_model`.
+    name, version : of the vectors that it makes.
+    valid_from : the end of the data that it was fitted on, with a time zone. No vector of it is
+        known earlier.
+    **facts : JSON values for the manifest: description, training, metrics, parameters, …
+
+    Raises
+    ------
+    InvalidInput
+        The encoder does not keep the contract, or `valid_from` has no time zone. Nothing is left
+        at `path` that was not there.
+    """
+
+    def write(folder: Path) -> None:
+        write_encoder_manifest(folder, name=name, version=version, valid_from=valid_from, **facts)
+
+    return _package(model, Path(path), write, describe_job_encoder)
+
+
+def _package(
+    model: tf.Module | keras.Model,
+    path: Path,
+    write: Callable[[Path], None],
+    describe: Callable[[Path], Described],
+) -> Described:
+    """Save a model, write its manifest and check both aside; then put it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{path.name}.packaging"
     shutil.rmtree(aside, ignore_errors=True)
@@ -49,12 +110,10 @@ def package_model(
             model.export(str(aside), format="tf_saved_model", verbose=False)
         else:
             tf.saved_model.save(model, str(aside), signatures={SIGNATURE: model.serve})
-        write_manifest(
-            aside, name=name, version=version, spec=spec, item_embedding=item_embedding, **facts
-        )
-        describe_model(ActivityModel(aside), spec=spec, item_embedding=item_embedding)
+        write(aside)
+        describe(aside)
         shutil.rmtree(path, ignore_errors=True)
         aside.rename(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return describe_model(ActivityModel(path), spec=spec, item_embedding=item_embedding)
+    return describe(path)

@@ -54,7 +54,7 @@ def push(repo: Path, file: Path, online_only: bool) -> None:
     member_id, job_id, action, event_timestamp and, if the source has it, event_id. Times are ISO
     8601 with a zone, as 2024-03-01T12:00:00Z. Pushing a file again changes nothing.
     """
-    with _one_line_errors():
+    with one_line_errors():
         from feast import FeatureStore
 
         from transformations.live import SequenceWriter
@@ -80,7 +80,7 @@ def check(repo: Path, sample: int, seed: int, threshold: float) -> None:
     For a random sample of members; says what differs and why. Exit status 1 if more values differ
     than the threshold allows.
     """
-    with _one_line_errors():
+    with one_line_errors():
         from feast import FeatureStore
 
         from transformations.check import check as run_check
@@ -95,7 +95,7 @@ def check(repo: Path, sample: int, seed: int, threshold: float) -> None:
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Say what went wrong in one line, whatever it was; the traceback goes to the debug log."""
     try:
         yield

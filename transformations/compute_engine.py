@@ -5,18 +5,21 @@ Named in feature_store.yaml:
     batch_engine:
       type: transformations.compute_engine.ActivityComputeEngine
 
-It accepts all views of one `feast materialize` together, runs one pipeline for each sequence view
-and the embedding views derived from it, and leaves every other view to Feast's own engine.
+It accepts all views of one `feast materialize` together, encodes the postings that have no vector
+yet, runs one pipeline for each sequence view and the embedding views derived from it, and leaves
+every other view to Feast's own engine.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
+import pyarrow as pa
 from feast import Entity, FeatureView, OnDemandFeatureView
 from feast.infra.common.materialization_job import (
     MaterializationJob,
@@ -30,25 +33,33 @@ from feast.infra.compute_engines.local.job import LocalMaterializationJob, Local
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from tqdm import tqdm
 
 from transformations.errors import InvalidInput
 from transformations.feature_views import (
+    has_encoder,
+    has_string_ids,
     item_embedding_of,
+    registered_encoder,
     registered_model,
     source_views_of,
     spec_of,
     vector_table_of,
 )
 from transformations.item_vectors import ItemVectors
+from transformations.job_vector_run import JobVectorRun
 from transformations.live import keep_live_events
 from transformations.names import Role, Tag
-from transformations.online import Merge, push_snapshots
+from transformations.online import Merge, newest_by_time, push_snapshots
 from transformations.pipeline import EmbeddingTarget, Report, SnapshotRun, cutoffs
+from transformations.snapshots import SnapshotSink
 from transformations.sources import (
     count_rows,
     earliest_event,
     read_events,
     read_item_vectors,
+    read_postings,
+    read_published_vectors,
     sink_of,
     source_label,
 )
@@ -59,7 +70,7 @@ CLOCK_TOLERANCE = timedelta(minutes=1)
 """How far in the future an interval may end, for clocks that differ."""
 
 
-VectorReader = Callable[[FeatureView, int], ItemVectors]
+VectorReader: TypeAlias = Callable[[FeatureView, int], ItemVectors]
 
 
 class ActivityComputeEngineConfig(FeastConfigBaseModel):
@@ -76,7 +87,7 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
     `event_timestamp`."""
 
     batch_size: PositiveInt = 1024
-    """Members a model call."""
+    """Members a model call, and postings a call of the job encoder."""
 
 
 class ActivityComputeEngine(ComputeEngine):
@@ -134,7 +145,8 @@ class ActivityComputeEngine(ComputeEngine):
         """
         tasks = [tasks] if isinstance(tasks, MaterializationTask) else list(tasks)
         ours = [task for task in tasks if _role(task) in (Role.SEQUENCE, Role.EMBEDDING)]
-        others = [task for task in tasks if not any(task is mine for mine in ours)]
+        encoded = [task for task in tasks if has_encoder(task.feature_view)]
+        others = [task for task in tasks if not any(task is mine for mine in [*ours, *encoded])]
         groups = _by_sequence_view(ours)
         sequences = {
             name: registry.get_feature_view(name, group[0].project)
@@ -144,9 +156,20 @@ class ActivityComputeEngine(ComputeEngine):
             stack.enter_context(warnings.catch_warnings())
             # Feast's DuckDB store calls a function that DuckDB has renamed.
             warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
-            for sequence in sequences.values():
-                stack.enter_context(sink_of(sequence).locked())
-            read_vectors = self._vector_reader()
+            for view in [*(task.feature_view for task in encoded), *sequences.values()]:
+                stack.enter_context(sink_of(view).locked())
+            vectors: dict[str, ItemVectors] = {}
+            encodings: list[tuple[MaterializationTask, JobVectorRun]] = []
+            for task in encoded:
+                view, encoding = task.feature_view, self._encoding(registry, task)
+                stack.callback(encoding.abandon)
+                encoding.stage(partial(_bar, task, "job vectors"))
+                # As they will be once these are committed: sequences of this call see them.
+                vectors[view.name] = read_published_vectors(
+                    view, item_embedding_of(view), more=encoding.staged_files
+                )
+                encodings.append((task, encoding))
+            read_vectors = self._vector_reader(vectors)
             # Bad job vectors are refused before Feast's engine would push them online.
             items = {
                 id(task): read_vectors(task.feature_view, to_us(task.end_time))
@@ -158,6 +181,8 @@ class ActivityComputeEngine(ComputeEngine):
                 for name, group in groups.items()
             }
             self._ensure_tables([task.feature_view for task in tasks])
+            for task, encoding in encodings:
+                self._publish_vectors(task, encoding, vectors[task.feature_view.name])
             for name, run in runs.items():
                 self._publish(run, groups[name])
             done = self._feast_engine.materialize(registry, others)
@@ -176,11 +201,59 @@ class ActivityComputeEngine(ComputeEngine):
         if self.repo_config.online_store.type == "sqlite":
             self.online_store.update(self.repo_config, [], views, [], [], partial=True)
 
-    def _vector_reader(self) -> VectorReader:
-        """Return a function that reads the vectors of a view up to a time, each only once."""
+    def _encoding(self, registry: BaseRegistry, task: MaterializationTask) -> JobVectorRun:
+        """Return the run that encodes the postings which have no vector yet."""
+        view = task.feature_view
+        _, end = _interval_of(task)
+        encoder = registered_encoder(view, repo=self.repo_config.repo_path)
+        postings = registry.get_feature_view(source_views_of(view)[Role.POSTINGS], task.project)
+        return JobVectorRun(
+            encoder=encoder,
+            sink=sink_of(view),
+            read=partial(read_postings, self.repo_config, self.offline_store, postings),
+            end=end,
+            id_type=pa.string() if has_string_ids(view) else pa.int64(),
+            source=source_label(postings),
+            publishing_delay=self._publishing_delay,
+            batch_size=self.settings.batch_size,
+        )
+
+    def _publish_vectors(
+        self, task: MaterializationTask, encoding: JobVectorRun, vectors: ItemVectors
+    ) -> None:
+        """Commit new vectors offline, push each job's newest online, and write the table."""
+        view, sink = task.feature_view, encoding.sink
+        encoding.commit()
+        if view.online:
+            # Versions share one online table: what another one has put there is replaced.
+            for other in sink.path.parent.iterdir():
+                if other.is_dir() and other != sink.path:
+                    SnapshotSink(other).forget_published()
+            count = push_snapshots(
+                self.repo_config,
+                self.online_store,
+                view,
+                sink,
+                changed=(),
+                newest=newest_by_time,
+                progress=task.tqdm_builder,
+            )
+            encoding.report.pushed = count.rows
+        self._write_vector_table(task, vectors)
+        print(encoding.report)
+
+    def _vector_reader(self, known: Mapping[str, ItemVectors]) -> VectorReader:
+        """Return a function that gives the vectors of a view up to a time, each read only once.
+
+        Parameters
+        ----------
+        known : vectors by view, where this call makes them.
+        """
         read: dict[tuple[str, int], ItemVectors] = {}
 
         def vectors_of(view: FeatureView, end: int) -> ItemVectors:
+            if view.name in known:
+                return known[view.name]
             if (view.name, end) not in read:
                 read[view.name, end] = read_item_vectors(
                     self.repo_config, self.offline_store, view, item_embedding_of(view), end=end
@@ -225,6 +298,11 @@ class ActivityComputeEngine(ComputeEngine):
         last = max(max(times, default=0) for times in moments.values())
         with report.stage("read job vectors"):
             vectors = read_vectors(items, last)
+        if has_encoder(items) and not len(vectors.time):
+            raise InvalidInput(
+                f"{items.name}: expected published job vectors, from which {sequence.name} is "
+                "made. Received: none. Materialize that view first, or both together"
+            )
         run = SnapshotRun(
             spec=spec,
             sequence_sink=sink_of(sequence),
@@ -234,13 +312,11 @@ class ActivityComputeEngine(ComputeEngine):
             read_events=lambda start, end: read_events(
                 self.repo_config, self.offline_store, events, spec, start=start, end=end
             ),
-            publishing_delay=round(self.settings.publishing_delay_minutes * 60e6),
+            publishing_delay=self._publishing_delay,
             batch_size=self.settings.batch_size,
             report=report,
         )
-        bar = tasks[0].tqdm_builder(len(run.cutoffs)) if tasks[0].tqdm_builder else None
-        if bar is not None:
-            bar.set_description("snapshots")
+        bar = _bar(tasks[0], "snapshots", len(run.cutoffs))
         try:
             run.stage(bar.update if bar is not None else lambda done: None)
             if not report.events:
@@ -283,28 +359,21 @@ class ActivityComputeEngine(ComputeEngine):
 
     def _cutoffs(self, task: MaterializationTask, earliest: int | None) -> frozenset[int]:
         """Return the as-of times of one task; `earliest` is the first event's time, if known."""
-        name = task.feature_view.name
-        if task.disable_event_timestamp:
-            raise InvalidInput(
-                f"{name}: expected an interval, because every value has an as-of time. "
-                "Received: --disable-event-timestamp"
-            )
-        now = datetime.now(UTC)
-        start, end = to_us(task.start_time), to_us(task.end_time)
-        if end > to_us(now + CLOCK_TOLERANCE):
-            raise InvalidInput(
-                f"{name}: an interval should not end in the future, since a value as of a time "
-                f"needs all activity before it. Received: end {to_datetime(end)}, now {now}"
-            )
+        start, end = _interval_of(task)
         interval = round(self.settings.snapshot_interval_hours * 3600e6)
         # Before the first event there is nothing to compute, however long ago `start` is.
         if earliest is not None:
             start = max(start, min(earliest, end - 1))
         return frozenset(cutoffs(start, end, interval))
 
+    @property
+    def _publishing_delay(self) -> int:
+        """From when a value is of to when it is available, microseconds."""
+        return round(self.settings.publishing_delay_minutes * 60e6)
+
     def _forget_published(self, views: Sequence[FeatureView]) -> None:
         for view in views:
-            if view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING):
+            if view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING) or has_encoder(view):
                 sink_of(view).forget_published()
 
 
@@ -315,6 +384,33 @@ def _merge_of(view: FeatureView) -> Merge | None:
 
 def _role(task: MaterializationTask) -> str | None:
     return task.feature_view.tags.get(Tag.ROLE)
+
+
+def _interval_of(task: MaterializationTask) -> tuple[int, int]:
+    """Return start and end of a task in microseconds, after checking that it can be computed."""
+    name = task.feature_view.name
+    if task.disable_event_timestamp:
+        raise InvalidInput(
+            f"{name}: expected an interval, because every value has an as-of time. "
+            "Received: --disable-event-timestamp"
+        )
+    now = datetime.now(UTC)
+    start, end = to_us(task.start_time), to_us(task.end_time)
+    if end > to_us(now + CLOCK_TOLERANCE):
+        raise InvalidInput(
+            f"{name}: an interval should not end in the future, since a value as of a time "
+            f"needs all activity before it. Received: end {to_datetime(end)}, now {now}"
+        )
+    return start, end
+
+
+def _bar(task: MaterializationTask, description: str, count: int) -> tqdm | None:
+    """Return a progress bar of so many steps, None where the caller wants none."""
+    if task.tqdm_builder is None:
+        return None
+    bar = task.tqdm_builder(count)
+    bar.set_description(description)
+    return bar
 
 
 def _by_sequence_view(

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -223,13 +224,24 @@ def load_model(model: ModelDescription) -> Any:
     InvalidInput
         TensorFlow cannot load the SavedModel.
     """
+    return load_saved_model(model.path, f"model {model.name!r}")
+
+
+def load_saved_model(path: Path, label: str) -> Any:
+    """Return the loaded SavedModel in folder `path`; errors call it `label`.
+
+    Raises
+    ------
+    InvalidInput
+        TensorFlow cannot load it.
+    """
     tf = tensorflow()
     try:
-        return tf.saved_model.load(str(model.path))
+        return tf.saved_model.load(str(path))
     except Exception as error:  # TensorFlow raises many kinds for a broken SavedModel
         raise InvalidInput(
-            f"model {model.name!r}: expected a loadable SavedModel at {model.path}. "
-            f"Received: {type(error).__name__}: {str(error).splitlines()[0]}"
+            f"{label}: expected a loadable SavedModel at {path}. "
+            f"Received: {type(error).__name__}: {_first_line(error)}"
         ) from error
 
 

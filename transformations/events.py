@@ -7,7 +7,7 @@ become equal objects, which is why everything downstream is reproducible to the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,9 @@ from transformations import names
 from transformations.errors import InvalidInput
 from transformations.spec import ActivitySpec
 from transformations.tables import (
+    codes_of,
     id_column,
+    ranges,
     rank_encode,
     require_columns,
     require_no_nulls,
@@ -52,6 +54,38 @@ class ActivityEvents:
 
     def __len__(self) -> int:
         return len(self.time)
+
+    @property
+    def member(self) -> np.ndarray:
+        """Position in `member_ids` of the member of each event, int32 [E]."""
+        members = np.arange(len(self.member_ids), dtype=np.int32)
+        return np.repeat(members, np.diff(self.member_start))
+
+    def of_members(self, members: np.ndarray) -> ActivityEvents:
+        """Return the events of some members: ascending positions in `member_ids`."""
+        sizes = np.diff(self.member_start)[members]
+        return self._chosen(ranges(self.member_start[members], sizes), members, sizes)
+
+    def where(self, kept: np.ndarray) -> ActivityEvents:
+        """Return the events where `kept`, bool [E], is True, of the same members."""
+        before = np.concatenate([[0], np.cumsum(kept)])
+        sizes = np.diff(before[self.member_start])
+        return self._chosen(np.flatnonzero(kept), np.arange(len(self.member_ids)), sizes)
+
+    def on_jobs(self, job_ids: pa.Array) -> ActivityEvents:
+        """Return the events on jobs of `job_ids`, ascending and distinct, counted in these ids."""
+        job = codes_of(self.job_ids, job_ids, what=names.JOB_ID)[self.job]
+        return replace(self, job=job, job_ids=job_ids).where(job >= 0)
+
+    def _chosen(self, events: np.ndarray, members: np.ndarray, sizes: np.ndarray) -> ActivityEvents:
+        return replace(
+            self,
+            member_ids=self.member_ids.take(pa.array(members)),
+            member_start=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            job=self.job[events],
+            action=self.action[events],
+            time=self.time[events],
+        )
 
     @classmethod
     def from_arrow(

@@ -65,6 +65,18 @@ def embedding_fields(member_type: PrimitiveFeastType, outputs: Mapping[str, int]
     ]
 
 
+def job_vector_fields(job_type: PrimitiveFeastType, dimension: int) -> list[Field]:
+    """Return the schema of a view of job vectors that an encoder makes."""
+    return [
+        Field(name=names.JOB_ID, dtype=job_type, description="The job."),
+        Field(
+            name=names.EMBEDDING,
+            dtype=Array(Float32),
+            description=f"float32 vector of length {dimension}.",
+        ),
+    ]
+
+
 def request_time_fields() -> list[Field]:
     """Return the features that say where a request-time embedding came from."""
     return [

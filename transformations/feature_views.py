@@ -27,16 +27,28 @@ from feast import (
 )
 from feast.data_format import ParquetFormat
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
-from feast.types import Array, Int64, PrimitiveFeastType, String, UnixTimestamp
+from feast.types import (
+    Array,
+    FeastType,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    PrimitiveFeastType,
+    String,
+    UnixTimestamp,
+)
 from feast.value_type import ValueType
 
 from transformations import names
 from transformations.errors import InvalidInput
 from transformations.feature_tables import (
     embedding_fields,
+    job_vector_fields,
     request_time_fields,
     sequence_fields,
 )
+from transformations.job_encoder import JobEncoderDescription, describe_job_encoder
 from transformations.model import (
     ActivityModel,
     ModelDescription,
@@ -44,7 +56,15 @@ from transformations.model import (
     describe_models,
 )
 from transformations.names import Role, Tag
-from transformations.spec import ActivitySpec, ItemEmbedding
+from transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
+
+_POSTING_TYPES: dict[tuple[str, int], tuple[FeastType, ...]] = {
+    ("string", 1): (String,),
+    ("int64", 1): (Int64, Int32),
+    ("float32", 1): (Float32, Float64),
+    ("string", 2): (Array(String),),
+}
+"""Types of columns that may be an encoder's input, by type and rank of the tensor."""
 
 
 class SnapshotSource(FileSource):
@@ -69,6 +89,11 @@ def event_tags(spec: ActivitySpec) -> dict[str, str]:
     return {Tag.ROLE: Role.EVENTS, Tag.SPEC: spec.to_json()}
 
 
+def posting_tags() -> dict[str, str]:
+    """Return the tags of the view of job postings."""
+    return {Tag.ROLE: Role.POSTINGS}
+
+
 def item_tags(embedding: ItemEmbedding, *, table: Path | str | None = None) -> dict[str, str]:
     """Return the tags of the view of job embeddings: which vectors these are.
 
@@ -85,9 +110,17 @@ def item_tags(embedding: ItemEmbedding, *, table: Path | str | None = None) -> d
         Tag.ITEM_EMBEDDING_VERSION: embedding.version,
         Tag.ITEM_EMBEDDING_DIMENSION: str(embedding.dimension),
     }
+    tags |= _fingerprint_tag(embedding)
     if table is not None:
         tags[Tag.VECTOR_TABLE] = (Path(table) / f"v{embedding.version}").as_posix()
     return tags
+
+
+def _fingerprint_tag(embedding: ItemEmbedding) -> dict[str, str]:
+    """Return the tag that tells one encoder from another; the user's own vectors have none."""
+    if not embedding.fingerprint:
+        return {}
+    return {Tag.ITEM_EMBEDDING_FINGERPRINT: embedding.fingerprint}
 
 
 def item_embedding_of(view: FeatureView) -> ItemEmbedding:
@@ -96,7 +129,13 @@ def item_embedding_of(view: FeatureView) -> ItemEmbedding:
         view.tags[Tag.ITEM_EMBEDDING],
         view.tags[Tag.ITEM_EMBEDDING_VERSION],
         int(view.tags[Tag.ITEM_EMBEDDING_DIMENSION]),
+        view.tags.get(Tag.ITEM_EMBEDDING_FINGERPRINT, ""),
     )
+
+
+def has_encoder(view: FeatureView) -> bool:
+    """Return whether a view of job vectors is made by a job encoder, and not the user's own."""
+    return Tag.ENCODER_PATH in view.tags
 
 
 def spec_of(view: FeatureView) -> ActivitySpec:
@@ -157,6 +196,92 @@ def registered_model(
             f"{model.fingerprint}. Run `feast apply` to publish the changed model"
         )
     return model
+
+
+def registered_encoder(view: FeatureView, *, repo: Path | None) -> JobEncoderDescription:
+    """Return the encoder of a registered view of job vectors, after checking that it is the same.
+
+    Raises
+    ------
+    InvalidInput
+        The SavedModel is gone, corrupt or another than the one that was applied.
+    """
+    encoder = describe_job_encoder(in_repo(view.tags[Tag.ENCODER_PATH], repo))
+    mismatch = describe_mismatch(
+        {
+            **item_embedding_of(view).to_dict(),
+            "valid_from": view.tags[Tag.ENCODER_VALID_FROM],
+        },
+        {**encoder.item_embedding.to_dict(), "valid_from": encoder.facts()["valid_from"]},
+    )
+    if mismatch:
+        raise InvalidInput(
+            f"job encoder {encoder.name!r}: the SavedModel at {encoder.path} should be the one "
+            f"that was applied: {mismatch}. Run `feast apply` to publish the changed encoder"
+        )
+    return encoder
+
+
+def job_embedding_view(
+    encoder: Path | str,
+    *,
+    postings: FeatureView,
+    job: Entity,
+    snapshots: Path,
+    repo: Path,
+    table: Path | str | None = None,
+    owner: str = "",
+) -> BatchFeatureView:
+    """Return the view `job_embedding`, whose vectors a job encoder makes from postings.
+
+    Parameters
+    ----------
+    encoder : folder of the SavedModel; see `transformations.job_encoder`.
+    postings : the view that it is derived from; the encoder's inputs are columns of it.
+    job : entity; its `value_type` is the type of the ids.
+    snapshots : folder under which the view keeps its vectors, each version its own.
+    repo : folder of the feature repo. An encoder in it is registered by its path within it.
+    table : as in `item_tags`.
+
+    Raises
+    ------
+    InvalidInput
+        The encoder does not keep the contract, or takes what the postings do not have.
+    """
+    described = describe_job_encoder(encoder)
+    _require_inputs(described, postings)
+    path = described.path
+    made_by = path.relative_to(repo) if path.is_relative_to(repo) else path
+    return _batch_view(
+        name=names.JOB_EMBEDDING,
+        entities=[job],
+        ttl=timedelta(0),
+        source=[postings],
+        sink_source=_sink(names.JOB_EMBEDDING, snapshots / f"v{described.version}", owner),
+        schema=job_vector_fields(_id_type(job), described.dimension),
+        description=described.manifest.get("description")
+        or f"Job vectors by the encoder {described.name}; a job is known from its first one on.",
+        tags={
+            **item_tags(described.item_embedding, table=table),
+            Tag.ENCODER_PATH: made_by.as_posix(),
+            Tag.ENCODER_VALID_FROM: described.facts()["valid_from"],
+        },
+        owner=owner,
+    )
+
+
+def _require_inputs(encoder: JobEncoderDescription, postings: FeatureView) -> None:
+    """Raise `InvalidInput` unless the inputs of an encoder are columns of the view of postings."""
+    columns = [*postings.entity_columns, *postings.features]
+    types = {column.name: str(column.dtype) for column in columns}
+    for name, tensor in encoder.inputs.items():
+        accepted = [str(kind) for kind in _POSTING_TYPES[tensor.dtype, len(tensor.shape or ())]]
+        if types.get(name) not in accepted:
+            raise InvalidInput(
+                f"job encoder {encoder.name!r}: input {name!r} ({tensor}) should be a column of "
+                f"{postings.name} of type {' or '.join(accepted)}. "
+                f"Received: {types.get(name, 'no such column')}"
+            )
 
 
 def sequence_view(
@@ -363,6 +488,7 @@ def _embedding_view(
             Tag.MODEL_PATH: path.as_posix(),
             Tag.ITEM_EMBEDDING: model.item_embedding.name,
             Tag.ITEM_EMBEDDING_VERSION: model.item_embedding.version,
+            **_fingerprint_tag(model.item_embedding),
         },
         owner=model.owner or owner,
     )

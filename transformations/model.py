@@ -11,8 +11,6 @@ it is declared, on every `feast` command.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +18,13 @@ from typing import Any, TypeVar
 
 from transformations import names
 from transformations.errors import InvalidInput
+from transformations.manifest import ManifestKind
 from transformations.saved_model import Signature, TensorSpec, fingerprint, read_signature
 from transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
 
-MANIFEST = Path("assets.extra") / "activity_model.json"
-MANIFEST_FORMAT = 1
+MANIFEST = ManifestKind(
+    "model", "activity_model.json", ("name", "version", "spec", "item_embedding")
+)
 Fact = TypeVar("Fact")
 
 
@@ -115,19 +115,13 @@ def describe_model(
     signature = read_signature(path)
     manifest = read_manifest(path)
     content = fingerprint(path)
-    name = model.name or manifest.get("name")
-    if not name or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise InvalidInput(
-            f"model {path}: `name` should be lower-case letters, digits and '_', from the "
-            f"manifest or the registry line. Received: {name!r}"
-        )
-    if manifest and manifest["fingerprint"] != content:
-        raise InvalidInput(
-            f"model {name!r}: the SavedModel at {path} should be the one that was packaged, "
-            f"fingerprint {manifest['fingerprint']}. Received: {content} (changed or corrupt file)"
-        )
+    name = MANIFEST.require_name(
+        model.name or manifest.get("name"), path, origin="the manifest or the registry line"
+    )
+    if manifest:
+        MANIFEST.require_unchanged({**manifest, "name": name}, path, content)
     packaged_spec = ActivitySpec.from_dict(manifest["spec"]) if manifest else None
-    packaged_items = ItemEmbedding(**manifest["item_embedding"]) if manifest else None
+    packaged_items = ItemEmbedding.from_dict(manifest["item_embedding"]) if manifest else None
     version = _one_fact(name, path, "version", manifest.get("version"), model.version)
     made_for_spec = _one_fact(name, path, "spec", packaged_spec, model.spec)
     made_for_items = _one_fact(name, path, "item_embedding", packaged_items, model.item_embedding)
@@ -219,25 +213,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     InvalidInput
         The manifest is not JSON of the expected format, or lacks a fact.
     """
-    file = path / MANIFEST
-    if not file.is_file():
-        return {}
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        received = manifest.get("format")
-    except (ValueError, AttributeError) as error:
-        raise InvalidInput(
-            f"model {path}: {MANIFEST} should be a JSON object. Received: {error}"
-        ) from error
-    required = ("name", "version", "spec", "item_embedding", "fingerprint")
-    missing = [key for key in required if key not in manifest]
-    if received != MANIFEST_FORMAT or missing:
-        raise InvalidInput(
-            f"model {path}: {MANIFEST} should have format {MANIFEST_FORMAT} and "
-            f"{', '.join(required)}. Received: format {received}"
-            + (f", without {', '.join(missing)}" if missing else "")
-        )
-    return manifest
+    return MANIFEST.read(path)
 
 
 def write_manifest(
@@ -254,16 +230,10 @@ def write_manifest(
     Customary facts: `description`, `owner`, `training` (range and counts), `metrics`,
     `parameters`.
     """
-    manifest = {
-        "format": MANIFEST_FORMAT,
+    stated = {
         "name": name,
         "version": version,
         "spec": spec.to_dict(),
         "item_embedding": item_embedding.to_dict(),
-        "fingerprint": fingerprint(path),
-        **facts,
     }
-    file = path / MANIFEST
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return manifest
+    return MANIFEST.write(path, {**stated, **facts})

@@ -26,6 +26,7 @@ RECENT_COLUMNS = (RECENT_JOB_IDS, RECENT_ACTIONS, RECENT_TIMESTAMPS)
 REQUEST_TIMESTAMP = "request_timestamp"
 
 MEMBER_ACTIVITY = "member_activity"
+JOB_POSTING = "job_posting"
 JOB_EMBEDDING = "job_embedding"
 MEMBER_ACTIVITY_SEQUENCE = "member_activity_sequence"
 
@@ -52,6 +53,9 @@ class Tag:
     ITEM_EMBEDDING = "item_embedding"
     ITEM_EMBEDDING_VERSION = "item_embedding_version"
     ITEM_EMBEDDING_DIMENSION = "item_embedding_dimension"
+    ITEM_EMBEDDING_FINGERPRINT = "item_embedding_fingerprint"
+    ENCODER_PATH = "job_encoder_path"
+    ENCODER_VALID_FROM = "job_encoder_valid_from"
     VECTOR_TABLE = "vector_table"
 
 
@@ -59,6 +63,7 @@ class Role:
     """Values of `Tag.ROLE`: what a view is to the engine."""
 
     EVENTS = "events"
+    POSTINGS = "job_postings"
     ITEMS = "item_embeddings"
     SEQUENCE = "sequence"
     EMBEDDING = "embedding"

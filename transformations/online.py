@@ -1,7 +1,7 @@
 """Publish snapshots to the online store: all of the push is in this file.
 
-The online store holds, for every member, the newest committed row of the offline store; in the
-sequence view, merged with activity that was pushed since. Rows go through Feast's own
+The online store holds, for every member and job, the newest committed row of the offline store; in
+the sequence view, merged with activity that was pushed since. Rows go through Feast's own
 `online_write_batch`, or `row_updates` where they are merged, so any online store works; the
 protobuf values are built in bulk, which is where the time of the usual path goes.
 """
@@ -29,6 +29,7 @@ from tqdm import tqdm
 from transformations import names
 from transformations.row_updates import Compute, Needs, Row, entity_keys, update_rows
 from transformations.snapshots import SnapshotSink
+from transformations.tables import rank_encode, single_chunk, time_column
 from transformations.times import to_datetime
 
 WRITE_BATCH = 10_000
@@ -38,10 +39,16 @@ Merge: TypeAlias = Callable[[Sequence[Row]], tuple[Compute, Needs]]
 """Takes the rows of a snapshot; returns what makes the rows to write from them and the stored, and
 which of the stored it needs."""
 
+Newest: TypeAlias = Callable[
+    [SnapshotSink, Sequence[int], set[int], str], Iterator[tuple[int, pa.BooleanArray]]
+]
+"""Takes the sink, all committed as-of times, the pending ones and the join key; returns the rows to
+write of each snapshot. Of one key at most one row is chosen."""
+
 
 @dataclass(frozen=True)
 class PushCount:
-    """Rows (members) and values (members times features) that went online."""
+    """Rows (members or jobs) and values (rows times features) that went online."""
 
     rows: int
     values: int
@@ -55,6 +62,7 @@ def push_snapshots(
     *,
     changed: Iterable[int],
     merge: Merge | None = None,
+    newest: Newest | None = None,
     progress: Callable[[int], tqdm] | None = None,
 ) -> PushCount:
     """Bring the online store up to the newest committed snapshots of one view.
@@ -69,6 +77,8 @@ def push_snapshots(
     sink : the view's committed snapshots.
     changed : as-of times whose snapshot is new or has other rows than before.
     merge : joins rows with what the store has. None: they replace it.
+    newest : chooses the rows. None: those of the newest snapshot, as where every row has the time
+        of its snapshot; see also `newest_by_time`.
     progress : makes a progress bar of so many rows.
     """
     mark = sink.published(store_identity(config))
@@ -76,14 +86,15 @@ def push_snapshots(
     pending = set(changed) | {t for t in committed if mark is None or t > mark}
     if not pending:
         return PushCount(0, 0)
-    chosen = list(_newest_rows(sink, committed, pending))
+    join_key = _join_key(view)
+    chosen = list((newest or newest_by_snapshot)(sink, committed, pending, join_key))
     count = sum(keep.true_count for _, keep in chosen)
     bar = progress(count) if progress else None
     if bar is not None:
         bar.set_description(view.name)
     for as_of, keep in chosen:
         with pq.ParquetFile(sink.file(as_of)) as file, _garbage_collection_paused():
-            for batch in _batches(file, keep, config):
+            for batch in _batches(file, keep, join_key, config):
                 rows = feast_rows(view, batch)
                 if merge is None:
                     store.online_write_batch(config, view, rows, None)
@@ -99,13 +110,13 @@ def push_snapshots(
     return PushCount(count, count * len(view.features))
 
 
-def _newest_rows(
-    sink: SnapshotSink, committed: Sequence[int], pending: set[int]
+def newest_by_snapshot(
+    sink: SnapshotSink, committed: Sequence[int], pending: set[int], join_key: str
 ) -> Iterator[tuple[int, pa.BooleanArray]]:
     """Yield (as of, which rows) of pending snapshots: the rows that no newer snapshot replaces."""
     seen: pa.Array | None = None
     for as_of in reversed([t for t in committed if t >= min(pending)]):
-        table = pq.read_table(sink.file(as_of), columns=[names.MEMBER_ID], partitioning=None)
+        table = pq.read_table(sink.file(as_of), columns=[join_key], partitioning=None)
         members = table.column(0).combine_chunks()
         if seen is None:
             fresh = pa.array(np.ones(len(members), dtype=bool))
@@ -117,6 +128,38 @@ def _newest_rows(
             yield as_of, fresh
 
 
+def newest_by_time(
+    sink: SnapshotSink, committed: Sequence[int], pending: set[int], join_key: str
+) -> Iterator[tuple[int, pa.BooleanArray]]:
+    """Yield (as of, which rows) of pending snapshots: the rows that have no newer one anywhere.
+
+    For snapshots whose rows have times of their own: a late one may be older than what is there.
+    """
+    columns = [join_key, names.EVENT_TIMESTAMP]
+    tables = [
+        pq.read_table(sink.file(as_of), columns=columns, partitioning=None) for as_of in committed
+    ]
+    _, key = rank_encode(single_chunk(pa.concat_tables(tables), join_key))
+    time = np.concatenate(
+        [time_column(table, names.EVENT_TIMESTAMP, str(sink.path)) for table in tables]
+    )
+    order = np.lexsort((time, key))
+    last = np.append(key[order[1:]] != key[order[:-1]], True)
+    newest = np.zeros(len(key), dtype=bool)
+    newest[order[last]] = True
+    start = 0
+    for as_of, table in zip(committed, tables, strict=True):
+        keep = pa.array(newest[start : start + len(table)])
+        start += len(table)
+        if as_of in pending and keep.true_count:
+            yield as_of, keep
+
+
+def _join_key(view: FeatureView) -> str:
+    (join_key,) = view.join_keys
+    return join_key
+
+
 def store_identity(config: RepoConfig) -> str:
     """Return a short name of the configured online store, equal only for equal configurations."""
     settings = config.online_store.model_dump(mode="json")
@@ -126,7 +169,7 @@ def store_identity(config: RepoConfig) -> str:
 
 def feast_rows(view: FeatureView, batch: pa.RecordBatch) -> list[Row]:
     """Return a record batch as the rows that Feast's online stores take."""
-    keys = entity_keys(view, batch.column(names.MEMBER_ID))
+    keys = entity_keys(view, batch.column(_join_key(view)))
     features = [field.name for field in view.features]
     columns = [_values(batch.column(name)) for name in features]
     event_times = _datetimes(batch.column(names.EVENT_TIMESTAMP))
@@ -140,28 +183,28 @@ def feast_rows(view: FeatureView, batch: pa.RecordBatch) -> list[Row]:
 
 
 def _batches(
-    file: pq.ParquetFile, keep: pa.BooleanArray, config: RepoConfig
+    file: pq.ParquetFile, keep: pa.BooleanArray, join_key: str, config: RepoConfig
 ) -> Iterator[pa.RecordBatch]:
     """Read the rows of a snapshot that `keep` chooses, in batches."""
     size = config.materialization_config.online_write_batch_size or WRITE_BATCH
     start = 0
     for batch in file.iter_batches(size):
         rows = batch.num_rows
-        batch = _in_key_order(batch.filter(keep.slice(start, rows)))
+        batch = _in_key_order(batch.filter(keep.slice(start, rows)), join_key)
         start += rows
         if batch.num_rows:
             yield batch
 
 
-def _in_key_order(batch: pa.RecordBatch) -> pa.RecordBatch:
+def _in_key_order(batch: pa.RecordBatch, join_key: str) -> pa.RecordBatch:
     """Order rows by their serialised entity key, as an index of the store has them.
 
-    Feast writes integers in little endian, so that members in order are keys out of order.
+    Feast writes integers in little endian, so that ids in order are keys out of order.
     """
-    members = batch.column(names.MEMBER_ID)
-    if not pa.types.is_integer(members.type):
+    ids = batch.column(join_key)
+    if not pa.types.is_integer(ids.type):
         return batch
-    keys = members.to_numpy(zero_copy_only=False).view(np.uint64).byteswap()
+    keys = ids.to_numpy(zero_copy_only=False).view(np.uint64).byteswap()
     return batch.take(pa.array(np.argsort(keys)))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,14 +23,13 @@ import pyarrow.parquet as pq
 
 from transformations import names
 from transformations.embedding import Embedder
-from transformations.errors import InvalidInput
 from transformations.events import ActivityEvents
 from transformations.feature_tables import embedding_batch, sequence_batch
 from transformations.item_vectors import ItemVectors
 from transformations.model import ModelDescription
 from transformations.sequences import Sequences, make_sequences, members_active
-from transformations.snapshots import SnapshotSink, read_facts
-from transformations.spec import ActivitySpec, describe_mismatch
+from transformations.snapshots import SnapshotSink, require_same_facts
+from transformations.spec import ActivitySpec
 from transformations.tables import codes_of, sorted_union
 from transformations.times import to_datetime
 
@@ -151,7 +150,8 @@ class SnapshotRun:
         self.report.views = len(self._sinks)
         for sink, facts in self._facts.items():
             if self._committed[sink]:
-                _require_same_facts(sink, max(self._committed[sink]), facts)
+                what = f"model {facts['model']!r}" if "model" in facts else "the sequence view"
+                require_same_facts(sink, max(self._committed[sink]), facts, what=what)
 
     @property
     def cutoffs(self) -> list[int]:
@@ -407,16 +407,3 @@ def _facts(model: ModelDescription) -> dict[str, Any]:
         "item_embedding": model.item_embedding.to_dict(),
         "spec": model.spec.to_dict(),
     }
-
-
-def _require_same_facts(sink: SnapshotSink, newest: int, facts: Mapping[str, Any]) -> None:
-    """Refuse to put values of two models, or of two specs, into one history."""
-    recorded = read_facts(sink.file(newest))
-    mismatch = describe_mismatch(recorded, facts)
-    if mismatch:
-        what = f"model {facts['model']!r}" if "model" in facts else "the sequence view"
-        raise InvalidInput(
-            f"{what}: the snapshots in {sink.path} were computed with other facts: {mismatch}. "
-            "Give the changed model a new version or name (a new version starts its own "
-            "history), or remove that folder and backfill it"
-        )

@@ -112,8 +112,15 @@ def _message_class() -> type[message.Message]:
 _SavedModel = _message_class()
 
 
-def read_signature(path: Path) -> Signature:
+def read_signature(
+    path: Path, *, what: str = "model", declared: str = "its line in ACTIVITY_MODELS"
+) -> Signature:
     """Return the `serving_default` signature of the SavedModel in folder `path`.
+
+    Parameters
+    ----------
+    path : the folder.
+    what, declared : what errors call the SavedModel, and the place where its path stands.
 
     Raises
     ------
@@ -123,14 +130,14 @@ def read_signature(path: Path) -> Signature:
     file = path / "saved_model.pb"
     if not file.is_file():
         raise InvalidInput(
-            f"model {path}: expected a TensorFlow SavedModel. Received: no file {file.name}. "
-            "Package the model first, or correct its line in ACTIVITY_MODELS"
+            f"{what} {path}: expected a TensorFlow SavedModel. Received: no file {file.name}. "
+            f"Package the {what} first, or correct {declared}"
         )
     try:
         parsed = _SavedModel.FromString(file.read_bytes())
     except message.DecodeError as error:
         raise InvalidInput(
-            f"model {path}: expected a TensorFlow SavedModel. "
+            f"{what} {path}: expected a TensorFlow SavedModel. "
             f"Received: {file.name} cannot be parsed (corrupt file)"
         ) from error
     signatures = {
@@ -139,7 +146,7 @@ def read_signature(path: Path) -> Signature:
     if SIGNATURE not in signatures:
         found = ", ".join(sorted(name for name in signatures if not name.startswith("__")))
         raise InvalidInput(
-            f"model {path}: expected a signature {SIGNATURE!r}. "
+            f"{what} {path}: expected a signature {SIGNATURE!r}. "
             f"Received signatures: {found or 'none'}"
         )
     signature = signatures[SIGNATURE]

@@ -14,7 +14,7 @@ import pyarrow as pa
 from transformations.events import ActivityEvents
 from transformations.item_vectors import ItemVectors
 from transformations.spec import ActivitySpec
-from transformations.tables import bisect, codes_of, with_last
+from transformations.tables import bisect, codes_of, ranges, with_last
 
 QUERIES_AT_ONCE = 32_768
 """Queries worked on together: bounds the memory of intermediate [queries, length] arrays."""
@@ -213,7 +213,6 @@ def _count_late(
     first, last = np.searchsorted(sometimes, first), np.searchsorted(sometimes, last)
     sizes = last - first
     query = np.repeat(np.arange(len(low)), sizes)
-    offset = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    event = sometimes[np.repeat(first, sizes) + offset]
+    event = sometimes[ranges(first, sizes)]
     unknown_then = known_at[event] > as_of[query]
     return counts + np.bincount(query[unknown_then], minlength=len(low))

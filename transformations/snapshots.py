@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transformations.errors import InvalidInput
+from transformations.spec import ItemEmbedding, describe_mismatch
 from transformations.times import to_datetime, to_us
 
 PARTITION = "as_of="
@@ -174,6 +175,37 @@ def read_facts(file: Path) -> dict[str, Any]:
     """Return what a snapshot says it was computed with."""
     metadata = pq.read_schema(file).metadata or {}
     return json.loads(metadata.get(FACTS, b"{}"))
+
+
+def require_same_facts(
+    sink: SnapshotSink, newest: int, facts: Mapping[str, Any], *, what: str
+) -> None:
+    """Refuse to put values of two models, encoders or specs into one history.
+
+    Parameters
+    ----------
+    sink : the history.
+    newest : as-of time of its newest snapshot.
+    facts : what the values to be added are computed with.
+    what : what the error calls them.
+
+    Raises
+    ------
+    InvalidInput
+        The newest snapshot was computed with other facts.
+    """
+    recorded = read_facts(sink.file(newest))
+    if "item_embedding" in recorded:
+        # Snapshots from before there were fingerprints.
+        items = ItemEmbedding.from_dict(recorded["item_embedding"])
+        recorded["item_embedding"] = items.to_dict()
+    mismatch = describe_mismatch(recorded, facts)
+    if mismatch:
+        raise InvalidInput(
+            f"{what}: the snapshots in {sink.path} were computed with other facts: {mismatch}. "
+            "Give what was changed a new version or name (a new version starts its own "
+            "history), or remove that folder and backfill it"
+        )
 
 
 def _is_vector(kind: pa.DataType) -> bool:

@@ -12,26 +12,31 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from types import NoneType
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from feast import FeatureView, FileSource, RepoConfig
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.offline_store import OfflineStore
+from feast.types import String
 
 from transformations import names
 from transformations.errors import InvalidInput
 from transformations.events import ActivityEvents
-from transformations.item_vectors import ItemVectors
+from transformations.item_vectors import ITEM_COLUMNS, ItemVectors
+from transformations.names import Tag
 from transformations.snapshots import SnapshotSink
 from transformations.spec import ActivitySpec, ItemEmbedding
-from transformations.tables import require_columns
+from transformations.tables import require_columns, time_column
 from transformations.times import to_datetime, to_us
 
 READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether
 interval ends belong to it and in which zone they compare."""
+_ALWAYS = np.iinfo(np.int64).min
 
 
 def source_of(view: FeatureView) -> DataSource:
@@ -102,6 +107,61 @@ def read_events(
     return ActivityEvents.from_arrow(table.filter(inside), spec, source=label)
 
 
+def read_postings(
+    config: RepoConfig,
+    store: type[OfflineStore] | OfflineStore,
+    view: FeatureView,
+    columns: Sequence[str],
+    *,
+    start: int | None = None,
+    end: int,
+) -> pa.Table:
+    """Return `job_id`, `event_timestamp` and other columns of postings with `start <= t <= end`.
+
+    Parameters
+    ----------
+    config, store : as Feast hands them to an engine.
+    view : the view of postings.
+    columns : which others; they are not checked here.
+    start, end : microseconds since the epoch; without a start, from the first one on.
+
+    Raises
+    ------
+    InvalidInput
+        The source or a column is missing, or times are malformed.
+    """
+    first = None if start is None else to_datetime(start)
+    wanted = [names.JOB_ID, *columns]
+    table = _pull(config, store, view, wanted, first, to_datetime(end))
+    time = time_column(table, names.EVENT_TIMESTAMP, source_label(view))
+    return table.filter(pa.array((time <= end) & (time >= (_ALWAYS if start is None else start))))
+
+
+def read_published_vectors(
+    view: FeatureView, embedding: ItemEmbedding, *, more: Sequence[Path] = ()
+) -> ItemVectors:
+    """Return every job vector that a view made by an encoder has published.
+
+    Parameters
+    ----------
+    view : the view; its sink is read directly, as snapshots are wherever the engine reads them.
+    embedding : which vectors these should be.
+    more : files of vectors that are staged and not committed yet.
+    """
+    sink = sink_of(view)
+    files = [*(sink.file(as_of) for as_of in sink.committed()), *more]
+    tables = [pq.read_table(file, columns=list(ITEM_COLUMNS), partitioning=None) for file in files]
+    empty = pa.schema(
+        {
+            names.JOB_ID: _id_type(view),
+            names.EMBEDDING: pa.list_(pa.float32()),
+            names.EVENT_TIMESTAMP: pa.timestamp("us", "UTC"),
+        }
+    ).empty_table()
+    table = pa.concat_tables(tables) if tables else empty
+    return ItemVectors.from_arrow(table, embedding, source=source_label(view))
+
+
 def read_item_vectors(
     config: RepoConfig,
     store: type[OfflineStore] | OfflineStore,
@@ -112,11 +172,16 @@ def read_item_vectors(
 ) -> ItemVectors:
     """Return every job vector with `t <= end`, microseconds since the epoch.
 
+    Where an encoder makes them these are the published ones, whatever their time: a look-up as of a
+    time takes none that is later.
+
     Raises
     ------
     InvalidInput
         The source or a column is missing or malformed; see `ItemVectors.from_arrow`.
     """
+    if Tag.ENCODER_PATH in view.tags:
+        return read_published_vectors(view, embedding)
     table = _pull(config, store, view, [names.JOB_ID, names.EMBEDDING], None, to_datetime(end))
     label = source_label(view)
     ItemVectors.from_arrow(table.slice(0, 0), embedding, source=label)
@@ -146,6 +211,11 @@ def earliest_event(view: FeatureView) -> int | None:
                 return None
             lowest = statistics["min"] if lowest is None else min(lowest, statistics["min"])
     return to_us(lowest) if isinstance(lowest, datetime) else None
+
+
+def _id_type(view: FeatureView) -> pa.DataType:
+    (column,) = view.entity_columns
+    return pa.string() if column.dtype == String else pa.int64()
 
 
 def _pull(

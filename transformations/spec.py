@@ -96,11 +96,20 @@ class ActivitySpec:
 
 @dataclass(frozen=True, slots=True)
 class ItemEmbedding:
-    """Which job vectors a model was made for: their name, version and length."""
+    """Which job vectors a model was made for.
+
+    Parameters
+    ----------
+    name, version : str.
+    dimension : int. Length of a vector.
+    fingerprint : str. Of the encoder that makes them, so that one retrained under its old version
+        is told apart; empty for vectors of the user's own.
+    """
 
     name: str
     version: str
     dimension: int
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.dimension, int) or self.dimension < 1:
@@ -112,6 +121,16 @@ class ItemEmbedding:
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> ItemEmbedding:
+        """Invert `to_dict`; what was written before there were fingerprints has none."""
+        return cls(
+            name=value["name"],
+            version=value["version"],
+            dimension=value["dimension"],
+            fingerprint=value.get("fingerprint", ""),
+        )
 
 
 def describe_mismatch(expected: Mapping[str, Any], received: Mapping[str, Any]) -> str | None:

@@ -144,6 +144,12 @@ def with_last(values: np.ndarray, last: float) -> np.ndarray:
     return longer
 
 
+def ranges(first: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return `[first[0], first[0] + 1, …]` of each size, one after the other, int64."""
+    starts = np.cumsum(sizes) - sizes
+    return np.arange(int(sizes.sum())) + np.repeat(first - starts, sizes)
+
+
 FEW_QUERIES = 8
 """Up to so many queries are faster one by one than together."""
 

@@ -242,7 +242,8 @@ class VectorTableReader:
                 f"vector table {path}: expected the files that {CURRENT} names. Received: "
                 f"{error}. Materialize the view of job vectors again, or remove the folder"
             ) from error
-        mismatch = describe_mismatch(self._embedding.to_dict(), current["item_embedding"])
+        held = ItemEmbedding.from_dict(current["item_embedding"])
+        mismatch = describe_mismatch(self._embedding.to_dict(), held.to_dict())
         if mismatch:
             raise InvalidInput(
                 f"vector table {path}: holds vectors of another item embedding: {mismatch}. "

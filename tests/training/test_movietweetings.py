@@ -64,11 +64,29 @@ def test_movies_become_postings_with_the_year_apart(raw_dir: Path, tmp_path: Pat
 
     postings = pq.read_table(tmp_path / "out" / POSTINGS_FILE)
     assert postings.schema.equals(POSTINGS_SCHEMA)
+    night = datetime(2013, 2, 28, 4, tzinfo=UTC)
     assert [tuple(row.values()) for row in postings.to_pylist()] == [
-        (10, "The Bank: Part 1", 1915, ["Comedy", "Short"]),
-        (20, "Heat", 1995, ["Crime"]),
-        (30, "Été (2)", 2013, []),
+        (10, "The Bank: Part 1", 1915, ["Comedy", "Short"], night),
+        (20, "Heat", 1995, ["Crime"], night),
+        (30, "Été (2)", 2013, [], night),
     ]
+
+
+def test_a_posting_is_known_the_night_after_its_first_event_or_else_from_the_start(
+    raw_dir: Path, tmp_path: Path
+):
+    later = "1::10::8::1362096000\n2::40::8::1362182399\n"  # 1 March 00:00:00 and 23:59:59
+    (raw_dir / "ratings.dat").write_text(RATINGS + later, encoding="utf-8")
+    more = "40::Late (2013)::\n50::Never (2013)::\n"
+    (raw_dir / "movies.dat").write_text(MOVIES + more, encoding="utf-8")
+    counts = prepare_movietweetings(raw_dir, tmp_path / "out")
+
+    postings = pq.read_table(tmp_path / "out" / POSTINGS_FILE).to_pylist()
+    known = {row["job_id"]: row["event_timestamp"] for row in postings}
+    assert known[10] == datetime(2013, 2, 28, 4, tzinfo=UTC)
+    assert known[40] == datetime(2013, 3, 2, 4, tzinfo=UTC)
+    assert known[50] == datetime(2013, 2, 27, tzinfo=UTC)
+    assert counts["postings_without_events"] == 1
 
 
 def test_counts_include_the_events_on_jobs_without_a_posting(raw_dir: Path, tmp_path: Path):
@@ -81,6 +99,7 @@ def test_counts_include_the_events_on_jobs_without_a_posting(raw_dir: Path, tmp_
         "DISMISS": 2,
         "postings": 3,
         "postings_without_genres": 1,
+        "postings_without_events": 0,
         "unknown_jobs": 1,
         "events_on_unknown_jobs": 1,
     }
@@ -164,6 +183,12 @@ def test_the_committed_sample_is_whole():
         "SAVE": 27_982,
         "DISMISS": 11_477,
     }
+    first = {}
+    for event in events.select(["job_id", "event_timestamp"]).to_pylist():
+        first.setdefault(event["job_id"], event["event_timestamp"])
+    for row in postings.to_pylist():
+        # Never known before somebody acted on it, but for those that nobody ever did.
+        assert row["event_timestamp"] > first.get(row["job_id"], datetime.min.replace(tzinfo=UTC))
     keys = [("event_timestamp", "ascending"), ("member_id", "ascending"), ("job_id", "ascending")]
     assert events.equals(events.sort_by(keys))
     assert "Permission is hereby granted" in (data / LICENSE_FILE).read_text()

@@ -1,16 +1,18 @@
 """A packaged model computes what it did, says what it is, and never replaces a good one in vain."""
 
+import json
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from job_encoders import SmallEncoder, package_encoder, vector_of
 
-from training.cnn import build_cnn
-from training.formulas import GeometricDecay, UnweightedAverage
+from training.models import CNN, GeometricDecay, UnweightedAverage
 from training.package import package_model
 from transformations.errors import InvalidInput
+from transformations.job_encoder import describe_job_encoder
 from transformations.model import ActivityModel, describe_model, read_manifest
 from transformations.saved_model import SIGNATURE
 from transformations.spec import ActivitySpec, ItemEmbedding
@@ -38,7 +40,7 @@ def reload(path):
 
 def cnn():
     """A CNN whose every weight is random, so that each one matters to the outputs."""
-    model = build_cnn(SPEC, ITEMS, filters=8)
+    model = CNN(filters=8).build(SPEC, ITEMS)
     generator = np.random.default_rng(3)
     model.set_weights(
         [generator.normal(0.0, 0.5, w.shape).astype(np.float32) for w in model.get_weights()]
@@ -59,7 +61,7 @@ def test_a_packaged_keras_model_gives_what_keras_gives(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "model", [UnweightedAverage(SPEC, ITEMS), GeometricDecay(SPEC, ITEMS, 0.8)]
+    "model", [UnweightedAverage().build(SPEC, ITEMS), GeometricDecay(r=0.8).build(SPEC, ITEMS)]
 )
 def test_a_packaged_formula_gives_what_its_module_gives(model, tmp_path):
     described = package(model, tmp_path / "formula")
@@ -81,7 +83,7 @@ def test_the_manifest_says_what_was_given_and_what_was_written(tmp_path):
         "metrics": {"auc": 0.7},
         "parameters": {"r": 0.8},
     }
-    described = package(GeometricDecay(SPEC, ITEMS, 0.8), tmp_path / "model", **facts)
+    described = package(GeometricDecay(r=0.8).build(SPEC, ITEMS), tmp_path / "model", **facts)
     manifest = read_manifest(tmp_path / "model")
     assert manifest == {
         "format": 1,
@@ -97,8 +99,8 @@ def test_the_manifest_says_what_was_given_and_what_was_written(tmp_path):
 
 def test_packaging_again_replaces_the_model_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "models" / "model"
-    first = package(GeometricDecay(SPEC, ITEMS, 0.8), path)
-    second = package(GeometricDecay(SPEC, ITEMS, 0.5), path, version="2")
+    first = package(GeometricDecay(r=0.8).build(SPEC, ITEMS), path)
+    second = package(GeometricDecay(r=0.5).build(SPEC, ITEMS), path, version="2")
     assert first.fingerprint != second.fingerprint
     assert describe_model(ActivityModel(path), spec=SPEC, item_embedding=ITEMS) == second
     assert list(path.parent.iterdir()) == [path]
@@ -165,7 +167,7 @@ BROKEN = {
 def test_a_broken_model_is_refused_by_name_and_the_old_one_stays(fault, tmp_path):
     shapes, outputs, message = BROKEN[fault]
     path = tmp_path / "model"
-    good = package(UnweightedAverage(SPEC, ITEMS), path)
+    good = package(UnweightedAverage().build(SPEC, ITEMS), path)
     expected = reload(path)(**inputs())["apply_embedding"].numpy()
 
     with pytest.raises(InvalidInput, match=rf"(?s)model 'some': .*{message}"):
@@ -184,7 +186,7 @@ def test_a_broken_model_leaves_nothing_where_nothing_was(tmp_path):
 
 def test_a_name_that_cannot_name_a_view_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match=r"`name` should be lower-case.*Received: 'Not-A-Name'"):
-        package(UnweightedAverage(SPEC, ITEMS), tmp_path / "model", name="Not-A-Name")
+        package(UnweightedAverage().build(SPEC, ITEMS), tmp_path / "model", name="Not-A-Name")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,19 +206,72 @@ def test_a_keras_model_without_names_is_refused_by_name(tmp_path):
         ({"item_embedding": ItemEmbedding("test", "1", 4)}, "`dimension` should be 4"),
         ({"item_embedding": ItemEmbedding("test", "2", 5)}, "`version` should be '2'"),
         ({"item_embedding": ItemEmbedding("other", "1", 5)}, "`name` should be 'other'"),
+        (
+            {"item_embedding": ItemEmbedding("test", "1", 5, "retrained")},
+            "`fingerprint` should be 'retrained'. Received: ''",
+        ),
         ({"spec": ActivitySpec(length=7)}, "`length` should be 7"),
     ],
 )
 def test_a_model_made_for_other_facts_is_refused_by_name(change, message, tmp_path):
-    package(UnweightedAverage(SPEC, ITEMS), tmp_path / "model")
+    package(UnweightedAverage().build(SPEC, ITEMS), tmp_path / "model")
     facts = {"spec": SPEC, "item_embedding": ITEMS, **change}
     with pytest.raises(InvalidInput, match=rf"model 'some' \(version 1\).*{message}"):
         describe_model(ActivityModel(tmp_path / "model"), **facts)
 
 
 def test_a_changed_file_is_refused_by_name(tmp_path):
-    package(GeometricDecay(SPEC, ITEMS, 0.8), tmp_path / "model")
+    package(GeometricDecay(r=0.8).build(SPEC, ITEMS), tmp_path / "model")
     data = next(Path(tmp_path / "model" / "variables").glob("*.data-*"))
     data.write_bytes(data.read_bytes() + b"x")
     with pytest.raises(InvalidInput, match=r"model 'some': .*changed or corrupt file"):
         describe_model(ActivityModel(tmp_path / "model"), spec=SPEC, item_embedding=ITEMS)
+
+
+def test_a_model_packaged_before_there_were_fingerprints_takes_vectors_of_ones_own(tmp_path):
+    described = package(UnweightedAverage().build(SPEC, ITEMS), tmp_path / "model")
+    file = tmp_path / "model" / "assets.extra" / "activity_model.json"
+    manifest = json.loads(file.read_text())
+    del manifest["item_embedding"]["fingerprint"]
+    file.write_text(json.dumps(manifest))
+    again = describe_model(ActivityModel(tmp_path / "model"), spec=SPEC, item_embedding=ITEMS)
+    assert again.item_embedding == described.item_embedding == ITEMS
+
+
+def test_a_packaged_job_encoder_gives_what_its_module_gives_and_replaces_the_one_before(tmp_path):
+    path = tmp_path / "models" / "encoder"
+    package_encoder(path, SmallEncoder(scale=2.0))
+    described = package_encoder(path, version="2", training={"examples": 3})
+    assert (described.version, described.manifest["training"]) == ("2", {"examples": 3})
+    assert list(path.parent.iterdir()) == [path]
+    got = reload(path)(
+        title=tf.constant(["title"]),
+        genres=tf.constant([["war", "", "short"]]),
+        year=tf.constant([2010], tf.int64),
+    )["embedding"]
+    np.testing.assert_allclose(got[0], vector_of("title", ["war", "short"], 2010), atol=1e-6)
+
+
+def test_a_keras_job_encoder_is_packaged_with_its_vocabulary(tmp_path):
+    title = keras.Input((), dtype="string", name="title")
+    words = keras.layers.TextVectorization(vocabulary=["nurse", "cook"], output_mode="multi_hot")
+    vectors = keras.layers.Dense(5, name="dense")(words(title))
+    model = keras.Model({"title": title}, {"embedding": vectors})
+    described = package_encoder(tmp_path / "encoder", model)
+    assert (list(described.inputs), described.dimension) == (["title"], 5)
+    titles = tf.constant(["a cook", "Nurse"])
+    np.testing.assert_allclose(
+        reload(tmp_path / "encoder")(title=titles)["embedding"],
+        model({"title": titles})["embedding"],
+        atol=1e-6,
+    )
+
+
+def test_a_broken_job_encoder_is_refused_and_the_old_one_stays(tmp_path):
+    good = package_encoder(tmp_path / "encoder")
+    with pytest.raises(InvalidInput, match="job encoder"):
+        package_encoder(tmp_path / "encoder", GeometricDecay(r=0.8).build(SPEC, ITEMS))
+    with pytest.raises(InvalidInput, match=r"`version` should be letters"):
+        package_encoder(tmp_path / "encoder", version="a/b")
+    assert describe_job_encoder(tmp_path / "encoder") == good
+    assert list(tmp_path.iterdir()) == [tmp_path / "encoder"]

@@ -1,10 +1,14 @@
 """The signature reader agrees with TensorFlow and does not need it."""
 
+import json
 import shutil
 import subprocess
 import sys
 
+import pytest
 import tensorflow as tf
+from feast_repo import DEFINITIONS
+from job_encoders import package_encoder
 
 from transformations.saved_model import TensorSpec, fingerprint, read_signature
 
@@ -40,7 +44,16 @@ def test_the_fingerprint_follows_content_and_not_the_place(models, tmp_path):
     assert fingerprint(copy) != fingerprint(models / "cnn")
 
 
-def test_reading_the_definitions_does_not_import_tensorflow(repo):
+@pytest.mark.parametrize("job_vectors", ["of one's own", "by an encoder"])
+def test_reading_the_definitions_does_not_import_tensorflow(job_vectors, repo):
+    if job_vectors == "by an encoder":
+        shutil.copy(DEFINITIONS / "job_vectors.py", repo.path)
+        encoder = package_encoder(repo.path / "models" / "job_encoder")
+        for name in MODEL_NAMES:
+            file = repo.path / "models" / name / "assets.extra" / "activity_model.json"
+            manifest = json.loads(file.read_text())
+            manifest["item_embedding"] = encoder.item_embedding.to_dict()
+            file.write_text(json.dumps(manifest))
     script = "import services, sys; sys.exit('tensorflow' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script], cwd=repo.path, check=False

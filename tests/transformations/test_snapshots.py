@@ -4,11 +4,14 @@ from datetime import UTC, datetime
 
 import duckdb
 import pyarrow as pa
+import pytest
 
+from transformations.errors import InvalidInput
 from transformations.snapshots import (
     SnapshotSink,
     partition_name,
     read_facts,
+    require_same_facts,
     to_datetime,
     to_us,
 )
@@ -90,3 +93,21 @@ def test_the_published_mark_belongs_to_one_store(tmp_path):
     assert sink.published("redis:b") is None
     sink.forget_published()
     assert sink.published("sqlite:a") is None
+
+
+def test_a_history_takes_only_what_was_computed_with_the_same_facts(tmp_path):
+    sink = SnapshotSink(tmp_path / "view" / "v1")
+    items = {"name": "a", "version": "1", "dimension": 64}
+    writer = sink.stage(MIDNIGHT, {"version": "1", "item_embedding": items})
+    writer.write(batch(1))
+    writer.close()
+    sink.commit(MIDNIGHT)
+    # The file is from before there were fingerprints: the vectors were the user's own.
+    own = {"version": "1", "item_embedding": {**items, "fingerprint": ""}}
+    require_same_facts(sink, MIDNIGHT, own, what="the view")
+    for other in (
+        {**own, "version": "2"},
+        {**own, "item_embedding": {**items, "fingerprint": "one"}},
+    ):
+        with pytest.raises(InvalidInput, match=r"^the view: .*other facts: .*a new version"):
+            require_same_facts(sink, MIDNIGHT, other, what="the view")

@@ -42,3 +42,16 @@ def test_a_mismatch_is_named_with_both_values():
     assert describe_mismatch(ours.to_dict(), theirs.to_dict()) == (
         "`version` should be '1'. Received: '2'"
     )
+
+
+def test_an_encoder_is_told_from_one_retrained_under_its_version():
+    ours, theirs = ItemEmbedding("a", "1", 64, "one"), ItemEmbedding("a", "1", 64, "two")
+    assert describe_mismatch(ours.to_dict(), theirs.to_dict()) == (
+        "`fingerprint` should be 'one'. Received: 'two'"
+    )
+    assert ItemEmbedding.from_dict(ours.to_dict()) == ours
+
+
+def test_an_item_embedding_from_before_there_were_fingerprints_has_none():
+    before = {"name": "a", "version": "1", "dimension": 64}
+    assert ItemEmbedding.from_dict(before) == ItemEmbedding("a", "1", 64, fingerprint="")

@@ -118,6 +118,19 @@ def test_a_version_without_its_pointer_is_not_there(tmp_path, monkeypatch):
     assert sum(file.is_file() for file in tmp_path.iterdir()) == 1
 
 
+def test_a_table_from_before_there_were_fingerprints_holds_vectors_of_ones_own(tmp_path):
+    vectors = item_vectors(small_data()[1])
+    write_vector_table(tmp_path, vectors, ITEMS, end=1)
+    current = tmp_path / "current.json"
+    facts = json.loads(current.read_text())
+    del facts["item_embedding"]["fingerprint"]
+    current.write_text(json.dumps(facts))
+    assert np.array_equal(VectorTableReader(tmp_path, ITEMS).table().matrix, vectors.matrix)
+    encoders = ItemEmbedding(ITEMS.name, ITEMS.version, ITEMS.dimension, "one")
+    with pytest.raises(InvalidInput, match=r"`fingerprint` should be 'one'. Received: ''"):
+        VectorTableReader(tmp_path, encoders).table()
+
+
 @pytest.mark.parametrize("damage", ["other version", "no version", "no file", "no json"])
 def test_a_table_that_is_not_what_it_should_be_is_refused(tmp_path, damage):
     write_vector_table(tmp_path, item_vectors(small_data()[1]), ITEMS, end=1)

@@ -1,0 +1,52 @@
+"""Job vectors from the content of postings, by the encoder in `models/job_encoder`.
+
+With vectors of your own, copy `examples/own_job_vectors.py` over this file.
+"""
+
+from datetime import timedelta
+
+from entities import job
+from feast import FeatureView, Field, FileSource
+from feast.types import Array, Int64, String
+from sources import DATA, OWNER, SNAPSHOTS
+
+from transformations.feature_views import item_embedding_of, job_embedding_view, posting_tags
+
+JOB_ENCODER = DATA.parent / "models" / "job_encoder"
+
+job_postings = FileSource(
+    name="job_postings",
+    path=str(DATA / "job_postings.parquet"),
+    timestamp_field="event_timestamp",
+    description="One row a job and version: its content, and since when it is like this.",
+    owner=OWNER,
+)
+
+job_posting = FeatureView(
+    name="job_posting",
+    entities=[job],
+    source=job_postings,
+    schema=[
+        Field(name="job_id", dtype=Int64),
+        Field(name="title", dtype=String),
+        Field(name="year", dtype=Int64),
+        Field(name="genres", dtype=Array(String)),
+    ],
+    ttl=timedelta(days=0),
+    online=False,
+    description="Content of job postings; the job encoder reads what it needs of it.",
+    tags=posting_tags(),
+    owner=OWNER,
+)
+
+job_embedding = job_embedding_view(
+    JOB_ENCODER,
+    postings=job_posting,
+    job=job,
+    snapshots=SNAPSHOTS,
+    repo=DATA.parent,
+    table="data/job_vectors",
+    owner=OWNER,
+)
+
+ITEM_EMBEDDING = item_embedding_of(job_embedding)

@@ -1,0 +1,104 @@
+"""A small job encoder for tests, postings for it, and what they should give, by plain numpy."""
+
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+from feast_repo import DIMENSION, at, us
+
+from training.package import package_job_encoder
+
+NAME = "content"
+VALID_FROM = at(-30)
+CODES = np.random.default_rng(3).normal(size=(3, DIMENSION)).astype(np.float32)
+
+
+class SmallEncoder(tf.Module):
+    """`embedding` = scale * tanh of lengths of title and genres, and the year, times CODES."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = tf.Variable(scale)
+        self.codes = tf.Variable(CODES)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, "title"),
+            tf.TensorSpec([None, None], tf.string, "genres"),
+            tf.TensorSpec([None], tf.int64, "year"),
+        ]
+    )
+    def serve(self, title, genres, year):
+        counts = tf.stack(
+            [
+                tf.cast(tf.strings.length(title), tf.float32) / 10,
+                tf.cast(tf.reduce_sum(tf.strings.length(genres), axis=1), tf.float32) / 10,
+                tf.cast(year - 2000, tf.float32) / 10,
+            ],
+            axis=1,
+        )
+        return {"embedding": self.scale * tf.tanh(counts @ self.codes)}
+
+
+def vector_of(title, genres, year, scale=1.0):
+    """What `SmallEncoder` gives for one posting."""
+    counts = np.array([len(title), sum(map(len, genres)), year - 2000], dtype=np.float32) / 10
+    return scale * np.tanh(counts @ CODES)
+
+
+def package_encoder(path, encoder=None, **changes):
+    facts = {"name": NAME, "version": "1", "valid_from": VALID_FROM, **changes}
+    return package_job_encoder(encoder or SmallEncoder(), path, **facts)
+
+
+def small_postings(jobs=30):
+    """Return (job_id, time, title, genres, year) rows with the cases that matter.
+
+    Some jobs are posted late, some get a second version, some had two before the encoder was
+    valid, one has no genres.
+    """
+    rows = []
+    for job in range(1, jobs + 1):
+        genres = ["drama", "war", "short"][: job % 4]
+        since = at(-40) if job % 5 else at(-5 + job / 3)
+        rows.append((job, since, "x" * (3 + job), genres, 1990 + job))
+        if job % 11 == 0:
+            rows.append((job, at(5), "y" * job, [*genres, "new"], 2010))
+        if job % 7 == 0:
+            rows.append((job, at(-35), "z" * (40 + job), genres, 2011))
+    return rows
+
+
+def postings_table(rows):
+    """Return such rows as a source of postings."""
+    jobs, times, titles, genres, years = zip(*rows, strict=True)
+    return pa.table(
+        {
+            "job_id": pa.array(jobs, pa.int64()),
+            "title": pa.array(titles, pa.string()),
+            "genres": pa.array(genres, pa.list_(pa.string())),
+            "year": pa.array(years, pa.int32()),
+            "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
+        }
+    )
+
+
+def expected_vectors(rows, end, *, valid_from=VALID_FROM, scale=1.0):
+    """Return {(job, time): vector} that an encoder should have published by a time.
+
+    The slow way: at every time at which anything can change, look at each job's newest posting.
+    """
+    found = {}
+    moments = {valid_from, *(time for _, time, *_ in rows if time > valid_from)}
+    for moment in sorted(m for m in moments if valid_from <= m <= end):
+        for job in {job for job, *_ in rows}:
+            known = [row for row in rows if row[0] == job and row[1] <= moment]
+            if not known:
+                continue
+            _, time, title, genres, year = max(known, key=lambda row: row[1])
+            found[job, max(time, valid_from)] = vector_of(title, genres, year, scale)
+    return found
+
+
+def as_reference(vectors):
+    """Return `expected_vectors` as `reference` takes them."""
+    return [(job, us(time), vector.tolist()) for (job, time), vector in vectors.items()]

@@ -1,0 +1,107 @@
+"""Parts of an event table hold the same events in the same order as the whole."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training_cases import SPEC, event, events_of, histories
+from training_reference import distinct
+
+from transformations.errors import InvalidInput
+
+
+def rows(events):
+    """Return (member id, job id, action, time) of each event, and check the slices of members."""
+    assert events.member_start.tolist()[0] == 0
+    assert events.member_start.tolist()[-1] == len(events)
+    assert len(events.member_start) == len(events.member_ids) + 1
+    member_ids, job_ids = events.member_ids.to_pylist(), events.job_ids.to_pylist()
+    found = []
+    for m, member_id in enumerate(member_ids):
+        for e in range(events.member_start[m], events.member_start[m + 1]):
+            action = SPEC.vocabulary[events.action[e]]
+            found.append((member_id, job_ids[events.job[e]], action, int(events.time[e])))
+    return found
+
+
+def tuples(events):
+    return [(e["member_id"], e["job_id"], e["action"], e["time"]) for e in events]
+
+
+EVENTS = [
+    event(3, 30, "SAVE", 5),
+    event(1, 20, "APPLY", 9),
+    event(1, 10, "DISMISS", 2),
+    event(7, 20, "SAVE", 4),
+    event(3, 10, "APPLY", 5),
+]
+
+
+def test_each_event_knows_its_member():
+    assert events_of(EVENTS).member.tolist() == [0, 0, 1, 1, 2]
+    assert events_of([]).member.tolist() == []
+
+
+def test_events_of_some_members():
+    whole = events_of(EVENTS)
+    part = whole.of_members(np.array([0, 2]))
+    assert part.member_ids.to_pylist() == [1, 7]
+    assert rows(part) == [(1, 10, "DISMISS", 2), (1, 20, "APPLY", 9), (7, 20, "SAVE", 4)]
+    assert part.job_ids is whole.job_ids
+    assert len(whole) == 5
+    assert rows(whole.of_members(np.array([], dtype=np.int64))) == []
+
+
+def test_events_that_meet_a_condition_keep_all_members():
+    whole = events_of(EVENTS)
+    part = whole.where(whole.time == 5)
+    assert part.member_ids.to_pylist() == [1, 3, 7]
+    assert part.member_start.tolist() == [0, 0, 2, 2]
+    assert rows(part) == [(3, 10, "APPLY", 5), (3, 30, "SAVE", 5)]
+    assert rows(whole.where(np.zeros(5, dtype=bool))) == []
+    assert rows(whole.where(np.ones(5, dtype=bool))) == rows(whole)
+
+
+def test_events_on_some_jobs_count_in_the_ids_of_these():
+    whole = events_of(EVENTS)
+    ids = pa.array([5, 10, 30, 40], pa.int64())
+    part = whole.on_jobs(ids)
+    assert part.job_ids is ids
+    assert part.job.tolist() == [1, 1, 2]
+    assert rows(part) == [(1, 10, "DISMISS", 2), (3, 10, "APPLY", 5), (3, 30, "SAVE", 5)]
+    assert whole.job_ids.to_pylist() == [10, 20, 30]
+    assert rows(whole.on_jobs(pa.array([], pa.int64()))) == []
+    assert rows(events_of([]).on_jobs(ids)) == []
+
+
+def test_job_ids_of_another_type_are_refused():
+    with pytest.raises(InvalidInput, match=r"job_id should have one type.*int64 and string"):
+        events_of(EVENTS).on_jobs(pa.array(["10"]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(histories(), st.data())
+def test_parts_equal_the_obvious_filters(case, data):
+    events, _ = case
+    whole, expected = events_of(events), tuples(distinct(events))
+    assert rows(whole) == expected
+    assert whole.duplicates == len(events) - len(expected)
+    member_ids = whole.member_ids.to_pylist()
+    assert [member_ids[m] for m in whole.member] == [row[0] for row in expected]
+
+    chosen = sorted(data.draw(st.sets(st.integers(0, len(member_ids) - 1))))
+    part = whole.of_members(np.array(chosen, dtype=np.int64))
+    ids = [member_ids[m] for m in chosen]
+    assert part.member_ids.to_pylist() == ids
+    assert rows(part) == [row for row in expected if row[0] in ids]
+
+    kept = data.draw(st.lists(st.booleans(), min_size=len(whole), max_size=len(whole)))
+    part = whole.where(np.array(kept, dtype=bool))
+    assert part.member_ids.to_pylist() == member_ids
+    assert rows(part) == [row for row, k in zip(expected, kept, strict=True) if k]
+
+    jobs = sorted(data.draw(st.sets(st.integers(0, 7))))
+    part = whole.on_jobs(pa.array(jobs, pa.int64()))
+    assert part.member_ids.to_pylist() == member_ids
+    assert rows(part) == [row for row in expected if row[1] in jobs]

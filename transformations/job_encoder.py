@@ -1,0 +1,188 @@
+"""The contract of a job encoder: a TensorFlow SavedModel from a job's content to its vector.
+
+`serving_default` takes, by name, columns of the view of postings: scalars as string, int64 or
+float32 [batch], lists of text as string [batch, n] padded with "". `job_id` may be among them. Its
+one output is `embedding` float32 [batch, d].
+
+A manifest in the SavedModel's `assets.extra` says which vectors these are, and since when they can
+be known. Nothing here imports TensorFlow: an encoder is checked on every `feast` command.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from transformations import names
+from transformations.errors import InvalidInput
+from transformations.manifest import ManifestKind
+from transformations.saved_model import Signature, TensorSpec, fingerprint, read_signature
+from transformations.spec import ItemEmbedding
+from transformations.times import to_datetime, to_us
+
+MANIFEST = ManifestKind("job encoder", "job_encoder.json", ("name", "version", "valid_from"))
+SCALAR_TYPES = ("string", "int64", "float32")
+_SHAPES = {("string", 2), *((dtype, 1) for dtype in SCALAR_TYPES)}
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class JobEncoderDescription:
+    """A job encoder that was found, read and checked.
+
+    Attributes
+    ----------
+    name, version : str. Of the vectors that it makes.
+    dimension : int. Length of a vector.
+    inputs : dict of column name to type and shape; a second dimension is that of a list.
+    valid_from : int. Microseconds since the epoch: the end of the data that it was fitted on.
+        No vector of it is known earlier.
+    fingerprint : str. Hash of the SavedModel's content.
+    manifest : dict. The manifest as read.
+    """
+
+    name: str
+    version: str
+    path: Path
+    dimension: int
+    inputs: dict[str, TensorSpec]
+    valid_from: int
+    fingerprint: str
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def item_embedding(self) -> ItemEmbedding:
+        """Which job vectors this encoder makes, as models are checked against it."""
+        return ItemEmbedding(self.name, self.version, self.dimension, self.fingerprint)
+
+    @property
+    def content_columns(self) -> list[str]:
+        """Columns of a posting that the encoder reads, beside the job's id."""
+        return [name for name in self.inputs if name != names.JOB_ID]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what vectors record of the encoder that made them, as JSON values."""
+        return {
+            "item_embedding": self.item_embedding.to_dict(),
+            "valid_from": to_datetime(self.valid_from).isoformat(),
+        }
+
+    def summary(self) -> str:
+        """Return one line for people: name, version, inputs and output."""
+        return (
+            f"{self.name} version {self.version} ({self.fingerprint}), valid from "
+            f"{to_datetime(self.valid_from):%Y-%m-%d %H:%M} UTC: "
+            f"{', '.join(self.inputs)} -> {names.EMBEDDING}[{self.dimension}]"
+        )
+
+
+def describe_job_encoder(path: str | Path) -> JobEncoderDescription:
+    """Read and check the job encoder in folder `path`.
+
+    Raises
+    ------
+    InvalidInput
+        There is no SavedModel with a manifest, it cannot be read, or it does not keep the contract.
+        The message names the encoder.
+    """
+    path = Path(path)
+    signature = read_signature(path, what=MANIFEST.what, declared="JOB_ENCODER")
+    manifest = MANIFEST.read(path)
+    if not manifest:
+        raise InvalidInput(
+            f"job encoder {path}: expected a manifest {MANIFEST.file}. Received: none. Package the "
+            "encoder with `training.package.package_job_encoder`"
+        )
+    name = MANIFEST.require_name(manifest["name"], path, origin="the manifest")
+    content = fingerprint(path)
+    MANIFEST.require_unchanged(manifest, path, content)
+    version = manifest["version"]
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        raise InvalidInput(
+            f"job encoder {name!r}: `version` should be letters, digits, '.', '_' and '-'. "
+            f"Received: {version!r}"
+        )
+    return JobEncoderDescription(
+        name=name,
+        version=version,
+        path=path,
+        dimension=_check_output(name, signature),
+        inputs=_check_inputs(name, signature),
+        valid_from=_parse_valid_from(name, manifest["valid_from"]),
+        fingerprint=content,
+        manifest=manifest,
+    )
+
+
+def write_encoder_manifest(
+    path: Path, *, name: str, version: str, valid_from: datetime, **facts: Any
+) -> dict[str, Any]:
+    """Write the manifest of the job encoder in `path`; `facts` are JSON values of your own.
+
+    Customary facts: `description`, `training` (range and counts), `metrics`, `parameters`.
+
+    Raises
+    ------
+    InvalidInput
+        `valid_from` has no time zone.
+    """
+    if valid_from.tzinfo is None:
+        raise InvalidInput(
+            f"job encoder {name!r}: `valid_from` should have a time zone. "
+            f"Received: {valid_from.isoformat()}"
+        )
+    stated = {
+        "name": name,
+        "version": version,
+        "valid_from": to_datetime(to_us(valid_from)).isoformat(),
+    }
+    return MANIFEST.write(path, {**stated, **facts})
+
+
+def _check_inputs(name: str, signature: Signature) -> dict[str, TensorSpec]:
+    """Return the inputs by name, after checking types and shapes."""
+    if not signature.inputs:
+        raise InvalidInput(
+            f"job encoder {name!r}: expected inputs named like columns of the postings. "
+            "Received: none"
+        )
+    for column, tensor in sorted(signature.inputs.items()):
+        shape = tensor.shape
+        if shape is None or (tensor.dtype, len(shape)) not in _SHAPES or set(shape) != {None}:
+            raise InvalidInput(
+                f"job encoder {name!r}: input {column!r} should be {', '.join(SCALAR_TYPES)} [?], "
+                f"or string [?, ?] for a list. Received: {tensor}"
+            )
+    return dict(sorted(signature.inputs.items()))
+
+
+def _check_output(name: str, signature: Signature) -> int:
+    """Return the length of a vector, after checking name, type and shape."""
+    match signature.outputs:
+        case {names.EMBEDDING: TensorSpec("float32", (None, int(size))), **others} if (
+            size > 0 and not others
+        ):
+            return size
+    received = ", ".join(f"{output} {tensor}" for output, tensor in signature.outputs.items())
+    raise InvalidInput(
+        f"job encoder {name!r}: expected one output {names.EMBEDDING!r}, float32 [?, d] with a "
+        f"fixed length d. Received: {received or 'none'}"
+    )
+
+
+def _parse_valid_from(name: str, text: Any) -> int:
+    """Return the manifest's `valid_from` as microseconds since the epoch."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise InvalidInput(
+            f"job encoder {name!r}: `valid_from` should be an ISO 8601 time with its zone, as "
+            f"2024-03-01T00:00:00+00:00. Received: {text!r}"
+        )
+    return to_us(moment)

@@ -1,0 +1,237 @@
+"""From postings to a committed folder of job vectors: what `feast materialize` does for jobs.
+
+    keys of all postings -> those that the sink lacks -> encoded slice by slice -> staged -> commit
+
+The sink only grows: a run adds one folder with the vectors that were not there, named by the end of
+its interval, or by the next microsecond where that is taken. So the folders are in the order of
+their commits, and the mark of what is online is a place in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transformations import names
+from transformations.errors import InvalidInput
+from transformations.feature_tables import TIMESTAMP
+from transformations.job_encoder import JobEncoderDescription
+from transformations.job_vectors import JobEncoder, PostingVersions, encode_postings
+from transformations.snapshots import SnapshotSink, require_same_facts
+from transformations.tables import single_chunk, time_column
+from transformations.times import to_datetime
+
+POSTINGS_AT_ONCE = 65_536
+"""Postings, with their text, held in memory together."""
+
+
+class PostingReader(Protocol):
+    """Reads `job_id`, `event_timestamp` and more columns of postings with `start <= t <= end`."""
+
+    def __call__(self, columns: Sequence[str], *, start: int | None, end: int) -> pa.Table:
+        """Return the rows in any order; see `sources.read_postings`."""
+
+
+@dataclass
+class JobVectorReport:
+    """What a run did, in numbers a person can read.
+
+    Attributes
+    ----------
+    postings : int. Postings up to the end of the interval.
+    superseded : int. Postings that a newer one of the job replaced before the encoder was valid.
+    new : int. Vectors that the sink did not hold.
+    pushed : int. Jobs whose newest vector went online.
+    """
+
+    encoder: str
+    end: int
+    postings: int = 0
+    superseded: int = 0
+    new: int = 0
+    pushed: int = 0
+
+    def __str__(self) -> str:
+        superseded = f" ({self.superseded:,} superseded)" if self.superseded else ""
+        return (
+            f"job vectors: {self.new:,} new by encoder {self.encoder}, of {self.postings:,} "
+            f"postings{superseded} up to {to_datetime(self.end):%Y-%m-%d %H:%M} UTC; "
+            f"{self.pushed:,} online"
+        )
+
+
+@dataclass
+class JobVectorRun:
+    """One run of one job encoder over the postings up to a time.
+
+    What the sink holds is read once: the caller keeps other runs out, see `SnapshotSink.locked`.
+
+    Parameters
+    ----------
+    encoder : as it was checked; it is loaded only if there is something to encode.
+    sink : where its vectors go.
+    read : reads the postings.
+    end : microseconds; a vector is made if it is valid by then.
+    id_type : Arrow type of job ids in the feature repo.
+    source : what errors call the postings.
+    publishing_delay : microseconds from a vector's time to when it is available.
+    batch_size : postings a call of the encoder.
+    """
+
+    encoder: JobEncoderDescription
+    sink: SnapshotSink
+    read: PostingReader
+    end: int
+    id_type: pa.DataType
+    source: str
+    publishing_delay: int = 0
+    batch_size: int = 1024
+    _staged: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.report = JobVectorReport(f"{self.encoder.name} {self.encoder.version}", self.end)
+
+    @property
+    def staged_files(self) -> list[Path]:
+        """Files that are written and not committed yet."""
+        return [] if self._staged is None else [self.sink.staged_file(self._staged)]
+
+    def stage(self, progress: Callable[[int], Any] | None = None) -> None:
+        """Encode what the sink lacks and write it aside.
+
+        Parameters
+        ----------
+        progress : takes a number of postings, and returns a progress bar of so many, or None.
+
+        Raises
+        ------
+        InvalidInput
+            A posting or the encoder is bad, or no vector is known by then. The sink is as it was.
+        """
+        self.sink.clear_staging()
+        committed = self.sink.committed()
+        if committed:
+            require_same_facts(
+                self.sink,
+                committed[-1],
+                self.encoder.facts(),
+                what=f"job encoder {self.encoder.name!r}",
+            )
+        versions = self._versions()
+        missing = np.flatnonzero(~self._held(versions, committed))
+        self.report.new = len(missing)
+        if not len(missing):
+            return
+        # A folder of a name that sorts last, so that what is not online yet comes after what is.
+        as_of = max(self.end, committed[-1] + 1) if committed else self.end
+        bar = progress(len(missing)) if progress else None
+        writer = self.sink.stage(as_of, self.encoder.facts())
+        try:
+            encoder = JobEncoder(self.encoder, batch_size=self.batch_size)
+            for part in _slices(missing):
+                vectors = self._encode(encoder, versions.take(part))
+                for batch in vectors.to_batches():
+                    writer.write(batch)
+                if bar is not None:
+                    bar.update(len(part))
+        finally:
+            writer.close()
+            if bar is not None:
+                bar.close()
+        self._staged = as_of
+
+    def commit(self) -> None:
+        """Put what is staged into place."""
+        if self._staged is not None:
+            self.sink.commit(self._staged)
+            self._staged = None
+
+    def abandon(self) -> None:
+        """Drop what is staged and not committed."""
+        self.sink.clear_staging()
+        self._staged = None
+
+    def _versions(self) -> PostingVersions:
+        """Read the keys of all postings; return those that give a vector by the end."""
+        if self.end < self.encoder.valid_from:
+            raise InvalidInput(
+                f"job encoder {self.encoder.name!r}: expected an interval that ends at or after "
+                f"{to_datetime(self.encoder.valid_from)}, since when its vectors can be known. "
+                f"Received: end {to_datetime(self.end)}"
+            )
+        keys = self.read([], start=None, end=self.end)
+        if not len(keys):
+            raise InvalidInput(
+                f"{self.source}: expected postings at or before {to_datetime(self.end)}. "
+                "Received: none"
+            )
+        versions = PostingVersions.from_arrow(keys, self.encoder.valid_from, source=self.source)
+        if versions.job_ids.type != self.id_type:
+            raise InvalidInput(
+                f"{self.source}: column {names.JOB_ID!r} should be {self.id_type}, as in the "
+                f"feature repo. Received: {versions.job_ids.type}"
+            )
+        self.report.postings = len(keys)
+        self.report.superseded = len(keys) - len(versions)
+        return versions
+
+    def _held(self, versions: PostingVersions, committed: Sequence[int]) -> np.ndarray:
+        """Return which vectors the sink holds: bool [n]."""
+        held = np.zeros(len(versions), dtype=bool)
+        for as_of in committed:
+            columns = [names.JOB_ID, names.EVENT_TIMESTAMP]
+            table = pq.read_table(self.sink.file(as_of), columns=columns, partitioning=None)
+            rows, _ = _matches(
+                versions.job_ids,
+                versions.time,
+                single_chunk(table, names.JOB_ID),
+                time_column(table, names.EVENT_TIMESTAMP, str(self.sink.path)),
+            )
+            held[rows] = True
+        return held
+
+    def _encode(self, encoder: JobEncoder, versions: PostingVersions) -> pa.Table:
+        """Read the content of a few postings, and return the rows of the sink."""
+        first, last = int(versions.posted[0]), int(versions.posted[-1])
+        postings = self.read(self.encoder.content_columns, start=first, end=last)
+        _, rows = _matches(
+            versions.job_ids,
+            versions.posted,
+            single_chunk(postings, names.JOB_ID),
+            time_column(postings, names.EVENT_TIMESTAMP, self.source),
+        )
+        if len(rows) != len(versions):
+            raise InvalidInput(
+                f"{self.source}: expected the postings that were there a moment before. Received: "
+                f"{len(rows)} of {len(versions)}. Run again when the source is not being written"
+            )
+        vectors = encode_postings(encoder, postings.take(pa.array(rows)), source=self.source)
+        time = time_column(vectors, names.EVENT_TIMESTAMP, self.source)
+        created = pa.array(time + self.publishing_delay).cast(TIMESTAMP)
+        return vectors.append_column(names.CREATED_TIMESTAMP, created).combine_chunks()
+
+
+def _slices(positions: np.ndarray) -> Iterator[np.ndarray]:
+    """Split ascending positions of postings so that each slice spans at most `POSTINGS_AT_ONCE`.
+
+    By all postings between, not only the missing ones: the source is read by time.
+    """
+    block = positions // POSTINGS_AT_ONCE
+    yield from np.split(positions, np.flatnonzero(np.diff(block)) + 1)
+
+
+def _matches(
+    ids: pa.Array, time: np.ndarray, other_ids: pa.Array, other_time: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where two lists of distinct (id, time) hold the same pair: rows of both, ascending."""
+    key = [names.JOB_ID, "time"]
+    ours = pa.table([ids, time, np.arange(len(ids))], [*key, "row"])
+    theirs = pa.table([other_ids, other_time, np.arange(len(other_ids))], [*key, "other_row"])
+    both = ours.join(theirs, key, join_type="inner").sort_by("row")
+    return both.column("row").to_numpy(), both.column("other_row").to_numpy()

@@ -1,0 +1,290 @@
+"""From postings to job vectors: which posting gives a vector, from when, and what it is.
+
+One function, `encode_postings`, for the engine, which publishes the vectors, and for training,
+which needs the same ones.
+
+A vector is valid from the time of its posting, and never before the end of the data that the
+encoder was fitted on. So of the postings of a job up to that time only the newest one counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transformations import names
+from transformations.embedding import BATCH_SIZE, load_saved_model, tensorflow
+from transformations.errors import InvalidInput
+from transformations.feature_tables import TIMESTAMP, vector_column
+from transformations.job_encoder import JobEncoderDescription, describe_job_encoder
+from transformations.saved_model import SIGNATURE, TensorSpec
+from transformations.tables import (
+    id_column,
+    rank_encode,
+    require_columns,
+    require_no_nulls,
+    single_chunk,
+    time_column,
+)
+
+SOURCE = "postings"
+"""What errors call a table of postings, unless they are told."""
+_ARROW_TYPES = {"string": pa.string(), "int64": pa.int64(), "float32": pa.float32()}
+
+
+@dataclass(frozen=True, eq=False)
+class PostingVersions:
+    """The postings that give a vector: n of them, by time and then by job.
+
+    Attributes
+    ----------
+    row : int64 [n]; rows of the table they are from.
+    job_ids : int64 or string [n].
+    posted : int64 [n]; time of the posting, microseconds since the epoch.
+    time : int64 [n]; time from which the vector is valid.
+    """
+
+    row: np.ndarray
+    job_ids: pa.Array
+    posted: np.ndarray
+    time: np.ndarray
+
+    @classmethod
+    def from_arrow(
+        cls, postings: pa.Table, valid_from: int, *, source: str = SOURCE
+    ) -> PostingVersions:
+        """Choose among postings.
+
+        Parameters
+        ----------
+        postings : columns `job_id` (int64 or string) and `event_timestamp`, in any order.
+        valid_from : microseconds; before it no vector is known.
+        source : what errors call the table.
+
+        Raises
+        ------
+        InvalidInput
+            A column is missing, of another type or holds nulls, or one job has two postings of one
+            time.
+        """
+        require_columns(postings.column_names, (names.JOB_ID, names.EVENT_TIMESTAMP), source)
+        ids = id_column(postings, names.JOB_ID, source)
+        posted = time_column(postings, names.EVENT_TIMESTAMP, source)
+        _, job = rank_encode(ids)
+        order = np.lexsort((posted, job))
+        same_job = job[order[1:]] == job[order[:-1]]
+        twice = np.flatnonzero(same_job & (posted[order[1:]] == posted[order[:-1]]))
+        if len(twice):
+            row = int(order[twice[0]])
+            raise InvalidInput(
+                f"{source}: a job should have one posting at one time. Received: job "
+                f"{ids[row].as_py()!r} has two at {np.datetime64(int(posted[row]), 'us')}Z "
+                f"({len(twice)} such rows)"
+            )
+        kept = np.ones(len(order), dtype=bool)
+        kept[:-1] = ~(same_job & (posted[order[1:]] <= valid_from))
+        chosen = order[kept]
+        chosen = chosen[np.lexsort((job[chosen], posted[chosen]))]
+        return cls(
+            row=chosen,
+            job_ids=ids.take(pa.array(chosen)),
+            posted=posted[chosen],
+            time=np.maximum(posted[chosen], valid_from),
+        )
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.row)
+
+    def take(self, positions: np.ndarray) -> PostingVersions:
+        """Return some of them, in the order of `positions`."""
+        return PostingVersions(
+            self.row[positions],
+            self.job_ids.take(pa.array(positions)),
+            self.posted[positions],
+            self.time[positions],
+        )
+
+
+class JobEncoder:
+    """A job encoder that is loaded.
+
+    Parameters
+    ----------
+    encoder : JobEncoderDescription, or the folder of the SavedModel.
+    batch_size : int. Postings a call.
+
+    Raises
+    ------
+    InvalidInput
+        It does not keep the contract, or TensorFlow cannot load it; the message names it.
+    """
+
+    def __init__(
+        self, encoder: JobEncoderDescription | str, *, batch_size: int = BATCH_SIZE
+    ) -> None:
+        described = encoder
+        if not isinstance(described, JobEncoderDescription):
+            described = describe_job_encoder(described)
+        self.description = described
+        self._batch_size = batch_size
+        # The loaded object owns the variables that the signature reads: it must stay alive.
+        self._loaded = load_saved_model(described.path, self._label)
+        self._signature = self._loaded.signatures[SIGNATURE]
+
+    @property
+    def _label(self) -> str:
+        return f"job encoder {self.description.name!r}"
+
+    def __call__(self, postings: pa.Table, *, source: str = SOURCE) -> np.ndarray:
+        """Encode n postings.
+
+        Parameters
+        ----------
+        postings : a column for each input of the encoder, and `job_id`.
+        source : what errors call the table.
+
+        Returns
+        -------
+        float32 [n, d].
+
+        Raises
+        ------
+        InvalidInput
+            A column is missing, of another type or holds nulls, or a vector is not finite.
+        """
+        inputs = self.description.inputs
+        require_columns(postings.column_names, [names.JOB_ID, *inputs], source)
+        columns = {
+            name: _checked_column(postings, name, tensor, source) for name, tensor in inputs.items()
+        }
+        vectors = np.empty((len(postings), self.description.dimension), dtype=np.float32)
+        constant = tensorflow().constant
+        for start in range(0, len(postings), self._batch_size):
+            part = {
+                name: constant(_as_batch(column.slice(start, self._batch_size), inputs[name]))
+                for name, column in columns.items()
+            }
+            vectors[start : start + self._batch_size] = self._call(part)
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(bad):
+            raise InvalidInput(
+                f"{self._label} (version {self.description.version}): output {names.EMBEDDING!r} "
+                f"should be finite. Received: NaN or infinity for job "
+                f"{postings.column(names.JOB_ID)[int(bad[0])].as_py()!r} "
+                f"({len(bad)} of {len(vectors)} postings)"
+            )
+        return vectors
+
+    def _call(self, inputs: dict[str, Any]) -> np.ndarray:
+        """Call the SavedModel on one batch."""
+        errors = tensorflow().errors
+        try:
+            return self._signature(**inputs)[names.EMBEDDING].numpy()
+        except (errors.OpError, ValueError) as error:
+            raise InvalidInput(
+                f"{self._label} (version {self.description.version}): expected vectors for a batch "
+                f"of postings. Received: {type(error).__name__}: "
+                f"{next(iter(str(error).splitlines()), '')}"
+            ) from error
+
+
+def encode_postings(encoder: JobEncoder, postings: pa.Table, *, source: str = SOURCE) -> pa.Table:
+    """Return the job vectors that postings give.
+
+    Parameters
+    ----------
+    encoder : the loaded encoder.
+    postings : `job_id` (int64 or string), `event_timestamp` (with time zone) and a column for each
+        input of the encoder, in any order. A job may be there at several times.
+    source : what errors call the table.
+
+    Returns
+    -------
+    pa.Table
+        `job_id`, `embedding` list<float32> of the encoder's dimension, and `event_timestamp`
+        timestamp[us, UTC]: that of the posting, or `valid_from` of the encoder if that is later.
+        By time of the posting, then by job. Of a job's postings up to `valid_from` only the newest
+        gives a vector.
+
+    Raises
+    ------
+    InvalidInput
+        A column is missing, of another type or holds nulls, one job has two postings of one time,
+        or a vector is not finite.
+    """
+    valid_from = encoder.description.valid_from
+    versions = PostingVersions.from_arrow(postings, valid_from, source=source)
+    vectors = encoder(postings.take(pa.array(versions.row)), source=source)
+    return pa.table(
+        {
+            names.JOB_ID: versions.job_ids,
+            names.EMBEDDING: vector_column(vectors),
+            names.EVENT_TIMESTAMP: pa.array(versions.time).cast(TIMESTAMP),
+        }
+    )
+
+
+def _checked_column(table: pa.Table, name: str, tensor: TensorSpec, source: str) -> pa.Array:
+    """Return an input's column with the type of the tensor, after checking type and nulls."""
+    column = single_chunk(table, name)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    is_list = len(tensor.shape or ()) == 2
+    if not (_is_text_list(column.type) if is_list else _fits(column.type, tensor.dtype)):
+        expected = "list<string>" if is_list else tensor.dtype
+        raise InvalidInput(
+            f"{source}: column {name!r} should be {expected}, as the job encoder takes it. "
+            f"Received: {column.type}"
+        )
+    require_no_nulls(column, name, source)
+    if is_list:
+        column = column.cast(pa.list_(pa.string()))
+        inner = column.flatten()
+        if inner.null_count:
+            raise InvalidInput(
+                f"{source}: column {name!r} should hold lists without nulls. "
+                f"Received: {inner.null_count} of {len(inner)} elements are null"
+            )
+        return column
+    column = column.cast(_ARROW_TYPES[tensor.dtype])
+    if tensor.dtype == "float32":
+        bad = len(column) - (pc.sum(pc.is_finite(column)).as_py() or 0)
+        if bad:
+            raise InvalidInput(
+                f"{source}: column {name!r} should hold finite values. "
+                f"Received: NaN or infinity in {bad} of {len(column)} rows"
+            )
+    return column
+
+
+def _fits(kind: pa.DataType, dtype: str) -> bool:
+    """Whether a column of this type can be an input of scalars."""
+    if dtype == "string":
+        return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if dtype == "int64":
+        return pa.types.is_integer(kind)
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+
+
+def _is_text_list(kind: pa.DataType) -> bool:
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        return False
+    # A column whose every list is empty may have no type of its own.
+    return _fits(kind.value_type, "string") or pa.types.is_null(kind.value_type)
+
+
+def _as_batch(column: pa.Array, tensor: TensorSpec) -> np.ndarray:
+    """Return a checked column as the encoder takes it; lists are padded with ""."""
+    if len(tensor.shape or ()) == 1:
+        return column.to_numpy(zero_copy_only=False)
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+    # At least one position, so that no encoder has to reduce over none.
+    width = max(1, int(lengths.max(initial=0)))
+    padded = np.full((len(column), width), "", dtype=object)
+    padded[np.arange(width) < lengths[:, None]] = column.flatten().to_numpy(zero_copy_only=False)
+    return padded
