@@ -1,0 +1,389 @@
+"""What every registered model promises, and what every network does on top of it."""
+
+import json
+from dataclasses import replace
+from functools import cache
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import decayed_of
+
+from training.models import (
+    CNN,
+    InterleavedDecay,
+    Network,
+    UnweightedAverage,
+    architecture,
+    known_models,
+)
+from training.package import package_model
+from training.testing import ACTIVITY_MODEL_CHECKS, check_activity_model
+from transformations.embedding import Embedder
+from transformations.errors import InvalidInput
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+SPEC = ActivitySpec(length=6)
+ITEMS = ItemEmbedding("test", "1", 5)
+PUBLISHED = (ActivitySpec(), ItemEmbedding("test", "1", 64))
+
+NETWORKS = [name for name in known_models() if issubclass(architecture(name), Network)]
+VARIANTS = [
+    pytest.param(architecture(name)(residual=residual, ages=ages), id=f"{name}{suffix}")
+    for name in NETWORKS
+    for residual, ages, suffix in ((True, False, ""), (False, True, "-alone-with-ages"))
+]
+
+
+def awake(model, spec=SPEC, items=ITEMS, seed=0):
+    """A built model whose every weight is random: what starts at zero or one shows too."""
+    built = model.build(spec, items)
+    generator = np.random.default_rng(seed)
+    for weight in built.trainable_variables:
+        weight.assign(generator.normal(0.0, 0.5, weight.shape))
+    return built
+
+
+def sequences(n, length=SPEC.length, dimension=ITEMS.dimension, seed=0):
+    """Random sequences of 0, 1, … activities in turn, padded on the left."""
+    generator = np.random.default_rng(seed)
+    kept = np.arange(length)[::-1] < (np.arange(n) % (length + 1))[:, None]
+    actions = np.where(kept, generator.integers(1, 4, (n, length)), 0).astype(np.int32)
+    vectors = generator.normal(size=(n, length, dimension)).astype(np.float32) * kept[:, :, None]
+    ages = np.where(kept, np.sort(generator.uniform(0, 28, (n, length)))[:, ::-1], 0)
+    return {"job_embeddings": vectors, "actions": actions, "ages": ages.astype(np.float32)}
+
+
+def embed(built, inputs):
+    taken = {name: inputs[name] for name in built.input}
+    return built(taken, training=False)["activity_embedding"].numpy()
+
+
+# ---- every registered model
+
+
+@pytest.mark.parametrize("name", known_models())
+def test_every_registered_model_keeps_the_contract(name):
+    check_activity_model(name, spec=SPEC, item_embedding=ITEMS)
+
+
+@pytest.mark.parametrize("model", [v for v in VARIANTS if "-" in v.id])
+def test_every_network_keeps_the_contract_standing_alone_and_with_ages(model):
+    check_activity_model(model, spec=SPEC, item_embedding=ITEMS)
+
+
+def test_no_check_is_left_out():
+    assert len(ACTIVITY_MODEL_CHECKS) == 6
+
+
+@pytest.mark.parametrize("name", known_models())
+def test_hyperparameters_survive_json(name):
+    cls = architecture(name)
+    for model in (cls(), cls.suggest(Trial("last"))):
+        assert cls(**json.loads(json.dumps(model.to_dict()))) == model
+        assert hash(model) is not None
+
+
+class Trial:
+    """An Optuna trial that takes the first or the last of what may be chosen."""
+
+    def __init__(self, which):
+        self.index = {"first": 0, "last": -1}[which]
+        self.asked = {}
+
+    def suggest_categorical(self, name, choices):
+        assert all(isinstance(c, bool | int | float | str) for c in choices)
+        return self._answer(name, choices)
+
+    def suggest_int(self, name, low, high, step=1):
+        return self._answer(name, range(low, high + 1, step))
+
+    def suggest_float(self, name, low, high, *, step=None, log=False):
+        return self._answer(name, [low, high])
+
+    def _answer(self, name, choices):
+        assert name not in self.asked
+        self.asked[name] = choices[self.index]
+        return choices[self.index]
+
+
+@pytest.mark.parametrize("which", ["first", "last"])
+@pytest.mark.parametrize("name", known_models())
+def test_the_search_space_holds_models_that_can_be_built(name, which):
+    trial = Trial(which)
+    model = architecture(name).suggest(trial)
+    model.build(SPEC, ITEMS)
+    assert {key: getattr(model, key) for key in trial.asked if key != "rates"} == {
+        key: value for key, value in trial.asked.items() if key != "rates"
+    }
+    assert trial.asked or not model.to_dict()
+
+
+@pytest.mark.parametrize("name", known_models())
+def test_requests_are_served_by_the_converted_model(name, tmp_path):
+    built = architecture(name)().build(SPEC, ITEMS)
+    described = package_model(
+        built, tmp_path / name, name=name, version="1", spec=SPEC, item_embedding=ITEMS
+    )
+    assert Embedder([described], small_batches=True)._converted is not None
+
+
+EXTRA = (1, 4)
+
+
+@cache
+def compiled(name, length):
+    """One function of a model with fixed random weights, for sequences of a length."""
+    model = architecture(name)()
+    spec = replace(SPEC, length=length)
+    if not model.trainable:
+        return model.build(spec, ITEMS).serve
+    built = awake(model, spec)
+    return tf.function(
+        lambda job_embeddings, actions: built(
+            {"job_embeddings": job_embeddings, "actions": actions}, training=False
+        ),
+        input_signature=[
+            tf.TensorSpec([None, length, ITEMS.dimension]),
+            tf.TensorSpec([None, length], tf.int32),
+        ],
+    )
+
+
+value = st.floats(-2.0, 2.0, width=32)
+activity = st.tuples(st.integers(1, 3), st.lists(value, min_size=5, max_size=5))
+
+
+@pytest.mark.parametrize("name", known_models())
+@settings(max_examples=40, deadline=None)
+@given(history=st.lists(activity, max_size=SPEC.length), extra=st.sampled_from(EXTRA))
+def test_more_pad_to_the_left_changes_nothing(name, history, extra):
+    outputs = []
+    for length in (SPEC.length, SPEC.length + extra):
+        vectors = np.zeros((1, length, ITEMS.dimension), np.float32)
+        actions = np.zeros((1, length), np.int32)
+        for i, (action, vector) in enumerate(history, start=length - len(history)):
+            vectors[0, i], actions[0, i] = vector, action
+        outputs.append(compiled(name, length)(tf.constant(vectors), tf.constant(actions)))
+    for output, expected in outputs[0].items():
+        atol = 2e-6 * max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(outputs[1][output], expected, rtol=0, atol=atol)
+
+
+# ---- networks
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_inputs_output_and_size(name):
+    for ages in (False, True):
+        built = architecture(name)(ages=ages).build(*PUBLISHED)
+        assert {key: (x.dtype, x.shape) for key, x in built.input.items()} == {
+            "job_embeddings": ("float32", (None, 32, 64)),
+            "actions": ("int32", (None, 32)),
+            **({"ages": ("float32", (None, 32))} if ages else {}),
+        }
+        assert {key: (x.dtype, x.shape) for key, x in built.output.items()} == {
+            "activity_embedding": ("float32", (None, 64))
+        }
+        assert 20_000 < built.count_params() < 60_000
+        assert built.name == name
+
+
+@pytest.mark.parametrize("ages", [False, True])
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_residual_starts_at_exactly_the_decayed_average_of_the_positives(name, decay, ages):
+    inputs = sequences(40)
+    model = architecture(name)(decay=decay, ages=ages)
+    got = embed(model.build(SPEC, ITEMS), inputs)
+    expected = [
+        decayed_of([v for v, a in zip(vectors, actions, strict=True) if a in (1, 2)], 5, decay)
+        for vectors, actions in zip(inputs["job_embeddings"], inputs["actions"], strict=True)
+    ]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+    formula = InterleavedDecay(r=decay).build(SPEC, ITEMS)
+    same = formula.serve(inputs["job_embeddings"], inputs["actions"])["activity_embedding"]
+    np.testing.assert_allclose(got, same, rtol=0, atol=1e-6)
+    assert np.abs(got).mean() > 0.1
+
+
+@pytest.mark.parametrize("model", VARIANTS)
+def test_gradients_reach_every_weight_and_stay_finite_beside_an_empty_sequence(model):
+    # Every weight random: while the correction's kernel is zero, as at first, nothing flows
+    # through it to what is before it.
+    built, inputs = awake(model), sequences(36)
+    assert (inputs["actions"][0] == 0).all()
+    taken = {name: inputs[name] for name in built.input}
+    target = np.random.default_rng(2).normal(size=(36, 5)).astype(np.float32)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean((built(taken, training=False)["activity_embedding"] - target) ** 2)
+    gradients = tape.gradient(loss, built.trainable_variables)
+    for weight, gradient in zip(built.trainable_variables, gradients, strict=True):
+        assert gradient is not None, weight.path
+        assert np.isfinite(gradient).all(), weight.path
+        assert np.abs(gradient).max() > 1e-6, weight.path
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_step_from_the_start_wakes_everything(name):
+    # The kernel of the correction gets a gradient at once, and then lets it through.
+    built, inputs = architecture(name)(dropout=0.0).build(SPEC, ITEMS), sequences(36)
+    taken = {key: inputs[key] for key in built.input}
+    target = np.random.default_rng(2).normal(size=(36, 5)).astype(np.float32)
+    reached = set()
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            output = built(taken, training=True)["activity_embedding"]
+            loss = tf.reduce_mean((output - target) ** 2)
+        gradients = tape.gradient(loss, built.trainable_variables)
+        for weight, gradient in zip(built.trainable_variables, gradients, strict=True):
+            if (gradient.numpy() != 0).any():
+                reached.add(weight.path)
+                weight.assign_sub(gradient)
+    assert reached == {weight.path for weight in built.trainable_variables}
+
+
+@pytest.mark.parametrize("model", VARIANTS)
+def test_what_lies_at_a_padded_position_is_not_read_to_the_bit(model):
+    built, inputs = awake(model), sequences(50)
+    generator = np.random.default_rng(1)
+    pad = inputs["actions"] == 0
+    noisy = {
+        **inputs,
+        "job_embeddings": np.where(
+            pad[:, :, None], generator.normal(size=(50, 6, 5)), inputs["job_embeddings"]
+        ).astype(np.float32),
+        "ages": np.where(pad, generator.uniform(0, 28, pad.shape), inputs["ages"]).astype("f4"),
+    }
+    np.testing.assert_array_equal(embed(built, noisy), embed(built, inputs))
+    assert (embed(built, noisy)[0] == 0.0).all()
+
+
+@pytest.mark.parametrize("model", VARIANTS)
+def test_a_row_does_not_depend_on_its_batch(model):
+    built, inputs = awake(model), sequences(21)
+    together = embed(built, inputs)
+    alone = [embed(built, {k: v[i : i + 1] for k, v in inputs.items()}) for i in range(21)]
+    atol = 2e-6 * max(1.0, np.abs(together).max())
+    np.testing.assert_allclose(np.concatenate(alone), together, rtol=0, atol=atol)
+    assert np.abs(together[1:7]).mean() > 0.1
+
+
+@pytest.mark.parametrize("model", VARIANTS)
+def test_order_and_action_of_each_activity_are_read(model):
+    built, inputs = awake(model), sequences(SPEC.length + 1)
+    full = {name: values[SPEC.length :] for name, values in inputs.items()}
+    assert (full["actions"] > 0).all()
+    expected = embed(built, full)
+    for i in range(SPEC.length):
+        actions = full["actions"].copy()
+        actions[0, i] = actions[0, i] % 3 + 1
+        assert np.abs(embed(built, {**full, "actions": actions}) - expected).max() > 1e-3
+    for i in range(SPEC.length - 1):
+        order = np.arange(SPEC.length)
+        order[[i, i + 1]] = order[[i + 1, i]]
+        # Ages stay, so that only the order of what was done has changed.
+        swapped = {
+            "job_embeddings": full["job_embeddings"][:, order],
+            "actions": full["actions"][:, order],
+            "ages": full["ages"],
+        }
+        assert np.abs(embed(built, swapped) - expected).max() > 1e-3
+
+
+def test_the_order_of_activities_does_not_change_an_unweighted_average():
+    serve = UnweightedAverage().build(SPEC, ITEMS).serve
+    inputs = sequences(SPEC.length + 1)
+    vectors, actions = (inputs[name][SPEC.length :] for name in ("job_embeddings", "actions"))
+    order = np.random.default_rng(0).permutation(SPEC.length)
+    expected = serve(vectors, actions)
+    for name, values in serve(vectors[:, order], actions[:, order]).items():
+        np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_ages_are_read_where_asked_for(name):
+    built, inputs = awake(architecture(name)(ages=True)), sequences(SPEC.length + 1)
+    full = {key: values[SPEC.length :] for key, values in inputs.items()}
+    expected = embed(built, full)
+    for i in range(SPEC.length):
+        ages = full["ages"].copy()
+        ages[0, i] += 3.0
+        assert np.abs(embed(built, {**full, "ages": ages}) - expected).max() > 1e-5
+
+
+@pytest.mark.parametrize("model", VARIANTS)
+def test_a_tiny_set_is_learnt_by_heart(model):
+    # 16 members, and for each one job of 16 that it should be told from the others.
+    spec, items = ActivitySpec(length=5), ItemEmbedding("test", "1", 8)
+    keras.utils.set_random_seed(0)
+    built = replace(model, dropout=0.0).build(spec, items)
+    inputs = sequences(20, length=5, dimension=8)
+    # Not the empty ones: they all have the same embedding, zero.
+    some = inputs["actions"][:, -1] > 0
+    taken = {name: tf.constant(inputs[name][some]) for name in built.input}
+    generator = np.random.default_rng(1)
+    jobs = tf.constant(generator.normal(size=(16, 8)), tf.float32)
+    wanted = tf.constant(generator.permutation(16))
+    optimizer = keras.optimizers.Adam(1e-2)
+    optimizer.build(built.trainable_variables)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            embedding = built(taken, training=True)["activity_embedding"]
+            logits = tf.matmul(embedding, jobs, transpose_b=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(wanted, logits))
+        optimizer.apply(tape.gradient(loss, built.trainable_variables))
+        return loss
+
+    first = float(step())
+    for _ in range(300):
+        last = float(step())
+    assert first > 1.0
+    assert last < 0.05
+
+
+@pytest.mark.parametrize("model", VARIANTS)
+def test_saved_and_loaded_it_is_the_same_model(model, tmp_path):
+    built, inputs = awake(model), sequences(20)
+    built.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(embed(loaded, inputs), embed(built, inputs))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_dropout_is_of_training_alone_and_the_seed_decides_the_weights(name):
+    inputs = sequences(20)
+    built = []
+    for seed in (1, 1, 2):
+        keras.utils.set_random_seed(seed)
+        built.append(architecture(name)(dropout=0.5, residual=False).build(SPEC, ITEMS))
+    one, same, other = (embed(b, inputs) for b in built)
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-3
+    taken = {key: inputs[key] for key in built[0].input}
+    dropped = built[0](taken, training=True)["activity_embedding"].numpy()
+    assert np.abs(dropped - one).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [("dropout", 1.0), ("dropout", -0.1), ("decay", 0.0), ("decay", 1.0), ("decay", float("nan"))],
+)
+def test_hyperparameters_out_of_range_are_refused(field, wrong):
+    with pytest.raises(InvalidInput, match=rf"CNN: `{field}` should be in .*Received: {wrong}"):
+        CNN(**{field: wrong})
+
+
+def test_a_class_that_is_not_registered_can_be_built():
+    class Bag(Network):
+        """The sum of what is read."""
+
+        def encode(self, features, mask):
+            return keras.ops.sum(features, axis=1)
+
+    check_activity_model(Bag(), spec=SPEC, item_embedding=ITEMS)

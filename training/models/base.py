@@ -1,0 +1,194 @@
+"""What every activity model is: an `Architecture` that can be built, stored and searched.
+
+`Network` is the base of the learned ones. It makes the inputs, masks PAD, and turns what a
+subclass reads in the sequence into a correction of the decaying average.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, ClassVar, Self
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from training.models.layers import AgeFeatures, LearnedDecay, OneHotAction
+from transformations import names
+from transformations.errors import InvalidInput
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+ACTIVITY_EMBEDDING = "activity_embedding"
+"""The output of a model that gives one vector of the length of a job embedding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(ABC):
+    """A kind of activity model; its fields are its hyperparameters, all of them JSON values.
+
+    Attributes
+    ----------
+    name : str. As it is registered; set by `training.models.register`.
+    trainable : bool. Whether what `build` returns is a `keras.Model` to be trained.
+    """
+
+    name: ClassVar[str]
+    trainable: ClassVar[bool]
+
+    @abstractmethod
+    def build(self, spec: ActivitySpec, item_embedding: ItemEmbedding) -> keras.Model | tf.Module:
+        """Return the model, untrained: what `training.package.package_model` takes.
+
+        Parameters
+        ----------
+        spec : length and actions. The shapes of weights do not depend on the length, so weights
+            learnt at one length work at another.
+        item_embedding : the length D of a job embedding.
+        """
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the hyperparameters as JSON values; `type(self)(**them)` equals `self`."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+
+    @classmethod
+    def suggest(cls, trial: Any) -> Self:
+        """Return an instance with hyperparameters that an Optuna trial chooses.
+
+        Parameters
+        ----------
+        trial : an `optuna.Trial`, or anything with its `suggest_int`, `suggest_float` and
+            `suggest_categorical`. By default nothing is searched.
+        """
+        return cls()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Architecture):
+    """Base of the learned models: one vector `activity_embedding` of the job embedding's length.
+
+    A subclass gives `encode`. Its width, through a dense layer without bias, becomes the
+    embedding; with `residual` it becomes a correction of `LearnedDecay` that starts at zero, so
+    that an untrained model is exactly `InterleavedDecay(r=decay)`.
+
+    Attributes
+    ----------
+    residual : bool. Whether the model corrects the decaying average or stands alone.
+    ages : bool. Whether it reads the time since each activity.
+    dropout : float in [0, 1). Share of the encoding dropped in training.
+    decay : float in (0, 1). Factor r that the decaying average starts at.
+    """
+
+    trainable: ClassVar[bool] = True
+
+    residual: bool = True
+    ages: bool = False
+    dropout: float = 0.3
+    decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.dropout < 1.0:
+            raise InvalidInput(
+                f"{type(self).__name__}: `dropout` should be in [0, 1). Received: {self.dropout}"
+            )
+        if not 0.0 < self.decay < 1.0:
+            raise InvalidInput(
+                f"{type(self).__name__}: `decay` should be in (0, 1). Received: {self.decay}"
+            )
+
+    @abstractmethod
+    def encode(self, features: Any, mask: Any) -> Any:
+        """Read a sequence.
+
+        Parameters
+        ----------
+        features : float32 [batch, length, F]: [job embedding ; one-hot action ; features of the
+            age if wanted], zero for PAD.
+        mask : float32 [batch, length, 1]; 1 for activities, 0 for PAD.
+
+        Returns
+        -------
+        float32 [batch, width]; zero where every position is PAD, and the same whatever number of
+        PAD positions are on the left.
+        """
+
+    def build(self, spec: ActivitySpec, item_embedding: ItemEmbedding) -> keras.Model:
+        """Return an untrained Functional model.
+
+        Inputs `job_embeddings` float32 [L, D], `actions` int32 [L] and, with `ages`, `ages`
+        float32 [L] in days; output `activity_embedding` float32 [D]. A sequence of nothing but
+        PAD gives the zero vector; what lies at a PAD position is not read.
+        """
+        job_embeddings = keras.Input(
+            (spec.length, item_embedding.dimension),
+            dtype="float32",
+            name=names.INPUT_JOB_EMBEDDINGS,
+        )
+        actions = keras.Input((spec.length,), dtype="int32", name=names.INPUT_ACTIONS)
+        # Dicts in and out: Keras then exports with these names and types.
+        inputs = {names.INPUT_JOB_EMBEDDINGS: job_embeddings, names.INPUT_ACTIONS: actions}
+
+        chosen = OneHotAction(len(spec.actions), name="one_hot_action")(actions)
+        mask = ops.sum(chosen, axis=2, keepdims=True)
+        parts = [job_embeddings * mask, chosen]
+        if self.ages:
+            ages = keras.Input((spec.length,), dtype="float32", name=names.INPUT_AGES)
+            inputs[names.INPUT_AGES] = ages
+            window = spec.window / timedelta(days=1)
+            parts.append(AgeFeatures(window, name="age_features")(ages) * mask)
+        encoding = self.encode(ops.concatenate(parts, axis=2), mask)
+        encoding = keras.layers.Dropout(self.dropout, name="dropout")(encoding)
+
+        # Without a bias, all-PAD stays zero.
+        correction = keras.layers.Dense(
+            item_embedding.dimension,
+            use_bias=False,
+            kernel_initializer="zeros" if self.residual else "glorot_uniform",
+            name="correction" if self.residual else ACTIVITY_EMBEDDING,
+        )(encoding)
+        if self.residual:
+            average = LearnedDecay(
+                len(spec.actions), list(spec.positive_ids), self.decay, name="learned_decay"
+            )(job_embeddings, chosen)
+            correction = keras.layers.Add(name=ACTIVITY_EMBEDDING)([average, correction])
+        # A class need not be registered to be built.
+        name = getattr(self, "name", None)
+        return keras.Model(inputs, {ACTIVITY_EMBEDDING: correction}, name=name)
+
+    @classmethod
+    def suggest(cls, trial: Any) -> Self:
+        """Choose what all networks have, then what `suggest_own` gives; see `Architecture`.
+
+        The decay is learnt from where it starts, so it is not searched.
+        """
+        return cls(
+            residual=trial.suggest_categorical("residual", [True, False]),
+            ages=trial.suggest_categorical("ages", [True, False]),
+            dropout=trial.suggest_float("dropout", 0.0, 0.6, step=0.1),
+            **cls.suggest_own(trial),
+        )
+
+    @classmethod
+    def suggest_own(cls, trial: Any) -> dict[str, Any]:
+        """Return hyperparameters of this architecture alone, chosen by the trial."""
+        return {}
+
+
+def mean_and_newest(features: Any, mask: Any) -> Any:
+    """Pool a sequence into the mean over its activities, and its newest position.
+
+    Parameters
+    ----------
+    features : float32 [batch, length, F], zero for PAD.
+    mask : float32 [batch, length, 1].
+
+    Returns
+    -------
+    float32 [batch, 2 F]; zero where every position is PAD.
+    """
+    mean = ops.sum(features, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
+    return ops.concatenate([mean, features[:, -1, :]], axis=1)

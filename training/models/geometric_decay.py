@@ -1,0 +1,44 @@
+"""GeometricDecay: for each action, a decaying average."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from training.models.averages import DECAYS, Average, Averages, output_name, require_decay
+from training.models.base import Architecture
+from training.models.registry import register
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+
+@register("geometric_decay")
+@dataclass(frozen=True, kw_only=True)
+class GeometricDecay(Architecture):
+    """Geometrically decaying average of the job embeddings of each action.
+
+    One output an action, as `apply_embedding`. The formula is that of `Averages`.
+
+    Attributes
+    ----------
+    r : float in (0, 1). Factor from one activity to the next older one of the same action.
+    """
+
+    trainable: ClassVar[bool] = False
+
+    r: float = 0.9
+
+    def __post_init__(self) -> None:
+        require_decay("geometric_decay", self.r)
+
+    def build(self, spec: ActivitySpec, item_embedding: ItemEmbedding) -> Averages:
+        """Return the module; see `Averages`."""
+        return Averages(
+            spec,
+            item_embedding,
+            {output_name(a): Average((i,), self.r) for i, a in enumerate(spec.actions, start=1)},
+        )
+
+    @classmethod
+    def suggest(cls, trial: Any) -> Self:
+        """Choose r from a grid."""
+        return cls(r=trial.suggest_categorical("r", list(DECAYS)))

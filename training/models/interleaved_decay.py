@@ -1,0 +1,43 @@
+"""InterleavedDecay: one decaying average of everything the member wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from training.models.averages import DECAYS, Average, Averages, require_decay
+from training.models.base import ACTIVITY_EMBEDDING, Architecture
+from training.models.registry import register
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+
+@register("interleaved_decay")
+@dataclass(frozen=True, kw_only=True)
+class InterleavedDecay(Architecture):
+    """Geometrically decaying average of the positive activities of all kinds, in their order.
+
+    One output `activity_embedding`, of the size of a learned model's: their honest rival. The
+    formula is that of `Averages`.
+
+    Attributes
+    ----------
+    r : float in (0, 1). Factor from one positive activity to the next older one.
+    """
+
+    trainable: ClassVar[bool] = False
+
+    r: float = 0.9
+
+    def __post_init__(self) -> None:
+        require_decay("interleaved_decay", self.r)
+
+    def build(self, spec: ActivitySpec, item_embedding: ItemEmbedding) -> Averages:
+        """Return the module; see `Averages`."""
+        return Averages(
+            spec, item_embedding, {ACTIVITY_EMBEDDING: Average(spec.positive_ids, self.r)}
+        )
+
+    @classmethod
+    def suggest(cls, trial: Any) -> Self:
+        """Choose r from a grid."""
+        return cls(r=trial.suggest_categorical("r", list(DECAYS)))

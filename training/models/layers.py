@@ -1,0 +1,157 @@
+"""The layers that the learned models share: what they read, and what they start from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from transformations.spec import PAD
+
+AGE_SCALES = (1 / 24, 1.0, 7.0)
+"""An hour, a day and a week, in days: activity of one visit, of today, of this week."""
+
+
+@keras.saving.register_keras_serializable(package="activity_embeddings")
+class OneHotAction(keras.layers.Layer):
+    """Actions as one-hot vectors over the non-PAD ids; PAD and ids out of range are all zero.
+
+    Parameters
+    ----------
+    actions : int. Number of actions, PAD left out.
+    """
+
+    def __init__(self, actions: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.actions = actions
+
+    def call(self, actions: Any) -> Any:
+        """Turn int32 [batch, length] into float32 [batch, length, actions]."""
+        ids = ops.arange(PAD + 1, PAD + 1 + self.actions, dtype="int32")
+        return ops.cast(ops.expand_dims(actions, 2) == ids, "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "actions": self.actions}
+
+
+@keras.saving.register_keras_serializable(package="activity_embeddings")
+class AgeFeatures(keras.layers.Layer):
+    """Time since an activity as four numbers from 0 to 1, of which each tells other ages apart.
+
+    `log(1 + age) / log(1 + window)`, and `exp(-age / s)` for an hour, a day and a week.
+
+    Parameters
+    ----------
+    window : float. The greatest age, in days; older ones count as this old.
+    """
+
+    def __init__(self, window: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.window = window
+
+    def call(self, ages: Any) -> Any:
+        """Turn ages in days, float32 [batch, length], into float32 [batch, length, 4]."""
+        ages = ops.clip(ages, 0.0, self.window)
+        logarithm = ops.log(1.0 + ages) / float(np.log(1.0 + self.window))
+        return ops.stack([logarithm, *(ops.exp(-ages / scale) for scale in AGE_SCALES)], axis=2)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "window": self.window}
+
+
+def newer(chosen: Any) -> Any:
+    """Count, at each position, the chosen positions that are newer.
+
+    Parameters
+    ----------
+    chosen : float32 [batch, length]; 1 where a position counts, else 0.
+
+    Returns
+    -------
+    float32 [batch, length].
+    """
+    # A product with a triangle of ones: three times as fast as a cumulative sum.
+    return ops.matmul(chosen, np.tri(chosen.shape[1], k=-1, dtype=np.float32))
+
+
+@keras.saving.register_keras_serializable(package="activity_embeddings")
+class LearnedDecay(keras.layers.Layer):
+    """The interleaved decaying average, with its decay and a gain for each action to be learnt.
+
+    With k newer positive activities in the sequence a position weighs `r**k`, divided by the sum
+    of these weights, so that the i-th of n positives, oldest first, weighs
+    `(1 - r) / (1 - r**n) * r**(n - i)` as in `InterleavedDecay`; then it is multiplied by the gain
+    of its action. Gains start at 1 for positive actions and at 0 for the others, where the layer
+    is exactly that formula. Activities that are not positive (DISMISS) are averaged among
+    themselves, with the same powers, so that their number does not blow the vector up.
+
+    Parameters
+    ----------
+    actions : int. Number of actions, PAD left out.
+    positive_ids : ids of the actions whose gain starts at 1; the others start at 0.
+    decay : float in (0, 1). What r starts at; it is kept in there by a logit.
+    """
+
+    def __init__(
+        self, actions: int, positive_ids: list[int], decay: float = 0.9, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.actions = actions
+        self.positive_ids = list(positive_ids)
+        self.decay = decay
+
+    def build(self, *_: Any) -> None:
+        """Create the decay (as a logit) and the gains."""
+        self.decay_logit = self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(np.log(self.decay / (1 - self.decay))),
+            name="decay_logit",
+        )
+        gains = self._positive[:, None]
+        self.gains = self.add_weight(
+            shape=gains.shape,
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(gains, dtype),
+            name="gains",
+        )
+
+    @property
+    def _positive(self) -> np.ndarray:
+        """Return float32 [actions], 1 for positive ones."""
+        return np.isin(np.arange(1, self.actions + 1), self.positive_ids).astype(np.float32)
+
+    def call(self, job_embeddings: Any, chosen: Any) -> Any:
+        """Average over the positions.
+
+        Parameters
+        ----------
+        job_embeddings : float32 [batch, length, D].
+        chosen : float32 [batch, length, actions]; one-hot actions, all zero for PAD.
+
+        Returns
+        -------
+        float32 [batch, D]; zero where every position is PAD.
+        """
+        # [batch, length, 2]: whether positive, and whether another action.
+        group = ops.matmul(chosen, np.stack([self._positive, 1 - self._positive], axis=1))
+        # log r = log sigmoid(logit): a power of r without its rounding for old positions.
+        power = ops.exp(newer(group[:, :, 0]) * ops.log_sigmoid(self.decay_logit))
+        weights = ops.expand_dims(power, 2) * group
+        total = ops.sum(weights, axis=1, keepdims=True)
+        # A sum is 0 where there is no such activity, or where r is so small that the powers of all
+        # are 0, which only activities that are not positive can have.
+        share = ops.sum(weights / ops.where(total > 0, total, ops.ones_like(total)), axis=2)
+        gained = ops.expand_dims(share, 2) * ops.matmul(chosen, self.gains)
+        return ops.sum(gained * job_embeddings, axis=1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "actions": self.actions,
+            "positive_ids": self.positive_ids,
+            "decay": self.decay,
+        }

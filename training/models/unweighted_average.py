@@ -1,0 +1,27 @@
+"""UnweightedAverage: for each action, the plain mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from training.models.averages import Average, Averages, output_name
+from training.models.base import Architecture
+from training.models.registry import register
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+
+@register("unweighted_average")
+@dataclass(frozen=True, kw_only=True)
+class UnweightedAverage(Architecture):
+    """Plain mean of the job embeddings of each action; one output each, as `apply_embedding`."""
+
+    trainable: ClassVar[bool] = False
+
+    def build(self, spec: ActivitySpec, item_embedding: ItemEmbedding) -> Averages:
+        """Return the module; see `Averages`."""
+        return Averages(
+            spec,
+            item_embedding,
+            {output_name(a): Average((i,), 1.0) for i, a in enumerate(spec.actions, start=1)},
+        )
