@@ -147,7 +147,7 @@ def run_stock(folder: Path, snapshots: int) -> dict[str, Any]:
     with clock("load models"):
         import keras
 
-        import training.cnn  # noqa: F401  registers the layers of the CNN
+        import training.models  # noqa: F401  registers the layers of the CNN
 
         first_duckdb_query()
 

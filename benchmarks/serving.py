@@ -42,7 +42,7 @@ from feast import FeatureStore
 from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from publish import FEAST, FEATURE_REPO, _machine
+from publish import FEAST, FEATURE_REPO, OWN_JOB_VECTORS, _machine
 
 from transformations import names
 from transformations.serving import preload
@@ -240,6 +240,7 @@ def _write_source(source: Path, options: argparse.Namespace) -> None:
     (source / "data").mkdir(parents=True)
     for file in FEATURE_REPO.glob("*.py"):
         shutil.copy(file, source)
+    shutil.copy(OWN_JOB_VECTORS, source / "job_vectors.py")
     (source / "benchmark_views.py").write_text(MORE_DEFINITIONS, encoding="utf-8")
     synthetic.write_activity(
         source / "data",

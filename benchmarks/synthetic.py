@@ -33,13 +33,38 @@ def write_activity(
 ) -> None:
     """Write `activity_events/history.parquet` and `job_embeddings.parquet`.
 
+    `folder` is where to write; the rest is as in `make_activity`.
+    """
+    events, items = make_activity(
+        members=members,
+        events_per_member=events_per_member,
+        jobs=jobs,
+        dimension=dimension,
+        snapshots=snapshots,
+        seed=seed,
+    )
+    (folder / "activity_events").mkdir(exist_ok=True)
+    pq.write_table(events, folder / "activity_events" / "history.parquet")
+    pq.write_table(items, folder / "job_embeddings.parquet")
+
+
+def make_activity(
+    *,
+    members: int,
+    events_per_member: float,
+    jobs: int,
+    dimension: int,
+    snapshots: int = 1,
+    seed: int = 0,
+) -> tuple[pa.Table, pa.Table]:
+    """Return activity events and job vectors.
+
     Activity is as dense in the window of every one of the daily snapshots up to `CUTOFF`. Members
     differ in how much they act (log-normal, everyone at least once), jobs in how popular they
     are (a power law). Rows lie in the order of time, as in a log.
 
     Parameters
     ----------
-    folder : where to write.
     members, jobs : int. How many there are.
     events_per_member : float. Mean number of events in a window.
     dimension : int. Length of a job vector.
@@ -65,11 +90,9 @@ def write_activity(
     events = {
         "member_id": pa.array(member[order]),
         "job_id": pa.array(job[order]),
-        "action": pa.array(np.array(ACTIONS)[action[order]]),
+        "action": pa.array(ACTIONS).take(pa.array(action[order])),
         "event_timestamp": pa.array(time[order]).cast(pa.timestamp("us", "UTC")),
     }
-    (folder / "activity_events").mkdir(exist_ok=True)
-    pq.write_table(pa.table(events), folder / "activity_events" / "history.parquet")
 
     known = np.sort(random.permutation(job_ids)[round(SHARE_UNKNOWN * jobs) :])
     vectors = random.normal(size=(len(known), dimension)).astype(np.float32)
@@ -81,7 +104,7 @@ def write_activity(
         "embedding": pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.ravel())),
         "event_timestamp": pa.array(since).cast(pa.timestamp("us", "UTC")),
     }
-    pq.write_table(pa.table(items), folder / "job_embeddings.parquet")
+    return pa.table(events), pa.table(items)
 
 
 def write_models(packaged: Path, plain: Path, dimension: int) -> None:
@@ -99,18 +122,17 @@ def write_models(packaged: Path, plain: Path, dimension: int) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
-    from training.cnn import build_cnn
-    from training.formulas import GeometricDecay, UnweightedAverage
+    from training.models import CNN, GeometricDecay, UnweightedAverage
     from training.package import package_model
     from transformations.spec import ActivitySpec, ItemEmbedding
 
     spec = ActivitySpec(window=WINDOW, length=LENGTH, actions=ACTIONS)
     items = ItemEmbedding("content_and_behaviour", "1", dimension)
     keras.utils.set_random_seed(0)
-    cnn = build_cnn(spec, items)
+    cnn = CNN().build(spec, items)
     for name, model in {
-        "unweighted_average": UnweightedAverage(spec, items),
-        "geometric_decay": GeometricDecay(spec, items, r=DECAY),
+        "unweighted_average": UnweightedAverage().build(spec, items),
+        "geometric_decay": GeometricDecay(r=DECAY).build(spec, items),
         "cnn": cnn,
     }.items():
         package_model(

@@ -16,8 +16,7 @@ def models(tmp_path_factory) -> Path:
     """The three packaged models of the feature repo; the CNN has its first, random weights."""
     import keras
 
-    from training.cnn import build_cnn
-    from training.formulas import GeometricDecay, UnweightedAverage
+    from training.models import CNN, GeometricDecay, UnweightedAverage
     from training.package import package_model
     from transformations.spec import ActivitySpec, ItemEmbedding
 
@@ -25,9 +24,9 @@ def models(tmp_path_factory) -> Path:
     keras.utils.set_random_seed(7)
     folder = tmp_path_factory.mktemp("models")
     for name, model in {
-        "unweighted_average": UnweightedAverage(spec, items),
-        "geometric_decay": GeometricDecay(spec, items, r=0.8),
-        "cnn": build_cnn(spec, items),
+        "unweighted_average": UnweightedAverage().build(spec, items),
+        "geometric_decay": GeometricDecay(r=0.8).build(spec, items),
+        "cnn": CNN(residual=False).build(spec, items),
     }.items():
         package_model(model, folder / name, name=name, version="1", spec=spec, item_embedding=items)
     return folder

@@ -117,7 +117,7 @@ def test_a_vector_that_changed_under_its_version_is_told(published, data):
 def test_a_model_that_was_applied_and_not_materialized_is_told(published):
     import keras
 
-    from training.cnn import build_cnn
+    from training.models import CNN
     from training.package import package_model
     from transformations.spec import ActivitySpec, ItemEmbedding
 
@@ -125,7 +125,7 @@ def test_a_model_that_was_applied_and_not_materialized_is_told(published):
     keras.utils.set_random_seed(8)
     shutil.rmtree(published.path / "models" / "cnn")
     package_model(
-        build_cnn(spec, items),
+        CNN(residual=False).build(spec, items),
         published.path / "models" / "cnn",
         name="cnn",
         version="2",

@@ -33,7 +33,6 @@ from transformations.event_log import LIVE_FILES
 from transformations.serving import preload
 from transformations.spec import ActivitySpec
 
-SINCE_THE_FIRST_VECTOR = ("2013-04-30T00:00:00", "2013-06-30T12:00:00")
 BACKFILL = ("2013-06-30T12:00:00", "2013-08-01T00:00:00")
 NEXT_WEEK = "2013-08-08T00:00:00"
 LABELS = (datetime(2013, 8, 1, tzinfo=UTC), datetime(2013, 8, 8, tzinfo=UTC))
@@ -68,19 +67,18 @@ def run(repo: Path) -> None:
         print(f"{len(events):,} events of {members:,} members on {len(postings):,} jobs")
 
     tensorflow()
-    from training.sample_models import VECTORS_FROM, build_job_vectors, build_models
+    from training.sample_models import VECTORS_FROM, build_job_encoder, build_models
 
-    with _step(f"Job vectors from content, and from behaviour before {VECTORS_FROM:%Y-%m-%d}"):
-        print(f"{build_job_vectors(data):,} vectors")
-    with _step("Models: two formulas, and a CNN trained on the proxy task"):
+    with _step(
+        f"Job encoder: content to vector, trained on activity before {VECTORS_FROM:%Y-%m-%d}"
+    ):
+        print(build_job_encoder(data, repo / "models").summary())
+    with _step("Models: two formulas, and a CNN trained on what members went on to want"):
         for model in build_models(data, repo / "models"):
             print(model.summary())
         _print_training(model.manifest)
     with _step("feast apply"):
         _feast(repo, "apply", quiet=True)
-    job_vectors = [*SINCE_THE_FIRST_VECTOR, "--views", names.JOB_EMBEDDING]
-    with _step(f"feast materialize {' '.join(job_vectors)}"):
-        _feast(repo, "materialize", *job_vectors)
     with _step(f"feast materialize {' '.join(BACKFILL)}   (a backfill, one snapshot a day)"):
         _feast(repo, "materialize", *BACKFILL)
     with _step(f"feast materialize-incremental {NEXT_WEEK}   (goes on where it ended)"):
@@ -156,12 +154,14 @@ def _feast(repo: Path, *arguments: str, quiet: bool = False) -> None:
 
 def _print_training(manifest: Mapping[str, Any]) -> None:
     """Print what the CNN learnt, beside rivals that need no learning."""
-    balance = manifest["training"]["examples"]["train"]
-    print(f"proxy task, training examples: {balance['before_negatives']}")
-    print(f"  with same-day random negatives: {balance['after_negatives']}")
-    print(f"  validation, CNN: {manifest['metrics']['validation']}")
-    for rival, figures in manifest["metrics"]["validation_rivals"].items():
-        print(f"  validation, {rival}: {figures}")
+    training, metrics = manifest["training"], manifest["metrics"]
+    print(
+        f"validation NDCG@10 of the next positive job among the day's, of "
+        f"{metrics['validation_queries']:,}; best of {training['epochs']} epochs: "
+        f"{training['best_epoch']}"
+    )
+    for name, figures in {"cnn": metrics["validation"], **metrics["rivals"]}.items():
+        print(f"  {name:12} {figures['ndcg_at_10']:.4f}")
 
 
 def _join_labels(store: FeatureStore, events: pd.DataFrame) -> None:

@@ -1,8 +1,8 @@
-"""Build the sample feature repo's job vectors and its three packaged models.
+"""Build the sample feature repo's job encoder and its three packaged models.
 
     python -m training.sample_models --repo feature_repo
 
-Nothing learnt sees what it is later asked about: job vectors are fitted on activity before
+Nothing learnt sees what it is later asked about: the job encoder is fitted on activity before
 `VECTORS_FROM`, the CNN on activity before `PUBLISH_FROM`, the first as-of time of the demo.
 """
 
@@ -11,80 +11,92 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from training.cnn import train_cnn
-from training.formulas import GeometricDecay, UnweightedAverage
-from training.item_embeddings import EMBEDDINGS_FILE, fit_job_embeddings, write_job_embeddings
+from training.fit import Fit
+from training.history import ActivityHistory
+from training.job_encoder import ENCODER_OBJECTIVE, train_job_encoder
+from training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
 from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
-from training.package import package_model
-from transformations.events import ActivityEvents
+from training.package import package_job_encoder
+from training.periods import Period
+from training.train import train
 from transformations.item_vectors import ItemVectors
+from transformations.job_encoder import JobEncoderDescription, describe_job_encoder
+from transformations.job_vectors import JobEncoder, encode_postings
 from transformations.model import ModelDescription
-from transformations.spec import ActivitySpec, ItemEmbedding
+from transformations.spec import ActivitySpec
 
-ITEM_EMBEDDING = ItemEmbedding(name="content_and_behaviour", version="1", dimension=64)
-"""What `fit_job_embeddings` makes; the feature repo declares the same."""
+JOB_ENCODER = "job_encoder"
+"""Name of the encoder's folder among the models."""
+DIMENSION = 64
+"""Length of a job vector."""
 
 VECTORS_FROM = datetime(2013, 5, 1, tzinfo=UTC)
 VALIDATE_FROM = datetime(2013, 6, 17, tzinfo=UTC)
 PUBLISH_FROM = datetime(2013, 7, 1, tzinfo=UTC)
-DECAY = 0.9
-"""Factor r of the packaged decay model."""
+OBJECTIVE = ENCODER_OBJECTIVE
+"""What the CNN learns: the next positive job, against others of the same day."""
+
+SAMPLE_MODELS: tuple[tuple[Architecture, str], ...] = (
+    (UnweightedAverage(), "Plain mean of the job embeddings of each action."),
+    (
+        GeometricDecay(r=0.9),
+        "Geometrically decaying average of each action's job embeddings, r = 0.9.",
+    ),
+    (CNN(), "One vector from a CNN over the interleaved activities, as a correction of a decay."),
+)
 
 
-def build_job_vectors(data: Path) -> int:
-    """Fit the job vectors of the sample data in folder `data`; return how many there are."""
-    table = fit_job_embeddings(
+def build_job_encoder(
+    data: Path, models: Path, *, seed: int = 0, verbose: int = 0
+) -> JobEncoderDescription:
+    """Train the encoder on the sample data in folder `data`, and package it into `models`."""
+    encoder, facts = train_job_encoder(
         pq.read_table(data / EVENTS_FILE),
         pq.read_table(data / POSTINGS_FILE),
-        cutoff=VECTORS_FROM,
-        dimension=ITEM_EMBEDDING.dimension,
-    )
-    write_job_embeddings(table, data / EMBEDDINGS_FILE)
-    return len(table)
-
-
-def build_models(data: Path, models: Path, *, seed: int = 0) -> Iterator[ModelDescription]:
-    """Build and package the three models into folder `models`, one at a time, with progress."""
-    spec = ActivitySpec()
-    package = partial(package_model, version="1", spec=spec, item_embedding=ITEM_EMBEDDING)
-    yield package(
-        UnweightedAverage(spec, ITEM_EMBEDDING),
-        models / "unweighted_average",
-        name="unweighted_average",
-        description="Plain mean of the job embeddings of each action.",
-    )
-    yield package(
-        GeometricDecay(spec, ITEM_EMBEDDING, DECAY),
-        models / "geometric_decay",
-        name="geometric_decay",
-        description=f"Geometrically decaying average of each action's job embeddings, r = {DECAY}.",
-        parameters={"r": DECAY},
-    )
-    events = ActivityEvents.from_arrow(pq.read_table(data / EVENTS_FILE), spec)
-    vectors = ItemVectors.from_arrow(pq.read_table(data / EMBEDDINGS_FILE), ITEM_EMBEDDING)
-    model, facts = train_cnn(
-        events,
-        vectors,
-        spec=spec,
-        item_embedding=ITEM_EMBEDDING,
-        start=VECTORS_FROM,
-        validation_start=VALIDATE_FROM,
-        end=PUBLISH_FROM,
+        until=VECTORS_FROM,
+        dimension=DIMENSION,
         seed=seed,
-        verbose=1,
+        verbose=verbose,
     )
-    yield package(
-        model,
-        models / "cnn",
-        name="cnn",
-        description="One vector from a CNN over the interleaved activities, by the proxy task.",
-        **facts,
+    return package_job_encoder(
+        encoder,
+        models / JOB_ENCODER,
+        name="content_and_behaviour",
+        version="1",
+        valid_from=VECTORS_FROM,
+        **{"description": "Job vectors from the content of postings.", **facts},
     )
+
+
+def build_models(
+    data: Path, models: Path, *, seed: int = 0, verbose: int = 0
+) -> Iterator[ModelDescription]:
+    """Train and package the three models into folder `models`, one at a time.
+
+    They read the vectors of the job encoder that is there.
+    """
+    encoder = describe_job_encoder(models / JOB_ENCODER)
+    encoded = encode_postings(JobEncoder(encoder), pq.read_table(data / POSTINGS_FILE))
+    vectors = ItemVectors.from_arrow(encoded, encoder.item_embedding)
+    history = ActivityHistory.from_arrow(pq.read_table(data / EVENTS_FILE), vectors, ActivitySpec())
+    for model, description in SAMPLE_MODELS:
+        trained = train(
+            model,
+            history,
+            item_embedding=encoder.item_embedding,
+            period=Period(VECTORS_FROM, VALIDATE_FROM),
+            validation=Period(VALIDATE_FROM, PUBLISH_FROM),
+            objective=OBJECTIVE,
+            fit=Fit(epochs=20, seed=seed),
+            verbose=verbose,
+        )
+        yield trained.package(
+            models / model.name, name=model.name, version="1", description=description
+        )
 
 
 def main() -> None:
@@ -92,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repo", type=Path, required=True, help="folder of the feature repo")
     repo = parser.parse_args().repo
-    print(f"{build_job_vectors(repo / 'data'):,} job vectors")
+    print(build_job_encoder(repo / "data", repo / "models").summary())
     for model in build_models(repo / "data", repo / "models"):
         print(model.summary())
 

@@ -1,0 +1,267 @@
+"""What training reaches on the sample data: every configuration tried, and the chosen one.
+
+    python benchmarks/training_quality.py search     configurations, on the validation period
+    python benchmarks/training_quality.py test       the chosen ones, on the test period, by seed
+
+Films stand in for jobs: a proxy domain. Periods follow each other: the job encoder learns before
+`ENCODER_UNTIL`, models from there to `VALIDATE_FROM`; what is chosen is chosen on the days to
+`TEST_FROM`; `test` measures what comes after, with everything that is random, job vectors
+included, made anew for each seed. A figure is the mean over members of NDCG@10 of the next
+positive job among all jobs of the day, beside popularity; see `training.ranking`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from training.fit import Fit
+from training.held_out import Windows
+from training.history import ActivityHistory
+from training.job_encoder import ENCODER_FIT, ENCODER_OBJECTIVE, JobEncoder, train_job_encoder
+from training.models import (
+    CNN,
+    GRU,
+    LSTM,
+    Architecture,
+    GeometricDecay,
+    InterleavedDecay,
+    SeveralRatesDecay,
+    Transformer,
+    UnweightedAverage,
+)
+from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
+from training.objectives import FuturePositives, Objective, Proxy
+from training.package import package_job_encoder
+from training.periods import TimeSplit
+from training.ranking import RankingQueries, embed_with
+from training.train import train
+from transformations.embedding import tensorflow
+from transformations.item_vectors import ItemVectors
+from transformations.job_vectors import JobEncoder as LoadedEncoder
+from transformations.job_vectors import encode_postings
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+DATA = Path(__file__).parents[1] / "feature_repo" / "data"
+ENCODER_UNTIL = datetime(2013, 5, 1, tzinfo=UTC)
+SPLIT = TimeSplit(
+    ENCODER_UNTIL,
+    datetime(2013, 6, 17, tzinfo=UTC),
+    datetime(2013, 7, 1, tzinfo=UTC),
+    datetime(2013, 9, 1, tzinfo=UTC),
+)
+SPEC = ActivitySpec()
+DIMENSION = 64
+RESAMPLES = 10_000
+
+OF_THE_DAY = ENCODER_OBJECTIVE
+"""The next positive against jobs drawn from the same day's activity."""
+PINNERFORMER = FuturePositives()
+
+ENCODERS = {
+    "chosen": (JobEncoder(), ENCODER_OBJECTIVE, ENCODER_FIT),
+    "content alone": (JobEncoder(), ENCODER_OBJECTIVE, replace(ENCODER_FIT, learning_rate=1e-7)),
+    "learning rate 5e-4": (
+        JobEncoder(),
+        ENCODER_OBJECTIVE,
+        replace(ENCODER_FIT, learning_rate=5e-4),
+    ),
+    "more dropout": (JobEncoder(dropout=0.5, id_dropout=0.7), ENCODER_OBJECTIVE, ENCODER_FIT),
+    "positives of 7 days": (
+        JobEncoder(),
+        replace(ENCODER_OBJECTIVE, horizon_days=7, targets=8),
+        ENCODER_FIT,
+    ),
+    "in-batch and drawn, logQ": (JobEncoder(), PINNERFORMER, ENCODER_FIT),
+}
+
+FIT = Fit(epochs=20, patience=4)
+EVERY = Windows(minimum=1, prefixes=True)
+MODELS: dict[str, tuple[Architecture, Objective, Fit]] = {
+    "unweighted_average": (UnweightedAverage(), OF_THE_DAY, FIT),
+    **{f"geometric_decay r={r}": (GeometricDecay(r=r), OF_THE_DAY, FIT) for r in (0.8, 0.9, 0.95)},
+    **{
+        f"interleaved_decay r={r}": (InterleavedDecay(r=r), OF_THE_DAY, FIT)
+        for r in (0.5, 0.8, 0.9, 0.95, 0.98)
+    },
+    "several_rates_decay": (SeveralRatesDecay(), OF_THE_DAY, FIT),
+    "cnn, proxy": (CNN(), Proxy(), FIT),
+    "cnn, proxy, every activity": (CNN(), Proxy(windows=EVERY), FIT),
+    "cnn, proxy, every activity, not residual": (CNN(residual=False), Proxy(windows=EVERY), FIT),
+    "cnn, all positives of 14 days, in-batch and drawn": (CNN(), PINNERFORMER, FIT),
+    "cnn, the same, random negatives alone": (
+        CNN(),
+        replace(PINNERFORMER, in_batch=False, popular_negatives=0, uniform_negatives=100),
+        FIT,
+    ),
+    "cnn, the same, dismissals too": (CNN(), replace(PINNERFORMER, dismiss_weight=0.3), FIT),
+    "cnn, next of the day": (CNN(), OF_THE_DAY, FIT),
+    "cnn, next of the day, ages": (CNN(ages=True), OF_THE_DAY, FIT),
+    "cnn, next of the day, not residual": (CNN(residual=False), OF_THE_DAY, FIT),
+    "cnn, next of the day, dropout 0.5": (CNN(dropout=0.5), OF_THE_DAY, FIT),
+    "cnn, next of the day, learning rate 2e-3": (
+        CNN(),
+        OF_THE_DAY,
+        replace(FIT, learning_rate=2e-3),
+    ),
+    "cnn, next of the day, dismissals too": (CNN(), replace(OF_THE_DAY, dismiss_weight=0.3), FIT),
+    "cnn, positives of 7 days of the day": (
+        CNN(),
+        replace(OF_THE_DAY, horizon_days=7, targets=8),
+        FIT,
+    ),
+    "lstm, next of the day": (LSTM(), OF_THE_DAY, FIT),
+    "gru, next of the day": (GRU(), OF_THE_DAY, FIT),
+    "transformer, next of the day": (Transformer(), OF_THE_DAY, FIT),
+    "transformer, next of the day, ages": (Transformer(ages=True), OF_THE_DAY, FIT),
+    "lstm, proxy, every activity": (LSTM(), Proxy(windows=EVERY), FIT),
+    "transformer, proxy, every activity": (Transformer(), Proxy(windows=EVERY), FIT),
+}
+TESTED = (
+    "unweighted_average",
+    "geometric_decay r=0.9",
+    "interleaved_decay r=0.9",
+    "several_rates_decay",
+    "cnn, proxy",
+    "cnn, next of the day",
+    "lstm, next of the day",
+    "gru, next of the day",
+    "transformer, next of the day",
+)
+"""One configuration a kind of model, chosen on the validation period."""
+
+
+def history_of(
+    folder: Path, name: str, seed: int
+) -> tuple[ActivityHistory, ItemEmbedding, dict[str, float]]:
+    """Train an encoder, and return the history with its vectors and its own validation figures."""
+    events, postings = pq.read_table(DATA / EVENTS_FILE), pq.read_table(DATA / POSTINGS_FILE)
+    encoder, objective, fit = ENCODERS[name]
+    module, facts = train_job_encoder(
+        events,
+        postings,
+        until=ENCODER_UNTIL,
+        dimension=DIMENSION,
+        seed=seed,
+        encoder=encoder,
+        objective=objective,
+        fit=fit,
+        spec=SPEC,
+    )
+    described = package_job_encoder(
+        module, folder / "job_encoder", name="jobs", version=str(seed), valid_from=ENCODER_UNTIL
+    )
+    items = described.item_embedding
+    table = encode_postings(LoadedEncoder(described), postings)
+    vectors = ItemVectors.from_arrow(table, items)
+    return (
+        ActivityHistory.from_arrow(events, vectors, SPEC),
+        items,
+        facts["metrics"]["validation"],
+    )
+
+
+def search(folder: Path) -> None:
+    """Print the validation figures of every configuration."""
+    print("job encoders                        own  beside decayed average: validation, alone")
+    histories = {}
+    for name in ENCODERS:
+        started = time.perf_counter()
+        history, items, own = history_of(folder, name, seed=0)
+        histories[name] = (history, items)
+        queries = RankingQueries.of(history, SPLIT.validation)
+        model = InterleavedDecay(r=0.9).build(SPEC, items)
+        figures = queries.measure(embed_with(model, history))
+        print(
+            f"{name:35} {own['ndcg_at_10']:.4f}  {figures['ndcg_at_10']:.4f} "
+            f"{figures['ndcg_at_10_alone']:.4f}  {time.perf_counter() - started:5.0f} s",
+            flush=True,
+        )
+    history, items = histories["chosen"]
+    queries = RankingQueries.of(history, SPLIT.validation)
+    print(f"\nmodels, {len(queries):,} validation queries; popularity {queries.popularity():.4f}")
+    print(f"{'':50} beside popularity (share), alone, best epoch, seconds")
+    for name in MODELS:
+        started = time.perf_counter()
+        trained = fitted(name, history, items, seed=0)
+        figures = trained.result["metrics"]["validation"]
+        print(
+            f"{name:50} {figures['ndcg_at_10']:.4f} ({figures['share']:.1f})  "
+            f"{figures['ndcg_at_10_alone']:.4f}  {trained.result['training']['best_epoch']:2}  "
+            f"{time.perf_counter() - started:5.0f}",
+            flush=True,
+        )
+
+
+def fitted(name: str, history: ActivityHistory, items: ItemEmbedding, *, seed: int):
+    """Train a configuration."""
+    model, objective, fit = MODELS[name]
+    return train(
+        model,
+        history,
+        item_embedding=items,
+        period=SPLIT.train,
+        validation=SPLIT.validation,
+        objective=objective,
+        fit=replace(fit, seed=seed),
+    )
+
+
+def test(folder: Path, seeds: int) -> None:
+    """Print the test figures of the chosen configurations, a column a seed.
+
+    A figure is taken at the share that is best on the validation period. Intervals are of the mean
+    over seeds, by a paired bootstrap over members.
+    """
+    gains: dict[str, list[np.ndarray]] = {}
+    for seed in range(seeds):
+        history, items, _ = history_of(folder, "chosen", seed)
+        queries = RankingQueries.of(history, SPLIT.test)
+        nothing = np.zeros((len(queries), DIMENSION), np.float32)
+        gains.setdefault("popularity", []).append(queries.ndcg_of_members(nothing, 0.0))
+        for name in TESTED:
+            trained = fitted(name, history, items, seed=seed)
+            share = trained.result["metrics"]["validation"]["share"]
+            embeddings = embed_with(trained.model, history)(queries.sequences)
+            gains.setdefault(name, []).append(queries.ndcg_of_members(embeddings, share))
+            print(f"seed {seed}: {name} {gains[name][-1].mean():.4f}", flush=True)
+    rival = "interleaved_decay r=0.9"
+    members = len(gains[rival][0])
+    print(f"\n{len(queries):,} test queries of {members:,} members; films stand in for jobs")
+    columns = "  ".join(f"seed {seed}" for seed in range(seeds))
+    print(f"{'':32} {columns}    mean    minus {rival}, 95 %")
+    chosen = np.random.default_rng(0).integers(0, members, (RESAMPLES, members))
+    for name, runs in gains.items():
+        difference = np.mean(runs, axis=0) - np.mean(gains[rival], axis=0)
+        low, high = np.percentile([difference[c].mean() for c in chosen], [2.5, 97.5])
+        each = "  ".join(f"{run.mean():.4f}" for run in runs)
+        print(
+            f"{name:32} {each}  {np.mean(runs):.4f}    "
+            f"{difference.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+        )
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("search", "test"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=Path("build/training_quality"))
+    arguments = parser.parse_args()
+    tensorflow()
+    started = time.perf_counter()
+    if arguments.what == "search":
+        search(arguments.folder)
+    else:
+        test(arguments.folder, arguments.seeds)
+    print(f"{time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

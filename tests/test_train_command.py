@@ -1,0 +1,244 @@
+"""From an applied feature repo to a new published model, by the commands that a user types."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from feast_repo import PROJECT, at, make_repo
+from job_encoders import package_encoder, postings_table, small_postings
+
+from training.cli import cli
+from training.feast_data import TrainingSource
+from training.periods import Period
+from training.train import RESULT, RUN
+from transformations.model import read_manifest
+
+PERIODS = ["--from", "2024-02-20", "--validate-from", "2024-03-20", "--until", "2024-03-30"]
+QUICK = ["--epochs", "1", "--batch-size", "64"]
+SMALL_CNN = ["--set", "filters=4", "--set", "convolutions=1"]
+COMMAND = Path(sys.executable).with_name("activity-embeddings")
+
+
+@pytest.fixture
+def applied(repo):
+    repo.run("apply")
+    return repo
+
+
+def run(repo, *arguments):
+    return CliRunner().invoke(cli, ["-C", str(repo.path), *map(str, arguments)])
+
+
+def run_ok(repo, *arguments):
+    result = run(repo, *arguments)
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.output
+
+
+def test_a_model_is_trained_packaged_applied_and_published(applied, tmp_path):
+    """One line in ACTIVITY_MODELS is all that is edited."""
+    folder = tmp_path / "run"
+    output = run_ok(applied, "train", "cnn", *PERIODS, *QUICK, *SMALL_CNN, "--run", folder)
+    assert "validation NDCG@10" in output and "popularity" in output
+    assert (folder / RESULT).is_file()
+
+    output = run_ok(applied, "package", folder, "--name", "fresh", "--version", "7")
+    assert "fresh version 7" in output
+    manifest = read_manifest(applied.path / "models" / "fresh")
+    assert manifest["training"]["period"]["end"] == "2024-03-20T00:00:00+00:00"
+    assert manifest["parameters"]["filters"] == 4
+    line = '    ActivityModel(MODELS / "cnn"),\n'
+    applied.edit("activity_models.py", line, line + line.replace("cnn", "fresh"))
+    applied.run("apply")
+    applied.materialize(at(2), at(4))
+    service = ["member_activity_embedding_fresh:activity_embedding"]
+    members = [{"member_id": member} for member in range(1, 11)]
+    answer = applied.store.get_online_features(service, members).to_dict()
+    vectors = [v for v in answer["activity_embedding"] if v is not None]
+    assert len(vectors) > 5 and np.isfinite(vectors).all()
+
+
+def test_the_proxy_prints_its_label_balance(applied, tmp_path):
+    output = run_ok(
+        applied, "train", "cnn", *PERIODS, *QUICK, *SMALL_CNN, "--run", tmp_path / "run",
+        "--objective", "proxy", "--objective-set", 'windows={"prefixes": true}',
+    )  # fmt: skip
+    before, after = (line for line in output.splitlines() if line.startswith(("before", "after")))
+    assert "DISMISS" in before and "RAND_NEG" not in before
+    assert "RAND_NEG_FOR_APPLY" in after and "RAND_NEG_FOR_SAVE" in after
+    identity = json.loads((tmp_path / "run" / RUN).read_text())
+    assert identity["objective"]["windows"]["prefixes"] is True
+
+
+def test_vectors_of_an_encoder_are_made_from_the_postings(models, data_of_encoder):
+    """Nothing need have been materialized to train on them."""
+    repo, encoder = data_of_encoder
+    source = TrainingSource(repo.store)
+    history = source.history(Period(at(-10), at(30)))
+    assert source.item_embedding == encoder.item_embedding
+    assert len(history.vectors.job_ids) > 20
+    assert not (repo.data / "snapshots").exists()
+    last = at(-10) - source.spec.window
+    assert (history.events.time >= int(last.timestamp() * 1e6)).all()
+    assert (history.events.time < int(at(30).timestamp() * 1e6)).all()
+
+
+@pytest.fixture
+def data_of_encoder(tmp_path, models):
+    from feast_repo import events_table, small_data, vectors_table
+
+    events, vectors = small_data()
+    repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
+    shutil.copy(PROJECT / "feature_repo" / "job_vectors.py", repo.path)
+    encoder = package_encoder(repo.path / "models" / "job_encoder")
+    pq.write_table(postings_table(small_postings()), repo.data / "job_postings.parquet")
+    # The packaged models are for users' own vectors: without any, the repo can be applied.
+    repo.edit("activity_models.py", 'ActivityModel(MODELS / "cnn"),', "")
+    repo.edit("activity_models.py", 'ActivityModel(MODELS / "unweighted_average"),', "")
+    repo.edit("activity_models.py", 'ActivityModel(MODELS / "geometric_decay"),', "")
+    (repo.path / "services.py").unlink()
+    repo.run("apply")
+    return repo, encoder
+
+
+def test_a_search_writes_study_and_plot_and_goes_on(applied, tmp_path):
+    folder = tmp_path / "study"
+    options = [*PERIODS, *QUICK, "--folder", folder]
+    output = run_ok(applied, "tune", "cnn", *options, "--trials", 1)
+    assert output.count("trial 0:") == 1 and "best: " in output
+    picture = (folder / "search.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    output = run_ok(applied, "tune", "cnn", *options, "--trials", 2)
+    assert "trial 0:" in output and "trial 1:" in output
+    assert (folder / "search.png").read_bytes() != picture
+    refused = run(applied, "tune", "cnn", *options, "--trials", 3, "--objective", "proxy")
+    assert refused.exit_code == 1
+    assert "expected a study with `objective`" in refused.output
+
+
+def test_the_rate_of_a_decay_is_searched_over_its_whole_grid(applied, tmp_path):
+    from training.models.averages import DECAYS
+
+    folder = tmp_path / "study"
+    output = run_ok(
+        applied, "tune", "interleaved_decay", *PERIODS, "--folder", folder, "--trials", 99
+    )
+    tried = [line for line in output.splitlines() if line.startswith("trial ")]
+    assert len(tried) == len(DECAYS)
+    for r in DECAYS:
+        assert sum(f"{{'r': {r}}}" in line for line in tried) == 1
+
+
+def test_models_are_listed():
+    output = CliRunner().invoke(cli, ["models"]).output
+    assert [line.split(":")[0] for line in output.splitlines()] == [
+        "cnn",
+        "geometric_decay",
+        "gru",
+        "interleaved_decay",
+        "lstm",
+        "several_rates_decay",
+        "transformer",
+        "unweighted_average",
+    ]
+
+
+def test_a_job_encoder_is_trained_from_files(tmp_path, repo):
+    rows = 400
+    random = np.random.default_rng(0)
+    job = random.integers(1, 31, rows)
+    times = np.sort(random.integers(0, 40 * 86_400_000_000, rows))
+    events = pa.table(
+        {
+            "member_id": random.integers(0, 20, rows),
+            "job_id": job,
+            "action": random.choice(["APPLY", "DISMISS"], rows),
+            "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
+        }
+    )
+    pq.write_table(events, tmp_path / "events.parquet")
+    pq.write_table(postings_table(small_postings()), tmp_path / "postings.parquet")
+    output = run_ok(
+        repo, "train-job-encoder", "--events", tmp_path / "events.parquet",
+        "--postings", tmp_path / "postings.parquet", "--category", "genres", "--category", "year",
+        "--until", "1970-02-10", "--dimension", 8, "--epochs", 1, "--run", tmp_path / "run",
+    )  # fmt: skip
+    assert "content_and_behaviour version 1" in output
+    assert "valid from 1970-02-10 00:00 UTC" in output
+    assert (repo.path / "models" / "job_encoder" / "saved_model.pb").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "mlp", *PERIODS], "expected the name of a model, one of cnn, .* 'mlp'"),
+        (["train", "cnn", *PERIODS, "--set", "width=3"], "settings among .*filters.* width"),
+        (["train", "cnn", *PERIODS, "--set", "filters"], "expected name=value. Received: 'filt"),
+        (["train", "cnn", *PERIODS, "--objective", "x"], "one of future_positives, proxy. .*'x'"),
+        (["train", "cnn", *PERIODS[:4], "--until", "soon"], "an ISO date or time .*'soon'"),
+        (["train", "cnn", *PERIODS[:4], "--until", "2024-03-01"], "`start` should be before `end`"),
+        (["train", "cnn", *PERIODS, "--epochs", "0"], "`epochs` should be 1 or more. Received: "),
+        (
+            ["train", "cnn", "--from", "1999-01-01", "--validate-from", "1999-02-01", "--until",
+             "1999-03-01"],
+            "expected events on jobs that have a vector.*0 events",
+        ),
+        (["tune", "cnn", *PERIODS, "--trials", "0"], "`trials` should be 1 or more. Received: 0"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_leaves_nothing(applied, tmp_path, arguments, message):
+    import re
+
+    before = applied.stores()
+    where = tmp_path / "out"
+    option = "--run" if arguments[0] == "train" else "--folder"
+    result = run(applied, *arguments, option, where)
+    assert result.exit_code in (1, 2)
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert re.search(message, line), line
+    assert not (where / RESULT).exists()
+    assert applied.stores() == before
+
+
+def test_a_repo_that_was_not_applied_is_one_clear_error(repo, tmp_path):
+    result = run(repo, "train", "cnn", *PERIODS, "--run", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "expected one view with the tag activity_role" in result.output
+    assert "run `feast apply` first" in result.output
+
+
+def test_a_run_that_has_not_ended_is_not_packaged(applied, tmp_path):
+    before = sorted((applied.path / "models").rglob("*"))
+    result = run(applied, "package", tmp_path, "--name", "fresh")
+    assert result.exit_code == 1
+    assert "expected the folder of a complete run" in result.output
+    assert sorted((applied.path / "models").rglob("*")) == before
+
+
+def test_killed_and_started_again_the_command_ends_with_the_same_weights(applied, tmp_path):
+    """SIGKILL at a moment that nobody chose; what is there then is taken up."""
+    options = [*PERIODS, "--epochs", "3", "--batch-size", "16", *SMALL_CNN]
+    command = [str(COMMAND), "-C", str(applied.path), "train", "cnn", *options, "--run"]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = subprocess.Popen(
+        [*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, env=environment
+    )
+    while not (tmp_path / "killed" / "checkpoint.npz").exists():
+        assert process.poll() is None, "it ended before it could be killed"
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / RESULT).exists()
+    for name in ("killed", "whole"):
+        run_ok(applied, "train", "cnn", *options, "--run", tmp_path / name)
+    killed, whole = (np.load(tmp_path / name / "best.npz") for name in ("killed", "whole"))
+    assert killed.files == whole.files
+    for name in whole.files:
+        np.testing.assert_array_equal(killed[name], whole[name])

@@ -1,0 +1,182 @@
+"""Sampled softmax over the positives that follow: targets and losses against plain loops."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from training_data import ITEMS, SPEC, TRAIN, turns
+
+from training.held_out import Windows
+from training.models import CNN
+from training.objectives import FuturePositives
+from training.objectives.future_positives import (
+    DAY_ROWS,
+    DISMISSED_ROWS,
+    NEGATIVE_ROWS,
+    TARGET_ROWS,
+)
+from transformations.sequences import MICROSECONDS_PER_DAY
+
+HISTORY = turns(members=30)
+EVERY = Windows(minimum=1, prefixes=True, per_member=None)
+
+
+def numbers(seed=0):
+    return np.random.default_rng(seed)
+
+
+def expected_targets(horizon_days, most, wanted):
+    """Return {(member, time): jobs} for every moment that has input, by loops."""
+    events = HISTORY.events
+    rows = [
+        (int(m), int(t), int(j), int(a))
+        for m, t, j, a in zip(events.member, events.time, events.job, events.action, strict=True)
+    ]
+    found = {}
+    for member, time, _, _ in rows:
+        if not TRAIN.start_us <= time < TRAIN.end_us:
+            continue
+        if not any(m == member and t < time for m, t, _, _ in rows):
+            continue
+        until = min(time + horizon_days * MICROSECONDS_PER_DAY + 1, TRAIN.end_us)
+        jobs = [
+            j
+            for m, t, j, a in rows
+            if m == member and t >= time and (a in SPEC.positive_ids) == wanted
+        ][:most]
+        times = [
+            t
+            for m, t, j, a in rows
+            if m == member and t >= time and (a in SPEC.positive_ids) == wanted
+        ][:most]
+        found[member, time] = [j for j, t in zip(jobs, times, strict=True) if t < until]
+    return found
+
+
+@settings(max_examples=10, deadline=None)
+@given(horizon=st.sampled_from([0, 1, 7, 100]), most=st.integers(1, 5))
+def test_targets_are_the_first_positives_of_the_horizon_and_never_of_a_later_period(horizon, most):
+    objective = FuturePositives(windows=EVERY, horizon_days=horizon, targets=most)
+    made = objective.examples(HISTORY, TRAIN, numbers())
+    pad = HISTORY.vectors.pad_row
+    wanted = sorted(v for v in expected_targets(horizon, most, True).values() if v)
+    # One vector a job here, so a row is a job.
+    received = sorted([int(row) for row in rows if row != pad] for rows in made[TARGET_ROWS])
+    assert received == wanted
+    dismissed = expected_targets(horizon, most, False)
+    kept = [k for k, v in expected_targets(horizon, most, True).items() if v]
+    assert sorted([int(r) for r in rows if r != pad] for rows in made[DISMISSED_ROWS]) == sorted(
+        dismissed[k] for k in kept
+    )
+
+
+def slow_losses(objective, task, batch, embedding):
+    """Return the loss of each row of a batch, by the formulas, one logit at a time."""
+    history = HISTORY
+    matrix, pad = history.vectors.matrix, history.vectors.pad_row
+    scale = float(np.exp(task.log_scale.numpy()))
+    jobs = len(history.vectors.job_ids)
+    counts = np.zeros(jobs)
+    for job, action, time in zip(
+        history.events.job, history.events.action, history.events.time, strict=True
+    ):
+        counts[job] += action in SPEC.positive_ids and time < TRAIN.end_us
+    popularity = (counts + 1) / (counts + 1).sum()
+    in_batch = [int(r) for r in batch[TARGET_ROWS].ravel() if r != pad] * objective.in_batch
+    by_popularity = len(in_batch) + objective.popular_negatives
+
+    def logit(u, row, correct=True):
+        expected = by_popularity * popularity[row] + objective.uniform_negatives / jobs + 1e-9
+        correction = np.log(expected) if correct and objective.log_q else 0.0
+        return scale * float(u @ matrix[row]) - correction
+
+    losses = []
+    for i, u in enumerate(embedding):
+        targets = [int(r) for r in batch[TARGET_ROWS][i] if r != pad]
+        dismissed = [int(r) for r in batch[DISMISSED_ROWS][i] if r != pad]
+        own = {*targets, *dismissed}
+        others = [logit(u, r) for r in [*in_batch, *map(int, batch[NEGATIVE_ROWS])] if r not in own]
+        if objective.day_negatives:
+            others += [logit(u, int(r), False) for r in batch[DAY_ROWS][i] if int(r) not in own]
+        of_targets = []
+        for target in targets:
+            own_logit = logit(u, target)
+            loss = np.log(np.exp([own_logit, *others]).sum()) - own_logit
+            for row in dismissed:
+                gap = scale * float(u @ (matrix[row] - matrix[target]))
+                loss += objective.dismiss_weight * np.log1p(np.exp(gap))
+            of_targets.append(loss)
+        losses.append(np.mean(of_targets))
+    return losses
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"in_batch": False},
+        {"log_q": False},
+        {"dismiss_weight": 0.7},
+        {"day_negatives": 5},
+        {
+            "day_negatives": 7,
+            "in_batch": False,
+            "uniform_negatives": 0,
+            "popular_negatives": 0,
+            "log_q": False,
+            "targets": 1,
+            "horizon_days": 0,
+        },
+    ],
+)
+def test_losses_are_those_of_the_formulas(options):
+    objective = FuturePositives(
+        windows=EVERY, **{"uniform_negatives": 4, "popular_negatives": 3, "targets": 3, **options}
+    )
+    keras.utils.set_random_seed(0)
+    model = CNN(filters=4).build(SPEC, ITEMS)
+    task = objective.task(model, HISTORY, TRAIN)
+    batch = next(objective.stream(HISTORY, TRAIN, batch_size=20, seed=3).batches())
+    embedding = model.predict(
+        {"job_embeddings": HISTORY.vectors.matrix[batch["job_rows"]], "actions": batch["actions"]},
+        verbose=0,
+    )["activity_embedding"]
+    expected = slow_losses(objective, task, batch, embedding)
+    np.testing.assert_allclose(task(batch).numpy(), expected, rtol=1e-4)
+
+
+def test_negatives_are_drawn_uniformly_and_by_popularity():
+    objective = FuturePositives(uniform_negatives=20_000, popular_negatives=20_000)
+    rows = objective.finisher(HISTORY, TRAIN)({}, numbers())[NEGATIVE_ROWS]
+    jobs = len(HISTORY.vectors.job_ids)
+    uniform = np.bincount(rows[:20_000], minlength=jobs) / 20_000
+    np.testing.assert_allclose(uniform, np.full(jobs, 1 / jobs), atol=0.006)
+    positive = np.isin(HISTORY.events.action, SPEC.positive_ids)
+    positive &= HISTORY.events.time < TRAIN.end_us
+    counts = np.bincount(HISTORY.events.job[positive], minlength=jobs)
+    popular = np.bincount(rows[20_000:], minlength=jobs) / 20_000
+    np.testing.assert_allclose(popular, counts / counts.sum(), atol=0.006)
+
+
+def test_day_negatives_are_of_the_same_day():
+    objective = FuturePositives(windows=EVERY, day_negatives=6, horizon_days=100)
+    held = objective.examples(HISTORY, TRAIN, numbers())
+    events = HISTORY.events
+    jobs_of = {}
+    for time, job in zip(events.time, events.job, strict=True):
+        jobs_of.setdefault(time // MICROSECONDS_PER_DAY, set()).add(int(job))
+    inside = (events.time >= TRAIN.start_us) & (events.time < TRAIN.end_us)
+    drawn = {tuple(sorted({int(r) for r in rows})) for rows in held[DAY_ROWS]}
+    days = [jobs_of[d] for d in np.unique(events.time[inside] // MICROSECONDS_PER_DAY)]
+    assert all(any(set(rows) <= jobs for jobs in days) for rows in drawn)
+
+
+def test_a_member_of_many_moments_can_weigh_less():
+    plain = FuturePositives(windows=EVERY).examples(HISTORY, TRAIN, numbers())["weight"]
+    assert (plain == 1).all()
+    weighted = FuturePositives(windows=EVERY, member_weight=1.0).examples(
+        HISTORY, TRAIN, numbers()
+    )["weight"]
+    # A member's moments then weigh 1 together.
+    assert weighted.sum() == pytest.approx(30, rel=1e-5)

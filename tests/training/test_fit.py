@@ -1,0 +1,168 @@
+"""Fitting repeats to the bit, survives a kill, and stops where it should."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from training_data import ITEMS, SPEC, TRAIN, turns
+
+from training.fit import CHECKPOINT, Fit, fit_task
+from training.models import CNN
+from training.objectives import FuturePositives, Proxy
+from transformations.errors import InvalidInput
+
+FIT = Fit(epochs=3, batch_size=64, learning_rate=5e-3)
+HISTORY = turns(members=40)
+
+
+def fit(validate=None, *, objective=None, settings=FIT, **options):
+    """Fit a small CNN; return its weights and the figures."""
+    objective = objective or FuturePositives()
+    keras.utils.set_random_seed(settings.seed)
+    model = CNN(filters=5, convolutions=1).build(SPEC, ITEMS)
+    stream = objective.stream(HISTORY, TRAIN, batch_size=settings.batch_size, seed=settings.seed)
+    figures = fit_task(objective.task(model, HISTORY, TRAIN), stream, validate, settings, **options)
+    return model.get_weights(), figures
+
+
+def same(one, other):
+    return all((a == b).all() for a, b in zip(one, other, strict=True))
+
+
+def scripted(*figures):
+    """A validation that says these figures, one an epoch."""
+    left = iter(figures)
+    return lambda: {"ndcg_at_10": next(left)}
+
+
+def test_a_seed_gives_the_same_weights_and_another_gives_others():
+    weights, figures = fit()
+    again, same_figures = fit()
+    assert same(weights, again)
+    assert figures == same_figures
+    assert [sorted(epoch) for epoch in figures] == [["loss"]] * 3
+    other, _ = fit(settings=replace(FIT, seed=1))
+    assert not same(weights, other)
+
+
+def test_it_learns():
+    _, figures = fit(settings=replace(FIT, epochs=8))
+    assert figures[-1]["loss"] < 0.9 * figures[0]["loss"]
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_it():
+    settings = replace(FIT, epochs=9, patience=2)
+    weights, figures = fit(scripted(0.1, 0.3, 0.2, 0.3), settings=settings)
+    assert [epoch["ndcg_at_10"] for epoch in figures] == [0.1, 0.3, 0.2, 0.3]
+    until_the_best, _ = fit(settings=replace(FIT, epochs=2))
+    assert same(weights, until_the_best)
+
+
+def test_it_goes_on_where_it_ended_and_ends_where_it_would_have(tmp_path):
+    """Also the state of early stopping is that of the uninterrupted run."""
+    settings = replace(FIT, epochs=6, patience=2)
+    figures = (0.1, 0.4, 0.3, 0.2)
+    weights, whole = fit(scripted(*figures), settings=settings)
+
+    class Stop(Exception):
+        pass
+
+    def stops_after(count):
+        said = iter(figures[:count])
+
+        def validate():
+            try:
+                return {"ndcg_at_10": next(said)}
+            except StopIteration:
+                raise Stop from None
+
+        return validate
+
+    with pytest.raises(Stop):
+        fit(stops_after(3), settings=settings, run=tmp_path)
+    resumed, all_figures = fit(scripted(*figures[3:]), settings=settings, run=tmp_path)
+    assert all_figures == whole
+    assert same(resumed, weights)
+    assert len(list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))) == 2
+
+    # A run that has ended trains no more.
+    ended, _ = fit(scripted(), settings=settings, run=tmp_path)
+    assert same(ended, weights)
+
+
+def test_killed_with_no_chance_to_clean_up_it_goes_on(tmp_path):
+    """SIGKILL while the second checkpoint is being written: the first is whole."""
+    script = textwrap.dedent(
+        f"""
+        import os, signal, sys
+        sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
+        import numpy as np
+        from pathlib import Path
+        saved = []
+        savez = np.savez
+        def dying(file, **arrays):
+            saved.append(file)
+            if len(saved) == 2:
+                file.write(b"half")
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+            savez(file, **arrays)
+        np.savez = dying
+        import test_fit
+        test_fit.fit(run=Path({str(tmp_path)!r}))
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (tmp_path / CHECKPOINT).with_suffix(".writing").read_bytes() == b"half"
+    weights, figures = fit(run=tmp_path)
+    uninterrupted, same_figures = fit()
+    assert figures == same_figures
+    assert same(weights, uninterrupted)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    fit(run=tmp_path, identity={"model": "cnn"}, settings=replace(FIT, epochs=1))
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(InvalidInput, match=r'expected a checkpoint of this run.*"lstm".*"cnn"'):
+        fit(run=tmp_path, identity={"model": "lstm"}, settings=replace(FIT, epochs=1))
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_tensorboard_has_the_figures_of_each_epoch(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, figures = fit(scripted(0.1, 0.2, 0.3), run=tmp_path)
+    (folder,) = {f.parent for f in (tmp_path / "tensorboard").rglob("events.out.tfevents.*")}
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    tensors = events.Tensors("epoch_ndcg_at_10")
+    assert [t.step for t in tensors] == [0, 1, 2]
+    logged = [float(tf.make_ndarray(t.tensor_proto)) for t in tensors]
+    np.testing.assert_allclose(logged, [epoch["ndcg_at_10"] for epoch in figures], rtol=1e-6)
+
+
+def test_a_loss_that_is_no_number_ends_it_and_leaves_no_checkpoint(tmp_path):
+    settings = replace(FIT, learning_rate=1e30, clip_norm=1e30)
+    with pytest.raises(InvalidInput, match=r"finite loss in epoch \d.*smaller learning rate"):
+        fit(settings=settings, run=tmp_path, objective=Proxy(), validate=scripted(0.1, 0.1, 0.1))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"patience": 0}, {"batch_size": 0}, {"learning_rate": 0.0}]
+)
+def test_settings_are_checked(wrong):
+    (name,) = wrong
+    with pytest.raises(InvalidInput, match=f"`{name}` should be .*Received: "):
+        Fit(**wrong)
+
+
+def test_settings_are_json():
+    assert json.loads(json.dumps(FIT.to_dict())) == FIT.to_dict()

@@ -1,0 +1,242 @@
+"""The job encoder: content and behaviour in one vector, learnt from the past alone."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+from training_data import EPOCH, day
+
+from training.fit import Fit
+from training.held_out import Windows
+from training.job_encoder import JobEncoder, train_job_encoder
+from training.objectives import FuturePositives
+from training.package import package_job_encoder
+from transformations.errors import InvalidInput
+from transformations.job_vectors import JobEncoder as LoadedEncoder
+from transformations.job_vectors import encode_postings
+
+INTEGER = pa.int64()
+JOBS = 60
+UNTIL = day(40)
+COLD = 6
+"""Jobs that nobody acts on before `UNTIL`."""
+OPTIONS = {
+    "dimension": 8,
+    "encoder": JobEncoder(categories=("genres", "year"), buckets=512, hidden=8, dropout=0.0),
+    "objective": FuturePositives(windows=Windows(minimum=1, prefixes=True), targets=2),
+    "fit": Fit(epochs=4, batch_size=128, learning_rate=1e-2),
+}
+
+
+def postings(ids=INTEGER):
+    """Half of the jobs are for cooks and half for drivers; the last six of them are cold."""
+    kinds = [("cook", "kitchen"), ("driver", "road")]
+    return pa.table(
+        {
+            "job_id": pa.array(range(JOBS)).cast(ids),
+            "title": [f"{kinds[j % 2][0]} number{j}" for j in range(JOBS)],
+            "genres": [[kinds[j % 2][1]] for j in range(JOBS)],
+            "year": [2010 + j % 3 for j in range(JOBS)],
+            "event_timestamp": pa.array([EPOCH] * JOBS, pa.timestamp("us", "UTC")),
+        }
+    )
+
+
+def events(members=60, per_member=12, days=40, seed=0, ids=INTEGER):
+    """Members want jobs of one kind, and dismiss the other one."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for member in range(members):
+        for _ in range(per_member):
+            job = int(random.integers(0, JOBS - COLD))
+            action = "APPLY" if job % 2 == member % 2 else "DISMISS"
+            if action == "DISMISS" and random.random() < 0.7:
+                continue
+            rows.append((member, job, action, day(float(random.uniform(0, days)))))
+    member_ids, jobs, actions, times = zip(*rows, strict=True)
+    return pa.table(
+        {
+            "member_id": pa.array(member_ids, pa.int64()),
+            "job_id": pa.array(jobs).cast(ids),
+            "action": pa.array(actions),
+            "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
+        }
+    )
+
+
+def encode(module, table):
+    """Return unit vectors of postings, by the module that is packaged."""
+    given = {}
+    for name in module.columns:
+        column = table.column(name).combine_chunks()
+        if pa.types.is_list(column.type):
+            given[name] = tf.ragged.constant(column.to_pylist(), tf.string).to_tensor("")
+        else:
+            given[name] = tf.constant(column.to_pylist(), module.columns[name].dtype)
+    return module.serve(*given.values())["embedding"].numpy()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train_job_encoder(events(), postings(), until=UNTIL, **OPTIONS)
+
+
+def mean_cosines(vectors):
+    """Return the mean cosine of jobs of one kind, and of two kinds."""
+    cosines = vectors @ vectors.T
+    same = np.arange(len(vectors))[:, None] % 2 == np.arange(len(vectors)) % 2
+    off = ~np.eye(len(vectors), dtype=bool)
+    return cosines[same & off].mean(), cosines[~same].mean()
+
+
+def test_vectors_are_unit_and_tell_apart_what_members_tell_apart(trained):
+    vectors = encode(trained[0], postings())
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    same, other = mean_cosines(vectors)
+    assert same > other + 0.5
+
+
+def test_a_job_that_nobody_acted_on_is_placed_by_its_content(trained):
+    cold = postings().slice(JOBS - COLD)
+    # Its own name means nothing, and neither does its number.
+    unknown = cold.set_column(0, "job_id", pa.array(range(1000, 1000 + COLD)))
+    np.testing.assert_array_equal(encode(trained[0], cold), encode(trained[0], unknown))
+    known = encode(trained[0], postings().slice(0, JOBS - COLD))
+    cosines = encode(trained[0], cold) @ known.T
+    same = np.arange(COLD)[:, None] % 2 == np.arange(JOBS - COLD) % 2
+    assert cosines[same].mean() > cosines[~same].mean() + 0.4
+
+
+def test_two_jobs_of_the_same_content_differ_by_who_wants_them(trained):
+    twin = postings().slice(0, 2)
+    twin = twin.set_column(1, "title", pa.array(["cook", "cook"]))
+    twin = twin.set_column(2, "genres", pa.array([["kitchen"], ["kitchen"]]))
+    twin = twin.set_column(3, "year", pa.array([2010, 2010]))
+    one, other = encode(trained[0], twin)
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_nothing_at_or_after_the_end_is_read(trained):
+    later = events(seed=5)
+    times = later.column("event_timestamp").to_pylist()
+    moved = later.set_column(
+        3,
+        "event_timestamp",
+        pa.array([t + timedelta(days=40) for t in times], pa.timestamp("us", "UTC")),
+    )
+    module, facts = train_job_encoder(
+        pa.concat_tables([moved, events()]), postings(), until=UNTIL, **OPTIONS
+    )
+    np.testing.assert_array_equal(encode(module, postings()), encode(trained[0], postings()))
+    assert facts == trained[1]
+
+
+def test_another_seed_gives_other_vectors(trained):
+    module, _ = train_job_encoder(events(), postings(), until=UNTIL, seed=1, **OPTIONS)
+    assert np.abs(encode(module, postings()) - encode(trained[0], postings())).max() > 1e-3
+
+
+def test_facts_say_what_was_done(trained):
+    facts = trained[1]
+    assert facts["training"]["end"] == UNTIL.isoformat()
+    assert facts["training"]["validation_start"] == day(26).isoformat()
+    assert facts["training"]["epochs"] <= 4
+    assert facts["training"]["examples"]["examples"]["all"] > 0
+    assert facts["parameters"]["encoder"]["categories"] == ["genres", "year"]
+    assert 0 < facts["metrics"]["validation"]["ndcg_at_10"] <= 1
+
+
+def test_packaged_it_gives_the_same_vectors_from_its_last_day_on(trained, tmp_path):
+    module, facts = trained
+    described = package_job_encoder(
+        module, tmp_path / "encoder", name="jobs", version="2", valid_from=UNTIL, **facts
+    )
+    assert set(described.inputs) == {"job_id", "title", "genres", "year"}
+    table = encode_postings(LoadedEncoder(described), postings())
+    vectors = np.array(table.column("embedding").to_pylist(), np.float32)
+    np.testing.assert_allclose(vectors, encode(module, postings()), atol=1e-6)
+    assert set(table.column("event_timestamp").to_pylist()) == {UNTIL}
+
+
+def test_ids_may_be_strings(tmp_path):
+    options = {**OPTIONS, "fit": Fit(epochs=1)}
+    module, facts = train_job_encoder(
+        events(ids=pa.string()), postings(pa.string()), until=UNTIL, **options
+    )
+    described = package_job_encoder(
+        module, tmp_path / "encoder", name="jobs", version="1", valid_from=UNTIL, **facts
+    )
+    table = encode_postings(LoadedEncoder(described), postings(pa.string()))
+    assert table.column("job_id").type == pa.string()
+    assert len(table) == JOBS
+
+
+def test_words_start_where_semantic_analysis_puts_them():
+    encoder = JobEncoder(buckets=64)
+    tokens = np.array([[1, 2, 0], [1, 3, 0], [4, 5, 0], [4, 6, 0]], np.int32)
+    words = encoder.semantic_words(tokens, 4, seed=0)
+    assert words.shape == (65, 4)
+    bags = np.stack([words[row[row > 0]].sum(axis=0) for row in tokens])
+    bags /= np.linalg.norm(bags, axis=1, keepdims=True)
+    cosines = bags @ bags.T
+    assert cosines[0, 1] > 0.3 > 0.01 > abs(cosines[0, 2])
+    assert (words[7:] == 0).all() and (words[0] == 0).all()
+
+
+def test_tokens_are_of_their_column_and_categories_come_first():
+    encoder = JobEncoder(tokens=4)
+    columns = {
+        "title": tf.constant(["Jazz, jazz & Café", "a b c d e f"]),
+        "genres": tf.constant([["jazz", ""], ["x", "y"]]),
+        "year": tf.constant([1999, 2000], tf.int64),
+    }
+    tokens = encoder.tokens_of(columns).numpy()
+    assert tokens.shape == (2, 4)
+    genre, year, *words = tokens[0]
+    # The word and the genre of one spelling are two things; one word twice is one.
+    assert words[0] == words[1]
+    assert len({genre, year, words[0]}) == 3
+    assert (tokens > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop_columns("title"), r"postings: column 'title' is missing"),
+        (
+            lambda t: t.set_column(1, "title", pa.array([None] * JOBS, pa.string())),
+            r"postings: column 'title' should hold no nulls",
+        ),
+        (
+            lambda t: t.set_column(1, "title", pa.array([0.5] * JOBS)),
+            r"postings: column 'title' should be string.*Received: double",
+        ),
+    ],
+)
+def test_malformed_postings_are_one_clear_error(change, message):
+    with pytest.raises(InvalidInput, match=message):
+        train_job_encoder(events(), change(postings()), until=UNTIL, **OPTIONS)
+
+
+def test_too_little_activity_is_one_clear_error():
+    with pytest.raises(InvalidInput, match=r"expected .*Received: "):
+        train_job_encoder(events(), postings(), until=day(0), **OPTIONS)
+    few = events(members=1, per_member=3)
+    with pytest.raises(InvalidInput, match=r"expected .*Received: "):
+        train_job_encoder(few, postings(), until=UNTIL, **OPTIONS)
+    with pytest.raises(InvalidInput, match=r"`until` should have a time zone"):
+        train_job_encoder(events(), postings(), until=UNTIL.replace(tzinfo=None), **OPTIONS)
+
+
+def test_a_killed_training_goes_on(tmp_path):
+    options = {**OPTIONS, "fit": replace(OPTIONS["fit"], epochs=1)}
+    whole, facts = train_job_encoder(events(), postings(), until=UNTIL, **options)
+    train_job_encoder(events(), postings(), until=UNTIL, run=tmp_path, **options)
+    # As if killed in the second phase, with the first one done.
+    (tmp_path / "final" / "checkpoint.npz").unlink()
+    again, same = train_job_encoder(events(), postings(), until=UNTIL, run=tmp_path, **options)
+    assert same == facts
+    np.testing.assert_array_equal(encode(again, postings()), encode(whole, postings()))

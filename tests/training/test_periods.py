@@ -1,0 +1,56 @@
+"""Periods are half open, follow each other, and say what is wrong with them."""
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from training.periods import Period, TimeSplit
+from transformations.errors import InvalidInput
+
+
+def day(number):
+    return datetime(2013, 5, number, tzinfo=UTC)
+
+
+def test_a_period_counts_in_microseconds_of_utc_whatever_its_zone():
+    berlin = timezone(timedelta(hours=2))
+    period = Period(
+        datetime(1970, 1, 1, 2, tzinfo=berlin), datetime(1970, 1, 1, 2, 1, tzinfo=berlin)
+    )
+    assert (period.start_us, period.end_us) == (0, 60_000_000)
+    assert period == Period(
+        datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
+    )
+
+
+def test_a_period_without_zone_or_without_length_is_refused():
+    with pytest.raises(InvalidInput, match=r"`start` should have a time zone.*2013-05-01.*naive"):
+        Period(datetime(2013, 5, 1), day(2))
+    with pytest.raises(InvalidInput, match=r"`end` should have a time zone.*naive"):
+        Period(day(1), datetime(2013, 5, 2))
+    for end in (day(1), day(2)):
+        with pytest.raises(InvalidInput, match=r"`start` should be before `end`. Received: 2013"):
+            Period(day(2), end)
+
+
+def test_train_validation_and_test_follow_each_other_without_overlap():
+    split = TimeSplit(day(1), day(10), day(20), day(30))
+    assert split.train == Period(day(1), day(10))
+    assert split.validation == Period(day(10), day(20))
+    assert split.test == Period(day(20), day(30))
+    assert split.train.end_us == split.validation.start_us
+    assert split.validation.end_us == split.test.start_us
+
+
+@pytest.mark.parametrize("order", [(10, 1, 20, 30), (1, 20, 10, 30), (1, 10, 30, 20), (1, 1, 2, 3)])
+def test_a_split_that_is_not_in_order_is_refused(order):
+    with pytest.raises(InvalidInput, match="`start` should be before `end`"):
+        TimeSplit(*map(day, order))
+
+
+def test_a_split_is_written_as_json_values():
+    assert TimeSplit(day(1), day(2), day(3), day(4)).to_dict() == {
+        "train": {"start": "2013-05-01T00:00:00+00:00", "end": "2013-05-02T00:00:00+00:00"},
+        "validation": {"start": "2013-05-02T00:00:00+00:00", "end": "2013-05-03T00:00:00+00:00"},
+        "test": {"start": "2013-05-03T00:00:00+00:00", "end": "2013-05-04T00:00:00+00:00"},
+    }

@@ -1,0 +1,284 @@
+"""NDCG@10 of the jobs that members went on to want, beside popularity in the week before."""
+
+import math
+from datetime import timedelta
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import US_PER_DAY, decayed_of, mean_of
+from training_cases import (
+    ACTIONS,
+    LENGTH,
+    MOMENTS,
+    PERIODS,
+    SPEC,
+    WINDOW_US,
+    event,
+    histories,
+    history_of,
+    period,
+    sequence_lists,
+)
+from training_reference import gain, mean_of_members, ranking_queries
+
+from training.models.base import ACTIVITY_EMBEDDING
+from training.ranking import SHARES, RankingQueries, decayed_average, embed_with
+from transformations.errors import InvalidInput
+from transformations.spec import ActivitySpec
+
+DAY = US_PER_DAY
+FACTS = {"window_us": WINDOW_US, "length": LENGTH}
+
+
+def by_hand():
+    """Member 1 acts on job 0, then wants job 1, among jobs 2, 3, 4 of that day."""
+    events = [
+        event(1, 0, "SAVE", 9 * DAY),
+        event(1, 1, "APPLY", 10 * DAY + 5),
+        event(2, 2, "DISMISS", 10 * DAY + 1),
+        event(2, 3, "DISMISS", 10 * DAY + 9),
+        event(3, 4, "DISMISS", 10 * DAY + 3),
+        event(3, 0, "DISMISS", 10 * DAY + 7),
+        # Popularity of the week before: job 2 twice, job 1 once.
+        event(8, 2, "SAVE", 3 * DAY),
+        event(9, 2, "APPLY", 10 * DAY - 1),
+        event(9, 1, "SAVE", 5 * DAY),
+        # Too old, on the day itself, or dismissed: not counted.
+        event(8, 3, "SAVE", 3 * DAY - 1),
+        event(7, 3, "SAVE", 10 * DAY),
+        event(6, 4, "DISMISS", 9 * DAY),
+    ]
+    vectors = [(0, -1, [0.0, 9.0]), (1, -1, [2.0, 0.0]), (2, -1, [3.0, 0.0])]
+    vectors += [(3, -1, [2.0, 0.0]), (4, -1, [2.0, 5.0])]
+    return history_of(events, vectors)
+
+
+def only(queries):
+    """Return the one query, its day and its candidates as job ids."""
+    (day,) = queries.days
+    (low,), (high,) = queries.history.jobs_of_days.slices(np.array([10]), 11 * DAY)
+    jobs = np.sort(queries.history.jobs_of_days.jobs[low:high])
+    assert day.query.tolist() == [0]
+    return day, jobs
+
+
+def test_candidates_are_the_jobs_of_the_day_without_the_wanted_one_and_the_members_own():
+    queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
+    assert len(queries) == 1
+    assert sequence_lists(queries.sequences) == [[(0, "SAVE", 9 * DAY)]]
+    day, jobs = only(queries)
+    assert jobs[day.wanted[0]] == 1
+    assert jobs[day.candidate[0]].tolist() == [2, 3, 4]
+
+
+def test_popularity_counts_positive_activity_of_the_seven_days_before_alone():
+    day, jobs = only(RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY)))
+    popularity = dict(zip(jobs.tolist(), day.popularity.tolist(), strict=True))
+    assert popularity == pytest.approx(
+        {0: math.log(2), 1: math.log(2), 2: math.log(3), 3: 0.0, 4: 0.0}
+    )
+
+
+@pytest.mark.parametrize(
+    ("embedding", "rank"),
+    [
+        # Jobs of one score share the mean of their places, rounded down.
+        ([1.0, 0.0], 3),
+        ([-1.0, 0.0], 2),
+        ([1.0, -1.0], 2),
+        ([0.0, 1.0], 3),
+        ([0.0, 0.0], 2),
+    ],
+)
+def test_the_place_of_the_wanted_job_decides_the_gain(embedding, rank):
+    queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
+    gains = queries.ndcg_of_members(np.array([embedding], np.float32))
+    assert gains.tolist() == pytest.approx([1 / math.log2(rank + 1)])
+
+
+def test_popularity_alone_puts_the_wanted_job_second():
+    queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
+    assert queries.popularity() == pytest.approx(1 / math.log2(3))
+
+
+def test_embedding_and_popularity_are_mixed_in_units_of_their_standard_deviation():
+    queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
+    embedding = np.array([[1.0, 0.0]], np.float32)
+    # Over candidates 2, 3, 4: scores 3, 2, 2 and popularity log 3, 0, 0; the wanted job has 2
+    # and log 2. In these units, job 2 is ahead by 2.12 in scores and by 0.78 in popularity, jobs 3
+    # and 4 are behind by 1.34 in popularity: the wanted job is second whatever the share below 1.
+    for share in (0.0, 0.2, 0.8):
+        assert queries.ndcg_of_members(embedding, share) == pytest.approx(1 / math.log2(3))
+    # Turned round, job 2 is behind by 2.12 in scores: ahead of the wanted job as long as
+    # 0.78 (1 - share) > 2.12 share, that is up to a share of 0.27.
+    for share, rank in ((0.26, 2), (0.28, 1)):
+        gains = queries.ndcg_of_members(-embedding, share)
+        assert gains == pytest.approx(1 / math.log2(rank + 1))
+
+
+def test_measure_takes_the_best_share_and_gives_the_embedding_alone_too():
+    queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
+    figures = queries.measure(lambda sequences: np.full((len(sequences), 2), [-1, 0], np.float32))
+    # Jobs 1, 3 and 4 tie by the embedding alone; with some popularity the wanted job is first.
+    assert figures == pytest.approx(
+        {"ndcg_at_10": 1.0, "share": 0.3, "ndcg_at_10_alone": 1 / math.log2(3)}
+    )
+    assert figures["share"] in SHARES
+
+
+def test_the_eleventh_place_gains_nothing():
+    events = [event(1, 0, "SAVE", 0), event(1, 1, "SAVE", DAY)]
+    events += [event(2, 2 + i, "DISMISS", DAY + i) for i in range(10)]
+    vectors = [(0, -1, [0.0, 0.0]), (1, -1, [1.0, 0.0])]
+    vectors += [(2 + i, -1, [2.0, float(i == 0)]) for i in range(10)]
+    queries = RankingQueries.of(history_of(events, vectors), period(DAY, 2 * DAY))
+    assert queries.ndcg_of_members(np.array([[1, 0]], np.float32)).tolist() == [0.0]
+    tenth = queries.ndcg_of_members(np.array([[1, -2]], np.float32))
+    assert tenth.tolist() == pytest.approx([1 / math.log2(11)])
+
+
+def test_each_member_counts_once_however_many_queries():
+    events = [event(1, 0, "SAVE", 0), event(2, 0, "SAVE", 0)]
+    events += [event(1, 1, "SAVE", DAY), event(1, 2, "SAVE", DAY + 1), event(2, 3, "SAVE", DAY)]
+    vectors = [(j, -1, [float(j), 0.0]) for j in range(4)]
+    queries = RankingQueries.of(history_of(events, vectors), period(DAY, 2 * DAY))
+    assert queries.member.tolist() == [0, 0, 1]
+    gains = queries.ndcg_of_members(np.array([[1, 0]] * 3, np.float32))
+    # Job 1 is third of 1, 2, 3; job 2 second of 2, 3; job 3 first.
+    assert gains.tolist() == pytest.approx([(1 / math.log2(4) + 1 / math.log2(3)) / 2, 1.0])
+
+
+def test_a_wanted_job_without_rivals_is_first_at_every_share():
+    events = [event(1, 0, "SAVE", 0), event(1, 1, "SAVE", DAY)]
+    queries = RankingQueries.of(
+        history_of(events, [(j, -1, [1.0, 0.0]) for j in (0, 1)]), period(DAY, 2 * DAY)
+    )
+    for share in SHARES:
+        assert queries.ndcg_of_members(np.ones((1, 2), np.float32), share).tolist() == [1.0]
+
+
+def test_vectors_are_those_of_the_time_of_each_query():
+    events = [event(m, 0, "SAVE", 0) for m in (1, 2)]
+    events += [event(1, 1, "SAVE", DAY), event(2, 1, "SAVE", DAY + 9), event(3, 2, "SAVE", DAY)]
+    vectors = [(0, -1, [1.0, 0.0]), (1, -1, [1.0, 0.0]), (2, -1, [0.0, 0.0]), (2, DAY + 5, [5, 0])]
+    history = history_of(events, vectors)
+    queries = RankingQueries.of(history, period(DAY, 2 * DAY))
+    gains = queries.ndcg_of_members(np.array([[1, 0], [1, 0]], np.float32))
+    assert gains.tolist() == pytest.approx([1.0, 1 / math.log2(3)])
+
+
+def test_a_period_without_a_query_is_refused():
+    with pytest.raises(InvalidInput, match=r"expected members with activity.*of 0 held out"):
+        RankingQueries.of(by_hand(), period(0, 2 * DAY))
+    # Held out, but not wanted.
+    events = [event(1, 0, "SAVE", 0), event(1, 0, "DISMISS", DAY)]
+    history = history_of(events, [(0, -1, [1.0, 0.0])])
+    with pytest.raises(InvalidInput, match=r"Received: none, of 1 held out"):
+        RankingQueries.of(history, period(DAY, 2 * DAY))
+
+
+@settings(max_examples=250, deadline=None)
+@given(histories(), PERIODS, st.sampled_from([0.0, 1.0]))
+def test_queries_and_ndcg_equal_the_reference(case, of, share):
+    events, vectors = case
+    start, end = of
+    expected = ranking_queries(events, vectors, start=start, end=end, **FACTS)
+    history = history_of(events, vectors, SPEC)
+    if not expected:
+        with pytest.raises(InvalidInput, match="validation: expected members"):
+            RankingQueries.of(history, period(*of))
+        return
+    queries = RankingQueries.of(history, period(*of))
+    member_ids = history.events.member_ids.to_pylist()
+    assert [member_ids[m] for m in queries.member] == [q["member"] for q in expected]
+    assert queries.sequences.as_of.tolist() == [q["time"] for q in expected]
+    assert sequence_lists(queries.sequences) == [q["before"] for q in expected]
+
+    # Whole numbers, so that sums are exact and ties are ties.
+    embeddings = np.array([[q["time"] % 3 - 1, len(q["before"]) - 2] for q in expected], np.float32)
+
+    def score(query, embedding, job):
+        if share == 0.0:
+            return query["popularity"][job]
+        newest = max((time, v) for j, time, v in vectors if j == job and time <= query["time"])[1]
+        return sum(a * b for a, b in zip(embedding, newest, strict=True))
+
+    gains = [
+        gain(
+            score(query, embedding, query["wanted"]),
+            [score(query, embedding, job) for job in query["candidates"]],
+        )
+        for query, embedding in zip(expected, embeddings.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(
+        queries.ndcg_of_members(embeddings, share), mean_of_members(expected, gains), rtol=1e-6
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    histories(),
+    PERIODS,
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from(ACTIONS), MOMENTS),
+        min_size=1,
+        max_size=10,
+    ),
+)
+def test_nothing_after_a_period_changes_its_queries(case, of, later):
+    events, vectors = case
+    _, end = of
+    first = event(9, 0, "SAVE", -100 * DAY)
+    if "event_id" in events[0]:
+        first["event_id"] = 0
+    events = [first, *(e for e in events if e["time"] < end)]
+    more = [{**first, **event(m, j, a, end + t % DAY)} for m, j, a, t in later]
+
+    def made(events):
+        try:
+            queries = RankingQueries.of(history_of(events, vectors, SPEC), period(*of))
+        except InvalidInput:
+            return None
+        embeddings = np.ones((len(queries), 2), np.float32)
+        return [queries.ndcg_of_members(embeddings, share).tolist() for share in (0.0, 0.5, 1.0)]
+
+    assert made(events + more) == made(events)
+
+
+def test_an_average_without_a_model_equals_the_formulas():
+    events = [event(1, j, ("SAVE", "DISMISS", "APPLY")[j % 3], j) for j in range(5)]
+    vectors = [(j, -1, [float(j), 1.0]) for j in range(5)]
+    history = history_of(events, vectors, ActivitySpec(length=8))
+    sequences = history.sequences(np.array([0, 0]), np.array([10, 0]))
+    positive = [vectors[j][2] for j in (0, 2, 3)]
+    got = decayed_average(history, 0.5)(sequences)
+    np.testing.assert_allclose(got, [decayed_of(positive, 2, 0.5), [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(
+        decayed_average(history, 1.0)(sequences), [mean_of(positive, 2), [0, 0]], rtol=1e-6
+    )
+
+
+def test_a_model_embeds_sequences_in_their_order(monkeypatch):
+    monkeypatch.setattr("training.ranking.BATCH", 3)
+    spec = ActivitySpec(window=timedelta(days=2), length=4)
+    jobs = keras.Input((spec.length, 2), name="job_embeddings")
+    ages = keras.Input((spec.length,), name="ages")
+    summed = keras.ops.sum(jobs, axis=1) + keras.ops.sum(ages, axis=1, keepdims=True)
+    model = keras.Model({"job_embeddings": jobs, "ages": ages}, {ACTIVITY_EMBEDDING: summed})
+    events = [event(1, j, "SAVE", j * DAY) for j in range(8)]
+    history = history_of(events, [(j, -1, [float(j), 1.0]) for j in range(8)], spec)
+    as_of = np.arange(8)[::-1] * DAY
+    sequences = history.sequences(np.zeros(8, dtype=int), as_of)
+    # Within 2 days before day i lie the activities of the days i - 2 and i - 1.
+    expected = [
+        [sum(before) + ages, len(before) + ages]
+        for before, ages in (
+            (range(max(i - 2, 0), i), sum(i - j for j in range(max(i - 2, 0), i)))
+            for i in range(7, -1, -1)
+        )
+    ]
+    got = embed_with(model, history)(sequences)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)

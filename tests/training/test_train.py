@@ -1,0 +1,193 @@
+"""Training a model, and packaging what came out, from one function each."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from training_data import ITEMS, TRAIN, VALIDATION, day, turns
+
+from training.fit import CHECKPOINT, Fit
+from training.models import CNN, GeometricDecay, InterleavedDecay, SeveralRatesDecay
+from training.objectives import FuturePositives, Proxy
+from training.periods import Period
+from training.train import BEST, RESULT, RUN, load_run, train
+from transformations.errors import InvalidInput
+from transformations.item_vectors import ItemVectors
+from transformations.model import read_manifest
+
+HISTORY = turns()
+SMALL = CNN(filters=8, convolutions=2, dropout=0.0)
+FIT = Fit(epochs=2, batch_size=128, learning_rate=3e-3)
+DATA = {"item_embedding": ITEMS, "period": TRAIN, "validation": VALIDATION}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    return train(SMALL, HISTORY, fit=FIT, run=folder, **DATA)
+
+
+def test_it_learns_an_order_that_no_average_sees():
+    fit = replace(FIT, epochs=12)
+    result = train(SMALL, HISTORY, fit=fit, **DATA).result["metrics"]
+    assert result["validation"]["ndcg_at_10"] > 1.3 * result["rivals"]["decay_0.9"]["ndcg_at_10"]
+
+
+def test_facts_are_json_and_say_what_was_done(trained):
+    result = json.loads(json.dumps(trained.result))
+    assert result == trained.result
+    assert result["training"]["period"] == TRAIN.to_dict()
+    assert result["training"]["validation"] == VALIDATION.to_dict()
+    assert len(result["training"]["history"]) == result["training"]["epochs"] == 2
+    assert set(result["metrics"]["rivals"]) == {"popularity", "mean", "decay_0.9"}
+    assert result["training"]["data"]["events"] == len(HISTORY.events)
+    assert result["parameters"]["filters"] == 8
+    assert trained.figure == result["metrics"]["validation"]["ndcg_at_10"]
+
+
+def test_a_complete_run_is_read_and_not_trained_again(trained, folder):
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    again = train(SMALL, HISTORY, fit=FIT, run=folder, **DATA)
+    assert again.result == trained.result
+    for one, other in zip(again.model.get_weights(), trained.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+
+
+def test_a_folder_of_another_run_is_refused_and_left_alone(trained, folder):
+    before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    for other in (
+        {"fit": replace(FIT, seed=1)},
+        {"objective": Proxy()},
+        {"validation": Period(day(20), day(29))},
+    ):
+        with pytest.raises(InvalidInput, match=r"expected a new folder.*Name another folder"):
+            train(SMALL, HISTORY, run=folder, **{"fit": FIT, **DATA, **other})
+    assert before == {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
+    assert set(before) == {RUN, RESULT, BEST, CHECKPOINT}
+
+
+def test_a_model_that_is_packaged_gives_the_same_vectors_by_plain_tensorflow(
+    trained, folder, tmp_path
+):
+    """In a process that imports TensorFlow and nothing of this package."""
+    described = load_run(folder).package(tmp_path / "cnn", name="cnn", version="3", owner="me")
+    random = np.random.default_rng(0)
+    inputs = {
+        "job_embeddings": random.normal(size=(5, 8, 6)).astype(np.float32),
+        "actions": random.integers(0, 4, (5, 8)).astype(np.int32),
+    }
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    script = textwrap.dedent(
+        f"""
+        import sys
+        import numpy as np
+        import tensorflow as tf
+        inputs = {{k: tf.constant(v) for k, v in np.load({str(tmp_path / "inputs.npz")!r}).items()}}
+        serve = tf.saved_model.load({str(described.path)!r}).signatures["serving_default"]
+        np.save({str(tmp_path / "outputs.npy")!r}, serve(**inputs)["activity_embedding"].numpy())
+        ours = [m for m in sys.modules if m.split(".")[0] in ("training", "transformations")]
+        assert not ours, ours
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    expected = trained.model({k: tf.constant(v) for k, v in inputs.items()}, training=False)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "outputs.npy"), expected["activity_embedding"], rtol=0, atol=1e-6
+    )
+    manifest = read_manifest(described.path)
+    assert manifest["version"] == "3"
+    assert manifest["owner"] == "me"
+    assert manifest["item_embedding"] == ITEMS.to_dict()
+    assert manifest["code_version"]
+    assert manifest["training"]["period"] == TRAIN.to_dict()
+    assert manifest["training"]["data"]["item_vectors_fingerprint"]
+    assert manifest["metrics"]["validation"] == trained.result["metrics"]["validation"]
+
+
+@pytest.mark.parametrize(
+    "model", [InterleavedDecay(r=0.9), GeometricDecay(r=0.9), SeveralRatesDecay()], ids=str
+)
+def test_averages_are_measured_and_packaged_in_the_same_way(model, tmp_path):
+    trained = train(model, HISTORY, run=tmp_path / "run", **DATA)
+    metrics = trained.result["metrics"]
+    if model.name == "interleaved_decay":
+        assert metrics["validation"] == pytest.approx(metrics["rivals"]["decay_0.9"], abs=1e-6)
+    assert 0 < metrics["validation"]["ndcg_at_10_alone"] < 1
+    loaded = load_run(tmp_path / "run")
+    described = loaded.package(tmp_path / "model", name=model.name, version="1")
+    assert described.manifest["parameters"]["architecture"] == model.name
+    assert described.manifest["training"]["epochs"] == 0
+
+
+def test_periods_that_overlap_are_refused():
+    with pytest.raises(InvalidInput, match="`validation` should begin where `period` ends"):
+        train(SMALL, HISTORY, **{**DATA, "validation": Period(day(19), day(30))})
+
+
+def test_events_after_the_validation_period_change_nothing(trained):
+    """Also not through popularity, candidates or negatives."""
+    longer = turns()
+    extra = longer.events
+    moved = replace(extra, time=extra.time + (VALIDATION.end_us - int(extra.time.min())))
+    both = type(longer).from_arrow(
+        _as_table([HISTORY.events, moved]), HISTORY.vectors, HISTORY.spec
+    )
+    assert len(both.events) == 2 * len(HISTORY.events)
+    again = train(SMALL, both, fit=FIT, **DATA)
+    for one, other in zip(again.model.get_weights(), trained.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert again.result == trained.result
+
+
+def _as_table(parts):
+    import pyarrow as pa
+
+    actions = np.array(HISTORY.spec.vocabulary)
+    return pa.concat_tables(
+        [
+            pa.table(
+                {
+                    "member_id": part.member_ids.take(pa.array(part.member)),
+                    "job_id": part.job_ids.take(pa.array(part.job)),
+                    "action": pa.array(actions[part.action]),
+                    "event_timestamp": pa.array(part.time).cast(pa.timestamp("us", "UTC")),
+                }
+            )
+            for part in parts
+        ]
+    )
+
+
+def test_vectors_that_are_not_finite_are_one_clear_error():
+    vectors = HISTORY.vectors
+    matrix = vectors.matrix.copy()
+    matrix[3, 2] = np.nan
+    broken = ItemVectors(vectors.job_ids, vectors.start, vectors.time, matrix)
+    with pytest.raises(InvalidInput, match=r"finite to train on.*NaN or infinity in 1 of 40"):
+        type(HISTORY).of(HISTORY.events, broken, HISTORY.spec)
+
+
+def test_too_few_members_is_one_clear_error_and_leaves_nothing_to_package(tmp_path):
+    few = HISTORY.of_members(np.array([0]))
+    only = replace(few, events=few.events.where(few.events.time < few.events.time.min() + 1))
+    for objective in (FuturePositives(), Proxy()):
+        with pytest.raises(InvalidInput, match=r"expected .*Received: no"):
+            train(SMALL, only, objective=objective, run=tmp_path / objective.name, **DATA)
+        assert not (tmp_path / objective.name / RESULT).exists()
+        with pytest.raises(InvalidInput, match="a run that has not ended"):
+            load_run(tmp_path / objective.name)
+    with pytest.raises(InvalidInput, match=r"complete run.*Received: no run"):
+        load_run(tmp_path)

@@ -1,0 +1,67 @@
+"""Small activity that there is something to learn from, for tests of training."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+from reference import US_PER_DAY
+
+from training.history import ActivityHistory
+from training.periods import Period
+from transformations.events import ActivityEvents
+from transformations.item_vectors import ItemVectors
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+SPEC = ActivitySpec(length=8)
+ITEMS = ItemEmbedding("test", "1", 6)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+JOBS = 40
+
+
+def day(number: float) -> datetime:
+    return EPOCH + timedelta(days=number)
+
+
+TRAIN, VALIDATION = Period(day(0), day(20)), Period(day(20), day(30))
+
+
+def turning_events(members=100, per_member=16, seed=0) -> pa.Table:
+    """Members who want a job of the other kind than that of their newest activity.
+
+    What they wanted before misleads, the more the newer it is; the newest position tells.
+    """
+    random = np.random.default_rng(seed)
+    job = random.integers(0, JOBS, (members, per_member))
+    wanted = np.ones(job.shape, dtype=bool)
+    wanted[:, 1:] = job[:, 1:] % 2 != job[:, :-1] % 2
+    action = np.where(wanted, random.choice(["APPLY", "SAVE"], job.shape), "DISMISS").ravel()
+    times = np.sort(random.integers(0, 30 * US_PER_DAY, (members, per_member))).ravel()
+    return pa.table(
+        {
+            "member_id": np.repeat(np.arange(members), per_member),
+            "job_id": job.ravel(),
+            "action": action,
+            "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
+        }
+    )
+
+
+def two_kinds(seed=0) -> ItemVectors:
+    """Vectors that tell even from odd jobs by their first value."""
+    random = np.random.default_rng(seed)
+    vectors = random.normal(size=(JOBS, ITEMS.dimension)) * 0.3
+    vectors[:, 0] += np.where(np.arange(JOBS) % 2, 1.0, -1.0)
+    table = pa.table(
+        {
+            "job_id": np.arange(JOBS),
+            "embedding": pa.array(vectors.tolist(), pa.list_(pa.float32())),
+            "event_timestamp": pa.array([-1] * JOBS, pa.timestamp("us", "UTC")),
+        }
+    )
+    return ItemVectors.from_arrow(table, ITEMS)
+
+
+def turns(**options) -> ActivityHistory:
+    """Return the history of `turning_events`."""
+    events = ActivityEvents.from_arrow(turning_events(**options), SPEC)
+    return ActivityHistory.of(events, two_kinds(), SPEC)

@@ -1,0 +1,365 @@
+"""The command `activity-embeddings`, with what trains: train, tune, package, and the job encoder.
+
+The commands that serve are in `transformations.cli`, which does not know training.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from transformations.cli import cli, one_line_errors
+from transformations.errors import InvalidInput
+
+# TensorFlow, Optuna and Feast take seconds to import; a command imports them when it runs.
+if TYPE_CHECKING:
+    from training.models import Architecture
+    from training.objectives import Objective
+
+
+class Moment(click.ParamType):
+    """An ISO date or time, UTC where it has no zone."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, context: Any) -> datetime:
+        """Parse it."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"expected an ISO date or time such as 2024-03-01. Received: {value!r}")
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class Setting(click.ParamType):
+    """`name=value`, the value as JSON or else as text."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: Any, context: Any) -> tuple[str, Any]:
+        """Parse it."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = value.partition("=")
+        if not equals:
+            self.fail(f"expected name=value. Received: {value!r}")
+        try:
+            parsed = json.loads(text)
+        except json.JSONDecodeError:
+            parsed = text
+        return name, tuple(parsed) if isinstance(parsed, list) else parsed
+
+
+def _data_options(command: Any) -> Any:
+    """Add the options of periods and objective that train and tune share."""
+    options = (
+        click.option("--from", "start", type=Moment(), required=True, help="Train from this time."),
+        click.option(
+            "--validate-from",
+            type=Moment(),
+            required=True,
+            help="Train until, and validate from, this time.",
+        ),
+        click.option(
+            "--until",
+            type=Moment(),
+            required=True,
+            help="Validate until this time. No later event is read.",
+        ),
+        click.option(
+            "--objective",
+            "objective_name",
+            default="future_positives",
+            show_default=True,
+            help="What to learn: future_positives, or proxy, the task of the original design.",
+        ),
+        click.option(
+            "--objective-set",
+            "objective_settings",
+            type=Setting(),
+            multiple=True,
+            help="A setting of the objective, as horizon_days=7.",
+        ),
+        click.option("--epochs", type=int, help="At most so many passes over the examples."),
+        click.option("--batch-size", type=int, help="Examples a step."),
+        click.option(
+            "--patience", type=int, help="Epochs without a better figure before stopping."
+        ),
+        click.option(
+            "--seed", type=int, default=0, show_default=True, help="Of all that is random."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.argument("model")
+@_data_options
+@click.option("--learning-rate", type=float, help="Of AdamW.")
+@click.option(
+    "--set", "settings", type=Setting(), multiple=True, help="A hyperparameter, as filters=64."
+)
+@click.option(
+    "--run",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the run, default runs/MODEL-SEED. A run that was killed goes on.",
+)
+@click.pass_obj
+def train(
+    repo: Path,
+    model: str,
+    settings: tuple[tuple[str, Any], ...],
+    learning_rate: float | None,
+    run: Path | None,
+    seed: int,
+    **options: Any,
+) -> None:
+    """Train MODEL on the activity and job vectors of the feature repo.
+
+    The repo must have been applied. `activity-embeddings models` lists the models. What comes out
+    is the folder of the run: `activity-embeddings package` makes a SavedModel of it.
+    """
+    with one_line_errors():
+        from training.train import train as train_model
+
+        run = run or Path("runs") / f"{model}-{seed}"
+        trained = train_model(
+            _architecture(model, dict(settings)),
+            run=run,
+            verbose=1,
+            **_data(repo, seed=seed, learning_rate=learning_rate, **options),
+        )
+        click.echo(f"{run}: {_figures(trained.result['metrics'])}")
+
+
+@cli.command()
+@click.argument("model")
+@_data_options
+@click.option("--trials", default=20, show_default=True, help="Complete trials in all.")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the study, default runs/tune-MODEL. A search that was killed goes on.",
+)
+@click.pass_obj
+def tune(
+    repo: Path, model: str, trials: int, folder: Path | None, seed: int, **options: Any
+) -> None:
+    """Search the hyperparameters of MODEL; see `train`.
+
+    Networks are searched by TPE, averages over a grid of their rate. Writes the study (sqlite), a
+    plot of it, and the run of every trial.
+    """
+    with one_line_errors():
+        from training.tune import PLOT
+        from training.tune import tune as search
+
+        folder = folder or Path("runs") / f"tune-{model}"
+        study = search(
+            model,
+            folder=folder,
+            trials=trials,
+            verbose=1,
+            **_data(repo, seed=seed, learning_rate=None, **options),
+        )
+        for trial in study.trials:
+            click.echo(f"trial {trial.number}: {trial.value} {trial.params}")
+        best = study.best_trial
+        click.echo(f"best: {folder / f'trial-{best.number}'}, {best.value:.4f}; {folder / PLOT}")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.option("--name", required=True, help="Of the model, as in member_activity_embedding_NAME.")
+@click.option("--version", default="1", show_default=True, help="A changed model needs a new one.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the SavedModel, default models/NAME in the feature repo.",
+)
+@click.option("--description", default="", help="For the registry.")
+@click.pass_obj
+def package(
+    repo: Path, run: Path, name: str, version: str, out: Path | None, description: str
+) -> None:
+    """Make a SavedModel of the activity model in RUN, the folder of a complete run.
+
+    Then add its line to ACTIVITY_MODELS.
+    """
+    with one_line_errors():
+        from training.train import load_run
+
+        out = out or repo / "models" / name
+        described = load_run(run).package(out, name=name, version=version, description=description)
+        click.echo(f"{described.summary()}\n{out}")
+
+
+@cli.command()
+def models() -> None:
+    """List the models that `train` knows, and their hyperparameters."""
+    with one_line_errors():
+        from training.models import architecture, known_models
+
+        for name in known_models():
+            try:
+                click.echo(f"{name}: {json.dumps(architecture(name)().to_dict())}")
+            except InvalidInput as error:  # of another package, whose models the others outlive
+                click.echo(f"{name}: {error}", err=True)
+
+
+@cli.command("train-job-encoder")
+@click.option(
+    "--events",
+    type=click.Path(exists=True, path_type=Path),
+    required=True,
+    help="Parquet file or folder: member_id, job_id, action, event_timestamp.",
+)
+@click.option(
+    "--postings",
+    type=click.Path(exists=True, path_type=Path),
+    required=True,
+    help="Parquet file or folder: job_id, event_timestamp and content.",
+)
+@click.option("--text", multiple=True, default=("title",), show_default=True, help="Text columns.")
+@click.option("--category", multiple=True, help="Columns of categories or lists of them.")
+@click.option(
+    "--until", type=Moment(), required=True, help="No later event is read; vectors hold from then."
+)
+@click.option("--dimension", default=64, show_default=True, help="Length of a vector.")
+@click.option("--epochs", type=int, help="At most so many passes over the examples.")
+@click.option("--seed", default=0, show_default=True, help="Of all that is random.")
+@click.option("--name", default="content_and_behaviour", show_default=True, help="Of the vectors.")
+@click.option("--version", default="1", show_default=True, help="A retrained one needs a new one.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Default: models/job_encoder."
+)
+@click.option(
+    "--run", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/job-encoder")
+)
+@click.pass_obj
+def train_job_encoder(
+    repo: Path,
+    events: Path,
+    postings: Path,
+    text: tuple[str, ...],
+    category: tuple[str, ...],
+    until: datetime,
+    dimension: int,
+    epochs: int | None,
+    seed: int,
+    name: str,
+    version: str,
+    out: Path | None,
+    run: Path,
+) -> None:
+    """Train and package the encoder that the view job_embedding is computed with.
+
+    It reads files, since a feature repo cannot be applied before its encoder is there.
+    """
+    with one_line_errors():
+        import pyarrow.parquet as pq
+
+        from training import job_encoder
+        from training.package import package_job_encoder
+
+        module, facts = job_encoder.train_job_encoder(
+            pq.read_table(events, partitioning=None),
+            pq.read_table(postings, partitioning=None),
+            until=until,
+            dimension=dimension,
+            seed=seed,
+            encoder=job_encoder.JobEncoder(text=text, categories=category),
+            fit=replace(job_encoder.ENCODER_FIT, **({} if epochs is None else {"epochs": epochs})),
+            run=run,
+            verbose=1,
+        )
+        out = out or repo / "models" / "job_encoder"
+        described = package_job_encoder(
+            module, out, name=name, version=version, valid_from=until, **facts
+        )
+        click.echo(f"{described.summary()}\n{out}")
+
+
+def _data(
+    repo: Path,
+    *,
+    start: datetime,
+    validate_from: datetime,
+    until: datetime,
+    objective_name: str,
+    objective_settings: tuple[tuple[str, Any], ...],
+    **fit: Any,
+) -> dict[str, Any]:
+    """Return what `train` and `tune` take, from the options."""
+    from feast import FeatureStore
+
+    from training.feast_data import TrainingSource
+    from training.fit import Fit
+    from training.periods import Period
+
+    period, validation = Period(start, validate_from), Period(validate_from, until)
+    objective = _objective(objective_name, dict(objective_settings))
+    settings = Fit(**{name: value for name, value in fit.items() if value is not None})
+    source = TrainingSource(FeatureStore(repo_path=str(repo)))
+    return {
+        "history": source.history(Period(start, until)),
+        "item_embedding": source.item_embedding,
+        "period": period,
+        "validation": validation,
+        "objective": objective,
+        "fit": settings,
+    }
+
+
+def _architecture(name: str, settings: dict[str, Any]) -> Architecture:
+    from training.models import architecture
+
+    kind = architecture(name)
+    return _with_settings(kind, f"model {name!r}", settings)
+
+
+def _objective(name: str, settings: dict[str, Any]) -> Objective:
+    from training.held_out import Windows
+    from training.objectives import OBJECTIVES
+
+    if name not in OBJECTIVES:
+        raise InvalidInput(
+            f"--objective should be one of {', '.join(sorted(OBJECTIVES))}. Received: {name!r}"
+        )
+    kind = OBJECTIVES[name]
+    if isinstance(settings.get("windows"), dict):
+        settings["windows"] = _with_settings(Windows, "windows", settings["windows"])
+    return _with_settings(kind, f"objective {name!r}", settings)
+
+
+def _with_settings(kind: Any, what: str, settings: dict[str, Any]) -> Any:
+    """Return an instance of a dataclass with some of its fields set."""
+    known = [field.name for field in fields(kind)]
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise InvalidInput(
+            f"{what}: expected settings among {', '.join(known)}. Received: {', '.join(unknown)}"
+        )
+    return kind(**settings)
+
+
+def _figures(metrics: dict[str, Any]) -> str:
+    """Return one line: the model beside popularity and averages."""
+    own = metrics["validation"]["ndcg_at_10"]
+    rivals = ", ".join(
+        f"{name} {figures['ndcg_at_10']:.4f}" for name, figures in metrics["rivals"].items()
+    )
+    return f"validation NDCG@10 {own:.4f} ({rivals}; {metrics['validation_queries']:,} queries)"
+
+
+if __name__ == "__main__":
+    cli()

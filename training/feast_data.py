@@ -1,0 +1,90 @@
+"""Read what training needs from a user's feature repo: the sources that Feast names there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from feast import FeatureStore
+
+from training.history import ActivityHistory
+from training.periods import Period
+from transformations.errors import InvalidInput
+from transformations.feature_views import (
+    has_encoder,
+    item_embedding_of,
+    registered_encoder,
+    source_views_of,
+    spec_of,
+)
+from transformations.item_vectors import ItemVectors
+from transformations.job_vectors import JobEncoder, encode_postings
+from transformations.names import Role, Tag
+from transformations.sources import read_events, read_item_vectors, read_postings, source_label
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+
+@dataclass(frozen=True)
+class TrainingSource:
+    """The views of an applied feature repo that training reads.
+
+    Parameters
+    ----------
+    store : the feature store, after `feast apply`.
+    """
+
+    store: FeatureStore
+
+    @property
+    def spec(self) -> ActivitySpec:
+        """Window, length and actions."""
+        return spec_of(self._view(Role.EVENTS))
+
+    @property
+    def item_embedding(self) -> ItemEmbedding:
+        """Which job vectors the repo has."""
+        return item_embedding_of(self._view(Role.ITEMS))
+
+    def history(self, period: Period) -> ActivityHistory:
+        """Return the activity of a period, with the look-back of the window, and job vectors.
+
+        Vectors that an encoder makes are made here, from the postings: nothing need have been
+        materialized.
+
+        Raises
+        ------
+        InvalidInput
+            A source is missing or malformed, or holds no activity on jobs with a vector.
+        """
+        spec, items = self.spec, self._view(Role.ITEMS)
+        start, end = period.start_us - spec.window_us, period.end_us
+        events = read_events(*self._offline, self._view(Role.EVENTS), spec, start=start, end=end)
+        if has_encoder(items):
+            vectors = self._encoded(items, end)
+        else:
+            vectors = read_item_vectors(*self._offline, items, self.item_embedding, end=end)
+        return ActivityHistory.of(events, vectors, spec)
+
+    @property
+    def _offline(self) -> tuple[Any, Any]:
+        # Feast's provider has it, its base class does not say so.
+        provider: Any = self.store._get_provider()
+        return self.store.config, provider.offline_store
+
+    def _view(self, role: str) -> Any:
+        views = [v for v in self.store.list_all_feature_views() if v.tags.get(Tag.ROLE) == role]
+        if len(views) != 1:
+            raise InvalidInput(
+                f"{self.store.project}: expected one view with the tag {Tag.ROLE} {role!r} in the "
+                f"registry. Received: {', '.join(v.name for v in views) or 'none'}; run `feast "
+                "apply` first"
+            )
+        return views[0]
+
+    def _encoded(self, items: Any, end: int) -> ItemVectors:
+        encoder = registered_encoder(items, repo=self.store.config.repo_path)
+        name = source_views_of(items)[Role.POSTINGS]
+        view = self.store.registry.get_feature_view(name, self.store.project)
+        postings = read_postings(*self._offline, view, encoder.content_columns, end=end)
+        table = encode_postings(JobEncoder(encoder), postings, source=source_label(view))
+        return ItemVectors.from_arrow(table, encoder.item_embedding, source=source_label(view))

@@ -1,0 +1,22 @@
+"""Objectives: what an activity model is trained to do. A new one is one file and one line here."""
+
+from training.objectives.base import WEIGHT, Finish, Lookup, Objective, Task
+from training.objectives.future_positives import FuturePositives, FuturePositivesTask
+from training.objectives.proxy import Proxy, ProxyTask
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    objective.name: objective for objective in (Proxy, FuturePositives)
+}
+
+__all__ = [
+    "OBJECTIVES",
+    "WEIGHT",
+    "Finish",
+    "FuturePositives",
+    "FuturePositivesTask",
+    "Lookup",
+    "Objective",
+    "Proxy",
+    "ProxyTask",
+    "Task",
+]

@@ -1,0 +1,170 @@
+"""What an activity model is trained to do. An objective is one class of this kind.
+
+It says which examples it wants (`examples`, and `finisher` for what is drawn once a batch) and what
+a model should do with them (`task`). Everything else - streams, epochs, checkpoints, early
+stopping on the ranking of held-out jobs, packaging - is the same for all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from training.history import INPUT_JOB_ROWS, ActivityHistory
+from training.models.base import ACTIVITY_EMBEDDING
+from training.periods import Period
+from training.stream import Arrays, ExampleStream
+from transformations import names
+from transformations.errors import InvalidInput
+from transformations.item_vectors import ItemVectors
+
+WEIGHT = "weight"
+"""Sample weights among a batch's arrays, float32 [n]."""
+
+Finish = Callable[[Arrays, np.random.Generator], Arrays]
+"""From a batch to the batch with what is drawn for it."""
+
+Lookup = Callable[[Any], Any]
+"""From rows of job vectors, int32 [...], to the vectors, float32 [..., D]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(ABC):
+    """An objective and its settings, which are JSON values."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def examples(
+        self, history: ActivityHistory, period: Period, random: np.random.Generator
+    ) -> Arrays:
+        """Return the examples of some members in a period: arrays with a row an example."""
+
+    def finisher(self, history: ActivityHistory, period: Period) -> Finish:
+        """Return the function that adds to a batch what is drawn once for all its rows."""
+        return lambda batch, random: batch
+
+    @abstractmethod
+    def task(self, sub_model: keras.Model, history: ActivityHistory, period: Period) -> Task:
+        """Return the Keras model that trains `sub_model` on batches of such examples.
+
+        Parameters
+        ----------
+        sub_model : the activity model.
+        history, period : what is trained on.
+        """
+
+    def balance(
+        self, history: ActivityHistory, period: Period, *, seed: int = 0
+    ) -> dict[str, dict[str, int]]:
+        """Return counts of examples, for people and the manifest, from one pass over the data."""
+        stream = self.stream(history, period, seed=seed)
+        return {"examples": {"all": sum(len(part[WEIGHT]) for part, _ in stream.groups())}}
+
+    def stream(
+        self,
+        history: ActivityHistory,
+        period: Period,
+        *,
+        batch_size: int = 256,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> ExampleStream:
+        """Return the examples of all members in a period as a stream."""
+        return ExampleStream(
+            history,
+            period,
+            lambda part, random: self.examples(part, period, random),
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            finish=self.finisher(history, period),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return name and settings as JSON values."""
+        return {"objective": self.name, **asdict(self)}
+
+
+class Task(keras.Model):
+    """A sub-model, frozen job vectors and a loss.
+
+    Subclasses give `losses_of`. `call` returns the loss of each row; the loss of a batch is their
+    mean under the batch's weights.
+
+    Parameters
+    ----------
+    sub_model : the activity model; an output `activity_embedding` of the vectors' length.
+    vectors : the job vectors that example rows point into.
+
+    Raises
+    ------
+    InvalidInput
+        The sub-model has no such output.
+    """
+
+    def __init__(self, sub_model: keras.Model, vectors: ItemVectors, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        outputs = sub_model.output if isinstance(sub_model.output, dict) else {}
+        shapes = {name: tensor.shape for name, tensor in outputs.items()}
+        if shapes.get(ACTIVITY_EMBEDDING) != (None, vectors.dimension):
+            raise InvalidInput(
+                f"model {sub_model.name!r}: training expects an output {ACTIVITY_EMBEDDING!r} of "
+                f"length {vectors.dimension}, that of a job embedding. "
+                f"Received: {shapes or 'no dict of outputs'}"
+            )
+        self.sub_model = sub_model
+        self.matrix = self.add_weight(
+            shape=vectors.matrix.shape, initializer="zeros", trainable=False, name="job_embeddings"
+        )
+        self.matrix.assign(vectors.matrix)
+
+    def lookup(self, inputs: dict[str, Any], training: bool | None = None) -> Lookup:
+        """Return the function from rows of a batch to job vectors, float32 [..., D]."""
+        return lambda rows: ops.take(self.matrix, rows, axis=0)
+
+    def embed(
+        self, inputs: dict[str, Any], vectors_of: Lookup, training: bool | None = None
+    ) -> Any:
+        """Return the activity embeddings of a batch, float32 [n, D]."""
+        known = {
+            names.INPUT_JOB_EMBEDDINGS: vectors_of(inputs[INPUT_JOB_ROWS]),
+            names.INPUT_ACTIONS: inputs[names.INPUT_ACTIONS],
+            names.INPUT_AGES: inputs[names.INPUT_AGES],
+        }
+        taken = {name: known[name] for name in self.sub_model.input}
+        return self.sub_model(taken, training=training)[ACTIVITY_EMBEDDING]
+
+    def losses_of(self, embedding: Any, inputs: dict[str, Any], vectors_of: Lookup) -> Any:
+        """Return the loss of each row, float32 [n].
+
+        Parameters
+        ----------
+        embedding : float32 [n, D].
+        inputs : a batch of the objective's examples.
+        vectors_of : from rows to job vectors.
+        """
+        raise NotImplementedError
+
+    def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
+        """Return the loss of each row of a batch, float32 [n]."""
+        vectors_of = self.lookup(inputs, training)
+        return self.losses_of(self.embed(inputs, vectors_of, training), inputs, vectors_of)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Return the mean of the rows' losses under their weights."""
+        weights = x[WEIGHT]
+        return ops.sum(y_pred * weights) / ops.maximum(ops.sum(weights), 1e-9)

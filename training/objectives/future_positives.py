@@ -1,0 +1,255 @@
+"""Rank the jobs that the member goes on to want before others: sampled softmax.
+
+All of the positive activities of the following days are targets, as in PinnerFormer (Pancha et
+al., KDD 2022, "dense all action loss"), each against the other targets of the batch and drawn
+negatives. A job that is among the candidates more often is no better for that, so logits are
+corrected by the log of how often a job is expected there (logQ; Yi et al., RecSys 2019; for the
+mixture of in-batch and uniform candidates Yang et al., WWW 2020).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from training.held_out import Windows, hold_out
+from training.history import ActivityHistory
+from training.objectives.base import WEIGHT, Finish, Lookup, Objective, Task
+from training.periods import Period
+from training.stream import Arrays
+from transformations.sequences import MICROSECONDS_PER_DAY
+from transformations.tables import ranges
+
+TARGET_ROWS = "target_rows"
+DISMISSED_ROWS = "dismissed_rows"
+NEGATIVE_ROWS = "negative_rows"
+DAY_ROWS = "day_rows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuturePositives(Objective):
+    """Sampled softmax over the positive activities that follow.
+
+    Parameters
+    ----------
+    windows : which activities mark a moment; the targets are the positives from it on.
+    horizon_days : float. Targets lie within so many days from the moment. 0 means those at the
+        moment itself: the next activity, if positive.
+    targets : int. At most so many for each moment, the first ones.
+    uniform_negatives, popular_negatives : int. Jobs drawn for each batch, uniformly and by how
+        often they are wanted.
+    day_negatives : int. Jobs drawn for each moment from the activity of its UTC day, as often as
+        members acted on them: what else there was to want. Their logits are not corrected, so
+        that popularity on the day is not learnt, which a ranker knows better from fresh counts.
+    in_batch : bool. Whether the other targets of the batch are candidates too.
+    log_q : bool. Whether logits are corrected for how often a job is a candidate.
+    dismiss_weight : float. Weight of a pairwise term that ranks targets before the jobs that the
+        member dismisses within the same time; 0 leaves it out.
+    member_weight : float. A moment of a member with n moments in the group weighs `n**-x`.
+    """
+
+    name: ClassVar[str] = "future_positives"
+    windows: Windows = field(default_factory=lambda: Windows(minimum=1, prefixes=True))
+    horizon_days: float = 14.0
+    targets: int = 8
+    uniform_negatives: int = 50
+    popular_negatives: int = 50
+    day_negatives: int = 0
+    in_batch: bool = True
+    log_q: bool = True
+    dismiss_weight: float = 0.0
+    member_weight: float = 0.0
+
+    def examples(
+        self, history: ActivityHistory, period: Period, random: np.random.Generator
+    ) -> Arrays:
+        """Return moments and their targets; moments without any are left out."""
+        held_out = hold_out(history, period, windows=self.windows, random=random)
+        events, spec = history.events, history.spec
+        as_of = held_out.sequences.as_of
+        until = as_of + round(self.horizon_days * MICROSECONDS_PER_DAY) + 1
+        until = np.minimum(until, period.end_us)
+        positive = np.isin(events.action, spec.positive_ids)
+        arrays = {
+            **history.model_inputs(held_out.sequences),
+            TARGET_ROWS: _following(history, held_out.event, until, positive, self.targets),
+            DISMISSED_ROWS: _following(history, held_out.event, until, ~positive, self.targets),
+        }
+        if self.day_negatives:
+            arrays[DAY_ROWS] = _of_the_day(
+                history, as_of, period.end_us, self.day_negatives, random
+            )
+        kept = (arrays[TARGET_ROWS] != history.vectors.pad_row).any(axis=1)
+        arrays = {name: values[kept] for name, values in arrays.items()}
+        _, member, moments = np.unique(
+            held_out.member[kept], return_inverse=True, return_counts=True
+        )
+        arrays[WEIGHT] = (moments[member] ** -self.member_weight).astype(np.float32)
+        return arrays
+
+    def finisher(self, history: ActivityHistory, period: Period) -> Finish:
+        """Return the function that adds drawn negatives: vectors as of the period's end."""
+        rows = history.rows(np.arange(len(history.vectors.job_ids)), _ends(history, period))
+        known = rows[rows != history.vectors.pad_row]
+        wanted = rows[_wanted_jobs(history, period)]
+        wanted = wanted[wanted != history.vectors.pad_row]
+
+        def finish(batch: Arrays, random: np.random.Generator) -> Arrays:
+            uniform = known[random.integers(0, len(known), self.uniform_negatives)]
+            popular = wanted[random.integers(0, len(wanted), self.popular_negatives)]
+            return {**batch, NEGATIVE_ROWS: np.concatenate([uniform, popular])}
+
+        return finish
+
+    def task(self, sub_model: keras.Model, history: ActivityHistory, period: Period) -> Task:
+        """Return the task."""
+        return FuturePositivesTask(sub_model, history, period, self)
+
+
+def _following(
+    history: ActivityHistory, event: np.ndarray, until: np.ndarray, wanted: np.ndarray, most: int
+) -> np.ndarray:
+    """Return rows of the first jobs from each event on, before a time, int32 [n, most].
+
+    `wanted`, bool [E], says which events count. Vectors are those of the time of `event`.
+    """
+    events = history.events
+    order = np.flatnonzero(wanted)
+    member_end = events.member_start[events.member[event] + 1]
+    low = np.searchsorted(order, _first_of_time(history, event))
+    high = np.searchsorted(order, member_end)
+    sizes = np.minimum(high - low, most)
+    found = order[ranges(low, sizes)]
+    row = np.repeat(np.arange(len(event)), sizes)
+    column = ranges(np.zeros_like(sizes), sizes)
+    inside = events.time[found] < until[row]
+    job = np.full((len(event), most), -1, dtype=np.int32)
+    job[row[inside], column[inside]] = events.job[found[inside]]
+    return history.rows(job, events.time[event])
+
+
+def _first_of_time(history: ActivityHistory, event: np.ndarray) -> np.ndarray:
+    """Return the first event of the same member and time."""
+    events = history.events
+    starts = np.ones(len(events), dtype=bool)
+    starts[1:] = events.time[1:] != events.time[:-1]
+    starts[events.member_start[:-1][np.diff(events.member_start) > 0]] = True
+    return np.maximum.accumulate(np.where(starts, np.arange(len(events)), 0))[event]
+
+
+def _wanted_jobs(history: ActivityHistory, period: Period) -> np.ndarray:
+    """Return the job of each positive activity before the period's end."""
+    events = history.events
+    before = (events.time < period.end_us) & np.isin(events.action, history.spec.positive_ids)
+    return events.job[before]
+
+
+def _ends(history: ActivityHistory, period: Period) -> np.ndarray:
+    """Return the period's end for each job."""
+    return np.full(len(history.vectors.job_ids), period.end_us)
+
+
+def _of_the_day(
+    history: ActivityHistory,
+    as_of: np.ndarray,
+    before: int,
+    most: int,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """Return rows of jobs drawn from each moment's UTC day, of its activity before a time.
+
+    int32 [n, most]. `before` is the end of the period: what follows it is not to be learnt.
+    """
+    days = history.jobs_of_days
+    low, high = days.event_slices(as_of // MICROSECONDS_PER_DAY, before)
+    drawn = days.events[random.integers(low[:, None], high[:, None], (len(as_of), most))]
+    return history.rows(drawn, as_of)
+
+
+class FuturePositivesTask(Task):
+    """Softmax of `scale * dot(activity, job) - logQ(job)` over targets and negatives.
+
+    A job that is one of a row's own targets, or the row's own dismissed ones, is no negative of
+    that row. `scale`, one over the temperature, is learnt.
+    """
+
+    INITIAL_SCALE = 10.0
+    NEVER = -1e9
+
+    def __init__(
+        self,
+        sub_model: keras.Model,
+        history: ActivityHistory,
+        period: Period,
+        settings: FuturePositives,
+    ) -> None:
+        super().__init__(sub_model, history.vectors, name=settings.name)
+        self.settings = settings
+        vectors = history.vectors
+        self.pad_row = vectors.pad_row
+        self.log_scale = self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(math.log(self.INITIAL_SCALE)),
+            name="log_scale",
+        )
+        jobs = len(vectors.job_ids)
+        counts = np.bincount(_wanted_jobs(history, period), minlength=jobs)
+        job_of_row = np.repeat(np.arange(jobs + 1), np.diff([*vectors.start, len(vectors.matrix)]))
+        self.job_of_row = ops.convert_to_tensor(job_of_row.astype(np.int32))
+        self.known_jobs = max(int((vectors.known_at(vectors.job_ids) <= period.end_us).sum()), 1)
+        # Add-one smoothing: a job that nobody wanted yet is expected somewhere.
+        share = np.append((counts + 1) / (counts.sum() + jobs), 1.0)
+        self.popularity = ops.convert_to_tensor(share.astype(np.float32))
+
+    def losses_of(self, embedding: Any, inputs: dict[str, Any], vectors_of: Lookup) -> Any:
+        """Return the mean cross-entropy of each row's targets; see `Task.losses_of`."""
+        targets = inputs[TARGET_ROWS]
+        is_target = ops.cast(targets != self.pad_row, "float32")
+        candidates = inputs[NEGATIVE_ROWS]
+        if self.settings.in_batch:
+            candidates = ops.concatenate([ops.reshape(targets, (-1,)), candidates], axis=0)
+        target_jobs = ops.take(self.job_of_row, targets)
+        candidate_jobs = ops.take(self.job_of_row, candidates)
+        scale = ops.exp(self.log_scale)
+        target_scores = scale * ops.einsum("nd,npd->np", embedding, vectors_of(targets))
+        scores = scale * ops.matmul(embedding, ops.transpose(vectors_of(candidates)))
+        target_logits = target_scores - self._log_q(target_jobs, is_target)
+        logits = scores - self._log_q(candidate_jobs, is_target)
+
+        dismissed = inputs[DISMISSED_ROWS]
+        own = ops.concatenate([target_jobs, ops.take(self.job_of_row, dismissed)], axis=1)
+        excluded = ops.any(own[:, :, None] == candidate_jobs[None, None, :], axis=1)
+        excluded = ops.logical_or(excluded, (candidates == self.pad_row)[None, :])
+        logits = ops.where(excluded, self.NEVER, logits)
+        if self.settings.day_negatives:
+            day = inputs[DAY_ROWS]
+            day_scores = scale * ops.einsum("nd,nkd->nk", embedding, vectors_of(day))
+            of_own = ops.any(own[:, :, None] == ops.take(self.job_of_row, day)[:, None, :], axis=1)
+            of_own = ops.logical_or(of_own, day == self.pad_row)
+            logits = ops.concatenate([logits, ops.where(of_own, self.NEVER, day_scores)], axis=1)
+        others = ops.logsumexp(logits, axis=1, keepdims=True)
+        losses = ops.logaddexp(others, target_logits) - target_logits
+        if self.settings.dismiss_weight:
+            gap = (
+                scale * ops.einsum("nd,nqd->nq", embedding, vectors_of(dismissed))[:, None, :]
+                - target_scores[:, :, None]
+            )
+            there = ops.cast(dismissed != self.pad_row, "float32")[:, None, :]
+            losses += self.settings.dismiss_weight * ops.sum(ops.softplus(gap) * there, axis=2)
+        return ops.sum(losses * is_target, axis=1) / ops.maximum(ops.sum(is_target, axis=1), 1.0)
+
+    def _log_q(self, jobs: Any, is_target: Any) -> Any:
+        """Return the log of how often each job is expected among the candidates."""
+        if not self.settings.log_q:
+            return ops.zeros_like(jobs, dtype="float32")
+        popularity = ops.take(self.popularity, jobs)
+        by_popularity = float(self.settings.popular_negatives)
+        if self.settings.in_batch:
+            by_popularity = by_popularity + ops.sum(is_target)
+        uniform = self.settings.uniform_negatives / self.known_jobs
+        return ops.log(by_popularity * popularity + uniform + 1e-9)

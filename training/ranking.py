@@ -1,0 +1,250 @@
+"""The validation figure: NDCG@10 of the jobs that members went on to want.
+
+Each positive activity of a period is a query: among all jobs that anyone acted on during that UTC
+day, in which place does the activity embedding put the job that the member wanted? Popularity in
+the week before, which any recommender knows, is counted beside it, so that a model gains by what
+it adds. The list is whole, since metrics on sampled candidates can order models wrongly (Krichene
+and Rendle, KDD 2020). Every model and every objective is measured in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from training.held_out import HeldOut, Windows, hold_out
+from training.history import INPUT_JOB_ROWS, ActivityHistory
+from training.models.averages import output_name
+from training.periods import Period
+from transformations import names
+from transformations.errors import InvalidInput
+from transformations.sequences import MICROSECONDS_PER_DAY, Sequences
+
+TOP = 10
+POPULARITY_DAYS = 7
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+"""How much an embedding counts beside popularity; the best is taken."""
+BATCH = 1024
+"""Sequences a model call."""
+
+Embed = Callable[[Sequences], np.ndarray]
+"""Makes activity embeddings of sequences: float32 [n, D]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Day:
+    """The queries of one UTC day: n of them, over m candidates.
+
+    Attributes
+    ----------
+    query : int [n]; positions among all queries.
+    rows : int32 [n, m] or, where all queries see the same vectors, [1, m]; rows of job vectors.
+    candidate : bool [n, m]; jobs to be ranked against the wanted one.
+    wanted : int [n]; position of the wanted job among the m.
+    popularity : float [m]; log of 1 + the positive activities on each job in the week before.
+    """
+
+    query: np.ndarray
+    rows: np.ndarray
+    candidate: np.ndarray
+    wanted: np.ndarray
+    popularity: np.ndarray
+
+    def scores(self, embeddings: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """Return the dot product of each query with each job, float32 [n, m]."""
+        if len(self.rows) == 1:
+            return embeddings[self.query] @ vectors[self.rows[0]].T
+        return np.einsum("nd,nmd->nm", embeddings[self.query], vectors[self.rows])
+
+    def gains(self, scores: np.ndarray) -> np.ndarray:
+        """Return `1 / log2(rank + 1)` of each wanted job in the best ten places, else 0.
+
+        Jobs of one score share the mean of their places, rounded down, so that scores that are all
+        equal rank nothing.
+        """
+        own = np.take_along_axis(scores, self.wanted[:, None], axis=1)
+        before = ((scores > own) & self.candidate).sum(axis=1)
+        before += ((scores == own) & self.candidate).sum(axis=1) // 2
+        return np.where(before < TOP, 1 / np.log2(before + 2), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class RankingQueries:
+    """n queries: what a member had done, the job wanted next, and the candidates.
+
+    Candidates are the jobs that anyone acted on during the day, before the period's end: those
+    with a vector as of the query's time, without those in the member's sequence.
+
+    Attributes
+    ----------
+    history : what they were made from.
+    sequences : the n inputs.
+    member : int [n]; position in `history.events.member_ids`.
+    days : the candidates, day by day.
+    """
+
+    history: ActivityHistory
+    sequences: Sequences
+    member: np.ndarray
+    days: list[Day]
+
+    def __len__(self) -> int:
+        return len(self.member)
+
+    @classmethod
+    def of(cls, history: ActivityHistory, period: Period) -> RankingQueries:
+        """Make a query of every positive activity in a period that has activity before it.
+
+        Raises
+        ------
+        InvalidInput
+            There is none.
+        """
+        windows = Windows(minimum=1, prefixes=True, per_member=None)
+        held_out = hold_out(history, period, windows=windows, random=np.random.default_rng(0))
+        positive = held_out.take(np.isin(held_out.label, history.spec.positive_ids))
+        if not len(positive):
+            raise InvalidInput(
+                f"validation: expected members with activity before a positive one from "
+                f"{period.start} to before {period.end}. Received: none, of {len(held_out)} held "
+                "out activities"
+            )
+        day_of = positive.sequences.as_of // MICROSECONDS_PER_DAY
+        days = [
+            _day(history, positive, np.flatnonzero(day_of == day), int(day), period.end_us)
+            for day in np.unique(day_of)
+        ]
+        return cls(history, positive.sequences, positive.member, days)
+
+    def ndcg_of_members(self, embeddings: np.ndarray, share: float = 1.0) -> np.ndarray:
+        """Return the mean NDCG@10 of the queries of each member that has any, float [members].
+
+        Parameters
+        ----------
+        embeddings : float32 [n, D], of `sequences`.
+        share : float in [0, 1]. How much the dot product of embedding and job counts; the rest is
+            the job's popularity. Both are divided by their standard deviation over all candidates.
+        """
+        vectors = self.history.vectors.matrix
+        scores = [day.scores(embeddings, vectors) for day in self.days]
+        own = [s[day.candidate] for s, day in zip(scores, self.days, strict=True)]
+        popular = [day.popularity[np.nonzero(day.candidate)[1]] for day in self.days]
+        spread, popular_spread = _spread(own), _spread(popular)
+        gains = np.empty(len(self))
+        for day, own_scores in zip(self.days, scores, strict=True):
+            mixed = own_scores * (share / spread)
+            mixed = mixed + day.popularity * ((1 - share) / popular_spread)
+            gains[day.query] = day.gains(mixed)
+        _, member = np.unique(self.member, return_inverse=True)
+        return np.bincount(member, gains) / np.bincount(member)
+
+    def measure(self, embed: Embed) -> dict[str, float]:
+        """Return the figures of a model, means over members of their NDCG@10.
+
+        Returns
+        -------
+        dict
+            `ndcg_at_10` beside popularity, at the best of `SHARES`, the one parameter that every
+            model gets; `share`, that one; `ndcg_at_10_alone` by the embedding alone.
+        """
+        embeddings = embed(self.sequences)
+        figures = {share: float(self.ndcg_of_members(embeddings, share).mean()) for share in SHARES}
+        best = max(figures, key=lambda share: figures[share])
+        return {"ndcg_at_10": figures[best], "share": best, "ndcg_at_10_alone": figures[1.0]}
+
+    def popularity(self) -> float:
+        """Return the NDCG@10 of popularity alone."""
+        nothing = np.zeros((len(self), self.history.vectors.dimension), np.float32)
+        return float(self.ndcg_of_members(nothing, 0.0).mean())
+
+
+def _day(
+    history: ActivityHistory, held_out: HeldOut, query: np.ndarray, day: int, before: int
+) -> Day:
+    """Collect what is ranked on one day, by events before a moment."""
+    days, vectors = history.jobs_of_days, history.vectors
+    (low,), (high,) = days.slices(np.array([day]), before)
+    jobs = np.sort(days.jobs[low:high])
+    as_of = held_out.sequences.as_of[query]
+    rows = history.rows(np.broadcast_to(jobs, (len(query), len(jobs))), as_of)
+    wanted = np.searchsorted(jobs, held_out.job[query])
+    candidate = rows != vectors.pad_row
+    seen = held_out.sequences.job[query]
+    places = np.minimum(np.searchsorted(jobs, seen), len(jobs) - 1)
+    query_of, position = np.nonzero(jobs[places] == seen)
+    candidate[query_of, places[query_of, position]] = False
+    candidate[np.arange(len(query)), wanted] = False
+    if (rows == rows[:1]).all():
+        rows = rows[:1]
+    events, end = history.events, day * MICROSECONDS_PER_DAY
+    lately = (events.time < end) & (events.time >= end - POPULARITY_DAYS * MICROSECONDS_PER_DAY)
+    lately &= np.isin(events.action, history.spec.positive_ids)
+    counts = np.bincount(events.job[lately], minlength=len(vectors.job_ids))
+    return Day(query, rows, candidate, wanted, np.log1p(counts[jobs]))
+
+
+def _spread(scores: list[np.ndarray]) -> float:
+    """Return the standard deviation of all scores, never 0, so that it can be divided by."""
+    together = np.concatenate(scores)
+    return max(float(together.std()), 1e-9) if len(together) else 1.0
+
+
+def embed_with(model: keras.Model | tf.Module, history: ActivityHistory) -> Embed:
+    """Return a model as a function of sequences, float32 [n, D].
+
+    Several outputs count as their mean, without those of actions that are not positive.
+
+    Parameters
+    ----------
+    model : a Keras model with dict inputs and outputs, or a module with a function `serve`.
+    history : has the vectors of the sequences' jobs.
+    """
+    matrix, spec = history.vectors.matrix, history.spec
+    is_keras = isinstance(model, keras.Model)
+    taken = list(model.input) if is_keras else _arguments(model)
+    left_out = {output_name(action) for action in set(spec.actions) - set(spec.positive_actions)}
+
+    @tf.function(reduce_retracing=True)
+    def call(inputs: dict[str, Any]) -> Any:
+        outputs = model(inputs, training=False) if is_keras else model.serve(**inputs)
+        counted = [values for name, values in outputs.items() if name not in left_out]
+        return tf.add_n(counted) / len(counted)
+
+    def embed(sequences: Sequences) -> np.ndarray:
+        parts = [np.empty((0, history.vectors.dimension), np.float32)]
+        for first in range(0, len(sequences), BATCH):
+            part = np.arange(first, min(first + BATCH, len(sequences)))
+            inputs = history.model_inputs(sequences.take(part))
+            inputs[names.INPUT_JOB_EMBEDDINGS] = matrix[inputs.pop(INPUT_JOB_ROWS)]
+            parts.append(call({name: tf.convert_to_tensor(inputs[name]) for name in taken}).numpy())
+        return np.concatenate(parts)
+
+    return embed
+
+
+def _arguments(module: tf.Module) -> list[str]:
+    positional, named = module.serve.get_concrete_function().structured_input_signature
+    return [*(spec.name for spec in positional), *named]
+
+
+def decayed_average(history: ActivityHistory, r: float) -> Embed:
+    """Return the interleaved decay as a function of sequences, for comparison without a model.
+
+    The i-th of n positive activities, oldest first, weighs `r**(n - i)`, normalised to sum to 1;
+    1 gives the plain mean.
+    """
+
+    def embed(sequences: Sequences) -> np.ndarray:
+        positive = np.isin(sequences.action, history.spec.positive_ids)
+        newer = positive[:, ::-1].cumsum(axis=1)[:, ::-1] - 1
+        weights = np.where(positive, r ** np.maximum(newer, 0), 0.0)
+        weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
+        vectors = history.vectors.matrix[sequences.rows(history.vectors)]
+        return np.einsum("nl,nld->nd", weights, vectors)
+
+    return embed

@@ -1,0 +1,170 @@
+"""Search the hyperparameters of a model with Optuna.
+
+A network is searched by TPE, an average over the whole grid of its r. The study is a sqlite file:
+a search that was killed goes on, and trials can be looked at with any of Optuna's tools. All
+trials are kept, the bad ones too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from training.fit import VALIDATION, Fit
+from training.history import ActivityHistory
+from training.models import architecture
+from training.objectives import FuturePositives, Objective
+from training.periods import Period
+from training.train import Trained, train
+from transformations.errors import InvalidInput
+from transformations.spec import ItemEmbedding
+
+STUDY = "study.db"
+PLOT = "search.png"
+LEARNING_RATES = (1e-4, 3e-3)
+
+Figure = Callable[[Trained], float]
+"""What a trial is judged by, larger is better."""
+
+
+def validation_figure(trained: Trained) -> float:
+    """Return NDCG@10 of the validation period; see `training.ranking`."""
+    return trained.figure
+
+
+def tune(
+    model: str,
+    history: ActivityHistory,
+    folder: Path,
+    *,
+    trials: int,
+    item_embedding: ItemEmbedding,
+    period: Period,
+    validation: Period,
+    objective: Objective | None = None,
+    fit: Fit | None = None,
+    figure: Figure = validation_figure,
+    verbose: int = 0,
+) -> optuna.Study:
+    """Search until the study has so many complete trials, and draw it.
+
+    Parameters
+    ----------
+    model : name of the architecture; its `suggest` says what is searched.
+    history, item_embedding, period, validation, objective : see `train`.
+    folder : holds `study.db`, `search.png` and a folder for each trial's run.
+    trials : int. Complete trials in all; a grid ends earlier when it has been tried whole.
+    fit : settings of every trial; its seed is that of the search too. The learning rate of networks
+        is searched.
+    figure : what a trial is judged by, default the validation figure.
+    verbose : see `train`.
+
+    Returns
+    -------
+    optuna.Study
+        With `best_trial`; its run is in the folder `trial-<number>`.
+
+    Raises
+    ------
+    InvalidInput
+        See `train`; `trials` is below 1; or the folder holds a study of another model or of other
+        data.
+    """
+    if trials < 1:
+        raise InvalidInput(f"tune: `trials` should be 1 or more. Received: {trials}")
+    kind = architecture(model)
+    fit, objective = fit or Fit(), objective or FuturePositives()
+    folder.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        study_name=model,
+        storage=f"sqlite:///{folder.resolve() / STUDY}",
+        sampler=optuna.samplers.TPESampler(seed=fit.seed)
+        if kind.trainable
+        else optuna.samplers.BruteForceSampler(seed=fit.seed),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    about = {
+        "objective": objective.to_dict(),
+        "period": period.to_dict(),
+        "validation": validation.to_dict(),
+        "item_embedding": item_embedding.to_dict(),
+    }
+    _require_same(study, about, folder)
+
+    def run(trial: optuna.Trial) -> float:
+        chosen = kind.suggest(trial)
+        settings = fit
+        if kind.trainable:
+            rate = trial.suggest_float("learning_rate", *LEARNING_RATES, log=True)
+            settings = replace(fit, learning_rate=rate)
+        trained = train(
+            chosen,
+            history,
+            item_embedding=item_embedding,
+            period=period,
+            validation=validation,
+            objective=objective,
+            fit=settings,
+            run=folder / f"trial-{trial.number}",
+            verbose=verbose,
+        )
+        for name, value in trained.result["metrics"]["validation"].items():
+            trial.set_user_attr(name, value)
+        return figure(trained)
+
+    done = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
+    if done < trials:
+        study.optimize(run, n_trials=trials - done)
+    _draw(study, folder / PLOT)
+    return study
+
+
+def _require_same(study: optuna.Study, about: dict[str, Any], folder: Path) -> None:
+    """Write down what a study is about, or check that it is about the same."""
+    known = study.user_attrs.get("about")
+    if known is None:
+        study.set_user_attr("about", about)
+        return
+    different = [key for key in about if known.get(key) != about[key]]
+    if different:
+        key = different[0]
+        raise InvalidInput(
+            f"{folder / STUDY}: expected a study with `{key}` {about[key]!r}. "
+            f"Received: one with {known.get(key)!r}. Name another folder, or remove this one"
+        )
+
+
+def _draw(study: optuna.Study, file: Path) -> None:
+    """Draw every trial's figure: over the search, and over each hyperparameter."""
+    from matplotlib.figure import Figure as Canvas
+
+    trials = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+    searched = sorted({name for trial in trials for name in trial.params})
+    columns = min(3, 1 + len(searched))
+    rows = -(-(1 + len(searched)) // columns)
+    canvas = Canvas(figsize=(4.5 * columns, 3.2 * rows), layout="constrained")
+    axes = canvas.subplots(rows, columns, squeeze=False).ravel()
+    values = [float(trial.values[0]) for trial in trials]
+    best = [max(values[: i + 1]) for i in range(len(values))]
+    axes[0].plot([t.number for t in trials], values, "o", color="tab:blue", label="trial")
+    axes[0].plot([t.number for t in trials], best, color="tab:orange", label="best so far")
+    axes[0].set(xlabel="trial", ylabel=f"validation {VALIDATION}")
+    axes[0].legend()
+    for axis, name in zip(axes[1:], searched, strict=False):
+        given = [(t.params[name], t.value) for t in trials if name in t.params]
+        numeric = all(isinstance(x, int | float) and not isinstance(x, bool) for x, _ in given)
+        given.sort(key=lambda pair: pair[0] if numeric else str(pair[0]))
+        x = [value if numeric else str(value) for value, _ in given]
+        axis.plot(x, [y for _, y in given], "o-" if len(searched) == 1 else "o")
+        axis.set(xlabel=name)
+        if name == "learning_rate":
+            axis.set_xscale("log")
+    for axis in axes[1 + len(searched) :]:
+        axis.set_axis_off()
+    canvas.suptitle(f"{study.study_name}: {len(trials)} trials")
+    canvas.savefig(file, dpi=120)
