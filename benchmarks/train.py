@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import gc
+import itertools
 import json
 import os
 import pickle
@@ -333,7 +334,7 @@ def _compare_steps(options: argparse.Namespace) -> None:
     names = options.models or known_models()
     print(
         f"\nsteps of {options.batch_size} rows, {options.steps} an epoch, "
-        f"median of {options.repeat} epochs after the first"
+        f"medians of {options.repeat} rounds after the first"
     )
     print(f"{'model':<24}{'weights':>10}{'ours ms':>10}{'ready ms':>10}{'ready/ours':>12}")
     for name in names:
@@ -343,16 +344,24 @@ def _compare_steps(options: argparse.Namespace) -> None:
             build = architecture(name)().build
             weights, ours = _ours(build, history, options)
             ready = _ready(build, history, options)
+            # The first of each traces the graph. They take turns, whatever else the machine does.
+            ours(), ready()
+            rounds = [(ours(), ready()) for _ in range(options.repeat)]
         except Exception as error:  # one model's trouble should not hide the others' figures
             print(f"{name:<24}left out: {type(error).__name__}: {error}", flush=True)
             continue
-        figures = f"{weights:>10,}{ours:>10.1f}{ready:>10.1f}{ready / ours:>12.2f}"
-        print(f"{name:<24}{figures}", flush=True)
+        ours_ms, ready_ms = (statistics.median(times) for times in zip(*rounds, strict=True))
+        ratio = statistics.median(ready_ms / ours_ms for ours_ms, ready_ms in rounds)
+        print(
+            f"{name:<24}{weights:>10,}{ours_ms:>10.1f}{ready_ms:>10.1f}{ratio:>12.2f}", flush=True
+        )
     print("ready: model.fit on numpy arrays with the job vectors joined, which lie in memory")
 
 
-def _ours(build: Any, history: ActivityHistory, options: argparse.Namespace) -> tuple[int, float]:
-    """Return weights and milliseconds a step of the task on the stream, examples made anew."""
+def _ours(
+    build: Any, history: ActivityHistory, options: argparse.Namespace
+) -> tuple[int, Callable[[], float]]:
+    """Return weights, and what trains an epoch on the stream, in milliseconds a step."""
     import keras
 
     from training.objectives import Proxy
@@ -361,17 +370,19 @@ def _ours(build: Any, history: ActivityHistory, options: argparse.Namespace) -> 
     sub_model = build(SPEC, _item_embedding(options))
     objective = Proxy(windows=WINDOWS["every activity"])
     stream = objective.stream(history, PERIOD, batch_size=options.batch_size)
-    clock = _clock()
-    data = stream.dataset(lambda: clock.epochs).take(options.steps)
+    epochs = itertools.count()
+    # Every epoch makes its examples anew.
+    data = stream.dataset(lambda: next(epochs)).take(options.steps)
     task = objective.task(sub_model, history, PERIOD)
     task(next(iter(data)), training=False)
     task.compile(optimizer=_optimizer(), jit_compile=False)
-    task.fit(data, epochs=1 + options.repeat, callbacks=[clock], verbose=0)
-    return sub_model.count_params(), clock.milliseconds_a_step()
+    return sub_model.count_params(), lambda: _epoch(options.steps, task, data)
 
 
-def _ready(build: Any, history: ActivityHistory, options: argparse.Namespace) -> float:
-    """Return milliseconds a step of the same model with plain Keras, on arrays that lie ready."""
+def _ready(
+    build: Any, history: ActivityHistory, options: argparse.Namespace
+) -> Callable[[], float]:
+    """Return what trains an epoch of the same model in plain Keras, on arrays that lie ready."""
     import keras
 
     from training.objectives import Proxy
@@ -385,8 +396,7 @@ def _ready(build: Any, history: ActivityHistory, options: argparse.Namespace) ->
     model = keras.Model({**sub_model.input, "candidate": candidate}, wanted)
     model.compile(optimizer=_optimizer(), loss="sparse_categorical_crossentropy", jit_compile=False)
     stream = Proxy(windows=WINDOWS["every activity"]).stream(history, PERIOD)
-    count = options.steps * options.batch_size
-    arrays = _first_rows(stream.batches(), count)
+    arrays = _first_rows(stream.batches(), options.steps * options.batch_size)
     matrix = history.vectors.matrix
     inputs = {
         names.INPUT_JOB_EMBEDDINGS: matrix[arrays[INPUT_JOB_ROWS]],
@@ -394,17 +404,16 @@ def _ready(build: Any, history: ActivityHistory, options: argparse.Namespace) ->
         names.INPUT_AGES: arrays[names.INPUT_AGES],
         "candidate": matrix[arrays["candidate_row"]],
     }
-    clock = _clock()
-    model.fit(
-        {name: inputs[name] for name in model.input},
-        arrays["wanted"],
-        sample_weight=arrays["weight"],
-        batch_size=options.batch_size,
-        epochs=1 + options.repeat,
-        callbacks=[clock],
-        verbose=0,
-    )
-    return clock.milliseconds_a_step()
+    inputs = {name: inputs[name] for name in model.input}
+    more = {"sample_weight": arrays["weight"], "batch_size": options.batch_size}
+    return lambda: _epoch(options.steps, model, inputs, arrays["wanted"], **more)
+
+
+def _epoch(steps: int, model: Any, *data: Any, **options: Any) -> float:
+    """Train one epoch and return its milliseconds a step."""
+    started = time.perf_counter()
+    model.fit(*data, epochs=1, verbose=0, **options)
+    return (time.perf_counter() - started) / steps * 1e3
 
 
 def _first_rows(batches: Iterator[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
@@ -423,34 +432,6 @@ def _optimizer() -> Any:
     return keras.optimizers.AdamW(
         fit.learning_rate, weight_decay=fit.weight_decay, global_clipnorm=fit.clip_norm
     )
-
-
-def _clock() -> Any:
-    import keras
-
-    class Clock(keras.callbacks.Callback):
-        """Seconds of each epoch; the first, which traces the graph, does not count."""
-
-        epochs = 0
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.seconds: list[float] = []
-            self.steps = 0
-
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            self.started, self.steps, self.epochs = time.perf_counter(), 0, epoch
-
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            self.steps += 1
-
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            self.seconds.append(time.perf_counter() - self.started)
-
-        def milliseconds_a_step(self) -> float:
-            return statistics.median(self.seconds[1:]) / self.steps * 1e3
-
-    return Clock()
 
 
 def _machine() -> str:

@@ -6,6 +6,8 @@ The commands that serve are in `transformations.cli`, which does not know traini
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +57,16 @@ class Setting(click.ParamType):
         except json.JSONDecodeError:
             parsed = text
         return name, tuple(parsed) if isinstance(parsed, list) else parsed
+
+
+@contextmanager
+def _training() -> Iterator[None]:
+    """Import TensorFlow without its notes about the machine; say errors in one line."""
+    with one_line_errors():
+        from transformations.embedding import tensorflow
+
+        tensorflow()
+        yield
 
 
 def _data_options(command: Any) -> Any:
@@ -128,7 +140,7 @@ def train(
     The repo must have been applied. `activity-embeddings models` lists the models. What comes out
     is the folder of the run: `activity-embeddings package` makes a SavedModel of it.
     """
-    with one_line_errors():
+    with _training():
         from training.train import train as train_model
 
         run = run or Path("runs") / f"{model}-{seed}"
@@ -159,7 +171,7 @@ def tune(
     Networks are searched by TPE, averages over a grid of their rate. Writes the study (sqlite), a
     plot of it, and the run of every trial.
     """
-    with one_line_errors():
+    with _training():
         from training.tune import PLOT
         from training.tune import tune as search
 
@@ -195,7 +207,7 @@ def package(
 
     Then add its line to ACTIVITY_MODELS.
     """
-    with one_line_errors():
+    with _training():
         from training.train import load_run
 
         out = out or repo / "models" / name
@@ -206,7 +218,7 @@ def package(
 @cli.command()
 def models() -> None:
     """List the models that `train` knows, and their hyperparameters."""
-    with one_line_errors():
+    with _training():
         from training.models import architecture, known_models
 
         for name in known_models():
@@ -265,7 +277,7 @@ def train_job_encoder(
 
     It reads files, since a feature repo cannot be applied before its encoder is there.
     """
-    with one_line_errors():
+    with _training():
         import pyarrow.parquet as pq
 
         from training import job_encoder

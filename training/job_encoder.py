@@ -339,6 +339,8 @@ def train_job_encoder(
         **{name: _tensor(postings, name, lists=True) for name in encoder.categories},
     }
     tokens = np.vstack([encoder.tokens_of(columns).numpy(), np.zeros(encoder.tokens, np.int32)])
+    # Columns that no posting fills would be looked up in every step.
+    tokens = tokens[:, : max(1, int((tokens > 0).any(axis=0).sum()))]
     vectors = _placeholder_vectors(postings.column(names.JOB_ID), dimension)
     history = ActivityHistory.of(past, vectors, spec)
 

@@ -104,6 +104,7 @@ def _package(
     """Save a model, write its manifest and check both aside; then put it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".{path.name}.packaging"
+    replaced = path.parent / f".{path.name}.replaced"
     shutil.rmtree(aside, ignore_errors=True)
     try:
         if isinstance(model, keras.Model):
@@ -112,8 +113,12 @@ def _package(
             tf.saved_model.save(model, str(aside), signatures={SIGNATURE: model.serve})
         write(aside)
         describe(aside)
-        shutil.rmtree(path, ignore_errors=True)
+        # Two renames, and nothing half there at any moment: neither the old model nor the new one.
+        shutil.rmtree(replaced, ignore_errors=True)
+        if path.exists():
+            path.rename(replaced)
         aside.rename(path)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return describe(path)

@@ -1,6 +1,10 @@
 """A packaged model computes what it did, says what it is, and never replaces a good one in vain."""
 
 import json
+import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import keras
@@ -275,3 +279,27 @@ def test_a_broken_job_encoder_is_refused_and_the_old_one_stays(tmp_path):
         package_encoder(tmp_path / "encoder", version="a/b")
     assert describe_job_encoder(tmp_path / "encoder") == good
     assert list(tmp_path.iterdir()) == [tmp_path / "encoder"]
+
+
+def test_killed_while_it_writes_the_old_model_stays_and_the_next_run_succeeds(tmp_path):
+    """SIGKILL in a process of its own, after the SavedModel and before its manifest."""
+    path = tmp_path / "model"
+    old = package(GeometricDecay(r=0.8).build(SPEC, ITEMS), path)
+    script = textwrap.dedent(
+        f"""
+        import os, signal, sys
+        sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
+        import training.package
+        from training.models import GeometricDecay
+        from test_package import ITEMS, SPEC, package
+        training.package.write_manifest = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+        package(GeometricDecay(r=0.5).build(SPEC, ITEMS), {str(path)!r}, version="2")
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    described = describe_model(ActivityModel(path), spec=SPEC, item_embedding=ITEMS)
+    assert described.fingerprint == old.fingerprint
+    new = package(GeometricDecay(r=0.5).build(SPEC, ITEMS), path, version="2")
+    assert new.version == "2"
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]

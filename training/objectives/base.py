@@ -92,6 +92,15 @@ class Objective(ABC):
         return {"objective": self.name, **asdict(self)}
 
 
+def member_weights(member: np.ndarray, exponent: float) -> np.ndarray:
+    """Return `n**-exponent` for each example of a member with n of them, float32.
+
+    0 weighs every example alike, 1 every member, and 0.5 is between the two.
+    """
+    _, position, counts = np.unique(member, return_inverse=True, return_counts=True)
+    return (counts[position] ** -float(exponent)).astype(np.float32)
+
+
 class Task(keras.Model):
     """A sub-model, frozen job vectors and a loss.
 

@@ -19,7 +19,7 @@ from keras import ops
 
 from training.held_out import Windows, hold_out
 from training.history import ActivityHistory
-from training.objectives.base import WEIGHT, Finish, Lookup, Objective, Task
+from training.objectives.base import WEIGHT, Finish, Lookup, Objective, Task, member_weights
 from training.periods import Period
 from training.stream import Arrays
 from transformations.sequences import MICROSECONDS_PER_DAY
@@ -50,7 +50,7 @@ class FuturePositives(Objective):
     log_q : bool. Whether logits are corrected for how often a job is a candidate.
     dismiss_weight : float. Weight of a pairwise term that ranks targets before the jobs that the
         member dismisses within the same time; 0 leaves it out.
-    member_weight : float. A moment of a member with n moments in the group weighs `n**-x`.
+    member_weight : float. A moment of a member with n moments weighs `n**-member_weight`.
     """
 
     name: ClassVar[str] = "future_positives"
@@ -86,10 +86,7 @@ class FuturePositives(Objective):
             )
         kept = (arrays[TARGET_ROWS] != history.vectors.pad_row).any(axis=1)
         arrays = {name: values[kept] for name, values in arrays.items()}
-        _, member, moments = np.unique(
-            held_out.member[kept], return_inverse=True, return_counts=True
-        )
-        arrays[WEIGHT] = (moments[member] ** -self.member_weight).astype(np.float32)
+        arrays[WEIGHT] = member_weights(held_out.member[kept], self.member_weight)
         return arrays
 
     def finisher(self, history: ActivityHistory, period: Period) -> Finish:

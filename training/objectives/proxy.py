@@ -17,7 +17,7 @@ from keras import ops
 
 from training.held_out import HeldOut, Windows, both, draw_negatives, hold_out
 from training.history import ActivityHistory
-from training.objectives.base import WEIGHT, Lookup, Objective, Task
+from training.objectives.base import WEIGHT, Lookup, Objective, Task, member_weights
 from training.periods import Period
 from training.stream import Arrays, ExampleStream
 from transformations.errors import InvalidInput
@@ -38,6 +38,8 @@ class Proxy(Objective):
     negative_weight : float. Sample weight of a drawn negative: nobody said that the member does
         not want that job, so it weighs less than a real DISMISS.
     dismiss_weight, positive_weight : float. Sample weights of real activities.
+    member_weight : float. An example of a member with n examples weighs `n**-member_weight` times
+        as much. 0 by default, since `Windows.per_member` keeps heavy members from dominating.
     shift_minutes : float. Largest shift of a negative's time.
     """
 
@@ -46,6 +48,7 @@ class Proxy(Objective):
     negative_weight: float = 0.5
     dismiss_weight: float = 1.0
     positive_weight: float = 1.0
+    member_weight: float = 0.0
     shift_minutes: float = 60.0
 
     def held_out(
@@ -66,7 +69,8 @@ class Proxy(Objective):
             **history.model_inputs(held_out.sequences),
             CANDIDATE_ROW: held_out.job_rows,
             WANTED: np.isin(held_out.label, spec.positive_ids).astype(np.int32),
-            WEIGHT: self._weights(spec)[held_out.label],
+            WEIGHT: self._weights(spec)[held_out.label]
+            * member_weights(held_out.member, self.member_weight),
         }
 
     def _weights(self, spec: ActivitySpec) -> np.ndarray:

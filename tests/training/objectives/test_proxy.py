@@ -118,3 +118,11 @@ def test_a_model_without_the_output_is_refused():
     model = keras.Model({"job_embeddings": inputs}, {"other": inputs[:, 0]})
     with pytest.raises(InvalidInput, match=r"output 'activity_embedding' of length 6.*'other'"):
         EVERY.task(model, HISTORY, TRAIN)
+
+
+def test_every_member_can_weigh_the_same():
+    objective = Proxy(windows=EVERY.windows, member_weight=1.0, negative_weight=1.0)
+    real, drawn = objective.held_out(HISTORY, TRAIN, numbers())
+    members = np.concatenate([real.member, drawn.member])
+    totals = np.bincount(members, objective.examples(HISTORY, TRAIN, numbers())["weight"])
+    np.testing.assert_allclose(totals[np.unique(members)], 1.0, rtol=1e-5)
