@@ -355,7 +355,7 @@ def _compare_steps(options: argparse.Namespace) -> None:
         print(
             f"{name:<24}{weights:>10,}{ours_ms:>10.1f}{ready_ms:>10.1f}{ratio:>12.2f}", flush=True
         )
-    print("ready: model.fit on numpy arrays with the job vectors joined, which lie in memory")
+    print("ready: model.fit on arrays with the job vectors joined, which lie in memory")
 
 
 def _ours(
@@ -384,6 +384,7 @@ def _ready(
 ) -> Callable[[], float]:
     """Return what trains an epoch of the same model in plain Keras, on arrays that lie ready."""
     import keras
+    import tensorflow as tf
 
     from training.objectives import Proxy
     from transformations import names
@@ -404,9 +405,11 @@ def _ready(
         names.INPUT_AGES: arrays[names.INPUT_AGES],
         "candidate": matrix[arrays["candidate_row"]],
     }
-    inputs = {name: inputs[name] for name in model.input}
-    more = {"sample_weight": arrays["weight"], "batch_size": options.batch_size}
-    return lambda: _epoch(options.steps, model, inputs, arrays["wanted"], **more)
+    # As tensors, since `fit` would copy numpy arrays again in every epoch of its own.
+    inputs = {name: tf.convert_to_tensor(inputs[name]) for name in model.input}
+    labels, weights = map(tf.convert_to_tensor, (arrays["wanted"], arrays["weight"]))
+    more = {"sample_weight": weights, "batch_size": options.batch_size}
+    return lambda: _epoch(options.steps, model, inputs, labels, **more)
 
 
 def _epoch(steps: int, model: Any, *data: Any, **options: Any) -> float:

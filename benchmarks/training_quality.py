@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from training.fit import Fit
 from training.held_out import Windows
 from training.history import ActivityHistory
-from training.job_encoder import ENCODER_FIT, ENCODER_OBJECTIVE, JobEncoder, train_job_encoder
+from training.job_encoder import ENCODER_FIT, JobEncoder, train_job_encoder
 from training.models import (
     CNN,
     GRU,
@@ -37,7 +37,7 @@ from training.models import (
     UnweightedAverage,
 )
 from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
-from training.objectives import FuturePositives, Objective, Proxy
+from training.objectives import FuturePositives, NextPositive, Objective, Proxy
 from training.package import package_job_encoder
 from training.periods import TimeSplit
 from training.ranking import RankingQueries, embed_with
@@ -60,37 +60,37 @@ SPEC = ActivitySpec()
 DIMENSION = 64
 RESAMPLES = 10_000
 
-OF_THE_DAY = ENCODER_OBJECTIVE
-"""The next positive against jobs drawn from the same day's activity."""
+NEXT = NextPositive()
 PINNERFORMER = FuturePositives()
 
 ENCODERS = {
-    "chosen": (JobEncoder(), ENCODER_OBJECTIVE, ENCODER_FIT),
-    "content alone": (JobEncoder(), ENCODER_OBJECTIVE, replace(ENCODER_FIT, learning_rate=1e-7)),
+    "chosen": (JobEncoder(), NEXT, ENCODER_FIT),
+    "content alone": (JobEncoder(), NEXT, replace(ENCODER_FIT, learning_rate=1e-7)),
     "learning rate 5e-4": (
         JobEncoder(),
-        ENCODER_OBJECTIVE,
+        NEXT,
         replace(ENCODER_FIT, learning_rate=5e-4),
     ),
-    "more dropout": (JobEncoder(dropout=0.5, id_dropout=0.7), ENCODER_OBJECTIVE, ENCODER_FIT),
+    "more dropout": (JobEncoder(dropout=0.5, id_dropout=0.7), NEXT, ENCODER_FIT),
     "positives of 7 days": (
         JobEncoder(),
-        replace(ENCODER_OBJECTIVE, horizon_days=7, targets=8),
+        replace(NEXT, horizon_days=7, targets=8),
         ENCODER_FIT,
     ),
     "in-batch and drawn, logQ": (JobEncoder(), PINNERFORMER, ENCODER_FIT),
 }
 
 FIT = Fit(epochs=20, patience=4)
+SLOW = replace(FIT, learning_rate=1e-4)
 EVERY = Windows(minimum=1, prefixes=True)
 MODELS: dict[str, tuple[Architecture, Objective, Fit]] = {
-    "unweighted_average": (UnweightedAverage(), OF_THE_DAY, FIT),
-    **{f"geometric_decay r={r}": (GeometricDecay(r=r), OF_THE_DAY, FIT) for r in (0.8, 0.9, 0.95)},
+    "unweighted_average": (UnweightedAverage(), NEXT, FIT),
+    **{f"geometric_decay r={r}": (GeometricDecay(r=r), NEXT, FIT) for r in (0.8, 0.9, 0.95)},
     **{
-        f"interleaved_decay r={r}": (InterleavedDecay(r=r), OF_THE_DAY, FIT)
+        f"interleaved_decay r={r}": (InterleavedDecay(r=r), NEXT, FIT)
         for r in (0.5, 0.8, 0.9, 0.95, 0.98)
     },
-    "several_rates_decay": (SeveralRatesDecay(), OF_THE_DAY, FIT),
+    "several_rates_decay": (SeveralRatesDecay(), NEXT, FIT),
     "cnn, proxy": (CNN(), Proxy(), FIT),
     "cnn, proxy, every activity": (CNN(), Proxy(windows=EVERY), FIT),
     "cnn, proxy, every activity, not residual": (CNN(residual=False), Proxy(windows=EVERY), FIT),
@@ -101,25 +101,31 @@ MODELS: dict[str, tuple[Architecture, Objective, Fit]] = {
         FIT,
     ),
     "cnn, the same, dismissals too": (CNN(), replace(PINNERFORMER, dismiss_weight=0.3), FIT),
-    "cnn, next of the day": (CNN(), OF_THE_DAY, FIT),
-    "cnn, next of the day, ages": (CNN(ages=True), OF_THE_DAY, FIT),
-    "cnn, next of the day, not residual": (CNN(residual=False), OF_THE_DAY, FIT),
-    "cnn, next of the day, dropout 0.5": (CNN(dropout=0.5), OF_THE_DAY, FIT),
-    "cnn, next of the day, learning rate 2e-3": (
+    "cnn, next positive": (CNN(), NEXT, FIT),
+    "cnn, next positive, ages": (CNN(ages=True), NEXT, FIT),
+    "cnn, next positive, not residual": (CNN(residual=False), NEXT, FIT),
+    "cnn, next positive, dropout 0.5": (CNN(dropout=0.5), NEXT, FIT),
+    "cnn, next positive, learning rate 2e-3": (
         CNN(),
-        OF_THE_DAY,
+        NEXT,
         replace(FIT, learning_rate=2e-3),
     ),
-    "cnn, next of the day, dismissals too": (CNN(), replace(OF_THE_DAY, dismiss_weight=0.3), FIT),
+    "cnn, next positive, dismissals too": (CNN(), replace(NEXT, dismiss_weight=0.3), FIT),
     "cnn, positives of 7 days of the day": (
         CNN(),
-        replace(OF_THE_DAY, horizon_days=7, targets=8),
+        replace(NEXT, horizon_days=7, targets=8),
         FIT,
     ),
-    "lstm, next of the day": (LSTM(), OF_THE_DAY, FIT),
-    "gru, next of the day": (GRU(), OF_THE_DAY, FIT),
-    "transformer, next of the day": (Transformer(), OF_THE_DAY, FIT),
-    "transformer, next of the day, ages": (Transformer(ages=True), OF_THE_DAY, FIT),
+    "lstm, next positive": (LSTM(), NEXT, FIT),
+    "gru, next positive": (GRU(), NEXT, FIT),
+    "transformer, next positive": (Transformer(), NEXT, FIT),
+    "transformer, next positive, ages": (Transformer(ages=True), NEXT, FIT),
+    "cnn, next positive, slow": (CNN(), NEXT, SLOW),
+    "cnn of 8 filters, next positive, slow": (CNN(filters=8), NEXT, SLOW),
+    "lstm, next positive, slow": (LSTM(), NEXT, SLOW),
+    "lstm, next positive, slow, dropout 0.5": (LSTM(dropout=0.5), NEXT, SLOW),
+    "gru, next positive, slow": (GRU(), NEXT, SLOW),
+    "transformer, next positive, slow": (Transformer(), NEXT, SLOW),
     "lstm, proxy, every activity": (LSTM(), Proxy(windows=EVERY), FIT),
     "transformer, proxy, every activity": (Transformer(), Proxy(windows=EVERY), FIT),
 }
@@ -129,10 +135,10 @@ TESTED = (
     "interleaved_decay r=0.9",
     "several_rates_decay",
     "cnn, proxy",
-    "cnn, next of the day",
-    "lstm, next of the day",
-    "gru, next of the day",
-    "transformer, next of the day",
+    "cnn, next positive",
+    "lstm, next positive",
+    "gru, next positive",
+    "transformer, next positive",
 )
 """One configuration a kind of model, chosen on the validation period."""
 
@@ -167,11 +173,11 @@ def history_of(
     )
 
 
-def search(folder: Path) -> None:
-    """Print the validation figures of every configuration."""
+def search(folder: Path, only: str) -> None:
+    """Print the validation figures of every configuration whose name holds `only`."""
     print("job encoders                        own  beside decayed average: validation, alone")
     histories = {}
-    for name in ENCODERS:
+    for name in ENCODERS if not only else ["chosen"]:
         started = time.perf_counter()
         history, items, own = history_of(folder, name, seed=0)
         histories[name] = (history, items)
@@ -187,7 +193,7 @@ def search(folder: Path) -> None:
     queries = RankingQueries.of(history, SPLIT.validation)
     print(f"\nmodels, {len(queries):,} validation queries; popularity {queries.popularity():.4f}")
     print(f"{'':50} beside popularity (share), alone, best epoch, seconds")
-    for name in MODELS:
+    for name in (name for name in MODELS if only in name):
         started = time.perf_counter()
         trained = fitted(name, history, items, seed=0)
         figures = trained.result["metrics"]["validation"]
@@ -252,12 +258,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("search", "test"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="search: models whose name holds this")
     parser.add_argument("--folder", type=Path, default=Path("build/training_quality"))
     arguments = parser.parse_args()
     tensorflow()
     started = time.perf_counter()
     if arguments.what == "search":
-        search(arguments.folder)
+        search(arguments.folder, arguments.only)
     else:
         test(arguments.folder, arguments.seeds)
     print(f"{time.perf_counter() - started:.0f} s")

@@ -88,9 +88,9 @@ def _data_options(command: Any) -> Any:
         click.option(
             "--objective",
             "objective_name",
-            default="future_positives",
+            default="next_positive",
             show_default=True,
-            help="What to learn: future_positives, or proxy, the task of the original design.",
+            help="What to learn: next_positive, future_positives, or proxy, the task of the original design.",
         ),
         click.option(
             "--objective-set",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from training.objectives.base import Task
 from training.stream import ExampleStream
@@ -91,7 +91,7 @@ def fit_task(
     run : folder for the checkpoint and TensorBoard's logs. Where it holds a checkpoint of the same
         run, training goes on from there. None: nothing is written.
     identity : JSON values that say which run this is, kept in the checkpoint.
-    verbose : as in Keras; 1 shows a progress bar for each epoch.
+    verbose : 1 shows a progress bar for each epoch.
 
     Returns
     -------
@@ -107,88 +107,116 @@ def fit_task(
     if tf.config.list_physical_devices("GPU"):
         # On CPUs runs repeat to the bit as they are.
         tf.config.experimental.enable_op_determinism()
-    watch = _Watch(task, validate, fit, run, identity or {})
-    data = stream.dataset(lambda: watch.epoch)
+    state = _State(task, fit, run, identity or {}, validated=validate is not None)
+    data = stream.dataset(lambda: state.epoch)
     task(next(iter(data)), training=False)
-    task.compile(
-        optimizer=keras.optimizers.AdamW(
-            fit.learning_rate, weight_decay=fit.weight_decay, global_clipnorm=fit.clip_norm
-        ),
-        # Batches differ in shape, and compiling each costs more than it saves.
-        jit_compile=False,
-    )
-    task.optimizer.build(task.trainable_variables)
-    watch.resume()
-    if not watch.done():
-        callbacks: list[keras.callbacks.Callback] = [watch]
-        if run is not None:
-            callbacks.append(keras.callbacks.TensorBoard(str(run / TENSORBOARD), write_graph=False))
-        with warnings.catch_warnings():
-            # A stream does not know its length before its first epoch has ended.
-            warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
-            task.fit(
-                data,
-                epochs=fit.epochs,
-                initial_epoch=watch.epoch,
-                callbacks=callbacks,
-                shuffle=False,
-                verbose=verbose,
-            )
-    watch.restore_best()
-    return watch.history
+    state.resume()
+    log = tf.summary.create_noop_writer()
+    if run is not None and not state.done():
+        log = tf.summary.create_file_writer(str(run / TENSORBOARD))
+    step = _step(task, state.optimizer, data.element_spec)
+    while not state.done():
+        state.seed()
+        with tqdm(
+            data,
+            desc=f"epoch {state.epoch + 1} of at most {fit.epochs}",
+            unit=" batches",
+            disable=not verbose,
+        ) as batches:
+            losses = [step(batch) for batch in batches]
+            figures = {"loss": _mean(losses)}
+            if not np.isfinite(figures["loss"]):
+                raise InvalidInput(
+                    f"fit: expected a finite loss in epoch {state.epoch + 1}. Received: "
+                    f"{figures['loss']}. Try a smaller learning rate than {fit.learning_rate}"
+                )
+            if validate is not None:
+                figures |= validate()
+            batches.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
+        with log.as_default(step=state.epoch):
+            for name, value in figures.items():
+                tf.summary.scalar(name, value)
+        log.flush()
+        state.record(figures)
+    state.restore_best()
+    return state.history
 
 
-class _Watch(keras.callbacks.Callback):
-    """Seeds each epoch, validates it, records it, and says when to stop."""
+def _step(task: Task, optimizer: keras.Optimizer, batch_spec: Any) -> Any:
+    """Return the function of one training step: from a batch to its loss and number of rows.
+
+    Keras' own `fit` is not for streams whose length changes from epoch to epoch: it ends later
+    epochs where the first one ended, and counts the look for one more batch as a step.
+    """
+
+    # One trace for batches of all sizes, and no XLA: compiling each would cost more than it saves.
+    @tf.function(input_signature=[batch_spec])
+    def step(batch: dict[str, Any]) -> tuple[Any, Any]:
+        with tf.GradientTape() as tape:
+            losses = task(batch, training=True)
+            loss = task.compute_loss(batch, y_pred=losses)
+        weights = task.trainable_variables
+        optimizer.apply(tape.gradient(loss, weights), weights)
+        return loss, tf.size(losses)
+
+    return step
+
+
+def _mean(losses: list[tuple[Any, Any]]) -> float:
+    """Return the mean loss of an epoch; batches count by their rows."""
+    values = np.array([float(loss) for loss, _ in losses])
+    return float(np.average(values, weights=[int(rows) for _, rows in losses]))
+
+
+class _State:
+    """What a run has come to: the figures of each epoch, the best weights, the checkpoint."""
 
     def __init__(
         self,
         task: Task,
-        validate: Callable[[], dict[str, float]] | None,
         fit: Fit,
         run: Path | None,
         identity: dict[str, Any],
+        *,
+        validated: bool,
     ) -> None:
-        super().__init__()
-        self.task, self.validate, self.fit = task, validate, fit
+        self.task, self.fit, self.validated = task, fit, validated
+        self.optimizer = keras.optimizers.AdamW(
+            fit.learning_rate, weight_decay=fit.weight_decay, global_clipnorm=fit.clip_norm
+        )
+        self.optimizer.build(task.trainable_variables)
         self.file = None if run is None else run / CHECKPOINT
         self.identity = json.dumps(identity, sort_keys=True)
         self.history: list[dict[str, float]] = []
         self.best: list[np.ndarray] = []
-        self.epoch = 0
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.epoch = epoch
+    @property
+    def epoch(self) -> int:
+        """Number of the next epoch, from 0."""
+        return len(self.history)
+
+    def seed(self) -> None:
+        """Seed all that is random in the next epoch of the task by the epoch's number."""
         generators = [
             layer.seed_generator
             for layer in self.task._flatten_layers()
             if getattr(layer, "seed_generator", None) is not None
         ]
         for number, generator in enumerate(generators):
-            seed = np.random.SeedSequence([self.fit.seed, epoch, number])
+            seed = np.random.SeedSequence([self.fit.seed, self.epoch, number])
             generator.state.assign(seed.generate_state(2))
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        logs = {} if logs is None else logs
-        if not np.isfinite(logs["loss"]):
-            raise InvalidInput(
-                f"fit: expected a finite loss in epoch {epoch + 1}. Received: {logs['loss']}. "
-                f"Try a smaller learning rate than {self.fit.learning_rate}"
-            )
-        # TensorBoard, which comes next, logs it too.
-        if self.validate is not None:
-            logs.update(self.validate())
-        self.history.append({name: float(value) for name, value in logs.items()})
-        self.epoch = epoch + 1
-        if self.best_epoch() == len(self.history):
+    def record(self, figures: dict[str, float]) -> None:
+        """Take up the figures of an epoch that has ended, and write the state."""
+        self.history.append({name: float(value) for name, value in figures.items()})
+        if self.best_epoch() == self.epoch:
             self.best = [keras.ops.convert_to_numpy(v) for v in self.task.trainable_variables]
         self.save()
-        self.model.stop_training = self.done()
 
     def best_epoch(self) -> int:
         """Return the number of the best epoch, from 1; the first of equals."""
-        if self.validate is None:
-            return len(self.history)
+        if not self.validated:
+            return self.epoch
         return 1 + int(np.argmax([figures[VALIDATION] for figures in self.history]))
 
     def done(self) -> bool:
@@ -211,7 +239,7 @@ class _Watch(keras.callbacks.Callback):
         aside = self.file.with_suffix(".writing")
         groups = {
             "weight": self.task.trainable_variables,
-            "optimizer": self.task.optimizer.variables,
+            "optimizer": self.optimizer.variables,
             "best": self.best,
         }
         arrays = {
@@ -238,9 +266,8 @@ class _Watch(keras.callbacks.Callback):
             self.history = json.loads(str(state["history"]))
             for group, variables in (
                 ("weight", self.task.trainable_variables),
-                ("optimizer", self.task.optimizer.variables),
+                ("optimizer", self.optimizer.variables),
             ):
                 for i, variable in enumerate(variables):
                     variable.assign(state[f"{group}_{i}"])
             self.best = [state[f"best_{i}"] for i in range(len(self.task.trainable_variables))]
-        self.epoch = len(self.history)

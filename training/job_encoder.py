@@ -30,7 +30,7 @@ from training.fit import VALIDATION, Fit, fit_task
 from training.history import INPUT_JOB_ROWS, ActivityHistory
 from training.models.base import ACTIVITY_EMBEDDING
 from training.models.layers import LearnedDecay, OneHotAction
-from training.objectives import FuturePositives, FuturePositivesTask, Lookup
+from training.objectives import FuturePositives, FuturePositivesTask, Lookup, NextPositive
 from training.objectives.future_positives import (
     DAY_ROWS,
     DISMISSED_ROWS,
@@ -55,21 +55,6 @@ from transformations.times import to_datetime, to_us
 
 ENCODER_FIT = Fit(learning_rate=2e-3, epochs=20, patience=3)
 """How the towers are fitted by default."""
-
-ENCODER_OBJECTIVE = FuturePositives(
-    horizon_days=0,
-    targets=1,
-    day_negatives=32,
-    uniform_negatives=0,
-    popular_negatives=0,
-    in_batch=False,
-    log_q=False,
-)
-"""What they learn by default: the job wanted next, against others of the same day's activity.
-
-Jobs come and go. Against jobs of all times the towers learn which jobs belong to which season,
-which is no news on the day, and postings that are new then rank last: see
-`benchmarks/training_quality.py`."""
 
 TOKENS = "tokens"
 """Input of the job tower: hashed words and categories, int32 [jobs, n], 0 for none."""
@@ -312,7 +297,7 @@ def train_job_encoder(
     seed : int. Of weights, examples and dropout.
     encoder, objective, fit, spec : settings, with defaults for each.
     run : folder for checkpoints and TensorBoard's logs; training goes on from a checkpoint there.
-    verbose : as in Keras.
+    verbose : 1 shows a progress bar for each epoch.
 
     Returns
     -------
@@ -331,7 +316,7 @@ def train_job_encoder(
         )
     encoder, spec = encoder or JobEncoder(), spec or ActivitySpec()
     fit = replace(fit or ENCODER_FIT, seed=seed)
-    objective = objective or ENCODER_OBJECTIVE
+    objective = objective or NextPositive()
     past = _before(ActivityEvents.from_arrow(events, spec), until)
     postings = _one_a_job(postings)
     columns = {

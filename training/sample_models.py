@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from training.fit import Fit
 from training.history import ActivityHistory
-from training.job_encoder import ENCODER_OBJECTIVE, train_job_encoder
+from training.job_encoder import train_job_encoder
 from training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
 from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
 from training.package import package_job_encoder
@@ -37,9 +37,6 @@ DIMENSION = 64
 VECTORS_FROM = datetime(2013, 5, 1, tzinfo=UTC)
 VALIDATE_FROM = datetime(2013, 6, 17, tzinfo=UTC)
 PUBLISH_FROM = datetime(2013, 7, 1, tzinfo=UTC)
-OBJECTIVE = ENCODER_OBJECTIVE
-"""What the CNN learns: the next positive job, against others of the same day."""
-
 SAMPLE_MODELS: tuple[tuple[Architecture, str], ...] = (
     (UnweightedAverage(), "Plain mean of the job embeddings of each action."),
     (
@@ -90,7 +87,6 @@ def build_models(
             item_embedding=encoder.item_embedding,
             period=Period(VECTORS_FROM, VALIDATE_FROM),
             validation=Period(VALIDATE_FROM, PUBLISH_FROM),
-            objective=OBJECTIVE,
             fit=Fit(epochs=20, seed=seed),
             verbose=verbose,
         )

@@ -27,7 +27,7 @@ import tensorflow as tf
 from training.fit import VALIDATION, Fit, fit_task
 from training.history import ActivityHistory
 from training.models import Architecture, architecture
-from training.objectives import FuturePositives, Objective
+from training.objectives import NextPositive, Objective
 from training.package import package_model
 from training.periods import Period
 from training.ranking import RankingQueries, decayed_average, embed_with
@@ -106,7 +106,7 @@ def train(
     item_embedding : which vectors these are: the model will refuse others.
     period, validation : of the held-out activities; validation begins where the period ends or
         later.
-    objective : what the model learns to do, default `FuturePositives()`.
+    objective : what the model learns to do, default `NextPositive()`.
     fit : epochs, steps and seed, default `Fit()`.
     run : folder of the run. A run that was killed goes on, and a complete one is read.
     verbose : 1 prints the label balance and shows a progress bar for each epoch.
@@ -126,7 +126,7 @@ def train(
             f"training: `validation` should begin where `period` ends or later. Received: "
             f"validation from {validation.start}, training until {period.end}"
         )
-    objective, fit = objective or FuturePositives(), fit or Fit()
+    objective, fit = objective or NextPositive(), fit or Fit()
     identity = {
         "model": model.name,
         "hyperparameters": model.to_dict(),

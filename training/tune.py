@@ -17,7 +17,7 @@ import optuna
 from training.fit import VALIDATION, Fit
 from training.history import ActivityHistory
 from training.models import architecture
-from training.objectives import FuturePositives, Objective
+from training.objectives import NextPositive, Objective
 from training.periods import Period
 from training.train import Trained, train
 from transformations.errors import InvalidInput
@@ -77,7 +77,7 @@ def tune(
     if trials < 1:
         raise InvalidInput(f"tune: `trials` should be 1 or more. Received: {trials}")
     kind = architecture(model)
-    fit, objective = fit or Fit(), objective or FuturePositives()
+    fit, objective = fit or Fit(), objective or NextPositive()
     folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name=model,

@@ -1,11 +1,12 @@
 """Fitting repeats to the bit, survives a kill, and stops where it should."""
 
+import itertools
 import json
 import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import keras
@@ -16,7 +17,8 @@ from training_data import ITEMS, SPEC, TRAIN, turns
 
 from training.fit import CHECKPOINT, Fit, fit_task
 from training.models import CNN
-from training.objectives import FuturePositives, Proxy
+from training.objectives import FuturePositives, FuturePositivesTask, Proxy
+from training.stream import ExampleStream
 from transformations.errors import InvalidInput
 
 FIT = Fit(epochs=3, batch_size=64, learning_rate=5e-3)
@@ -129,6 +131,28 @@ def test_killed_with_no_chance_to_clean_up_it_goes_on(tmp_path):
     assert same(weights, uninterrupted)
 
 
+def test_every_batch_of_every_epoch_counts():
+    """Also where an epoch has more of them than the first: negatives come and go."""
+
+    class Growing(ExampleStream):
+        def batches(self, epoch=0):
+            yield from itertools.islice(super().batches(epoch), 2 + 2 * epoch)
+
+    seen = []
+
+    class Counted(FuturePositivesTask):
+        def compute_loss(self, x, *args, **kwargs):
+            tf.py_function(lambda: seen.append(1), [], [])
+            return super().compute_loss(x, *args, **kwargs)
+
+    objective = FuturePositives()
+    stream = objective.stream(HISTORY, TRAIN, batch_size=16)
+    growing = Growing(**{field.name: getattr(stream, field.name) for field in fields(stream)})
+    task = Counted(CNN(filters=5).build(SPEC, ITEMS), HISTORY, TRAIN, objective)
+    fit_task(task, growing, None, FIT)
+    assert len(seen) == 2 + 4 + 6
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     fit(run=tmp_path, identity={"model": "cnn"}, settings=replace(FIT, epochs=1))
     before = (tmp_path / CHECKPOINT).read_bytes()
@@ -143,7 +167,7 @@ def test_tensorboard_has_the_figures_of_each_epoch(tmp_path):
     _, figures = fit(scripted(0.1, 0.2, 0.3), run=tmp_path)
     (folder,) = {f.parent for f in (tmp_path / "tensorboard").rglob("events.out.tfevents.*")}
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
-    tensors = events.Tensors("epoch_ndcg_at_10")
+    tensors = events.Tensors("ndcg_at_10")
     assert [t.step for t in tensors] == [0, 1, 2]
     logged = [float(tf.make_ndarray(t.tensor_proto)) for t in tensors]
     np.testing.assert_allclose(logged, [epoch["ndcg_at_10"] for epoch in figures], rtol=1e-6)

@@ -2,10 +2,11 @@
 
 from training.objectives.base import WEIGHT, Finish, Lookup, Objective, Task
 from training.objectives.future_positives import FuturePositives, FuturePositivesTask
+from training.objectives.next_positive import NextPositive
 from training.objectives.proxy import Proxy, ProxyTask
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    objective.name: objective for objective in (Proxy, FuturePositives)
+    objective.name: objective for objective in (NextPositive, FuturePositives, Proxy)
 }
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "FuturePositives",
     "FuturePositivesTask",
     "Lookup",
+    "NextPositive",
     "Objective",
     "Proxy",
     "ProxyTask",

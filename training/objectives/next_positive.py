@@ -1,0 +1,28 @@
+"""Rank the job wanted next before others of the same day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from training.objectives.future_positives import FuturePositives
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextPositive(FuturePositives):
+    """`FuturePositives` with one target, the activity at the moment itself, and its day's jobs.
+
+    Jobs come and go. Against jobs of all times a model learns which jobs belong to which season,
+    which is no news on the day, and job vectors learnt so put new postings last. So the negatives
+    are what members did on the same UTC day, as often as they did it; compare
+    `benchmarks/training_quality.py`.
+    """
+
+    name: ClassVar[str] = "next_positive"
+    horizon_days: float = 0.0
+    targets: int = 1
+    uniform_negatives: int = 0
+    popular_negatives: int = 0
+    day_negatives: int = 32
+    in_batch: bool = False
+    log_q: bool = False
