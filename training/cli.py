@@ -90,7 +90,7 @@ def _data_options(command: Any) -> Any:
             "objective_name",
             default="next_positive",
             show_default=True,
-            help="What to learn: next_positive, future_positives, or proxy, the task of the original design.",
+            help="What to learn: next_positive, future_positives, or proxy, the original task.",
         ),
         click.option(
             "--objective-set",
