@@ -71,7 +71,7 @@ ENCODERS = {
         NEXT,
         replace(ENCODER_FIT, learning_rate=5e-4),
     ),
-    "more dropout": (JobEncoder(dropout=0.5, id_dropout=0.7), NEXT, ENCODER_FIT),
+    "less dropout": (JobEncoder(dropout=0.3, id_dropout=0.5), NEXT, ENCODER_FIT),
     "positives of 7 days": (
         JobEncoder(),
         replace(NEXT, horizon_days=7, targets=8),

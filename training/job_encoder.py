@@ -82,8 +82,8 @@ class JobEncoder:
     tokens: int = 32
     buckets: int = 1 << 14
     hidden: int = 128
-    dropout: float = 0.3
-    id_dropout: float = 0.5
+    dropout: float = 0.5
+    id_dropout: float = 0.7
 
     def build(self, known_jobs: int, words: np.ndarray) -> keras.Model:
         """Return the untrained job tower.
