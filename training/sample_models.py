@@ -87,7 +87,7 @@ def build_models(
             item_embedding=encoder.item_embedding,
             period=Period(VECTORS_FROM, VALIDATE_FROM),
             validation=Period(VALIDATE_FROM, PUBLISH_FROM),
-            fit=Fit(epochs=20, seed=seed),
+            fit=Fit(epochs=20, learning_rate=1e-4, seed=seed),
             verbose=verbose,
         )
         yield trained.package(
