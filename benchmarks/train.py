@@ -364,6 +364,7 @@ def _ours(
     """Return weights, and what trains an epoch on the stream, in milliseconds a step."""
     import keras
 
+    from training.fit import training_step
     from training.objectives import Proxy
 
     keras.utils.set_random_seed(0)
@@ -375,8 +376,10 @@ def _ours(
     data = stream.dataset(lambda: next(epochs)).take(options.steps)
     task = objective.task(sub_model, history, PERIOD)
     task(next(iter(data)), training=False)
-    task.compile(optimizer=_optimizer(), jit_compile=False)
-    return sub_model.count_params(), lambda: _epoch(options.steps, task, data)
+    optimizer = _optimizer()
+    optimizer.build(task.trainable_variables)
+    step = training_step(task, optimizer, data.element_spec)
+    return sub_model.count_params(), lambda: _epoch(options.steps, lambda: [*map(step, data)])
 
 
 def _ready(
@@ -408,14 +411,14 @@ def _ready(
     # As tensors, since `fit` would copy numpy arrays again in every epoch of its own.
     inputs = {name: tf.convert_to_tensor(inputs[name]) for name in model.input}
     labels, weights = map(tf.convert_to_tensor, (arrays["wanted"], arrays["weight"]))
-    more = {"sample_weight": weights, "batch_size": options.batch_size}
-    return lambda: _epoch(options.steps, model, inputs, labels, **more)
+    more = {"sample_weight": weights, "batch_size": options.batch_size, "verbose": 0}
+    return lambda: _epoch(options.steps, lambda: model.fit(inputs, labels, **more))
 
 
-def _epoch(steps: int, model: Any, *data: Any, **options: Any) -> float:
+def _epoch(steps: int, train: Callable[[], Any]) -> float:
     """Train one epoch and return its milliseconds a step."""
     started = time.perf_counter()
-    model.fit(*data, epochs=1, verbose=0, **options)
+    train()
     return (time.perf_counter() - started) / steps * 1e3
 
 

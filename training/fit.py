@@ -114,7 +114,7 @@ def fit_task(
     log = tf.summary.create_noop_writer()
     if run is not None and not state.done():
         log = tf.summary.create_file_writer(str(run / TENSORBOARD))
-    step = _step(task, state.optimizer, data.element_spec)
+    step = training_step(task, state.optimizer, data.element_spec)
     while not state.done():
         state.seed()
         with tqdm(
@@ -142,8 +142,13 @@ def fit_task(
     return state.history
 
 
-def _step(task: Task, optimizer: keras.Optimizer, batch_spec: Any) -> Any:
+def training_step(task: Task, optimizer: keras.Optimizer, batch_spec: Any) -> Any:
     """Return the function of one training step: from a batch to its loss and number of rows.
+
+    Parameters
+    ----------
+    task, optimizer : what is trained, and by which rule.
+    batch_spec : the `element_spec` of a dataset of batches.
 
     Keras' own `fit` is not for streams whose length changes from epoch to epoch: it ends later
     epochs where the first one ended, and counts the look for one more batch as a step.
