@@ -229,10 +229,12 @@ def fitted(name: str, history: ActivityHistory, items: ItemEmbedding, *, seed: i
 def test(folder: Path, seeds: int) -> None:
     """Print the test figures of the chosen configurations, a column a seed.
 
-    A figure is taken at the share that is best on the validation period. Intervals are of the mean
+    A figure is taken at the share that is best on the validation period, and of the embedding
+    alone. Intervals are of the mean
     over seeds, by a paired bootstrap over members.
     """
     gains: dict[str, list[np.ndarray]] = {}
+    alone: dict[str, list[float]] = {}
     for seed in range(seeds):
         history, items, _ = history_of(folder, "chosen", seed)
         queries = RankingQueries.of(history, SPLIT.test)
@@ -243,11 +245,12 @@ def test(folder: Path, seeds: int) -> None:
             share = trained.result["metrics"]["validation"]["share"]
             embeddings = embed_with(trained.model, history)(queries.sequences)
             gains.setdefault(name, []).append(queries.ndcg_of_members(embeddings, share))
+            alone.setdefault(name, []).append(queries.ndcg_of_members(embeddings).mean())
             print(f"seed {seed}: {name} {gains[name][-1].mean():.4f}", flush=True)
     members = len(gains[RIVAL][0])
     print(f"\n{len(queries):,} test queries of {members:,} members; films stand in for jobs")
     columns = "  ".join(f"seed {seed}" for seed in range(seeds))
-    print(f"{'':40} {columns}    mean    minus {RIVAL}, 95 %")
+    print(f"{'':40} {columns}    mean    minus {RIVAL}, 95 %   alone")
     chosen = np.random.default_rng(0).integers(0, members, (RESAMPLES, members))
     for name, runs in gains.items():
         difference = np.mean(runs, axis=0) - np.mean(gains[RIVAL], axis=0)
@@ -256,6 +259,7 @@ def test(folder: Path, seeds: int) -> None:
         print(
             f"{name:40} {each}  {np.mean(runs):.4f}    "
             f"{difference.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+            + (f"   {np.mean(alone[name]):.4f}" if name in alone else "")
         )
 
 
