@@ -190,7 +190,7 @@ def search(folder: Path, only: str) -> None:
         histories[name] = (history, items)
         queries = RankingQueries.of(history, SPLIT.validation)
         model = InterleavedDecay(r=0.9).build(SPEC, items)
-        figures = queries.measure(embed_with(model, history))
+        figures = queries.measure(embed_with(model, SPEC))
         print(
             f"{name:35} {own['ndcg_at_10']:.4f}  {figures['ndcg_at_10']:.4f} "
             f"{figures['ndcg_at_10_alone']:.4f}  {time.perf_counter() - started:5.0f} s",
@@ -243,7 +243,7 @@ def test(folder: Path, seeds: int) -> None:
         for name in TESTED:
             trained = fitted(name, history, items, seed=seed)
             share = trained.result["metrics"]["validation"]["share"]
-            embeddings = embed_with(trained.model, history)(queries.sequences)
+            embeddings = embed_with(trained.model, SPEC)(queries.sequences, history)
             gains.setdefault(name, []).append(queries.ndcg_of_members(embeddings, share))
             alone.setdefault(name, []).append(queries.ndcg_of_members(embeddings).mean())
             print(f"seed {seed}: {name} {gains[name][-1].mean():.4f}", flush=True)

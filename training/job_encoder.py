@@ -40,6 +40,7 @@ from training.objectives.future_positives import (
 from training.periods import Period
 from training.ranking import RankingQueries, embed_with
 from transformations import names
+from transformations.embedding import held_back_stderr
 from transformations.errors import InvalidInput
 from transformations.events import ActivityEvents
 from transformations.item_vectors import ItemVectors
@@ -323,7 +324,9 @@ def train_job_encoder(
         **{name: _tensor(postings, name, lists=False) for name in encoder.text},
         **{name: _tensor(postings, name, lists=True) for name in encoder.categories},
     }
-    tokens = np.vstack([encoder.tokens_of(columns).numpy(), np.zeros(encoder.tokens, np.int32)])
+    with held_back_stderr():  # of oneDNN, which has a note on whole numbers
+        tokens = encoder.tokens_of(columns).numpy()
+    tokens = np.vstack([tokens, np.zeros(encoder.tokens, np.int32)])
     # Columns that no posting fills would be looked up in every step.
     tokens = tokens[:, : max(1, int((tokens > 0).any(axis=0).sum()))]
     vectors = _placeholder_vectors(postings.column(names.JOB_ID), dimension)
@@ -386,6 +389,7 @@ class _Towers:
         self.task = _TwoTowerTask(
             self.member_tower, self.job_tower, self.inputs, history, period, objective
         )
+        self.embed = embed_with(self.member_tower, history.spec)
         self.stream = objective.stream(
             history, period, batch_size=settings.batch_size, seed=settings.seed
         )
@@ -415,7 +419,7 @@ class _Towers:
         matrix[-1] = 0.0
         history = replace(self.history, vectors=replace(self.history.vectors, matrix=matrix))
         queries = replace(queries, history=history)
-        return queries.measure(embed_with(self.member_tower, history))
+        return queries.measure(self.embed)
 
 
 def _member_tower(spec: ActivitySpec, items: ItemEmbedding) -> keras.Model:

@@ -24,6 +24,7 @@ from training.periods import Period
 from transformations import names
 from transformations.errors import InvalidInput
 from transformations.sequences import MICROSECONDS_PER_DAY, Sequences
+from transformations.spec import ActivitySpec
 
 TOP = 10
 POPULARITY_DAYS = 7
@@ -32,8 +33,8 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 BATCH = 1024
 """Sequences a model call."""
 
-Embed = Callable[[Sequences], np.ndarray]
-"""Makes activity embeddings of sequences: float32 [n, D]."""
+Embed = Callable[[Sequences, ActivityHistory], np.ndarray]
+"""Makes activity embeddings, float32 [n, D], of sequences and the history with their vectors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +153,7 @@ class RankingQueries:
             `ndcg_at_10` beside popularity, at the best of `SHARES`, the one parameter that every
             model gets; `share`, that one; `ndcg_at_10_alone` by the embedding alone.
         """
-        embeddings = embed(self.sequences)
+        embeddings = embed(self.sequences, self.history)
         figures = {share: float(self.ndcg_of_members(embeddings, share).mean()) for share in SHARES}
         best = max(figures, key=lambda share: figures[share])
         return {"ndcg_at_10": figures[best], "share": best, "ndcg_at_10_alone": figures[1.0]}
@@ -194,7 +195,7 @@ def _spread(scores: list[np.ndarray]) -> float:
     return max(float(together.std()), 1e-9) if len(together) else 1.0
 
 
-def embed_with(model: keras.Model | tf.Module, history: ActivityHistory) -> Embed:
+def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
     """Return a model as a function of sequences, float32 [n, D].
 
     Several outputs count as their mean, without those of actions that are not positive.
@@ -202,9 +203,8 @@ def embed_with(model: keras.Model | tf.Module, history: ActivityHistory) -> Embe
     Parameters
     ----------
     model : a Keras model with dict inputs and outputs, or a module with a function `serve`.
-    history : has the vectors of the sequences' jobs.
+    spec : says which actions are positive.
     """
-    matrix, spec = history.vectors.matrix, history.spec
     is_keras = isinstance(model, keras.Model)
     taken = list(model.input) if is_keras else _arguments(model)
     left_out = {output_name(action) for action in set(spec.actions) - set(spec.positive_actions)}
@@ -215,7 +215,8 @@ def embed_with(model: keras.Model | tf.Module, history: ActivityHistory) -> Embe
         counted = [values for name, values in outputs.items() if name not in left_out]
         return tf.add_n(counted) / len(counted)
 
-    def embed(sequences: Sequences) -> np.ndarray:
+    def embed(sequences: Sequences, history: ActivityHistory) -> np.ndarray:
+        matrix = history.vectors.matrix
         parts = [np.empty((0, history.vectors.dimension), np.float32)]
         for first in range(0, len(sequences), BATCH):
             part = np.arange(first, min(first + BATCH, len(sequences)))
@@ -232,14 +233,14 @@ def _arguments(module: tf.Module) -> list[str]:
     return [*(spec.name for spec in positional), *named]
 
 
-def decayed_average(history: ActivityHistory, r: float) -> Embed:
+def decayed_average(r: float) -> Embed:
     """Return the interleaved decay as a function of sequences, for comparison without a model.
 
     The i-th of n positive activities, oldest first, weighs `r**(n - i)`, normalised to sum to 1;
     1 gives the plain mean.
     """
 
-    def embed(sequences: Sequences) -> np.ndarray:
+    def embed(sequences: Sequences, history: ActivityHistory) -> np.ndarray:
         positive = np.isin(sequences.action, history.spec.positive_ids)
         newer = positive[:, ::-1].cumsum(axis=1)[:, ::-1] - 1
         weights = np.where(positive, r ** np.maximum(newer, 0), 0.0)

@@ -154,7 +154,7 @@ def train(
         if verbose:
             for name, counts in balance.items():
                 print(f"{name}: {_shares(counts)}", flush=True)
-        embed = embed_with(built, history)
+        embed = embed_with(built, history.spec)
         epochs = fit_task(
             objective.task(built, history, period),
             objective.stream(history, period, batch_size=fit.batch_size, seed=fit.seed),
@@ -167,7 +167,7 @@ def train(
         best = max(epochs, key=lambda figures: figures[VALIDATION])
         measured = {name: value for name, value in best.items() if name != "loss"}
     else:
-        measured = queries.measure(embed_with(built, history))
+        measured = queries.measure(embed_with(built, history.spec))
 
     result = {
         "training": {
@@ -185,9 +185,7 @@ def train(
             "validation_queries": len(queries),
             "rivals": {
                 "popularity": {VALIDATION: queries.popularity()},
-                **{
-                    name: queries.measure(decayed_average(history, r)) for name, r in RIVALS.items()
-                },
+                **{name: queries.measure(decayed_average(r)) for name, r in RIVALS.items()},
             },
         },
         "parameters": {

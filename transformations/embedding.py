@@ -181,7 +181,7 @@ def tensorflow() -> Any:
     """
     if "tensorflow" not in sys.modules and "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-        with _held_back_stderr():
+        with held_back_stderr():
             import tensorflow as tf
 
             tf.config.list_logical_devices()
@@ -194,7 +194,7 @@ _stderr_lock = threading.RLock()
 
 
 @contextmanager
-def _held_back_stderr() -> Iterator[None]:
+def held_back_stderr() -> Iterator[None]:
     """Hold back what native code writes to stderr; show it if the body fails."""
     with _stderr_lock:
         yield from _hold_back_stderr()
@@ -305,7 +305,7 @@ def _convert(
     converted = []
     for model, signature in zip(models, signatures, strict=True):
         try:
-            with _held_back_stderr():
+            with held_back_stderr():
                 candidate = _ConvertedModel(model)
                 same = _agree(model, candidate, signature)
         except Exception as error:  # of many kinds, for operations that LiteRT does not know

@@ -9,6 +9,7 @@ encoder was fitted on. So of the postings of a job up to that time only the newe
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transformations import names
-from transformations.embedding import BATCH_SIZE, load_saved_model, tensorflow
+from transformations.embedding import (
+    BATCH_SIZE,
+    held_back_stderr,
+    load_saved_model,
+    tensorflow,
+)
 from transformations.errors import InvalidInput
 from transformations.feature_tables import TIMESTAMP, vector_column
 from transformations.job_encoder import JobEncoderDescription, describe_job_encoder
@@ -135,6 +141,7 @@ class JobEncoder:
         # The loaded object owns the variables that the signature reads: it must stay alive.
         self._loaded = load_saved_model(described.path, self._label)
         self._signature = self._loaded.signatures[SIGNATURE]
+        self._called = False
 
     @property
     def _label(self) -> str:
@@ -184,7 +191,11 @@ class JobEncoder:
         """Call the SavedModel on one batch."""
         errors = tensorflow().errors
         try:
-            return self._signature(**inputs)[names.EMBEDDING].numpy()
+            # The first call plans the graph, which on some processors brings a note by oneDNN.
+            with nullcontext() if self._called else held_back_stderr():
+                vectors = self._signature(**inputs)[names.EMBEDDING].numpy()
+            self._called = True
+            return vectors
         except (errors.OpError, ValueError) as error:
             raise InvalidInput(
                 f"{self._label} (version {self.description.version}): expected vectors for a batch "

@@ -121,7 +121,7 @@ def test_embedding_and_popularity_are_mixed_in_units_of_their_standard_deviation
 
 def test_measure_takes_the_best_share_and_gives_the_embedding_alone_too():
     queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
-    figures = queries.measure(lambda sequences: np.full((len(sequences), 2), [-1, 0], np.float32))
+    figures = queries.measure(lambda sequences, history: np.full((len(sequences), 2), [-1, 0], np.float32))
     # Jobs 1, 3 and 4 tie by the embedding alone; with some popularity the wanted job is first.
     assert figures == pytest.approx(
         {"ndcg_at_10": 1.0, "share": 0.3, "ndcg_at_10_alone": 1 / math.log2(3)}
@@ -254,10 +254,10 @@ def test_an_average_without_a_model_equals_the_formulas():
     history = history_of(events, vectors, ActivitySpec(length=8))
     sequences = history.sequences(np.array([0, 0]), np.array([10, 0]))
     positive = [vectors[j][2] for j in (0, 2, 3)]
-    got = decayed_average(history, 0.5)(sequences)
+    got = decayed_average(0.5)(sequences, history)
     np.testing.assert_allclose(got, [decayed_of(positive, 2, 0.5), [0, 0]], rtol=1e-6)
     np.testing.assert_allclose(
-        decayed_average(history, 1.0)(sequences), [mean_of(positive, 2), [0, 0]], rtol=1e-6
+        decayed_average(1.0)(sequences, history), [mean_of(positive, 2), [0, 0]], rtol=1e-6
     )
 
 
@@ -280,5 +280,5 @@ def test_a_model_embeds_sequences_in_their_order(monkeypatch):
             for i in range(7, -1, -1)
         )
     ]
-    got = embed_with(model, history)(sequences)
+    got = embed_with(model, history.spec)(sequences, history)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
