@@ -121,7 +121,8 @@ def test_embedding_and_popularity_are_mixed_in_units_of_their_standard_deviation
 
 def test_measure_takes_the_best_share_and_gives_the_embedding_alone_too():
     queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
-    figures = queries.measure(lambda sequences, history: np.full((len(sequences), 2), [-1, 0], np.float32))
+    constant = np.full((len(queries), 2), [-1, 0], np.float32)
+    figures = queries.measure(lambda sequences, history: constant)
     # Jobs 1, 3 and 4 tie by the embedding alone; with some popularity the wanted job is first.
     assert figures == pytest.approx(
         {"ndcg_at_10": 1.0, "share": 0.3, "ndcg_at_10_alone": 1 / math.log2(3)}
