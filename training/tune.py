@@ -7,6 +7,7 @@ trials are kept, the bad ones too.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,9 +83,7 @@ def tune(
     study = optuna.create_study(
         study_name=model,
         storage=f"sqlite:///{folder.resolve() / STUDY}",
-        sampler=optuna.samplers.TPESampler(seed=fit.seed)
-        if kind.trainable
-        else optuna.samplers.BruteForceSampler(seed=fit.seed),
+        sampler=_sampler(kind.trainable, fit.seed),
         direction="maximize",
         load_if_exists=True,
     )
@@ -122,6 +121,16 @@ def tune(
         study.optimize(run, n_trials=trials - done)
     _draw(study, folder / PLOT)
     return study
+
+
+def _sampler(trainable: bool, seed: int) -> optuna.samplers.BaseSampler:
+    """Return what searches a network, or tries all of an average's grid."""
+    if trainable:
+        return optuna.samplers.TPESampler(seed=seed)
+    with warnings.catch_warnings():
+        # That it is experimental is no news to the user of this command.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.BruteForceSampler(seed=seed)
 
 
 def _require_same(study: optuna.Study, about: dict[str, Any], folder: Path) -> None:
