@@ -51,6 +51,7 @@ from transformations.tables import (
     require_columns,
     require_no_nulls,
     single_chunk,
+    time_column,
 )
 from transformations.times import to_datetime, to_us
 
@@ -292,7 +293,8 @@ def train_job_encoder(
     Parameters
     ----------
     events : columns `member_id`, `job_id`, `action`, `event_timestamp`.
-    postings : `job_id` and the encoder's columns; of several rows of one job the last counts.
+    postings : `job_id`, `event_timestamp` and the encoder's columns; of a job's several rows the
+        newest before `until` counts, and jobs without one are left out.
     until : aware datetime. No event at or after it is read; the vectors are valid from it on.
     dimension : int. Length D of a vector.
     seed : int. Of weights, examples and dropout.
@@ -319,7 +321,7 @@ def train_job_encoder(
     fit = replace(fit or ENCODER_FIT, seed=seed)
     objective = objective or NextPositive()
     past = _before(ActivityEvents.from_arrow(events, spec), until)
-    postings = _one_a_job(postings)
+    postings = _one_a_job(postings, until)
     columns = {
         **{name: _tensor(postings, name, lists=False) for name in encoder.text},
         **{name: _tensor(postings, name, lists=True) for name in encoder.categories},
@@ -439,12 +441,25 @@ def _before(events: ActivityEvents, until: datetime) -> ActivityEvents:
     return events.where(events.time < to_us(until))
 
 
-def _one_a_job(postings: pa.Table) -> pa.Table:
-    """Return one row a job, ascending by id: the last one given."""
-    job_ids, code = rank_encode(id_column(postings, names.JOB_ID, "postings"))
-    last = np.zeros(len(job_ids), dtype=np.int64)
-    np.maximum.at(last, code, np.arange(len(code)))
-    return postings.take(pa.array(last)).combine_chunks()
+def _one_a_job(postings: pa.Table, until: datetime) -> pa.Table:
+    """Return the newest posting of each job before a time, ascending by id.
+
+    Raises
+    ------
+    InvalidInput
+        A column is missing or malformed, or no posting is so old.
+    """
+    require_columns(postings.column_names, (names.JOB_ID, names.EVENT_TIMESTAMP), "postings")
+    time = time_column(postings, names.EVENT_TIMESTAMP, "postings")
+    _, code = rank_encode(id_column(postings, names.JOB_ID, "postings"))
+    order = np.lexsort((time, code))
+    order = order[time[order] < to_us(until)]
+    if not len(order):
+        raise InvalidInput(
+            f"postings: expected some before {until}. Received: {len(postings)} rows, none so old"
+        )
+    newest = np.append(code[order[1:]] != code[order[:-1]], True)
+    return postings.take(pa.array(order[newest])).combine_chunks()
 
 
 def _placeholder_vectors(job_ids: pa.ChunkedArray, dimension: int) -> ItemVectors:

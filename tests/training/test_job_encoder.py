@@ -134,6 +134,23 @@ def test_nothing_at_or_after_the_end_is_read(trained):
     assert facts == trained[1]
 
 
+def test_of_a_jobs_postings_the_newest_before_the_end_is_read(trained):
+    """In whatever order they come: older ones are superseded, later ones are not known yet."""
+
+    def at_other_times(moment):
+        wrong = postings().set_column(1, "title", pa.array(["driver"] * JOBS))
+        times = pa.array([moment] * JOBS, pa.timestamp("us", "UTC"))
+        return wrong.set_column(4, "event_timestamp", times)
+
+    earlier, later = at_other_times(EPOCH - timedelta(days=1)), at_other_times(UNTIL)
+    unseen = postings().slice(0, 1).set_column(0, "job_id", pa.array([JOBS])).slice(0, 1)
+    unseen = unseen.set_column(4, "event_timestamp", pa.array([UNTIL], pa.timestamp("us", "UTC")))
+    for order in ([later, postings(), earlier, unseen], [unseen, earlier, postings(), later]):
+        module, facts = train_job_encoder(events(), pa.concat_tables(order), until=UNTIL, **OPTIONS)
+        assert facts == trained[1]
+        np.testing.assert_array_equal(encode(module, postings()), encode(trained[0], postings()))
+
+
 def test_another_seed_gives_other_vectors(trained):
     module, _ = train_job_encoder(events(), postings(), until=UNTIL, seed=1, **OPTIONS)
     assert np.abs(encode(module, postings()) - encode(trained[0], postings())).max() > 1e-3
