@@ -6,6 +6,7 @@ The commands that serve are in `transformations.cli`, which does not know traini
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -62,7 +63,9 @@ class Setting(click.ParamType):
 @contextmanager
 def _training() -> Iterator[None]:
     """Import TensorFlow without its notes about the machine; say errors in one line."""
-    with one_line_errors():
+    with one_line_errors(), warnings.catch_warnings():
+        # Of Keras about numpy and of Feast's DuckDB store about DuckDB: not for users.
+        warnings.simplefilter("ignore", DeprecationWarning)
         from transformations.embedding import tensorflow
 
         tensorflow()

@@ -206,14 +206,18 @@ def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
     spec : says which actions are positive.
     """
     is_keras = isinstance(model, keras.Model)
-    taken = list(model.input) if is_keras else _arguments(model)
+    inputs_of = _inputs(model)
     left_out = {output_name(action) for action in set(spec.actions) - set(spec.positive_actions)}
 
-    @tf.function(reduce_retracing=True)
-    def call(inputs: dict[str, Any]) -> Any:
+    @tf.function(input_signature=[inputs_of])
+    def mean_output(inputs: dict[str, Any]) -> Any:
         outputs = model(inputs, training=False) if is_keras else model.serve(**inputs)
         counted = [values for name, values in outputs.items() if name not in left_out]
         return tf.add_n(counted) / len(counted)
+
+    # One trace: TensorFlow's guard against tracing again and again, which warns of many models, is
+    # left out.
+    call = mean_output.get_concrete_function()
 
     def embed(sequences: Sequences, history: ActivityHistory) -> np.ndarray:
         matrix = history.vectors.matrix
@@ -222,15 +226,22 @@ def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
             part = np.arange(first, min(first + BATCH, len(sequences)))
             inputs = history.model_inputs(sequences.take(part))
             inputs[names.INPUT_JOB_EMBEDDINGS] = matrix[inputs.pop(INPUT_JOB_ROWS)]
-            parts.append(call({name: tf.convert_to_tensor(inputs[name]) for name in taken}).numpy())
+            tensors = {name: tf.convert_to_tensor(inputs[name]) for name in inputs_of}
+            parts.append(call(tensors).numpy())
         return np.concatenate(parts)
 
     return embed
 
 
-def _arguments(module: tf.Module) -> list[str]:
-    positional, named = module.serve.get_concrete_function().structured_input_signature
-    return [*(spec.name for spec in positional), *named]
+def _inputs(model: keras.Model | tf.Module) -> dict[str, tf.TensorSpec]:
+    """Return what a model takes, by name."""
+    if isinstance(model, keras.Model):
+        return {
+            name: tf.TensorSpec(tensor.shape, tensor.dtype, name)
+            for name, tensor in model.input.items()
+        }
+    positional, named = model.serve.get_concrete_function().structured_input_signature
+    return {**{spec.name: spec for spec in positional}, **named}
 
 
 def decayed_average(r: float) -> Embed:

@@ -9,6 +9,7 @@ Nothing learnt sees what it is later asked about: the job encoder is fitted on a
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,6 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repo", type=Path, required=True, help="folder of the feature repo")
     repo = parser.parse_args().repo
+    # Of Keras about numpy.
+    warnings.simplefilter("ignore", DeprecationWarning)
     print(build_job_encoder(repo / "data", repo / "models").summary())
     for model in build_models(repo / "data", repo / "models"):
         print(model.summary())
