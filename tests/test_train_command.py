@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from feast_repo import PROJECT, at, make_repo
+from feast_repo import PROJECT, at, make_repo, us
 from job_encoders import package_encoder, postings_table, small_postings
 
 from training.cli import cli
@@ -155,7 +155,7 @@ def test_a_job_encoder_is_trained_from_files(tmp_path, repo):
     rows = 400
     random = np.random.default_rng(0)
     job = random.integers(1, 31, rows)
-    times = np.sort(random.integers(0, 40 * 86_400_000_000, rows))
+    times = np.sort(random.integers(us(at(-20)), us(at(20)), rows))
     events = pa.table(
         {
             "member_id": random.integers(0, 20, rows),
@@ -169,10 +169,10 @@ def test_a_job_encoder_is_trained_from_files(tmp_path, repo):
     output = run_ok(
         repo, "train-job-encoder", "--events", tmp_path / "events.parquet",
         "--postings", tmp_path / "postings.parquet", "--category", "genres", "--category", "year",
-        "--until", "1970-02-10", "--dimension", 8, "--epochs", 1, "--run", tmp_path / "run",
+        "--until", "2024-03-21", "--dimension", 8, "--epochs", 1, "--run", tmp_path / "run",
     )  # fmt: skip
     assert "content_and_behaviour version 1" in output
-    assert "valid from 1970-02-10 00:00 UTC" in output
+    assert "valid from 2024-03-21 00:00 UTC" in output
     assert (repo.path / "models" / "job_encoder" / "saved_model.pb").is_file()
 
 
