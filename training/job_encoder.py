@@ -376,6 +376,7 @@ class _Towers:
         settings: Fit,
     ) -> None:
         self.history, self.settings = history, settings
+        self.encoder, self.objective, self.period = encoder, objective, period
         events, vectors = history.events, history.vectors
         inside = (events.time >= period.start_us) & (events.time < period.end_us)
         self.known_jobs = np.unique(events.job[inside])
@@ -404,7 +405,14 @@ class _Towers:
         if validation is not None:
             queries = RankingQueries.of(self.history, validation)
             validate = partial(self._measure, queries)
-        identity = {"settings": self.settings.to_dict(), "tower": self.job_tower.count_params()}
+        identity = {
+            "encoder": self.encoder.to_dict(),
+            "objective": self.objective.to_dict(),
+            "fit": self.settings.to_dict(),
+            "period": self.period.to_dict(),
+            "events": len(self.history.events),
+            "weights": self.job_tower.count_params(),
+        }
         return fit_task(
             self.task,
             self.stream,
