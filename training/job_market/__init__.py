@@ -1,0 +1,30 @@
+"""A simulated job market with planted truth, to calibrate an offline evaluation on.
+
+What an evaluation says of real data cannot be checked; what it says of a world in which every
+preference is known can. Here members act on job postings for known reasons, so that an arm which
+ranks by the truth shows how much there is to win, and an evaluation can be asked whether it finds
+what is there. Nothing measured on it says anything about real members.
+
+The story, each part with a setting in `settings.MarketSettings`:
+
+- A *posting* is a real O*NET occupation, its title and description as they are, at some level. Its
+  true vector is made from the text (TF-IDF and truncated SVD) plus a little of its own. It is
+  posted at some moment, shown from the midnight after on, and open for some weeks. Postings differ
+  in exposure, with a heavy tail and fading with age, and a little in attractiveness. A level says
+  nothing of either.
+- A *member* is interested in work near one occupation. Some change direction now and then, mostly
+  at once, else over some weeks, to a related occupation or to any.
+- A member comes in *sessions*: some often, most rarely, and more in the weeks after a change of
+  direction. A session shows postings by their exposure, and some that a recommender picked,
+  weakly, by what the member wanted some days before. The member acts on a few of them by a
+  multinomial logit on utility, which is interest plus attractiveness, or on none if none is good
+  enough. In some sessions a member strays, and follows an interest in any occupation.
+- An action is mostly positive, APPLY or SAVE; a DISMISS is of a recommended posting of low utility.
+  Nobody acts twice on one posting.
+
+    python -m training.job_market --out DIR --members 6000
+"""
+
+from training.job_market.market import JobMarket
+
+__all__ = ["JobMarket"]

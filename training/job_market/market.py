@@ -1,0 +1,278 @@
+"""A simulated market as tables and files, in the layout of the feature repo's data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.job_market.jobs import LEVELS, Jobs
+from training.job_market.members import BLOCK, Directions, draw_directions
+from training.job_market.occupations import NOTICE, Occupations
+from training.job_market.sessions import ACTIONS, Actions, draw_actions
+from training.job_market.settings import BLOCK_STREAM, MarketSettings
+from training.movietweetings import EVENTS_SCHEMA, POSTINGS_FILE
+from transformations.errors import InvalidInput
+from transformations.names import ACTION, EVENT_TIMESTAMP, JOB_ID, MEMBER_ID
+from transformations.sequences import MICROSECONDS_PER_DAY
+from transformations.times import to_us
+
+EVENTS_FOLDER = "activity_events"
+TRUE_MEMBERS_FILE = "truth/members.parquet"
+TRUE_JOBS_FILE = "truth/jobs.parquet"
+README_FILE = "README.md"
+
+TIME = pa.timestamp("us", tz="UTC")
+POSTINGS_SCHEMA = pa.schema(
+    [
+        (JOB_ID, pa.int64()),
+        ("title", pa.string()),
+        ("description", pa.string()),
+        ("group", pa.list_(pa.string())),
+        (EVENT_TIMESTAMP, TIME),
+    ]
+)
+TRUE_MEMBERS_SCHEMA = pa.schema(
+    [(MEMBER_ID, pa.int64()), (EVENT_TIMESTAMP, TIME), ("preference", pa.list_(pa.float32()))]
+)
+TRUE_JOBS_SCHEMA = pa.schema(
+    [
+        (JOB_ID, pa.int64()),
+        ("vector", pa.list_(pa.float32())),
+        ("open_from", TIME),
+        ("open_until", TIME),
+    ]
+)
+
+HISTORY_DAYS = 28
+"""Days of activity that count as a member's history."""
+
+_README = """\
+# A simulated job market
+
+**Simulated**: made by `python -m training.job_market`, with planted preferences, to calibrate an
+evaluation on. It holds no people and no companies; no figure measured on it says anything of real
+members. Say so beside every one.
+
+| File | One row per | Columns |
+| --- | --- | --- |
+| `activity_events/part-*.parquet` | action | `member_id`, `job_id`, `action`, `event_timestamp` |
+| `job_postings.parquet` | job | `job_id`, `title`, `description`, `group` (SOC major group, and \
+level if any), `event_timestamp` (posted) |
+| `truth/members.parquet` | member and change | `member_id`, `event_timestamp`, `preference` from \
+then on |
+| `truth/jobs.parquet` | job | `job_id`, `vector`, `open_from`, `open_until` |
+
+Times are UTC. A member's true utility of a job is the dot product of `preference`, from the newest
+row at or before the moment, and `vector`. Truth is for an oracle alone: no model may read it.
+
+## Where it comes from
+
+Titles and descriptions of postings are those of O*NET occupations; a level was added to some
+titles, and everything else is made up by the simulation. {notice}
+
+## Settings
+
+{settings}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobMarket(MarketSettings):
+    """A simulated market; its settings are those of `MarketSettings`.
+
+    Examples
+    --------
+    >>> market = JobMarket(members=25_000)
+    >>> market.blocks
+    3
+    """
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks of members there are."""
+        return -(-self.members // BLOCK)
+
+    @cached_property
+    def occupations(self) -> Occupations:
+        """The occupations."""
+        return Occupations.of(self)
+
+    @cached_property
+    def all_jobs(self) -> Jobs:
+        """All postings."""
+        return Jobs.of(self, self.occupations)
+
+    def postings(self) -> pa.Table:
+        """Return the postings as a table of `POSTINGS_SCHEMA`; a level is added to the title."""
+        jobs, known = self.all_jobs, self.occupations
+        titles, groups = [], []
+        for occupation, level in zip(jobs.occupation, jobs.level, strict=True):
+            own = [LEVELS[level]] if LEVELS[level] else []
+            titles.append(", ".join([known.titles[occupation], *own]))
+            groups.append([known.groups[occupation], *own])
+        descriptions = [known.descriptions[occupation] for occupation in jobs.occupation]
+        job_ids, posted = np.arange(1, self.jobs + 1), to_us(self.start) + jobs.posted
+        return pa.table([job_ids, titles, descriptions, groups, posted], schema=POSTINGS_SCHEMA)
+
+    def true_jobs(self) -> pa.Table:
+        """Return true vectors and times of the postings, a table of `TRUE_JOBS_SCHEMA`.
+
+        `vector` has K + 1 values, the last being the attractiveness. A posting is shown from
+        `open_from`, the midnight after it was posted, to before `open_until`.
+        """
+        jobs = self.all_jobs
+        vectors = np.column_stack([jobs.vectors, jobs.attractiveness])
+        start = to_us(self.start)
+        opened, closed = (
+            start + day * MICROSECONDS_PER_DAY for day in (jobs.first_day, jobs.end_day)
+        )
+        job_ids = np.arange(1, self.jobs + 1)
+        return pa.table([job_ids, _lists(vectors), opened, closed], schema=TRUE_JOBS_SCHEMA)
+
+    def block(self, number: int) -> tuple[pa.Table, pa.Table]:
+        """Make the members `number * BLOCK + 1` and on; blocks can be made in any order.
+
+        Returns
+        -------
+        events : table of `EVENTS_SCHEMA`, by time.
+        true_members : table of `TRUE_MEMBERS_SCHEMA`, by member, then time. `preference` has K + 1
+            values, the last being 1; a member's preference at t is that of the newest row with
+            `event_timestamp <= t`, and its dot product with a job's true vector is the utility.
+
+        Raises
+        ------
+        InvalidInput
+            There is no such block.
+        """
+        if not 0 <= number < self.blocks:
+            raise InvalidInput(
+                f"job market: a block is expected from 0 to {self.blocks - 1}, received {number}"
+            )
+        directions, actions = self.simulate(number)
+        # The block is always made whole, so that the first members do not depend on how many.
+        members = min(BLOCK, self.members - number * BLOCK)
+        actions = actions.take(actions.member < members)
+        first, start = number * BLOCK + 1, to_us(self.start)
+        names = pa.array(ACTIONS).take(pa.array(actions.action))
+        events = pa.table(
+            [actions.member + first, actions.job + 1, names, actions.time + start],
+            schema=EVENTS_SCHEMA,
+        )
+        rows = slice(0, int(np.searchsorted(directions.member, members)))
+        preference = directions.preference[rows]
+        preference = np.column_stack([preference, np.ones(len(preference), np.float32)])
+        true_members = pa.table(
+            [directions.member[rows] + first, directions.since[rows] + start, _lists(preference)],
+            schema=TRUE_MEMBERS_SCHEMA,
+        )
+        return events, true_members
+
+    def write(self, out_dir: Path) -> dict[str, float]:
+        """Write the market to a folder, block by block: memory does not grow with the members.
+
+        Parameters
+        ----------
+        out_dir : Path
+            Made if missing. Gets `activity_events/part-00000.parquet` and on, a file a block;
+            `job_postings.parquet`; `truth/members.parquet` and `truth/jobs.parquet`; `README.md`.
+
+        Returns
+        -------
+        dict[str, float]
+            Counts `events`, `members` (with any event), `jobs`, `jobs_acted_on`; shares `APPLY`,
+            `SAVE`, `DISMISS`; `median_history`, the median events in the last 28 days over
+            members with any in them.
+
+        Raises
+        ------
+        InvalidInput
+            There are events in the folder already.
+        """
+        out_dir = Path(out_dir)
+        folder = out_dir / EVENTS_FOLDER
+        if any(folder.glob("*.parquet")):
+            raise InvalidInput(
+                f"{folder}: expected no files, since old events would be read with the new ones; "
+                "received a folder with events, to be removed first"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        (out_dir / TRUE_MEMBERS_FILE).parent.mkdir(exist_ok=True)
+        pq.write_table(self.postings(), out_dir / POSTINGS_FILE, compression="zstd")
+        pq.write_table(self.true_jobs(), out_dir / TRUE_JOBS_FILE, compression="zstd")
+        counts = _Counts(self)
+        with pq.ParquetWriter(
+            out_dir / TRUE_MEMBERS_FILE, TRUE_MEMBERS_SCHEMA, compression="zstd"
+        ) as writer:
+            for number in range(self.blocks):
+                events, true_members = self.block(number)
+                path = folder / f"part-{number:05d}.parquet"
+                pq.write_table(events, path, compression="zstd")
+                writer.write_table(true_members)
+                counts.add(events)
+        (out_dir / README_FILE).write_text(self._readme(), encoding="utf-8")
+        return counts.summary()
+
+    def simulate(self, number: int) -> tuple[Directions, Actions]:
+        """Return what the members of a whole block want and do; see `block`."""
+        random = self.random(BLOCK_STREAM, number)
+        directions = draw_directions(self, self.occupations, random)
+        return directions, draw_actions(self, self.occupations, self.all_jobs, directions, random)
+
+    def _readme(self) -> str:
+        """Return what the folder holds and where it comes from."""
+        settings = "\n".join(
+            f"    {field.name} = {getattr(self, field.name)}" for field in fields(self)
+        )
+        return _README.format(notice=NOTICE, settings=settings)
+
+
+class _Counts:
+    """Counts of events, added block by block."""
+
+    def __init__(self, market: JobMarket) -> None:
+        self.market = market
+        self.actions = np.zeros(len(ACTIONS), np.int64)
+        self.members = 0
+        self.acted_on = np.zeros(market.jobs + 1, bool)
+        self.histories = np.zeros(1, np.int64)
+
+    def add(self, events: pa.Table) -> None:
+        """Count the events of one block."""
+        names = events[ACTION].to_numpy()
+        self.actions += [int((names == action).sum()) for action in ACTIONS]
+        member = events[MEMBER_ID].to_numpy()
+        self.members += len(np.unique(member))
+        self.acted_on[events[JOB_ID].to_numpy()] = True
+        end = to_us(self.market.start) + self.market.days * MICROSECONDS_PER_DAY
+        time = events[EVENT_TIMESTAMP].cast(pa.int64()).to_numpy()
+        lately = time >= end - HISTORY_DAYS * MICROSECONDS_PER_DAY
+        _, lengths = np.unique(member[lately], return_counts=True)
+        counted = np.bincount(lengths, minlength=len(self.histories))
+        counted[: len(self.histories)] += self.histories
+        self.histories = counted
+
+    def summary(self) -> dict[str, float]:
+        """Return the figures that `JobMarket.write` returns."""
+        events = int(self.actions.sum())
+        lengths = np.repeat(np.arange(len(self.histories)), self.histories)
+        shares = self.actions / max(events, 1)
+        return {
+            "events": events,
+            "members": self.members,
+            "jobs": self.market.jobs,
+            "jobs_acted_on": int(self.acted_on.sum()),
+            **dict(zip(ACTIONS, shares.tolist(), strict=True)),
+            "median_history": float(np.median(lengths)) if len(lengths) else 0.0,
+        }
+
+
+def _lists(values: np.ndarray) -> pa.ListArray:
+    """Return float32 [n, K] as n lists of K."""
+    rows, length = values.shape
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * np.int32(length))
+    return pa.ListArray.from_arrays(offsets, pa.array(values.astype(np.float32).ravel()))
