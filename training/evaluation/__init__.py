@@ -1,0 +1,1 @@
+"""Does it help? Whether activity embeddings improve a ranker that uses them, and which do."""

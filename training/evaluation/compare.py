@@ -1,0 +1,262 @@
+"""May embedding B replace embedding A? The gate of a release.
+
+B replaces A where each of the evaluations, one of each cut date, says so by itself:
+
+0. Its instrument worked: it has checks, all of them passed, but for those that name another arm
+   than B; and B is not one of its controls.
+1. B is better: the interval of B - A is above 0 in the task `day`, and in `week` where that was
+   measured.
+2. Or B is not worse, and smaller: in these tasks the interval is above -margin, and B has at most
+   half of A's bytes a member.
+
+Otherwise A stays. The figure is NDCG@10, mean over members; a member's value is the mean over
+seeds, and the interval that of the paired bootstrap, 95 %. Since all tasks and all evaluations have
+to agree, no correction for their number is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.evaluation.statistics import RESAMPLES, Difference, paired_bootstrap
+from transformations.errors import InvalidInput
+
+REPORT = "report.json"
+MEMBERS = "members.parquet"
+SCHEMA = 1
+MARGIN = 0.004
+"""NDCG@10 that a smaller embedding may cost."""
+TASKS = ("day", "week")
+"""The first has to be there, the second where the report has it."""
+NOT_PUBLISHED = ("control", "oracle")
+"""Roles of arms that are there to test the instrument."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether B replaces A.
+
+    Attributes
+    ----------
+    a, b : str. The arms.
+    replace : bool.
+    reasons : list of str. Sentences with the figures: of every evaluation where B replaces A, else
+        of those that speak against it.
+    simulated : bool. An evaluation is of simulated data.
+    """
+
+    a: str
+    b: str
+    replace: bool
+    reasons: list[str]
+    simulated: bool = False
+
+    def __str__(self) -> str:
+        first = f"Replace `{self.a}` by `{self.b}`." if self.replace else f"Keep `{self.a}`."
+        label = ["Simulated data: says nothing about members of a job site."] * self.simulated
+        return "\n".join([first, *label, *(f"- {reason}" for reason in self.reasons)])
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """What one folder says of A and B.
+
+    Attributes
+    ----------
+    report : content of `report.json`.
+    tasks : for each task that was measured, float [members, 2]: the values of A and B, by member id
+        ascending.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+    tasks: dict[str, np.ndarray]
+
+
+def compare(
+    folders: Sequence[Path],
+    a: str,
+    b: str,
+    *,
+    margin: float = MARGIN,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Verdict:
+    """Decide whether arm B may replace arm A; see the head of this module.
+
+    Parameters
+    ----------
+    folders : each with `report.json` and `members.parquet` of one evaluation.
+    a, b : names of arms: what is published today, and what might be.
+    margin : float, 0 or more. NDCG@10 that B may be worse by if it is smaller.
+    resamples, seed : of the bootstrap.
+
+    Raises
+    ------
+    InvalidInput
+        There is no folder, one is given twice or has no evaluation that can be read; an arm is
+        unknown or both are the same; the members of the two differ; or `margin` is below 0.
+    """
+    folders = [Path(folder) for folder in folders]
+    if not folders or len({folder.resolve() for folder in folders}) < len(folders):
+        raise InvalidInput(
+            "compare: expected folders of evaluations, each once. Received: "
+            f"{', '.join(map(str, folders)) or 'none'}"
+        )
+    if a == b:
+        raise InvalidInput(f"compare: expected two arms. Received: `{a}` twice")
+    if not 0 <= margin < float("inf"):
+        raise InvalidInput(f"compare: `margin` should be 0 or more. Received: {margin}")
+    evaluations = [_read(folder, a, b) for folder in folders]
+    judged = [_judge(e, a, b, margin, resamples, seed) for e in evaluations]
+    replace = all(says_so for says_so, _ in judged)
+    reasons = [s for says_so, sentences in judged if says_so == replace for s in sentences]
+    simulated = any(bool(e.report.get("simulated")) for e in evaluations)
+    return Verdict(a, b, replace, reasons, simulated)
+
+
+def _judge(
+    evaluation: _Evaluation, a: str, b: str, margin: float, resamples: int, seed: int
+) -> tuple[bool, list[str]]:
+    """Return whether one evaluation lets B replace A, and the sentences that say why."""
+    against = _faults(evaluation, b)
+    differences = {
+        task: paired_bootstrap(values[:, 1:], values[:, 0], resamples=resamples, seed=seed)[0]
+        for task, values in evaluation.tasks.items()
+    }
+    better = [task for task, d in differences.items() if d.low > 0]
+    not_worse = [task for task, d in differences.items() if d.low > -margin]
+    a_bytes, b_bytes = (_arm(evaluation.report, arm).get("bytes_per_member") for arm in (a, b))
+    # Of two that have nothing, neither is smaller.
+    smaller = bool(a_bytes) and b_bytes is not None and 2 * b_bytes <= a_bytes
+    sizes = f"`{b}` has {_bytes(b_bytes)} and `{a}` {_bytes(a_bytes)} a member"
+
+    def figures(task: str, says: str) -> str:
+        return f"{evaluation.folder}: task {task}: {b} - {a} is {_text(differences[task])}, {says}."
+
+    if len(better) == len(differences):
+        sentences = [figures(task, "above 0") for task in better]
+        return not against, against or sentences
+    if smaller and len(not_worse) == len(differences):
+        sentences = [figures(task, f"above -{margin:g}") for task in not_worse]
+        sentences.append(f"{evaluation.folder}: {sizes}, at most half.")
+        return not against, against or sentences
+    for task in differences:
+        if task not in not_worse:
+            against.append(figures(task, f"so that it may be worse by {margin:g} or more"))
+        elif task not in better and not smaller:
+            against.append(figures(task, "not above 0"))
+    if not smaller:
+        against.append(f"{evaluation.folder}: {sizes}, not at most half: it has to be better.")
+    return False, against
+
+
+def _faults(evaluation: _Evaluation, b: str) -> list[str]:
+    """Return what makes the evaluation itself worth nothing for B, sentences."""
+    folder, checks = evaluation.folder, evaluation.report.get("checks") or []
+    faults = []
+    if not checks:
+        faults.append(f"{folder}: the report has no checks of the instrument.")
+    for check in checks:
+        if check.get("arm", b) in (b, None) and check.get("passed") is not True:
+            says = str(check.get("says") or "it says nothing more").rstrip(".")
+            faults.append(f"{folder}: the check `{check.get('name')}` did not pass: {says}.")
+    role = _arm(evaluation.report, b).get("role")
+    if role in NOT_PUBLISHED:
+        faults.append(f"{folder}: `{b}` tests the instrument ({role}), it cannot be published.")
+    return faults
+
+
+def _read(folder: Path, a: str, b: str) -> _Evaluation:
+    """Read what a folder has of two arms."""
+    for name in (REPORT, MEMBERS):
+        if not (folder / name).is_file():
+            raise InvalidInput(
+                f"{folder}: expected an evaluation, `{REPORT}` and `{MEMBERS}`. Received: no "
+                f"`{name}`; run `activity-embeddings evaluate` first"
+            )
+    report = _read_report(folder / REPORT)
+    known = [arm["name"] for arm in report["arms"]]
+    for arm in (a, b):
+        if arm not in known:
+            raise InvalidInput(
+                f"{folder}: expected an arm that was evaluated: {', '.join(known)}. Received: {arm}"
+            )
+    path = folder / MEMBERS
+    columns = ["task", "arm", "seed", "member_id", "ndcg_at_10"]
+    try:
+        frame = pq.read_table(path, columns=columns, filters=[("arm", "in", [a, b])]).to_pandas()
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidInput(
+            f"{path}: expected a parquet file with the columns {', '.join(columns)}. Received: "
+            f"{error}"
+        ) from error
+    tasks = {
+        task: _values(rows, a, b, f"{path}, task {task}")
+        for task in TASKS
+        if len(rows := frame[frame["task"] == task])
+    }
+    reported = report.get("tasks") or {}
+    for task in TASKS:
+        if task not in tasks and (task == TASKS[0] or reported.get(task)):
+            raise InvalidInput(
+                f"{path}: expected rows of the task `{task}` with `{a}` and `{b}`. Received: none"
+            )
+    return _Evaluation(folder, report, tasks)
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidInput(f"{path}: expected a report in JSON. Received: {error}") from error
+    schema = report.get("schema") if isinstance(report, dict) else None
+    if schema != SCHEMA or not isinstance(report.get("arms"), list):
+        raise InvalidInput(
+            f"{path}: expected a report of schema {SCHEMA} with its arms. Received: schema {schema}"
+        )
+    return report
+
+
+def _values(rows: pd.DataFrame, a: str, b: str, where: str) -> np.ndarray:
+    """Return each member's mean over seeds for A and for B, float64 [members, 2]."""
+    key = ["arm", "seed", "member_id"]
+    if rows.duplicated(key).any():
+        raise InvalidInput(
+            f"{where}: expected a row of each arm, seed and member. Received: "
+            f"{int(rows.duplicated(key).sum())} more"
+        )
+    members = {arm: set(rows.loc[rows["arm"] == arm, "member_id"]) for arm in (a, b)}
+    # Every seed too: a member without one would get a mean of others.
+    table = rows.pivot(index="member_id", columns=["arm", "seed"], values="ndcg_at_10")
+    table = table.sort_index(axis=0).sort_index(axis=1)
+    without = int(table.isna().any(axis=1).sum())
+    if members[a] != members[b] or without:
+        raise InvalidInput(
+            f"{where}: expected the same members with `{a}` and with `{b}`, for every seed. "
+            f"Received: {len(members[a] - members[b])} with `{a}` alone, "
+            f"{len(members[b] - members[a])} with `{b}` alone, {without} without a figure of some "
+            "seed"
+        )
+    return np.stack([table[arm].to_numpy(np.float64).mean(axis=1) for arm in (a, b)], axis=1)
+
+
+def _arm(report: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(arm for arm in report["arms"] if arm["name"] == name)
+
+
+def _text(found: Difference) -> str:
+    return f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+
+
+def _bytes(count: float | None) -> str:
+    return "an unknown number of bytes" if count is None else f"{count:,.0f} bytes"
