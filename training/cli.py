@@ -1,4 +1,4 @@
-"""The command `activity-embeddings`, with what trains: train, tune, package, and the job encoder.
+"""The command `activity-embeddings`, with what trains and measures.
 
 The commands that serve are in `transformations.cli`, which does not know training.
 """
@@ -6,6 +6,8 @@ The commands that serve are in `transformations.cli`, which does not know traini
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +60,21 @@ class Setting(click.ParamType):
         except json.JSONDecodeError:
             parsed = text
         return name, tuple(parsed) if isinstance(parsed, list) else parsed
+
+
+class NamedPaths(click.ParamType):
+    """`name=folder`, or `name=folder,folder`."""
+
+    name = "name=folder"
+
+    def convert(self, value: Any, param: Any, context: Any) -> tuple[str, tuple[Path, ...]]:
+        """Parse it."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, folders = value.partition("=")
+        if not (name and equals and folders):
+            self.fail(f"expected NAME=FOLDER. Received: {value!r}")
+        return name, tuple(map(Path, folders.split(",")))
 
 
 @contextmanager
@@ -302,6 +319,135 @@ def train_job_encoder(
             module, out, name=name, version=version, valid_from=until, **facts
         )
         click.echo(f"{described.summary()}\n{out}")
+
+
+@cli.command()
+@click.option(
+    "--rank-from",
+    type=Moment(),
+    required=True,
+    help="The ranker learns from this time; models must have learned before it.",
+)
+@click.option("--test-from", type=Moment(), required=True, help="Test from this time.")
+@click.option("--until", type=Moment(), required=True, help="Test until this time.")
+@click.option(
+    "--models",
+    "wanted",
+    multiple=True,
+    help="A registered model; repeat for several. Default: all that were trained.",
+)
+@click.option(
+    "--also",
+    type=NamedPaths(),
+    multiple=True,
+    help="NAME=FOLDER: a SavedModel that is not registered, or several with commas, one a seed.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(3), default=5, show_default=True, help="Of the ranker."
+)
+@click.option(
+    "--category",
+    "categories",
+    multiple=True,
+    help="A column of the postings with categories. Default: all lists of text.",
+)
+@click.option("--description", default="", help="One line on the data, for the report.")
+@click.option(
+    "--truth",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the truth of a simulated market, for the oracle arm.",
+)
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Fewer queries, no lists of weeks, no freshness curve: a look, with wider intervals.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("evaluation"),
+    show_default=True,
+    help="Folder of report.html, report.json and members.parquet.",
+)
+@click.pass_obj
+def evaluate(
+    repo: Path,
+    rank_from: datetime,
+    test_from: datetime,
+    until: datetime,
+    wanted: tuple[str, ...],
+    also: tuple[tuple[str, tuple[Path, ...]], ...],
+    seeds: int,
+    categories: tuple[str, ...],
+    description: str,
+    truth: Path | None,
+    quick: bool,
+    out: Path,
+) -> None:
+    """Measure what models add to a job recommendation ranker, and write a report.
+
+    The repo must have been applied; its registry and stores are only read.
+    """
+    with _training():
+        from feast import FeatureStore
+
+        from training.evaluation.data import Timeline
+        from training.evaluation.evaluate import HTML, QUICK, Size, headline
+        from training.evaluation.evaluate import evaluate as run_evaluation
+        from training.evaluation.findings import Declared
+        from training.evaluation.from_repo import read_data, read_models
+
+        store = FeatureStore(repo_path=str(repo))
+        result = run_evaluation(
+            read_data(
+                store, until=until, categories=categories, description=description, truth=truth
+            ),
+            out,
+            timeline=Timeline(rank_from, test_from, until),
+            models=read_models(store, wanted, also),
+            declared=Declared(seeds=tuple(range(seeds))),
+            size=QUICK if quick else Size(),
+            commands=[" ".join(["activity-embeddings", *map(shlex.quote, sys.argv[1:])])],
+            say=click.echo,
+        )
+        click.echo(f"\n{headline(result)}\n\n{out / HTML}")
+
+
+@cli.command()
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--evaluation",
+    "folders",
+    type=click.Path(file_okay=False, path_type=Path),
+    multiple=True,
+    default=(Path("evaluation"),),
+    show_default=True,
+    help="Folder that `evaluate` has written; repeat for several cut dates.",
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(0),
+    default=0.004,
+    show_default=True,
+    help="NDCG@10 that a B of at most half the bytes may be worse by.",
+)
+@click.pass_context
+def compare(
+    context: click.Context, a: str, b: str, folders: tuple[Path, ...], margin: float
+) -> None:
+    """Say whether embedding B should replace embedding A; exit status 1 if not.
+
+    In every evaluation its checks must have passed, and either B is better (the 95 % interval of
+    the difference in NDCG@10 is above 0, among the day's and among the week's jobs), or it is not
+    worse by the margin and has at most half of A's bytes.
+    """
+    with one_line_errors():
+        from training.evaluation.compare import compare as judge
+
+        verdict = judge(folders, a, b, margin=margin)
+    click.echo(verdict)
+    context.exit(0 if verdict.replace else 1)
 
 
 def _data(

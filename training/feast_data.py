@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
 from feast import FeatureStore
+from feast.types import Array, String
 
 from training.history import ActivityHistory
 from training.periods import Period
 from transformations.errors import InvalidInput
 from transformations.feature_views import (
     has_encoder,
+    in_repo,
     item_embedding_of,
     registered_encoder,
     source_views_of,
@@ -19,9 +24,14 @@ from transformations.feature_views import (
 )
 from transformations.item_vectors import ItemVectors
 from transformations.job_vectors import JobEncoder, encode_postings
+from transformations.model import ActivityModel
 from transformations.names import Role, Tag
 from transformations.sources import read_events, read_item_vectors, read_postings, source_label
 from transformations.spec import ActivitySpec, ItemEmbedding
+from transformations.times import to_us
+
+_ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
+"""Before the first event of anybody's log."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +75,54 @@ class TrainingSource:
             vectors = read_item_vectors(*self._offline, items, self.item_embedding, end=end)
         return ActivityHistory.of(events, vectors, spec)
 
+    def whole_history(self, until: datetime) -> ActivityHistory:
+        """Return all activity before a time, from the first event on, and job vectors."""
+        return self.history(Period(_ALWAYS, until))
+
+    def postings(self, columns: Sequence[str], until: datetime) -> pa.Table | None:
+        """Return ids, times and some columns of the postings up to a time; None without a view."""
+        views = self._views(Role.POSTINGS)
+        if not views:
+            return None
+        return read_postings(*self._offline, views[0], list(columns), end=to_us(until))
+
+    def category_columns(self) -> list[str]:
+        """Return the columns of the postings that are lists of text."""
+        return [
+            feature.name
+            for view in self._views(Role.POSTINGS)
+            for feature in view.features
+            if feature.dtype == Array(String)
+        ]
+
+    def models(self) -> dict[str, ActivityModel]:
+        """Return the registered activity models, by name."""
+        return {
+            view.tags[Tag.MODEL]: ActivityModel(
+                in_repo(view.tags[Tag.MODEL_PATH], self.store.config.repo_path),
+                name=view.tags[Tag.MODEL],
+                version=view.tags[Tag.MODEL_VERSION],
+            )
+            for view in self._views(Role.EMBEDDING)
+        }
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a view says that its data are made up."""
+        views = [*self._views(Role.EVENTS), *self._views(Role.POSTINGS)]
+        return any(view.tags.get(Tag.SIMULATED) == "true" for view in views)
+
     @property
     def _offline(self) -> tuple[Any, Any]:
         # Feast's provider has it, its base class does not say so.
         provider: Any = self.store._get_provider()
         return self.store.config, provider.offline_store
 
+    def _views(self, role: str) -> list[Any]:
+        return [v for v in self.store.list_all_feature_views() if v.tags.get(Tag.ROLE) == role]
+
     def _view(self, role: str) -> Any:
-        views = [v for v in self.store.list_all_feature_views() if v.tags.get(Tag.ROLE) == role]
+        views = self._views(role)
         if len(views) != 1:
             raise InvalidInput(
                 f"{self.store.project}: expected one view with the tag {Tag.ROLE} {role!r} in the "

@@ -171,15 +171,7 @@ def _day(
     days, vectors = history.jobs_of_days, history.vectors
     (low,), (high,) = days.slices(np.array([day]), before)
     jobs = np.sort(days.jobs[low:high])
-    as_of = held_out.sequences.as_of[query]
-    rows = history.rows(np.broadcast_to(jobs, (len(query), len(jobs))), as_of)
-    wanted = np.searchsorted(jobs, held_out.job[query])
-    candidate = rows != vectors.pad_row
-    seen = held_out.sequences.job[query]
-    places = np.minimum(np.searchsorted(jobs, seen), len(jobs) - 1)
-    query_of, position = np.nonzero(jobs[places] == seen)
-    candidate[query_of, places[query_of, position]] = False
-    candidate[np.arange(len(query)), wanted] = False
+    rows, candidate, wanted = among(history, held_out, query, jobs)
     if (rows == rows[:1]).all():
         rows = rows[:1]
     events, end = history.events, day * MICROSECONDS_PER_DAY
@@ -187,6 +179,36 @@ def _day(
     lately &= np.isin(events.action, history.spec.positive_ids)
     counts = np.bincount(events.job[lately], minlength=len(vectors.job_ids))
     return Day(query, rows, candidate, wanted, np.log1p(counts[jobs]))
+
+
+def among(
+    history: ActivityHistory, held_out: HeldOut, query: np.ndarray, jobs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Say which jobs are candidates of n of the held-out activities.
+
+    Parameters
+    ----------
+    history, held_out : the events, and the activities held out of them.
+    query : int [n]; positions in `held_out`.
+    jobs : int32 [m]; ascending positions in `vectors.job_ids`, with each job held out among them.
+
+    Returns
+    -------
+    rows : int32 [n, m]; rows of job vectors as of each query.
+    candidate : bool [n, m]; jobs with a vector as of the query, without those in the member's
+        sequence and the one held out.
+    wanted : int [n]; which of the m jobs was held out.
+    """
+    as_of = held_out.sequences.as_of[query]
+    rows = history.rows(np.broadcast_to(jobs, (len(query), len(jobs))), as_of)
+    wanted = np.searchsorted(jobs, held_out.job[query])
+    candidate = rows != history.vectors.pad_row
+    seen = held_out.sequences.job[query]
+    places = np.minimum(np.searchsorted(jobs, seen), len(jobs) - 1)
+    query_of, position = np.nonzero(jobs[places] == seen)
+    candidate[query_of, places[query_of, position]] = False
+    candidate[np.arange(len(query)), wanted] = False
+    return rows, candidate, wanted
 
 
 def _spread(scores: list[np.ndarray]) -> float:

@@ -136,7 +136,7 @@ def train(
         "item_embedding": item_embedding.to_dict(),
         "period": period.to_dict(),
         "validation": validation.to_dict(),
-        "data": _fingerprints(history, validation.end_us),
+        "data": fingerprints(history, validation.end_us),
         "code_version": version("activity-embeddings"),
     }
     if run is not None:
@@ -268,9 +268,17 @@ def _write_whole(file: Path, content: bytes) -> None:
     os.replace(aside, file)
 
 
-def _fingerprints(history: ActivityHistory, end: int) -> dict[str, Any]:
-    """Return counts and hashes of the data, so that a manifest says what a model was made from."""
-    events, vectors = history.events.where(history.events.time < end), history.vectors
+def fingerprints(history: ActivityHistory, end: int | None = None) -> dict[str, Any]:
+    """Return counts and hashes of the data, so that a manifest says what a model was made from.
+
+    Parameters
+    ----------
+    history : events and vectors.
+    end : events from then on do not count, microseconds since the epoch; None: all do.
+    """
+    events, vectors = history.events, history.vectors
+    if end is not None:
+        events = events.where(events.time < end)
     ids = str(events.member_ids.to_pylist()).encode()
     job_ids = str(vectors.job_ids.to_pylist()).encode()
     return {

@@ -57,6 +57,7 @@ class Tag:
     ENCODER_PATH = "job_encoder_path"
     ENCODER_VALID_FROM = "job_encoder_valid_from"
     VECTOR_TABLE = "vector_table"
+    SIMULATED = "simulated"
 
 
 class Role:

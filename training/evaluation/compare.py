@@ -10,8 +10,8 @@ B replaces A where each of the evaluations, one of each cut date, says so by its
    half of A's bytes a member.
 
 Otherwise A stays. The figure is NDCG@10, mean over members; a member's value is the mean over
-seeds, and the interval that of the paired bootstrap, 95 %. Since all tasks and all evaluations have
-to agree, no correction for their number is needed.
+seeds, and the interval that of the paired bootstrap over members and seeds, 95 %. Since all tasks
+and all evaluations have to agree, no correction for their number is needed.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class _Evaluation:
     Attributes
     ----------
     report : content of `report.json`.
-    tasks : for each task that was measured, float [members, 2]: the values of A and B, by member id
-        ascending.
+    tasks : for each task that was measured, float [2, seeds, members]: the values of A and B, by
+        member id ascending.
     """
 
     folder: Path
@@ -130,8 +130,7 @@ def _judge(
     """Return whether one evaluation lets B replace A, and the sentences that say why."""
     against = _faults(evaluation, b)
     differences = {
-        task: paired_bootstrap(values[:, 1:], values[:, 0], resamples=resamples, seed=seed)[0]
-        for task, values in evaluation.tasks.items()
+        task: _difference(values, resamples, seed) for task, values in evaluation.tasks.items()
     }
     better = [task for task, d in differences.items() if d.low > 0]
     not_worse = [task for task, d in differences.items() if d.low > -margin]
@@ -228,7 +227,7 @@ def _read_report(path: Path) -> dict[str, Any]:
 
 
 def _values(rows: pd.DataFrame, a: str, b: str, where: str) -> np.ndarray:
-    """Return each member's mean over seeds for A and for B, float64 [members, 2]."""
+    """Return each member's figures for A and for B, float64 [2, seeds, members]."""
     key = ["arm", "seed", "member_id"]
     if rows.duplicated(key).any():
         raise InvalidInput(
@@ -247,7 +246,21 @@ def _values(rows: pd.DataFrame, a: str, b: str, where: str) -> np.ndarray:
             f"{len(members[b] - members[a])} with `{b}` alone, {without} without a figure of some "
             "seed"
         )
-    return np.stack([table[arm].to_numpy(np.float64).mean(axis=1) for arm in (a, b)], axis=1)
+    of_a, of_b = (table[arm].to_numpy(np.float64).T for arm in (a, b))
+    if len(of_a) != len(of_b):
+        raise InvalidInput(
+            f"{where}: expected as many seeds of `{a}` as of `{b}`. Received: {len(of_a)} and "
+            f"{len(of_b)}"
+        )
+    return np.stack([of_a, of_b])
+
+
+def _difference(values: np.ndarray, resamples: int, seed: int) -> Difference:
+    """Compare B with A; `values` is float [2, seeds, members]."""
+    own, base = values[1].mean(axis=0), values[0].mean(axis=0)
+    by_seed = (values[1] - values[0]).mean(axis=1)[:, None]
+    (found,) = paired_bootstrap(own[:, None], base, by_seed=by_seed, resamples=resamples, seed=seed)
+    return found
 
 
 def _arm(report: dict[str, Any], name: str) -> dict[str, Any]:

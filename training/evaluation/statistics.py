@@ -36,7 +36,7 @@ class Difference:
     difference : float. Mean over members.
     low, high : float. Ends of the percentile interval.
     p : float in (0, 1]. Two-sided, not corrected for the number of arms: see `holm`.
-    standard_error : float. Standard deviation of the resampled means.
+    standard_error : float. Of the mean over members, and over seeds.
     """
 
     difference: float
@@ -50,6 +50,7 @@ def paired_bootstrap(
     values: np.ndarray,
     against: np.ndarray,
     *,
+    by_seed: np.ndarray | None = None,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
@@ -68,6 +69,10 @@ def paired_bootstrap(
     ----------
     values : float [members, arms].
     against : float [members, arms], or [members] where all arms have the same baseline.
+    by_seed : float [seeds, arms], or None. The mean difference of each seed of what was fitted,
+        where `values` are means over these seeds. Members drawn again say nothing of how it would
+        be with other seeds: two runs of one arm would differ "for certain". So each resampled mean
+        gets a deviation too, of Student's t with as many degrees of freedom as seeds less one.
     resamples : int, 2 or more.
     confidence : float in (0, 1). Of the interval.
     seed : int. Same seed and same order of members, same result; another order of members is
@@ -89,11 +94,17 @@ def paired_bootstrap(
         raise InvalidInput(f"`resamples` should be 2 or more. Received: {resamples}")
     _check_share("confidence", confidence)
     means = _resampled_means(differences, resamples, seed)
+    standard_error = means.std(axis=0, ddof=1)
+    if by_seed is not None and len(by_seed) > 1:
+        by_seed = np.asarray(by_seed, np.float64)
+        means += _seed_deviations(by_seed, resamples, seed)
+        of_seeds = by_seed.std(axis=0, ddof=1) / np.sqrt(len(by_seed))
+        standard_error = np.hypot(standard_error, of_seeds)
     means[np.abs(means) <= ROUNDING * np.abs(differences).max(axis=0)] = 0.0
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     tail = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0)) + 1
     p = np.minimum(2 * tail / (resamples + 1), 1.0)
-    columns = differences.mean(axis=0), low, high, p, means.std(axis=0, ddof=1)
+    columns = differences.mean(axis=0), low, high, p, standard_error
     return [Difference(*map(float, row)) for row in zip(*columns, strict=True)]
 
 
@@ -115,6 +126,13 @@ def _differences(values: np.ndarray, against: np.ndarray) -> np.ndarray:
             "without"
         )
     return differences
+
+
+def _seed_deviations(by_seed: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Draw by how much the mean over few seeds may be off: Student's t, for each arm by itself."""
+    seeds, arms = by_seed.shape
+    drawn = np.random.default_rng([seed, seeds]).standard_t(seeds - 1, size=(resamples, arms))
+    return drawn * by_seed.std(axis=0, ddof=1) / np.sqrt(seeds)
 
 
 def _resampled_means(differences: np.ndarray, resamples: int, seed: int) -> np.ndarray:

@@ -28,8 +28,8 @@ def write(folder, gains, *, seeds=(0, 1), shuffle=None, **changes):
         base = np.random.default_rng(9).random(MEMBERS)
         for arm, gain in arms.items():
             for seed in seeds:
-                # Seeds differ, in each arm in its own way; their mean does not.
-                wobble = (seed - np.mean(seeds)) * len(arm) / 10
+                # Seeds differ, in both arms alike; their mean does not.
+                wobble = (seed - np.mean(seeds)) / 10
                 frames.append(
                     pd.DataFrame(
                         {
@@ -377,3 +377,15 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         (folder / "report.json").write_text(text, encoding="utf-8")
         with pytest.raises(InvalidInput, match=rf"report.json: .*{message}"):
             compare([folder], "decay", "cnn")
+
+
+def test_seeds_that_disagree_make_nothing_certain(tmp_path):
+    """B is ahead of A by .03 on average, but by one seed far more than by the other."""
+    agreeing = write(tmp_path / "agreeing", gains("cnn", UP))
+    assert compare([agreeing], "decay", "cnn").replace
+    rows = pd.read_parquet(agreeing / "members.parquet")
+    of_b = rows["arm"] == "cnn"
+    rows.loc[of_b & (rows["seed"] == 0), "ndcg_at_10"] += 0.2
+    rows.loc[of_b & (rows["seed"] == 1), "ndcg_at_10"] -= 0.2
+    rows.to_parquet(agreeing / "members.parquet", index=False)
+    assert not compare([agreeing], "decay", "cnn").replace

@@ -292,3 +292,39 @@ def test_shares_and_errors_out_of_range_are_refused():
     for bad in (-1.0, math.nan, math.inf):
         with pytest.raises(InvalidInput, match="`standard_error` should be 0 or more"):
             minimum_detectable_effect(bad)
+
+
+def seeds_case(random, seeds, members, noise):
+    """Two arms that are one: each seed of each shifts all members by a little."""
+    truth = random.normal(size=members)
+    return [
+        truth + noise * random.normal(size=(seeds, 1)) + random.normal(size=(seeds, members)) / 10
+        for _ in range(2)
+    ]
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_two_runs_of_one_arm_do_not_differ_for_certain(seeds):
+    """By members alone they would: what the seeds do to all members alike is no member's doing."""
+    random = np.random.default_rng(0)
+    held, held_by_members = 0, 0
+    for _ in range(200):
+        own, base = seeds_case(random, seeds, 200, 0.05)
+        values, against = own.mean(axis=0)[:, None], base.mean(axis=0)
+        by_seed = (own - base).mean(axis=1)[:, None]
+        (found,) = paired_bootstrap(values, against, by_seed=by_seed, resamples=400)
+        held += found.low <= 0 <= found.high
+        (alone,) = paired_bootstrap(values, against, resamples=400)
+        held_by_members += alone.low <= 0 <= alone.high
+    assert held_by_members < 100
+    assert held >= 184
+
+
+def test_seeds_that_agree_add_nothing():
+    values = np.random.default_rng(0).normal(size=(50, 2))
+    plain = paired_bootstrap(values, np.zeros(50), resamples=200)
+    same = paired_bootstrap(
+        values, np.zeros(50), by_seed=np.repeat(values.mean(axis=0)[None], 4, 0), resamples=200
+    )
+    assert [d.low for d in same] == pytest.approx([d.low for d in plain])
+    assert [d.high for d in same] == pytest.approx([d.high for d in plain])

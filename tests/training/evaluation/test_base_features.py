@@ -1,0 +1,138 @@
+"""What a recommender knows without an embedding, strictly before a moment."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import US_PER_DAY, sequence
+from training_cases import LENGTH, MOMENTS, SPEC, WINDOW_US, histories, history_of
+from training_reference import POSITIVE, distinct
+
+from training.evaluation.base_features import (
+    MOST_DAYS,
+    PROFILE,
+    BaseFeatures,
+    Categories,
+    content_match,
+)
+
+DAY = US_PER_DAY
+KINDS = {job: [k for k in "abc" if (job + ord(k)) % (2 + job % 2) == 0] for job in range(9)}
+PRIOR = 10
+
+
+def postings(rows):
+    """Return (job_id, time, kinds, place) as a table."""
+    jobs, times, kinds, places = zip(*rows, strict=True)
+    return pa.table(
+        {
+            "job_id": pa.array(jobs, pa.int64()),
+            "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
+            "kinds": pa.array(kinds, pa.list_(pa.string())),
+            "place": pa.array(places, pa.string()),
+        }
+    )
+
+
+def categories_of(job_ids):
+    table = postings([(job, 0, kinds, None) for job, kinds in KINDS.items()])
+    return Categories.from_arrow(table, ["kinds"], job_ids, until=0)
+
+
+def days_since(moment, times):
+    return min(max((moment - max(times)) / DAY, 0), MOST_DAYS) if times else MOST_DAYS
+
+
+@settings(max_examples=150, deadline=None)
+@given(histories(), MOMENTS)
+def test_jobs_are_counted_strictly_before_the_moment(case, moment):
+    events, vectors = case
+    history = history_of(events, vectors, SPEC)
+    posted = np.arange(len(history.vectors.job_ids)) * DAY
+    features = BaseFeatures(history, posted, categories_of(history.vectors.job_ids))
+    found = features.of_jobs(moment)
+    known = {job for job, _, _ in vectors}
+    before = [e for e in distinct(events) if e["time"] < moment and e["job_id"] in known]
+    liked = [e for e in before if e["action"] in POSITIVE]
+    share = len(liked) / len(before) if before else 0.0
+    for j, job in enumerate(history.vectors.job_ids.to_pylist()):
+        own = [e["time"] for e in before if e["job_id"] == job]
+        own_liked = [e["time"] for e in liked if e["job_id"] == job]
+        expected = {
+            f"positives_{days}d": sum(t >= moment - days * DAY for t in own_liked)
+            for days in (1, 7, 28)
+        }
+        expected["positives"] = len(own_liked)
+        expected["positive_share"] = (len(own_liked) + PRIOR * share) / (len(own) + PRIOR)
+        expected["days_since_activity"] = days_since(moment, own)
+        expected["days_since_first_activity"] = days_since(moment, own and [min(own)])
+        expected["days_since_posted"] = days_since(moment, [int(posted[j])])
+        assert {name: float(column[j]) for name, column in found.items()} == pytest.approx(
+            expected, rel=1e-5
+        )
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories(), st.lists(MOMENTS, min_size=1, max_size=4))
+def test_members_are_told_by_what_they_did_before_their_own_moment(case, moments):
+    events, vectors = case
+    history = history_of(events, vectors, SPEC)
+    categories = categories_of(history.vectors.job_ids)
+    features = BaseFeatures(history, np.zeros(len(history.vectors.job_ids)), categories)
+    known = {job for job, _, _ in vectors}
+    rows = [e for e in distinct(events) if e["job_id"] in known]
+    members = history.events.member_ids.to_pylist()
+    member = np.repeat(np.arange(len(members)), len(moments))
+    moment = np.tile(np.array(moments), len(members))
+    found = features.of_members(member, moment)
+    sums = features.recent_categories(member, moment)
+    for i, (m, now) in enumerate(zip(member, moment, strict=True)):
+        own = [e for e in rows if e["member_id"] == members[m] and e["time"] < now]
+        liked = [e["job_id"] for e in own if e["action"] in POSITIVE]
+        everyone = [e["action"] in POSITIVE for e in rows if e["time"] < now]
+        share = sum(everyone) / len(everyone) if everyone else 0.0
+        assert found["activities"][i] == len(own)
+        expected = (len(liked) + PRIOR * share) / (len(own) + PRIOR)
+        assert found["positive_share"][i] == pytest.approx(expected, rel=1e-5)
+        wanted = [f"kinds={k}" for job in liked for k in KINDS[job]]
+        assert found[PROFILE][i].tolist() == [wanted.count(name) for name in categories.names]
+        recent, _ = sequence(
+            events, vectors, members[m], int(now), window_us=WINDOW_US, length=LENGTH
+        )
+        for action in ("APPLY", "SAVE", "DISMISS"):
+            jobs = [job for job, done, _ in recent if done == action]
+            counted = [f"kinds={k}" for job in jobs for k in KINDS[job]]
+            assert sums[f"{action.lower()}_categories"][i].tolist() == [
+                counted.count(name) for name in categories.names
+            ]
+
+
+def test_categories_are_of_text_and_of_lists_and_a_rare_one_weighs_more():
+    table = postings(
+        [(1, 0, ["x", "y"], "here"), (2, 0, ["x"], "there"), (3, 0, None, None), (9, 0, ["z"], "q")]
+    )
+    found = Categories.from_arrow(table, ["kinds", "place"], pa.array([1, 2, 3, 4]), until=0)
+    assert found.names == ("kinds=x", "kinds=y", "place=here", "place=there")
+    assert found.of_jobs.tolist() == [[1, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert found.weights.tolist() == pytest.approx([math.log(2), *[math.log(4)] * 3])
+
+
+@pytest.mark.parametrize(("until", "kind"), [(5, "old"), (10, "new"), (1, "old"), (15, "new")])
+def test_a_later_version_of_a_posting_is_not_known_before(until, kind):
+    rows = [(1, 20, ["newest"], None), (1, 3, ["old"], None), (1, 10, ["new"], None)]
+    for order in (rows, rows[::-1]):
+        found = Categories.from_arrow(postings(order), ["kinds"], pa.array([1]), until=until)
+        assert found.names == (f"kinds={kind}",)
+
+
+def test_content_match_is_the_cosine_of_weighted_categories():
+    table = postings([(1, 0, ["x", "y"], None), (2, 0, ["x"], None), (3, 0, [], None)])
+    categories = Categories.from_arrow(table, ["kinds"], pa.array([1, 2, 3]), until=0)
+    profile = np.array([[2, 1], [0, 0]], np.float32)
+    x, y = math.log(3 / 2), math.log(3)
+    match = content_match(profile, categories, np.array([0, 0, 0, 1]), np.array([0, 1, 2, 0]))
+    both = (2 * x * x + y * y) / math.hypot(2 * x, y) / math.hypot(x, y)
+    assert match.tolist() == pytest.approx([both, 2 * x / math.hypot(2 * x, y), 0, 0], rel=1e-5)

@@ -1,0 +1,155 @@
+"""Queries and their whole candidate lists, the same for every arm."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import US_PER_DAY, vector_as_of
+from training_cases import (
+    LENGTH,
+    PERIODS,
+    SPEC,
+    WINDOW_US,
+    event,
+    histories,
+    history_of,
+    period,
+    sequence_lists,
+)
+from training_reference import POSITIVE, held_out, ranking_queries
+
+from training.evaluation.queries import like_queries
+from training.evaluation.queries import ranking_queries as fast_queries
+from transformations.errors import InvalidInput
+
+DAY = US_PER_DAY
+FACTS = {"window_us": WINDOW_US, "length": LENGTH}
+MONDAY = 4
+"""1970-01-05."""
+
+
+def as_dicts(queries, history):
+    job_ids = history.vectors.job_ids.to_pylist()
+    rows = [
+        {
+            "member": history.events.member_ids[int(queries.member[i])].as_py(),
+            "time": int(queries.time[i]),
+            "before": before,
+            "candidates": {job_ids[j] for j in queries.job[a:b]},
+            "vectors": [history.vectors.matrix[r].tolist() for r in queries.vector_row[a:b]],
+            "jobs": [job_ids[j] for j in queries.job[a:b]],
+            "wanted": [
+                job_ids[j] for j, t in zip(queries.job[a:b], queries.target[a:b], strict=True) if t
+            ],
+        }
+        for i, (a, b, before) in enumerate(
+            zip(
+                queries.start[:-1],
+                queries.start[1:],
+                sequence_lists(queries.sequences, history.spec),
+                strict=True,
+            )
+        )
+    ]
+    return rows
+
+
+def jobs_of_week(events, vectors, time, end):
+    """Jobs acted on during the week from Monday, that had a vector by the end of the act's day."""
+    monday = (time // DAY - MONDAY) // 7 * 7 + MONDAY
+    return {
+        e["job_id"]
+        for e in events
+        if monday <= e["time"] // DAY < monday + 7
+        and e["time"] < end
+        and any(
+            job == e["job_id"] and max(known, e["time"]) < min((e["time"] // DAY + 1) * DAY, end)
+            for job, known, _ in vectors
+        )
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(histories(), PERIODS, st.sampled_from([1, 7]))
+def test_queries_are_those_of_the_slow_implementation(case, bounds, days):
+    events, vectors = case
+    start, end = bounds
+    expected = ranking_queries(events, vectors, start=start, end=end, **FACTS)
+    history = history_of(events, vectors, SPEC)
+    if not expected:
+        with pytest.raises(InvalidInput, match="members with activity before a positive one"):
+            fast_queries(history, period(start, end), days=days)
+        return
+    found = as_dicts(fast_queries(history, period(start, end), days=days), history)
+    assert [q["member"] for q in found] == [q["member"] for q in expected]
+    for got, query in zip(found, expected, strict=True):
+        assert got["time"] == query["time"]
+        assert got["before"] == query["before"]
+        assert got["wanted"] == [query["wanted"]]
+        candidates = query["candidates"]
+        if days == 7:
+            candidates = {
+                job
+                for job in jobs_of_week(events, vectors, query["time"], end)
+                if job not in {j for j, _, _ in query["before"]}
+                and vector_as_of(vectors, job, query["time"]) is not None
+            }
+        assert got["candidates"] == candidates | {query["wanted"]}
+        assert len(got["jobs"]) == len(got["candidates"]), "no job twice"
+        for job, vector in zip(got["jobs"], got["vectors"], strict=True):
+            assert vector == vector_as_of(vectors, job, query["time"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories(), PERIODS)
+def test_of_liking_every_activity_with_one_before_it_is_asked_about(case, bounds):
+    events, vectors = case
+    start, end = bounds
+    expected = held_out(events, vectors, start=start, end=end, minimum=1, prefixes=True, **FACTS)
+    history = history_of(events, vectors, SPEC)
+    kinds = {e["action"] in POSITIVE for e, _ in expected}
+    if kinds != {True, False}:
+        with pytest.raises(InvalidInput, match="both positive and negative"):
+            like_queries(history, period(start, end))
+        return
+    queries = like_queries(history, period(start, end))
+    found = as_dicts(queries, history)
+    assert [(q["member"], q["time"], q["jobs"]) for q in found] == [
+        (e["member_id"], e["time"], [e["job_id"]]) for e, _ in expected
+    ]
+    assert queries.target.tolist() == [int(e["action"] in POSITIVE) for e, _ in expected]
+
+
+def many():
+    """Thirty activities of two members, on jobs 0 to 9."""
+    events = [
+        event(m, (i * m) % 10, "SAVE", (4 * DAY) + i * DAY // 8) for i in range(30) for m in (1, 3)
+    ]
+    return history_of(events, [(job, -1, [1.0, job]) for job in range(10)])
+
+
+def test_no_member_has_more_queries_than_allowed_and_the_draw_is_of_the_seed():
+    history, when = many(), period(4 * DAY, 8 * DAY)
+    everything = fast_queries(history, when)
+    few = fast_queries(history, when, per_member=3, seed=1)
+    assert np.bincount(few.member).max() == 3
+    assert set(few.time) <= set(everything.time)
+    again = fast_queries(history, when, per_member=3, seed=1)
+    assert few.time.tolist() == again.time.tolist()
+    others = [fast_queries(history, when, per_member=3, seed=s).time.tolist() for s in range(2, 6)]
+    assert any(times != few.time.tolist() for times in others)
+    assert len(fast_queries(history, when, most=5)) == 5
+
+
+def test_a_query_that_is_drawn_has_the_list_it_has_among_all():
+    history, when = many(), period(4 * DAY, 8 * DAY)
+    everything = {
+        (q["member"], q["time"]): q for q in as_dicts(fast_queries(history, when), history)
+    }
+    for query in as_dicts(fast_queries(history, when, per_member=2, most=3), history):
+        assert query == everything[query["member"], query["time"]]
+
+
+def test_lists_are_of_days_or_weeks():
+    with pytest.raises(InvalidInput, match="1 or 7"):
+        fast_queries(many(), period(4 * DAY, 8 * DAY), days=3)

@@ -1,0 +1,137 @@
+"""The downstream ranker: three columns for each vector, and LightGBM."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from training.evaluation.metrics import ndcg_at, places_of_groups
+from training.evaluation.queries import Queries
+from training.evaluation.ranker import Ranker, RankerSettings, Vectors, vector_columns
+from transformations.sequences import Sequences
+
+SETTINGS = RankerSettings(rounds=40, rows_of_leaf=20)
+DIMENSION = 5
+
+
+def queries_of(sizes, target):
+    n = len(sizes)
+    empty = np.zeros((n, 1), np.int64)
+    sequences = Sequences(
+        job=empty.astype(np.int32) - 1,
+        action=empty.astype(np.int32),
+        time=empty,
+        as_of=np.arange(n),
+        count=np.zeros(n, np.int32),
+        unknown=np.zeros(n, np.int32),
+        job_ids=pa.array([1]),
+    )
+    total = int(np.sum(sizes))
+    return Queries(
+        sequences=sequences,
+        member=np.arange(n),
+        start=np.concatenate([[0], np.cumsum(sizes)]),
+        job=np.arange(total, dtype=np.int32),
+        vector_row=np.arange(total, dtype=np.int32),
+        target=np.asarray(target, np.int8),
+    )
+
+
+def case(seed, n=300, weights=(3.0, 0.0, 0.0, 0.0, -3.0)):
+    """Members want the job whose product with them is largest in some coordinates alone."""
+    random = np.random.default_rng(seed)
+    sizes = random.integers(3, 30, n)
+    member = random.normal(size=(n, DIMENSION)).astype(np.float32)
+    jobs = random.normal(size=(int(sizes.sum()), DIMENSION)).astype(np.float32)
+    queries = queries_of(sizes, np.zeros(len(jobs)))
+    utility = ((member[queries.query] * jobs) @ np.array(weights)) + random.gumbel(size=len(jobs))
+    target = np.zeros(len(jobs), np.int8)
+    for a, b in zip(queries.start[:-1], queries.start[1:], strict=True):
+        target[a + np.argmax(utility[a:b])] = 1
+    return queries_of(sizes, target), Vectors(member, jobs, np.arange(len(jobs)))
+
+
+def figure(scores, queries):
+    return ndcg_at(places_of_groups(scores, queries.start, queries.wanted), 10).mean()
+
+
+def test_cosine_and_dot_are_those_of_each_pair():
+    queries, vectors = case(0, n=20)
+    vectors.member[3] = 0  # a member without activity
+    train, test = vector_columns((queries, [vectors]), (queries, [vectors]), SETTINGS, seed=0)
+    assert train.shape == test.shape == (len(queries.job), 3)
+    for row, query in enumerate(queries.query):
+        own, job = vectors.member[query].astype(float), vectors.jobs[row].astype(float)
+        dot = float(own @ job)
+        length = np.linalg.norm(own) * np.linalg.norm(job)
+        for columns in (train, test):
+            assert columns[row, 1] == pytest.approx(dot, abs=1e-5)
+            assert columns[row, 0] == pytest.approx(dot / length if length else 0.0, abs=1e-5)
+
+
+def test_columns_come_vector_by_vector():
+    queries, vectors = case(0, n=20)
+    twice = Vectors(2 * vectors.member, vectors.jobs, vectors.job)
+    _, both = vector_columns(
+        (queries, [vectors, twice]), (queries, [vectors, twice]), SETTINGS, seed=0
+    )
+    assert both.shape[1] == 6
+    np.testing.assert_allclose(both[:, 3], both[:, 0], atol=1e-5)
+    np.testing.assert_allclose(both[:, 4], 2 * both[:, 1], rtol=1e-5)
+
+
+def test_without_vectors_there_are_no_columns():
+    queries, _ = case(0, n=5)
+    train, test = vector_columns((queries, []), (queries, []), SETTINGS, seed=0)
+    assert train.shape == test.shape == (len(queries.job), 0)
+
+
+def test_the_layer_finds_which_coordinates_matter():
+    (learn, from_), (test, of) = case(1), case(2)
+    _, columns = vector_columns((learn, [from_]), (test, [of]), SETTINGS, seed=0)
+    cosine, layer = figure(columns[:, 0], test), figure(columns[:, 2], test)
+    best = figure((of.member[test.query] * of.jobs) @ np.array([3.0, 0, 0, 0, -3.0]), test)
+    assert layer > cosine + 0.2
+    assert layer > 0.97 * best
+
+
+def test_the_layer_does_not_know_the_rows_that_it_is_laid_beside():
+    """Where nothing can be learned, it says no more of rows to learn from than of others."""
+    random = np.random.default_rng(3)
+    gaps = []
+    for seed in range(5):
+        queries, _ = case(seed, n=60)
+        noise = Vectors(
+            random.normal(size=(60, 40)).astype(np.float32),
+            random.normal(size=(len(queries.job), 40)).astype(np.float32),
+            np.arange(len(queries.job)),
+        )
+        train, _ = vector_columns((queries, [noise]), (queries, [noise]), SETTINGS, seed=0)
+        by_chance = np.mean([figure(random.random(len(queries.job)), queries) for _ in range(50)])
+        gaps.append(figure(train[:, 2], queries) - by_chance)
+    assert abs(np.mean(gaps)) < 0.05
+
+
+def test_the_ranker_learns_lists_and_is_the_same_for_one_seed():
+    (learn, from_), (test, of) = case(1), case(2)
+    train, tested = vector_columns((learn, [from_]), (test, [of]), SETTINGS, seed=0)
+    scores = Ranker(SETTINGS, seed=0).fit(train, learn).scores(tested)
+    again = Ranker(SETTINGS, seed=0).fit(train, learn).scores(tested)
+    other = Ranker(SETTINGS, seed=1).fit(train, learn).scores(tested)
+    assert scores.tolist() == again.tolist()
+    assert scores.tolist() != other.tolist()
+    assert figure(scores, test) > 0.9 * figure(tested[:, 2], test)
+    assert figure(scores, test) > figure(tested[:, 0], test) + 0.15
+
+
+def test_of_single_rows_scores_are_probabilities():
+    random = np.random.default_rng(0)
+    table = random.normal(size=(4000, 2)).astype(np.float32)
+    liked = random.random(4000) < 1 / (1 + np.exp(-2 * table[:, 0]))
+    queries = queries_of(np.ones(4000, int), liked)
+    settings = RankerSettings(rounds=150, rows_of_leaf=50)
+    scores = Ranker(settings, seed=0).fit(table, queries).scores(table)
+    assert ((scores > 0) & (scores < 1)).all()
+    assert scores.mean() == pytest.approx(liked.mean(), abs=0.02)
+    for low, high in ((0.2, 0.4), (0.6, 0.8)):
+        inside = (scores > low) & (scores < high)
+        assert liked[inside].mean() == pytest.approx(scores[inside].mean(), abs=0.08)

@@ -1,0 +1,112 @@
+"""The evaluation's own feature store: what was published before a query, delay included."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from reference import US_PER_DAY, decayed_of, sequence, vector_as_of
+from training_cases import event, history_of
+
+from training.evaluation.store import MINUTE_US, EvaluationStore, Schedule, Table
+from training.models import InterleavedDecay
+from training.package import package_model
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+DAY = US_PER_DAY
+SPEC = ActivitySpec()
+ITEMS = ItemEmbedding("test", "1", 2)
+DELAY = 30 * MINUTE_US
+SCHEDULE = Schedule(DAY, DELAY)
+FACTS = {"window_us": SPEC.window_us, "length": SPEC.length}
+JOBS = 12
+VECTORS = [(job, (job % 4) * DAY, [1.0 + job, -float(job)]) for job in range(JOBS)]
+R = 0.7
+
+
+def events(seed=0):
+    random = np.random.default_rng(seed)
+    return [
+        event(
+            int(random.integers(5)),
+            int(random.integers(JOBS)),
+            str(random.choice(["APPLY", "SAVE", "DISMISS"])),
+            int(random.integers(10 * DAY)),
+        )
+        for _ in range(120)
+    ]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    package_model(
+        InterleavedDecay(r=R).build(SPEC, ITEMS),
+        folder / "decay",
+        name="decay",
+        version="1",
+        spec=SPEC,
+        item_embedding=ITEMS,
+    )
+    table = Table(
+        "member_statistics",
+        "member",
+        pa.array([1, 1, 2]),
+        np.array([2 * DAY, 3 * DAY, 2 * DAY]),
+        {"activities": np.array([5.0, 6.0, 7.0]), "profile": np.array([[1, 2], [3, 4], [5, 6]])},
+    )
+    made = EvaluationStore(
+        folder / "feast",
+        history_of(events(), VECTORS, SPEC),
+        item_embedding=ITEMS,
+        schedule=SCHEDULE,
+        models={"decay": folder / "decay"},
+        tables=[table],
+    )
+    made.publish(2 * DAY, 9 * DAY)
+    return made
+
+
+def test_a_query_gets_the_newest_value_that_was_there(store):
+    random = np.random.default_rng(1)
+    # Also just before and after a value is there.
+    times = np.concatenate(
+        [random.integers(3 * DAY, 9 * DAY, 60), 5 * DAY + DELAY + np.array([-1, 0, 1])]
+    )
+    member = random.integers(0, 5, len(times))
+    joined = store.join("decay", pa.array(member), times)
+    matched = 0
+    for i, (m, time) in enumerate(zip(member, times, strict=True)):
+        as_of = (int(time) - DELAY) // DAY * DAY
+        before, _ = sequence(events(), VECTORS, int(m), as_of, **FACTS)
+        wanted = [vector_as_of(VECTORS, j, as_of) for j, action, _ in before if action != "DISMISS"]
+        np.testing.assert_allclose(
+            joined["activity_embedding"][i], decayed_of(wanted, 2, R), atol=1e-4
+        )
+        assert joined["activity_count"][i] == len(before)
+        newest = before[-1][2] if before else 0
+        assert joined["last_activity_at"][i] == newest
+        assert newest < time
+        matched += bool(wanted)
+    assert matched > 40
+
+
+def test_the_newest_cut_off_that_is_there_is_the_one_that_is_joined():
+    times = np.array([5 * DAY + DELAY - 1, 5 * DAY + DELAY, 6 * DAY - 1])
+    assert SCHEDULE.newest(times).tolist() == [4 * DAY, 5 * DAY, 5 * DAY]
+
+
+def test_tables_are_joined_as_of_their_time_plus_the_delay(store):
+    times = np.array([2 * DAY + DELAY - 1, 2 * DAY + DELAY, 3 * DAY + DELAY, 4 * DAY])
+    joined = store.join("member_statistics", pa.array([1, 1, 1, 2]), times)
+    assert joined["activities"].tolist() == [0, 5, 6, 7]
+    assert joined["profile"].tolist() == [[0, 0], [1, 2], [3, 4], [5, 6]]
+
+
+def test_a_member_that_is_unknown_has_zeros(store):
+    joined = store.join("decay", pa.array([77]), np.array([6 * DAY]))
+    assert not joined["activity_embedding"].any()
+    assert joined["last_activity_at"].tolist() == [0]
+
+
+def test_it_says_what_a_member_takes_on_disk(store):
+    assert 8 < store.bytes_on_disk("decay") < 5000
+    assert store.outputs("decay") == ["activity_embedding"]

@@ -1,0 +1,150 @@
+"""The variants of the ranker that are compared: which vectors of a member each one gets.
+
+An arm differs from another in these vectors alone: queries, candidates, base features, ranker and
+seeds are the same for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from transformations.errors import InvalidInput
+
+NOTHING = "nothing"
+MEAN = "mean"
+DECAY = "decay"
+SINGLE_DECAY = "single_decay"
+SEVERAL_RATES = "several_rates"
+CATEGORY_SUMS = "category_sums"
+DECAY_AND_RATES = "decay+two_rates"
+TWO_RATES = "two_rates"
+PLACEBO = "placebo"
+JOB_ONLY = "job_only"
+CANARY = "leak_canary"
+AGAIN = "nothing_again"
+ORACLE = "oracle"
+
+
+class Role(StrEnum):
+    """What an arm is there for."""
+
+    BASE = "base"
+    REFERENCE = "reference"
+    LEARNED = "learned"
+    CONTROL = "control"
+    ORACLE = "oracle"
+
+
+class Kind(StrEnum):
+    """Where the vectors of a member come from."""
+
+    PUBLISHED = "published"
+    """The newest value that a daily run had published before the query."""
+    OTHER_MEMBER = "other member"
+    """That of another member, drawn at random."""
+    AS_OF = "as of"
+    """Computed as of the time of the query, minus a lag."""
+    CONSTANT = "constant"
+    """Ones, the same for everyone: what is left is the job's own vector."""
+    CATEGORIES = "categories"
+    """Sums of the categories of recent jobs, beside the job's own categories."""
+    TRUTH = "truth"
+    """The true preference in a simulated market, beside the job's true vector."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Vectors of members.
+
+    Parameters
+    ----------
+    kind : where they come from.
+    model : name of the activity model, for the kinds that have one.
+    lag : for `AS_OF`: how long before the query. Negative looks into the future, as a leak does.
+    """
+
+    kind: Kind
+    model: str = ""
+    lag: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One variant.
+
+    Parameters
+    ----------
+    name : str. Short, of letters, digits, `_` and `+`.
+    title : str. For people.
+    role : what it is there for.
+    sources : its vectors; none for the base features alone.
+    """
+
+    name: str
+    title: str
+    role: Role
+    sources: tuple[Source, ...] = ()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The activity models whose published values it reads."""
+        return tuple(source.model for source in self.sources if source.model)
+
+
+def published(name: str, title: str, role: Role) -> Arm:
+    """Return the arm of one published model, of the same name."""
+    return Arm(name, title, role, (Source(Kind.PUBLISHED, name),))
+
+
+def together(one: Arm, other: Arm) -> Arm:
+    """Return an arm with the vectors of both, of the role of the second."""
+    return Arm(
+        f"{one.name}+{other.name}",
+        f"{one.title}, and {other.title}",
+        other.role,
+        one.sources + other.sources,
+    )
+
+
+def controls(candidate: str, *, leaking: str) -> list[Arm]:
+    """Return the arms that show that the instrument can fail.
+
+    Parameters
+    ----------
+    candidate : the model whose placebo is made.
+    leaking : the model whose values see the label in the canary.
+    """
+    return [
+        Arm(
+            PLACEBO,
+            f"{candidate} of another member",
+            Role.CONTROL,
+            (Source(Kind.OTHER_MEMBER, candidate),),
+        ),
+        Arm(
+            JOB_ONLY,
+            "the job's own vector, nothing of the member",
+            Role.CONTROL,
+            (Source(Kind.CONSTANT),),
+        ),
+        Arm(
+            CANARY,
+            f"{leaking} that sees the label's own activity",
+            Role.CONTROL,
+            (Source(Kind.AS_OF, leaking, -timedelta(microseconds=1)),),
+        ),
+        Arm(AGAIN, "nothing, by other seeds (A/A)", Role.CONTROL),
+    ]
+
+
+def require_distinct(arms: list[Arm]) -> None:
+    """Raise `InvalidInput` where two arms have one name."""
+    names = [arm.name for arm in arms]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidInput(
+            f"evaluation: expected models whose names differ from each other and from the arms "
+            f"that are always there. Received twice: {', '.join(twice)}"
+        )

@@ -1,0 +1,237 @@
+"""What any job recommender knows without an activity embedding, as of when a daily run knew it.
+
+Popularity and age of jobs, how much of what a member did was positive, the categories of the jobs
+that a member ever wanted, and, as an older baseline, sums of the categories of recent jobs. Every
+row is as of the newest daily run whose values were there at the time of the query, so that no
+query sees itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from training.history import ActivityHistory
+from transformations import names
+from transformations.sequences import MICROSECONDS_PER_DAY
+from transformations.tables import bisect, codes_of, single_chunk, time_column
+
+JOB_STATISTICS = (
+    "positives_1d",
+    "positives_7d",
+    "positives_28d",
+    "positives",
+    "positive_share",
+    "days_since_activity",
+    "days_since_first_activity",
+    "days_since_posted",
+)
+MEMBER_STATISTICS = ("activities", "positive_share")
+PROFILE = "wanted_categories"
+"""Feature of a member: how often each category was among the jobs wanted, to date."""
+_DAYS = (1, 7, 28)
+_PRIOR = 10
+"""Activities at the mean share that every share of positives starts with: few say little."""
+MOST_DAYS = 365.0
+"""Days since something that never was, or longer ago."""
+
+
+@dataclass(frozen=True, eq=False)
+class Categories:
+    """Which categories each of J jobs has, and how much each of C counts.
+
+    Attributes
+    ----------
+    names : of the categories, ascending.
+    of_jobs : float32 [J, C]; 1 where a job has a category.
+    weights : float32 [C]; log(J / jobs with the category), the inverse document frequency.
+    """
+
+    names: tuple[str, ...]
+    of_jobs: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def from_arrow(
+        cls, postings: pa.Table, columns: Sequence[str], job_ids: pa.Array, *, until: int
+    ) -> Categories:
+        """Read categories from columns of text or lists of text.
+
+        A job has those of its newest posting up to a time, or else of its first one: a later
+        change of a posting is not known before.
+
+        Parameters
+        ----------
+        postings : `job_id`, `event_timestamp` and the columns.
+        columns : names of columns; a category is named `column=value`.
+        job_ids : the J jobs.
+        until : microseconds since the epoch.
+        """
+        job = codes_of(single_chunk(postings, names.JOB_ID).cast(job_ids.type), job_ids)
+        time = time_column(postings, names.EVENT_TIMESTAMP, names.JOB_POSTING)
+        # The row that counts comes last: later ones, newest first, then those up to the time.
+        order = np.lexsort((np.where(time <= until, time, -time), time <= until))
+        order = order[job[order] >= 0]
+        chosen = np.full(len(job_ids), -1)
+        chosen[job[order]] = order
+        rows = pa.array(chosen[chosen >= 0])
+        owner = np.flatnonzero(chosen >= 0)
+        jobs, values = [], []
+        for column in columns:
+            cells = single_chunk(postings, column).take(rows)
+            if pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type):
+                of = owner[pc.list_parent_indices(cells).to_numpy(zero_copy_only=False)]
+                cells = cells.flatten()
+            else:
+                of = owner
+            present = cells.is_valid()
+            jobs.append(of[present.to_numpy(zero_copy_only=False)])
+            texts = cells.filter(present).cast(pa.string()).to_pylist()
+            values += [f"{column}={text}" for text in texts]
+        known = tuple(sorted(set(values)))
+        place = {value: i for i, value in enumerate(known)}
+        of_jobs = np.zeros((len(job_ids), len(known)), np.float32)
+        if known:
+            of_jobs[np.concatenate(jobs), [place[value] for value in values]] = 1
+        having = np.maximum(of_jobs.sum(axis=0), 1)
+        return cls(known, of_jobs, np.log(max(len(job_ids), 1) / having).astype(np.float32))
+
+
+class BaseFeatures:
+    """Computes the features of jobs and members as of any moment.
+
+    Parameters
+    ----------
+    history : all events there are; later ones are not looked at.
+    posted : int64 [J]; when each job was posted, microseconds since the epoch.
+    categories : of the jobs.
+    """
+
+    def __init__(
+        self, history: ActivityHistory, posted: np.ndarray, categories: Categories
+    ) -> None:
+        events, spec = history.events, history.spec
+        self.history, self.posted, self.categories = history, posted, categories
+        positive = np.isin(events.action, spec.positive_ids)
+        order = np.argsort(events.time, kind="stable")
+        self._time, self._job = events.time[order], events.job[order]
+        self._positive = positive[order]
+        # Positives up to each event of a member, for counts within a member's own slice.
+        self._positives_before = np.concatenate([[0], np.cumsum(positive)])
+
+    def of_jobs(self, moment: int) -> dict[str, np.ndarray]:
+        """Return `JOB_STATISTICS` of each job as of a moment, float32 [J]; strictly before it."""
+        jobs = len(self.history.vectors.job_ids)
+        end = int(np.searchsorted(self._time, moment))
+        job, positive = self._job[:end], self._positive[:end]
+        columns: dict[str, np.ndarray] = {}
+        for days in _DAYS:
+            first = int(np.searchsorted(self._time, moment - days * MICROSECONDS_PER_DAY))
+            recent = job[first:][positive[first:]]
+            columns[f"positives_{days}d"] = np.bincount(recent, minlength=jobs)
+        columns["positives"] = np.bincount(job[positive], minlength=jobs)
+        share = positive.mean() if end else 0.0
+        activities = np.bincount(job, minlength=jobs)
+        columns["positive_share"] = (columns["positives"] + _PRIOR * share) / (activities + _PRIOR)
+        last = np.full(jobs, -1, np.int64)
+        last[job] = np.arange(end)  # in order of time: the newest stays
+        first_of = np.full(jobs, -1, np.int64)
+        first_of[job[::-1]] = np.arange(end)[::-1]
+        for name, place in (("activity", last), ("first_activity", first_of)):
+            since = (moment - self._time[np.maximum(place, 0)]) if end else np.zeros(jobs)
+            columns[f"days_since_{name}"] = _days(np.where(place >= 0, since, np.inf))
+        columns["days_since_posted"] = _days(moment - self.posted)
+        return {name: columns[name].astype(np.float32) for name in JOB_STATISTICS}
+
+    def of_members(self, member: np.ndarray, moments: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what is known of members, each as of a moment of its own; strictly before it.
+
+        Parameters
+        ----------
+        member : int [n]; positions in `history.events.member_ids`.
+        moments : int64 [n]; microseconds since the epoch.
+
+        Returns
+        -------
+        dict of `MEMBER_STATISTICS` float32 [n], and of `PROFILE` float32 [n, C].
+        """
+        events = self.history.events
+        first, last = events.member_start[member], events.member_start[member + 1]
+        end = bisect(events.time, first, last, moments, right=False)
+        activities = end - first
+        positives = self._positives_before[end] - self._positives_before[first]
+        # The mean share of everyone as of the same moment.
+        order = np.searchsorted(self._time, moments)
+        all_before = np.concatenate([[0], np.cumsum(self._positive)])[order]
+        share = all_before / np.maximum(order, 1)
+        profile = np.zeros((len(member), len(self.categories.names)), np.float32)
+        positive = np.isin(events.action, self.history.spec.positive_ids)
+        for i, (a, b) in enumerate(zip(first, end, strict=True)):
+            profile[i] = self.categories.of_jobs[events.job[a:b][positive[a:b]]].sum(axis=0)
+        return {
+            "activities": activities.astype(np.float32),
+            "positive_share": ((positives + _PRIOR * share) / (activities + _PRIOR)).astype(
+                np.float32
+            ),
+            PROFILE: profile,
+        }
+
+    def recent_categories(self, member: np.ndarray, moments: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the categories of the jobs in each member's sequence, summed for each action.
+
+        Returns
+        -------
+        dict of `apply_categories` and so on, an entry for each action, float32 [n, C].
+        """
+        sequences = self.history.sequences(member, moments)
+        spec = self.history.spec
+        # The last row, for PAD, has no category.
+        of_jobs = np.vstack([self.categories.of_jobs, np.zeros_like(self.categories.of_jobs[:1])])
+        return {
+            f"{action.lower()}_categories": _sums(sequences.job, sequences.action == i, of_jobs)
+            for i, action in enumerate(spec.actions, start=1)
+        }
+
+
+def _sums(job: np.ndarray, chosen: np.ndarray, of_jobs: np.ndarray) -> np.ndarray:
+    """Sum the rows of the chosen jobs, position by position: float32 [n, C] from [n, L]."""
+    total = np.zeros((len(job), of_jobs.shape[1]), np.float32)
+    for position in range(job.shape[1]):
+        total += of_jobs[np.where(chosen[:, position], job[:, position], -1)]
+    return total
+
+
+def _days(microseconds: np.ndarray) -> np.ndarray:
+    return np.clip(microseconds / MICROSECONDS_PER_DAY, 0.0, MOST_DAYS)
+
+
+def content_match(
+    profile: np.ndarray, categories: Categories, query: np.ndarray, job: np.ndarray
+) -> np.ndarray:
+    """Return the cosine of members' wanted categories with those of jobs, float32 [R].
+
+    Both are weighted by inverse document frequency; 0 where either has none.
+
+    Parameters
+    ----------
+    profile : float32 [n, C].
+    categories : of the jobs.
+    query : int [R], ascending; row of `profile`.
+    job : int [R].
+    """
+    own = _unit(profile * categories.weights)
+    jobs = _unit(categories.of_jobs * categories.weights)
+    match = np.empty(len(query), np.float32)
+    start = np.searchsorted(query, np.arange(len(profile) + 1))
+    for i, (a, b) in enumerate(itertools.pairwise(start)):
+        match[a:b] = jobs[job[a:b]] @ own[i]
+    return match
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)

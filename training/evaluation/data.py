@@ -1,0 +1,182 @@
+"""What an evaluation is made from, and the tables of features that need no embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.evaluation.base_features import (
+    JOB_STATISTICS,
+    MEMBER_STATISTICS,
+    PROFILE,
+    BaseFeatures,
+    Categories,
+    content_match,
+)
+from training.evaluation.member_vectors import RECENT_CATEGORIES, TRUE_PREFERENCE
+from training.evaluation.queries import Queries
+from training.evaluation.store import EvaluationStore, Schedule, Table
+from training.history import ActivityHistory
+from training.periods import Period
+from transformations import names
+from transformations.spec import ItemEmbedding
+from transformations.tables import codes_of, single_chunk, time_column
+
+MEMBER_STATISTICS_VIEW = "member_statistics"
+JOB_STATISTICS_VIEW = "job_statistics"
+TRUE_MEMBERS = "members.parquet"
+TRUE_JOBS = "jobs.parquet"
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The cut dates T1, T2 and T3.
+
+    Parameters
+    ----------
+    rank_from, test_from, until : aware datetimes, ascending.
+    """
+
+    rank_from: datetime
+    test_from: datetime
+    until: datetime
+
+    def __post_init__(self) -> None:
+        _ = self.ranker, self.test  # each raises if its two are not in order
+
+    @property
+    def ranker(self) -> Period:
+        """The days that the ranker learns from."""
+        return Period(self.rank_from, self.test_from)
+
+    @property
+    def test(self) -> Period:
+        """The days that it is tested on."""
+        return Period(self.test_from, self.until)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What is evaluated on.
+
+    Parameters
+    ----------
+    history : all events from the first on, and job vectors.
+    item_embedding : which vectors.
+    postings : `job_id`, `event_timestamp` and the columns of categories.
+    category_columns : their names.
+    schedule : of the daily run.
+    description : one line for people.
+    simulated : whether members are made up.
+    truth : folder with `members.parquet` and `jobs.parquet` of a simulated market, or None.
+    """
+
+    history: ActivityHistory
+    item_embedding: ItemEmbedding
+    postings: pa.Table
+    category_columns: tuple[str, ...]
+    schedule: Schedule
+    description: str
+    simulated: bool = False
+    truth: Path | None = None
+
+
+def posted_at(data: Data) -> np.ndarray:
+    """Return when each job was posted first, or else when it first had a vector, int64 [J]."""
+    vectors = data.history.vectors
+    posted = vectors.known_at(vectors.job_ids).copy()
+    ids = single_chunk(data.postings, names.JOB_ID).cast(vectors.job_ids.type)
+    job = codes_of(ids, vectors.job_ids)
+    time = time_column(data.postings, names.EVENT_TIMESTAMP, names.JOB_POSTING)
+    np.minimum.at(posted, job[job >= 0], time[job >= 0])
+    return posted
+
+
+def feature_tables(base: BaseFeatures, queries: Sequence[Queries], data: Data) -> list[Table]:
+    """Make the feature views of what is known without an embedding, as of each daily run."""
+    history, schedule = data.history, data.schedule
+    member = np.concatenate([q.member for q in queries])
+    as_of = schedule.newest(np.concatenate([q.time for q in queries]))
+    pairs = np.unique(np.stack([member, as_of]), axis=1)
+    ids = history.events.member_ids.take(pa.array(pairs[0]))
+    moments = np.unique(as_of)
+    of_jobs = [base.of_jobs(int(moment)) for moment in moments]
+    jobs = history.vectors.job_ids
+    tables = [
+        Table(MEMBER_STATISTICS_VIEW, "member", ids, pairs[1], base.of_members(pairs[0], pairs[1])),
+        Table(
+            JOB_STATISTICS_VIEW,
+            "job",
+            pa.concat_arrays([jobs] * len(moments)),
+            np.repeat(moments, len(jobs)),
+            {name: np.concatenate([c[name] for c in of_jobs]) for name in JOB_STATISTICS},
+        ),
+    ]
+    if base.categories.names:
+        recent = base.recent_categories(pairs[0], pairs[1])
+        tables.append(Table(RECENT_CATEGORIES, "member", ids, pairs[1], recent))
+    if data.truth is not None:
+        tables.append(_true_preferences(data))
+    return tables
+
+
+def _true_preferences(data: Data) -> Table:
+    assert data.truth is not None
+    truth = pq.read_table(data.truth / TRUE_MEMBERS)
+    known = codes_of(single_chunk(truth, names.MEMBER_ID), data.history.events.member_ids) >= 0
+    truth = truth.filter(pa.array(known))
+    time = time_column(truth, names.EVENT_TIMESTAMP, "truth")
+    vectors = np.stack(single_chunk(truth, "preference").to_numpy(zero_copy_only=False))
+    # Known when it holds, not when a daily run has seen it.
+    return Table(
+        TRUE_PREFERENCE,
+        "member",
+        single_chunk(truth, names.MEMBER_ID),
+        time - data.schedule.delay_us,
+        {"preference": vectors},
+    )
+
+
+def true_job_vectors(data: Data) -> np.ndarray | None:
+    """Return the true vectors of the jobs of a simulated market, float32 [J, D], or None."""
+    if data.truth is None:
+        return None
+    truth = pq.read_table(data.truth / TRUE_JOBS)
+    jobs = data.history.vectors.job_ids
+    vectors = np.stack(single_chunk(truth, "vector").to_numpy(zero_copy_only=False))
+    matrix = np.zeros((len(jobs), vectors.shape[1]), np.float32)
+    place = codes_of(single_chunk(truth, names.JOB_ID), jobs)
+    matrix[place[place >= 0]] = vectors[place >= 0]
+    return matrix
+
+
+def base_rows(
+    store: EvaluationStore, queries: Queries, categories: Categories, data: Data
+) -> np.ndarray:
+    """Join the base features and lay them beside each row: float32 [R, F]."""
+    history, schedule = data.history, data.schedule
+    ids = history.events.member_ids.take(pa.array(queries.member))
+    of_member = store.join(MEMBER_STATISTICS_VIEW, ids, queries.time)
+    query = queries.query
+    as_of = schedule.newest(queries.time)[query]
+    # A job's values change with the daily run alone: each pair is joined once.
+    moments, moment = np.unique(as_of, return_inverse=True)
+    pair = moment * len(history.vectors.job_ids) + queries.job
+    pairs, row = np.unique(pair, return_inverse=True)
+    job = pairs % len(history.vectors.job_ids)
+    of_job = store.join(
+        JOB_STATISTICS_VIEW,
+        history.vectors.job_ids.take(pa.array(job)),
+        moments[pairs // len(history.vectors.job_ids)] + schedule.delay_us,
+    )
+    columns = [of_job[name][row] for name in JOB_STATISTICS]
+    columns += [of_member[name][query] for name in MEMBER_STATISTICS]
+    if categories.names:
+        columns.append(content_match(of_member[PROFILE], categories, query, queries.job))
+    return np.stack(columns, axis=1).astype(np.float32)

@@ -1,0 +1,177 @@
+"""What a report shows beside the headline: search of r, slices, quality, freshness, curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+
+from training.evaluation import arms
+from training.evaluation.arms import Arm, Kind, Role, Source
+from training.evaluation.base_features import Categories
+from training.evaluation.data import Data, Timeline
+from training.evaluation.findings import FIGURE, Declared
+from training.evaluation.measure import Measured, measure_arm
+from training.evaluation.member_vectors import EvaluatedModel, MemberVectors
+from training.evaluation.quality import measure_quality
+from training.evaluation.queries import Queries
+from training.evaluation.ranker import RankerSettings
+from training.evaluation.statistics import paired_bootstrap
+from training.history import ActivityHistory
+from training.models.averages import DECAYS, output_name
+from training.periods import Period
+from training.ranking import RankingQueries, decayed_average
+from transformations.model import ModelDescription
+from transformations.sequences import MICROSECONDS_PER_DAY
+
+SEARCH_DAYS = 14
+"""Days before T1 on which r is chosen."""
+FUTURE_DAYS = 7
+"""Days after T2 whose positives the nearest jobs should hold."""
+LAGS = {
+    "0": timedelta(0),
+    "1 minute": timedelta(minutes=1),
+    "1 hour": timedelta(hours=1),
+    "1 day": timedelta(days=1),
+    "7 days": timedelta(days=7),
+}
+HISTORY_SLICES = {"new (1-3)": (1, 3), "light (4-8)": (4, 8), "heavy (9 and more)": (9, 10**9)}
+AGE_SLICES = {"under 1 day": (0, 1), "1-7 days": (1, 7), "over 7 days": (7, 10**9)}
+FEW_MOVES = 4
+"""Wanted jobs from which on a member's interests can be said to have moved."""
+
+
+def search_decay(history: ActivityHistory, timeline: Timeline) -> dict[str, Any]:
+    """Choose r on the days before T1, by the figure that networks are chosen by."""
+    period = Period(timeline.rank_from - timedelta(days=SEARCH_DAYS), timeline.rank_from)
+    queries = RankingQueries.of(history, period)
+    rates = (*DECAYS, 1.0)
+    points = [{"r": r, "value": queries.measure(decayed_average(r))["ndcg_at_10"]} for r in rates]
+    best = max(points[:-1], key=lambda point: point["value"])
+    return {"figure": "validation NDCG@10", "points": points, "best": best["r"]}
+
+
+def query_slices(
+    queries: Queries, newest: np.ndarray, history: ActivityHistory
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the parts of the queries that are looked at by themselves: bool [n] each."""
+    count = queries.sequences.count
+    age = (queries.time - newest) / MICROSECONDS_PER_DAY
+    ages = {v: (newest > 0) & (age >= a) & (age < b) for v, (a, b) in AGE_SLICES.items()}
+    ages["nothing published yet"] = newest == 0
+    moved = _movement(queries, history)
+    tells = np.isfinite(moved)
+    half = np.median(moved[tells]) if tells.any() else 0.0
+    return {
+        "history": {v: (count >= a) & (count <= b) for v, (a, b) in HISTORY_SLICES.items()},
+        "embedding age": ages,
+        "interests moved": {
+            "moved (older and newer half differ most)": tells & (moved < half),
+            "stayed": tells & (moved >= half),
+        },
+    }
+
+
+def _movement(queries: Queries, history: ActivityHistory) -> np.ndarray:
+    """Return the cosine of the older and the newer half of what each member wanted, float [n].
+
+    NaN for members with fewer than `FEW_MOVES` wanted jobs.
+    """
+    wanted = np.isin(queries.sequences.action, history.spec.positive_ids)
+    rows = queries.sequences.rows(history.vectors)
+    newer = wanted[:, ::-1].cumsum(axis=1)[:, ::-1]
+    count = wanted.sum(axis=1)
+    halves = []
+    for chosen in (newer > count[:, None] // 2, newer <= count[:, None] // 2):
+        weights = (wanted & chosen).astype(np.float32)
+        total = np.zeros((len(queries), history.vectors.dimension), np.float32)
+        for position in range(rows.shape[1]):
+            total += weights[:, position, None] * history.vectors.matrix[rows[:, position]]
+        halves.append(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9))
+    return np.where(count >= FEW_MOVES, (halves[0] * halves[1]).sum(axis=1), np.nan)
+
+
+def quality_of(
+    vectors: MemberVectors,
+    models: Mapping[str, EvaluatedModel],
+    data: Data,
+    timeline: Timeline,
+    categories: Categories,
+) -> dict[str, dict[str, Any]]:
+    """Measure each model's embeddings alone, of the members active before T2, as of T2."""
+    history, events = data.history, data.history.events
+    now = timeline.test.start_us
+    as_of = int(data.schedule.newest(np.array([now]))[0])
+    recent = (events.time >= as_of - history.spec.window_us) & (events.time < as_of)
+    member = np.unique(events.member[recent])
+    # Jobs that can be recommended: with a vector, and acted on by anyone within the window.
+    known = history.vectors.known_at(history.vectors.job_ids) <= now
+    jobs = np.flatnonzero(known & np.isin(np.arange(len(known)), events.job[recent]))
+    rows = history.rows(jobs, np.full(len(jobs), now))
+    place = np.full(len(known), -1)
+    place[jobs] = np.arange(len(jobs))
+    later = (events.time >= now) & (events.time < now + FUTURE_DAYS * MICROSECONDS_PER_DAY)
+    later &= np.isin(events.action, history.spec.positive_ids) & (place[events.job] >= 0)
+    wanted, owner = place[events.job[later]], np.searchsorted(member, events.member[later])
+    mine = (owner < len(member)) & (
+        member[np.minimum(owner, len(member) - 1)] == events.member[later]
+    )
+    start = np.searchsorted(owner[mine], np.arange(len(member) + 1))
+    kinds = [np.flatnonzero(categories.of_jobs[job]) for job in jobs]
+    negative = {
+        output_name(action)
+        for action in set(history.spec.actions) - set(history.spec.positive_actions)
+    }
+    quality = {}
+    for name, model in models.items():
+        outputs = vectors.embed(model.view(0), member, np.full(len(member), as_of))
+        counted = [values for output, values in outputs.items() if output not in negative]
+        quality[name] = measure_quality(
+            np.mean(counted, axis=0), history.vectors.matrix[rows], start, wanted[mine], kinds
+        )
+    return quality
+
+
+def freshness_curve(
+    candidate: str,
+    day: Measured,
+    vectors: MemberVectors,
+    settings: RankerSettings,
+    declared: Declared,
+) -> dict[str, Any]:
+    """Measure the candidate with embeddings of several ages, for what a faster cadence buys."""
+    points = []
+    for lag, delta in LAGS.items():
+        arm = Arm(f"lag {lag}", lag, Role.CONTROL, (Source(Kind.AS_OF, candidate, delta),))
+        aged = Measured(day.task, {arms.NOTHING: day.figures_of[arms.NOTHING]})
+        measure_arm(aged, arm, vectors, settings, declared)
+        own, base = _lift(aged, arm.name)
+        (row,) = paired_bootstrap(own[:, None], base, resamples=declared.resamples)
+        points.append(
+            {
+                "lag": lag,
+                "seconds": delta.total_seconds(),
+                "ndcg_at_10": float(own.mean()),
+                "difference": row.difference,
+                "low": row.low,
+                "high": row.high,
+            }
+        )
+    return {"arm": candidate, "points": points}
+
+
+def training_curves(described: Mapping[str, ModelDescription]) -> list[dict[str, Any]]:
+    """Return the figures of each epoch, as manifests have them."""
+    return [
+        {"model": name, "epochs": list(model.manifest["training"]["history"])}
+        for name, model in described.items()
+        if (model.manifest.get("training") or {}).get("history")
+    ]
+
+
+def _lift(measured: Measured, arm: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return NDCG@10 of members by an arm and by nothing, means over seeds: float [members]."""
+    values = measured.of_members(FIGURE)
+    return values[arm].mean(axis=0), values[arms.NOTHING].mean(axis=0)

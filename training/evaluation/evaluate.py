@@ -1,0 +1,518 @@
+"""Does an activity embedding help? One evaluation, from data and models to a report.
+
+    before T1      job encoder, models and r learn
+    T1 to T2       the ranker learns
+    T2 to T3       one test
+
+Every arm gets the same queries, candidates, base features, ranker and seeds. Embeddings are joined
+as the daily run would have published them. What comes out is a dict of JSON values, a table of
+each member's figures, and from the first a report.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from training.evaluation import arms
+from training.evaluation.arms import Arm, Kind, Role, Source
+from training.evaluation.base_features import BaseFeatures, Categories
+from training.evaluation.compare import MEMBERS, REPORT, SCHEMA
+from training.evaluation.data import (
+    Data,
+    Timeline,
+    base_rows,
+    feature_tables,
+    posted_at,
+    true_job_vectors,
+)
+from training.evaluation.details import (
+    SEARCH_DAYS,
+    freshness_curve,
+    quality_of,
+    query_slices,
+    search_decay,
+    training_curves,
+)
+from training.evaluation.findings import (
+    FIGURE,
+    Declared,
+    Target,
+    check_instrument,
+    compare_arms,
+    conclude,
+    judge_targets,
+    pairs_of,
+    slice_rows,
+)
+from training.evaluation.measure import WITHIN_MEMBER_AUC, Measured, Task, measure
+from training.evaluation.member_vectors import EvaluatedModel, MemberVectors
+from training.evaluation.queries import DAY, WEEK, Queries, like_queries, ranking_queries
+from training.evaluation.ranker import RankerSettings
+from training.evaluation.report import write_report
+from training.evaluation.store import EvaluationStore
+from training.history import ActivityHistory
+from training.models import GeometricDecay, InterleavedDecay, SeveralRatesDecay, UnweightedAverage
+from training.package import package_model
+from training.train import fingerprints
+from transformations.errors import InvalidInput
+from transformations.model import ModelDescription
+from transformations.spec import ItemEmbedding
+from transformations.times import to_datetime
+
+HTML = "report.html"
+TITLES = {
+    "day": "The next positive job among all jobs of the day",
+    "week": "The next positive job among all jobs of the week",
+    "like": "Will the member like or dismiss the job acted on",
+}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured, the same for every arm.
+
+    Parameters
+    ----------
+    train_queries, test_queries_of_member : of the task `day`.
+    week_train_queries, week_test_queries_of_member : of the task `week`; 0 leaves it out.
+    freshness : bool. Whether the curve is measured.
+    """
+
+    train_queries: int = 4000
+    test_queries_of_member: int = 8
+    week_train_queries: int = 1500
+    week_test_queries_of_member: int = 2
+    freshness: bool = True
+
+
+QUICK = Size(train_queries=1000, test_queries_of_member=2, week_train_queries=0, freshness=False)
+"""For a look: an evaluation in about two minutes."""
+
+
+def evaluate(
+    data: Data,
+    folder: Path,
+    *,
+    timeline: Timeline,
+    models: Sequence[EvaluatedModel],
+    declared: Declared | None = None,
+    size: Size | None = None,
+    ranker: RankerSettings | None = None,
+    targets: Sequence[Target] = (),
+    commands: Sequence[str] = (),
+    say: Say = lambda line: None,
+) -> dict[str, Any]:
+    """Measure models beside the references and controls, and write the report.
+
+    Parameters
+    ----------
+    data : what it is measured on.
+    folder : gets `report.html`, `report.json`, `members.parquet` and the evaluation's Feast store.
+    timeline : T1, T2, T3.
+    models : to be compared, beside averages; the last learned one is the candidate, of which the
+        placebo and the freshness curve are made.
+    declared, size, ranker : settings; each has defaults.
+    targets : claims to be judged.
+    commands : how it was run, for the report.
+    say : gets a line a step.
+
+    Returns
+    -------
+    dict
+        The content of `report.json`.
+
+    Raises
+    ------
+    InvalidInput
+        A model learned from labels at or after T1, two arms have one name, or a period holds no
+        queries. Nothing is written then but the evaluation's own store.
+    """
+    started = time.perf_counter()
+    declared, size, settings = declared or Declared(), size or Size(), ranker or RankerSettings()
+    folder.mkdir(parents=True, exist_ok=True)
+    history = data.history
+    described = {m.name: m.describe(history, data.item_embedding) for m in models}
+    for name, model in described.items():
+        _require_earlier(name, model.manifest, timeline)
+
+    search = search_decay(history, timeline)
+    say(f"r = {search['best']}, chosen on the {SEARCH_DAYS} days before {timeline.rank_from:%F}")
+    references = _references(folder / "models", history, data.item_embedding, search["best"])
+    everything = {model.name: model for model in (*references, *models)}
+    described |= {m.name: m.describe(history, data.item_embedding) for m in references}
+    learned = [model.name for model in models if model.role == Role.LEARNED]
+    candidate = learned[-1] if learned else arms.DECAY
+    categories = Categories.from_arrow(
+        data.postings,
+        data.category_columns,
+        history.vectors.job_ids,
+        until=timeline.ranker.start_us,
+    )
+    compared = _arms(everything, learned, candidate, bool(categories.names), data)
+
+    queries = _queries(history, timeline, size)
+    for name, (train, test) in queries.items():
+        say(
+            f"{name}: {len(train):,} queries to learn from, {len(test):,} to test on, "
+            f"{int(np.median(test.sizes)):,} candidates"
+        )
+    base = BaseFeatures(history, posted_at(data), categories)
+    store = EvaluationStore(
+        folder / "feast",
+        history,
+        item_embedding=data.item_embedding,
+        schedule=data.schedule,
+        models={
+            view: path
+            for model in everything.values()
+            for view, path in zip(model.views, model.paths, strict=True)
+        },
+        tables=feature_tables(base, [q for both in queries.values() for q in both], data),
+    )
+    say(f"publishing {len(store.embeddings)} models daily")
+    store.publish(timeline.ranker.start_us, timeline.test.end_us)
+    tasks = [
+        Task(
+            name,
+            TITLES[name],
+            train,
+            test,
+            (
+                base_rows(store, train, categories, data),
+                base_rows(store, test, categories, data),
+            ),
+        )
+        for name, (train, test) in queries.items()
+    ]
+    vectors = MemberVectors(
+        store,
+        history,
+        item_embedding=data.item_embedding,
+        models=everything,
+        categories=categories,
+        job_truth=true_job_vectors(data),
+    )
+    results = {
+        task.name: measure(task, compared, vectors, settings, declared, say) for task in tasks
+    }
+    day = results["day"]
+    comparisons = _compare(results, compared, declared)
+    quality = quality_of(vectors, everything, data, timeline, categories)
+    test = day.task.test
+    checks = check_instrument(
+        comparisons,
+        compared,
+        quality,
+        {
+            name: int((vectors.newest_activity(name, test) >= test.time).sum())
+            for name in everything
+        },
+    )
+    freshness = None
+    if size.freshness:
+        freshness = freshness_curve(candidate, day, vectors, settings, declared)
+    result = {
+        "schema": SCHEMA,
+        "title": "Does it help? Activity embeddings in a job recommendation model",
+        "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "simulated": data.simulated,
+        "data": _facts(data),
+        "timeline": {
+            "learn_until": timeline.rank_from.isoformat(),
+            "rank_from": timeline.rank_from.isoformat(),
+            "test_from": timeline.test_from.isoformat(),
+            "until": timeline.until.isoformat(),
+            "publishing_delay_minutes": data.schedule.delay_us / 60e6,
+            "snapshot_interval_hours": data.schedule.interval_us / 3600e6,
+        },
+        "declared": declared.to_dict(),
+        "ranker": {**settings.to_dict(), "size": asdict(size)},
+        "arms": [
+            {
+                **_arm_row(arm, store, described, everything, len(categories.names), data),
+                "features": day.columns[arm.name],
+            }
+            for arm in compared
+        ],
+        "tasks": {name: measured.summary() for name, measured in results.items()},
+        "comparisons": comparisons,
+        "checks": checks,
+        "slices": slice_rows(
+            query_slices(test, vectors.newest_activity(candidate, test), history),
+            day.gains(),
+            test.member,
+            [arm.name for arm in compared if arm.role in (Role.REFERENCE, Role.LEARNED)],
+            declared,
+        ),
+        "quality": quality,
+        "freshness": freshness,
+        "decay_search": search,
+        "training_curves": training_curves(described),
+        "sequence_lengths": [
+            {"length": int(length), "queries": int(count)}
+            for length, count in enumerate(np.bincount(test.sequences.count))
+            if count
+        ],
+        "targets": judge_targets(targets, comparisons, declared.margin),
+        "conclusions": conclude(comparisons, compared, checks),
+        "commands": list(commands),
+        "versions": _versions(),
+        "seconds": time.perf_counter() - started,
+    }
+    _write(folder / MEMBERS, lambda file: pq.write_table(_member_table(results, history), file))
+    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    _write(folder / REPORT, lambda file: file.write_text(text, encoding="utf-8"))
+    write_report(result, folder / HTML)
+    return result
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """Return the table that decides, as text: each arm's NDCG@10 and what it adds to nothing."""
+    figures = result["tasks"]["day"]["figures"]
+    added = {
+        row["arm"]: row
+        for row in result["comparisons"]
+        if row["task"] == "day" and row["figure"] == FIGURE and row["against"] == arms.NOTHING
+    }
+    label = "SIMULATED DATA. " if result["simulated"] else ""
+    lines = [
+        f"{label}{result['data']['description']}",
+        "NDCG@10 of the next positive job among all jobs of the day, "
+        f"{result['tasks']['day']['members']:,} members, {len(result['declared']['seeds'])} seeds",
+        f"  {'':24} NDCG@10   added  95 % interval       bytes",
+    ]
+    for arm in result["arms"]:
+        line = f"  {arm['name']:24} {figures[arm['name']][FIGURE]:7.4f}"
+        if arm["name"] in added:
+            row = added[arm["name"]]
+            line += f" {row['difference']:+7.4f}  [{row['low']:+.4f}, {row['high']:+.4f}]"
+            line += " real" if row["real"] else "     "
+        if arm.get("bytes_per_member"):
+            line = f"{line:66} {arm['bytes_per_member']:5,}"
+        lines.append(line.rstrip())
+    lines += [
+        f"  check {c['name']}: {'passed' if c['passed'] else 'FAILED'}" for c in result["checks"]
+    ]
+    return "\n".join([*lines, *result["conclusions"]])
+
+
+def _require_earlier(name: str, manifest: Mapping[str, Any], timeline: Timeline) -> None:
+    """Refuse a model that learned, or was chosen, by labels that the ranker learns from."""
+    training = manifest.get("training") or {}
+    period = training.get("validation") or training.get("period") or {}
+    end = period.get("end")
+    if training.get("epochs") and end and datetime.fromisoformat(end) > timeline.rank_from:
+        raise InvalidInput(
+            f"model {name!r}: expected one that learned before {timeline.rank_from}, from when on "
+            f"the ranker learns. Received: one that saw labels until {end}. Evaluate later days, "
+            "or train it on earlier ones"
+        )
+
+
+def _references(
+    folder: Path, history: ActivityHistory, item_embedding: ItemEmbedding, r: float
+) -> list[EvaluatedModel]:
+    """Package the averages that every embedding has to be compared with."""
+    rates = (0.5, 0.98) if r not in (0.5, 0.98) else (0.6, 0.95)
+    models = {
+        arms.MEAN: ("plain mean, a vector an action", UnweightedAverage()),
+        arms.DECAY: (f"geometric decay, a vector an action (r = {r:g})", GeometricDecay(r=r)),
+        arms.SINGLE_DECAY: (f"one decay of all positives (r = {r:g})", InterleavedDecay(r=r)),
+        arms.SEVERAL_RATES: ("decays at three rates", SeveralRatesDecay()),
+        arms.TWO_RATES: ("decays at two rates", SeveralRatesDecay(rates=rates)),
+    }
+    for name, (_, model) in models.items():
+        package_model(
+            model.build(history.spec, item_embedding),
+            folder / name,
+            name=name,
+            version="1",
+            spec=history.spec,
+            item_embedding=item_embedding,
+        )
+    return [
+        EvaluatedModel(name, title, Role.REFERENCE, (folder / name,))
+        for name, (title, _) in models.items()
+    ]
+
+
+def _arms(
+    models: Mapping[str, EvaluatedModel],
+    learned: Sequence[str],
+    candidate: str,
+    categories: bool,
+    data: Data,
+) -> list[Arm]:
+    """Return what is compared, in the order of the report."""
+    own = {m.name: arms.published(m.name, m.title, m.role) for m in models.values()}
+    two_rates = own.pop(arms.TWO_RATES)
+    compared = [Arm(arms.NOTHING, "base features alone", Role.BASE)]
+    if categories:
+        compared.append(
+            Arm(
+                arms.CATEGORY_SUMS,
+                "sums of the categories of recent jobs, for each action",
+                Role.REFERENCE,
+                (Source(Kind.CATEGORIES),),
+            )
+        )
+    compared += own.values()
+    compared.append(arms.together(own[arms.DECAY], two_rates))
+    compared += [arms.together(own[arms.DECAY], own[name]) for name in learned]
+    compared += arms.controls(candidate, leaking=arms.DECAY)
+    if data.truth is not None:
+        compared.append(
+            Arm(
+                arms.ORACLE,
+                "the member's true preference",
+                Role.ORACLE,
+                (Source(Kind.TRUTH),),
+            )
+        )
+    arms.require_distinct(compared)
+    return compared
+
+
+def _queries(
+    history: ActivityHistory, timeline: Timeline, size: Size
+) -> dict[str, tuple[Queries, Queries]]:
+    """Return the queries of each task: those to learn from, and those to test on."""
+
+    def lists(days: int, train: int, of_member: int) -> tuple[Queries, Queries]:
+        return (
+            ranking_queries(
+                history, timeline.ranker, days=days, per_member=of_member, most=train, seed=0
+            ),
+            ranking_queries(history, timeline.test, days=days, per_member=of_member, seed=1),
+        )
+
+    queries = {"day": lists(DAY, size.train_queries, size.test_queries_of_member)}
+    if size.week_train_queries:
+        queries["week"] = lists(WEEK, size.week_train_queries, size.week_test_queries_of_member)
+    queries["like"] = (
+        like_queries(history, timeline.ranker),
+        like_queries(history, timeline.test),
+    )
+    return queries
+
+
+def _compare(
+    results: Mapping[str, Measured], compared: Sequence[Arm], declared: Declared
+) -> list[dict[str, Any]]:
+    rows = []
+    for name, measured in results.items():
+        figure = FIGURE if measured.ranked else WITHIN_MEMBER_AUC
+        rows += compare_arms(
+            name,
+            figure,
+            measured.of_members(figure),
+            pairs_of(compared),
+            declared,
+            possible=arms.ORACLE,
+        )
+    return rows
+
+
+def _arm_row(
+    arm: Arm,
+    store: EvaluationStore,
+    described: Mapping[str, ModelDescription],
+    models: Mapping[str, EvaluatedModel],
+    categories: int,
+    data: Data,
+) -> dict[str, Any]:
+    """Return what the report says of an arm: what it is, and what it takes to keep."""
+    row: dict[str, Any] = {"name": arm.name, "title": arm.title, "role": str(arm.role)}
+    published = [source.model for source in arm.sources if source.kind == Kind.PUBLISHED]
+    if arm.name == arms.CATEGORY_SUMS:
+        actions = len(data.history.spec.actions)
+        row |= {"vectors": actions, "bytes_per_member": 4 * categories * actions}
+    elif published:
+        outputs = [size for name in published for size in described[name].outputs.values()]
+        on_disk = [store.bytes_on_disk(models[name].view(0)) for name in published]
+        row |= {
+            "vectors": len(outputs),
+            "bytes_per_member": 4 * sum(outputs),
+            "disk_bytes_per_member": sum(on_disk),
+        }
+    else:
+        row["vectors"] = len(arm.sources)
+    if len(published) == 1:
+        model = described[published[0]]
+        row |= {"version": model.version, "fingerprint": model.fingerprint}
+        training = model.manifest.get("training") or {}
+        if training.get("epochs"):
+            period, chosen = training["period"], training["validation"]
+            runs = len(models[published[0]].paths)
+            row["trained"] = (
+                f"on {period['start'][:10]} to {period['end'][:10]}, chosen until "
+                f"{chosen['end'][:10]}" + (f"; {runs} runs" if runs > 1 else "")
+            )
+    return row
+
+
+def _facts(data: Data) -> dict[str, Any]:
+    events, prints = data.history.events, fingerprints(data.history)
+    return {
+        "description": data.description,
+        "events": len(events),
+        "members": len(events.member_ids),
+        "jobs": len(data.history.vectors.job_ids),
+        "from": to_datetime(int(events.time.min())).isoformat(),
+        "until": to_datetime(int(events.time.max())).isoformat(),
+        "events_fingerprint": prints["events_fingerprint"],
+        "item_vectors_fingerprint": prints["item_vectors_fingerprint"],
+        "item_embedding": data.item_embedding.to_dict(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("activity-embeddings", "feast", "tensorflow", "keras", "lightgbm", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _member_table(results: Mapping[str, Measured], history: ActivityHistory) -> pa.Table:
+    """Return NDCG@10 of each member, seed, arm and task of lists."""
+    parts = []
+    for name, measured in results.items():
+        if not measured.ranked:
+            continue
+        ids = history.events.member_ids.take(pa.array(measured.members)).cast(pa.string())
+        queries = np.unique(measured.task.test.member, return_counts=True)[1]
+        for arm, values in measured.of_members(FIGURE).items():
+            parts += [
+                pa.table(
+                    {
+                        "task": pa.array([name] * len(ids)),
+                        "arm": pa.array([arm] * len(ids)),
+                        "seed": np.full(len(ids), seed),
+                        "member_id": ids,
+                        "queries": queries,
+                        FIGURE: of_members,
+                    }
+                )
+                for seed, of_members in enumerate(values)
+            ]
+    return pa.concat_tables(parts)
+
+
+def _write(file: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file aside and rename it, so that it is whole or not there."""
+    aside = file.with_name(f".{file.name}.writing")
+    write(aside)
+    os.replace(aside, file)

@@ -1,0 +1,115 @@
+"""Read what an evaluation needs from a user's applied feature repo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+from feast import FeatureStore
+
+from training.evaluation.arms import Role
+from training.evaluation.data import Data
+from training.evaluation.member_vectors import EvaluatedModel
+from training.evaluation.store import MINUTE_US, Schedule
+from training.feast_data import TrainingSource
+from transformations import names
+from transformations.compute_engine import ActivityComputeEngineConfig
+from transformations.errors import InvalidInput
+from transformations.model import read_manifest
+
+
+def read_data(
+    store: FeatureStore,
+    *,
+    until: datetime,
+    categories: Sequence[str] = (),
+    description: str = "",
+    truth: Path | None = None,
+) -> Data:
+    """Read events, job vectors and postings through Feast.
+
+    Parameters
+    ----------
+    store : the feature store, after `feast apply`. Nothing need have been materialized but job
+        vectors of the user's own.
+    until : no later event is read.
+    categories : columns of the postings with categories, default all lists of text.
+    description : one line for the report.
+    truth : folder of the truth of a simulated market.
+    """
+    source = TrainingSource(store)
+    columns = tuple(categories or source.category_columns())
+    history = source.whole_history(until)
+    postings = source.postings(columns, until) if columns else None
+    if postings is None:
+        columns = ()
+        postings = pa.table(
+            {
+                names.JOB_ID: history.vectors.job_ids[:0],
+                names.EVENT_TIMESTAMP: pa.array([], pa.timestamp("us", tz="UTC")),
+            }
+        )
+    engine = store.config.batch_engine
+    if not isinstance(engine, ActivityComputeEngineConfig):
+        engine = ActivityComputeEngineConfig()
+    return Data(
+        history=history,
+        item_embedding=source.item_embedding,
+        postings=postings,
+        category_columns=columns,
+        schedule=Schedule(
+            interval_us=round(engine.snapshot_interval_hours * 60 * MINUTE_US),
+            delay_us=round(engine.publishing_delay_minutes * MINUTE_US),
+        ),
+        description=description or f"Events of the Feast project {store.project}",
+        simulated=source.simulated or truth is not None,
+        truth=truth,
+    )
+
+
+def read_models(
+    store: FeatureStore,
+    wanted: Sequence[str] = (),
+    also: Sequence[tuple[str, Sequence[Path]]] = (),
+) -> list[EvaluatedModel]:
+    """Return the models to be compared.
+
+    Parameters
+    ----------
+    store : the feature store, after `feast apply`.
+    wanted : names of registered models, default all that were trained: averages are always there.
+    also : names and SavedModels, one or one a seed, that are not registered.
+
+    Raises
+    ------
+    InvalidInput
+        A name is not registered.
+    """
+    registered = TrainingSource(store).models()
+    unknown = [name for name in wanted if name not in registered]
+    if unknown:
+        raise InvalidInput(
+            f"models: expected names among {', '.join(sorted(registered)) or 'none'}, the ones "
+            f"that `feast apply` has registered. Received: {', '.join(unknown)}"
+        )
+    paths = {name: Path(model.path) for name, model in registered.items()}
+    chosen = wanted or [name for name, path in paths.items() if _is_trained(path)]
+    named: list[tuple[str, tuple[Path, ...]]] = [(name, (paths[name],)) for name in chosen]
+    named += [(name, tuple(map(Path, folders))) for name, folders in also]
+    return [
+        EvaluatedModel(
+            name,
+            str(read_manifest(folders[0]).get("description") or name),
+            Role.LEARNED if _is_trained(folders[0]) else Role.REFERENCE,
+            folders,
+        )
+        for name, folders in named
+    ]
+
+
+def _is_trained(path: Path) -> bool:
+    """Return whether a model learned; one that says nothing of its training counts as such."""
+    training = read_manifest(path).get("training")
+    return training is None or bool(training.get("epochs"))

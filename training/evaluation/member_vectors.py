@@ -1,0 +1,170 @@
+"""From an arm to numbers: the vectors of each query's member, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from training.evaluation.arms import Arm, Kind, Role, Source
+from training.evaluation.base_features import Categories
+from training.evaluation.queries import Queries
+from training.evaluation.ranker import Vectors
+from training.evaluation.store import EvaluationStore
+from training.history import ActivityHistory
+from transformations import names
+from transformations.embedding import Embedder
+from transformations.errors import InvalidInput
+from transformations.model import ActivityModel, ModelDescription, describe_model
+from transformations.spec import ItemEmbedding
+
+RECENT_CATEGORIES = "member_recent_categories"
+TRUE_PREFERENCE = "member_true_preference"
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model to be compared: one SavedModel, or one for each seed of its training.
+
+    Parameters
+    ----------
+    name : str. Of its arm.
+    title : str. For people.
+    role : a reference or learned.
+    paths : folders of SavedModels; several are taken in turn, seed by seed.
+    """
+
+    name: str
+    title: str
+    role: Role
+    paths: tuple[Path, ...]
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The names under which the SavedModels are published."""
+        if len(self.paths) == 1:
+            return (self.name,)
+        return tuple(f"{self.name}_{i}" for i in range(len(self.paths)))
+
+    def view(self, seed: int) -> str:
+        """Return the name of the SavedModel of one seed, by its place among the seeds."""
+        return self.views[seed % len(self.views)]
+
+    def describe(self, history: ActivityHistory, item_embedding: ItemEmbedding) -> ModelDescription:
+        """Read and check the first SavedModel."""
+        model = ActivityModel(self.paths[0], name=self.view(0))
+        return describe_model(model, spec=history.spec, item_embedding=item_embedding)
+
+
+class MemberVectors:
+    """Answers which vectors an arm has for queries.
+
+    Parameters
+    ----------
+    store : where values were published.
+    history : events and job vectors.
+    item_embedding : which job vectors these are.
+    models : by name of the arm.
+    categories : of the jobs.
+    job_truth : float32 [J, D]; the true vectors of jobs in a simulated market.
+    """
+
+    def __init__(
+        self,
+        store: EvaluationStore,
+        history: ActivityHistory,
+        *,
+        item_embedding: ItemEmbedding,
+        models: Mapping[str, EvaluatedModel],
+        categories: Categories,
+        job_truth: np.ndarray | None,
+    ) -> None:
+        self._store, self._history, self._items = store, history, item_embedding
+        self._models, self._categories, self._job_truth = models, categories, job_truth
+        self._embedders: dict[str, Embedder] = {}
+        self._joined: dict[tuple[str, int, bool], dict[str, np.ndarray]] = {}
+
+    def of_arm(self, arm: Arm, queries: Queries, seed: int) -> list[Vectors]:
+        """Return the vectors of an arm, for the seed at a place among the seeds."""
+        return [vectors for source in arm.sources for vectors in self._of(source, queries, seed)]
+
+    def varies(self, arm: Arm) -> bool:
+        """Return whether an arm's vectors differ from seed to seed."""
+        return any(len(self._models[model].paths) > 1 for model in arm.models)
+
+    def newest_activity(self, model: str, queries: Queries) -> np.ndarray:
+        """Return the time of the newest activity that a published value knew, int64 [n], or 0."""
+        return self._join(self._models[model].view(0), queries)[names.LAST_ACTIVITY_AT]
+
+    def embed(self, model: str, member: np.ndarray, as_of: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute a model's outputs of members as of any time, by the daily run's functions.
+
+        Parameters
+        ----------
+        model : name under which it is published.
+        member : int [n]; positions in `history.events.member_ids`.
+        as_of : int64 [n]; microseconds since the epoch.
+        """
+        if model not in self._embedders:
+            path = self._store.model_path(model)
+            described = describe_model(
+                ActivityModel(path, name=model),
+                spec=self._history.spec,
+                item_embedding=self._items,
+            )
+            self._embedders[model] = Embedder([described])
+        sequences = self._history.sequences(member, as_of)
+        return self._embedders[model](sequences, self._history.vectors)[model]
+
+    def _of(self, source: Source, queries: Queries, seed: int) -> list[Vectors]:
+        matrix, rows = self._history.vectors.matrix, queries.vector_row
+        if source.kind == Kind.CONSTANT:
+            ones = np.ones((len(queries), matrix.shape[1]), np.float32)
+            return [Vectors(ones, matrix, rows)]
+        if source.kind == Kind.CATEGORIES:
+            sums = self._join(RECENT_CATEGORIES, queries)
+            jobs = self._categories.of_jobs * self._categories.weights
+            return [Vectors(_wide(s, jobs.shape[1]), jobs, queries.job) for s in sums.values()]
+        if source.kind == Kind.TRUTH:
+            assert self._job_truth is not None
+            (preference,) = self._join(TRUE_PREFERENCE, queries).values()
+            return [Vectors(preference, self._job_truth, queries.job)]
+        model = self._models[source.model].view(seed)
+        if source.kind == Kind.AS_OF:
+            as_of = queries.time - source.lag // timedelta(microseconds=1)
+            outputs = self.embed(model, queries.member, as_of)
+        else:
+            other = source.kind == Kind.OTHER_MEMBER
+            joined = self._join(model, queries, other=other)
+            outputs = {name: joined[name] for name in self._store.outputs(model)}
+        return [Vectors(_wide(o, matrix.shape[1]), matrix, rows) for o in outputs.values()]
+
+    def _join(
+        self, service: str, queries: Queries, *, other: bool = False
+    ) -> dict[str, np.ndarray]:
+        key = (service, id(queries), other)
+        if key not in self._joined:
+            member = _others(queries.member) if other else queries.member
+            ids = self._history.events.member_ids.take(pa.array(member))
+            self._joined[key] = self._store.join(service, ids, queries.time)
+        return self._joined[key]
+
+
+def _others(member: np.ndarray) -> np.ndarray:
+    """Return another member for each, always the same one for one, drawn at random."""
+    members, position = np.unique(member, return_inverse=True)
+    if len(members) < 2:
+        raise InvalidInput("placebo: expected queries of two members or more. Received: one")
+    order = np.random.default_rng(0).permutation(len(members))
+    other = np.empty_like(members)
+    other[order] = members[np.roll(order, 1)]
+    return other[position]
+
+
+def _wide(values: np.ndarray, dimension: int) -> np.ndarray:
+    """Return vectors, or zeros of the right length where nobody had a value."""
+    return values if values.shape[1] else np.zeros((len(values), dimension), np.float32)

@@ -1,0 +1,194 @@
+"""What a ranker is asked: queries with their whole candidate lists, the same for every arm.
+
+Two tasks. In the first a member wants a job, and the question is in which place a ranker puts it
+among all jobs that anyone acted on during the same day, or the same week; lists are whole, since
+metrics on sampled candidates can order models wrongly (Krichene and Rendle, KDD 2020). In the
+second a member acts on a job, and the question is whether that was wanted or dismissed. Lists are
+made in one way, whatever they are for: those that a ranker learns from are drawn as those that it
+is tested on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.held_out import HeldOut, Windows, hold_out
+from training.history import ActivityHistory
+from training.periods import Period
+from training.ranking import among
+from transformations.errors import InvalidInput
+from transformations.sequences import MICROSECONDS_PER_DAY, Sequences
+
+DAY, WEEK = 1, 7
+"""Days of a candidate list."""
+_FIRST_MONDAY = 4
+"""Days from the epoch, a Thursday, to a Monday."""
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """n queries over R rows, a row for each candidate, those of a query side by side.
+
+    Attributes
+    ----------
+    sequences : the activity of each member strictly before the query, at most 32.
+    member : int [n]; position in `history.events.member_ids`.
+    start : int64 [n + 1]; the rows of query i are `start[i]:start[i + 1]`.
+    job : int32 [R]; position in `history.vectors.job_ids`.
+    vector_row : int32 [R]; row of the job's vector as of the query.
+    target : int8 [R]; 1 for what the member wanted, else 0.
+    """
+
+    sequences: Sequences
+    member: np.ndarray
+    start: np.ndarray
+    job: np.ndarray
+    vector_row: np.ndarray
+    target: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.member)
+
+    @property
+    def time(self) -> np.ndarray:
+        """When each query is asked, int64 [n], microseconds since the epoch."""
+        return self.sequences.as_of
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Candidates of each query, int64 [n]."""
+        return np.diff(self.start)
+
+    @property
+    def query(self) -> np.ndarray:
+        """The query of each row, int64 [R]."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """The row of the wanted job of each query, int64 [n], where each has exactly one."""
+        return np.flatnonzero(self.target)
+
+
+def ranking_queries(
+    history: ActivityHistory,
+    period: Period,
+    *,
+    days: int = DAY,
+    per_member: int | None = None,
+    most: int | None = None,
+    seed: int = 0,
+) -> Queries:
+    """Make a query of each positive activity in a period that has activity before it.
+
+    Candidates are the distinct jobs that anyone acted on during the same UTC day, or the same
+    week from Monday on, before the period's end: those with a vector as of the query, without
+    those in the member's sequence.
+
+    Parameters
+    ----------
+    history : events and vectors.
+    period : of the queries.
+    days : 1, or 7 for weeks.
+    per_member : at most so many queries of one member, drawn at random; None for all.
+    most : at most so many queries in all, drawn at random; None for all.
+    seed : of what is drawn.
+
+    Raises
+    ------
+    InvalidInput
+        There is no such activity, or `days` is neither 1 nor 7.
+    """
+    if days not in (DAY, WEEK):
+        raise InvalidInput(f"candidate lists: `days` should be 1 or 7. Received: {days}")
+    random = np.random.default_rng(seed)
+    held_out = _held_out(history, period, None, random)
+    held_out = held_out.take(np.isin(held_out.label, history.spec.positive_ids))
+    if per_member is not None:
+        held_out = held_out.take(_draw(held_out.member, per_member, random))
+    if most is not None and len(held_out) > most:
+        held_out = held_out.take(np.sort(random.permutation(len(held_out))[:most]))
+    if not len(held_out):
+        raise InvalidInput(
+            f"evaluation: expected members with activity before a positive one from "
+            f"{period.start} to before {period.end}. Received: none"
+        )
+    day = held_out.sequences.as_of // MICROSECONDS_PER_DAY
+    first_day = day if days == DAY else (day - _FIRST_MONDAY) // WEEK * WEEK + _FIRST_MONDAY
+    parts = []
+    for first in np.unique(first_day):
+        of_span = np.flatnonzero(first_day == first)
+        parts.append(_lists(history, held_out, of_span, int(first), days, period.end_us))
+    query, job, row, target = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.argsort(query, kind="stable")
+    sizes = np.bincount(query, minlength=len(held_out))
+    return Queries(
+        sequences=held_out.sequences,
+        member=held_out.member,
+        start=np.concatenate([[0], np.cumsum(sizes)]),
+        job=job[order].astype(np.int32),
+        vector_row=row[order],
+        target=target[order].astype(np.int8),
+    )
+
+
+def like_queries(history: ActivityHistory, period: Period) -> Queries:
+    """Make a query with one row of each activity in a period that has activity before it.
+
+    The target is 1 if the member wanted the job, 0 if it was dismissed.
+
+    Raises
+    ------
+    InvalidInput
+        There are not both kinds.
+    """
+    held_out = _held_out(history, period, None, np.random.default_rng(0))
+    positive = np.isin(held_out.label, history.spec.positive_ids)
+    if positive.all() or not positive.any():
+        raise InvalidInput(
+            f"evaluation: expected both positive and negative activities from {period.start} to "
+            f"before {period.end}. Received: {int(positive.sum())} positive of {len(held_out)}"
+        )
+    return Queries(
+        sequences=held_out.sequences,
+        member=held_out.member,
+        start=np.arange(len(held_out) + 1),
+        job=held_out.job.astype(np.int32),
+        vector_row=held_out.job_rows,
+        target=positive.astype(np.int8),
+    )
+
+
+def _held_out(
+    history: ActivityHistory, period: Period, per_member: int | None, random: np.random.Generator
+) -> HeldOut:
+    windows = Windows(minimum=1, prefixes=True, per_member=per_member)
+    return hold_out(history, period, windows=windows, random=random)
+
+
+def _draw(member: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+    """Return positions, ascending, of at most so many queries of each member."""
+    order = np.lexsort((random.random(len(member)), member))
+    ordered = member[order]
+    place = np.arange(len(member)) - np.searchsorted(ordered, ordered)
+    return np.sort(order[place < most])
+
+
+def _lists(
+    history: ActivityHistory,
+    held_out: HeldOut,
+    query: np.ndarray,
+    first_day: int,
+    days: int,
+    before: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return query, job, vector row and target of each candidate of the queries of one span."""
+    of_days = history.jobs_of_days
+    low, high = of_days.slices(np.arange(first_day, first_day + days), before)
+    jobs = np.unique(np.concatenate([of_days.jobs[a:b] for a, b in zip(low, high, strict=True)]))
+    rows, candidate, wanted = among(history, held_out, query, jobs)
+    candidate[np.arange(len(query)), wanted] = True
+    at, column = np.nonzero(candidate)
+    return query[at], jobs[column], rows[at, column], wanted[at] == column

@@ -1,0 +1,190 @@
+"""The job recommendation model that embeddings are judged by: a LightGBM ranker.
+
+Its table has the base features and, for each vector of a member, three columns: the cosine with
+the candidate job's vector, the dot product, and the Hadamard product through a linear layer, the
+head of the original design. The layer is a logistic regression on the ranker's own training rows,
+fitted on one half of the queries for the other, so that the column says the same of rows that the
+ranker learns from as of rows that it is tested on. The single coordinates of the product are no
+columns: trees take them one at a time and learn noise; README says by how much that is worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightgbm
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from training.evaluation.queries import Queries
+
+COSINE, DOT, HADAMARD = "cosine", "dot", "hadamard"
+COLUMNS = (COSINE, DOT, HADAMARD)
+
+
+@dataclass(frozen=True)
+class RankerSettings:
+    """Settings of LightGBM and of the linear layer, the same for every arm.
+
+    Parameters
+    ----------
+    rounds : int. Trees.
+    learning_rate : float.
+    leaves : int. Of a tree.
+    rows_of_leaf : int. At least so many.
+    columns_of_tree : float. Share of the columns, at random for each tree.
+    rows_of_tree : float. Share of the queries, or rows, at random for each tree.
+    layer_penalty : float. Strength of the ridge penalty on the linear layer.
+    layer_negatives : int. Candidates drawn for each wanted job to fit the layer.
+    """
+
+    rounds: int = 100
+    learning_rate: float = 0.07
+    leaves: int = 7
+    rows_of_leaf: int = 300
+    columns_of_tree: float = 0.6
+    rows_of_tree: float = 0.8
+    layer_penalty: float = 10.0
+    layer_negatives: int = 20
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """A vector of each query's member, and of each row's job.
+
+    Attributes
+    ----------
+    member : float32 [n, D].
+    jobs : float32 [K, D].
+    job : int [R]; the row of `jobs` of each row of the queries.
+    """
+
+    member: np.ndarray
+    jobs: np.ndarray
+    job: np.ndarray
+
+
+def vector_columns(
+    train: tuple[Queries, Sequence[Vectors]],
+    test: tuple[Queries, Sequence[Vectors]],
+    settings: RankerSettings,
+    *,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the columns that vectors add, of the rows to learn from and of those to test on.
+
+    Parameters
+    ----------
+    train, test : queries and their vectors, as many for each.
+    settings : of the layer.
+    seed : of the candidates drawn to fit the layer.
+
+    Returns
+    -------
+    float32 [R, 3 * V] each: cosine, dot and the layer's value, vector by vector.
+    """
+    columns: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    queries = train[0]
+    half = np.arange(len(queries)) % 2
+    for fitted, tested in zip(train[1], test[1], strict=True):
+        layers = [_fit_layer(queries, fitted, half == 1 - h, settings, seed=seed) for h in (0, 1)]
+        columns[0].append(_columns(queries, fitted, np.stack(layers)[half]))
+        average = np.broadcast_to(np.mean(layers, axis=0), tested.member.shape)
+        columns[1].append(_columns(test[0], tested, average))
+    return _joined(columns[0], queries), _joined(columns[1], test[0])
+
+
+def _joined(columns: list[np.ndarray], queries: Queries) -> np.ndarray:
+    return np.concatenate([np.empty((len(queries.job), 0), np.float32), *columns], axis=1)
+
+
+def _columns(queries: Queries, vectors: Vectors, layer: np.ndarray) -> np.ndarray:
+    """Return cosine, dot and layer of each row, float32 [R, 3]; `layer` is float [n, D]."""
+    norms = np.linalg.norm(vectors.jobs, axis=1)
+    own = np.linalg.norm(vectors.member, axis=1)
+    both = np.stack([vectors.member, vectors.member * layer], axis=2).astype(np.float32)
+    columns = np.empty((len(queries.job), len(COLUMNS)), np.float32)
+    for i in range(len(queries)):
+        rows = slice(queries.start[i], queries.start[i + 1])
+        job = vectors.job[rows]
+        columns[rows, 1:] = vectors.jobs[job] @ both[i]
+        columns[rows, 0] = columns[rows, 1] / np.maximum(norms[job] * own[i], 1e-9)
+    return columns
+
+
+def _fit_layer(
+    queries: Queries, vectors: Vectors, chosen: np.ndarray, settings: RankerSettings, *, seed: int
+) -> np.ndarray:
+    """Fit the linear layer on the Hadamard products of some queries: weights, float64 [D]."""
+    random = np.random.default_rng(seed)
+    # Members without activity say nothing about the layer.
+    chosen = np.repeat(chosen & vectors.member.any(axis=1), queries.sizes)
+    share = settings.layer_negatives / max(float(np.mean(queries.sizes)) - 1, 1)
+    ranked = queries.sizes.max(initial=1) > 1
+    drawn = random.random(len(chosen)) < share if ranked else True
+    rows = np.flatnonzero(chosen & ((queries.target == 1) | drawn))
+    target = queries.target[rows]
+    if target.min(initial=1) == target.max(initial=0):
+        return np.zeros(vectors.member.shape[1])
+    products = vectors.member[queries.query[rows]] * vectors.jobs[vectors.job[rows]]
+    spread = np.maximum(products.std(axis=0), 1e-9)
+    fitted = LogisticRegression(C=1 / settings.layer_penalty, max_iter=200)
+    fitted.fit(products / spread, target)
+    return fitted.coef_[0] / spread
+
+
+class Ranker:
+    """LightGBM, fitted on the rows of queries.
+
+    Parameters
+    ----------
+    settings : the same for every arm.
+    seed : of all that is random.
+    """
+
+    def __init__(self, settings: RankerSettings, *, seed: int) -> None:
+        self._settings, self._seed = settings, seed
+        self._fitted: lightgbm.Booster | None = None
+
+    def fit(self, table: np.ndarray, queries: Queries) -> Ranker:
+        """Learn which row of each query is wanted.
+
+        Lists are ranked by cross-entropy between the scores of a list and what was wanted (Bruch
+        et al., "An Alternative Cross Entropy Loss for Learning-to-Rank", 2021); single rows are
+        classified.
+
+        Parameters
+        ----------
+        table : float32 [R, F].
+        queries : whose rows these are.
+        """
+        lists = queries.sizes.max(initial=1) > 1
+        settings = self._settings
+        parameters = {
+            "objective": "rank_xendcg" if lists else "binary",
+            "learning_rate": settings.learning_rate,
+            "num_leaves": settings.leaves,
+            "min_data_in_leaf": settings.rows_of_leaf,
+            "feature_fraction": settings.columns_of_tree,
+            "bagging_fraction": settings.rows_of_tree,
+            "bagging_freq": 1,
+            "bagging_by_query": lists,
+            "seed": self._seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbosity": -1,
+        }
+        data = lightgbm.Dataset(table, label=queries.target, group=queries.sizes if lists else None)
+        self._fitted = lightgbm.train(parameters, data, num_boost_round=settings.rounds)
+        return self
+
+    def scores(self, table: np.ndarray) -> np.ndarray:
+        """Return the score of each row, float64 [R]; of single rows, a probability."""
+        assert self._fitted is not None
+        return np.asarray(self._fitted.predict(table))

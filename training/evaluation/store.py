@@ -1,0 +1,356 @@
+"""The feature store of an evaluation: every arm's values as the daily run would publish them.
+
+A Feast repository of its own, in the evaluation's folder: the same definitions, the same compute
+engine with the settings of the user's repository, every compared model beside the others. Values
+come out by `get_historical_features` through a feature service for each model, with
+`filter_by_created_timestamp`, so that a query gets what was published before it, publishing delay
+included. The user's own registry and stores are only read.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig
+from feast.types import Array, Float32, Float64, Int64, String
+from feast.value_type import ValueType
+
+from training.history import ActivityHistory
+from transformations import names
+from transformations.feature_views import (
+    embedding_views,
+    event_tags,
+    item_tags,
+    sequence_view,
+)
+from transformations.model import ActivityModel
+from transformations.sources import sink_of
+from transformations.spec import ItemEmbedding
+from transformations.times import to_datetime
+
+_US = pa.timestamp("us", tz="UTC")
+MINUTE_US = 60_000_000
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the daily run computes values and when they are there.
+
+    Parameters
+    ----------
+    interval_us : int. Distance of the cut-offs, microseconds.
+    delay_us : int. From a cut-off to when its values are available.
+    """
+
+    interval_us: int
+    delay_us: int
+
+    def newest(self, time: np.ndarray) -> np.ndarray:
+        """Return the newest cut-off whose values are there at each time, int64 [n]."""
+        return (time - self.delay_us) // self.interval_us * self.interval_us
+
+
+@dataclass(frozen=True)
+class Table:
+    """A feature view of a plain table: values of members or of jobs, dated.
+
+    Parameters
+    ----------
+    name : of the view.
+    entity : "member" or "job".
+    ids : ids of the rows, int64 or string.
+    time : int64 [n]; since when each row holds, microseconds since the epoch.
+    columns : float [n] or [n, d] by name of the feature.
+    """
+
+    name: str
+    entity: str
+    ids: pa.Array
+    time: np.ndarray
+    columns: Mapping[str, np.ndarray]
+
+
+class EvaluationStore:
+    """A Feast repository in a folder of its own; see the module.
+
+    Parameters
+    ----------
+    folder : is emptied first.
+    history : events and job vectors.
+    item_embedding : which vectors these are.
+    schedule : of the daily run.
+    models : SavedModels by name of the view that publishes them.
+    tables : other feature views. Each view and each model has a feature service of its name.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        history: ActivityHistory,
+        *,
+        item_embedding: ItemEmbedding,
+        schedule: Schedule,
+        models: Mapping[str, Path],
+        tables: Sequence[Table] = (),
+    ) -> None:
+        self._history, self._schedule, self._models = history, schedule, dict(models)
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "data").mkdir(parents=True)
+        self._folder = folder.resolve()
+        self.store = FeatureStore(config=self._config())
+        member, job = (
+            Entity(name=name, join_keys=[key], value_type=_value_type(ids))
+            for name, key, ids in (
+                ("member", names.MEMBER_ID, history.events.member_ids),
+                ("job", names.JOB_ID, history.vectors.job_ids),
+            )
+        )
+        entities = {"member": member, "job": job}
+        events, items = self._events(member), self._items(job, item_embedding)
+        snapshots = self._folder / "snapshots"
+        sequence = sequence_view(
+            events=events,
+            items=items,
+            member=member,
+            job=job,
+            spec=history.spec,
+            snapshots=snapshots,
+        )
+        self.embeddings = {
+            view.tags["model"]: view
+            for view in embedding_views(
+                [ActivityModel(path.resolve(), name=name) for name, path in models.items()],
+                sequence=sequence,
+                items=items,
+                member=member,
+                snapshots=snapshots,
+                repo=self._folder,
+            ).values()
+        }
+        self._published = [sequence, *self.embeddings.values()]
+        for view in self._published:
+            view.online = False  # nobody serves from here
+        views = {table.name: self._view(table, entities[table.entity]) for table in tables}
+        with _quiet():
+            activity = sequence[[names.ACTIVITY_COUNT, names.LAST_ACTIVITY_AT]]
+            services = [FeatureService(name=view.name, features=[view]) for view in views.values()]
+            services += [
+                FeatureService(name=name, features=[activity, view])
+                for name, view in self.embeddings.items()
+            ]
+            self.store.apply(
+                [member, job, events, items, *self._published, *views.values(), *services]
+            )
+
+    def publish(self, start: int, end: int) -> None:
+        """Publish the values of every cut-off from `start` to `end`, as a backfill does."""
+        first = self._schedule.newest(np.array([start]))[0] - 1
+        with _quiet():
+            self.store.materialize(
+                to_datetime(int(first)),
+                to_datetime(end),
+                feature_views=[view.name for view in self._published],
+            )
+
+    def join(self, service: str, ids: pa.Array, time: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the features of a service as of each row's own time, as they were published.
+
+        Parameters
+        ----------
+        service : its name.
+        ids : n members, or jobs for a service of jobs.
+        time : int64 [n]; microseconds since the epoch.
+
+        Returns
+        -------
+        dict of feature name to float32 [n] or [n, d]; zeros where there is no value. The time
+        `last_activity_at` is int64 microseconds, 0 for none.
+        """
+        definition = self.store.get_feature_service(service)
+        view = self.store.get_feature_view(definition.feature_view_projections[0].name)
+        key = view.join_keys[0]
+        asked = pd.DataFrame(
+            {
+                key: ids.to_pandas(),
+                names.EVENT_TIMESTAMP: pd.to_datetime(time, unit="us", utc=True),
+            }
+        )
+        with _quiet():
+            job = self.store.get_historical_features(
+                asked, definition, filter_by_created_timestamp=True
+            )
+            joined = job.to_arrow()
+        return {
+            name: _dense(joined.column(name).combine_chunks())
+            for name in joined.column_names
+            if name not in (key, names.EVENT_TIMESTAMP)
+        }
+
+    def model_path(self, model: str) -> Path:
+        """Return the folder of the SavedModel that is published under a name."""
+        return self._models[model]
+
+    def outputs(self, model: str) -> list[str]:
+        """Return the outputs of a model: the features of its view."""
+        return [feature.name for feature in self.embeddings[model].features]
+
+    def bytes_on_disk(self, model: str) -> float:
+        """Return the bytes that a member takes in the snapshots of a model."""
+        sink = sink_of(self.embeddings[model])
+        files = [sink.file(as_of) for as_of in sink.committed()]
+        rows = sum(pq.read_metadata(file).num_rows for file in files)
+        return sum(file.stat().st_size for file in files) / max(rows, 1)
+
+    def _config(self) -> RepoConfig:
+        data = self._folder / "data"
+        return RepoConfig(
+            project="evaluation",
+            provider="local",
+            registry=str(data / "registry.db"),
+            repo_path=self._folder,
+            entity_key_serialization_version=3,
+            online_store={"type": "sqlite", "path": str(data / "online.db")},
+            offline_store={"type": "transformations.offline_store.OrderedDuckDBOfflineStore"},
+            batch_engine={
+                "type": "transformations.compute_engine.ActivityComputeEngine",
+                "snapshot_interval_hours": self._schedule.interval_us / (60 * MINUTE_US),
+                "publishing_delay_minutes": self._schedule.delay_us / MINUTE_US,
+            },
+        )
+
+    def _events(self, member: Entity) -> FeatureView:
+        events, spec = self._history.events, self._history.spec
+        table = pa.table(
+            {
+                names.MEMBER_ID: events.member_ids.take(pa.array(events.member)),
+                names.JOB_ID: events.job_ids.take(pa.array(events.job)),
+                names.ACTION: pa.array(spec.vocabulary).take(pa.array(events.action)),
+                # Their order is known: events of one time keep it.
+                names.EVENT_ID: np.arange(len(events)),
+                names.EVENT_TIMESTAMP: pa.array(events.time).cast(_US),
+            }
+        )
+        return FeatureView(
+            name=names.MEMBER_ACTIVITY,
+            entities=[member],
+            source=self._write(names.MEMBER_ACTIVITY, table),
+            schema=[
+                _id_field(names.MEMBER_ID, table),
+                _id_field(names.JOB_ID, table),
+                Field(name=names.ACTION, dtype=String),
+                Field(name=names.EVENT_ID, dtype=Int64),
+            ],
+            ttl=spec.window,
+            online=False,
+            tags=event_tags(spec),
+        )
+
+    def _items(self, job: Entity, item_embedding: ItemEmbedding) -> FeatureView:
+        vectors = self._history.vectors
+        table = pa.table(
+            {
+                names.JOB_ID: vectors.job_ids.take(
+                    pa.array(np.repeat(np.arange(len(vectors.job_ids)), np.diff(vectors.start)))
+                ),
+                names.EMBEDDING: _lists(vectors.matrix[:-1]),
+                names.EVENT_TIMESTAMP: pa.array(vectors.time).cast(_US),
+            }
+        )
+        return FeatureView(
+            name=names.JOB_EMBEDDING,
+            entities=[job],
+            source=self._write(names.JOB_EMBEDDING, table),
+            schema=[
+                _id_field(names.JOB_ID, table),
+                Field(name=names.EMBEDDING, dtype=Array(Float32)),
+            ],
+            ttl=timedelta(0),
+            online=False,
+            tags=item_tags(item_embedding),
+        )
+
+    def _view(self, table: Table, entity: Entity) -> FeatureView:
+        (key,) = [entity.join_key]
+        written = {
+            key: table.ids,
+            **{name: _column(values) for name, values in table.columns.items()},
+            names.EVENT_TIMESTAMP: pa.array(table.time).cast(_US),
+            names.CREATED_TIMESTAMP: pa.array(table.time + self._schedule.delay_us).cast(_US),
+        }
+        return FeatureView(
+            name=table.name,
+            entities=[entity],
+            source=self._write(table.name, pa.table(written), names.CREATED_TIMESTAMP),
+            schema=[
+                _id_field(key, pa.table({key: table.ids})),
+                *(
+                    Field(name=name, dtype=Float64 if values.ndim == 1 else Array(Float32))
+                    for name, values in table.columns.items()
+                ),
+            ],
+            ttl=timedelta(0),
+            online=False,
+        )
+
+    def _write(self, name: str, table: pa.Table, created: str = "") -> FileSource:
+        file = self._folder / "data" / f"{name}.parquet"
+        pq.write_table(table, file)
+        return FileSource(
+            name=f"{name}_source",
+            path=str(file),
+            timestamp_field=names.EVENT_TIMESTAMP,
+            created_timestamp_column=created,
+        )
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    return _lists(values) if values.ndim == 2 else pa.array(values.astype(np.float64))
+
+
+def _lists(rows: np.ndarray) -> pa.Array:
+    """Return a matrix as list<float>."""
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
+    values = pa.array(np.ascontiguousarray(rows, np.float32).ravel())
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def _dense(values: pa.Array) -> np.ndarray:
+    """Return a joined column as numbers, zeros for nulls."""
+    if pa.types.is_timestamp(values.type):
+        in_us = values.cast(pa.timestamp("us", values.type.tz)).view(pa.int64())
+        return in_us.fill_null(0).to_numpy(zero_copy_only=False)
+    if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
+        return values.cast(pa.float64()).fill_null(0.0).to_numpy(zero_copy_only=False)
+    lengths = values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    dense = np.zeros((len(values), int(lengths.max(initial=0))), np.float32)
+    flat = values.flatten().to_numpy(zero_copy_only=False)
+    dense[lengths > 0] = flat.reshape(-1, dense.shape[1]) if len(flat) else 0
+    return dense
+
+
+def _id_field(name: str, table: pa.Table) -> Field:
+    is_int = pa.types.is_integer(table.column(name).type)
+    return Field(name=name, dtype=Int64 if is_int else String)
+
+
+def _value_type(ids: pa.Array) -> ValueType:
+    return ValueType.INT64 if pa.types.is_integer(ids.type) else ValueType.STRING
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep from the user what Feast, its DuckDB store and the engine say about this store."""
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        yield
