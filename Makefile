@@ -1,15 +1,17 @@
 # make demo   the whole path on the sample data, in a fresh virtual environment
+#             DATA=jobs: on a simulated job market
 # make test   the whole test suite; what CI runs
 # make lint   formatting, style and types
 
 PYTHON ?= python3.11
+DATA ?= films
 VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo test lint format clean
 
 demo: $(VENV)/installed
-	$(BIN)/python -m training.demo --repo feature_repo
+	$(BIN)/python -m training.demo --repo feature_repo --data $(DATA)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto
@@ -30,7 +32,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build runs *.egg-info feature_repo/models feature_repo/data/snapshots feature_repo/data/job_vectors
+	rm -rf $(VENV) build runs evaluation *.egg-info feature_repo/models feature_repo/evaluation feature_repo/data/snapshots feature_repo/data/job_vectors
 	rm -f feature_repo/data/registry.db feature_repo/data/online.db
 	rm -f feature_repo/data/registry_redis.db
 	rm -f feature_repo/data/activity_events/live-*.parquet

@@ -1,7 +1,8 @@
 """The whole path on the sample data, with the real `feast` command: `make demo`.
 
 It works in the feature repo itself, so that afterwards `feast ui` and everything else can be
-tried there, and begins by removing what an earlier demo left.
+tried there, and begins by removing what an earlier demo left. `make demo DATA=jobs` does the same
+on a simulated job market, in a feature repo that it makes in `build/job_market`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
+from training.samples import (
+    EVENTS_FOLDER,
+    FILMS,
+    SAMPLES,
+    TRUTH,
+    Sample,
+    make_market_repo,
+)
 from transformations import names
 from transformations.check import check
 from transformations.embedding import tensorflow
@@ -33,12 +41,12 @@ from transformations.event_log import LIVE_FILES
 from transformations.serving import preload
 from transformations.spec import ActivitySpec
 
-BACKFILL = ("2013-06-30T12:00:00", "2013-08-01T00:00:00")
-NEXT_WEEK = "2013-08-08T00:00:00"
-LABELS = (datetime(2013, 8, 1, tzinfo=UTC), datetime(2013, 8, 8, tzinfo=UTC))
 SERVICE = "jymbii_v2"
 REALTIME_SERVICE = "jymbii_v2_realtime"
-REQUEST_TIME = datetime(2013, 8, 8, 0, 1, tzinfo=UTC)
+CANDIDATE = "cnn"
+EVALUATION = "evaluation"
+SEEDS = 3
+WEEK = timedelta(days=7)
 TIMED_REQUESTS = 100
 CHECKED = 500
 EMBEDDING = "activity_embedding"
@@ -50,44 +58,58 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repo", type=Path, default=Path("feature_repo"))
-    run(parser.parse_args().repo.resolve())
+    parser.add_argument("--data", choices=sorted(SAMPLES), default=FILMS.name)
+    parser.add_argument("--market-repo", type=Path, default=Path("build/job_market"))
+    arguments = parser.parse_args()
+    repo = arguments.repo.resolve()
+    sample = SAMPLES[arguments.data]
+    if sample.simulated:
+        market = arguments.market_repo.resolve()
+        with _step("A simulated job market, in a feature repo of its own"):
+            make_market_repo(market, repo, repo.parent / "examples")
+        repo = market
+    run(repo, sample)
 
 
-def run(repo: Path) -> None:
+def run(repo: Path, sample: Sample = FILMS) -> None:
     """Run the demo in the feature repo at `repo`."""
     started = time.perf_counter()
     # Feast's DuckDB store calls functions that DuckDB has renamed.
     warnings.simplefilter("ignore", DeprecationWarning)
     data = repo / "data"
+    backfill = (sample.rank_from - timedelta(hours=12), sample.test_from)
+    next_week = sample.test_from + WEEK
     _remove_outputs(repo)
-    with _step("Sample data: films stand in for jobs, ratings for actions (a proxy domain)"):
-        events = pq.read_table(data / EVENTS_FILE)
-        postings = pq.read_table(data / POSTINGS_FILE).to_pandas().set_index(names.JOB_ID)
+    with _step(sample.description):
+        events = sample.events(data)
+        postings = sample.postings(data).to_pandas().set_index(names.JOB_ID)
         members = events[names.MEMBER_ID].to_pandas().nunique()
         print(f"{len(events):,} events of {members:,} members on {len(postings):,} jobs")
 
     tensorflow()
-    from training.sample_models import VECTORS_FROM, build_job_encoder, build_models
+    from training.sample_models import build_job_encoder, build_models
 
     with _step(
-        f"Job encoder: content to vector, trained on activity before {VECTORS_FROM:%Y-%m-%d}"
+        f"Job encoder: content to vector, trained on activity before {sample.encoder_until:%F}"
     ):
-        print(build_job_encoder(data, repo / "models").summary())
+        print(build_job_encoder(data, repo / "models", sample=sample).summary())
     with _step("Models: two formulas, and a CNN trained on what members went on to want"):
-        for model in build_models(data, repo / "models"):
+        for model in build_models(data, repo / "models", sample=sample):
             print(model.summary())
         _print_training(model.manifest)
     with _step("feast apply"):
         _feast(repo, "apply", quiet=True)
-    with _step(f"feast materialize {' '.join(BACKFILL)}   (a backfill, one snapshot a day)"):
-        _feast(repo, "materialize", *BACKFILL)
-    with _step(f"feast materialize-incremental {NEXT_WEEK}   (goes on where it ended)"):
-        _feast(repo, "materialize-incremental", NEXT_WEEK)
+    interval = [f"{moment:%Y-%m-%dT%H:%M:%S}" for moment in backfill]
+    with _step(f"feast materialize {' '.join(interval)}   (a backfill, one snapshot a day)"):
+        _feast(repo, "materialize", *interval)
+    end = f"{next_week:%Y-%m-%dT%H:%M:%S}"
+    with _step(f"feast materialize-incremental {end}   (goes on where it ended)"):
+        _feast(repo, "materialize-incremental", end)
 
     store = FeatureStore(repo_path=str(repo))
     service = store.get_feature_service(SERVICE)
     with _step("Training set: each label joined with the newest value before it"):
-        _join_labels(store, events.to_pandas())
+        _join_labels(store, events.to_pandas(), sample.test_from, next_week)
     with _step("Serving: one online fetch"):
         member = _a_member_with_history(data)
         fetch = time.perf_counter()
@@ -103,25 +125,30 @@ def run(repo: Path) -> None:
     print("Jobs nearest to the activity embedding, by cosine, of those not acted on:")
     _show_nearest(before, job_ids, vectors, postings, seen)
     with _step("Serving as of the request: the same member has just saved three jobs of one kind"):
-        recent = _unlike(before, job_ids, vectors)
+        now = next_week + timedelta(minutes=1)
+        recent = _unlike(before, job_ids, vectors, now)
         for job, _, _ in recent:
             print(f"  SAVE     {_title(postings, job)}")
-        after = _ask_with_recent(store, member, recent)
+        after = _ask_with_recent(store, member, recent, now)
     print("Jobs nearest to the activity embedding now:")
     _show_nearest(after, job_ids, vectors, postings, seen | {job for job, _, _ in recent})
     with _step("activity-embeddings check"):
         print(check(store, sample=CHECKED))
+    with _step("activity-embeddings evaluate --quick   (what does it add to a job ranker?)"):
+        table, report = _evaluate(store, sample, repo / EVALUATION)
+    print(f"\n{table}\n")
     print(
-        f"\nDone in {time.perf_counter() - started:.0f} s. "
-        f"Look around: cd {repo.name} && ../.venv/bin/feast ui"
+        f"Done in {time.perf_counter() - started:.0f} s. Read {_shown(report)}; look around: "
+        f"cd {_shown(repo)} && {_shown(Path(sys.executable).with_name('feast'), repo)} ui"
     )
 
 
 def _remove_outputs(repo: Path) -> None:
     data = repo / "data"
-    for folder in (repo / "models", data / "snapshots", data / "job_vectors"):
+    outputs = (repo / "models", repo / EVALUATION, data / "snapshots", data / "job_vectors")
+    for folder in outputs:
         shutil.rmtree(folder, ignore_errors=True)
-    pushed = (data / EVENTS_FILE).parent.glob(LIVE_FILES)
+    pushed = (data / EVENTS_FOLDER).glob(LIVE_FILES)
     for file in (data / "registry.db", data / "online.db", *pushed):
         file.unlink(missing_ok=True)
 
@@ -164,9 +191,43 @@ def _print_training(manifest: Mapping[str, Any]) -> None:
         print(f"  {name:12} {figures['ndcg_at_10']:.4f}")
 
 
-def _join_labels(store: FeatureStore, events: pd.DataFrame) -> None:
-    """Join the first week of August, each event a label at its own time."""
-    start, end = LABELS
+def _evaluate(store: FeatureStore, sample: Sample, out: Path) -> tuple[str, Path]:
+    """Measure the CNN beside averages and controls; return the table and the report."""
+    from training.evaluation.data import Timeline
+    from training.evaluation.evaluate import HTML, QUICK, evaluate, headline
+    from training.evaluation.findings import Declared
+    from training.evaluation.from_repo import read_data, read_models
+
+    truth = Path(store.repo_path) / "data" / TRUTH if sample.simulated else None
+    dates = {
+        "rank-from": sample.rank_from,
+        "test-from": sample.test_from,
+        "until": sample.until,
+    }
+    options = [f"--{name} {moment:%Y-%m-%d}" for name, moment in dates.items()]
+    options += [f"--models {CANDIDATE} --seeds {SEEDS} --quick"]
+    options += [f"--description '{sample.description}'"]
+    options += ["--truth data/truth"] if sample.simulated else []
+    result = evaluate(
+        read_data(store, until=sample.until, description=sample.description, truth=truth),
+        out,
+        timeline=Timeline(sample.rank_from, sample.test_from, sample.until),
+        models=read_models(store, [CANDIDATE]),
+        declared=Declared(seeds=tuple(range(SEEDS))),
+        size=QUICK,
+        commands=[" ".join(["activity-embeddings evaluate", *options])],
+        say=lambda line: print(line, flush=True),
+    )
+    return headline(result), out / HTML
+
+
+def _shown(path: Path, start: Path | None = None) -> str:
+    """Return a path as seen from a folder, default where the demo runs."""
+    return os.path.relpath(path, start or Path.cwd())
+
+
+def _join_labels(store: FeatureStore, events: pd.DataFrame, start: datetime, end: datetime) -> None:
+    """Join a week, each event a label at its own time."""
     times = events[names.EVENT_TIMESTAMP]
     labels = events[(times >= start) & (times < end)]
     labels = labels[[names.MEMBER_ID, names.JOB_ID, names.ACTION, names.EVENT_TIMESTAMP]]
@@ -221,24 +282,24 @@ def _vectors_online(store: FeatureStore, postings: pd.DataFrame) -> tuple[np.nda
 
 
 def _unlike(
-    embedding: np.ndarray, job_ids: np.ndarray, vectors: np.ndarray
+    embedding: np.ndarray, job_ids: np.ndarray, vectors: np.ndarray, now: datetime
 ) -> list[tuple[int, str, datetime]]:
     """Return three saves, seconds old, of jobs that are alike and unlike an embedding."""
     furthest = int(np.argmin(vectors @ embedding))
     alike = np.argsort(-(vectors @ vectors[furthest]))[:3]
     return [
-        (int(job_ids[row]), "SAVE", REQUEST_TIME - timedelta(seconds=int(20 - 5 * i)))
+        (int(job_ids[row]), "SAVE", now - timedelta(seconds=int(20 - 5 * i)))
         for i, row in enumerate(alike)
     ]
 
 
 def _ask_with_recent(
-    store: FeatureStore, member: int, recent: list[tuple[int, str, datetime]]
+    store: FeatureStore, member: int, recent: list[tuple[int, str, datetime]], now: datetime
 ) -> np.ndarray:
     """Ask for a member's embedding as of the request; say how long it takes."""
     preload(store)
     service = store.get_feature_service(REALTIME_SERVICE)
-    rows = entity_rows([member], {member: recent}, request_timestamp=REQUEST_TIME)
+    rows = entity_rows([member], {member: recent}, request_timestamp=now)
     seconds = []
     for _ in range(TIMED_REQUESTS):
         started = time.perf_counter()
@@ -269,7 +330,8 @@ def _title(postings: pd.DataFrame, job: int) -> str:
     if job not in postings.index:
         return f"job {job}"
     row = postings.loc[job]
-    return f"{row['title']} ({row['year']}; {', '.join(row['genres'])})"
+    kinds = [str(row["year"]), *row["genres"]] if "genres" in row else row["group"]
+    return f"{row['title']} ({', '.join(kinds)})"
 
 
 if __name__ == "__main__":

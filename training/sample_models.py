@@ -2,8 +2,7 @@
 
     python -m training.sample_models --repo feature_repo
 
-Nothing learnt sees what it is later asked about: the job encoder is fitted on activity before
-`VECTORS_FROM`, the CNN on activity before `PUBLISH_FROM`, the first as-of time of the demo.
+Nothing learnt sees what it is later asked about; the dates are in `training.samples`.
 """
 
 from __future__ import annotations
@@ -11,18 +10,16 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-
-import pyarrow.parquet as pq
 
 from training.fit import Fit
 from training.history import ActivityHistory
+from training.job_encoder import JobEncoder as JobEncoderSettings
 from training.job_encoder import train_job_encoder
 from training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
-from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
 from training.package import package_job_encoder
 from training.periods import Period
+from training.samples import FILMS, Sample
 from training.train import train
 from transformations.item_vectors import ItemVectors
 from transformations.job_encoder import JobEncoderDescription, describe_job_encoder
@@ -34,10 +31,6 @@ JOB_ENCODER = "job_encoder"
 """Name of the encoder's folder among the models."""
 DIMENSION = 64
 """Length of a job vector."""
-
-VECTORS_FROM = datetime(2013, 5, 1, tzinfo=UTC)
-VALIDATE_FROM = datetime(2013, 6, 17, tzinfo=UTC)
-PUBLISH_FROM = datetime(2013, 7, 1, tzinfo=UTC)
 SAMPLE_MODELS: tuple[tuple[Architecture, str], ...] = (
     (UnweightedAverage(), "Plain mean of the job embeddings of each action."),
     (
@@ -49,14 +42,17 @@ SAMPLE_MODELS: tuple[tuple[Architecture, str], ...] = (
 
 
 def build_job_encoder(
-    data: Path, models: Path, *, seed: int = 0, verbose: int = 0
+    data: Path, models: Path, *, sample: Sample = FILMS, seed: int = 0, verbose: int = 0
 ) -> JobEncoderDescription:
     """Train the encoder on the sample data in folder `data`, and package it into `models`."""
     encoder, facts = train_job_encoder(
-        pq.read_table(data / EVENTS_FILE),
-        pq.read_table(data / POSTINGS_FILE),
-        until=VECTORS_FROM,
+        sample.events(data),
+        sample.postings(data),
+        until=sample.encoder_until,
         dimension=DIMENSION,
+        encoder=JobEncoderSettings(
+            text=sample.text, categories=sample.categories, tokens=sample.words
+        ),
         seed=seed,
         verbose=verbose,
     )
@@ -65,29 +61,29 @@ def build_job_encoder(
         models / JOB_ENCODER,
         name="content_and_behaviour",
         version="1",
-        valid_from=VECTORS_FROM,
+        valid_from=sample.encoder_until,
         **{"description": "Job vectors from the content of postings.", **facts},
     )
 
 
 def build_models(
-    data: Path, models: Path, *, seed: int = 0, verbose: int = 0
+    data: Path, models: Path, *, sample: Sample = FILMS, seed: int = 0, verbose: int = 0
 ) -> Iterator[ModelDescription]:
     """Train and package the three models into folder `models`, one at a time.
 
     They read the vectors of the job encoder that is there.
     """
     encoder = describe_job_encoder(models / JOB_ENCODER)
-    encoded = encode_postings(JobEncoder(encoder), pq.read_table(data / POSTINGS_FILE))
+    encoded = encode_postings(JobEncoder(encoder), sample.postings(data))
     vectors = ItemVectors.from_arrow(encoded, encoder.item_embedding)
-    history = ActivityHistory.from_arrow(pq.read_table(data / EVENTS_FILE), vectors, ActivitySpec())
+    history = ActivityHistory.from_arrow(sample.events(data), vectors, ActivitySpec())
     for model, description in SAMPLE_MODELS:
         trained = train(
             model,
             history,
             item_embedding=encoder.item_embedding,
-            period=Period(VECTORS_FROM, VALIDATE_FROM),
-            validation=Period(VALIDATE_FROM, PUBLISH_FROM),
+            period=Period(sample.encoder_until, sample.validate_from),
+            validation=Period(sample.validate_from, sample.rank_from),
             fit=Fit(epochs=20, learning_rate=1e-4, seed=seed),
             verbose=verbose,
         )

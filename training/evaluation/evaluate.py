@@ -100,7 +100,7 @@ class Size:
     freshness: bool = True
 
 
-QUICK = Size(train_queries=1000, test_queries_of_member=2, week_train_queries=0, freshness=False)
+QUICK = Size(train_queries=1000, test_queries_of_member=1, week_train_queries=0, freshness=False)
 """For a look: an evaluation in about two minutes."""
 
 

@@ -1,0 +1,103 @@
+"""The two data sets that the demo runs on: rated films as jobs, and a simulated job market."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
+
+EVENTS_FOLDER = Path(EVENTS_FILE).parent
+TRUTH = "truth"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One data set: what it is, and its dates.
+
+    Attributes
+    ----------
+    name : str.
+    description : str. One line for people.
+    simulated : bool. Whether members are made up; their truth lies in the folder `truth` then.
+    encoder_until : datetime. The job encoder learns before it.
+    validate_from : datetime. Models learn before it, and are chosen from it on.
+    rank_from : datetime. Models are chosen before it; the ranker learns from it on, and it is the
+        first as-of time of the demo.
+    test_from, until : datetime. The ranker is tested in between.
+    text, categories : columns of the postings that the job encoder reads.
+    words : int. At most so many words and categories of a posting are read.
+    """
+
+    name: str
+    description: str
+    simulated: bool
+    encoder_until: datetime
+    validate_from: datetime
+    rank_from: datetime
+    test_from: datetime
+    until: datetime
+    text: tuple[str, ...]
+    categories: tuple[str, ...]
+    words: int = 32
+
+    def events(self, data: Path) -> pa.Table:
+        """Read all events in folder `data`."""
+        return ds.dataset(data / EVENTS_FOLDER, format="parquet").to_table()
+
+    def postings(self, data: Path) -> pa.Table:
+        """Read all postings in folder `data`."""
+        return pq.read_table(data / POSTINGS_FILE)
+
+
+FILMS = Sample(
+    name="films",
+    description="MovieTweetings: films stand in for jobs, ratings for actions (a proxy domain)",
+    simulated=False,
+    encoder_until=datetime(2013, 5, 1, tzinfo=UTC),
+    validate_from=datetime(2013, 6, 17, tzinfo=UTC),
+    rank_from=datetime(2013, 7, 1, tzinfo=UTC),
+    test_from=datetime(2013, 8, 1, tzinfo=UTC),
+    until=datetime(2013, 9, 1, tzinfo=UTC),
+    text=("title",),
+    categories=("genres", "year"),
+)
+JOBS = Sample(
+    name="jobs",
+    description="A simulated job market: real occupations, made-up members",
+    simulated=True,
+    encoder_until=datetime(2024, 2, 12, tzinfo=UTC),
+    validate_from=datetime(2024, 3, 18, tzinfo=UTC),
+    rank_from=datetime(2024, 3, 25, tzinfo=UTC),
+    test_from=datetime(2024, 4, 8, tzinfo=UTC),
+    until=datetime(2024, 4, 29, tzinfo=UTC),
+    text=("title", "description"),
+    categories=("group",),
+    words=64,
+)
+SAMPLES = {sample.name: sample for sample in (FILMS, JOBS)}
+
+
+def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
+    """Make a feature repo of the simulated job market: the definitions, its postings, its data.
+
+    Parameters
+    ----------
+    repo : folder to make; what is there is removed.
+    definitions : the feature repo whose definitions are copied.
+    examples : folder of `job_market_vectors.py`, which takes the place of `job_vectors.py`.
+    """
+    from training.job_market import JobMarket
+
+    shutil.rmtree(repo, ignore_errors=True)
+    repo.mkdir(parents=True)
+    for file in (*definitions.glob("*.py"), *definitions.glob("*.yaml")):
+        shutil.copy(file, repo)
+    shutil.copy(examples / "job_market_vectors.py", repo / "job_vectors.py")
+    JobMarket().write(repo / "data")
