@@ -6,6 +6,7 @@ seeds are the same for all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -25,6 +26,24 @@ JOB_ONLY = "job_only"
 CANARY = "leak_canary"
 AGAIN = "nothing_again"
 ORACLE = "oracle"
+RESERVED = frozenset(
+    {
+        NOTHING,
+        MEAN,
+        DECAY,
+        SINGLE_DECAY,
+        SEVERAL_RATES,
+        CATEGORY_SUMS,
+        TWO_RATES,
+        DECAY_AND_RATES,
+        PLACEBO,
+        JOB_ONLY,
+        CANARY,
+        AGAIN,
+        ORACLE,
+    }
+)
+"""Names of the arms that are always there."""
 
 
 class Role(StrEnum):
@@ -139,12 +158,11 @@ def controls(candidate: str, *, leaking: str) -> list[Arm]:
     ]
 
 
-def require_distinct(arms: list[Arm]) -> None:
-    """Raise `InvalidInput` where two arms have one name."""
-    names = [arm.name for arm in arms]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+def require_new(models: Sequence[str]) -> None:
+    """Raise `InvalidInput` where models are named like each other or like an arm of ours."""
+    taken = [name for name in models if name in RESERVED or models.count(name) > 1]
+    if taken:
         raise InvalidInput(
-            f"evaluation: expected models whose names differ from each other and from the arms "
-            f"that are always there. Received twice: {', '.join(twice)}"
+            "evaluation: expected models whose names differ from each other and from the arms "
+            f"that are always there. Received: {', '.join(sorted(set(taken)))}"
         )

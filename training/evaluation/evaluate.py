@@ -93,10 +93,10 @@ class Size:
     freshness : bool. Whether the curve is measured.
     """
 
-    train_queries: int = 4000
-    test_queries_of_member: int = 8
-    week_train_queries: int = 1500
-    week_test_queries_of_member: int = 2
+    train_queries: int = 2000
+    test_queries_of_member: int = 4
+    week_train_queries: int = 700
+    week_test_queries_of_member: int = 1
     freshness: bool = True
 
 
@@ -144,6 +144,7 @@ def evaluate(
     """
     started = time.perf_counter()
     declared, size, settings = declared or Declared(), size or Size(), ranker or RankerSettings()
+    arms.require_new([model.name for model in models])
     folder.mkdir(parents=True, exist_ok=True)
     history = data.history
     described = {m.name: m.describe(history, data.item_embedding) for m in models}
@@ -384,7 +385,6 @@ def _arms(
                 (Source(Kind.TRUTH),),
             )
         )
-    arms.require_distinct(compared)
     return compared
 
 
