@@ -215,6 +215,7 @@ def _evaluate(store: FeatureStore, sample: Sample, out: Path) -> tuple[str, Path
         models=read_models(store, [CANDIDATE]),
         declared=Declared(seeds=tuple(range(SEEDS))),
         size=QUICK,
+        targets=sample.targets,
         commands=[" ".join(["activity-embeddings evaluate", *options])],
         say=lambda line: print(line, flush=True),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from training.fit import Fit
@@ -17,20 +18,23 @@ from training.history import ActivityHistory
 from training.job_encoder import JobEncoder as JobEncoderSettings
 from training.job_encoder import train_job_encoder
 from training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
+from training.objectives import Objective
 from training.package import package_job_encoder
 from training.periods import Period
 from training.samples import FILMS, Sample
-from training.train import train
+from training.train import Trained, train
 from transformations.item_vectors import ItemVectors
 from transformations.job_encoder import JobEncoderDescription, describe_job_encoder
 from transformations.job_vectors import JobEncoder, encode_postings
 from transformations.model import ModelDescription
-from transformations.spec import ActivitySpec
+from transformations.spec import ActivitySpec, ItemEmbedding
 
 JOB_ENCODER = "job_encoder"
 """Name of the encoder's folder among the models."""
 DIMENSION = 64
 """Length of a job vector."""
+FIT = Fit(epochs=20, learning_rate=1e-4)
+"""How each model is fitted: what was best on the validation days of the films."""
 SAMPLE_MODELS: tuple[tuple[Architecture, str], ...] = (
     (UnweightedAverage(), "Plain mean of the job embeddings of each action."),
     (
@@ -66,6 +70,37 @@ def build_job_encoder(
     )
 
 
+def read_history(data: Path, models: Path, *, sample: Sample = FILMS) -> ActivityHistory:
+    """Read the activity in folder `data`, with vectors of the job encoder that lies in `models`."""
+    encoder = describe_job_encoder(models / JOB_ENCODER)
+    encoded = encode_postings(JobEncoder(encoder), sample.postings(data))
+    vectors = ItemVectors.from_arrow(encoded, encoder.item_embedding)
+    return ActivityHistory.from_arrow(sample.events(data), vectors, ActivitySpec())
+
+
+def train_model(
+    model: Architecture,
+    history: ActivityHistory,
+    item_embedding: ItemEmbedding,
+    *,
+    sample: Sample = FILMS,
+    objective: Objective | None = None,
+    seed: int = 0,
+    verbose: int = 0,
+) -> Trained:
+    """Train a model on the days between the job encoder's and the ranker's."""
+    return train(
+        model,
+        history,
+        item_embedding=item_embedding,
+        period=Period(sample.encoder_until, sample.validate_from),
+        validation=Period(sample.validate_from, sample.rank_from),
+        objective=objective,
+        fit=replace(FIT, seed=seed),
+        verbose=verbose,
+    )
+
+
 def build_models(
     data: Path, models: Path, *, sample: Sample = FILMS, seed: int = 0, verbose: int = 0
 ) -> Iterator[ModelDescription]:
@@ -73,20 +108,10 @@ def build_models(
 
     They read the vectors of the job encoder that is there.
     """
-    encoder = describe_job_encoder(models / JOB_ENCODER)
-    encoded = encode_postings(JobEncoder(encoder), sample.postings(data))
-    vectors = ItemVectors.from_arrow(encoded, encoder.item_embedding)
-    history = ActivityHistory.from_arrow(sample.events(data), vectors, ActivitySpec())
+    items = describe_job_encoder(models / JOB_ENCODER).item_embedding
+    history = read_history(data, models, sample=sample)
     for model, description in SAMPLE_MODELS:
-        trained = train(
-            model,
-            history,
-            item_embedding=encoder.item_embedding,
-            period=Period(sample.encoder_until, sample.validate_from),
-            validation=Period(sample.validate_from, sample.rank_from),
-            fit=Fit(epochs=20, learning_rate=1e-4, seed=seed),
-            verbose=verbose,
-        )
+        trained = train_model(model, history, items, sample=sample, seed=seed, verbose=verbose)
         yield trained.package(
             models / model.name, name=model.name, version="1", description=description
         )

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from training.evaluation import arms
+from training.evaluation.findings import Target
 from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
 
 EVENTS_FOLDER = Path(EVENTS_FILE).parent
@@ -33,6 +35,7 @@ class Sample:
     test_from, until : datetime. The ranker is tested in between.
     text, categories : columns of the postings that the job encoder reads.
     words : int. At most so many words and categories of a posting are read.
+    targets : what an evaluation should find, declared before it was run.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Sample:
     text: tuple[str, ...]
     categories: tuple[str, ...]
     words: int = 32
+    targets: tuple[Target, ...] = ()
 
     def events(self, data: Path) -> pa.Table:
         """Read all events in folder `data`."""
@@ -67,6 +71,12 @@ FILMS = Sample(
     until=datetime(2013, 9, 1, tzinfo=UTC),
     text=("title",),
     categories=("genres", "year"),
+    targets=(
+        Target(arms.MEAN, arms.NOTHING, least=0.02),
+        Target(arms.DECAY, arms.MEAN, least=0.004),
+        Target("cnn", arms.MEAN, least=0.004),
+        Target("cnn", arms.DECAY, not_worse=True),
+    ),
 )
 JOBS = Sample(
     name="jobs",
@@ -80,6 +90,7 @@ JOBS = Sample(
     text=("title", "description"),
     categories=("group",),
     words=64,
+    targets=(Target("cnn", arms.DECAY),),
 )
 SAMPLES = {sample.name: sample for sample in (FILMS, JOBS)}
 

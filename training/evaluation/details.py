@@ -12,13 +12,12 @@ from training.evaluation import arms
 from training.evaluation.arms import Arm, Kind, Role, Source
 from training.evaluation.base_features import Categories
 from training.evaluation.data import Data, Timeline
-from training.evaluation.findings import FIGURE, Declared
+from training.evaluation.findings import FIGURE, Declared, paired
 from training.evaluation.measure import Measured, measure_arm
 from training.evaluation.member_vectors import EvaluatedModel, MemberVectors
 from training.evaluation.quality import measure_quality
 from training.evaluation.queries import Queries
 from training.evaluation.ranker import RankerSettings
-from training.evaluation.statistics import paired_bootstrap
 from training.history import ActivityHistory
 from training.models.averages import DECAYS, output_name
 from training.periods import Period
@@ -147,13 +146,13 @@ def freshness_curve(
         arm = Arm(f"lag {lag}", lag, Role.CONTROL, (Source(Kind.AS_OF, candidate, delta),))
         aged = Measured(day.task, {arms.NOTHING: day.figures_of[arms.NOTHING]})
         measure_arm(aged, arm, vectors, settings, declared)
-        own, base = _lift(aged, arm.name)
-        (row,) = paired_bootstrap(own[:, None], base, resamples=declared.resamples)
+        of_members = aged.of_members(FIGURE)
+        (row,) = paired(of_members, [(arm.name, arms.NOTHING)], declared)
         points.append(
             {
                 "lag": lag,
                 "seconds": delta.total_seconds(),
-                "ndcg_at_10": float(own.mean()),
+                "ndcg_at_10": float(of_members[arm.name].mean()),
                 "difference": row.difference,
                 "low": row.low,
                 "high": row.high,
@@ -169,9 +168,3 @@ def training_curves(described: Mapping[str, ModelDescription]) -> list[dict[str,
         for name, model in described.items()
         if (model.manifest.get("training") or {}).get("history")
     ]
-
-
-def _lift(measured: Measured, arm: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return NDCG@10 of members by an arm and by nothing, means over seeds: float [members]."""
-    values = measured.of_members(FIGURE)
-    return values[arm].mean(axis=0), values[arms.NOTHING].mean(axis=0)

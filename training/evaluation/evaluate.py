@@ -255,7 +255,7 @@ def evaluate(
         "checks": checks,
         "slices": slice_rows(
             query_slices(test, vectors.newest_activity(candidate, test), history),
-            day.gains(),
+            {arm: figures[FIGURE] for arm, figures in day.figures_of.items()},
             test.member,
             [arm.name for arm in compared if arm.role in (Role.REFERENCE, Role.LEARNED)],
             declared,
@@ -308,6 +308,10 @@ def headline(result: Mapping[str, Any]) -> str:
         lines.append(line.rstrip())
     lines += [
         f"  check {c['name']}: {'passed' if c['passed'] else 'FAILED'}" for c in result["checks"]
+    ]
+    lines += [
+        f"  {'reached' if t['reached'] else 'NOT REACHED'}: {t['claim']}: {t['says']}"
+        for t in result["targets"]
     ]
     return "\n".join([*lines, *result["conclusions"]])
 

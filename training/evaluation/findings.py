@@ -18,6 +18,7 @@ from training.evaluation.metrics import mean_by_member
 from training.evaluation.statistics import (
     CONFIDENCE,
     RESAMPLES,
+    Difference,
     holm,
     minimum_detectable_effect,
     paired_bootstrap,
@@ -83,6 +84,25 @@ Values = Mapping[str, np.ndarray]
 """A figure of each arm, float [seeds, queries or members]."""
 
 
+def paired(
+    values: Values, pairs: Sequence[tuple[str, str]], declared: Declared
+) -> list[Difference]:
+    """Return the difference of each pair of arms, its interval over members and seeds.
+
+    Parameters
+    ----------
+    values : float [seeds, members] by arm.
+    pairs : (arm, against).
+    """
+    differences = [values[arm] - values[against] for arm, against in pairs]
+    return paired_bootstrap(
+        np.stack([values[arm].mean(axis=0) for arm, _ in pairs], axis=1),
+        np.stack([values[against].mean(axis=0) for _, against in pairs], axis=1),
+        by_seed=np.stack([d.mean(axis=1) for d in differences], axis=1),
+        resamples=declared.resamples,
+    )
+
+
 def compare_arms(
     task: str,
     figure: str,
@@ -100,15 +120,7 @@ def compare_arms(
     pairs : (arm, against).
     possible : the arm whose difference to the same baseline is all that is possible.
     """
-    mean = {name: per_seed.mean(axis=0) for name, per_seed in values.items()}
-    found = paired_bootstrap(
-        np.stack([mean[arm] for arm, _ in pairs], axis=1),
-        np.stack([mean[against] for _, against in pairs], axis=1),
-        by_seed=np.stack(
-            [(values[arm] - values[against]).mean(axis=1) for arm, against in pairs], axis=1
-        ),
-        resamples=declared.resamples,
-    )
+    found = paired(values, pairs, declared)
     rows: list[dict[str, Any]] = [
         {
             "task": task,
@@ -119,7 +131,7 @@ def compare_arms(
             "low": difference.low,
             "high": difference.high,
             "p": difference.p,
-            "relative": difference.difference / max(float(mean[against].mean()), 1e-12),
+            "relative": difference.difference / max(float(values[against].mean()), 1e-12),
             "minimum_detectable_effect": minimum_detectable_effect(
                 difference.standard_error, power=POWER
             ),
@@ -154,7 +166,7 @@ def _decay_and(names: Sequence[str]) -> list[str]:
 
 def slice_rows(
     slices: Mapping[str, Mapping[str, np.ndarray]],
-    gains: Mapping[str, np.ndarray],
+    values: Values,
     member: np.ndarray,
     compared: Sequence[str],
     declared: Declared,
@@ -164,23 +176,28 @@ def slice_rows(
     Parameters
     ----------
     slices : bool [queries] by slice and value.
-    gains : float [queries] by arm, means over seeds.
+    values : float [seeds, queries] by arm.
     member : int [queries].
     compared : names of arms.
     """
     rows = []
-    for name, values in slices.items():
-        for value, inside in values.items():
-            members, base = mean_by_member(gains[arms.NOTHING][inside], member[inside])
-            if len(members) < 2:
+    for name, parts in slices.items():
+        for value, inside in parts.items():
+            members = len(np.unique(member[inside]))
+            if members < 2:
                 continue
-            per_arm = [mean_by_member(gains[arm][inside], member[inside])[1] for arm in compared]
-            found = paired_bootstrap(np.stack(per_arm, axis=1), base, resamples=declared.resamples)
+            of_members = {
+                arm: np.stack(
+                    [mean_by_member(v, member[inside])[1] for v in values[arm][:, inside]]
+                )
+                for arm in (arms.NOTHING, *compared)
+            }
+            found = paired(of_members, [(arm, arms.NOTHING) for arm in compared], declared)
             rows.append(
                 {
                     "slice": name,
                     "value": value,
-                    "members": len(members),
+                    "members": members,
                     "queries": int(inside.sum()),
                     "differences": [
                         {

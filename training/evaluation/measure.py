@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,10 +90,6 @@ class Measured:
         """The members of `of_members`, of lists: positions, ascending."""
         return np.unique(self.task.test.member)
 
-    def gains(self) -> dict[str, np.ndarray]:
-        """Return NDCG@10 of each query, the mean over seeds: float [n] by arm."""
-        return {arm: values[FIGURE].mean(axis=0) for arm, values in self.figures_of.items()}
-
     def summary(self) -> dict[str, Any]:
         """Return what the report says of the task, as JSON values."""
         test = self.task.test
@@ -174,17 +172,23 @@ def measure_arm(
 ) -> None:
     """Measure one arm, and add its figures to those of a task."""
     task = measured.task
-    per_seed: list[Mapping[str, np.ndarray]] = []
-    tables: tuple[np.ndarray, np.ndarray] | None = None
-    for place, seed in enumerate(declared.seeds):
-        if tables is None or vectors.varies(arm):
-            tables = _tables(task, arm, vectors, settings, place)
+
+    def fit_and_test(seed: int, tables: tuple[np.ndarray, np.ndarray]) -> Mapping[str, np.ndarray]:
         own_seed = seed + AA_SEEDS if arm.name == AGAIN else seed
-        ranker = Ranker(settings, seed=own_seed).fit(tables[0], task.train)
-        scores = ranker.scores(tables[1])
-        per_seed.append(_figures(scores, task.test) if measured.ranked else {"score": scores})
-    assert tables is not None
-    measured.columns[arm.name] = tables[0].shape[1]
+        scores = Ranker(settings, seed=own_seed).fit(tables[0], task.train).scores(tables[1])
+        return _figures(scores, task.test) if measured.ranked else {"score": scores}
+
+    per_seed: list[Mapping[str, np.ndarray]] = []
+    same = None if vectors.varies(arm) else _tables(task, arm, vectors, settings, 0)
+    at_once = os.cpu_count() or 1
+    with ThreadPoolExecutor(at_once) as threads:
+        for first in range(0, len(declared.seeds), at_once):
+            seeds = declared.seeds[first : first + at_once]
+            tables = [
+                same or _tables(task, arm, vectors, settings, first + i) for i in range(len(seeds))
+            ]
+            per_seed += threads.map(fit_and_test, seeds, tables)
+    measured.columns[arm.name] = tables[0][0].shape[1]
     measured.figures_of[arm.name] = {
         name: np.stack([figures[name] for figures in per_seed]) for name in per_seed[0]
     }

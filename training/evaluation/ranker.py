@@ -4,15 +4,16 @@ Its table has the base features and, for each vector of a member, three columns:
 the candidate job's vector, the dot product, and the Hadamard product through a linear layer, the
 head of the original design. The layer is a logistic regression on the ranker's own training rows,
 fitted on one half of the queries for the other, so that the column says the same of rows that the
-ranker learns from as of rows that it is tested on. The single coordinates of the product are no
-columns: trees take them one at a time and learn noise; README says by how much that is worse.
+ranker learns from as of rows that it is tested on. `hadamard="coordinates"` makes each coordinate
+of the product a column instead; trees take them one at a time and learn noise, and
+`benchmarks/lift.py --hadamard coordinates` says how much worse that is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import lightgbm
 import numpy as np
@@ -38,6 +39,8 @@ class RankerSettings:
     rows_of_tree : float. Share of the queries, or rows, at random for each tree.
     layer_penalty : float. Strength of the ridge penalty on the linear layer.
     layer_negatives : int. Candidates drawn for each wanted job to fit the layer.
+    hadamard : "layer" or "coordinates". What becomes of the Hadamard product: one column, or as
+        many as the vector is long.
     """
 
     rounds: int = 100
@@ -48,6 +51,7 @@ class RankerSettings:
     rows_of_tree: float = 0.8
     layer_penalty: float = 10.0
     layer_negatives: int = 20
+    hadamard: Literal["layer", "coordinates"] = "layer"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
@@ -87,12 +91,18 @@ def vector_columns(
 
     Returns
     -------
-    float32 [R, 3 * V] each: cosine, dot and the layer's value, vector by vector.
+    float32 [R, 3 * V] each: cosine, dot and the layer's value, vector by vector; or
+        [R, (2 + D) * V] with the coordinates of the product.
     """
     columns: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     queries = train[0]
     half = np.arange(len(queries)) % 2
     for fitted, tested in zip(train[1], test[1], strict=True):
+        if settings.hadamard == "coordinates":
+            for side, vectors, of in ((0, fitted, queries), (1, tested, test[0])):
+                plain = _columns(of, vectors, np.ones_like(vectors.member))[:, :2]
+                columns[side].append(np.hstack([plain, _products(of, vectors)]))
+            continue
         layers = [_fit_layer(queries, fitted, half == 1 - h, settings, seed=seed) for h in (0, 1)]
         columns[0].append(_columns(queries, fitted, np.stack(layers)[half]))
         average = np.broadcast_to(np.mean(layers, axis=0), tested.member.shape)
@@ -116,6 +126,14 @@ def _columns(queries: Queries, vectors: Vectors, layer: np.ndarray) -> np.ndarra
         columns[rows, 1:] = vectors.jobs[job] @ both[i]
         columns[rows, 0] = columns[rows, 1] / np.maximum(norms[job] * own[i], 1e-9)
     return columns
+
+
+def _products(queries: Queries, vectors: Vectors) -> np.ndarray:
+    """Return the Hadamard product of each row, float32 [R, D]."""
+    products = vectors.jobs[vectors.job]
+    for i in range(len(queries)):
+        products[queries.start[i] : queries.start[i + 1]] *= vectors.member[i]
+    return products
 
 
 def _fit_layer(
@@ -178,6 +196,8 @@ class Ranker:
             "seed": self._seed,
             "deterministic": True,
             "force_row_wise": True,
+            # Sums of several threads come in any order. Whoever has cores fits several rankers.
+            "num_threads": 1,
             "verbosity": -1,
         }
         data = lightgbm.Dataset(table, label=queries.target, group=queries.sizes if lists else None)
@@ -187,4 +207,4 @@ class Ranker:
     def scores(self, table: np.ndarray) -> np.ndarray:
         """Return the score of each row, float64 [R]; of single rows, a probability."""
         assert self._fitted is not None
-        return np.asarray(self._fitted.predict(table))
+        return np.asarray(self._fitted.predict(table, num_threads=1))

@@ -79,6 +79,17 @@ def test_columns_come_vector_by_vector():
     np.testing.assert_allclose(both[:, 4], 2 * both[:, 1], rtol=1e-5)
 
 
+def test_coordinates_are_those_of_the_product():
+    queries, vectors = case(0, n=20)
+    settings = RankerSettings(hadamard="coordinates")
+    for columns in vector_columns((queries, [vectors]), (queries, [vectors]), settings, seed=0):
+        assert columns.shape == (len(queries.job), 2 + DIMENSION)
+        for row, query in enumerate(queries.query):
+            product = vectors.member[query] * vectors.jobs[row]
+            assert columns[row, 2:] == pytest.approx(product, abs=1e-6)
+            assert columns[row, 1] == pytest.approx(product.sum(), abs=1e-5)
+
+
 def test_without_vectors_there_are_no_columns():
     queries, _ = case(0, n=5)
     train, test = vector_columns((queries, []), (queries, []), SETTINGS, seed=0)

@@ -1,0 +1,147 @@
+"""What activity embeddings add to a job ranker: every architecture, two cut dates, two data sets.
+
+    python benchmarks/lift.py                         films at two cut dates, and the job market
+    python benchmarks/lift.py --data jobs --seeds 3   one of them, fewer seeds
+    python benchmarks/lift.py --quick                 fewer queries, no lists of weeks: a look
+
+Everything is made anew: the job encoder learns before the models, the models before the ranker,
+the ranker before the test. Each seed has models of its own. Films stand in for jobs (a proxy
+domain), and the members of the job market are simulated. Writes a report for each into `--folder`,
+prints each headline table and target, and says what `compare` says of the CNN and the decay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from training.evaluation.arms import DECAY, Role
+from training.evaluation.compare import REPORT, compare
+from training.evaluation.data import Data, Timeline
+from training.evaluation.evaluate import QUICK, Size, evaluate, headline
+from training.evaluation.findings import Declared
+from training.evaluation.member_vectors import EvaluatedModel
+from training.evaluation.ranker import RankerSettings
+from training.evaluation.store import MINUTE_US, Schedule
+from training.job_market import JobMarket
+from training.models import CNN, GRU, LSTM, Architecture, Transformer
+from training.objectives import NextPositive, Objective, Proxy
+from training.sample_models import build_job_encoder, read_history, train_model
+from training.samples import FILMS, JOBS, TRUTH, Sample
+from transformations.embedding import tensorflow
+
+FILM_DATA = Path(__file__).parents[1] / "feature_repo" / "data"
+EARLIER_FILMS = replace(
+    FILMS,
+    name="films-july",
+    encoder_until=datetime(2013, 4, 10, tzinfo=UTC),
+    validate_from=datetime(2013, 5, 18, tzinfo=UTC),
+    rank_from=datetime(2013, 6, 1, tzinfo=UTC),
+    test_from=datetime(2013, 7, 1, tzinfo=UTC),
+    until=datetime(2013, 8, 1, tzinfo=UTC),
+)
+"""The second cut date: everything a month earlier."""
+SAMPLES = {FILMS.name: FILMS, EARLIER_FILMS.name: EARLIER_FILMS, JOBS.name: JOBS}
+DAILY = Schedule(interval_us=24 * 60 * MINUTE_US, delay_us=30 * MINUTE_US)
+"""As in `feature_repo/feature_store.yaml`."""
+MODELS: dict[str, tuple[Architecture, Objective]] = {
+    "lstm": (LSTM(), NextPositive()),
+    "gru": (GRU(), NextPositive()),
+    "transformer": (Transformer(), NextPositive()),
+    "cnn_proxy": (CNN(), Proxy()),
+    "cnn": (CNN(), NextPositive()),
+}
+"""Learned models; the last is the one that is shipped, and the candidate of the evaluation."""
+SHIPPED = "cnn"
+
+
+def run(
+    sample: Sample,
+    folder: Path,
+    seeds: int,
+    size: Size,
+    models: tuple[str, ...],
+    ranker: RankerSettings,
+) -> None:
+    """Train everything, evaluate it and print what came out."""
+    started = time.perf_counter()
+    print(f"\n== {sample.name}: {sample.description}", flush=True)
+    data = FILM_DATA
+    if sample.simulated:
+        data = folder / "data"
+        JobMarket().write(data)
+    items = build_job_encoder(data, folder, sample=sample).item_embedding
+    history = read_history(data, folder, sample=sample)
+    trained = []
+    for name in models:
+        model, objective = MODELS[name]
+        paths = tuple(folder / f"{name}-{seed}" for seed in range(seeds))
+        for seed, path in enumerate(paths):
+            train_model(
+                model, history, items, sample=sample, objective=objective, seed=seed
+            ).package(path, name=name, version=str(seed))
+        trained.append(EvaluatedModel(name, f"{name}, one for each seed", Role.LEARNED, paths))
+    print(f"trained: {time.perf_counter() - started:.0f} s", flush=True)
+    postings = sample.postings(data)
+    lists = [field.name for field in postings.schema if pa.types.is_list(field.type)]
+    result = evaluate(
+        Data(
+            history=history,
+            item_embedding=items,
+            postings=postings,
+            category_columns=tuple(lists),
+            schedule=DAILY,
+            description=sample.description,
+            simulated=sample.simulated,
+            truth=data / TRUTH if sample.simulated else None,
+        ),
+        folder,
+        timeline=Timeline(sample.rank_from, sample.test_from, sample.until),
+        models=trained,
+        declared=Declared(seeds=tuple(range(seeds))),
+        size=size,
+        ranker=ranker,
+        targets=sample.targets,
+        commands=[" ".join(["python", *sys.argv])],
+        say=lambda line: print(line, flush=True),
+    )
+    print(f"\n{headline(result)}\n{time.perf_counter() - started:.0f} s", flush=True)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", choices=SAMPLES, nargs="+", default=list(SAMPLES))
+    parser.add_argument("--models", choices=MODELS, nargs="+", default=list(MODELS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="fewer queries, no lists of weeks")
+    parser.add_argument("--hadamard", choices=("layer", "coordinates"), default="layer")
+    parser.add_argument("--folder", type=Path, default=Path("build/lift"))
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    tensorflow()
+    for name in arguments.data:
+        run(
+            SAMPLES[name],
+            arguments.folder / name,
+            arguments.seeds,
+            QUICK if arguments.quick else Size(),
+            tuple(arguments.models),
+            RankerSettings(hadamard=arguments.hadamard),
+        )
+    for data in (FILMS, EARLIER_FILMS), (JOBS,):
+        folders = [arguments.folder / sample.name for sample in data]
+        if SHIPPED in arguments.models and all((f / REPORT).is_file() for f in folders):
+            print(f"\n{', '.join(sample.name for sample in data)}: {DECAY} or {SHIPPED}?")
+            print(compare(folders, DECAY, SHIPPED))
+
+
+if __name__ == "__main__":
+    main()
