@@ -29,9 +29,12 @@ def sample_result(*, simulated: bool = False) -> dict[str, Any]:
     lift = {arm[0]: arm[3] for arm in arms}
     day = _ranked(random, 0.1499, lift)
     week = _ranked(random, 0.0921, {name: 0.7 * value for name, value in lift.items()})
+    shown = {arm[0]: 2.3 * arm[3] for arm in ARMS if arm[2] != "control"}
+    to_date = _ranked(random, 0.1043, shown)
     like = _liked(random, lift)
     comparisons = [
         *_comparisons(random, "day", day, "nothing", lift["oracle"] if simulated else None),
+        *_comparisons(random, "to_date", to_date, "nothing", None),
         *_comparisons(random, "week", week, "nothing", None),
         *_comparisons(random, "day", day, "decay", None),
         *_comparisons(random, "week", week, "decay", None),
@@ -101,7 +104,16 @@ def sample_result(*, simulated: bool = False) -> dict[str, Any]:
                 "queries": 7012,
                 "members": 3518,
                 "candidates": {"median": 281, "max": 423},
+                "base_features": ["positives", "days_since_activity", "popularity_of_the_week"],
                 "figures": day,
+            },
+            "to_date": {
+                "title": "The same with fewer base features",
+                "queries": 7012,
+                "members": 3518,
+                "candidates": {"median": 281, "max": 423},
+                "base_features": ["positives", "days_since_activity"],
+                "figures": to_date,
             },
             "week": {
                 "title": "The same among all jobs of that week",
@@ -334,6 +346,11 @@ def _freshness(random: np.random.Generator) -> dict[str, Any]:
                 "lag": lag,
                 "seconds": seconds,
                 "ndcg_at_10": 0.1499 + difference,
+                "recall_at_10": 0.2602 + 1.7 * difference,
+                "mrr": 0.1301 + 0.9 * difference,
+                "auc": 0.702 + difference,
+                "log_loss": 0.561 - 0.6 * difference,
+                "within_member_auc": 0.611 + 1.2 * difference,
                 "difference": difference,
                 "low": difference - 0.0039,
                 "high": difference + 0.0041,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,11 +71,15 @@ FILMS = Sample(
     until=datetime(2013, 9, 1, tzinfo=UTC),
     text=("title",),
     categories=("genres", "year"),
-    targets=(
-        Target(arms.MEAN, arms.NOTHING, least=0.02),
-        Target(arms.DECAY, arms.MEAN, least=0.004),
-        Target("cnn", arms.MEAN, least=0.004),
-        Target("cnn", arms.DECAY, not_worse=True),
+    targets=tuple(
+        replace(target, task=task)
+        for task in ("to_date", "day")
+        for target in (
+            Target(arms.MEAN, arms.NOTHING, least=0.02),
+            Target(arms.DECAY, arms.MEAN, least=0.004),
+            Target("cnn", arms.MEAN, least=0.004),
+            Target("cnn", arms.DECAY, not_worse=True),
+        )
     ),
 )
 JOBS = Sample(

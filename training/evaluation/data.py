@@ -32,6 +32,11 @@ MEMBER_STATISTICS_VIEW = "member_statistics"
 JOB_STATISTICS_VIEW = "job_statistics"
 TRUE_MEMBERS = "members.parquet"
 TRUE_JOBS = "jobs.parquet"
+CONTENT_MATCH = "content_match"
+MEMBER = "member_"
+TO_DATE = ("positives", "days_since_activity", f"{MEMBER}positive_share", CONTENT_MATCH)
+"""The least that a ranker has: popularity and recency of a job, the member's positive rate and
+content match, all to date. What was popular of late is not among them."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +161,16 @@ def true_job_vectors(data: Data) -> np.ndarray | None:
     return matrix
 
 
+def base_columns(categories: Categories) -> tuple[str, ...]:
+    """Return the names of the columns of `base_rows`."""
+    of_members = tuple(f"{MEMBER}{name}" for name in MEMBER_STATISTICS)
+    return (*JOB_STATISTICS, *of_members, *((CONTENT_MATCH,) if categories.names else ()))
+
+
 def base_rows(
     store: EvaluationStore, queries: Queries, categories: Categories, data: Data
 ) -> np.ndarray:
-    """Join the base features and lay them beside each row: float32 [R, F]."""
+    """Join the base features and lay them beside each row: float32 [R, F], as `base_columns`."""
     history, schedule = data.history, data.schedule
     ids = history.events.member_ids.take(pa.array(queries.member))
     of_member = store.join(MEMBER_STATISTICS_VIEW, ids, queries.time)

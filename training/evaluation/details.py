@@ -109,15 +109,8 @@ def quality_of(
     known = history.vectors.known_at(history.vectors.job_ids) <= now
     jobs = np.flatnonzero(known & np.isin(np.arange(len(known)), events.job[recent]))
     rows = history.rows(jobs, np.full(len(jobs), now))
-    place = np.full(len(known), -1)
-    place[jobs] = np.arange(len(jobs))
-    later = (events.time >= now) & (events.time < now + FUTURE_DAYS * MICROSECONDS_PER_DAY)
-    later &= np.isin(events.action, history.spec.positive_ids) & (place[events.job] >= 0)
-    wanted, owner = place[events.job[later]], np.searchsorted(member, events.member[later])
-    mine = (owner < len(member)) & (
-        member[np.minimum(owner, len(member) - 1)] == events.member[later]
-    )
-    start = np.searchsorted(owner[mine], np.arange(len(member) + 1))
+    week = Period(timeline.test_from, timeline.test_from + timedelta(days=FUTURE_DAYS))
+    start, wanted = wanted_within(history, week, member, jobs)
     kinds = [np.flatnonzero(categories.of_jobs[job]) for job in jobs]
     negative = {
         output_name(action)
@@ -128,14 +121,40 @@ def quality_of(
         outputs = vectors.embed(model.view(0), member, np.full(len(member), as_of))
         counted = [values for output, values in outputs.items() if output not in negative]
         quality[name] = measure_quality(
-            np.mean(counted, axis=0), history.vectors.matrix[rows], start, wanted[mine], kinds
+            np.mean(counted, axis=0), history.vectors.matrix[rows], start, wanted, kinds
         )
     return quality
+
+
+def wanted_within(
+    history: ActivityHistory, period: Period, member: np.ndarray, jobs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of some jobs each of some members acted on positively in a period.
+
+    Parameters
+    ----------
+    member : int [n], ascending; positions in `history.events.member_ids`.
+    jobs : int [J]; positions in `history.vectors.job_ids`.
+
+    Returns
+    -------
+    start : int [n + 1], and
+    wanted : int [W]; those of member i are `wanted[start[i]:start[i + 1]]`, positions in `jobs`.
+    """
+    events = history.events
+    place = np.full(len(history.vectors.job_ids), -1)
+    place[jobs] = np.arange(len(jobs))
+    kept = (events.time >= period.start_us) & (events.time < period.end_us)
+    kept &= np.isin(events.action, history.spec.positive_ids) & (place[events.job] >= 0)
+    kept &= np.isin(events.member, member)
+    start = np.searchsorted(events.member[kept], [*member, len(events.member_ids)])
+    return start, place[events.job[kept]]
 
 
 def freshness_curve(
     candidate: str,
     day: Measured,
+    like: Measured,
     vectors: MemberVectors,
     settings: RankerSettings,
     declared: Declared,
@@ -144,20 +163,16 @@ def freshness_curve(
     points = []
     for lag, delta in LAGS.items():
         arm = Arm(f"lag {lag}", lag, Role.CONTROL, (Source(Kind.AS_OF, candidate, delta),))
-        aged = Measured(day.task, {arms.NOTHING: day.figures_of[arms.NOTHING]})
-        measure_arm(aged, arm, vectors, settings, declared)
-        of_members = aged.of_members(FIGURE)
-        (row,) = paired(of_members, [(arm.name, arms.NOTHING)], declared)
-        points.append(
-            {
-                "lag": lag,
-                "seconds": delta.total_seconds(),
-                "ndcg_at_10": float(of_members[arm.name].mean()),
-                "difference": row.difference,
-                "low": row.low,
-                "high": row.high,
-            }
-        )
+        point: dict[str, Any] = {"lag": lag, "seconds": delta.total_seconds()}
+        for measured in (day, like):
+            aged = Measured(measured.task, {arms.NOTHING: measured.figures_of[arms.NOTHING]})
+            measure_arm(aged, arm, vectors, settings, declared)
+            point |= aged.summary()["figures"][arm.name]
+            if measured is day:
+                of_members = aged.of_members(FIGURE)
+                (row,) = paired(of_members, [(arm.name, arms.NOTHING)], declared)
+                point |= {"difference": row.difference, "low": row.low, "high": row.high}
+        points.append({k: v for k, v in point.items() if k not in ("by_seed", "seed_spread")})
     return {"arm": candidate, "points": points}
 
 

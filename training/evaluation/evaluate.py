@@ -31,8 +31,10 @@ from training.evaluation.arms import Arm, Kind, Role, Source
 from training.evaluation.base_features import BaseFeatures, Categories
 from training.evaluation.compare import MEMBERS, REPORT, SCHEMA
 from training.evaluation.data import (
+    TO_DATE,
     Data,
     Timeline,
+    base_columns,
     base_rows,
     feature_tables,
     posted_at,
@@ -75,6 +77,7 @@ from transformations.times import to_datetime
 HTML = "report.html"
 TITLES = {
     "day": "The next positive job among all jobs of the day",
+    "to_date": "The same, where the ranker does not know what was popular of late",
     "week": "The next positive job among all jobs of the week",
     "like": "Will the member like or dismiss the job acted on",
 }
@@ -90,6 +93,7 @@ class Size:
     ----------
     train_queries, test_queries_of_member : of the task `day`.
     week_train_queries, week_test_queries_of_member : of the task `week`; 0 leaves it out.
+    to_date : bool. Whether references and models are also measured beside the fewest base features.
     freshness : bool. Whether the curve is measured.
     """
 
@@ -97,6 +101,7 @@ class Size:
     test_queries_of_member: int = 4
     week_train_queries: int = 700
     week_test_queries_of_member: int = 1
+    to_date: bool = True
     freshness: bool = True
 
 
@@ -187,8 +192,9 @@ def evaluate(
     )
     say(f"publishing {len(store.embeddings)} models daily")
     store.publish(timeline.ranker.start_us, timeline.test.end_us)
-    tasks = [
-        Task(
+    columns = base_columns(categories)
+    tasks = {
+        name: Task(
             name,
             TITLES[name],
             train,
@@ -197,9 +203,16 @@ def evaluate(
                 base_rows(store, train, categories, data),
                 base_rows(store, test, categories, data),
             ),
+            columns,
         )
         for name, (train, test) in queries.items()
-    ]
+    }
+    measured_arms = dict.fromkeys(tasks, compared)
+    if size.to_date:
+        tasks["to_date"] = tasks["day"].with_columns("to_date", TITLES["to_date"], TO_DATE)
+        measured_arms["to_date"] = [
+            arm for arm in compared if arm.name in {arms.NOTHING, *everything}
+        ]
     vectors = MemberVectors(
         store,
         history,
@@ -209,10 +222,11 @@ def evaluate(
         job_truth=true_job_vectors(data),
     )
     results = {
-        task.name: measure(task, compared, vectors, settings, declared, say) for task in tasks
+        name: measure(task, measured_arms[name], vectors, settings, declared, say)
+        for name, task in tasks.items()
     }
     day = results["day"]
-    comparisons = _compare(results, compared, declared)
+    comparisons = _compare(results, measured_arms, declared)
     quality = quality_of(vectors, everything, data, timeline, categories)
     test = day.task.test
     checks = check_instrument(
@@ -226,7 +240,7 @@ def evaluate(
     )
     freshness = None
     if size.freshness:
-        freshness = freshness_curve(candidate, day, vectors, settings, declared)
+        freshness = freshness_curve(candidate, day, results["like"], vectors, settings, declared)
     result = {
         "schema": SCHEMA,
         "title": "Does it help? Activity embeddings in a job recommendation model",
@@ -283,29 +297,25 @@ def evaluate(
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """Return the table that decides, as text: each arm's NDCG@10 and what it adds to nothing."""
-    figures = result["tasks"]["day"]["figures"]
-    added = {
-        row["arm"]: row
-        for row in result["comparisons"]
-        if row["task"] == "day" and row["figure"] == FIGURE and row["against"] == arms.NOTHING
-    }
+    """Return what decides, as text: each arm's NDCG@10 and what it adds, checks, targets."""
     label = "SIMULATED DATA. " if result["simulated"] else ""
     lines = [
         f"{label}{result['data']['description']}",
-        "NDCG@10 of the next positive job among all jobs of the day, "
-        f"{result['tasks']['day']['members']:,} members, {len(result['declared']['seeds'])} seeds",
-        f"  {'':24} NDCG@10   added  95 % interval       bytes",
+        f"NDCG@10, mean over {result['tasks']['day']['members']:,} members and "
+        f"{len(result['declared']['seeds'])} seeds. {TITLES['day']}:",
+        *_headline_rows(result, "day"),
     ]
-    for arm in result["arms"]:
-        line = f"  {arm['name']:24} {figures[arm['name']][FIGURE]:7.4f}"
-        if arm["name"] in added:
-            row = added[arm["name"]]
-            line += f" {row['difference']:+7.4f}  [{row['low']:+.4f}, {row['high']:+.4f}]"
-            line += " real" if row["real"] else "     "
-        if arm.get("bytes_per_member"):
-            line = f"{line:66} {arm['bytes_per_member']:5,}"
-        lines.append(line.rstrip())
+    if "to_date" in result["tasks"]:
+        features = result["tasks"]["to_date"]["base_features"]
+        named = ", ".join(name.replace("_", " ") for name in features)
+        lines += [f"{TITLES['to_date']} (base features: {named}):"]
+        lines += _headline_rows(result, "to_date")
+    if result["freshness"]:
+        lines.append(f"{result['freshness']['arm']} by the age of the embedding:")
+        lines += [
+            f"  {point['lag']:24} {point[FIGURE]:7.4f} {_text(point)}"
+            for point in result["freshness"]["points"]
+        ]
     lines += [
         f"  check {c['name']}: {'passed' if c['passed'] else 'FAILED'}" for c in result["checks"]
     ]
@@ -314,6 +324,33 @@ def headline(result: Mapping[str, Any]) -> str:
         for t in result["targets"]
     ]
     return "\n".join([*lines, *result["conclusions"]])
+
+
+def _headline_rows(result: Mapping[str, Any], task: str) -> list[str]:
+    """Return the table of a task, lines."""
+    figures = result["tasks"][task]["figures"]
+    added = {
+        row["arm"]: row
+        for row in result["comparisons"]
+        if row["task"] == task and row["figure"] == FIGURE and row["against"] == arms.NOTHING
+    }
+    lines = [f"  {'':24} NDCG@10   added  95 % interval       bytes"]
+    for arm in result["arms"]:
+        if arm["name"] not in figures:
+            continue
+        line = f"  {arm['name']:24} {figures[arm['name']][FIGURE]:7.4f}"
+        if arm["name"] in added:
+            row = added[arm["name"]]
+            line += f" {_text(row)}"
+            line += " real" if row["real"] else "     "
+        if arm.get("bytes_per_member"):
+            line = f"{line:66} {arm['bytes_per_member']:5,}"
+        lines.append(line.rstrip())
+    return lines
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    return f"{row['difference']:+7.4f}  [{row['low']:+.4f}, {row['high']:+.4f}]"
 
 
 def _require_earlier(name: str, manifest: Mapping[str, Any], timeline: Timeline) -> None:
@@ -416,7 +453,7 @@ def _queries(
 
 
 def _compare(
-    results: Mapping[str, Measured], compared: Sequence[Arm], declared: Declared
+    results: Mapping[str, Measured], compared: Mapping[str, Sequence[Arm]], declared: Declared
 ) -> list[dict[str, Any]]:
     rows = []
     for name, measured in results.items():
@@ -425,7 +462,7 @@ def _compare(
             name,
             figure,
             measured.of_members(figure),
-            pairs_of(compared),
+            pairs_of(compared[name]),
             declared,
             possible=arms.ORACLE,
         )

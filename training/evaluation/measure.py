@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from training.evaluation.metrics import (
 from training.evaluation.queries import Queries
 from training.evaluation.ranker import Ranker, RankerSettings, vector_columns
 from training.ranking import TOP
+from transformations.times import to_datetime
 
 AA_SEEDS = 1000
 """What is added to the seeds of the second of two equal arms."""
@@ -41,6 +42,7 @@ class Task:
     name, title : str.
     train, test : the queries.
     base : float32 [R, F] each; columns that every arm has.
+    columns : names of the F columns.
     """
 
     name: str
@@ -48,6 +50,14 @@ class Task:
     train: Queries
     test: Queries
     base: tuple[np.ndarray, np.ndarray]
+    columns: tuple[str, ...]
+
+    def with_columns(self, name: str, title: str, columns: Sequence[str]) -> Task:
+        """Return the same queries with those of some columns that are there."""
+        kept = [column for column in columns if column in self.columns]
+        places = [self.columns.index(column) for column in kept]
+        train, test = (np.ascontiguousarray(rows[:, places]) for rows in self.base)
+        return replace(self, name=name, title=title, base=(train, test), columns=tuple(kept))
 
 
 @dataclass(eq=False)
@@ -93,7 +103,12 @@ class Measured:
     def summary(self) -> dict[str, Any]:
         """Return what the report says of the task, as JSON values."""
         test = self.task.test
-        about = {"title": self.task.title, "members": len(self.members)}
+        about = {
+            "title": self.task.title,
+            "members": len(self.members),
+            "base_features": list(self.task.columns),
+            "asked": {"train": _span(self.task.train), "test": _span(test)},
+        }
         if self.ranked:
             sizes = test.sizes
             about |= {
@@ -129,6 +144,11 @@ class Measured:
             "log_loss": {a: np.array([log_loss(target, s) for s in v]) for a, v in scores.items()},
             WITHIN_MEMBER_AUC: {a: v.mean(axis=1) for a, v in within.items()},
         }
+
+
+def _span(queries: Queries) -> list[str]:
+    """Return when the first and the last query is asked."""
+    return [to_datetime(int(end)).isoformat() for end in (queries.time.min(), queries.time.max())]
 
 
 def _spread(values: np.ndarray) -> float | None:

@@ -104,7 +104,7 @@ def ranking_queries(
     if days not in (DAY, WEEK):
         raise InvalidInput(f"candidate lists: `days` should be 1 or 7. Received: {days}")
     random = np.random.default_rng(seed)
-    held_out = _held_out(history, period, None, random)
+    held_out = _held_out(history, period, random)
     held_out = held_out.take(np.isin(held_out.label, history.spec.positive_ids))
     if per_member is not None:
         held_out = held_out.take(_draw(held_out.member, per_member, random))
@@ -144,7 +144,7 @@ def like_queries(history: ActivityHistory, period: Period) -> Queries:
     InvalidInput
         There are not both kinds.
     """
-    held_out = _held_out(history, period, None, np.random.default_rng(0))
+    held_out = _held_out(history, period, np.random.default_rng(0))
     positive = np.isin(held_out.label, history.spec.positive_ids)
     if positive.all() or not positive.any():
         raise InvalidInput(
@@ -161,10 +161,9 @@ def like_queries(history: ActivityHistory, period: Period) -> Queries:
     )
 
 
-def _held_out(
-    history: ActivityHistory, period: Period, per_member: int | None, random: np.random.Generator
-) -> HeldOut:
-    windows = Windows(minimum=1, prefixes=True, per_member=per_member)
+def _held_out(history: ActivityHistory, period: Period, random: np.random.Generator) -> HeldOut:
+    """Hold out every activity that has one before it."""
+    windows = Windows(minimum=1, prefixes=True, per_member=None)
     return hold_out(history, period, windows=windows, random=random)
 
 

@@ -34,7 +34,14 @@ ROLES = {
     "oracle": "Oracle",
 }
 """Groups of the table of arms, in their order; others follow."""
-TASKS = {"day": "Day", "week": "Week", "like": "Like or dismiss"}
+TASKS = {
+    "day": "Day",
+    "to_date": "Day, base to date",
+    "week": "Week",
+    "like": "Like or dismiss",
+}
+LISTS = ("day", "to_date", "week")
+"""Tasks whose figure is NDCG@10."""
 FIGURES = {
     "ndcg_at_10": "NDCG@10",
     "recall_at_10": "Recall@10",
@@ -99,6 +106,7 @@ def render_report(result: Mapping[str, Any]) -> str:
         search=_search(known),
         curves=_curves(known),
         freshness=_freshness(known),
+        ages=_ages(known),
         lengths=_lengths(known),
         timeline=_timeline(known),
         quality=_quality(known),
@@ -253,6 +261,12 @@ def _headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
         ),
         Column("Day", "Recall@10", figure("day", "recall_at_10")),
         Column("Day", "MRR", figure("day", "mrr")),
+        Column(TASKS["to_date"], "NDCG@10", figure("to_date", FIGURE)),
+        Column(
+            TASKS["to_date"],
+            difference,
+            compared("to_date", "difference", charts.signed_text, _interval),
+        ),
         Column("Week", "NDCG@10", figure("week", FIGURE)),
         Column("Week", difference, compared("week", "difference", charts.signed_text, _interval)),
         Column("Like or dismiss", "AUC", figure("like", "auc")),
@@ -305,13 +319,13 @@ def _rows(found: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 def _lift(result: Mapping[str, Any], against: str, name: str) -> list[tuple[str, Markup]]:
     """Draw the differences to one arm by task, on one scale."""
-    rows = {task: _rows(_compared(result, task, against)) for task in ("day", "week")}
+    rows = {task: _rows(_compared(result, task, against)) for task in LISTS}
     span = charts.span_of([row for found in rows.values() for row in found])
     return [
         (
             task,
             charts.forest(
-                f"{name}-{task}", found, span, f"NDCG@10 of the {task}, differences to {against}:"
+                f"{name}-{task}", found, span, f"NDCG@10, {TASKS[task]}, differences to {against}:"
             ),
         )
         for task, found in rows.items()
@@ -322,7 +336,7 @@ def _lift(result: Mapping[str, Any], against: str, name: str) -> list[tuple[str,
 def _detectable(result: Mapping[str, Any]) -> str:
     """Return the least and greatest minimum detectable effect of each task, as text."""
     found = []
-    for task in ("day", "week"):
+    for task in LISTS:
         effects = [
             effect
             for row in _compared(result, task, BASELINE)
@@ -330,7 +344,7 @@ def _detectable(result: Mapping[str, Any]) -> str:
         ]
         if effects:
             ends = dict.fromkeys(charts.figure_text(end(effects)) for end in (min, max))
-            found.append(f"{task} {' to '.join(ends)}")
+            found.append(f"{TASKS[task].lower()} {' to '.join(ends)}")
     return ", ".join(found)
 
 
@@ -384,6 +398,17 @@ def _freshness(result: Mapping[str, Any]) -> Markup | None:
         return None
     says = f"Difference to {BASELINE} of {fresh.get('arm') or 'an arm'} by age of the embeddings:"
     return charts.freshness_curve("freshness", points, says)
+
+
+def _ages(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the table of every figure by age of the embedding."""
+    points = [p for p in (result.get("freshness") or {}).get("points") or [] if p.get("lag")]
+    names = [name for name in FIGURES if any(point.get(name) is not None for point in points)]
+    if not names:
+        return None
+    write = _text(charts.figure_text)
+    rows = [(point["lag"], [write(point.get(name)) for name in names]) for point in points]
+    return {"columns": [FIGURES[name] for name in names], "rows": rows}
 
 
 def _lengths(result: Mapping[str, Any]) -> Markup | None:

@@ -1,7 +1,7 @@
 """The whole instrument on a simulated market, where the truth is known: it could fail."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +12,11 @@ from training.evaluation import arms
 from training.evaluation.arms import Role
 from training.evaluation.compare import compare
 from training.evaluation.data import Data, Timeline
+from training.evaluation.details import search_decay
 from training.evaluation.evaluate import Size, evaluate, headline
 from training.evaluation.findings import Declared, Target
 from training.evaluation.member_vectors import EvaluatedModel
+from training.evaluation.queries import like_queries
 from training.evaluation.ranker import RankerSettings
 from training.evaluation.store import MINUTE_US, Schedule
 from training.history import ActivityHistory
@@ -25,6 +27,7 @@ from transformations.errors import InvalidInput
 from transformations.item_vectors import ItemVectors
 from transformations.sequences import MICROSECONDS_PER_DAY
 from transformations.spec import ActivitySpec, ItemEmbedding
+from transformations.times import to_us
 
 MARKET = JobMarket(members=2500, jobs=300, days=70, seed=3)
 ITEMS = ItemEmbedding("truth_with_noise", "1", MARKET.dimension)
@@ -91,6 +94,8 @@ def result(data, folder):
             Target("mine", arms.NOTHING, 5.0),
             Target("mine", arms.DECAY, not_worse=True),
             Target(arms.PLACEBO, arms.NOTHING, above_zero=True),
+            Target(arms.MEAN, arms.NOTHING, 0.02, task="to_date"),
+            Target(arms.PLACEBO, arms.NOTHING, task="to_date"),
         ],
         commands=["made by a test"],
     )
@@ -157,6 +162,28 @@ def test_activity_helps_and_the_job_alone_does_not(result):
     assert row_of(result, arms.JOB_ONLY)["high"] < row_of(result, arms.MEAN)["low"]
 
 
+def test_the_ranker_learns_before_it_is_tested(result, data):
+    for name, task in result["tasks"].items():
+        train, test = (
+            [datetime.fromisoformat(moment) for moment in task["asked"][part]]
+            for part in ("train", "test")
+        )
+        assert TIMELINE.rank_from <= train[0] <= train[1] < TIMELINE.test_from, name
+        assert TIMELINE.test_from <= test[0] <= test[1] < TIMELINE.until, name
+    like = result["tasks"]["like"]
+    assert like["train_rows"] == len(like_queries(data.history, TIMELINE.ranker))
+    assert like["rows"] == len(like_queries(data.history, TIMELINE.test))
+
+
+def test_the_rate_is_chosen_before_the_ranker_learns(data, result):
+    """What happens from T1 on does not change it."""
+    events = data.history.events
+    earlier = events.where(events.time < to_us(TIMELINE.rank_from))
+    history = ActivityHistory.of(earlier, data.history.vectors, SPEC)
+    found = search_decay(history, TIMELINE)
+    assert found == result["decay_search"]
+
+
 def test_every_arm_is_measured_on_the_same_queries(result, folder):
     members = pq.read_table(folder / "members.parquet").to_pandas()
     for task in ("day", "week"):
@@ -190,6 +217,11 @@ def test_fresher_embeddings_are_no_worse(result):
     assert list(points) == ["0", "1 minute", "1 hour", "1 day", "7 days"]
     assert points["0"]["difference"] > points["7 days"]["difference"]
     assert points["7 days"]["low"] > 0
+    for point in points.values():
+        assert 0 < point["mrr"] < point["recall_at_10"] < 1
+        assert 0.4 < point["auc"] < 1
+        assert 0.4 < point["within_member_auc"] < 1
+        assert point["log_loss"] > 0
 
 
 def test_slices_are_parts_of_all_queries(result):
@@ -225,7 +257,37 @@ def test_quality_is_measured_of_every_model(result):
 
 
 def test_claims_are_judged(result):
-    assert [target["reached"] for target in result["targets"]] == [True, False, True, False]
+    # The last one names an arm that its task does not have.
+    assert [target["reached"] for target in result["targets"]] == [True, False, True, False, True]
+    assert [t["claim"] for t in result["targets"] if "to_date" in t["claim"]] == [
+        "mean above nothing by 0.02, interval above 0 (task to_date)"
+    ]
+
+
+def test_a_ranker_that_knows_less_is_measured_on_the_same_queries(result, folder):
+    day, to_date = (result["tasks"][task] for task in ("day", "to_date"))
+    assert to_date["base_features"] == [
+        "positives",
+        "days_since_activity",
+        "member_positive_share",
+        "content_match",
+    ]
+    assert set(to_date["base_features"]) < set(day["base_features"])
+    assert (
+        day["figures"][arms.NOTHING]["ndcg_at_10"] > to_date["figures"][arms.NOTHING]["ndcg_at_10"]
+    )
+    assert set(to_date["figures"]) == {
+        arms.NOTHING,
+        arms.MEAN,
+        arms.DECAY,
+        arms.SINGLE_DECAY,
+        arms.SEVERAL_RATES,
+        "mine",
+    }
+    members = pq.read_table(folder / "members.parquet").to_pandas()
+    asked = [set(members.loc[members["task"] == task, "member_id"]) for task in ("day", "to_date")]
+    assert asked[0] == asked[1]
+    assert row_of(result, arms.MEAN, task="to_date")["low"] > 0
 
 
 def test_what_is_written_is_what_is_returned(result, folder):
@@ -238,6 +300,8 @@ def test_what_is_written_is_what_is_returned(result, folder):
     assert text.startswith("SIMULATED DATA")
     for arm in result["arms"]:
         assert arm["name"] in text
+    plain = text[text.index("days since activity") :]
+    assert f"{result['tasks']['to_date']['figures']['mine']['ndcg_at_10']:.4f}" in plain
 
 
 def test_the_gate_lets_a_better_arm_through_and_no_worse_one(result, folder):

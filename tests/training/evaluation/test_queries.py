@@ -150,6 +150,17 @@ def test_a_query_that_is_drawn_has_the_list_it_has_among_all():
         assert query == everything[query["member"], query["time"]]
 
 
+def test_a_week_is_from_monday_to_sunday():
+    """1970-01-05, day 4, is a Monday."""
+    days = (2, 3, 4, 7, 10, 11)
+    events = [event(1, day, "SAVE", day * DAY + DAY // 2) for day in days]
+    events += [event(2, 20, "SAVE", 5 * DAY - 1), event(2, 21, "SAVE", 5 * DAY)]
+    history = history_of(events, [(job, -1, [1.0, job]) for job in range(30)])
+    queries = as_dicts(fast_queries(history, period(5 * DAY, 12 * DAY), days=7), history)
+    (query,) = [q for q in queries if q["wanted"] == [21]]
+    assert query["candidates"] == {4, 7, 10, 21}
+
+
 def test_lists_are_of_days_or_weeks():
     with pytest.raises(InvalidInput, match="1 or 7"):
         fast_queries(many(), period(4 * DAY, 8 * DAY), days=3)

@@ -79,7 +79,7 @@ def small_result():
     kept = ("nothing", "decay", "oracle")
     result["arms"] = [arm for arm in result["arms"] if arm["name"] in kept]
     for task in result["tasks"].values():
-        task["figures"] = {name: task["figures"][name] for name in kept}
+        task["figures"] = {name: v for name, v in task["figures"].items() if name in kept}
     result["comparisons"] = [row for row in result["comparisons"] if row["arm"] in kept]
     result["slices"] = result["slices"][:1]
     result["slices"][0]["differences"] = result["slices"][0]["differences"][:2]
@@ -161,19 +161,23 @@ def test_every_figure_of_every_arm_is_that_of_the_result(simulated, browser, pag
     for arm in result["arms"]:
         name = arm["name"]
         row = seen[name]
-        day, week, like = (result["tasks"][task]["figures"][name] for task in result["tasks"])
+        day, to_date, week, like = (
+            result["tasks"][task]["figures"].get(name, {})
+            for task in ("day", "to_date", "week", "like")
+        )
         assert shows(row["Day|NDCG@10"], day["ndcg_at_10"])
         assert shows(row["Day|seed spread"], day["seed_spread"])
         assert shows(row["Day|Recall@10"], day["recall_at_10"])
         assert shows(row["Day|MRR"], day["mrr"])
         assert shows(row["Week|NDCG@10"], week["ndcg_at_10"])
+        assert shows(row["Day, base to date|NDCG@10"], to_date.get("ndcg_at_10"))
         assert shows(row["Like or dismiss|AUC"], like["auc"])
         assert shows(row["Like or dismiss|log loss"], like["log_loss"])
         assert shows(row["Like or dismiss|AUC within members"], like["within_member_auc"])
         assert shows(row["Cost|columns"], arm["features"], digits=0)
         assert shows(row["Cost|bytes a member"], arm["bytes_per_member"], digits=0)
-        for task in ("day", "week"):
-            compared, text = versus.get((task, name)), row[f"{task.title()}|difference to nothing"]
+        for task, title in (("day", "Day"), ("to_date", "Day, base to date"), ("week", "Week")):
+            compared, text = versus.get((task, name)), row[f"{title}|difference to nothing"]
             if compared:
                 assert shows(text, compared["difference"], compared["low"], compared["high"])
             else:
@@ -216,6 +220,7 @@ def test_the_rest_of_the_result_is_there_too(browser, pages):
         *(check["says"] for check in result["checks"]),
         *(target["claim"] for target in result["targets"]),
         *(task["title"] for task in result["tasks"].values()),
+        "Base features: positives, days since activity, popularity of the week.",
         *(arm["title"] for arm in result["arms"]),
         *(arm["fingerprint"] for arm in result["arms"] if arm["fingerprint"]),
         *result["commands"],
@@ -233,11 +238,25 @@ def test_the_rest_of_the_result_is_there_too(browser, pages):
         for row in result["comparisons"]
         if (row["task"], row["against"]) == ("day", "nothing")
     ]
-    (line,) = re.findall(r"Smallest difference .*?day (.*?), week", text)
+    (line,) = re.findall(r"Smallest difference .*?day (.*?), day, base to date .*, week", text)
     assert shows(line, min(effects), max(effects))
     for row in result["quality"].values():
         for value in row.values():
             assert re.search(re.escape(f"{value:.4f}".lstrip("0")), text), row
+
+
+def test_every_figure_is_shown_by_age_of_the_embedding(browser, pages):
+    browser.open(pages["simulated"])
+    rows = browser.evaluate("""[...document.querySelectorAll("#ages tr")].map(
+        r => [...r.cells].map(c => c.innerText))""")
+    points = sample_result(simulated=True)["freshness"]["points"]
+    names = ("ndcg_at_10", "recall_at_10", "mrr", "auc", "log_loss", "within_member_auc")
+    assert rows[0][1:4] == ["NDCG@10", "Recall@10", "MRR"]
+    for (lag, *cells), point in zip(rows[1:], points, strict=True):
+        assert lag == point["lag"]
+        assert len(cells) == len(names)
+        for cell, name in zip(cells, names, strict=True):
+            assert shows(cell, point[name])
 
 
 def test_what_failed_says_so_in_words(browser, pages):

@@ -320,6 +320,17 @@ def test_two_runs_of_one_arm_do_not_differ_for_certain(seeds):
     assert held >= 184
 
 
+@pytest.mark.parametrize(("seeds", "quantile"), [(3, 4.303), (5, 2.776)])
+def test_of_members_that_all_agree_the_interval_is_students(seeds, quantile):
+    """Quantiles at 97.5 % from a table: 2 and 4 degrees of freedom."""
+    by_seed = np.random.default_rng(seeds).normal(size=(seeds, 1))
+    values = np.full((40, 1), by_seed.mean())
+    (found,) = paired_bootstrap(values, np.zeros(40), by_seed=by_seed, resamples=200_000)
+    half = quantile * by_seed.std(ddof=1) / np.sqrt(seeds)
+    assert found.high - found.difference == pytest.approx(half, rel=0.03)
+    assert found.difference - found.low == pytest.approx(half, rel=0.03)
+
+
 def test_seeds_that_agree_add_nothing():
     values = np.random.default_rng(0).normal(size=(50, 2))
     plain = paired_bootstrap(values, np.zeros(50), resamples=200)

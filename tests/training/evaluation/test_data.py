@@ -1,0 +1,170 @@
+"""The base features of a row are those of the newest daily run that was there at its query."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from reference import US_PER_DAY
+from training_cases import event, history_of, period
+
+from training.evaluation.base_features import (
+    JOB_STATISTICS,
+    MEMBER_STATISTICS,
+    PROFILE,
+    BaseFeatures,
+    Categories,
+)
+from training.evaluation.data import (
+    Data,
+    base_columns,
+    base_rows,
+    feature_tables,
+    posted_at,
+    true_job_vectors,
+)
+from training.evaluation.measure import Task
+from training.evaluation.member_vectors import TRUE_PREFERENCE
+from training.evaluation.queries import ranking_queries
+from training.evaluation.store import MINUTE_US, EvaluationStore, Schedule
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+DAY = US_PER_DAY
+SPEC = ActivitySpec()
+ITEMS = ItemEmbedding("test", "1", 2)
+DELAY = 30 * MINUTE_US
+JOBS = 12
+VECTORS = [(job, (job % 4) * DAY, [1.0 + job, -float(job)]) for job in range(JOBS)]
+KINDS = [["a"], ["b"], ["a", "b"], []]
+CHANGE = 5 * DAY + 12345
+"""When the true preference of member 1 changes."""
+UTC = pa.timestamp("us", "UTC")
+
+
+def utc(times):
+    return pa.array([int(time) for time in times], UTC)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    random = np.random.default_rng(0)
+    events = [
+        event(
+            int(random.integers(5)),
+            int(random.integers(JOBS)),
+            str(random.choice(["APPLY", "SAVE", "DISMISS"])),
+            int(random.integers(10 * DAY)),
+        )
+        for _ in range(150)
+    ]
+    postings = pa.table(
+        {
+            "job_id": [*range(JOBS), 3],
+            "event_timestamp": utc([*[DAY * job // 3 for job in range(JOBS)], 9 * DAY]),
+            "kind": pa.array(
+                [*(KINDS[job % 4] for job in range(JOBS)), ["c"]], pa.list_(pa.string())
+            ),
+        }
+    )
+    truth = tmp_path_factory.mktemp("truth")
+    pq.write_table(
+        pa.table(
+            {
+                "member_id": [1, 1, 2, 99],
+                "event_timestamp": utc([0, CHANGE, 0, 0]),
+                "preference": [[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [3.0, 3.0]],
+            }
+        ),
+        truth / "members.parquet",
+    )
+    pq.write_table(
+        pa.table({"job_id": [2, 99], "vector": [[0.5, 0.25], [9.0, 9.0]]}), truth / "jobs.parquet"
+    )
+    return Data(
+        history_of(events, VECTORS, SPEC),
+        ITEMS,
+        postings,
+        ("kind",),
+        Schedule(DAY, DELAY),
+        "for tests",
+        simulated=True,
+        truth=truth,
+    )
+
+
+@pytest.fixture(scope="module")
+def queries(data):
+    return ranking_queries(data.history, period(4 * DAY, 9 * DAY))
+
+
+@pytest.fixture(scope="module")
+def base(data):
+    job_ids = data.history.vectors.job_ids
+    categories = Categories.from_arrow(data.postings, ("kind",), job_ids, until=4 * DAY)
+    return BaseFeatures(data.history, posted_at(data), categories)
+
+
+@pytest.fixture(scope="module")
+def store(data, base, queries, tmp_path_factory):
+    return EvaluationStore(
+        tmp_path_factory.mktemp("evaluation"),
+        data.history,
+        item_embedding=ITEMS,
+        schedule=data.schedule,
+        models={},
+        tables=feature_tables(base, [queries], data),
+    )
+
+
+def cosine(a, b):
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    return a @ b / norms if norms else 0.0
+
+
+def test_rows_are_as_of_the_newest_run_before_each_query(data, base, queries, store):
+    found = base_rows(store, queries, base.categories, data)
+    names = base_columns(base.categories)
+    assert found.shape == (len(queries.job), len(names))
+    weights = base.categories.weights
+    early = 0
+    for i, (a, b) in enumerate(zip(queries.start[:-1], queries.start[1:], strict=True)):
+        moment = (int(queries.time[i]) - DELAY) // DAY * DAY
+        early += moment < int(queries.time[i]) // DAY * DAY
+        of_jobs = base.of_jobs(moment)
+        of_member = base.of_members(queries.member[i : i + 1], np.array([moment]))
+        for row in range(a, b):
+            job = queries.job[row]
+            expected = {name: of_jobs[name][job] for name in JOB_STATISTICS}
+            expected |= {f"member_{name}": of_member[name][0] for name in MEMBER_STATISTICS}
+            own, others = of_member[PROFILE][0] * weights, base.categories.of_jobs[job] * weights
+            expected["content_match"] = cosine(own, others)
+            assert dict(zip(names, found[row], strict=True)) == pytest.approx(expected, abs=1e-5)
+    assert 0 < early < len(queries), "some queries are asked before the day's values are there"
+
+
+def test_a_job_was_posted_when_it_was_first_or_had_a_vector(data):
+    expected = [min(DAY * job // 3, (job % 4) * DAY) for job in range(JOBS)]
+    assert posted_at(data).tolist() == expected
+
+
+def test_the_true_preference_is_known_from_the_moment_it_holds(store):
+    times = np.array([CHANGE - 1, CHANGE, CHANGE])
+    joined = store.join(TRUE_PREFERENCE, pa.array([1, 1, 2]), times)
+    assert joined["preference"].tolist() == [[1, 0], [0, 1], [2, 2]]
+
+
+def test_true_vectors_are_those_of_known_jobs(data):
+    vectors = true_job_vectors(data)
+    assert vectors.shape == (JOBS, 2)
+    assert vectors[2].tolist() == [0.5, 0.25]
+    assert not np.delete(vectors, 2, axis=0).any()
+
+
+def test_a_task_with_fewer_columns_has_those_of_their_names(queries):
+    random = np.random.default_rng(0)
+    train, test = random.random((2, len(queries.job), 3)).astype(np.float32)
+    task = Task("day", "whole", queries, queries, (train, test), ("a", "b", "c"))
+    few = task.with_columns("few", "less", ("c", "not there", "a"))
+    assert (few.name, few.title, few.columns) == ("few", "less", ("c", "a"))
+    assert few.train is queries
+    np.testing.assert_array_equal(few.base[0], train[:, [2, 0]])
+    np.testing.assert_array_equal(few.base[1], test[:, [2, 0]])

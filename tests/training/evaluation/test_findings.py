@@ -1,0 +1,218 @@
+"""What may be said of figures: the checks can fail, and sentences say what was found."""
+
+import numpy as np
+import pytest
+
+from training.evaluation import arms
+from training.evaluation.arms import Arm, Role
+from training.evaluation.findings import (
+    FIGURE,
+    Declared,
+    Target,
+    check_instrument,
+    compare_arms,
+    conclude,
+    judge_targets,
+    slice_rows,
+)
+
+DECLARED = Declared(seeds=(0, 1, 2), resamples=500)
+ARMS = [
+    Arm(arms.NOTHING, "", Role.BASE),
+    Arm(arms.MEAN, "", Role.REFERENCE),
+    Arm(arms.DECAY, "", Role.REFERENCE),
+    Arm("mine", "", Role.LEARNED),
+    Arm(arms.PLACEBO, "", Role.CONTROL),
+    Arm(arms.CANARY, "", Role.CONTROL),
+    Arm(arms.AGAIN, "", Role.CONTROL),
+    Arm(arms.ORACLE, "", Role.ORACLE),
+]
+HONEST = {
+    arms.MEAN: (0.020, 0.002),
+    arms.DECAY: (0.024, 0.002),
+    "mine": (0.030, 0.002),
+    arms.PLACEBO: (0.001, 0.002),
+    arms.CANARY: (0.400, 0.010),
+    arms.AGAIN: (-0.001, 0.002),
+    arms.ORACLE: (0.100, 0.003),
+}
+"""What each arm adds to nothing, and half of its interval."""
+
+
+def row(arm, difference, half, *, against=arms.NOTHING, real=None, task="day"):
+    low, high = difference - half, difference + half
+    return {
+        "task": task,
+        "figure": FIGURE,
+        "arm": arm,
+        "against": against,
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "real": not low <= 0 <= high if real is None else real,
+        "minimum_detectable_effect": 1.4 * half,
+    }
+
+
+def checks(quality=None, seen=None, **changed):
+    found = {**HONEST, **changed}
+    rows = [row(arm, *values) for arm, values in found.items()]
+    return check_instrument(rows, ARMS, quality or {}, {} if seen is None else seen)
+
+
+def failed(found):
+    return [(check["name"], check.get("arm")) for check in found if not check["passed"]]
+
+
+def test_an_instrument_that_works_passes():
+    found = checks(
+        quality={arms.MEAN: {"p90_coverage_at_10": 0.4}, "mine": {"p90_coverage_at_10": 0.3}},
+        seen={arms.MEAN: 0, "mine": 0},
+    )
+    assert not failed(found)
+    assert [check["name"] for check in found] == [
+        "A/A",
+        "placebo",
+        "leak canary",
+        "oracle",
+        "label sees itself",
+        "collapse",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arm", "values", "expected"),
+    [
+        (arms.AGAIN, (0.006, 0.002), ("A/A", None)),
+        (arms.AGAIN, (-0.006, 0.002), ("A/A", None)),
+        (arms.PLACEBO, (0.006, 0.002), ("placebo", None)),
+        (arms.CANARY, (0.050, 0.010), ("leak canary", None)),
+        (arms.ORACLE, (0.002, 0.003), ("oracle", None)),
+        # More than three times what any average adds.
+        ("mine", (0.085, 0.002), ("leak", "mine")),
+    ],
+)
+def test_each_check_can_fail(arm, values, expected):
+    assert failed(checks(**{arm: values})) == [expected]
+
+
+def test_a_placebo_that_harms_says_nothing_against_the_instrument():
+    assert not failed(checks(**{arms.PLACEBO: (-0.006, 0.002)}))
+
+
+def test_a_leak_is_told_from_noise_where_no_average_helps():
+    nothing = {arms.MEAN: (-0.004, 0.002), arms.DECAY: (-0.004, 0.002), "mine": (0.004, 0.002)}
+    assert not failed(checks(**nothing))
+    assert failed(checks(**{**nothing, "mine": (0.012, 0.002)})) == [("leak", "mine")]
+
+
+def test_a_value_that_knew_its_label_is_found():
+    found = checks(seen={arms.MEAN: 0, "mine": 3})
+    assert failed(found) == [("label sees itself", "mine")]
+    assert "3 queries" in next(c["says"] for c in found if not c["passed"])
+
+
+def test_a_collapse_is_found():
+    quality = {arms.MEAN: {"p90_coverage_at_10": 0.4}, "mine": {"p90_coverage_at_10": 0.09}}
+    assert failed(checks(quality=quality)) == [("collapse", "mine")]
+    quality["mine"]["p90_coverage_at_10"] = None
+    assert not failed(checks(quality=quality))
+
+
+def test_sentences_say_what_is_real_and_what_is_not():
+    rows = [
+        row(arms.MEAN, 0.020, 0.002),
+        row(arms.DECAY, -0.020, 0.002),
+        row("mine", 0.004, 0.003, real=False),
+        row(arms.PLACEBO, 0.004, 0.003),
+        row(arms.MEAN, 0.001, 0.002, against=arms.DECAY),
+        row("mine", -0.5, 0.1, task="week"),
+    ]
+    better, worse, alone, same = conclude(rows, ARMS, [])
+    assert better == "Better than the base features alone: mean (+0.0200 [+0.0180, +0.0220])."
+    assert worse == "Worse than the base features alone: decay (-0.0200 [-0.0220, -0.0180])."
+    assert alone == (
+        "Different from the base features alone by an interval without 0, but not after Holm's "
+        "correction for 4 comparisons, so that one of them may be chance: mine (+0.0040 [+0.0010, "
+        "+0.0070])."
+    )
+    assert same == (
+        "No difference to the decay can be told for mean (+0.0010 [-0.0010, +0.0030]); "
+        "differences below 0.0028 would be missed more often than in one of five cases."
+    )
+
+
+def test_the_first_sentence_is_that_a_check_failed():
+    first, *_ = conclude(
+        [], ARMS, [{"name": "A/A", "passed": False}, {"name": "x", "passed": True}]
+    )
+    assert first == "Read nothing below as proven: 1 of 2 checks failed (A/A)."
+
+
+@pytest.mark.parametrize(
+    ("target", "reached"),
+    [
+        (Target("mine", arms.NOTHING), True),
+        (Target("mine", arms.NOTHING, least=0.03), True),
+        (Target("mine", arms.NOTHING, least=0.031), False),
+        (Target("mine", arms.DECAY), False),
+        (Target("mine", arms.DECAY, above_zero=False), True),
+        (Target("mine", arms.DECAY, not_worse=True), True),
+        (Target("mine", arms.MEAN, not_worse=True), False),
+        (Target("mine", arms.NOTHING, task="to_date"), False),
+    ],
+)
+def test_a_claim_holds_or_not(target, reached):
+    rows = [
+        row("mine", 0.030, 0.002),
+        row("mine", 0.002, 0.003, against=arms.DECAY),
+        row("mine", -0.001, 0.0035, against=arms.MEAN),
+        row("mine", 0.001, 0.002, task="to_date"),
+    ]
+    (judged,) = judge_targets([target], rows, 0.004)
+    assert judged["reached"] is reached
+
+
+def test_a_claim_about_an_arm_that_is_not_there_is_left_out():
+    assert judge_targets([Target("cnn", arms.NOTHING)], [row("mine", 1, 0.1)], 0.004) == []
+
+
+def test_arms_are_compared_by_members_and_corrected_within_one_baseline():
+    random = np.random.default_rng(0)
+    nothing = random.random((3, 400))
+    values = {
+        arms.NOTHING: nothing,
+        "better": nothing + random.normal(0.05, 0.1, nothing.shape),
+        "same": nothing + random.normal(0, 0.1, nothing.shape),
+        arms.ORACLE: nothing + 0.1,
+    }
+    pairs = [(arm, arms.NOTHING) for arm in ("better", "same", arms.ORACLE)]
+    rows = compare_arms(
+        "day", FIGURE, values, [*pairs, ("same", "better")], DECLARED, possible=arms.ORACLE
+    )
+    of = {(r["arm"], r["against"]): r for r in rows}
+    better, same = of["better", arms.NOTHING], of["same", arms.NOTHING]
+    assert better["real"] and not same["real"]
+    assert better["difference"] == pytest.approx((values["better"] - nothing).mean())
+    assert better["low"] < better["difference"] < better["high"]
+    assert better["relative"] == pytest.approx(better["difference"] / nothing.mean())
+    assert better["share_of_possible"] == pytest.approx(better["difference"] / 0.1)
+    assert same["p_holm"] >= same["p"]
+    # Of a family of one, nothing is corrected; the oracle is not compared with this one.
+    assert of["same", "better"]["p_holm"] == of["same", "better"]["p"]
+    assert of["same", "better"]["share_of_possible"] is None
+
+
+def test_a_slice_is_what_only_its_queries_would_give():
+    random = np.random.default_rng(1)
+    member = np.array([0, 0, 1, 2, 2, 3])
+    values = {arms.NOTHING: random.random((3, 6)), "mine": random.random((3, 6))}
+    inside = np.array([True, False, True, True, True, False])
+    slices = {"age": {"new": inside, "one member": member == 0}}
+    (part,) = slice_rows(slices, values, member, ["mine"], DECLARED)
+    assert (part["slice"], part["value"], part["members"], part["queries"]) == ("age", "new", 3, 4)
+    gain = (values["mine"] - values[arms.NOTHING]).mean(axis=0)
+    (difference,) = part["differences"]
+    assert difference["difference"] == pytest.approx(
+        np.mean([gain[0], gain[2], (gain[3] + gain[4]) / 2])
+    )
