@@ -13,6 +13,7 @@ prints each headline table and target, and says what `compare` says of the CNN a
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 import warnings
@@ -76,6 +77,7 @@ def run(
     data = FILM_DATA
     if sample.simulated:
         data = folder / "data"
+        shutil.rmtree(data, ignore_errors=True)
         JobMarket().write(data)
     items = build_job_encoder(data, folder, sample=sample).item_embedding
     history = read_history(data, folder, sample=sample)

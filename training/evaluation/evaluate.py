@@ -77,7 +77,7 @@ from transformations.times import to_datetime
 HTML = "report.html"
 TITLES = {
     "day": "The next positive job among all jobs of the day",
-    "to_date": "The same, where the ranker does not know what was popular of late",
+    "to_date": "The same by a ranker that knows less",
     "week": "The next positive job among all jobs of the week",
     "like": "Will the member like or dismiss the job acted on",
 }
@@ -302,18 +302,19 @@ def headline(result: Mapping[str, Any]) -> str:
     lines = [
         f"{label}{result['data']['description']}",
         f"NDCG@10, mean over {result['tasks']['day']['members']:,} members and "
-        f"{len(result['declared']['seeds'])} seeds. {TITLES['day']}:",
+        f"{len(result['declared']['seeds'])} seeds; seeds: the deviation between them",
+        f"{TITLES['day']}:",
         *_headline_rows(result, "day"),
     ]
     if "to_date" in result["tasks"]:
         features = result["tasks"]["to_date"]["base_features"]
         named = ", ".join(name.replace("_", " ") for name in features)
-        lines += [f"{TITLES['to_date']} (base features: {named}):"]
+        lines += [f"{TITLES['to_date']}; it knows {named}:"]
         lines += _headline_rows(result, "to_date")
     if result["freshness"]:
         lines.append(f"{result['freshness']['arm']} by the age of the embedding:")
         lines += [
-            f"  {point['lag']:24} {point[FIGURE]:7.4f} {_text(point)}"
+            f"  {point['lag']:24} {point[FIGURE]:7.4f} {'':6} {_text(point)}"
             for point in result["freshness"]["points"]
         ]
     lines += [
@@ -334,17 +335,18 @@ def _headline_rows(result: Mapping[str, Any], task: str) -> list[str]:
         for row in result["comparisons"]
         if row["task"] == task and row["figure"] == FIGURE and row["against"] == arms.NOTHING
     }
-    lines = [f"  {'':24} NDCG@10   added  95 % interval       bytes"]
+    lines = [f"  {'':24} NDCG@10  seeds   added  95 % interval       bytes"]
     for arm in result["arms"]:
         if arm["name"] not in figures:
             continue
-        line = f"  {arm['name']:24} {figures[arm['name']][FIGURE]:7.4f}"
+        spread = figures[arm["name"]]["seed_spread"] or 0.0
+        line = f"  {arm['name']:24} {figures[arm['name']][FIGURE]:7.4f} {spread:6.4f}"
         if arm["name"] in added:
             row = added[arm["name"]]
             line += f" {_text(row)}"
             line += " real" if row["real"] else "     "
         if arm.get("bytes_per_member"):
-            line = f"{line:66} {arm['bytes_per_member']:5,}"
+            line = f"{line:73} {arm['bytes_per_member']:5,}"
         lines.append(line.rstrip())
     return lines
 

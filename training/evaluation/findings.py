@@ -405,8 +405,9 @@ def conclude(
             )
         if same:
             smallest = max(row["minimum_detectable_effect"] for row in same)
+            names = ", ".join(row["arm"] for row in same)
             sentences.append(
-                f"No difference to {says} can be told for {_list(same)}; differences below "
+                f"No difference to {says} can be told for {names}; differences below "
                 f"{smallest:.4f} would be missed more often than in one of five cases."
             )
     return sentences

@@ -615,6 +615,26 @@ def test_an_arm_that_nobody_described_has_its_figures(tmp_path, browser):
     assert list(seen)[-1] == "cnn"
 
 
+def test_the_leak_canary_is_in_the_tables_but_does_not_squeeze_the_charts(browser, tmp_path):
+    result = sample_result()
+    leak = copy.deepcopy(next(r for r in result["comparisons"] if r["arm"] == "placebo"))
+    leak |= {"arm": "leak_canary", "difference": 0.6, "low": 0.59, "high": 0.61, "real": True}
+    result["comparisons"].append(leak)
+    write_report(result, tmp_path / "page.html")
+    browser.open(tmp_path / "page.html")
+    plain, tables = (
+        browser.evaluate(f"document.querySelector('{place}').closest('section').innerHTML")
+        for place in ("#lift", "#comparisons")
+    )
+    assert "placebo" in plain
+    assert "leak_canary" not in plain
+    assert "leak_canary" in tables
+    write_report(sample_result(), tmp_path / "page.html")
+    browser.open(tmp_path / "page.html")
+    without = browser.evaluate("document.querySelector('#lift').closest('section').innerHTML")
+    assert plain == without
+
+
 def marks(drawn):
     """The centres and fills of the marks of a forest plot, from the top."""
     found = re.findall(r'<use href="[^"]*" x="([\d.]+)" y="([\d.]+)" style="fill: ([^;"]+)', drawn)
