@@ -495,6 +495,8 @@ def _arm_row(
         }
     else:
         row["vectors"] = len(arm.sources)
+        if not arm.sources:
+            row["bytes_per_member"] = 0
     if len(published) == 1:
         model = described[published[0]]
         row |= {"version": model.version, "fingerprint": model.fingerprint}

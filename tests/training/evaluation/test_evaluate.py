@@ -241,6 +241,7 @@ def test_an_arm_says_what_it_takes(result):
     assert rows[arms.DECAY]["bytes_per_member"] == 3 * own
     assert rows["mine"]["bytes_per_member"] == own
     assert rows["decay+mine"]["bytes_per_member"] == 4 * own
+    assert rows[arms.NOTHING]["bytes_per_member"] == 0
     base = rows[arms.NOTHING]["features"]
     assert rows["mine"]["features"] == base + 3
     assert rows[arms.DECAY]["features"] == base + 9
