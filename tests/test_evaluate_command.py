@@ -1,6 +1,9 @@
 """`activity-embeddings evaluate` and `compare`, as a user types them in an applied repo."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -76,7 +79,6 @@ def test_arms_and_folders_that_are_not_there_are_one_line(applied, evaluated, tm
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([*DATES, "--models", "nobody"], "cnn, geometric_decay, unweighted_average"),
         ([*DATES[:3], "2024-03-01", *DATES[4:]], "`start` should be before `end`"),
         ([*DATES, "--also", "mine=nowhere"], "nowhere"),
         (
@@ -92,3 +94,19 @@ def test_bad_requests_are_one_clear_error(applied, arguments, says, tmp_path):
     assert says in done.output
     assert "Traceback" not in done.output
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_an_error_after_reading_the_data_is_all_that_is_printed(applied, tmp_path):
+    """In a process of its own, since libraries set filters of warnings when they are imported."""
+    command = [sys.executable, "-m", "training.cli", "-C", str(applied.path), "evaluate", *DATES]
+    done = subprocess.run(
+        [*command, "--models", "nobody", "--out", str(tmp_path / "out")],
+        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    printed = (done.stdout + done.stderr).strip().splitlines()
+    assert len(printed) == 1, printed
+    assert printed[0].startswith("Error: ")
+    assert "cnn, geometric_decay, unweighted_average" in printed[0]

@@ -81,6 +81,8 @@ class NamedPaths(click.ParamType):
 def _training() -> Iterator[None]:
     """Import TensorFlow without its notes about the machine; say errors in one line."""
     with one_line_errors(), warnings.catch_warnings():
+        import feast  # noqa: F401  It filters warnings when it is imported, so that ours comes after.
+
         # Of Keras about numpy and of Feast's DuckDB store about DuckDB: not for users.
         warnings.simplefilter("ignore", DeprecationWarning)
         from transformations.embedding import tensorflow
