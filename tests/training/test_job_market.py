@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from reference import US_PER_DAY
 
 from training.job_market import JobMarket
+from training.job_market.__main__ import main
 from training.job_market.market import TRUE_JOBS_SCHEMA, TRUE_MEMBERS_SCHEMA
 from training.job_market.members import BLOCK, Directions
 from training.job_market.occupations import OCCUPATIONS
@@ -520,3 +521,15 @@ def test_the_command_writes_a_market_and_prints_its_counts(tmp_path):
     assert failed.returncode == 2
     assert "`stray` is expected to be a number from 0 to 1, received 2.0" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_the_command_says_what_each_setting_means(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for option in (
+        "--jobs INT Postings, some of them posted before `start` and still open then. From 1 to",
+        "--stray FLOAT Share of sessions that follow an interest in any occupation, by demand.",
+        "--dismiss FLOAT Share of DISMISS among all actions. From 0 to 1, by default 0.03.",
+    ):
+        assert option in shown

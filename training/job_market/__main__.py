@@ -1,19 +1,28 @@
 """The command that writes a simulated market."""
 
 import argparse
+import inspect
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import training.job_market
 from training.job_market.market import JobMarket
 from training.job_market.sessions import ACTIONS
-from training.job_market.settings import RANGES
+from training.job_market.settings import RANGES, MarketSettings
 from transformations.errors import InvalidInput
 
 
 def _midnight(text: str) -> datetime:
     """Return the start of a day given as in 2024-01-01."""
     return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+
+
+def _meanings() -> dict[str, str]:
+    """Return what each setting means: the text after its type in the docstring of the settings."""
+    _, parameters = (inspect.getdoc(MarketSettings) or "").split("Parameters\n", 1)
+    entries = re.findall(r"^(\w+) : [\w, ]+\.(.*(?:\n    .*)*)", parameters, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,17 +33,22 @@ def main(argv: list[str] | None = None) -> None:
     argv : list[str], optional
         Arguments, those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=training.job_market.__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m training.job_market",
+        description=training.job_market.__doc__.split("\n", 1)[0],
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument(
         "--start", type=_midnight, default=JobMarket.start, help="first day, by default %(default)s"
     )
+    meanings = _meanings()
     for name, (kind, low, high) in RANGES.items():
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             type=kind,
             default=getattr(JobMarket, name),
-            help=f"from {low:,} to {high:,}, by default %(default)s",
+            metavar=kind.__name__.upper(),
+            help=f"{meanings[name]} From {low:,} to {high:,}, by default %(default)s.".strip(),
         )
     arguments = vars(parser.parse_args(argv))
     out_dir = arguments.pop("out")
