@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -142,8 +143,14 @@ def _template() -> Template:
         duration=_text(_duration),
         figure_name=lambda name: FIGURES.get(name, name),
         task_name=lambda name: TASKS.get(name, name),
+        breakable=_text(_breakable),
     )
     return environment.get_template("report.html.jinja")
+
+
+def _breakable(name: str) -> Markup:
+    """Return a name that may be broken after its parts, and rather there than within a word."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_+])", name))
 
 
 def _known(value: Any) -> Any:
@@ -159,8 +166,8 @@ def _known(value: Any) -> Any:
     return value
 
 
-def _text(write: Callable[[float], str]) -> Callable[[Any], str]:
-    """Return a filter that writes a number, or that it is missing."""
+def _text(write: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Return a filter that writes a value, or that it is missing."""
 
     def filtered(value: Any) -> str:
         return MISSING if value is None or isinstance(value, Undefined) else write(value)
