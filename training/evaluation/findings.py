@@ -26,10 +26,13 @@ from training.evaluation.statistics import (
 
 DECIDES = "day"
 """The task that decides."""
+WEEK = "week"
+"""The task that has to agree, where it is measured."""
 FIGURE = "ndcg_at_10"
 POWER = 0.8
 LEAP = 3.0
-"""An arm that adds more than so many times what any reference adds is taken for a leak."""
+"""An arm that adds more than so many times what any reference adds is taken for a leak, or more
+than half of what is left above it, where that is less."""
 COLLAPSED = 0.25
 """Coverage below so many times that of the plain mean is taken for a collapse."""
 
@@ -135,9 +138,14 @@ def compare_arms(
             "low": difference.low,
             "high": difference.high,
             "p": difference.p,
+            "of_baseline": float(values[against].mean()),
             "relative": difference.difference / max(float(values[against].mean()), 1e-12),
             "minimum_detectable_effect": minimum_detectable_effect(
-                difference.standard_error, power=POWER
+                difference.member_error,
+                difference.seed_error,
+                seeds=len(values[arm]),
+                comparisons=sum(baseline == against for _, baseline in pairs),
+                power=POWER,
             ),
         }
         for (arm, against), difference in zip(pairs, found, strict=True)
@@ -231,8 +239,8 @@ def check_instrument(
     comparisons : all rows of `compare_arms`.
     compared : the arms.
     quality : figures of embeddings on their own, by arm.
-    seen_themselves : by arm, how many queries had a published value that knew an activity at or
-        after their own time.
+    seen_themselves : by arm, how many queries had another published value than that of the
+        activity before the newest daily run before them.
     """
     day = {
         row["arm"]: row
@@ -292,7 +300,8 @@ def check_instrument(
             _check(
                 "label sees itself",
                 False,
-                f"{name}: the value of {count} queries knew an activity at or after the query",
+                f"{name}: of {count} queries, what was joined is not the value of the activity "
+                "before the daily run",
                 name,
             )
         )
@@ -301,7 +310,8 @@ def check_instrument(
             _check(
                 "label sees itself",
                 True,
-                "no published value knew an activity at or after its query",
+                "values that were joined are those of the activity before the daily run, computed "
+                "anew",
             )
         )
     return checks + _collapses(quality)
@@ -312,7 +322,10 @@ def _leap(day: Mapping[str, Mapping[str, Any]], compared: Sequence[Arm]) -> floa
     references = [day[arm.name] for arm in compared if arm.role == Role.REFERENCE]
     honest = max((max(row["high"], 0.0) for row in references), default=0.0)
     detectable = max((row["minimum_detectable_effect"] for row in references), default=0.0)
-    return LEAP * max(honest, detectable)
+    usual = max(honest, detectable)
+    # Nothing is better than a figure of 1.
+    possible = 1 - next(iter(day.values()))["of_baseline"]
+    return min(LEAP * usual, usual + (possible - usual) / 2)
 
 
 def _collapses(quality: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -356,19 +369,22 @@ def judge_targets(
     results = []
     for target in targets:
         row = rows.get((target.task, target.arm, target.against))
-        if row is None:
-            continue
         if target.not_worse:
             claim = f"{target.arm} not worse than {target.against} by {margin:g}"
-            reached = row["low"] > -margin
         else:
             claim = f"{target.arm} above {target.against}"
             claim += f" by {target.least:g}" if target.least else ""
             claim += ", interval above 0" if target.above_zero else ""
+        claim += "" if target.task == DECIDES else f" (task {target.task})"
+        if row is None:
+            reached, says = False, "not measured"
+        elif target.not_worse:
+            reached, says = row["low"] > -margin, _text(row)
+        else:
             reached = row["difference"] >= target.least
             reached &= row["low"] > 0 or not target.above_zero
-        claim += "" if target.task == DECIDES else f" (task {target.task})"
-        results.append({"claim": claim, "reached": bool(reached), "says": _text(row)})
+            says = _text(row)
+        results.append({"claim": claim, "reached": bool(reached), "says": says})
     return results
 
 
@@ -394,8 +410,15 @@ def conclude(
         alone = [row for row in rows if not row["real"] and not row["low"] <= 0 <= row["high"]]
         same = [row for row in rows if not row["real"] and row["low"] <= 0 <= row["high"]]
         family = sum(row["against"] == against for row in day)
+        unsure = [row for row in better if row["arm"] in _not_in_week(comparisons, against)]
+        better = [row for row in better if row not in unsure]
         if better:
             sentences.append(f"Better than {says}: {_list(better)}.")
+        if unsure:
+            sentences.append(
+                f"Better than {says} among the jobs of a day, which those of a week do not "
+                f"confirm: {_list(unsure)}."
+            )
         if worse:
             sentences.append(f"Worse than {says}: {_list(worse)}.")
         if alone:
@@ -404,13 +427,25 @@ def conclude(
                 f"for {family} comparisons, so that one of them may be chance: {_list(alone)}."
             )
         if same:
-            smallest = max(row["minimum_detectable_effect"] for row in same)
+            effects = [row["minimum_detectable_effect"] for row in same]
+            ends = dict.fromkeys(f"{end(effects):.4f}" for end in (min, max))
             names = ", ".join(row["arm"] for row in same)
             sentences.append(
-                f"No difference to {says} can be told for {names}; differences below "
-                f"{smallest:.4f} would be missed more often than in one of five cases."
+                f"No difference to {says} can be told for {names}; one below {' to '.join(ends)}"
+                f"{', by arm,' if len(ends) > 1 else ''} would be missed more often than in one of "
+                "five cases."
             )
     return sentences
+
+
+def _not_in_week(comparisons: Sequence[Mapping[str, Any]], against: str) -> set[str]:
+    """Return the arms whose interval in the task `week` is there and not above 0."""
+    return {
+        row["arm"]
+        for row in comparisons
+        if (row["task"], row["figure"], row["against"]) == (WEEK, FIGURE, against)
+        and row["low"] <= 0
+    }
 
 
 def _list(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -11,10 +11,10 @@ bootstrap agrees with the tests of the mean and that the other two mislead.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import optimize, stats
 
 from transformations.errors import InvalidInput
 
@@ -23,6 +23,8 @@ CONFIDENCE = 0.95
 POWER = 0.8
 DRAWS = 1_000_000
 """Members drawn at once, over all resamples of a block; bounds the memory to some 30 MB."""
+ESTIMATES = 20
+"""Deviations of the seeds that a chance of finding something is averaged over."""
 ROUNDING = 1e-12
 """Resampled means this small, as a share of the largest difference, are 0 but for rounding."""
 
@@ -36,14 +38,16 @@ class Difference:
     difference : float. Mean over members.
     low, high : float. Ends of the percentile interval.
     p : float in (0, 1]. Two-sided, not corrected for the number of arms: see `holm`.
-    standard_error : float. Of the mean over members, and over seeds.
+    member_error : float. Standard error of the mean over members.
+    seed_error : float. Standard error of the mean over seeds, 0 where there is one.
     """
 
     difference: float
     low: float
     high: float
     p: float
-    standard_error: float
+    member_error: float
+    seed_error: float
 
 
 def paired_bootstrap(
@@ -94,17 +98,16 @@ def paired_bootstrap(
         raise InvalidInput(f"`resamples` should be 2 or more. Received: {resamples}")
     _check_share("confidence", confidence)
     means = _resampled_means(differences, resamples, seed)
-    standard_error = means.std(axis=0, ddof=1)
+    member_error, seed_error = means.std(axis=0, ddof=1), np.zeros(means.shape[1])
     if by_seed is not None and len(by_seed) > 1:
         by_seed = np.asarray(by_seed, np.float64)
         means += _seed_deviations(by_seed, resamples, seed)
-        of_seeds = by_seed.std(axis=0, ddof=1) / np.sqrt(len(by_seed))
-        standard_error = np.hypot(standard_error, of_seeds)
+        seed_error = by_seed.std(axis=0, ddof=1) / np.sqrt(len(by_seed))
     means[np.abs(means) <= ROUNDING * np.abs(differences).max(axis=0)] = 0.0
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     tail = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0)) + 1
     p = np.minimum(2 * tail / (resamples + 1), 1.0)
-    columns = differences.mean(axis=0), low, high, p, standard_error
+    columns = differences.mean(axis=0), low, high, p, member_error, seed_error
     return [Difference(*map(float, row)) for row in zip(*columns, strict=True)]
 
 
@@ -185,24 +188,73 @@ def holm(p: ArrayLike) -> np.ndarray:
 
 
 def minimum_detectable_effect(
-    standard_error: float, *, power: float = POWER, confidence: float = CONFIDENCE
+    member_error: float,
+    seed_error: float = 0.0,
+    *,
+    seeds: int = 1,
+    comparisons: int = 1,
+    power: float = POWER,
+    confidence: float = CONFIDENCE,
 ) -> float:
-    """Return the true difference that a two-sided test finds with the chance `power`.
+    """Return the true difference that `paired_bootstrap` finds with the chance `power`.
 
-    `(z[1 - a/2] + z[power]) * standard_error` with a = 1 - confidence (Bloom 1995): what an
-    evaluation of this size could have seen; an interval around 0 says nothing of smaller ones.
+    With one seed `(z[1 - a/2] + z[power]) * member_error`, a = (1 - confidence) / comparisons
+    (Bloom 1995). With several, the interval is as wide as the quantiles of a normal deviation and
+    Student's t together, with a width that the seeds estimate, and the chance is the mean over
+    what they may say. What an evaluation of this size could have seen: an interval around 0 says
+    nothing of smaller differences.
+
+    Parameters
+    ----------
+    member_error, seed_error : float. Standard errors, as in `Difference`.
+    seeds : int. How many there were.
+    comparisons : int. Pairs that are corrected for together: the chance is that of being found
+        by the first step of Holm's correction, whatever the other pairs show.
+    power, confidence : float in (0, 1).
 
     Raises
     ------
     InvalidInput
-        `standard_error` is negative or not finite, or a share is not between 0 and 1.
+        A standard error is negative or not finite, a count is below 1, or a share is not between
+        0 and 1.
     """
     _check_share("power", power)
     _check_share("confidence", confidence)
-    if not 0 <= standard_error < float("inf"):
-        raise InvalidInput(f"`standard_error` should be 0 or more. Received: {standard_error}")
-    normal = NormalDist()
-    return (normal.inv_cdf((1 + confidence) / 2) + normal.inv_cdf(power)) * standard_error
+    for name, error in (("member_error", member_error), ("seed_error", seed_error)):
+        if not 0 <= error < float("inf"):
+            raise InvalidInput(f"`{name}` should be 0 or more. Received: {error}")
+    for name, count in (("seeds", seeds), ("comparisons", comparisons)):
+        if count < 1:
+            raise InvalidInput(f"`{name}` should be 1 or more. Received: {count}")
+    tail = (1 - confidence) / comparisons / 2
+    if seeds == 1 or seed_error == 0:
+        return float((stats.norm.isf(tail) + stats.norm.ppf(power)) * member_error)
+    freedom = seeds - 1
+    # What the seeds of an evaluation may estimate of their true deviation, equally likely.
+    shares = (np.arange(ESTIMATES) + 0.5) / ESTIMATES
+    estimated = seed_error * np.sqrt(stats.chi2.ppf(shares, freedom) / freedom)
+    ends = np.array([_end(member_error, error, freedom, tail) for error in estimated])
+    spread = float(np.hypot(member_error, seed_error))
+
+    def lacking(difference: float) -> float:
+        return float(stats.norm.cdf((difference - ends) / spread).mean()) - power
+
+    return float(optimize.brentq(lacking, -10 * spread, ends.max() + 10 * spread))
+
+
+def _end(member_error: float, seed_error: float, freedom: int, tail: float) -> float:
+    """Return what a normal deviation plus Student's t exceeds with the chance `tail`."""
+    normal = np.linspace(-8, 8, 801)
+    weights = stats.norm.pdf(normal)
+    weights /= weights.sum()
+
+    def lacking(end: float) -> float:
+        t = (end - member_error * normal) / seed_error
+        return float(weights @ stats.t.sf(t, freedom)) - tail
+
+    # One of the two exceeds its part of this with half the chance each.
+    most = member_error * stats.norm.isf(tail / 2) + seed_error * stats.t.isf(tail / 2, freedom)
+    return float(optimize.brentq(lacking, 0.0, most))
 
 
 def _check_share(name: str, value: float) -> None:

@@ -50,6 +50,7 @@ def row(arm, difference, half, *, against=arms.NOTHING, real=None, task="day"):
         "low": low,
         "high": high,
         "real": not low <= 0 <= high if real is None else real,
+        "of_baseline": 0.2,
         "minimum_detectable_effect": 1.4 * half,
     }
 
@@ -106,6 +107,13 @@ def test_a_leak_is_told_from_noise_where_no_average_helps():
     assert failed(checks(**{**nothing, "mine": (0.012, 0.002)})) == [("leak", "mine")]
 
 
+def test_a_leak_is_told_from_embeddings_that_help_very_much():
+    much = {arms.MEAN: (0.25, 0.01), arms.DECAY: (0.28, 0.01), "mine": (0.30, 0.01)}
+    assert not failed(checks(**{**much, arms.CANARY: (0.79, 0.01), arms.ORACLE: (0.5, 0.01)}))
+    leaking = {**much, "mine": (0.79, 0.01), arms.CANARY: (0.79, 0.01)}
+    assert failed(checks(**leaking)) == [("leak", "mine")]
+
+
 def test_a_value_that_knew_its_label_is_found():
     found = checks(seen={arms.MEAN: 0, "mine": 3})
     assert failed(found) == [("label sees itself", "mine")]
@@ -137,9 +145,29 @@ def test_sentences_say_what_is_real_and_what_is_not():
         "+0.0070])."
     )
     assert same == (
-        "No difference to the decay can be told for mean; differences below 0.0028 would be "
-        "missed more often than in one of five cases."
+        "No difference to the decay can be told for mean; one below 0.0028 would be missed more "
+        "often than in one of five cases."
     )
+
+
+def test_what_the_week_does_not_confirm_is_not_called_better_without_saying_so():
+    rows = [row(arm, 0.020, 0.002) for arm in (arms.MEAN, arms.DECAY, "mine")]
+    rows += [
+        row(arm, 0.020, half, task="week") for arm, half in ((arms.MEAN, 0.03), ("mine", 0.01))
+    ]
+    better, unsure = conclude(rows, ARMS, [])
+    assert better.startswith("Better than the base features alone: decay (")
+    assert "mine (" in better and "mean" not in better
+    assert unsure == (
+        "Better than the base features alone among the jobs of a day, which those of a week do not "
+        "confirm: mean (+0.0200 [+0.0180, +0.0220])."
+    )
+
+
+def test_effects_of_several_arms_are_said_from_the_least_to_the_greatest():
+    rows = [row(arms.MEAN, 0.001, 0.01), row("mine", 0.001, 0.02)]
+    (same,) = conclude(rows, ARMS, [])
+    assert "told for mean, mine; one below 0.0140 to 0.0280, by arm, would be missed" in same
 
 
 def test_the_first_sentence_is_that_a_check_failed():
@@ -172,8 +200,11 @@ def test_a_claim_holds_or_not(target, reached):
     assert judged["reached"] is reached
 
 
-def test_a_claim_about_an_arm_that_is_not_there_is_left_out():
-    assert judge_targets([Target("cnn", arms.NOTHING)], [row("mine", 1, 0.1)], 0.004) == []
+def test_a_claim_about_an_arm_that_is_not_there_is_not_reached():
+    judged = judge_targets([Target("cnn", arms.NOTHING)], [row("mine", 1, 0.1)], 0.004)
+    assert judged == [
+        {"claim": "cnn above nothing, interval above 0", "reached": False, "says": "not measured"}
+    ]
 
 
 def test_arms_are_compared_by_members_and_corrected_within_one_baseline():

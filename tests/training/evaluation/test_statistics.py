@@ -66,7 +66,7 @@ def test_the_bootstrap_equals_a_loop_over_resamples(case, seed, resamples, confi
         expected = bootstrap_in_tenths(
             (values[:, arm] - against[:, arm]).tolist(), draws, confidence
         )
-        parts = (found.difference, found.low, found.high, found.p, found.standard_error)
+        parts = (found.difference, found.low, found.high, found.p, found.member_error)
         assert parts == pytest.approx(expected, abs=1e-12)
 
 
@@ -96,7 +96,7 @@ def test_blocks_of_resamples_do_not_change_the_result(monkeypatch):
 def test_an_arm_equal_to_its_baseline_has_no_difference_and_p_1():
     values = np.random.default_rng(0).random((50, 2))
     same, other = paired_bootstrap(values, values[:, 0], resamples=100)
-    assert same == Difference(0.0, 0.0, 0.0, 1.0, 0.0)
+    assert same == Difference(0.0, 0.0, 0.0, 1.0, 0.0, 0.0)
     assert other != same
 
 
@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_result_and_another_one_another_draw():
     assert first == again
     assert first != other
     assert other.difference == first.difference
-    assert other.low == pytest.approx(first.low, abs=first.standard_error)
+    assert other.low == pytest.approx(first.low, abs=first.member_error)
 
 
 def test_another_order_of_members_gives_an_equally_good_interval():
@@ -130,7 +130,7 @@ def test_another_order_of_members_gives_an_equally_good_interval():
     assert shuffled.difference == pytest.approx(given_order.difference)
     for name in ("low", "high"):
         apart = abs(getattr(shuffled, name) - getattr(given_order, name))
-        assert apart < 0.15 * given_order.standard_error
+        assert apart < 0.15 * given_order.member_error
 
 
 def test_the_pairs_are_of_one_member_each():
@@ -161,12 +161,12 @@ def test_the_interval_holds_the_true_mean_in_95_percent_of_evaluations():
     assert 0.44 < mean(d.low <= 0.02 <= d.high for d in narrow) < 0.56
 
 
-def test_the_standard_error_is_that_of_the_mean():
+def test_the_member_error_is_that_of_the_mean():
     values = ndcg_like(np.random.default_rng(2), 400, 5)
     found = paired_bootstrap(values, np.zeros(400), resamples=4000)
     for arm, difference in enumerate(found):
         expected = stdev(values[:, arm].tolist()) / math.sqrt(400)
-        assert difference.standard_error == pytest.approx(expected, rel=0.05)
+        assert difference.member_error == pytest.approx(expected, rel=0.05)
 
 
 def test_p_is_uniform_where_there_is_no_difference():
@@ -285,13 +285,47 @@ def test_the_minimum_detectable_effect_is_found_in_80_percent_of_evaluations():
     assert 0.76 < mean(d.low > 0 for d in found) < 0.85
 
 
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("comparisons", [1, 15])
+@pytest.mark.parametrize("noise", [0.1, 2.0])
+def test_it_is_found_as_often_with_seeds_that_differ_and_after_a_correction(
+    seeds, comparisons, noise
+):
+    """`noise` is the true standard error over seeds, as a share of that over members."""
+    members, repetitions = 100, 500
+    effect = minimum_detectable_effect(1.0, noise, seeds=seeds, comparisons=comparisons)
+    random = np.random.default_rng(22)
+    own = random.normal(size=(members, repetitions)) * math.sqrt(members)
+    by_seed = random.normal(size=(seeds, repetitions)) * noise * math.sqrt(seeds)
+    shift = effect + by_seed.mean(axis=0)
+    found = paired_bootstrap(own + shift, np.zeros(members), by_seed=by_seed, resamples=4000)
+    share = mean(d.p * comparisons < 0.05 and d.difference > 0 for d in found)
+    # Standard error of this share: 0.018.
+    assert 0.74 < share < 0.86
+
+
+def test_the_effect_with_hardly_any_noise_of_seeds_is_that_without():
+    without = minimum_detectable_effect(1.0, comparisons=5)
+    assert minimum_detectable_effect(1.0, 1e-6, seeds=5, comparisons=5) == pytest.approx(
+        without, rel=2e-3
+    )
+    assert minimum_detectable_effect(2.0, 1.0, seeds=5) == pytest.approx(
+        2 * minimum_detectable_effect(1.0, 0.5, seeds=5)
+    )
+
+
 def test_shares_and_errors_out_of_range_are_refused():
     for name in ("power", "confidence"):
         with pytest.raises(InvalidInput, match=f"`{name}` should be between 0 and 1. Received: 1"):
             minimum_detectable_effect(1.0, **{name: 1})
     for bad in (-1.0, math.nan, math.inf):
-        with pytest.raises(InvalidInput, match="`standard_error` should be 0 or more"):
+        with pytest.raises(InvalidInput, match="`member_error` should be 0 or more"):
             minimum_detectable_effect(bad)
+        with pytest.raises(InvalidInput, match="`seed_error` should be 0 or more"):
+            minimum_detectable_effect(1.0, bad, seeds=3)
+    for name in ("seeds", "comparisons"):
+        with pytest.raises(InvalidInput, match=f"`{name}` should be 1 or more. Received: 0"):
+            minimum_detectable_effect(1.0, **{name: 0})
 
 
 def seeds_case(random, seeds, members, noise):
