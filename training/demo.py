@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from transformations import names
 from transformations.check import check
 from transformations.embedding import tensorflow
 from transformations.entity_rows import entity_rows
+from transformations.errors import InvalidInput
 from transformations.event_log import LIVE_FILES
 from transformations.serving import preload
 from transformations.spec import ActivitySpec
@@ -57,16 +59,26 @@ SHOWN_ACTIVITIES = 8
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repo", type=Path, default=Path("feature_repo"))
+    parser.add_argument(
+        "--repo", type=Path, default=Path("feature_repo"), help="with the definitions"
+    )
     parser.add_argument("--data", choices=sorted(SAMPLES), default=FILMS.name)
-    parser.add_argument("--market-repo", type=Path, default=Path("build/job_market"))
+    parser.add_argument(
+        "--market-repo",
+        type=Path,
+        default=Path("build/job_market"),
+        help="feature repo of the simulated market, made anew",
+    )
     arguments = parser.parse_args()
     repo = arguments.repo.resolve()
     sample = SAMPLES[arguments.data]
     if sample.simulated:
         market = arguments.market_repo.resolve()
         with _step("A simulated job market, in a feature repo of its own"):
-            make_market_repo(market, repo, repo.parent / "examples")
+            try:
+                make_market_repo(market, repo, repo.parent / "examples")
+            except InvalidInput as error:
+                parser.error(str(error))
         repo = market
     run(repo, sample)
 
@@ -206,8 +218,10 @@ def _evaluate(store: FeatureStore, sample: Sample, out: Path) -> tuple[str, Path
     }
     options = [f"--{name} {moment:%Y-%m-%d}" for name, moment in dates.items()]
     options += [f"--models {CANDIDATE} --seeds {SEEDS} --quick"]
-    options += [f"--description '{sample.description}'"]
-    options += ["--truth data/truth"] if sample.simulated else []
+    options += [f"--description {shlex.quote(sample.description)}"]
+    options += [f"--truth {shlex.quote(_shown(truth))}"] if truth else []
+    options += [f"--out {shlex.quote(_shown(out))}"]
+    command = f"activity-embeddings -C {shlex.quote(_shown(Path(store.repo_path)))} evaluate"
     result = evaluate(
         read_data(store, until=sample.until, description=sample.description, truth=truth),
         out,
@@ -216,7 +230,7 @@ def _evaluate(store: FeatureStore, sample: Sample, out: Path) -> tuple[str, Path
         declared=Declared(seeds=tuple(range(SEEDS))),
         size=QUICK,
         targets=sample.targets,
-        commands=[" ".join(["activity-embeddings evaluate", *options])],
+        commands=[" ".join([command, *options])],
         say=lambda line: print(line, flush=True),
     )
     return headline(result), out / HTML

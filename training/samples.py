@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from training.evaluation import arms
 from training.evaluation.findings import Target
 from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
+from transformations.errors import InvalidInput
 
 EVENTS_FOLDER = Path(EVENTS_FILE).parent
 TRUTH = "truth"
@@ -104,14 +105,25 @@ def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
 
     Parameters
     ----------
-    repo : folder to make; what is there is removed.
+    repo : folder to make; a market that is there is removed.
     definitions : the feature repo whose definitions are copied.
     examples : folder of `job_market_vectors.py`, which takes the place of `job_vectors.py`.
+
+    Raises
+    ------
+    InvalidInput
+        There is something else in the folder than a market.
     """
     from training.job_market import JobMarket
 
-    shutil.rmtree(repo, ignore_errors=True)
-    repo.mkdir(parents=True)
+    if repo.exists() and (repo.is_file() or any(repo.iterdir())):
+        if repo.resolve() == definitions.resolve() or not (repo / "data" / TRUTH).is_dir():
+            raise InvalidInput(
+                f"{repo}: expected a new folder, or one with a simulated market, which is made "
+                "anew. Received: one with something else"
+            )
+        shutil.rmtree(repo)
+    repo.mkdir(parents=True, exist_ok=True)
     for file in (*definitions.glob("*.py"), *definitions.glob("*.yaml")):
         shutil.copy(file, repo)
     shutil.copy(examples / "job_market_vectors.py", repo / "job_vectors.py")

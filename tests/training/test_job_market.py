@@ -1,5 +1,6 @@
 """The simulated job market: what it writes, what is planted in it, and that it can be found."""
 
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -20,6 +21,7 @@ from training.job_market.market import TRUE_JOBS_SCHEMA, TRUE_MEMBERS_SCHEMA
 from training.job_market.members import BLOCK, Directions
 from training.job_market.occupations import OCCUPATIONS
 from training.movietweetings import EVENTS_SCHEMA
+from training.samples import make_market_repo
 from transformations.errors import InvalidInput
 
 DAYS = 60
@@ -184,9 +186,42 @@ def test_what_is_written_carries_the_notice_of_the_source(tmp_path):
 def test_events_are_never_written_beside_old_ones(tmp_path):
     JobMarket(members=10, **SMALL).write(tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(InvalidInput, match="expected no files"):
+    with pytest.raises(InvalidInput, match=r"Received: activity_events, job_postings.parquet, "):
         JobMarket(members=20, **SMALL).write(tmp_path)
     assert contents(tmp_path) == before
+
+
+def test_files_of_others_are_not_replaced(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(InvalidInput, match=r"Received: README.md$"):
+        JobMarket(members=10, **SMALL).write(tmp_path)
+    with pytest.raises(InvalidInput, match=r"Received: a file$"):
+        JobMarket(members=10, **SMALL).write(tmp_path / "README.md")
+    assert [(f.name, f.read_text()) for f in tmp_path.iterdir()] == [("README.md", "mine")]
+
+
+def test_the_demo_makes_no_market_where_something_else_is(tmp_path):
+    definitions, other = tmp_path / "repo", tmp_path / "other"
+    (definitions / "data").mkdir(parents=True)
+    (definitions / "entities.py").write_text("# mine")
+    other.mkdir()
+    (other / "precious.txt").write_text("mine")
+    for folder in (definitions, other, other / "precious.txt"):
+        with pytest.raises(InvalidInput, match="expected a new folder, or one with a simulated"):
+            make_market_repo(folder, definitions, Path("examples"))
+    assert (definitions / "entities.py").exists() and (other / "precious.txt").exists()
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_the_market_is_the_same_whatever_the_number_of_threads(threads, tmp_path):
+    JobMarket(members=10, **SMALL).write(tmp_path / "here")
+    command = [sys.executable, "-m", "training.job_market", "--out", str(tmp_path / "there")]
+    command += ["--members", "10"]
+    for name, value in SMALL.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
 
 
 def test_jobs_acted_on_are_posted_before_and_open(simulated):

@@ -15,7 +15,12 @@ from transformations.errors import InvalidInput
 
 def _midnight(text: str) -> datetime:
     """Return the start of a day given as in 2024-01-01."""
-    return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected a day such as 2024-01-01. Received: {text!r}"
+        ) from error
 
 
 def _meanings() -> dict[str, str]:

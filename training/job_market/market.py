@@ -191,14 +191,18 @@ class JobMarket(MarketSettings):
         Raises
         ------
         InvalidInput
-            There are events in the folder already.
+            One of these is in the folder already, or it is a file.
         """
         out_dir = Path(out_dir)
         folder = out_dir / EVENTS_FOLDER
-        if any(folder.glob("*.parquet")):
+        files = (POSTINGS_FILE, TRUE_MEMBERS_FILE, TRUE_JOBS_FILE, README_FILE)
+        there = [str(folder.name)] * any(folder.glob("*.parquet"))
+        there += [name for name in files if (out_dir / name).exists()]
+        if there or out_dir.is_file():
             raise InvalidInput(
-                f"{folder}: expected no files, since old events would be read with the new ones; "
-                "received a folder with events, to be removed first"
+                f"{out_dir}: expected a folder without a market, whose events would be read with "
+                f"the new ones, and without files of the same names. Received: "
+                f"{', '.join(there) or 'a file'}"
             )
         folder.mkdir(parents=True, exist_ok=True)
         (out_dir / TRUE_MEMBERS_FILE).parent.mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
+from threadpoolctl import threadpool_limits
 
 from training.job_market.settings import DEMAND_STREAM, MarketSettings
 
@@ -105,10 +106,12 @@ def _vectors(dimension: int) -> tuple[np.ndarray, np.ndarray]:
     texts = [f"{title}. {text}" for title, text in zip(titles, descriptions, strict=True)]
     words = TfidfVectorizer(stop_words="english", sublinear_tf=True, min_df=2)
     svd = TruncatedSVD(dimension, n_iter=7, random_state=0)
-    vectors = svd.fit_transform(words.fit_transform(texts))
-    # The mean is what all descriptions share: with it everything would be a little alike.
-    vectors = unit(vectors - vectors.mean(axis=0)).astype(np.float32)
-    similar = vectors @ vectors.T
+    # Sums of several threads come in other orders, and the last digits of vectors with them.
+    with threadpool_limits(1):
+        vectors = svd.fit_transform(words.fit_transform(texts))
+        # The mean is what all descriptions share: with it everything would be a little alike.
+        vectors = unit(vectors - vectors.mean(axis=0)).astype(np.float32)
+        similar = vectors @ vectors.T
     np.fill_diagonal(similar, -np.inf)
     return vectors, np.argsort(-similar, axis=1, kind="stable")[:, :RELATED]
 
