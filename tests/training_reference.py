@@ -104,6 +104,8 @@ def ranking_queries(events, vectors, *, window_us, length, start, end):
             continue
         day = event["time"] // US_PER_DAY
         done = {job for job, _, _ in before}
+        if event["job_id"] in done:
+            continue
         candidates = {
             e["job_id"]
             for e in events

@@ -91,6 +91,11 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.event)
 
+    @property
+    def repeated(self) -> np.ndarray:
+        """Whether the job is one of those in the input, bool [n]: the member had acted on it."""
+        return (self.sequences.job == self.job[:, None]).any(axis=1)
+
     def take(self, index: np.ndarray) -> HeldOut:
         """Return the examples at the positions `index`, or where it is True, in that order."""
         columns = ("member", "event", "job", "job_rows", "label")

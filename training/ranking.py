@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from training.held_out import HeldOut, Windows, hold_out
 from training.history import INPUT_JOB_ROWS, ActivityHistory
-from training.models.averages import output_name
+from training.models.averages import negative_outputs
 from training.periods import Period
 from transformations import names
 from transformations.errors import InvalidInput
@@ -79,7 +79,9 @@ class RankingQueries:
     """n queries: what a member had done, the job wanted next, and the candidates.
 
     Candidates are the jobs that anyone acted on during the day, before the period's end: those
-    with a vector as of the query's time, without those in the member's sequence.
+    with a vector as of the query's time, without those in the member's sequence. Nothing is asked
+    about a job in the sequence itself, as when a saved job is applied to: the only known one
+    among new ones would be found by its likeness to itself.
 
     Attributes
     ----------
@@ -99,7 +101,7 @@ class RankingQueries:
 
     @classmethod
     def of(cls, history: ActivityHistory, period: Period) -> RankingQueries:
-        """Make a query of every positive activity in a period that has activity before it.
+        """Make a query of every positive activity on a new job in a period, with activity before.
 
         Raises
         ------
@@ -108,12 +110,13 @@ class RankingQueries:
         """
         windows = Windows(minimum=1, prefixes=True, per_member=None)
         held_out = hold_out(history, period, windows=windows, random=np.random.default_rng(0))
-        positive = held_out.take(np.isin(held_out.label, history.spec.positive_ids))
+        wanted = np.isin(held_out.label, history.spec.positive_ids)
+        positive = held_out.take(wanted & ~held_out.repeated)
         if not len(positive):
             raise InvalidInput(
-                f"validation: expected members with activity before a positive one from "
-                f"{period.start} to before {period.end}. Received: none, of {len(held_out)} held "
-                "out activities"
+                "validation: expected members with activity before a positive one on a new job "
+                f"from {period.start} to before {period.end}. Received: none, of {len(held_out)} "
+                "held out activities"
             )
         day_of = positive.sequences.as_of // MICROSECONDS_PER_DAY
         days = [
@@ -229,7 +232,7 @@ def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
     """
     is_keras = isinstance(model, keras.Model)
     inputs_of = _inputs(model)
-    left_out = {output_name(action) for action in set(spec.actions) - set(spec.positive_actions)}
+    left_out = negative_outputs(spec)
 
     @tf.function(input_signature=[inputs_of])
     def mean_output(inputs: dict[str, Any]) -> Any:

@@ -39,6 +39,7 @@ class Queries:
     job : int32 [R]; position in `history.vectors.job_ids`.
     vector_row : int32 [R]; row of the job's vector as of the query.
     target : int8 [R]; 1 for what the member wanted, else 0.
+    ranked : bool. Whether a query is a list with one wanted job, and not a single row.
     """
 
     sequences: Sequences
@@ -47,6 +48,7 @@ class Queries:
     job: np.ndarray
     vector_row: np.ndarray
     target: np.ndarray
+    ranked: bool = True
 
     def __len__(self) -> int:
         return len(self.member)
@@ -85,7 +87,9 @@ def ranking_queries(
 
     Candidates are the distinct jobs that anyone acted on during the same UTC day, or the same
     week from Monday on, before the period's end: those with a vector as of the query, without
-    those in the member's sequence.
+    those in the member's sequence. Nothing is asked about a job that is in the sequence itself, as
+    when a saved job is applied to: the only known one among new ones would be found by its
+    likeness to itself.
 
     Parameters
     ----------
@@ -105,14 +109,15 @@ def ranking_queries(
         raise InvalidInput(f"candidate lists: `days` should be 1 or 7. Received: {days}")
     random = np.random.default_rng(seed)
     held_out = _held_out(history, period, random)
-    held_out = held_out.take(np.isin(held_out.label, history.spec.positive_ids))
+    wanted = np.isin(held_out.label, history.spec.positive_ids)
+    held_out = held_out.take(wanted & ~held_out.repeated)
     if per_member is not None:
         held_out = held_out.take(_draw(held_out.member, per_member, random))
     if most is not None and len(held_out) > most:
         held_out = held_out.take(np.sort(random.permutation(len(held_out))[:most]))
     if not len(held_out):
         raise InvalidInput(
-            f"evaluation: expected members with activity before a positive one from "
+            f"evaluation: expected members with activity before a positive one on a new job from "
             f"{period.start} to before {period.end}. Received: none"
         )
     day = held_out.sequences.as_of // MICROSECONDS_PER_DAY
@@ -158,6 +163,7 @@ def like_queries(history: ActivityHistory, period: Period) -> Queries:
         job=held_out.job.astype(np.int32),
         vector_row=held_out.job_rows,
         target=positive.astype(np.int8),
+        ranked=False,
     )
 
 
