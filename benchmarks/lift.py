@@ -34,9 +34,10 @@ from training.evaluation.store import MINUTE_US, Schedule
 from training.job_market import JobMarket
 from training.models import CNN, GRU, LSTM, Architecture, Transformer
 from training.objectives import NextPositive, Objective, Proxy
-from training.sample_models import build_job_encoder, read_history, train_model
+from training.sample_models import JOB_ENCODER, build_job_encoder, read_history, train_model
 from training.samples import FILMS, JOBS, TRUTH, Sample
 from transformations.embedding import tensorflow
+from transformations.job_encoder import describe_job_encoder
 
 FILM_DATA = Path(__file__).parents[1] / "feature_repo" / "data"
 EARLIER_FILMS = replace(
@@ -70,8 +71,10 @@ def run(
     size: Size,
     models: tuple[str, ...],
     ranker: RankerSettings,
+    *,
+    resume: bool,
 ) -> None:
-    """Train everything, evaluate it and print what came out."""
+    """Train everything, or what is missing, evaluate it and print what came out."""
     started = time.perf_counter()
     print(f"\n== {sample.name}: {sample.description}", flush=True)
     data = FILM_DATA
@@ -79,13 +82,19 @@ def run(
         data = folder / "data"
         shutil.rmtree(data, ignore_errors=True)
         JobMarket().write(data)
-    items = build_job_encoder(data, folder, sample=sample).item_embedding
+    if not resume:
+        shutil.rmtree(folder / JOB_ENCODER, ignore_errors=True)
+    if not (folder / JOB_ENCODER).is_dir():
+        build_job_encoder(data, folder, sample=sample)
+    items = describe_job_encoder(folder / JOB_ENCODER).item_embedding
     history = read_history(data, folder, sample=sample)
     trained = []
     for name in models:
         model, objective = MODELS[name]
         paths = tuple(folder / f"{name}-{seed}" for seed in range(seeds))
         for seed, path in enumerate(paths):
+            if resume and path.is_dir():
+                continue
             train_model(
                 model, history, items, sample=sample, objective=objective, seed=seed
             ).package(path, name=name, version=str(seed))
@@ -125,6 +134,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="fewer queries, no lists of weeks")
     parser.add_argument("--hadamard", choices=("layer", "coordinates"), default="layer")
+    parser.add_argument("--resume", action="store_true", help="keep what was trained before")
     parser.add_argument("--folder", type=Path, default=Path("build/lift"))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -137,6 +147,7 @@ def main() -> None:
             QUICK if arguments.quick else Size(),
             tuple(arguments.models),
             RankerSettings(hadamard=arguments.hadamard),
+            resume=arguments.resume,
         )
     for data in (FILMS, EARLIER_FILMS), (JOBS,):
         folders = [arguments.folder / sample.name for sample in data]

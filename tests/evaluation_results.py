@@ -145,14 +145,21 @@ def sample_result(*, simulated: bool = False) -> dict[str, Any]:
             for name in names[1:]
         },
         "freshness": _freshness(random),
-        "decay_search": {
-            "figure": "validation NDCG@10",
-            "points": [
-                {"r": r, "value": 0.284 - 0.09 * (r - 0.9) ** 2 - 0.2 * max(r - 0.9, 0) ** 1.5}
-                for r in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
-            ],
-            "best": 0.9,
-        },
+        "decay_searches": [
+            {
+                "arm": arm,
+                "figure": "validation NDCG@10",
+                "points": [
+                    {
+                        "r": r,
+                        "value": 0.284 - 0.09 * (r - best) ** 2 - 0.2 * max(r - best, 0) ** 1.5,
+                    }
+                    for r in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+                ],
+                "best": best,
+            }
+            for arm, best in (("decay", 0.9), ("single_decay", 0.8))
+        ],
         "training_curves": [
             {
                 "model": name,

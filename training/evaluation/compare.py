@@ -3,7 +3,7 @@
 B replaces A where each of the evaluations, one of each cut date, says so by itself:
 
 0. Its instrument worked: it has checks, all of them passed, but for those that name another arm
-   than B; and B is not one of its controls.
+   than B and none of its models; and B is not one of its controls.
 1. B is better: the interval of B - A is above 0 in the task `day`, and in `week` where that was
    measured.
 2. Or B is not worse, and smaller: in these tasks the interval is above -margin, and B has at most
@@ -52,6 +52,7 @@ class Verdict:
     reasons : list of str. Sentences with the figures: of every evaluation where B replaces A, else
         of those that speak against it.
     simulated : bool. An evaluation is of simulated data.
+    day_alone : list of Path. Evaluations without the jobs of a week, as quick ones are.
     """
 
     a: str
@@ -59,10 +60,12 @@ class Verdict:
     replace: bool
     reasons: list[str]
     simulated: bool = False
+    day_alone: Sequence[Path] = ()
 
     def __str__(self) -> str:
         first = f"Replace `{self.a}` by `{self.b}`." if self.replace else f"Keep `{self.a}`."
         label = ["Simulated data: says nothing about members of a job site."] * self.simulated
+        label += [f"{folder}: the jobs of a week were not measured." for folder in self.day_alone]
         return "\n".join([first, *label, *(f"- {reason}" for reason in self.reasons)])
 
 
@@ -121,7 +124,8 @@ def compare(
     replace = all(says_so for says_so, _ in judged)
     reasons = [s for says_so, sentences in judged if says_so == replace for s in sentences]
     simulated = any(bool(e.report.get("simulated")) for e in evaluations)
-    return Verdict(a, b, replace, reasons, simulated)
+    day_alone = [e.folder for e in evaluations if TASKS[1] not in e.tasks]
+    return Verdict(a, b, replace, reasons, simulated, day_alone)
 
 
 def _judge(
@@ -165,11 +169,13 @@ def _faults(evaluation: _Evaluation, b: str) -> list[str]:
     faults = []
     if not checks:
         faults.append(f"{folder}: the report has no checks of the instrument.")
+    arm = _arm(evaluation.report, b)
+    concerned = {None, b, *(arm.get("models") or ())}
     for check in checks:
-        if check.get("arm", b) in (b, None) and check.get("passed") is not True:
+        if check.get("arm") in concerned and check.get("passed") is not True:
             says = str(check.get("says") or "it says nothing more").rstrip(".")
             faults.append(f"{folder}: the check `{check.get('name')}` did not pass: {says}.")
-    role = _arm(evaluation.report, b).get("role")
+    role = arm.get("role")
     if role in NOT_PUBLISHED:
         faults.append(f"{folder}: `{b}` tests the instrument ({role}), it cannot be published.")
     return faults

@@ -25,6 +25,7 @@ from training.evaluation.store import EvaluationStore, Schedule, Table
 from training.history import ActivityHistory
 from training.periods import Period
 from transformations import names
+from transformations.errors import InvalidInput
 from transformations.spec import ItemEmbedding
 from transformations.tables import codes_of, single_chunk, time_column
 
@@ -90,6 +91,27 @@ class Data:
     description: str
     simulated: bool = False
     truth: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.truth is None:
+            return
+        known = {
+            TRUE_MEMBERS: (names.MEMBER_ID, self.history.events.member_ids.type),
+            TRUE_JOBS: (names.JOB_ID, self.history.vectors.job_ids.type),
+        }
+        for file, (column, of_type) in known.items():
+            path = self.truth / file
+            received = "no such file"
+            if path.is_file():
+                schema = pq.read_schema(path)
+                found = schema.field(column).type if column in schema.names else "none"
+                if found == of_type:
+                    continue
+                received = f"{column} {found}"
+            raise InvalidInput(
+                f"truth: expected {path}, as a simulated market writes it, with the {column} "
+                f"{of_type} of the events. Received: {received}"
+            )
 
 
 def posted_at(data: Data) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -19,11 +19,13 @@ from training.evaluation.quality import measure_quality
 from training.evaluation.queries import Queries
 from training.evaluation.ranker import RankerSettings
 from training.history import ActivityHistory
-from training.models.averages import DECAYS, output_name
+from training.models import GeometricDecay, InterleavedDecay
+from training.models.averages import DECAYS, negative_outputs
 from training.periods import Period
-from training.ranking import RankingQueries, decayed_average
+from training.ranking import RankingQueries, embed_with
 from transformations.model import ModelDescription
 from transformations.sequences import MICROSECONDS_PER_DAY
+from transformations.spec import ItemEmbedding
 
 SEARCH_DAYS = 14
 """Days before T1 on which r is chosen."""
@@ -42,14 +44,30 @@ FEW_MOVES = 4
 """Wanted jobs from which on a member's interests can be said to have moved."""
 
 
-def search_decay(history: ActivityHistory, timeline: Timeline) -> dict[str, Any]:
-    """Choose r on the days before T1, by the figure that networks are chosen by."""
+def search_decay(
+    history: ActivityHistory, item_embedding: ItemEmbedding, timeline: Timeline
+) -> list[dict[str, Any]]:
+    """Choose r on the days before T1, by the figure that networks are chosen by.
+
+    Returns
+    -------
+    list of dict
+        One for each average with one rate, `arm`; `best` is the r of the greatest of `points`.
+    """
     period = Period(timeline.rank_from - timedelta(days=SEARCH_DAYS), timeline.rank_from)
     queries = RankingQueries.of(history, period)
-    rates = (*DECAYS, 1.0)
-    points = [{"r": r, "value": queries.measure(decayed_average(r))["ndcg_at_10"]} for r in rates]
-    best = max(points[:-1], key=lambda point: point["value"])
-    return {"figure": "validation NDCG@10", "points": points, "best": best["r"]}
+    searches = []
+    for arm, kind in ((arms.DECAY, GeometricDecay), (arms.SINGLE_DECAY, InterleavedDecay)):
+        points = []
+        for r in DECAYS:
+            average = kind(r=r).build(history.spec, item_embedding)
+            figures = queries.measure(embed_with(average, history.spec))
+            points.append({"r": r, "value": figures["ndcg_at_10"]})
+        best = max(points, key=lambda point: point["value"])["r"]
+        searches.append(
+            {"arm": arm, "figure": "validation NDCG@10", "points": points, "best": best}
+        )
+    return searches
 
 
 def query_slices(
@@ -59,13 +77,13 @@ def query_slices(
     count = queries.sequences.count
     age = (queries.time - newest) / MICROSECONDS_PER_DAY
     ages = {v: (newest > 0) & (age >= a) & (age < b) for v, (a, b) in AGE_SLICES.items()}
-    ages["nothing published yet"] = newest == 0
+    ages["none"] = newest == 0
     moved = _movement(queries, history)
     tells = np.isfinite(moved)
     half = np.median(moved[tells]) if tells.any() else 0.0
     return {
         "history": {v: (count >= a) & (count <= b) for v, (a, b) in HISTORY_SLICES.items()},
-        "embedding age": ages,
+        "newest activity in the embedding": ages,
         "interests moved": {
             "moved (older and newer half differ most)": tells & (moved < half),
             "stayed": tells & (moved >= half),
@@ -112,10 +130,7 @@ def quality_of(
     week = Period(timeline.test_from, timeline.test_from + timedelta(days=FUTURE_DAYS))
     start, wanted = wanted_within(history, week, member, jobs)
     kinds = [np.flatnonzero(categories.of_jobs[job]) for job in jobs]
-    negative = {
-        output_name(action)
-        for action in set(history.spec.actions) - set(history.spec.positive_actions)
-    }
+    negative = negative_outputs(history.spec)
     quality = {}
     for name, model in models.items():
         outputs = vectors.embed(model.view(0), member, np.full(len(member), as_of))
@@ -154,7 +169,7 @@ def wanted_within(
 def freshness_curve(
     candidate: str,
     day: Measured,
-    like: Measured,
+    like: Measured | None,
     vectors: MemberVectors,
     settings: RankerSettings,
     declared: Declared,
@@ -164,7 +179,7 @@ def freshness_curve(
     for lag, delta in LAGS.items():
         arm = Arm(f"lag {lag}", lag, Role.CONTROL, (Source(Kind.AS_OF, candidate, delta),))
         point: dict[str, Any] = {"lag": lag, "seconds": delta.total_seconds()}
-        for measured in (day, like):
+        for measured in (day, like) if like else (day,):
             aged = Measured(measured.task, {arms.NOTHING: measured.figures_of[arms.NOTHING]})
             measure_arm(aged, arm, vectors, settings, declared)
             point |= aged.summary()["figures"][arm.name]
@@ -176,10 +191,10 @@ def freshness_curve(
     return {"arm": candidate, "points": points}
 
 
-def training_curves(described: Mapping[str, ModelDescription]) -> list[dict[str, Any]]:
-    """Return the figures of each epoch, as manifests have them."""
+def training_curves(described: Mapping[str, Sequence[ModelDescription]]) -> list[dict[str, Any]]:
+    """Return the figures of each epoch, as manifests have them, of the first run of each model."""
     return [
         {"model": name, "epochs": list(model.manifest["training"]["history"])}
-        for name, model in described.items()
+        for name, (model, *_) in described.items()
         if (model.manifest.get("training") or {}).get("history")
     ]

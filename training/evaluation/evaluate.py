@@ -75,6 +75,8 @@ from transformations.spec import ItemEmbedding
 from transformations.times import to_datetime
 
 HTML = "report.html"
+WORK = ".evaluation"
+"""Folder of the Feast repo and of the averages, within that of the report."""
 TITLES = {
     "day": "The next positive job among all jobs of the day",
     "to_date": "The same by a ranker that knows less",
@@ -106,7 +108,7 @@ class Size:
 
 
 QUICK = Size(test_queries_of_member=1, week_train_queries=0, freshness=False)
-"""For a look: an evaluation in two or three minutes. A ranker with fewer queries to learn from
+"""For a look, in minutes. A ranker with fewer queries to learn from
 would be quicker, but now and then one of its seeds goes astray, and then intervals say nothing."""
 
 
@@ -150,16 +152,24 @@ def evaluate(
     """
     started = time.perf_counter()
     declared, size, settings = declared or Declared(), size or Size(), ranker or RankerSettings()
-    arms.require_new([model.name for model in models])
+    arms.require_new([name for m in models for name in dict.fromkeys((m.name, *m.views))])
+    if (folder / "feature_store.yaml").exists():
+        raise InvalidInput(
+            f"evaluation: expected a folder of its own to write to. Received: {folder}, a feature "
+            "repo"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     history = data.history
     described = {m.name: m.describe(history, data.item_embedding) for m in models}
-    for name, model in described.items():
-        _require_earlier(name, model.manifest, timeline)
+    for name, of_seeds in described.items():
+        for model in of_seeds:
+            _require_earlier(name, model.manifest, timeline)
 
-    search = search_decay(history, timeline)
-    say(f"r = {search['best']}, chosen on the {SEARCH_DAYS} days before {timeline.rank_from:%F}")
-    references = _references(folder / "models", history, data.item_embedding, search["best"])
+    searches = search_decay(history, data.item_embedding, timeline)
+    rates = {search["arm"]: search["best"] for search in searches}
+    chosen = ", ".join(f"r = {r:g} of {name}" for name, r in rates.items())
+    say(f"{chosen}: chosen on the {SEARCH_DAYS} days before {timeline.rank_from:%F}")
+    references = _references(folder / WORK / "models", history, data.item_embedding, rates)
     everything = {model.name: model for model in (*references, *models)}
     described |= {m.name: m.describe(history, data.item_embedding) for m in references}
     learned = [model.name for model in models if model.role == Role.LEARNED]
@@ -172,15 +182,17 @@ def evaluate(
     )
     compared = _arms(everything, learned, candidate, bool(categories.names), data)
 
-    queries = _queries(history, timeline, size)
+    queries, left_out = _queries(history, timeline, size)
     for name, (train, test) in queries.items():
         say(
             f"{name}: {len(train):,} queries to learn from, {len(test):,} to test on, "
             f"{int(np.median(test.sizes)):,} candidates"
         )
+    for reason in left_out:
+        say(reason)
     base = BaseFeatures(history, posted_at(data), categories)
     store = EvaluationStore(
-        folder / "feast",
+        folder / WORK / "feast",
         history,
         item_embedding=data.item_embedding,
         schedule=data.schedule,
@@ -234,14 +246,12 @@ def evaluate(
         comparisons,
         compared,
         quality,
-        {
-            name: int((vectors.newest_activity(name, test) >= test.time).sum())
-            for name in everything
-        },
+        {name: vectors.differing(name, test) for name in everything},
     )
     freshness = None
     if size.freshness:
-        freshness = freshness_curve(candidate, day, results["like"], vectors, settings, declared)
+        like = results.get("like")
+        freshness = freshness_curve(candidate, day, like, vectors, settings, declared)
     result = {
         "schema": SCHEMA,
         "title": "Does it help? Activity embeddings in a job recommendation model",
@@ -277,7 +287,7 @@ def evaluate(
         ),
         "quality": quality,
         "freshness": freshness,
-        "decay_search": search,
+        "decay_searches": searches,
         "training_curves": training_curves(described),
         "sequence_lengths": [
             {"length": int(length), "queries": int(count)}
@@ -285,7 +295,11 @@ def evaluate(
             if count
         ],
         "targets": judge_targets(targets, comparisons, declared.margin),
-        "conclusions": conclude(comparisons, compared, checks),
+        "conclusions": [
+            *conclude(comparisons, compared, checks),
+            *left_out,
+            *_of_unknown_training(described),
+        ],
         "commands": list(commands),
         "versions": _versions(),
         "seconds": time.perf_counter() - started,
@@ -359,9 +373,9 @@ def _text(row: Mapping[str, Any]) -> str:
 def _require_earlier(name: str, manifest: Mapping[str, Any], timeline: Timeline) -> None:
     """Refuse a model that learned, or was chosen, by labels that the ranker learns from."""
     training = manifest.get("training") or {}
-    period = training.get("validation") or training.get("period") or {}
-    end = period.get("end")
-    if training.get("epochs") and end and datetime.fromisoformat(end) > timeline.rank_from:
+    ends = [(training.get(period) or {}).get("end") for period in ("period", "validation")]
+    end = max((datetime.fromisoformat(end) for end in ends if end), default=timeline.rank_from)
+    if end > timeline.rank_from:
         raise InvalidInput(
             f"model {name!r}: expected one that learned before {timeline.rank_from}, from when on "
             f"the ranker learns. Received: one that saw labels until {end}. Evaluate later days, "
@@ -369,15 +383,37 @@ def _require_earlier(name: str, manifest: Mapping[str, Any], timeline: Timeline)
         )
 
 
+def _of_unknown_training(described: Mapping[str, Sequence[ModelDescription]]) -> list[str]:
+    """Say which models do not say what they learned from."""
+    unknown = [
+        name
+        for name, of_seeds in described.items()
+        if name not in arms.RESERVED and not all(m.manifest.get("training") for m in of_seeds)
+    ]
+    if not unknown:
+        return []
+    return [
+        f"The manifest of {', '.join(unknown)} does not say which days it learned from, so that "
+        "nothing here can tell whether it knew those of the test."
+    ]
+
+
 def _references(
-    folder: Path, history: ActivityHistory, item_embedding: ItemEmbedding, r: float
+    folder: Path,
+    history: ActivityHistory,
+    item_embedding: ItemEmbedding,
+    chosen: Mapping[str, float],
 ) -> list[EvaluatedModel]:
     """Package the averages that every embedding has to be compared with."""
+    r, single = chosen[arms.DECAY], chosen[arms.SINGLE_DECAY]
     rates = (0.5, 0.98) if r not in (0.5, 0.98) else (0.6, 0.95)
     models = {
         arms.MEAN: ("plain mean, a vector an action", UnweightedAverage()),
         arms.DECAY: (f"geometric decay, a vector an action (r = {r:g})", GeometricDecay(r=r)),
-        arms.SINGLE_DECAY: (f"one decay of all positives (r = {r:g})", InterleavedDecay(r=r)),
+        arms.SINGLE_DECAY: (
+            f"one decay of all positives (r = {single:g})",
+            InterleavedDecay(r=single),
+        ),
         arms.SEVERAL_RATES: ("decays at three rates", SeveralRatesDecay()),
         arms.TWO_RATES: ("decays at two rates", SeveralRatesDecay(rates=rates)),
     }
@@ -434,8 +470,8 @@ def _arms(
 
 def _queries(
     history: ActivityHistory, timeline: Timeline, size: Size
-) -> dict[str, tuple[Queries, Queries]]:
-    """Return the queries of each task: those to learn from, and those to test on."""
+) -> tuple[dict[str, tuple[Queries, Queries]], list[str]]:
+    """Return the queries of each task, to learn from and to test on; and why one is not there."""
 
     def lists(days: int, train: int, of_member: int) -> tuple[Queries, Queries]:
         return (
@@ -448,11 +484,11 @@ def _queries(
     queries = {"day": lists(DAY, size.train_queries, size.test_queries_of_member)}
     if size.week_train_queries:
         queries["week"] = lists(WEEK, size.week_train_queries, size.week_test_queries_of_member)
-    queries["like"] = (
-        like_queries(history, timeline.ranker),
-        like_queries(history, timeline.test),
-    )
-    return queries
+    try:
+        like = like_queries(history, timeline.ranker), like_queries(history, timeline.test)
+    except InvalidInput as error:
+        return queries, [f"Like or dismiss is left out: {error}."]
+    return {**queries, "like": like}, []
 
 
 def _compare(
@@ -461,10 +497,13 @@ def _compare(
     rows = []
     for name, measured in results.items():
         figure = FIGURE if measured.ranked else WITHIN_MEMBER_AUC
+        values = measured.of_members(figure)
+        if values[arms.NOTHING].shape[1] < 2:  # few members have dismissed anything
+            continue
         rows += compare_arms(
             name,
             figure,
-            measured.of_members(figure),
+            values,
             pairs_of(compared[name]),
             declared,
             possible=arms.ORACLE,
@@ -475,19 +514,20 @@ def _compare(
 def _arm_row(
     arm: Arm,
     store: EvaluationStore,
-    described: Mapping[str, ModelDescription],
+    described: Mapping[str, Sequence[ModelDescription]],
     models: Mapping[str, EvaluatedModel],
     categories: int,
     data: Data,
 ) -> dict[str, Any]:
     """Return what the report says of an arm: what it is, and what it takes to keep."""
     row: dict[str, Any] = {"name": arm.name, "title": arm.title, "role": str(arm.role)}
+    row["models"] = list(arm.models)
     published = [source.model for source in arm.sources if source.kind == Kind.PUBLISHED]
     if arm.name == arms.CATEGORY_SUMS:
         actions = len(data.history.spec.actions)
         row |= {"vectors": actions, "bytes_per_member": 4 * categories * actions}
     elif published:
-        outputs = [size for name in published for size in described[name].outputs.values()]
+        outputs = [size for name in published for size in described[name][0].outputs.values()]
         on_disk = [store.bytes_on_disk(models[name].view(0)) for name in published]
         row |= {
             "vectors": len(outputs),
@@ -495,19 +535,21 @@ def _arm_row(
             "disk_bytes_per_member": sum(on_disk),
         }
     else:
-        row["vectors"] = len(arm.sources)
+        row["vectors"] = sum(
+            len(described[source.model][0].outputs) if source.model else 1 for source in arm.sources
+        )
         if not arm.sources:
             row["bytes_per_member"] = 0
     if len(published) == 1:
-        model = described[published[0]]
+        model, *others = described[published[0]]
         row |= {"version": model.version, "fingerprint": model.fingerprint}
         training = model.manifest.get("training") or {}
-        if training.get("epochs"):
-            period, chosen = training["period"], training["validation"]
-            runs = len(models[published[0]].paths)
+        period, chosen = (training.get(name) or {} for name in ("period", "validation"))
+        if training.get("epochs") and "start" in period and "end" in period:
             row["trained"] = (
-                f"on {period['start'][:10]} to {period['end'][:10]}, chosen until "
-                f"{chosen['end'][:10]}" + (f"; {runs} runs" if runs > 1 else "")
+                f"on {period['start'][:10]} to {period['end'][:10]}"
+                + (f", chosen until {chosen['end'][:10]}" if "end" in chosen else "")
+                + (f"; {1 + len(others)} runs" if others else "")
             )
     return row
 

@@ -44,6 +44,11 @@ def read_data(
     history = source.whole_history(until)
     postings = source.postings(columns, until) if columns else None
     if postings is None:
+        if categories:
+            raise InvalidInput(
+                f"categories: expected a view `{names.JOB_POSTING}` with the columns "
+                f"{', '.join(categories)}. Received: a feature repo without postings"
+            )
         columns = ()
         postings = pa.table(
             {

@@ -79,7 +79,7 @@ class Measured:
     @property
     def ranked(self) -> bool:
         """Whether it is a task of lists, and not of single rows."""
-        return bool(self.task.test.sizes.max(initial=1) > 1)
+        return self.task.test.ranked
 
     def of_members(self, figure: str) -> dict[str, np.ndarray]:
         """Return a figure of each member, the mean over its queries: float [seeds, members]."""
@@ -127,7 +127,7 @@ class Measured:
             names = tuple(by_seed)
         figures = {
             arm: {
-                **{name: float(by_seed[name][arm].mean()) for name in names},
+                **{name: _mean(by_seed[name][arm]) for name in names},
                 "by_seed": by_seed[names[0]][arm].tolist(),
                 "seed_spread": _spread(by_seed[names[0]][arm]),
             }
@@ -142,13 +142,18 @@ class Measured:
         return {
             "auc": {a: np.array([roc_auc_score(target, s) for s in v]) for a, v in scores.items()},
             "log_loss": {a: np.array([log_loss(target, s) for s in v]) for a, v in scores.items()},
-            WITHIN_MEMBER_AUC: {a: v.mean(axis=1) for a, v in within.items()},
+            # Of members with both kinds, and there may be none.
+            WITHIN_MEMBER_AUC: {a: v.mean(axis=1) if v.size else v for a, v in within.items()},
         }
 
 
 def _span(queries: Queries) -> list[str]:
     """Return when the first and the last query is asked."""
     return [to_datetime(int(end)).isoformat() for end in (queries.time.min(), queries.time.max())]
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
 
 
 def _spread(values: np.ndarray) -> float | None:

@@ -16,6 +16,7 @@ from training.evaluation.queries import Queries
 from training.evaluation.ranker import Vectors
 from training.evaluation.store import EvaluationStore
 from training.history import ActivityHistory
+from training.models.averages import negative_outputs
 from transformations import names
 from transformations.embedding import Embedder
 from transformations.errors import InvalidInput
@@ -24,6 +25,8 @@ from transformations.spec import ItemEmbedding
 
 RECENT_CATEGORIES = "member_recent_categories"
 TRUE_PREFERENCE = "member_true_preference"
+CHECKED = 1000
+"""Queries whose published values are computed anew, to see that they are what they should be."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,39 @@ class EvaluatedModel:
         """Return the name of the SavedModel of one seed, by its place among the seeds."""
         return self.views[seed % len(self.views)]
 
-    def describe(self, history: ActivityHistory, item_embedding: ItemEmbedding) -> ModelDescription:
-        """Read and check the first SavedModel."""
-        model = ActivityModel(self.paths[0], name=self.view(0))
-        return describe_model(model, spec=history.spec, item_embedding=item_embedding)
+    def describe(
+        self, history: ActivityHistory, item_embedding: ItemEmbedding
+    ) -> list[ModelDescription]:
+        """Read and check every SavedModel.
+
+        Raises
+        ------
+        InvalidInput
+            A vector cannot be multiplied with a job's, no vector is of something wanted, or one
+            SavedModel has other outputs than the first.
+        """
+        described = [
+            describe_model(
+                ActivityModel(path, name=view), spec=history.spec, item_embedding=item_embedding
+            )
+            for path, view in zip(self.paths, self.views, strict=True)
+        ]
+        unwanted = negative_outputs(history.spec)
+        for model, path in zip(described, self.paths, strict=True):
+            outputs = model.outputs
+            if outputs != described[0].outputs:
+                raise InvalidInput(
+                    f"model {self.name!r}: expected every SavedModel to have the outputs of "
+                    f"{self.paths[0]}, {dict(described[0].outputs)}. Received: {dict(outputs)} of "
+                    f"{path}"
+                )
+            if set(outputs.values()) != {item_embedding.dimension} or not set(outputs) - unwanted:
+                raise InvalidInput(
+                    f"model {self.name!r}: expected vectors as long as a job's, "
+                    f"{item_embedding.dimension}, to be multiplied with it, and one of what was "
+                    f"wanted. Received: {dict(outputs)} of {path}"
+                )
+        return described
 
 
 class MemberVectors:
@@ -99,6 +131,23 @@ class MemberVectors:
     def newest_activity(self, model: str, queries: Queries) -> np.ndarray:
         """Return the time of the newest activity that a published value knew, int64 [n], or 0."""
         return self._join(self._models[model].view(0), queries)[names.LAST_ACTIVITY_AT]
+
+    def differing(self, model: str, queries: Queries) -> int:
+        """Return of how many queries the published value is not the one computed anew.
+
+        Up to `CHECKED` queries are looked at, in every SavedModel of the model. Anew is from the
+        activity before the newest daily run that had published before the query.
+        """
+        few = np.unique(np.linspace(0, len(queries) - 1, CHECKED).astype(int))
+        as_of = self._store.schedule.newest(queries.time[few])
+        differ = np.zeros(len(few), bool)
+        for view in self._models[model].views:
+            joined = self._join(view, queries)
+            differ |= joined[names.LAST_ACTIVITY_AT][few] >= as_of
+            for name, anew in self.embed(view, queries.member[few], as_of).items():
+                published = _wide(joined[name], anew.shape[1])[few]
+                differ |= ~np.isclose(published, anew, rtol=1e-3, atol=1e-4).all(axis=1)
+        return int(differ.sum())
 
     def embed(self, model: str, member: np.ndarray, as_of: np.ndarray) -> dict[str, np.ndarray]:
         """Compute a model's outputs of members as of any time, by the daily run's functions.

@@ -52,7 +52,8 @@ def measure_quality(
         recall_at_10 : mean over members who wanted a job later, of the share of their jobs, of
             which at most 10 count, among the 10 nearest; an empty member has 0.
         interest_entropy_at_50 : mean over members who are not empty, of the entropy, in nats, of
-            the categories of the 50 nearest jobs, each category of each job counted once.
+            the categories of the 50 nearest jobs, each category of each job counted once. None
+            where no job has a category.
         p90_coverage_at_10 : the smallest share of the J jobs that makes up 90 % of all members'
             10 nearest. If all members get the same jobs, this is about 9 / J: the alarm for a
             collapsed embedding.
@@ -91,7 +92,9 @@ def measure_quality(
     norm_p10, norm_p50, norm_p90 = (None if p is None else float(p) for p in percentiles)
     return {
         "recall_at_10": float(recall.mean()) if wanting.any() else None,
-        "interest_entropy_at_50": float(entropy_sum / len(filled)) if len(filled) else None,
+        "interest_entropy_at_50": (
+            float(entropy_sum / len(filled)) if len(filled) and kinds else None
+        ),
         "p90_coverage_at_10": _coverage(shown) if len(filled) else None,
         "norm_p10": norm_p10,
         "norm_p50": norm_p50,

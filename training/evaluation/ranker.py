@@ -23,6 +23,8 @@ from training.evaluation.queries import Queries
 
 COSINE, DOT, HADAMARD = "cosine", "dot", "hadamard"
 COLUMNS = (COSINE, DOT, HADAMARD)
+MOST_ROWS = 10_000
+"""Candidates of one list that LightGBM learns from; it refuses more."""
 
 
 @dataclass(frozen=True)
@@ -144,17 +146,27 @@ def _fit_layer(
     # Members without activity say nothing about the layer.
     chosen = np.repeat(chosen & vectors.member.any(axis=1), queries.sizes)
     share = settings.layer_negatives / max(float(np.mean(queries.sizes)) - 1, 1)
-    ranked = queries.sizes.max(initial=1) > 1
-    drawn = random.random(len(chosen)) < share if ranked else True
+    drawn = random.random(len(chosen)) < share if queries.ranked else True
     rows = np.flatnonzero(chosen & ((queries.target == 1) | drawn))
     target = queries.target[rows]
-    if target.min(initial=1) == target.max(initial=0):
+    if len(np.unique(target)) < 2:
         return np.zeros(vectors.member.shape[1])
     products = vectors.member[queries.query[rows]] * vectors.jobs[vectors.job[rows]]
     spread = np.maximum(products.std(axis=0), 1e-9)
     fitted = LogisticRegression(C=1 / settings.layer_penalty, max_iter=200)
     fitted.fit(products / spread, target)
     return fitted.coef_[0] / spread
+
+
+def _at_most(most: int, queries: Queries) -> np.ndarray:
+    """Return which rows are learned from, bool [R]: those wanted, and others up to so many."""
+    kept = np.ones(len(queries.job), bool)
+    random = np.random.default_rng(0)
+    for i in np.flatnonzero(queries.sizes > most):
+        first, last = queries.start[i], queries.start[i + 1]
+        order = np.argsort(random.random(last - first) - queries.target[first:last])
+        kept[first + order[most:]] = False
+    return kept
 
 
 class Ranker:
@@ -175,15 +187,20 @@ class Ranker:
 
         Lists are ranked by cross-entropy between the scores of a list and what was wanted (Bruch
         et al., "An Alternative Cross Entropy Loss for Learning-to-Rank", 2021); single rows are
-        classified.
+        classified. Of a list longer than LightGBM takes, the wanted job and others at random are
+        learned from, the same ones in every arm; lists are always tested whole.
 
         Parameters
         ----------
         table : float32 [R, F].
         queries : whose rows these are.
         """
-        lists = queries.sizes.max(initial=1) > 1
+        lists = queries.ranked
         settings = self._settings
+        target, sizes = queries.target, queries.sizes
+        if lists and sizes.max() > MOST_ROWS:
+            kept = _at_most(MOST_ROWS, queries)
+            table, target, sizes = table[kept], target[kept], np.minimum(sizes, MOST_ROWS)
         parameters = {
             "objective": "rank_xendcg" if lists else "binary",
             "learning_rate": settings.learning_rate,
@@ -200,7 +217,7 @@ class Ranker:
             "num_threads": 1,
             "verbosity": -1,
         }
-        data = lightgbm.Dataset(table, label=queries.target, group=queries.sizes if lists else None)
+        data = lightgbm.Dataset(table, label=target, group=sizes if lists else None)
         self._fitted = lightgbm.train(parameters, data, num_boost_round=settings.rounds)
         return self
 

@@ -106,7 +106,7 @@ def render_report(result: Mapping[str, Any]) -> str:
         detectable=_detectable(known),
         same=[check for check in known.get("checks") or [] if check.get("name") == "A/A"],
         slices=_slices(known),
-        search=_search(known),
+        searches=_searches(known),
         curves=_curves(known),
         freshness=_freshness(known),
         ages=_ages(known),
@@ -373,12 +373,16 @@ def _slices(result: Mapping[str, Any]) -> list[tuple[str, list[tuple[Any, Markup
     return list(slices.items())
 
 
-def _search(result: Mapping[str, Any]) -> Markup | None:
-    search = result.get("decay_search") or {}
-    points = _pairs(search.get("points"), "r", "value")
-    if not points:
-        return None
-    return charts.search_curve("search", points, search.get("best"), search.get("figure") or "")
+def _searches(result: Mapping[str, Any]) -> list[tuple[str, str, Markup]]:
+    """Draw every search of a rate: arm, figure and chart."""
+    drawn = []
+    for place, search in enumerate(result.get("decay_searches") or []):
+        points = _pairs(search.get("points"), "r", "value")
+        figure = search.get("figure") or ""
+        if points:
+            chart = charts.search_curve(f"search-{place}", points, search.get("best"), figure)
+            drawn.append((search.get("arm") or "", figure, chart))
+    return drawn
 
 
 def _pairs(points: Sequence[Mapping[str, Any]] | None, x: str, y: str) -> list[tuple[Any, Any]]:

@@ -104,7 +104,8 @@ class EvaluationStore:
         models: Mapping[str, Path],
         tables: Sequence[Table] = (),
     ) -> None:
-        self._history, self._schedule, self._models = history, schedule, dict(models)
+        self._history, self._models = history, dict(models)
+        self.schedule = schedule
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "data").mkdir(parents=True)
         self._folder = folder.resolve()
@@ -155,7 +156,7 @@ class EvaluationStore:
 
     def publish(self, start: int, end: int) -> None:
         """Publish the values of every cut-off from `start` to `end`, as a backfill does."""
-        first = self._schedule.newest(np.array([start]))[0] - 1
+        first = self.schedule.newest(np.array([start]))[0] - 1
         with _quiet():
             self.store.materialize(
                 to_datetime(int(first)),
@@ -224,8 +225,8 @@ class EvaluationStore:
             offline_store={"type": "transformations.offline_store.OrderedDuckDBOfflineStore"},
             batch_engine={
                 "type": "transformations.compute_engine.ActivityComputeEngine",
-                "snapshot_interval_hours": self._schedule.interval_us / (60 * MINUTE_US),
-                "publishing_delay_minutes": self._schedule.delay_us / MINUTE_US,
+                "snapshot_interval_hours": self.schedule.interval_us / (60 * MINUTE_US),
+                "publishing_delay_minutes": self.schedule.delay_us / MINUTE_US,
             },
         )
 
@@ -286,7 +287,7 @@ class EvaluationStore:
             key: table.ids,
             **{name: _column(values) for name, values in table.columns.items()},
             names.EVENT_TIMESTAMP: pa.array(table.time).cast(_US),
-            names.CREATED_TIMESTAMP: pa.array(table.time + self._schedule.delay_us).cast(_US),
+            names.CREATED_TIMESTAMP: pa.array(table.time + self.schedule.delay_us).cast(_US),
         }
         return FeatureView(
             name=table.name,

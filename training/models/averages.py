@@ -115,3 +115,8 @@ def require_decay(model: str, r: float) -> None:
 def output_name(action: str) -> str:
     """Return the output of one action: APPLY gives `apply_embedding`."""
     return f"{action.lower()}_embedding"
+
+
+def negative_outputs(spec: ActivitySpec) -> set[str]:
+    """Return the outputs of actions that are not positive."""
+    return {output_name(a) for a in set(spec.actions) - set(spec.positive_actions)}

@@ -92,11 +92,15 @@ def test_the_interval_is_that_of_the_paired_bootstrap_over_members(tmp_path):
 
 
 def test_the_week_decides_too_where_it_was_measured(tmp_path):
-    assert compare([write(tmp_path / "1", gains("cnn", UP))], "decay", "cnn").replace
+    alone = write(tmp_path / "1", gains("cnn", UP))
+    verdict = compare([alone], "decay", "cnn")
+    assert verdict.replace
+    assert f"{alone}: the jobs of a week were not measured." in str(verdict).splitlines()
     for name, week in (("level", LEVEL), ("down", DOWN)):
         both = write(tmp_path / name, gains("cnn", UP, week))
         verdict = compare([both], "decay", "cnn")
         assert not verdict.replace
+        assert "not measured" not in str(verdict)
         assert "task week: cnn - decay is " in verdict.reasons[0]
         assert not any("task day" in reason for reason in verdict.reasons)
     assert not compare([write(tmp_path / "day", gains("cnn", LEVEL, UP))], "decay", "cnn").replace
@@ -215,6 +219,14 @@ def test_a_failed_check_of_an_arm_matters_to_that_arm_alone(tmp_path):
     verdict = compare([folder], "decay", "cnn")
     assert not verdict.replace
     assert "check `collapse` did not pass: All alike." in verdict.reasons[0]
+    # An arm is made of models, whose failed checks are its own.
+    both = [
+        {"name": "cnn", "role": "learned", "models": ["decay"], "bytes_per_member": 1},
+        {"name": "decay", "role": "reference", "models": ["decay"], "bytes_per_member": 1},
+        {"name": "small", "role": "learned", "models": ["decay", "cnn"], "bytes_per_member": 1},
+    ]
+    together = write(tmp_path / "both", two, checks=checks, arms=both)
+    assert not compare([together], "decay", "small").replace
     # Nor does it matter that what is there today fails.
     down = write(tmp_path / "2", {"day": {"cnn": CONSTANT * 0, "decay": UP}}, checks=checks)
     assert compare([down], "cnn", "decay").replace

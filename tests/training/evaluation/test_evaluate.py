@@ -1,12 +1,14 @@
 """The whole instrument on a simulated market, where the truth is known: it could fail."""
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 
 from training.evaluation import arms
 from training.evaluation.arms import Role
@@ -180,8 +182,9 @@ def test_the_rate_is_chosen_before_the_ranker_learns(data, result):
     events = data.history.events
     earlier = events.where(events.time < to_us(TIMELINE.rank_from))
     history = ActivityHistory.of(earlier, data.history.vectors, SPEC)
-    found = search_decay(history, TIMELINE)
-    assert found == result["decay_search"]
+    found = search_decay(history, ITEMS, TIMELINE)
+    assert found == result["decay_searches"]
+    assert [search["arm"] for search in found] == [arms.DECAY, arms.SINGLE_DECAY]
 
 
 def test_every_arm_is_measured_on_the_same_queries(result, folder):
@@ -226,7 +229,7 @@ def test_fresher_embeddings_are_no_worse(result):
 
 def test_slices_are_parts_of_all_queries(result):
     queries = result["tasks"]["day"]["queries"]
-    for name in ("history", "embedding age"):
+    for name in ("history", "newest activity in the embedding"):
         values = [row["queries"] for row in result["slices"] if row["slice"] == name]
         assert 0 < sum(values) <= queries
     assert sum(r["queries"] for r in result["slices"] if r["slice"] == "history") == queries
@@ -244,6 +247,8 @@ def test_an_arm_says_what_it_takes(result):
     assert rows[arms.NOTHING]["bytes_per_member"] == 0
     base = rows[arms.NOTHING]["features"]
     assert rows["mine"]["features"] == base + 3
+    assert rows["decay+mine"]["models"] == [arms.DECAY, "mine"]
+    assert rows[arms.CANARY]["vectors"] == rows[arms.DECAY]["vectors"] == 3
     assert rows[arms.DECAY]["features"] == base + 9
     assert rows["mine"]["disk_bytes_per_member"] > own / 2
 
@@ -258,10 +263,13 @@ def test_quality_is_measured_of_every_model(result):
 
 
 def test_claims_are_judged(result):
+    judged = [target["reached"] for target in result["targets"]]
+    assert judged == [True, False, True, False, True, False]
     # The last one names an arm that its task does not have.
-    assert [target["reached"] for target in result["targets"]] == [True, False, True, False, True]
+    assert [t["says"] == "not measured" for t in result["targets"]] == [False] * 5 + [True]
     assert [t["claim"] for t in result["targets"] if "to_date" in t["claim"]] == [
-        "mean above nothing by 0.02, interval above 0 (task to_date)"
+        "mean above nothing by 0.02, interval above 0 (task to_date)",
+        "placebo above nothing, interval above 0 (task to_date)",
     ]
 
 
@@ -322,6 +330,122 @@ def test_a_model_that_learned_from_the_rankers_days_is_refused(data, tmp_path):
             models=[EvaluatedModel("mine", "late", Role.LEARNED, (tmp_path / "late",))],
         )
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize("training", [{"epochs": 3}, {"epochs": 0}])
+def test_every_model_of_several_has_to_have_learned_earlier(data, tmp_path, training):
+    """Also one that was only chosen by later labels, as an average whose rate was tuned."""
+    start, early, late = (
+        moment.isoformat() for moment in (MARKET.start, TIMELINE.rank_from, TIMELINE.test_from)
+    )
+    for name, end in (("0", early), ("1", late)):
+        period = {"period": {"start": start, "end": early}, "validation": {"end": end}}
+        package(tmp_path / name, training={**training, **period})
+    with pytest.raises(InvalidInput, match=r"'mine': expected one that learned before 2024-02-12"):
+        evaluate(
+            data,
+            tmp_path / "out",
+            timeline=TIMELINE,
+            models=[EvaluatedModel("mine", "late", Role.LEARNED, (tmp_path / "0", tmp_path / "1"))],
+        )
+
+
+def test_vectors_that_no_job_can_be_multiplied_with_are_refused(data, tmp_path):
+    class Short(tf.Module):
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, SPEC.length, ITEMS.dimension], tf.float32, "job_embeddings"),
+                tf.TensorSpec([None, SPEC.length], tf.int32, "actions"),
+            ]
+        )
+        def serve(self, job_embeddings, actions):
+            return {"activity_embedding": job_embeddings[:, -1, :3]}
+
+    package_model(
+        Short(), tmp_path / "short", name="s", version="1", spec=SPEC, item_embedding=ITEMS
+    )
+    package(tmp_path / "long")
+    long = f"expected vectors as long as a job's, {ITEMS.dimension}, .* Received: .*: 3"
+    other = "expected every SavedModel to have the outputs of .*long"
+    for paths, message in ((["short"], long), (["long", "short"], other)):
+        with pytest.raises(InvalidInput, match=f"model 'mine': {message}"):
+            evaluate(
+                data,
+                tmp_path / "out",
+                timeline=TIMELINE,
+                models=[
+                    EvaluatedModel("mine", "m", Role.LEARNED, tuple(tmp_path / p for p in paths))
+                ],
+            )
+
+
+def test_a_feature_repo_is_not_written_over(data, tmp_path):
+    (tmp_path / "feature_store.yaml").write_text("project: mine")
+    with pytest.raises(InvalidInput, match="expected a folder of its own to write to"):
+        evaluate(data, tmp_path, timeline=TIMELINE, models=[])
+    assert [file.name for file in tmp_path.iterdir()] == ["feature_store.yaml"]
+
+
+def test_truth_has_to_be_that_of_the_market(data, tmp_path):
+    with pytest.raises(InvalidInput, match=r"truth: expected .*members.parquet.*: no such file"):
+        replace(data, truth=tmp_path)
+    pq.write_table(pa.table({"member_id": ["a"]}), tmp_path / "members.parquet")
+    with pytest.raises(InvalidInput, match=r"with the member_id int64 .*Received: member_id str"):
+        replace(data, truth=tmp_path)
+
+
+def test_an_evaluation_needs_neither_dismissals_nor_categories(data, tmp_path):
+    """Then there is no task of liking, but all else; and a model may say nothing of its past."""
+    events = data.history.events
+    liked = events.where(np.isin(events.action, SPEC.positive_ids))
+    history = ActivityHistory.of(liked, data.history.vectors, SPEC)
+    plain = replace(data, history=history, category_columns=(), truth=None, simulated=False)
+    package(tmp_path / "own", r=0.7)
+    result = evaluate(
+        plain,
+        tmp_path / "out",
+        timeline=TIMELINE,
+        models=[EvaluatedModel("mine", "my own", Role.LEARNED, (tmp_path / "own",))],
+        declared=Declared(seeds=SEEDS, resamples=200),
+        size=replace(SIZE, train_queries=100, week_train_queries=0, to_date=False),
+        ranker=replace(RANKER, rounds=5),
+    )
+    assert set(result["tasks"]) == {"day"}
+    assert len(result["freshness"]["points"]) == 5
+    assert arms.CATEGORY_SUMS not in {arm["name"] for arm in result["arms"]}
+    assert result["quality"]["mine"]["interest_entropy_at_50"] is None
+    *_, left_out, unknown = result["conclusions"]
+    assert left_out.startswith("Like or dismiss is left out: evaluation: expected both positive")
+    assert unknown.startswith("The manifest of mine does not say which days it learned from")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Like or dismiss is left out" in page
+
+
+def test_members_who_dismissed_nothing_have_no_auc_of_their_own(data, tmp_path):
+    """One dismissal of a member is enough to learn from, and too little to compare members."""
+    events, kinds = data.history.events, []
+    for period in (TIMELINE.ranker, TIMELINE.test):
+        inside = (events.time >= period.start_us) & (events.time < period.end_us)
+        asked = like_queries(data.history, period)
+        row = np.flatnonzero(asked.target == 0)[0]
+        member, time = asked.member[row], asked.time[row]
+        kept = inside & (events.member == member) & (events.time == time)
+        kinds.append(kept | (inside & np.isin(events.action, SPEC.positive_ids)))
+    earlier = events.time < TIMELINE.ranker.start_us
+    history = ActivityHistory.of(
+        events.where(np.logical_or.reduce([earlier, *kinds])), data.history.vectors, SPEC
+    )
+    result = evaluate(
+        replace(data, history=history, truth=None),
+        tmp_path,
+        timeline=TIMELINE,
+        models=[],
+        declared=Declared(seeds=SEEDS, resamples=200),
+        size=replace(SIZE, train_queries=100, week_train_queries=0, to_date=False, freshness=False),
+        ranker=replace(RANKER, rounds=5),
+    )
+    assert {row["task"] for row in result["comparisons"]} == {"day"}
+    assert 0 < result["tasks"]["like"]["figures"][arms.NOTHING]["auc"] < 1
 
 
 def test_a_model_with_the_name_of_an_arm_is_refused(data, tmp_path):

@@ -58,7 +58,9 @@ def reference(embeddings, vectors, wanted, categories):
 
     return {
         "recall_at_10": sum(recalls) / len(recalls) if recalls else None,
-        "interest_entropy_at_50": sum(entropies) / len(entropies) if entropies else None,
+        "interest_entropy_at_50": (
+            sum(entropies) / len(entropies) if entropies and any(categories) else None
+        ),
         "p90_coverage_at_10": covered / len(vectors) if norms else None,
         "norm_p10": percentile(10),
         "norm_p50": percentile(50),
@@ -157,7 +159,8 @@ def test_interests_count_over_the_50_nearest_jobs():
     # A mean over members: the empty one does not count.
     mean = measured([[1, 0], [0, 0], [0, 1]], vectors, [[]] * 3, even)
     assert mean["interest_entropy_at_50"] == pytest.approx(math.log(2) / 2)
-    assert measured([[1, 0]], vectors, [[]], [None] * 100)["interest_entropy_at_50"] == 0.0
+    # Without any category nobody's interests have collapsed: there is nothing to measure.
+    assert measured([[1, 0]], vectors, [[]], [None] * 100)["interest_entropy_at_50"] is None
 
 
 def test_an_empty_member_who_wanted_a_job_found_nothing():

@@ -4,16 +4,23 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from training.evaluation import ranker
 from training.evaluation.metrics import ndcg_at, places_of_groups
 from training.evaluation.queries import Queries
-from training.evaluation.ranker import Ranker, RankerSettings, Vectors, vector_columns
+from training.evaluation.ranker import (
+    MOST_ROWS,
+    Ranker,
+    RankerSettings,
+    Vectors,
+    vector_columns,
+)
 from transformations.sequences import Sequences
 
 SETTINGS = RankerSettings(rounds=40, rows_of_leaf=20)
 DIMENSION = 5
 
 
-def queries_of(sizes, target):
+def queries_of(sizes, target, *, ranked=True):
     n = len(sizes)
     empty = np.zeros((n, 1), np.int64)
     sequences = Sequences(
@@ -33,6 +40,7 @@ def queries_of(sizes, target):
         job=np.arange(total, dtype=np.int32),
         vector_row=np.arange(total, dtype=np.int32),
         target=np.asarray(target, np.int8),
+        ranked=ranked,
     )
 
 
@@ -138,7 +146,7 @@ def test_of_single_rows_scores_are_probabilities():
     random = np.random.default_rng(0)
     table = random.normal(size=(4000, 2)).astype(np.float32)
     liked = random.random(4000) < 1 / (1 + np.exp(-2 * table[:, 0]))
-    queries = queries_of(np.ones(4000, int), liked)
+    queries = queries_of(np.ones(4000, int), liked, ranked=False)
     settings = RankerSettings(rounds=150, rows_of_leaf=50)
     scores = Ranker(settings, seed=0).fit(table, queries).scores(table)
     assert ((scores > 0) & (scores < 1)).all()
@@ -146,3 +154,29 @@ def test_of_single_rows_scores_are_probabilities():
     for low, high in ((0.2, 0.4), (0.6, 0.8)):
         inside = (scores > low) & (scores < high)
         assert liked[inside].mean() == pytest.approx(scores[inside].mean(), abs=0.08)
+
+
+@pytest.mark.parametrize("most", [10, 40])
+def test_of_a_list_longer_than_lightgbm_takes_some_rows_are_learned_from(most, monkeypatch):
+    learn, vectors = case(0)
+    test, tested = case(1)
+    train, columns = vector_columns((learn, [vectors]), (test, [tested]), SETTINGS, seed=0)
+    whole = Ranker(SETTINGS, seed=0).fit(train, learn).scores(columns)
+    monkeypatch.setattr(ranker, "MOST_ROWS", most)
+    scores = Ranker(SETTINGS, seed=0).fit(train, learn).scores(columns)
+    assert len(scores) == len(whole)
+    if most >= learn.sizes.max():
+        assert scores.tolist() == whole.tolist()
+    else:
+        assert scores.tolist() != whole.tolist()
+        assert figure(scores, test) > 0.8 * figure(whole, test)
+
+
+def test_a_list_of_more_than_ten_thousand_jobs_can_be_learned_from():
+    sizes = [MOST_ROWS + 1, 3]
+    target = np.zeros(sum(sizes))
+    target[[MOST_ROWS, MOST_ROWS + 1]] = 1
+    table = np.random.default_rng(0).normal(size=(len(target), 2)).astype(np.float32)
+    queries = queries_of(sizes, target)
+    scores = Ranker(SETTINGS, seed=0).fit(table, queries).scores(table)
+    assert len(scores) == len(target)

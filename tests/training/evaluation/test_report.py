@@ -86,7 +86,8 @@ def small_result():
     result["quality"] = {name: result["quality"][name] for name in kept[1:]}
     result["training_curves"] = result["training_curves"][:1]
     result["training_curves"][0]["epochs"] = result["training_curves"][0]["epochs"][:2]
-    for part in (result["decay_search"], result["freshness"]):
+    result["decay_searches"] = result["decay_searches"][:1]
+    for part in (*result["decay_searches"], result["freshness"]):
         part["points"] = part["points"][:2]
     result["sequence_lengths"] = result["sequence_lengths"][:2]
     return result

@@ -6,6 +6,9 @@ import pytest
 from reference import US_PER_DAY, decayed_of, sequence, vector_as_of
 from training_cases import event, history_of
 
+from training.evaluation.arms import Role
+from training.evaluation.member_vectors import EvaluatedModel, MemberVectors
+from training.evaluation.queries import Queries
 from training.evaluation.store import MINUTE_US, EvaluationStore, Schedule, Table
 from training.models import InterleavedDecay
 from training.package import package_model
@@ -87,6 +90,35 @@ def test_a_query_gets_the_newest_value_that_was_there(store):
         assert newest < time
         matched += bool(wanted)
     assert matched > 40
+
+
+def test_a_value_that_is_not_of_the_activity_before_the_daily_run_is_noticed(store):
+    """As seen by a history in which one member had done something else before one run."""
+    times = np.arange(3 * DAY, 9 * DAY, DAY) + DELAY + 1
+    changed, late = 3, 5 * DAY
+    other = event(changed, 11, "APPLY", late)
+    for more, expected in (([], 0), ([other], 3)):
+        history = history_of([*events(), *more], VECTORS, SPEC)
+        (member,) = np.flatnonzero(history.events.member_ids.to_numpy() == changed)
+        vectors = MemberVectors(
+            store,
+            history,
+            item_embedding=ITEMS,
+            models={
+                "decay": EvaluatedModel("decay", "", Role.REFERENCE, (store.model_path("decay"),))
+            },
+            categories=None,
+            job_truth=None,
+        )
+        queries = Queries(
+            sequences=history.sequences(np.full(len(times), member), times),
+            member=np.full(len(times), member),
+            start=np.arange(len(times) + 1),
+            job=np.zeros(len(times), np.int32),
+            vector_row=np.zeros(len(times), np.int32),
+            target=np.ones(len(times), np.int8),
+        )
+        assert vectors.differing("decay", queries) == expected
 
 
 def test_the_newest_cut_off_that_is_there_is_the_one_that_is_joined():
