@@ -3,6 +3,7 @@
     python benchmarks/lift.py                         films at two cut dates, and the job market
     python benchmarks/lift.py --data jobs --seeds 3   one of them, fewer seeds
     python benchmarks/lift.py --quick                 fewer queries, no lists of weeks: a look
+    python benchmarks/lift.py --resume                go on with what was trained before
 
 Everything is made anew: the job encoder learns before the models, the models before the ranker,
 the ranker before the test. Each seed has models of its own. Films stand in for jobs (a proxy

@@ -5,8 +5,8 @@ the candidate job's vector, the dot product, and the Hadamard product through a 
 head of the original design. The layer is a logistic regression on the ranker's own training rows,
 fitted on one half of the queries for the other, so that the column says the same of rows that the
 ranker learns from as of rows that it is tested on. `hadamard="coordinates"` makes each coordinate
-of the product a column instead; trees take them one at a time and learn noise, and
-`benchmarks/lift.py --hadamard coordinates` says how much worse that is.
+of the product a column instead; trees take them one at a time, and
+`benchmarks/lift.py --hadamard coordinates` says what becomes of it.
 """
 
 from __future__ import annotations
