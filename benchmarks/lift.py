@@ -83,9 +83,7 @@ def run(
         data = folder / "data"
         shutil.rmtree(data, ignore_errors=True)
         JobMarket().write(data)
-    if not resume:
-        shutil.rmtree(folder / JOB_ENCODER, ignore_errors=True)
-    if not (folder / JOB_ENCODER).is_dir():
+    if not (resume and (folder / JOB_ENCODER).is_dir()):
         build_job_encoder(data, folder, sample=sample)
     items = describe_job_encoder(folder / JOB_ENCODER).item_embedding
     history = read_history(data, folder, sample=sample)

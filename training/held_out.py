@@ -91,11 +91,6 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.event)
 
-    @property
-    def repeated(self) -> np.ndarray:
-        """Whether the job is one of those in the input, bool [n]: the member had acted on it."""
-        return (self.sequences.job == self.job[:, None]).any(axis=1)
-
     def take(self, index: np.ndarray) -> HeldOut:
         """Return the examples at the positions `index`, or where it is True, in that order."""
         columns = ("member", "event", "job", "job_rows", "label")
@@ -103,6 +98,11 @@ class HeldOut:
             sequences=self.sequences.take(index),
             **{name: getattr(self, name)[index] for name in columns},
         )
+
+    def wanted_new(self, spec: ActivitySpec) -> HeldOut:
+        """Return the positive ones on jobs that are not in the input."""
+        repeated = (self.sequences.job == self.job[:, None]).any(axis=1)
+        return self.take(np.isin(self.label, spec.positive_ids) & ~repeated)
 
     def counts(self, spec: ActivitySpec) -> dict[str, int]:
         """Return how many examples each label has, those that are there."""
@@ -153,7 +153,7 @@ def hold_out(
         kept &= (newer == 0) | (sequences.count >= spec.length - 1)
     rows = np.flatnonzero(kept)
     if windows.per_member is not None:
-        rows = rows[_at_most(windows.per_member, member[rows], random)]
+        rows = rows[at_most(windows.per_member, member[rows], random)]
     event, member, sequences = event[rows], member[rows], sequences.take(rows)
     job = events.job[event]
     return HeldOut(
@@ -308,9 +308,9 @@ def _newer_of_group(group: np.ndarray) -> np.ndarray:
     return np.searchsorted(group, group, side="right") - np.arange(len(group)) - 1
 
 
-def _at_most(most: int, member: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return bool [n]: a random choice of at most so many rows of each member, ascending."""
-    order = np.lexsort((random.random(len(member)), member))
-    rank = np.empty(len(member), dtype=np.int64)
-    rank[order] = np.arange(len(member)) - np.searchsorted(member, member[order], side="left")
+def at_most(most: int, group: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return bool [n]: a random choice of at most so many rows of each group; groups ascend."""
+    order = np.lexsort((random.random(len(group)), group))
+    rank = np.empty(len(group), dtype=np.int64)
+    rank[order] = np.arange(len(group)) - np.searchsorted(group, group[order], side="left")
     return rank < most

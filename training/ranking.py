@@ -110,8 +110,7 @@ class RankingQueries:
         """
         windows = Windows(minimum=1, prefixes=True, per_member=None)
         held_out = hold_out(history, period, windows=windows, random=np.random.default_rng(0))
-        wanted = np.isin(held_out.label, history.spec.positive_ids)
-        positive = held_out.take(wanted & ~held_out.repeated)
+        positive = held_out.wanted_new(history.spec)
         if not len(positive):
             raise InvalidInput(
                 "validation: expected members with activity before a positive one on a new job "

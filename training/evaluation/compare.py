@@ -27,6 +27,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from training.evaluation.findings import DECIDES, WEEK
 from training.evaluation.statistics import RESAMPLES, Difference, paired_bootstrap
 from transformations.errors import InvalidInput
 
@@ -35,7 +36,7 @@ MEMBERS = "members.parquet"
 SCHEMA = 1
 MARGIN = 0.004
 """NDCG@10 that a smaller embedding may cost."""
-TASKS = ("day", "week")
+TASKS = (DECIDES, WEEK)
 """The first has to be there, the second where the report has it."""
 NOT_PUBLISHED = ("control", "oracle")
 """Roles of arms that are there to test the instrument."""
@@ -124,7 +125,7 @@ def compare(
     replace = all(says_so for says_so, _ in judged)
     reasons = [s for says_so, sentences in judged if says_so == replace for s in sentences]
     simulated = any(bool(e.report.get("simulated")) for e in evaluations)
-    day_alone = [e.folder for e in evaluations if TASKS[1] not in e.tasks]
+    day_alone = [e.folder for e in evaluations if WEEK not in e.tasks]
     return Verdict(a, b, replace, reasons, simulated, day_alone)
 
 
@@ -212,7 +213,7 @@ def _read(folder: Path, a: str, b: str) -> _Evaluation:
     }
     reported = report.get("tasks") or {}
     for task in TASKS:
-        if task not in tasks and (task == TASKS[0] or reported.get(task)):
+        if task not in tasks and (task == DECIDES or reported.get(task)):
             raise InvalidInput(
                 f"{path}: expected rows of the task `{task}` with `{a}` and `{b}`. Received: none"
             )

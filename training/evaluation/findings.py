@@ -410,8 +410,9 @@ def conclude(
         alone = [row for row in rows if not row["real"] and not row["low"] <= 0 <= row["high"]]
         same = [row for row in rows if not row["real"] and row["low"] <= 0 <= row["high"]]
         family = sum(row["against"] == against for row in day)
-        unsure = [row for row in better if row["arm"] in _not_in_week(comparisons, against)]
-        better = [row for row in better if row not in unsure]
+        not_in_week = _not_in_week(comparisons, against)
+        unsure = [row for row in better if row["arm"] in not_in_week]
+        better = [row for row in better if row["arm"] not in not_in_week]
         if better:
             sentences.append(f"Better than {says}: {_list(better)}.")
         if unsure:

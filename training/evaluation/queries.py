@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.held_out import HeldOut, Windows, hold_out
+from training.held_out import HeldOut, Windows, at_most, hold_out
 from training.history import ActivityHistory
 from training.periods import Period
 from training.ranking import among
@@ -108,11 +108,9 @@ def ranking_queries(
     if days not in (DAY, WEEK):
         raise InvalidInput(f"candidate lists: `days` should be 1 or 7. Received: {days}")
     random = np.random.default_rng(seed)
-    held_out = _held_out(history, period, random)
-    wanted = np.isin(held_out.label, history.spec.positive_ids)
-    held_out = held_out.take(wanted & ~held_out.repeated)
+    held_out = _held_out(history, period, random).wanted_new(history.spec)
     if per_member is not None:
-        held_out = held_out.take(_draw(held_out.member, per_member, random))
+        held_out = held_out.take(at_most(per_member, held_out.member, random))
     if most is not None and len(held_out) > most:
         held_out = held_out.take(np.sort(random.permutation(len(held_out))[:most]))
     if not len(held_out):
@@ -171,14 +169,6 @@ def _held_out(history: ActivityHistory, period: Period, random: np.random.Genera
     """Hold out every activity that has one before it."""
     windows = Windows(minimum=1, prefixes=True, per_member=None)
     return hold_out(history, period, windows=windows, random=random)
-
-
-def _draw(member: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
-    """Return positions, ascending, of at most so many queries of each member."""
-    order = np.lexsort((random.random(len(member)), member))
-    ordered = member[order]
-    place = np.arange(len(member)) - np.searchsorted(ordered, ordered)
-    return np.sort(order[place < most])
 
 
 def _lists(

@@ -20,6 +20,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from training.evaluation.queries import Queries
+from training.held_out import at_most
 
 COSINE, DOT, HADAMARD = "cosine", "dot", "hadamard"
 COLUMNS = (COSINE, DOT, HADAMARD)
@@ -158,14 +159,11 @@ def _fit_layer(
     return fitted.coef_[0] / spread
 
 
-def _at_most(most: int, queries: Queries) -> np.ndarray:
-    """Return which rows are learned from, bool [R]: those wanted, and others up to so many."""
-    kept = np.ones(len(queries.job), bool)
-    random = np.random.default_rng(0)
-    for i in np.flatnonzero(queries.sizes > most):
-        first, last = queries.start[i], queries.start[i + 1]
-        order = np.argsort(random.random(last - first) - queries.target[first:last])
-        kept[first + order[most:]] = False
+def _learned_from(queries: Queries) -> np.ndarray:
+    """Return which rows of lists are learned from, bool [R]: the wanted one, and others."""
+    kept = queries.target == 1
+    others = np.flatnonzero(~kept)
+    kept[others] = at_most(MOST_ROWS - 1, queries.query[others], np.random.default_rng(0))
     return kept
 
 
@@ -199,7 +197,7 @@ class Ranker:
         settings = self._settings
         target, sizes = queries.target, queries.sizes
         if lists and sizes.max() > MOST_ROWS:
-            kept = _at_most(MOST_ROWS, queries)
+            kept = _learned_from(queries)
             table, target, sizes = table[kept], target[kept], np.minimum(sizes, MOST_ROWS)
         parameters = {
             "objective": "rank_xendcg" if lists else "binary",

@@ -196,7 +196,7 @@ class JobMarket(MarketSettings):
         out_dir = Path(out_dir)
         folder = out_dir / EVENTS_FOLDER
         files = (POSTINGS_FILE, TRUE_MEMBERS_FILE, TRUE_JOBS_FILE, README_FILE)
-        there = [str(folder.name)] * any(folder.glob("*.parquet"))
+        there = [folder.name] * any(folder.glob("*.parquet"))
         there += [name for name in files if (out_dir / name).exists()]
         if there or out_dir.is_file():
             raise InvalidInput(
