@@ -108,8 +108,8 @@ class Size:
 
 
 QUICK = Size(test_queries_of_member=1, week_train_queries=0, freshness=False)
-"""For a look, in minutes. A ranker with fewer queries to learn from
-would be quicker, but now and then one of its seeds goes astray, and then intervals say nothing."""
+"""For a look, in minutes. Now and then a seed of the ranker goes astray, with fewer queries to
+learn from more often; of three seeds one is enough to make intervals wide."""
 
 
 def evaluate(
