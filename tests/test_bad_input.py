@@ -144,7 +144,7 @@ def test_a_missing_and_an_unreadable_event_file_are_refused(repo):
     file.write_bytes(b"PAR1 this is not parquet")
     assert_refused(repo, MATERIALIZE, "activity_events", "readable source")
     file.unlink()
-    assert_refused(repo, MATERIALIZE, "activity_events", "'member_id'", "missing")
+    assert_refused(repo, MATERIALIZE, "activity_events", "one parquet file", "an empty folder")
     repo.events.rmdir()
     assert_refused(repo, MATERIALIZE, "activity_events", "readable source")
 

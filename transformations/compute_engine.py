@@ -35,6 +35,7 @@ from feast.repo_config import FeastConfigBaseModel
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
 
+from transformations import names
 from transformations.errors import InvalidInput
 from transformations.feature_views import (
     has_encoder,
@@ -50,13 +51,14 @@ from transformations.item_vectors import ItemVectors
 from transformations.job_vector_run import JobVectorRun
 from transformations.live import keep_live_events
 from transformations.names import Role, Tag
-from transformations.online import Merge, newest_by_time, push_snapshots
+from transformations.online import Merge, newest_by_time, push_snapshots, push_table
+from transformations.parquet_files import ParquetFiles
 from transformations.pipeline import EmbeddingTarget, Report, SnapshotRun, cutoffs
 from transformations.snapshots import SnapshotSink
 from transformations.sources import (
-    count_rows,
-    earliest_event,
+    parquet_files,
     read_events,
+    read_feature_rows,
     read_item_vectors,
     read_postings,
     read_published_vectors,
@@ -146,7 +148,13 @@ class ActivityComputeEngine(ComputeEngine):
         tasks = [tasks] if isinstance(tasks, MaterializationTask) else list(tasks)
         ours = [task for task in tasks if _role(task) in (Role.SEQUENCE, Role.EMBEDDING)]
         encoded = [task for task in tasks if has_encoder(task.feature_view)]
-        others = [task for task in tasks if not any(task is mine for mine in [*ours, *encoded])]
+        given = [
+            task
+            for task in tasks
+            if _role(task) == Role.ITEMS and not has_encoder(task.feature_view)
+        ]
+        mine = {id(task) for task in [*ours, *encoded, *given]}
+        others = [task for task in tasks if id(task) not in mine]
         groups = _by_sequence_view(ours)
         sequences = {
             name: registry.get_feature_view(name, group[0].project)
@@ -169,13 +177,13 @@ class ActivityComputeEngine(ComputeEngine):
                     view, item_embedding_of(view), more=encoding.staged_files
                 )
                 encodings.append((task, encoding))
+            tables = {task.feature_view.name: self._read_given(task) for task in given}
+            for task in given:
+                view = task.feature_view
+                vectors[view.name] = ItemVectors.from_arrow(
+                    tables[view.name], item_embedding_of(view), source=source_label(view)
+                )
             read_vectors = self._vector_reader(vectors)
-            # Bad job vectors are refused before Feast's engine would push them online.
-            items = {
-                id(task): read_vectors(task.feature_view, to_us(task.end_time))
-                for task in others
-                if _role(task) == Role.ITEMS
-            }
             runs = {
                 name: self._stage(registry, sequences[name], group, read_vectors)
                 for name, group in groups.items()
@@ -183,12 +191,12 @@ class ActivityComputeEngine(ComputeEngine):
             self._ensure_tables([task.feature_view for task in tasks])
             for task, encoding in encodings:
                 self._publish_vectors(task, encoding, vectors[task.feature_view.name])
+            for task in given:
+                name = task.feature_view.name
+                self._publish_given(task, tables[name], vectors[name])
             for name, run in runs.items():
                 self._publish(run, groups[name])
             done = self._feast_engine.materialize(registry, others)
-            for task, job in zip(others, done, strict=True):
-                if id(task) in items and job.status() == MaterializationJobStatus.SUCCEEDED:
-                    self._write_vector_table(task, items[id(task)])
         jobs = dict(zip(map(id, others), done, strict=True))
         return [jobs.get(id(task)) or _succeeded(task) for task in tasks]
 
@@ -242,6 +250,32 @@ class ActivityComputeEngine(ComputeEngine):
         self._write_vector_table(task, vectors)
         print(encoding.report)
 
+    def _read_given(self, task: MaterializationTask) -> pa.Table:
+        """Read the rows of a view of the user's own vectors, up to the end of its interval.
+
+        They are read here and not by Feast's engine, so that what goes online is what sequences
+        and embeddings are made from: checked, and from all files of the source.
+        """
+        _require_times(task)
+        view, end = task.feature_view, to_us(task.end_time)
+        columns = [names.JOB_ID, *(field.name for field in view.features)]
+        return read_feature_rows(self.repo_config, self.offline_store, view, columns, end=end)
+
+    def _publish_given(
+        self, task: MaterializationTask, table: pa.Table, vectors: ItemVectors
+    ) -> None:
+        """Push each job's newest vector of the interval online, and write the table."""
+        if task.feature_view.online:
+            push_table(
+                self.repo_config,
+                self.online_store,
+                task.feature_view,
+                table,
+                start=to_us(task.start_time),
+                progress=task.tqdm_builder,
+            )
+        self._write_vector_table(task, vectors)
+
     def _vector_reader(self, known: Mapping[str, ItemVectors]) -> VectorReader:
         """Return a function that gives the vectors of a view up to a time, each read only once.
 
@@ -281,7 +315,8 @@ class ActivityComputeEngine(ComputeEngine):
         events = registry.get_feature_view(sources[Role.EVENTS], tasks[0].project)
         items = registry.get_feature_view(sources[Role.ITEMS], tasks[0].project)
         spec = spec_of(sequence)
-        earliest = earliest_event(events)
+        files = parquet_files(self.repo_config, events)
+        earliest = None if files is None else files.earliest()
         moments = {task.feature_view.name: self._cutoffs(task, earliest) for task in tasks}
         targets = [
             EmbeddingTarget(
@@ -323,7 +358,7 @@ class ActivityComputeEngine(ComputeEngine):
                 raise InvalidInput(
                     f"{source_label(events)}: expected events in the {spec.window.days} days "
                     f"before {_interval(tasks)}. Received: none"
-                    f"{_of_rows(count_rows(events))}"
+                    f"{_of_rows(files)}"
                 )
         except BaseException:
             run.abandon()
@@ -389,11 +424,7 @@ def _role(task: MaterializationTask) -> str | None:
 def _interval_of(task: MaterializationTask) -> tuple[int, int]:
     """Return start and end of a task in microseconds, after checking that it can be computed."""
     name = task.feature_view.name
-    if task.disable_event_timestamp:
-        raise InvalidInput(
-            f"{name}: expected an interval, because every value has an as-of time. "
-            "Received: --disable-event-timestamp"
-        )
+    _require_times(task)
     now = datetime.now(UTC)
     start, end = to_us(task.start_time), to_us(task.end_time)
     if end > to_us(now + CLOCK_TOLERANCE):
@@ -402,6 +433,14 @@ def _interval_of(task: MaterializationTask) -> tuple[int, int]:
             f"needs all activity before it. Received: end {to_datetime(end)}, now {now}"
         )
     return start, end
+
+
+def _require_times(task: MaterializationTask) -> None:
+    if task.disable_event_timestamp:
+        raise InvalidInput(
+            f"{task.feature_view.name}: expected an interval, because every value has an as-of "
+            "time. Received: --disable-event-timestamp"
+        )
 
 
 def _bar(task: MaterializationTask, description: str, count: int) -> tqdm | None:
@@ -432,8 +471,8 @@ def _interval(tasks: Sequence[MaterializationTask]) -> str:
     return f"({start}, {max(task.end_time for task in tasks)}]"
 
 
-def _of_rows(rows: int | None) -> str:
-    return "" if rows is None else f", of {rows:,} rows in the source"
+def _of_rows(files: ParquetFiles | None) -> str:
+    return "" if files is None else f", of {files.count_rows():,} rows in the source"
 
 
 def _succeeded(task: MaterializationTask) -> MaterializationJob:

@@ -14,19 +14,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from feast import FeatureStore, FeatureView, FileSource
-from feast.data_format import ParquetFormat
+from feast import FeatureStore, FeatureView
 
 from transformations import names
 from transformations.errors import InvalidInput
 from transformations.events import EVENT_COLUMNS
-from transformations.sources import readable, source_label, source_of
+from transformations.parquet_files import ParquetFiles
+from transformations.sources import parquet_files, readable, source_label, source_of
 from transformations.tables import require_columns, single_chunk
 
 LIVE_FILES = "live-*.parquet"
@@ -50,26 +48,17 @@ def append_events(store: FeatureStore, view: FeatureView, table: pa.Table) -> No
         The source cannot be read, lacks a column, has one that these events do not fill, or is of
         a type that would lose something of them. Nothing was written.
     """
-    path = _local_path(store, view)
-    if path is None:
+    files = parquet_files(store.config, view)
+    path = None if files is None else files.local_path
+    if files is None or path is None:
         _append_through_feast(store, view, table)
     elif path.is_dir():
-        _add_file(path, view, table)
+        _add_file(path, files, view, table)
     else:
         _rewrite_file(path, view, table)
 
 
-def _local_path(store: FeatureStore, view: FeatureView) -> Path | None:
-    """Return where a local parquet source lies, None for another source."""
-    source = source_of(view)
-    if not isinstance(source, FileSource) or "://" in source.path:
-        return None
-    if not isinstance(source.file_format, ParquetFormat | NoneType):
-        return None
-    return Path(store.repo_path or ".") / source.path
-
-
-def _add_file(folder: Path, view: FeatureView, table: pa.Table) -> None:
+def _add_file(folder: Path, files: ParquetFiles, view: FeatureView, table: pa.Table) -> None:
     partitions = sorted(path.name for path in folder.glob("*=*") if path.is_dir())
     if partitions:
         raise InvalidInput(
@@ -77,17 +66,9 @@ def _add_file(folder: Path, view: FeatureView, table: pa.Table) -> None:
             f"its partition. Received: {partitions[0]}. Log these events with your own pipeline, "
             "and push them with `--online-only`"
         )
-    with readable(view):
-        dataset = ds.dataset(folder, format="parquet")
-    if not dataset.files:
-        raise InvalidInput(
-            f"{source_label(view)}: expected at least one parquet file, which says the columns. "
-            "Received: an empty folder. Put the first events there"
-        )
-    rows = _as_source(view, table, dataset.schema)
+    rows = _as_source(view, table, files.schema())
     name = f"live-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex}.parquet"
-    # In the same folder and so on the same disk. Arrow and Dask pass over names with a dot,
-    # DuckDB over names that do not end in .parquet.
+    # In the same folder and so on the same disk, by a name that no reader takes.
     aside = folder / f".{name}.staging"
     try:
         pq.write_table(rows, aside)

@@ -19,6 +19,7 @@ from transformations.spec import ActivitySpec
 from transformations.tables import (
     codes_of,
     id_column,
+    is_text,
     ranges,
     rank_encode,
     require_columns,
@@ -139,7 +140,7 @@ def _action_ids(table: pa.Table, spec: ActivitySpec, source: str) -> np.ndarray:
     values = single_chunk(table, names.ACTION)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+    if not is_text(values.type):
         raise InvalidInput(
             f"{source}: column {names.ACTION!r} should be string. Received: {values.type}"
         )

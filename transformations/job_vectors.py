@@ -30,6 +30,7 @@ from transformations.job_encoder import JobEncoderDescription, describe_job_enco
 from transformations.saved_model import SIGNATURE, TensorSpec
 from transformations.tables import (
     id_column,
+    is_text,
     rank_encode,
     require_columns,
     require_no_nulls,
@@ -276,7 +277,7 @@ def _checked_column(table: pa.Table, name: str, tensor: TensorSpec, source: str)
 def _fits(kind: pa.DataType, dtype: str) -> bool:
     """Whether a column of this type can be an input of scalars."""
     if dtype == "string":
-        return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        return is_text(kind)
     if dtype == "int64":
         return pa.types.is_integer(kind)
     return pa.types.is_floating(kind) or pa.types.is_integer(kind)

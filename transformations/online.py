@@ -15,15 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from feast import FeatureView, RepoConfig
+from feast import FeatureView, Field, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.Value_pb2 import Int32List, Int64List, StringList, Value
+from feast.type_map import feast_value_type_to_pa, python_values_to_proto_values
 from tqdm import tqdm
 
 from transformations import names
@@ -110,6 +111,50 @@ def push_snapshots(
     return PushCount(count, count * len(view.features))
 
 
+def push_table(
+    config: RepoConfig,
+    store: OnlineStore,
+    view: FeatureView,
+    table: pa.Table,
+    *,
+    start: int,
+    progress: Callable[[int], tqdm] | None = None,
+) -> None:
+    """Push each key's newest row of a table, as of `start` or later, in place of what is stored.
+
+    Parameters
+    ----------
+    config, store, view : as Feast hands them to an engine.
+    table : the join key, every feature, and `event_timestamp` as timestamp[us, UTC].
+    start : microseconds since the epoch.
+    progress : makes a progress bar of so many rows.
+    """
+    time = time_column(table, names.EVENT_TIMESTAMP, view.name)
+    order = np.argsort(time, kind="stable")
+    order = order[time[order] >= start]
+    _, key = rank_encode(single_chunk(table, _join_key(view)).take(pa.array(order)))
+    # Of a key that is there several times, the position of the last.
+    last = np.full(key.max(initial=-1) + 1, 0)
+    last[key] = order
+    newest = table.take(pa.array(last))
+    for field in view.features:
+        position = newest.column_names.index(field.name)
+        kind = feast_value_type_to_pa(field.dtype.to_value_type())
+        newest = newest.set_column(position, field.name, newest.column(position).cast(kind))
+    bar = progress(len(newest)) if progress else None
+    if bar is not None:
+        bar.set_description(view.name)
+    size = config.materialization_config.online_write_batch_size or WRITE_BATCH
+    with _garbage_collection_paused():
+        for batch in newest.combine_chunks().to_batches(size):
+            batch = _in_key_order(batch, _join_key(view))
+            store.online_write_batch(config, view, feast_rows(view, batch), None)
+            if bar is not None:
+                bar.update(batch.num_rows)
+    if bar is not None:
+        bar.close()
+
+
 def newest_by_snapshot(
     sink: SnapshotSink, committed: Sequence[int], pending: set[int], join_key: str
 ) -> Iterator[tuple[int, pa.BooleanArray]]:
@@ -171,9 +216,11 @@ def feast_rows(view: FeatureView, batch: pa.RecordBatch) -> list[Row]:
     """Return a record batch as the rows that Feast's online stores take."""
     keys = entity_keys(view, batch.column(_join_key(view)))
     features = [field.name for field in view.features]
-    columns = [_values(batch.column(name)) for name in features]
+    columns = [_values(batch.column(field.name), field) for field in view.features]
     event_times = _datetimes(batch.column(names.EVENT_TIMESTAMP))
-    created_times = _datetimes(batch.column(names.CREATED_TIMESTAMP))
+    created_times: Sequence[datetime | None] = [None] * batch.num_rows
+    if names.CREATED_TIMESTAMP in batch.schema.names:
+        created_times = _datetimes(batch.column(names.CREATED_TIMESTAMP))
     return [
         (key, dict(zip(features, row, strict=True)), event_time, created_time)
         for key, event_time, created_time, row in zip(
@@ -223,25 +270,31 @@ def _garbage_collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _values(column: pa.Array) -> Sequence[Value]:
+def _values(column: pa.Array, field: Field) -> Sequence[Value]:
     """Return one feature's column as protobuf values."""
     kind = column.type
     if pa.types.is_list(kind):
         if pa.types.is_float32(kind.value_type):
             return _float_lists(column)
-        make = {
-            pa.int32(): lambda items: Value(int32_list_val=Int32List(val=items)),
-            pa.int64(): lambda items: Value(int64_list_val=Int64List(val=items)),
-            pa.string(): lambda items: Value(string_list_val=StringList(val=items)),
-        }[kind.value_type]
-        return [make(items) for items in column.to_pylist()]
-    if pa.types.is_timestamp(kind):
+        make = _LISTS.get(kind.value_type)
+        if make is not None:
+            return [make(items) for items in column.to_pylist()]
+    elif pa.types.is_timestamp(kind):
         seconds = pc.floor(pc.divide(column.cast(pa.int64()), pa.scalar(1e6))).to_pylist()
         return [
             Value() if second is None else Value(unix_timestamp_val=int(second))
             for second in seconds
         ]
-    return [Value(int64_val=item) for item in column.to_pylist()]
+    elif kind == pa.int64() and not column.null_count:
+        return [Value(int64_val=item) for item in column.to_pylist()]
+    return python_values_to_proto_values(column.to_pylist(), field.dtype.to_value_type())
+
+
+_LISTS: dict[pa.DataType, Callable[[list[Any]], Value]] = {
+    pa.int32(): lambda items: Value(int32_list_val=Int32List(val=items)),
+    pa.int64(): lambda items: Value(int64_list_val=Int64List(val=items)),
+    pa.string(): lambda items: Value(string_list_val=StringList(val=items)),
+}
 
 
 def _float_lists(column: pa.ListArray) -> list[Value]:

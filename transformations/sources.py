@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from types import NoneType
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from feast import FeatureView, FileSource, RepoConfig
-from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.offline_store import OfflineStore
 from feast.types import String
@@ -28,10 +24,11 @@ from transformations.errors import InvalidInput
 from transformations.events import ActivityEvents
 from transformations.item_vectors import ITEM_COLUMNS, ItemVectors
 from transformations.names import Tag
+from transformations.parquet_files import ParquetFiles, is_parquet
 from transformations.snapshots import SnapshotSink
 from transformations.spec import ActivitySpec, ItemEmbedding
-from transformations.tables import require_columns, time_column
-from transformations.times import to_datetime, to_us
+from transformations.tables import first_line, require_columns, time_column
+from transformations.times import to_datetime
 
 READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether
@@ -91,20 +88,15 @@ def read_events(
         store,
         view,
         [names.MEMBER_ID, names.JOB_ID, names.ACTION],
-        to_datetime(start),
-        to_datetime(end),
+        start,
+        end,
+        ids=[names.MEMBER_ID, names.JOB_ID, names.EVENT_ID],
         optional=[names.EVENT_ID],
     )
     label = source_label(view)
-    # Checked before the cut below, which compares with aware times.
-    ActivityEvents.from_arrow(table.slice(0, 0), spec, source=label)
-    times = table.column(names.EVENT_TIMESTAMP)
-    zone = times.type.tz
-    inside = pc.and_(
-        pc.greater_equal(times, pa.scalar(to_datetime(start), pa.timestamp("us", zone))),
-        pc.less(times, pa.scalar(to_datetime(end), pa.timestamp("us", zone))),
-    )
-    return ActivityEvents.from_arrow(table.filter(inside), spec, source=label)
+    time = time_column(table, names.EVENT_TIMESTAMP, label)
+    inside = table.filter(pa.array((time >= start) & (time < end)))
+    return ActivityEvents.from_arrow(inside, spec, source=label)
 
 
 def read_postings(
@@ -130,9 +122,8 @@ def read_postings(
     InvalidInput
         The source or a column is missing, or times are malformed.
     """
-    first = None if start is None else to_datetime(start)
     wanted = [names.JOB_ID, *columns]
-    table = _pull(config, store, view, wanted, first, to_datetime(end))
+    table = _pull(config, store, view, wanted, start, end, ids=[names.JOB_ID])
     time = time_column(table, names.EVENT_TIMESTAMP, source_label(view))
     return table.filter(pa.array((time <= end) & (time >= (_ALWAYS if start is None else start))))
 
@@ -182,35 +173,39 @@ def read_item_vectors(
     """
     if Tag.ENCODER_PATH in view.tags:
         return read_published_vectors(view, embedding)
-    table = _pull(config, store, view, [names.JOB_ID, names.EMBEDDING], None, to_datetime(end))
-    label = source_label(view)
-    ItemVectors.from_arrow(table.slice(0, 0), embedding, source=label)
-    times = table.column(names.EVENT_TIMESTAMP)
-    last = pa.scalar(to_datetime(end), pa.timestamp("us", times.type.tz))
-    table = table.filter(pc.less_equal(times, last))
-    return ItemVectors.from_arrow(table, embedding, source=label)
+    table = read_feature_rows(config, store, view, [names.JOB_ID, names.EMBEDDING], end=end)
+    return ItemVectors.from_arrow(table, embedding, source=source_label(view))
 
 
-def count_rows(view: FeatureView) -> int | None:
-    """Return the rows of a file source, None for others."""
-    dataset = _parquet_dataset(view)
-    return None if dataset is None else dataset.count_rows()
+def read_feature_rows(
+    config: RepoConfig,
+    store: type[OfflineStore] | OfflineStore,
+    view: FeatureView,
+    columns: Sequence[str],
+    *,
+    end: int,
+) -> pa.Table:
+    """Return columns of a view of jobs, `job_id` first, and `event_timestamp`, with `t <= end`."""
+    table = _pull(config, store, view, columns, None, end, ids=[names.JOB_ID])
+    time = time_column(table, names.EVENT_TIMESTAMP, source_label(view))
+    return table.filter(pa.array(time <= end))
 
 
-def earliest_event(view: FeatureView) -> int | None:
-    """Return a file source's first event time in microseconds, None where that is not cheap."""
-    dataset = _parquet_dataset(view)
-    if dataset is None:
+def parquet_files(config: RepoConfig, view: FeatureView) -> ParquetFiles | None:
+    """Return the files of a view's source, None for a source that is no parquet files."""
+    source = source_of(view)
+    if not is_parquet(source):
         return None
-    column = source_of(view).timestamp_field
-    lowest = None
-    for fragment in dataset.get_fragments():
-        for group in fragment.row_groups:
-            statistics = (group.statistics or {}).get(column)
-            if statistics is None:
-                return None
-            lowest = statistics["min"] if lowest is None else min(lowest, statistics["min"])
-    return to_us(lowest) if isinstance(lowest, datetime) else None
+    return ParquetFiles(source, config.repo_path, source_label(view))
+
+
+def source_columns(config: RepoConfig, view: FeatureView) -> dict[str, str]:
+    """Return the names of the columns of a view's source, and what it calls their types."""
+    files = parquet_files(config, view)
+    if files is not None:
+        return {field.name: str(field.type) for field in files.schema()}
+    with readable(view):
+        return dict(source_of(view).get_table_column_names_and_types(config))
 
 
 def _id_type(view: FeatureView) -> pa.DataType:
@@ -223,60 +218,43 @@ def _pull(
     store: type[OfflineStore] | OfflineStore,
     view: FeatureView,
     columns: Sequence[str],
-    start: datetime | None,
-    end: datetime,
+    start: int | None,
+    end: int,
     *,
+    ids: Sequence[str],
     optional: Sequence[str] = (),
 ) -> pa.Table:
-    """Pull columns of a view's source under the view's own names, the join key first."""
-    source, label = source_of(view), source_label(view)
+    """Pull columns of a view's source under the view's own names, the join key first.
+
+    At least the rows with `start <= t <= end`, microseconds since the epoch; a store may give more.
+    """
+    source = source_of(view)
     to_source = {ours: theirs for theirs, ours in source.field_mapping.items()}
     wanted = {name: to_source.get(name, name) for name in (*columns, *optional)}
-    with readable(view):
-        there = dict(source.get_table_column_names_and_types(config))
+    files = parquet_files(config, view)
+    if files is not None:
+        return files.read(
+            wanted, ids=ids, time=names.EVENT_TIMESTAMP, start=start, end=end, optional=optional
+        )
+    there = source_columns(config, view)
     for name in optional:
         if wanted[name] not in there:
             del wanted[name]
-    require_columns(there, [*wanted.values(), source.timestamp_field], label)
-    _require_times(view)
+    require_columns(there, [*wanted.values(), source.timestamp_field], source_label(view))
     join_key, *features = wanted.values()
-    table = store.pull_all_from_table_or_query(
-        config=config,
-        data_source=source,
-        join_key_columns=[join_key],
-        feature_name_columns=features,
-        timestamp_field=source.timestamp_field,
-        start_date=None if start is None else start - READ_MARGIN,
-        end_date=end + READ_MARGIN,
-    ).to_arrow()
+    with readable(view):
+        table = store.pull_all_from_table_or_query(
+            config=config,
+            data_source=source,
+            join_key_columns=[join_key],
+            feature_name_columns=features,
+            timestamp_field=source.timestamp_field,
+            start_date=None if start is None else to_datetime(start) - READ_MARGIN,
+            end_date=to_datetime(end) + READ_MARGIN,
+        ).to_arrow()
     names_of = {theirs: ours for ours, theirs in wanted.items()}
     names_of[source.timestamp_field] = names.EVENT_TIMESTAMP
     return table.rename_columns([names_of.get(name, name) for name in table.column_names])
-
-
-def _require_times(view: FeatureView) -> None:
-    """Raise where a file source has rows without a time: a store's interval filter hides them."""
-    dataset = _parquet_dataset(view)
-    column = source_of(view).timestamp_field
-    if dataset is None or column not in dataset.schema.names:
-        return
-    nulls = dataset.count_rows(filter=ds.field(column).is_null())
-    if nulls:
-        raise InvalidInput(
-            f"{source_label(view)}: column {column!r} should hold no nulls. "
-            f"Received: {nulls} of {dataset.count_rows()} rows are null"
-        )
-
-
-def _parquet_dataset(view: FeatureView) -> ds.Dataset | None:
-    """Return a local file source as a dataset, None for other sources."""
-    source = source_of(view)
-    if not isinstance(source, FileSource) or "://" in source.path:
-        return None
-    if not isinstance(source.file_format, ParquetFormat | NoneType):
-        return None
-    with readable(view):
-        return ds.dataset(source.path, format="parquet")
 
 
 @contextmanager
@@ -286,6 +264,5 @@ def readable(view: FeatureView) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowInvalid) as error:
         raise InvalidInput(
-            f"{source_label(view)}: expected a readable source. "
-            f"Received: {str(error).splitlines()[0]}"
+            f"{source_label(view)}: expected a readable source. Received: {first_line(error)}"
         ) from error

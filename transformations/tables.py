@@ -47,44 +47,91 @@ def id_column(table: pa.Table, column: str, source: str) -> pa.Array:
     Raises
     ------
     InvalidInput
-        The column is neither integer nor string, or holds nulls.
+        The column is neither integer nor string, holds nulls, or an id that cannot be kept apart
+        from others everywhere: an integer outside int64, text that is not UTF-8 or holds NUL.
     """
     values = single_chunk(table, column)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    if not (
-        pa.types.is_integer(values.type)
-        or pa.types.is_string(values.type)
-        or pa.types.is_large_string(values.type)
-    ):
+    if not (pa.types.is_integer(values.type) or is_text(values.type)):
         raise InvalidInput(
             f"{source}: column {column!r} should be int64 or string. Received: {values.type}"
         )
     require_no_nulls(values, column, source)
-    return values.cast(pa.int64() if pa.types.is_integer(values.type) else pa.string())
+    try:
+        if pa.types.is_integer(values.type):
+            return values.cast(pa.int64())
+        return _text_ids(values.cast(pa.string()))
+    except pa.ArrowInvalid as error:
+        raise InvalidInput(
+            f"{source}: column {column!r} should hold ids of int64, or text in UTF-8 without NUL. "
+            f"Received: {first_line(error)}"
+        ) from error
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds text."""
+    return (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _text_ids(values: pa.Array) -> pa.Array:
+    """Return text ids, after checking what they hold.
+
+    C strings and numpy's byte strings end at a NUL, and PostgreSQL stores none: with one, two ids
+    would be one somewhere.
+    """
+    values.validate(full=True)
+    if pc.any(pc.match_substring(values, "\0")).as_py():
+        bad = values.filter(pc.match_substring(values, "\0"))
+        raise pa.ArrowInvalid(f"{bad[0].as_py()!r} with a NUL, {len(bad)} of {len(values)} rows")
+    return values
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def time_column(table: pa.Table, column: str, source: str) -> np.ndarray:
-    """Return a UTC timestamp column as int64 microseconds since the epoch.
+    """Return a timestamp column with a zone as int64 microseconds since the epoch.
+
+    What is finer than a microsecond is cut off, towards the past.
 
     Raises
     ------
     InvalidInput
-        The column is not a timestamp, has no time zone, or holds nulls.
+        The column is not a timestamp, has no time zone, holds nulls, or a time that microseconds
+        cannot hold.
     """
     values = single_chunk(table, column)
-    if not pa.types.is_timestamp(values.type):
+    require_zoned_time(values.type, column, source)
+    require_no_nulls(values, column, source)
+    if values.type.unit == "ns":
+        # Arrow's own cast cuts towards 1970, which is later for what was before.
+        return values.view(pa.int64()).to_numpy(zero_copy_only=False) // 1_000
+    try:
+        in_us = values.cast(pa.timestamp("us", values.type.tz))
+    except pa.ArrowInvalid as error:
         raise InvalidInput(
-            f"{source}: column {column!r} should be a timestamp in UTC. Received: {values.type}"
+            f"{source}: column {column!r} should hold times that fit into microseconds. "
+            f"Received: {first_line(error)}"
+        ) from error
+    return in_us.view(pa.int64()).to_numpy(zero_copy_only=False)
+
+
+def require_zoned_time(kind: pa.DataType, column: str, source: str) -> None:
+    """Raise `InvalidInput` unless a type is a timestamp with a time zone, of any unit and zone."""
+    if not pa.types.is_timestamp(kind):
+        raise InvalidInput(
+            f"{source}: column {column!r} should be a timestamp in UTC. Received: {kind}"
         )
-    if values.type.tz is None:
+    if kind.tz is None:
         raise InvalidInput(
             f"{source}: column {column!r} should be a timestamp with time zone UTC. "
-            f"Received: {values.type} without a time zone (naive)"
+            f"Received: {kind} without a time zone (naive)"
         )
-    require_no_nulls(values, column, source)
-    in_us = values.cast(pa.timestamp("us", values.type.tz), safe=False)
-    return in_us.view(pa.int64()).to_numpy(zero_copy_only=False)
 
 
 def rank_encode(values: pa.Array) -> tuple[pa.Array, np.ndarray]:

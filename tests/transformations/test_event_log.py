@@ -13,7 +13,7 @@ from feast_repo import DIMENSION, at, events_table, make_repo, us, vectors_table
 from transformations import event_log
 from transformations.errors import InvalidInput
 from transformations.event_log import LIVE_FILES, append_events
-from transformations.sources import count_rows, earliest_event, read_events
+from transformations.sources import parquet_files, read_events
 from transformations.spec import ActivitySpec
 
 HISTORY = [(1, 1, "APPLY", at(-3)), (2, 3, "DISMISS", at(-1))]
@@ -81,8 +81,9 @@ def test_a_folder_gets_one_more_file(repo, offline):
     assert {path.name for path in repo.events.iterdir()} == {"history.parquet", live.name}
     assert (repo.events / "history.parquet").read_bytes() == history
     assert read(store, view) == EXPECTED
-    assert count_rows(view) == 4
-    assert earliest_event(view) == us(at(-5))
+    files = parquet_files(store.config, view)
+    assert files.count_rows() == 4
+    assert files.earliest() == us(at(-5))
 
 
 @pytest.mark.parametrize("offline", ["duckdb", "dask"])
@@ -97,7 +98,7 @@ def test_what_a_kill_leaves_aside_is_no_event(repo, offline):
     append_events(store, view, NEW)
     (repo.events / ".live-20240301T000000Z-00.parquet.staging").write_bytes(b"PAR1 half a file")
     assert read(store, view) == EXPECTED
-    assert count_rows(view) == 4
+    assert parquet_files(store.config, view).count_rows() == 4
 
 
 @pytest.mark.parametrize("way", ["ours", "through Feast"])

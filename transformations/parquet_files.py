@@ -1,0 +1,444 @@
+"""The parquet files of a source: each of them is read as what it holds, or refused by name.
+
+Feast's offline stores differ in which files of a folder they see, in what becomes of a column that
+is not the same in all files, and in which types of time they know. So a `FileSource` of parquet is
+read here, whatever the offline store is.
+
+Which files a folder has:
+
+- Every file in it and in its sub-folders, whatever its name ends in. Links are followed.
+- Not what begins with `.` or `_`, by the convention of Hadoop, Spark and Arrow: markers, checksums,
+  and what is still being written. A file that begins so and is called parquet all the same is
+  refused, since some readers take it and others do not; in a folder that begins so it is counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from types import NoneType
+from typing import TypeGuard
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from feast import FileSource
+from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
+
+from transformations.errors import InvalidInput
+from transformations.tables import (
+    first_line,
+    id_column,
+    is_text,
+    require_columns,
+    require_zoned_time,
+    time_column,
+)
+from transformations.times import to_us
+
+DELTA_LOG = "_delta_log"
+SUMMARIES = ("_metadata", "_common_metadata")
+"""Files without rows that some writers put beside the others."""
+SUFFIXES = (".parquet", ".parq", ".pq")
+ANY = "permissive"
+"""How Arrow puts columns of different types together: by the wider type, where there is one."""
+_FORMAT = ds.ParquetFileFormat()
+_MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_INT64 = np.iinfo(np.int64)
+
+
+def is_parquet(source: DataSource) -> TypeGuard[FileSource]:
+    """Return whether a source is of parquet files."""
+    return isinstance(source, FileSource) and isinstance(
+        source.file_format, ParquetFormat | NoneType
+    )
+
+
+@dataclass(frozen=True)
+class ParquetFiles:
+    """The files of one source, as they are when they are first asked for.
+
+    Every method raises `InvalidInput` where the folder, or a file in it, cannot be read. The
+    message names it.
+
+    Parameters
+    ----------
+    source : a source of parquet files.
+    repo : folder of the feature repo, in which a relative path lies.
+    label : what errors call the source.
+    """
+
+    source: FileSource
+    repo: Path | None
+    label: str
+
+    @property
+    def local_path(self) -> Path | None:
+        """Return the folder or file on this machine, None for one elsewhere."""
+        filesystem, root = self._root
+        return Path(root) if isinstance(filesystem, pafs.LocalFileSystem) else None
+
+    def count_rows(self) -> int:
+        """Return the rows of all files, as their footers say."""
+        return sum(fragment.metadata.num_rows for fragment in self._fragments)
+
+    def count_hidden(self) -> int:
+        """Return the parquet files in folders that begin with `.` or `_`, which are not read."""
+        return sum(path.lower().endswith(SUFFIXES) for path in self._found if self._hidden(path))
+
+    def schema(self) -> pa.Schema:
+        """Return the columns of the first file with rows, or else of the first file.
+
+        Raises
+        ------
+        InvalidInput
+            There is no file.
+        """
+        if not self._fragments:
+            raise InvalidInput(
+                f"{self.label}: expected at least one parquet file, which says the columns. "
+                "Received: an empty folder"
+            )
+        return (self._filled or self._fragments)[0].physical_schema
+
+    def earliest(self) -> int | None:
+        """Return the first time in microseconds since the epoch, None where footers do not say."""
+        lowest = []
+        for fragment in self._filled:
+            for group in fragment.row_groups:
+                statistics = (group.statistics or {}).get(self.source.timestamp_field)
+                first = None if statistics is None else statistics["min"]
+                if not isinstance(first, datetime):
+                    return None
+                lowest.append(to_us(first))
+        return min(lowest, default=None)
+
+    def read(
+        self,
+        columns: Mapping[str, str],
+        *,
+        ids: Sequence[str],
+        time: str,
+        start: int | None,
+        end: int,
+        optional: Sequence[str] = (),
+    ) -> pa.Table:
+        """Return the rows with `start <= t <= end`, in any order.
+
+        Parameters
+        ----------
+        columns : names in the files, by the names that the columns get; without the time.
+        ids : those of them that hold ids. They come out as int64 or string.
+        time : the name that the time gets, timestamp[us, UTC].
+        start, end : microseconds since the epoch; without a start, from the first row on.
+        optional : those of them that a source may lack, then in all its files.
+
+        Raises
+        ------
+        InvalidInput
+            A file lacks a column, has one of another type than other files, or a time that is null
+            or has no zone. A file without rows may have columns of any type.
+        """
+        wanted = {**columns, time: self.source.timestamp_field}
+        for name in optional:
+            if not any(wanted[name] in part.physical_schema.names for part in self._filled):
+                del wanted[name]
+        if not self._filled:
+            require_columns(self.schema().names, wanted.values(), self.label)
+            return _empty(wanted, ids, time)
+        groups: dict[tuple[pa.DataType, ...], list[ds.ParquetFileFragment]] = {}
+        for fragment in self._filled:
+            self._require(fragment, wanted, time)
+            kinds = tuple(_type_of(fragment, field) for field in wanted.values())
+            groups.setdefault(kinds, []).append(fragment)
+        tables = {
+            part[0].path: self._read_group(part, wanted, ids, time, start, end)
+            for part in groups.values()
+        }
+        return self._together(tables)
+
+    @cached_property
+    def _root(self) -> tuple[pafs.FileSystem, str]:
+        """Return the file system and the path in it."""
+        path = self.source.path
+        try:
+            if path.startswith("s3://"):
+                made = FileSource.create_filesystem_and_path(
+                    path, self.source.s3_endpoint_override or "", self.source.resolve_credentials()
+                )
+                return made[0] or pafs.LocalFileSystem(), made[1]
+            if "://" in path:
+                return pafs.FileSystem.from_uri(path)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise InvalidInput(
+                f"{self.label}: expected a path that can be opened. Received: {first_line(error)}"
+            ) from error
+        return pafs.LocalFileSystem(), str(Path(self.repo or ".") / path)
+
+    @cached_property
+    def _found(self) -> list[str]:
+        """Return the paths of all files, hidden ones too, in order."""
+        filesystem, root = self._root
+        local = isinstance(filesystem, pafs.LocalFileSystem)
+        try:
+            found = sorted(_local_files(root) if local else _remote_files(filesystem, root))
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(root, error) from error
+        for path in found:
+            inside = _inside(path, root)
+            if DELTA_LOG in inside.parts[:-1]:
+                raise InvalidInput(
+                    f"{self.label}: expected parquet files. Received: a Delta table ({DELTA_LOG}), "
+                    "whose files need not all be of its newest version. Give the source "
+                    "`file_format=DeltaFormat()`"
+                )
+            if (
+                self._hidden(path)
+                and not any(map(_begins_hidden, inside.parts[:-1]))
+                and inside.suffix.lower() in SUFFIXES
+            ):
+                raise InvalidInput(
+                    f"{self.label}: expected files whose names do not begin with '.' or '_', which "
+                    f"some readers pass over. Received: {inside}. Rename it, or put it elsewhere"
+                )
+            if local and not os.path.isfile(path):
+                raise self._unreadable(path, OSError("not a file, or a link to none"))
+        return found
+
+    @cached_property
+    def _fragments(self) -> list[ds.ParquetFileFragment]:
+        """Return the files that are not hidden, with what their footers say."""
+        filesystem, _ = self._root
+        fragments = []
+        for path in self._found:
+            if self._hidden(path):
+                continue
+            fragment = _FORMAT.make_fragment(path, filesystem)
+            try:
+                fragment.ensure_complete_metadata()
+            except (OSError, pa.ArrowException) as error:
+                raise self._unreadable(path, error) from error
+            fragments.append(fragment)
+        return fragments
+
+    @cached_property
+    def _filled(self) -> list[ds.ParquetFileFragment]:
+        """Return the files that have rows."""
+        return [fragment for fragment in self._fragments if fragment.metadata.num_rows]
+
+    def _hidden(self, path: str) -> bool:
+        return any(map(_begins_hidden, _inside(path, self._root[1]).parts))
+
+    def _of(self, path: str) -> str:
+        """Return how errors call one file."""
+        inside = _inside(path, self._root[1])
+        return f"{self.label}, file {inside}" if inside.parts else self.label
+
+    def _unreadable(self, path: str, error: BaseException) -> InvalidInput:
+        return InvalidInput(
+            f"{self._of(path)}: expected a readable source of parquet files. "
+            f"Received: {first_line(error)}"
+        )
+
+    def _require(
+        self, fragment: ds.ParquetFileFragment, wanted: Mapping[str, str], time: str
+    ) -> None:
+        """Raise unless a file has the columns, each once, and a time with a zone."""
+        schema, label = fragment.physical_schema, self._of(fragment.path)
+        require_columns(schema.names, wanted.values(), label)
+        twice = [field for field in wanted.values() if schema.names.count(field) > 1]
+        if twice:
+            raise InvalidInput(
+                f"{label}: column {twice[0]!r} should be there once. Received: "
+                f"{schema.names.count(twice[0])} columns of this name"
+            )
+        require_zoned_time(_type_of(fragment, wanted[time]), wanted[time], label)
+
+    def _read_group(
+        self,
+        fragments: Sequence[ds.ParquetFileFragment],
+        wanted: Mapping[str, str],
+        ids: Sequence[str],
+        time: str,
+        start: int | None,
+        end: int,
+    ) -> pa.Table:
+        """Read files whose columns have the same types together; one after the other to say which.
+
+        Whatever is wrong with one of them is said of that file.
+        """
+        label = self._of(fragments[0].path) if len(fragments) == 1 else self.label
+        try:
+            table = self._scan(fragments, wanted, time, start, end)
+            return _normalised(table, ids, time, label)
+        except (OSError, pa.ArrowException, InvalidInput) as error:
+            if len(fragments) > 1:
+                for fragment in fragments:
+                    self._read_group([fragment], wanted, ids, time, start, end)
+            if isinstance(error, InvalidInput):
+                raise
+            raise self._unreadable(fragments[0].path, error) from error
+
+    def _scan(
+        self,
+        fragments: Sequence[ds.ParquetFileFragment],
+        wanted: Mapping[str, str],
+        time: str,
+        start: int | None,
+        end: int,
+    ) -> pa.Table:
+        """Read the rows of an interval, and those without a time."""
+        filesystem, _ = self._root
+        kinds = {field: _type_of(fragments[0], field) for field in wanted.values()}
+        # Arrow cannot filter views of text.
+        views = {f: pa.string() for f, kind in kinds.items() if pa.types.is_string_view(kind)}
+        schema = pa.schema({**kinds, **views})
+        field = ds.field(wanted[time])
+        first, last = _bounds(schema.field(wanted[time]).type, start, end)
+        inside = (field >= first) & (field <= last)
+        if any(_may_have_nulls(fragment.metadata, wanted[time]) for fragment in fragments):
+            inside |= field.is_null()
+        dataset = ds.FileSystemDataset(list(fragments), schema, _FORMAT, filesystem)
+        return dataset.to_table(
+            columns={name: ds.field(column) for name, column in wanted.items()}, filter=inside
+        )
+
+    def _together(self, tables: Mapping[str, pa.Table]) -> pa.Table:
+        """Concatenate what files of different types gave; `tables` are by their first file."""
+        if len(tables) == 1:
+            return next(iter(tables.values()))
+        (first, one), *others = [(path, _plain(table)) for path, table in tables.items()]
+        for path, other in others:
+            for ours, theirs in zip(one.schema, other.schema, strict=True):
+                try:
+                    pa.unify_schemas([pa.schema([ours]), pa.schema([theirs])], promote_options=ANY)
+                except pa.ArrowException as error:
+                    raise InvalidInput(
+                        f"{self._of(path)}: column {ours.name!r} should be of one type in all "
+                        f"files. Received: {theirs.type}, and {ours.type} in "
+                        f"{_inside(first, self._root[1])}"
+                    ) from error
+        return pa.concat_tables([one, *(table for _, table in others)], promote_options=ANY)
+
+
+def _empty(wanted: Iterable[str], ids: Sequence[str], time: str) -> pa.Table:
+    kinds = {name: pa.int64() if name in ids else pa.string() for name in wanted}
+    return pa.schema({**kinds, time: pa.timestamp("us", "UTC")}).empty_table()
+
+
+def _local_files(root: str) -> Iterator[str]:
+    """Yield the files of a local folder, following links; a file that is met again only once."""
+    if not os.path.isdir(root):
+        os.stat(root)
+        yield root
+        return
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=_raise):
+        # What is met again, by another link, is passed over: links may lead back.
+        folders[:] = sorted(name for name in folders if _first(os.path.join(folder, name), seen))
+        yield from (
+            path for name in sorted(files) if _first(path := os.path.join(folder, name), seen)
+        )
+
+
+def _first(path: str, seen: set[str]) -> bool:
+    """Return whether a file or folder is met for the first time, and remember it."""
+    real = os.path.realpath(path)
+    if real in seen:
+        return False
+    seen.add(real)
+    return True
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _remote_files(filesystem: pafs.FileSystem, root: str) -> Iterator[str]:
+    info = filesystem.get_file_info(root)
+    if info.type == pafs.FileType.NotFound:
+        raise FileNotFoundError(f"{root} does not exist")
+    if info.is_file:
+        yield root
+        return
+    for found in filesystem.get_file_info(pafs.FileSelector(root, recursive=True)):
+        if found.is_file:
+            yield found.path
+
+
+def _inside(path: str, root: str) -> PurePosixPath:
+    """Return the path of a file within the folder of the source; of the source itself, `.`."""
+    return PurePosixPath(path).relative_to(PurePosixPath(root))
+
+
+def _begins_hidden(name: str) -> bool:
+    # As Spark has it: a folder of a partition, `_day=1`, is none of its own.
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+
+def _type_of(fragment: ds.ParquetFileFragment, column: str) -> pa.DataType:
+    return fragment.physical_schema.field(column).type
+
+
+def _columns(metadata: pq.FileMetaData, name: str) -> Iterator[pq.ColumnChunkMetaData]:
+    """Yield the chunks of one column that is not nested."""
+    position = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(name)
+    for group in range(metadata.num_row_groups):
+        yield metadata.row_group(group).column(position)
+
+
+def _may_have_nulls(metadata: pq.FileMetaData, name: str) -> bool:
+    statistics = [column.statistics for column in _columns(metadata, name)]
+    return any(s is None or not s.has_null_count or s.null_count for s in statistics)
+
+
+def _bounds(kind: pa.TimestampType, start: int | None, end: int) -> tuple[pa.Scalar, pa.Scalar]:
+    """Return the first and the last time of an interval, in the unit of a column.
+
+    Times finer than a microsecond belong to the microsecond in which they are.
+    """
+    first = _INT64.min if start is None else start
+    if kind.unit == "ns":
+        first, last = first * 1_000, end * 1_000 + 999
+    else:
+        size = _MICROSECONDS[kind.unit]
+        first, last = -(-first // size), end // size
+    limits = [min(max(value, _INT64.min), _INT64.max) for value in (first, last)]
+    return pa.scalar(limits[0], pa.int64()).cast(kind), pa.scalar(limits[1], pa.int64()).cast(kind)
+
+
+def _normalised(table: pa.Table, ids: Sequence[str], time: str, label: str) -> pa.Table:
+    """Return rows with ids as int64 or string, and times as timestamp[us, UTC]."""
+    for position, name in enumerate(table.column_names):
+        if name in ids:
+            table = table.set_column(position, name, id_column(table, name, label))
+        elif name == time:
+            moments = pa.array(time_column(table, name, label), pa.int64())
+            table = table.set_column(position, name, moments.cast(pa.timestamp("us", "UTC")))
+    return table
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type in which columns of different files are put together."""
+    if pa.types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if is_text(kind):
+        return pa.string()
+    if (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    ) and pa.types.is_floating(kind.value_type):
+        return pa.list_(pa.float32())
+    return kind
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    return table.cast(
+        pa.schema([field.with_type(_plain_type(field.type)) for field in table.schema])
+    )
