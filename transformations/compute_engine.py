@@ -54,7 +54,6 @@ from transformations.names import Role, Tag
 from transformations.online import Merge, newest_by_time, push_snapshots, push_table
 from transformations.parquet_files import ParquetFiles
 from transformations.pipeline import EmbeddingTarget, Report, SnapshotRun, cutoffs
-from transformations.snapshots import SnapshotSink
 from transformations.sources import (
     parquet_files,
     read_events,
@@ -233,10 +232,6 @@ class ActivityComputeEngine(ComputeEngine):
         view, sink = task.feature_view, encoding.sink
         encoding.commit()
         if view.online:
-            # Versions share one online table: what another one has put there is replaced.
-            for other in sink.path.parent.iterdir():
-                if other.is_dir() and other != sink.path:
-                    SnapshotSink(other).forget_published()
             count = push_snapshots(
                 self.repo_config,
                 self.online_store,

@@ -144,12 +144,8 @@ def _filled_columns(
     wanted = {name: to_source.get(name, name) for name in (*EVENT_COLUMNS, names.EVENT_ID)}
     if wanted[names.EVENT_ID] not in source_columns:
         del wanted[names.EVENT_ID]
-    elif names.EVENT_ID not in table.column_names:
-        raise InvalidInput(
-            f"pushed events: column {names.EVENT_ID!r} is missing. Expected, because {label} has "
-            f"it and orders events of one time by it. Received columns: "
-            f"{', '.join(table.column_names)}"
-        )
+    else:
+        require_event_ids(view, table)
     require_columns(source_columns, wanted.values(), label)
     filled = {theirs: single_chunk(table, ours) for ours, theirs in wanted.items()}
     created = source.created_timestamp_column
@@ -157,3 +153,13 @@ def _filled_columns(
         now = pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))
         filled[created] = pa.array([now] * len(table), now.type)
     return filled
+
+
+def require_event_ids(view: FeatureView, table: pa.Table) -> None:
+    """Raise where pushed events have no event ids, for a source of events that has them."""
+    if names.EVENT_ID not in table.column_names:
+        raise InvalidInput(
+            f"pushed events: column {names.EVENT_ID!r} is missing. Expected, because "
+            f"{source_label(view)} has it and orders events of one time by it. Received columns: "
+            f"{', '.join(table.column_names)}"
+        )

@@ -43,6 +43,8 @@ class ActivityEvents:
     action : int8 [E]; action id of the spec, 1 and up.
     time : int64 [E]; microseconds since the epoch, ascending within each member.
     duplicates : int. Rows left out because an equal row was kept.
+    event_ids : distinct event ids, ascending; None where the source has none.
+    event : int32 [E]; position in `event_ids`, or None.
     """
 
     member_ids: pa.Array
@@ -52,6 +54,8 @@ class ActivityEvents:
     action: np.ndarray
     time: np.ndarray
     duplicates: int
+    event_ids: pa.Array | None = None
+    event: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.time)
@@ -86,6 +90,7 @@ class ActivityEvents:
             job=self.job[events],
             action=self.action[events],
             time=self.time[events],
+            event=None if self.event is None else self.event[events],
         )
 
     @classmethod
@@ -113,8 +118,11 @@ class ActivityEvents:
         action = _action_ids(table, spec, source)
         time = time_column(table, names.EVENT_TIMESTAMP, source)
         tie_breakers = [job, action]
+        event_ids = event = None
         if names.EVENT_ID in table.column_names:
-            tie_breakers.insert(0, rank_encode(id_column(table, names.EVENT_ID, source))[1])
+            event_ids, event = rank_encode(id_column(table, names.EVENT_ID, source))
+            _require_filled(event_ids, source)
+            tie_breakers.insert(0, event)
 
         order = _total_order(member, time, tie_breakers, len(member_ids))
         keys = [column[order] for column in (member, time, *tie_breakers)]
@@ -132,6 +140,8 @@ class ActivityEvents:
             action=action[order],
             time=time[order],
             duplicates=int(repeats.sum()),
+            event_ids=event_ids,
+            event=None if event is None else event[order],
         )
 
 
@@ -156,6 +166,15 @@ def _action_ids(table: pa.Table, spec: ActivitySpec, source: str) -> np.ndarray:
         )
     ids = np.array([spec.vocabulary.index(name) for name in distinct], dtype=np.int8)
     return ids[encoded.indices.to_numpy(zero_copy_only=False)]
+
+
+def _require_filled(event_ids: pa.Array, source: str) -> None:
+    """Raise where an event id is empty: in a stored sequence that means that there is none."""
+    if len(event_ids) and event_ids[0].as_py() == "":
+        raise InvalidInput(
+            f"{source}: column {names.EVENT_ID!r} should hold no empty text. Received: '' in at "
+            "least one row"
+        )
 
 
 def _total_order(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 from feast import Field
-from feast.types import Array, Float32, Int32, Int64, PrimitiveFeastType, UnixTimestamp
+from feast.types import Array, Float32, Int32, Int64, PrimitiveFeastType, String, UnixTimestamp
 
 from transformations import names
 from transformations.sequences import Sequences
@@ -36,6 +36,11 @@ def sequence_fields(member_type: PrimitiveFeastType, job_type: PrimitiveFeastTyp
             name=names.ACTIVITY_TIMES,
             dtype=Array(Int64),
             description="Times of the same activities, microseconds since the epoch, UTC.",
+        ),
+        Field(
+            name=names.ACTIVITY_EVENT_IDS,
+            dtype=Array(String),
+            description="Event ids of the same activities as text; empty if events have none.",
         ),
         Field(
             name=names.ACTIVITY_COUNT,
@@ -121,10 +126,23 @@ def sequence_batch(members: pa.Array, sequences: Sequences, created: np.ndarray)
         names.ACTIVITY_TIMES: pa.ListArray.from_arrays(
             offsets, pa.array(sequences.time[filled], pa.int64())
         ),
+        names.ACTIVITY_EVENT_IDS: _event_ids(sequences, filled, offsets),
         names.ACTIVITY_COUNT: pa.array(sequences.count, pa.int64()),
         names.LAST_ACTIVITY_AT: pa.array(sequences.time[:, -1], mask=empty).cast(TIMESTAMP),
     }
     return pa.RecordBatch.from_pydict({**columns, **_stamps(sequences, created)})
+
+
+def _event_ids(sequences: Sequences, filled: np.ndarray, offsets: pa.Array) -> pa.ListArray:
+    """Return the event ids as n lists of text, all empty where events have no ids."""
+    if sequences.event is None or sequences.event_ids is None:
+        return pa.ListArray.from_arrays(
+            pa.array(np.zeros(len(offsets)), pa.int32()), pa.array([], pa.string())
+        )
+    event = sequences.event[filled]
+    ids = sequences.event_ids.take(pa.array(event, mask=event < 0))
+    # The online stores' lists have no nulls; no event id is empty.
+    return pa.ListArray.from_arrays(offsets, ids.cast(pa.string()).fill_null(""))
 
 
 def embedding_batch(

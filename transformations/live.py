@@ -3,9 +3,10 @@
     pushed events -> offline log -> stored row + events -> merged -> make_sequences -> new row
 
 The result depends on which events were pushed, not on their order, number or batches: a stored
-sequence is a set of events, and what is left out of it by window and length would be left out
-later too. So a push may be repeated after any failure, and several writers may push at once where
-the online store lets them; see `row_updates`.
+sequence is a set of events in total order, by their event ids where the source has them, and what
+is left out of it by window and length would be left out later too. So a push may be repeated after
+any failure, and several writers may push at once where the online store lets them; see
+`row_updates`.
 
 A row that holds events of its batch row's as-of time or later is a live row. When the batch
 publishes that member again, it brings everything before its own as-of time, late events included,
@@ -17,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,12 +32,19 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from transformations import names
 from transformations.errors import InvalidInput
-from transformations.event_log import append_events
+from transformations.event_log import append_events, require_event_ids
 from transformations.events import ActivityEvents
 from transformations.feature_tables import TIMESTAMP, sequence_batch
 from transformations.feature_views import has_string_ids, source_views_of, spec_of
 from transformations.item_vectors import ItemVectors
-from transformations.merge import Activity, activities_in, as_events, merge_activities
+from transformations.merge import (
+    Activity,
+    activities_in,
+    as_events,
+    has_numbers,
+    merge_activities,
+    with_event_id,
+)
 from transformations.names import Role
 from transformations.online import Merge, feast_rows
 from transformations.request_time import CLOCK_TOLERANCE_US
@@ -49,8 +58,9 @@ from transformations.row_updates import (
 )
 from transformations.sequences import Sequences, make_sequences
 from transformations.serving import JobVectors
+from transformations.sources import event_ids_of, source_label
 from transformations.spec import ActivitySpec
-from transformations.tables import id_column, single_chunk, time_column
+from transformations.tables import first_line, id_column, single_chunk, time_column
 from transformations.times import to_datetime, to_us
 
 SOURCE = "pushed events"
@@ -156,7 +166,7 @@ class SequenceWriter:
         ----------
         events : columns `member_id`, `job_id` (int64 or string as in the feature repo), `action`
             (string), `event_timestamp` (with time zone), and `event_id` if the source has it.
-            Others are ignored. In any order.
+            Others are ignored, event ids too where the source has none. In any order.
 
         Raises
         ------
@@ -201,8 +211,9 @@ class SequenceWriter:
         time = time_column(table, names.EVENT_TIMESTAMP, SOURCE)
         # Microseconds offline too, so that both stores mean the same event.
         columns[names.EVENT_TIMESTAMP] = pa.array(time, pa.int64()).cast(TIMESTAMP)
-        if names.EVENT_ID in table.column_names:
-            columns[names.EVENT_ID] = id_column(table, names.EVENT_ID, SOURCE)
+        if self._event_ids is not None:
+            require_event_ids(self._events, table)
+            columns[names.EVENT_ID] = self._as_event_ids(id_column(table, names.EVENT_ID, SOURCE))
         now = to_us(datetime.now(UTC))
         late = np.flatnonzero(time > now + CLOCK_TOLERANCE_US)
         if len(late):
@@ -212,6 +223,23 @@ class SequenceWriter:
                 f"now {to_datetime(now)}"
             )
         return pa.table(columns)
+
+    @cached_property
+    def _event_ids(self) -> pa.DataType | None:
+        """Type of the source's event ids; None where the batch would know none."""
+        return event_ids_of(self._store.config, self._events)
+
+    def _as_event_ids(self, ids: pa.Array) -> pa.Array:
+        """Return event ids of the source's type, so that they are ordered as in the batch."""
+        if self._event_ids is None or pa.types.is_null(self._event_ids):
+            return ids
+        try:
+            return ids.cast(self._event_ids)
+        except pa.ArrowInvalid as error:
+            raise InvalidInput(
+                f"{SOURCE}: column {names.EVENT_ID!r} should be {self._event_ids}, as in "
+                f"{source_label(self._events)}. Received: {ids.type}; {first_line(error)}"
+            ) from error
 
     def _ids(self, table: pa.Table, column: str) -> pa.Array:
         ids, expected = id_column(table, column, SOURCE), self.id_types[column]
@@ -229,25 +257,24 @@ class SequenceWriter:
         pushed: list[list[Activity]] = []
         members: list[int] = []
         jobs = activity.job_ids.to_pylist()
+        event_ids = [] if activity.event_ids is None else activity.event_ids.to_pylist()
         for member in part:
             events = slice(*activity.member_start[member : member + 2])
             chosen = events.start + np.flatnonzero(known[events])
-            activities = zip(
+            columns = [
                 activity.time[chosen].tolist(),
                 [jobs[job] for job in activity.job[chosen].tolist()],
                 activity.action[chosen].tolist(),
-                strict=True,
-            )
-            # Without their ids, events of two ids may be equal.
-            distinct = list(dict.fromkeys(activities))
-            report.duplicates += len(chosen) - len(distinct)
-            if distinct:
+            ]
+            if activity.event is not None:
+                columns.append([event_ids[event] for event in activity.event[chosen].tolist()])
+            if len(chosen):
                 members.append(member)
-                pushed.append(distinct)
+                pushed.append(list(zip(*columns, strict=True)))
         if not pushed:
             return
         ids = activity.member_ids.take(pa.array(members))
-        merging = _Merging(self._view, self._spec, ids, pushed)
+        merging = _Merging(self._view, self._spec, ids, pushed, has_numbers(activity.event_ids))
         update_rows(
             self._store.config,
             self._online_store,
@@ -268,6 +295,7 @@ class _Merging:
     view, spec : of the sequences.
     members : n ids.
     pushed : n lists of distinct events, in any order.
+    numbers : bool. Whether event ids are integers, where there are any.
 
     Attributes
     ----------
@@ -281,12 +309,14 @@ class _Merging:
         spec: ActivitySpec,
         members: pa.Array,
         pushed: Sequence[Sequence[Activity]],
+        numbers: bool,
     ) -> None:
         self._view, self._spec, self._members, self._pushed = view, spec, members, pushed
+        self._numbers = numbers
         self.already_there, self.older, self.new = np.zeros((3, len(pushed)), dtype=np.int64)
 
     def __call__(self, which: Sequence[int], stored: Sequence[Stored]) -> list[Row | None]:
-        before = [activities_of(values) for _, values in stored]
+        before = [activities_of(values, numbers=self._numbers) for _, values in stored]
         merged, fresh = [], []
         for i, activities in zip(which, before, strict=True):
             together, not_stored = merge_activities(activities, self._pushed[i])
@@ -362,8 +392,14 @@ def _with_live(
     return feast_rows(view, sequence_batch(members, sequences, created))
 
 
-def activities_of(values: Mapping[str, Value] | None) -> list[Activity]:
-    """Return the activities of a row of the sequence view, oldest first; none without a row."""
+def activities_of(values: Mapping[str, Value] | None, *, numbers: bool = False) -> list[Activity]:
+    """Return the activities of a row of the sequence view, oldest first; none without a row.
+
+    Parameters
+    ----------
+    values : of the row.
+    numbers : whether event ids, which are stored as text, are integers.
+    """
     if values is None:
         return []
     times = values[names.ACTIVITY_TIMES].int64_list_val.val
@@ -372,7 +408,14 @@ def activities_of(values: Mapping[str, Value] | None) -> list[Activity]:
     jobs = values[names.ACTIVITY_JOB_IDS]
     job_ids = jobs.int64_list_val.val or jobs.string_list_val.val
     actions = values[names.ACTIVITY_ACTIONS].int32_list_val.val
-    return list(zip(times, job_ids, actions, strict=True))
+    activities = list(zip(times, job_ids, actions, strict=True))
+    event_ids = values[names.ACTIVITY_EVENT_IDS].string_list_val.val
+    if len(event_ids) != len(activities):
+        return list(activities)
+    return [
+        with_event_id(activity, text, numbers=numbers)
+        for activity, text in zip(activities, event_ids, strict=True)
+    ]
 
 
 def _id_of(key: EntityKey) -> int | str:

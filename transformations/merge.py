@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from operator import itemgetter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +19,34 @@ import pyarrow as pa
 from transformations.events import ActivityEvents
 from transformations.sequences import Sequences
 
-Activity: TypeAlias = tuple[int, int | str, int]
-"""One event of a member: time in microseconds since the epoch, job id, action id of the spec.
-Tuples compare in the total order of events that have no event id."""
+Id: TypeAlias = int | str
+Activity: TypeAlias = tuple[int, Id, int] | tuple[int, Id, int, Id]
+"""One event of a member: time in microseconds since the epoch, job id, action id of the spec and,
+where the source has event ids, its event id."""
 
 _SECOND = 1_000_000
+
+
+def total_order(activity: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what a member's events are ordered by: time, event id if any, job id, action."""
+    return activity[0], activity[3:], activity[1], activity[2]
+
+
+def has_numbers(event_ids: pa.Array | None) -> bool:
+    """Return whether event ids are integers, which are ordered otherwise than their text."""
+    return event_ids is not None and pa.types.is_integer(event_ids.type)
+
+
+def with_event_id(activity: tuple[int, Id, int], text: str, *, numbers: bool) -> Activity:
+    """Return an event with its id as a stored sequence has it: as text, "" where it has none."""
+    if not text:
+        return activity
+    if not numbers:
+        return (*activity, text)
+    try:
+        return (*activity, int(text))
+    except ValueError:  # stored when the source had ids of another type
+        return activity
 
 
 def merge_activities(
@@ -33,8 +56,8 @@ def merge_activities(
 ) -> tuple[list[Activity], list[Activity]]:
     """Merge a member's stored sequence with other events of the member, in any order.
 
-    Stored events keep their order, which may come from event ids that the sequence does not hold.
-    A recent event that equals a stored or another recent one counts once.
+    Stored events keep their order. A recent event that equals a stored or another recent one
+    counts once; where one of the two has no event id, they are equal without it.
 
     Parameters
     ----------
@@ -50,16 +73,18 @@ def merge_activities(
     if not recent:
         return list(stored), []
     fresh = set(recent).difference(stored)
+    if stored and fresh:
+        fresh = {activity for activity in fresh if not _is_among(stored, activity)}
     if whole_seconds and fresh:
-        seconds = {(time // _SECOND, job, action) for time, job, action in stored}
+        seconds = {(time // _SECOND, *what) for time, *what in (a[:3] for a in stored)}
         fresh -= {
             activity
             for activity in fresh.intersection(whole_seconds)
-            if (activity[0] // _SECOND, *activity[1:]) in seconds
+            if (activity[0] // _SECOND, *activity[1:3]) in seconds
         }
-    new = sorted(fresh)
+    new = sorted(fresh, key=total_order)
     merged = list(stored)
-    if merged and new and new[0] < merged[-1]:
+    if merged and new and new[0][0] <= merged[-1][0]:
         for activity in new:
             merged.insert(_position(merged, activity), activity)
     else:
@@ -67,14 +92,26 @@ def merge_activities(
     return merged, new
 
 
+def _is_among(stored: Sequence[Activity], new: Activity) -> bool:
+    """Return whether an event, which equals no stored one, does so but for a missing event id."""
+    position = bisect_left(stored, new[0], key=itemgetter(0))
+    while position < len(stored) and stored[position][0] == new[0]:
+        other = stored[position]
+        if len(other) != len(new) and other[:3] == new[:3]:
+            return True
+        position += 1
+    return False
+
+
 def _position(activities: list[Activity], new: Activity) -> int:
     """Return where an event belongs among events ordered by time, ties as they stand."""
     position = bisect_left(activities, new[0], key=itemgetter(0))
-    while (
-        position < len(activities)
-        and activities[position][0] == new[0]
-        and activities[position] < new
-    ):
+    while position < len(activities) and activities[position][0] == new[0]:
+        other = activities[position]
+        # An event without an id cannot be placed by ids.
+        width = min(len(other), len(new))
+        if total_order(other[:width]) > total_order(new[:width]):
+            break
         position += 1
     return position
 
@@ -85,34 +122,56 @@ def as_events(members: Sequence[Sequence[Activity]]) -> ActivityEvents:
     Members are numbered 0 to n - 1.
     """
     flat = [activity for activities in members for activity in activities]
-    times, jobs, actions = zip(*flat, strict=True) if flat else ((), (), ())
+    times, jobs, actions = zip(*(a[:3] for a in flat), strict=True) if flat else ((), (), ())
     distinct = sorted(set(jobs))
     position = {job: i for i, job in enumerate(distinct)}
     ends = accumulate(map(len, members), initial=0)
+    event_ids, event = _event_ids(flat)
     return ActivityEvents(
         member_ids=_numbers(len(members)),
-        job_ids=pa.array(
-            distinct, pa.string() if jobs and isinstance(jobs[0], str) else pa.int64()
-        ),
+        job_ids=_id_array(distinct),
         member_start=np.array(list(ends), dtype=np.int64),
         job=np.array([position[job] for job in jobs], dtype=np.int32),
         action=np.array(actions, dtype=np.int8),
         time=np.array(times, dtype=np.int64),
         duplicates=0,
+        event_ids=event_ids,
+        event=event,
     )
+
+
+def _event_ids(flat: Sequence[Activity]) -> tuple[pa.Array | None, np.ndarray | None]:
+    """Return the distinct event ids of events, and each one's position, -1 for one without."""
+    ids = sorted({activity[3] for activity in flat if len(activity) == 4})
+    if not ids:
+        return None, None
+    position = {event_id: i for i, event_id in enumerate(ids)}
+    codes = [position[activity[3]] if len(activity) == 4 else -1 for activity in flat]
+    return _id_array(ids), np.array(codes, dtype=np.int32)
+
+
+def _id_array(ids: Sequence[Id]) -> pa.Array:
+    return pa.array(ids, pa.string() if ids and isinstance(ids[0], str) else pa.int64())
 
 
 def activities_in(sequences: Sequences) -> list[list[Activity]]:
     """Invert `as_events` for sequences."""
     jobs = sequences.job_ids.to_pylist()
+    rows = zip(
+        sequences.time.tolist(), sequences.job.tolist(), sequences.action.tolist(), strict=True
+    )
+    found: list[list[Activity]] = [
+        [(t, jobs[j], a) for t, j, a in zip(*row, strict=True) if a] for row in rows
+    ]
+    if sequences.event is None or sequences.event_ids is None:
+        return found
+    ids = sequences.event_ids.to_pylist()
     return [
-        [(t, jobs[j], a) for t, j, a in zip(times, positions, actions, strict=True) if a]
-        for times, positions, actions in zip(
-            sequences.time.tolist(),
-            sequences.job.tolist(),
-            sequences.action.tolist(),
-            strict=True,
-        )
+        [
+            activity if event < 0 else (*activity[:3], ids[event])
+            for activity, event in zip(activities, row[len(row) - len(activities) :], strict=True)
+        ]
+        for activities, row in zip(found, sequences.event.tolist(), strict=True)
     ]
 
 

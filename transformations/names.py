@@ -14,6 +14,7 @@ CREATED_TIMESTAMP = "created_timestamp"
 ACTIVITY_JOB_IDS = "activity_job_ids"
 ACTIVITY_ACTIONS = "activity_actions"
 ACTIVITY_TIMES = "activity_times"
+ACTIVITY_EVENT_IDS = "activity_event_ids"
 ACTIVITY_COUNT = "activity_count"
 LAST_ACTIVITY_AT = "last_activity_at"
 
@@ -22,6 +23,7 @@ NEW_ACTIVITY_COUNT = "new_activity_count"
 RECENT_JOB_IDS = "recent_job_ids"
 RECENT_ACTIONS = "recent_actions"
 RECENT_TIMESTAMPS = "recent_timestamps"
+RECENT_EVENT_IDS = "recent_event_ids"
 RECENT_COLUMNS = (RECENT_JOB_IDS, RECENT_ACTIONS, RECENT_TIMESTAMPS)
 REQUEST_TIMESTAMP = "request_timestamp"
 

@@ -82,6 +82,10 @@ def push_snapshots(
         of its snapshot; see also `newest_by_time`.
     progress : makes a progress bar of so many rows.
     """
+    # Versions of a view share one online table: what another one has put there is replaced.
+    for other in sink.versions():
+        if other != sink:
+            other.forget_published()
     mark = sink.published(store_identity(config))
     committed = sink.committed()
     pending = set(changed) | {t for t in committed if mark is None or t > mark}
@@ -96,19 +100,38 @@ def push_snapshots(
     for as_of, keep in chosen:
         with pq.ParquetFile(sink.file(as_of)) as file, _garbage_collection_paused():
             for batch in _batches(file, keep, join_key, config):
-                rows = feast_rows(view, batch)
-                if merge is None:
-                    store.online_write_batch(config, view, rows, None)
-                else:
-                    compute, needs = merge(rows)
-                    keys = [key for key, *_ in rows]
-                    update_rows(config, store, view, keys, compute, needs=needs)
+                _write(config, store, view, feast_rows(view, batch), merge)
                 if bar is not None:
                     bar.update(batch.num_rows)
     if bar is not None:
         bar.close()
     sink.mark_published(store_identity(config), committed[-1])
     return PushCount(count, count * len(view.features))
+
+
+def _write(
+    config: RepoConfig,
+    store: OnlineStore,
+    view: FeatureView,
+    rows: Sequence[Row],
+    merge: Merge | None,
+) -> None:
+    """Write rows, merged with what is stored or in its place."""
+    if merge is None and not _keeps_newer(config):
+        store.online_write_batch(config, view, list(rows), None)
+        return
+    compute, needs = merge(rows) if merge else (lambda which, _: [rows[i] for i in which], None)
+    update_rows(config, store, view, [key for key, *_ in rows], compute, needs=needs)
+
+
+def _keeps_newer(config: RepoConfig) -> bool:
+    """Return whether the store passes over rows that are not newer than what it has.
+
+    Feast's Redis store does, unless told otherwise. A snapshot that was made again, or a model that
+    was taken back to an earlier version, would then not show.
+    """
+    settings = config.online_store
+    return settings.type == "redis" and not getattr(settings, "skip_dedup", False)
 
 
 def push_table(
@@ -148,7 +171,7 @@ def push_table(
     with _garbage_collection_paused():
         for batch in newest.combine_chunks().to_batches(size):
             batch = _in_key_order(batch, _join_key(view))
-            store.online_write_batch(config, view, feast_rows(view, batch), None)
+            _write(config, store, view, feast_rows(view, batch), None)
             if bar is not None:
                 bar.update(batch.num_rows)
     if bar is not None:

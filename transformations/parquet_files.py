@@ -108,6 +108,13 @@ class ParquetFiles:
             )
         return (self._filled or self._fragments)[0].physical_schema
 
+    def type_of(self, column: str) -> pa.DataType | None:
+        """Return the type of a column in the first file that has it, None if none has."""
+        for fragment in self._filled or self._fragments:
+            if column in fragment.physical_schema.names:
+                return _type_of(fragment, column)
+        return None
+
     def earliest(self) -> int | None:
         """Return the first time in microseconds since the epoch, None where footers do not say."""
         lowest = []
@@ -208,7 +215,7 @@ class ParquetFiles:
                     f"{self.label}: expected files whose names do not begin with '.' or '_', which "
                     f"some readers pass over. Received: {inside}. Rename it, or put it elsewhere"
                 )
-            if local and not os.path.isfile(path):
+            if local and not self._hidden(path) and not os.path.isfile(path):
                 raise self._unreadable(path, OSError("not a file, or a link to none"))
         return found
 

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from transformations import names
 from transformations.embedding import Embedder
+from transformations.errors import InvalidInput
 from transformations.events import ActivityEvents
 from transformations.feature_tables import embedding_batch, sequence_batch
 from transformations.item_vectors import ItemVectors
@@ -142,7 +143,7 @@ class SnapshotRun:
         self._committed = {sink: frozenset(sink.committed()) for sink in self._sinks}
         self._staged: dict[SnapshotSink, set[int]] = {sink: set() for sink in self._sinks}
         self._facts = {self.sequence_sink: {"spec": self.spec.to_dict()}} | {
-            target.sink: _facts(target.model) for target in self.targets
+            target.sink: facts_of(target.model) for target in self.targets
         }
         self._embedders: dict[tuple[str, ...], Embedder] = {}
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="snapshots")
@@ -217,7 +218,11 @@ class SnapshotRun:
         members = sorted_union(active, silent)
         if not len(members):
             return
-        self._write(as_of, members, events, targets, write_sequences)
+        positions, unknown = self._write(as_of, members, events, targets, write_sequences)
+        if unknown and not positions:
+            raise InvalidInput(self._all_unknown(as_of, unknown, events))
+        self.report.positions += positions
+        self.report.unknown += unknown
         self.report.snapshots.append(as_of)
         self.report.members, self.report.silent = len(members), len(silent)
 
@@ -228,7 +233,9 @@ class SnapshotRun:
         events: ActivityEvents,
         targets: Sequence[EmbeddingTarget],
         write_sequences: bool,
-    ) -> None:
+    ) -> tuple[int, int]:
+        """Return how many activities the snapshot has, and how many are on unknown jobs."""
+        positions = unknown = 0
         sinks = [target.sink for target in targets]
         if write_sequences:
             sinks.insert(0, self.sequence_sink)
@@ -243,8 +250,8 @@ class SnapshotRun:
                     sequences = make_sequences(
                         events, part, moments, spec=self.spec, vectors=self.vectors
                     )
-                self.report.positions += int(sequences.count.sum())
-                self.report.unknown += int(sequences.unknown.sum())
+                positions += int(sequences.count.sum())
+                unknown += int(sequences.unknown.sum())
                 with self.report.stage("models"):
                     embedded = embedder(sequences, self.vectors)
                 batches = {
@@ -270,6 +277,24 @@ class SnapshotRun:
         for sink in sinks:
             self._staged[sink].add(as_of)
             self.report.rows += len(members)
+        return positions, unknown
+
+    def _all_unknown(self, as_of: int, unknown: int, events: ActivityEvents) -> str:
+        """Return what is said of a snapshot that would be empty because no job has a vector."""
+        vectors = self.vectors
+        known = "no job has a vector"
+        if len(vectors.time):
+            first = to_datetime(int(vectors.time.min()))
+            known = (
+                f"{len(vectors.job_ids):,} jobs have one, the first from {first} on, with ids such "
+                f"as {vectors.job_ids[0].as_py()!r}"
+            )
+        return (
+            f"snapshot as of {to_datetime(as_of)}: expected activity on jobs with a vector as of "
+            f"that time. Received: {unknown:,} activities, all on jobs without, with ids such as "
+            f"{events.job_ids[0].as_py()!r}; {known}. Give the jobs vectors from an earlier time "
+            "on, or start the interval later"
+        )
 
     def _finish_writing(self) -> None:
         """Wait for the writes under way; raise what one of them raised."""
@@ -326,16 +351,18 @@ class SnapshotRun:
     ) -> pa.Array:
         """Return the members to be written as explicitly empty.
 
-        They had activity in the snapshot before and have none now. A view without a snapshot
-        before, such as a new model version, empties whoever had activity in any earlier one.
+        They had activity in the snapshot before and have none now. A view that lacks snapshots
+        before, such as a new model version or one that was taken back, empties whoever had
+        activity in any of those that it lacks.
         Events that came too late for the snapshot before count for it too: they may have been
         pushed online since.
         """
         before: dict[int, SnapshotSink] = {}
         earlier_sequences = [t for t in self._chain(self.sequence_sink) if t < as_of]
         for sink in [self.sequence_sink, *(target.sink for target in targets)]:
-            earlier = [t for t in self._chain(sink) if t < as_of]
-            before.update(dict.fromkeys(earlier[-1:] or earlier_sequences, sink))
+            last = [t for t in self._chain(sink) if t < as_of][-1:]
+            lacking = [t for t in earlier_sequences if not last or t > last[0]]
+            before.update(dict.fromkeys([*last, *lacking], sink))
         had_activity = sorted_union(
             active.slice(0, 0),
             *(self._members_with_activity(before[t], t) for t in sorted(before)),
@@ -398,7 +425,7 @@ def _empty_sequences(as_of: np.ndarray, length: int, job_ids: pa.Array) -> Seque
     )
 
 
-def _facts(model: ModelDescription) -> dict[str, Any]:
+def facts_of(model: ModelDescription) -> dict[str, Any]:
     """Return what a snapshot of a model's view records."""
     return {
         "model": model.name,

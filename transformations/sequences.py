@@ -34,6 +34,8 @@ class Sequences:
     count : int32 [n]; positions that are not PAD.
     unknown : int32 [n]; events in the window left out because their job has no vector.
     job_ids : the ids that `job` counts in.
+    event : int32 [n, L]; position in `event_ids`, -1 for PAD; None where events have no ids.
+    event_ids : the ids that `event` counts in, or None.
     """
 
     job: np.ndarray
@@ -43,6 +45,8 @@ class Sequences:
     count: np.ndarray
     unknown: np.ndarray
     job_ids: pa.Array
+    event: np.ndarray | None = None
+    event_ids: pa.Array | None = None
 
     def __len__(self) -> int:
         return len(self.count)
@@ -57,6 +61,8 @@ class Sequences:
             count=self.count[index],
             unknown=self.unknown[index],
             job_ids=self.job_ids,
+            event=None if self.event is None else self.event[index],
+            event_ids=self.event_ids,
         )
 
     @property
@@ -103,6 +109,7 @@ def make_sequences(
     job_or_pad = with_last(events.job, -1)
     action_or_pad = with_last(events.action, 0).astype(np.int32)
     time_or_pad = with_last(events.time, 0)
+    event_or_pad = None if events.event is None else with_last(events.event, -1)
 
     parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, max(1, len(as_of)), QUERIES_AT_ONCE):
@@ -121,14 +128,25 @@ def make_sequences(
             )
             unknown[:] = _count_late(low, high, as_of[part], late, known_at[late], int(as_of.max()))
         count = (newest >= 0).sum(axis=1, dtype=np.int32)
-        parts.append(
-            (job_or_pad[newest], action_or_pad[newest], time_or_pad[newest], count, unknown)
-        )
-    job, action, time, count, unknown = (
+        part_of = [job_or_pad[newest], action_or_pad[newest], time_or_pad[newest], count, unknown]
+        if event_or_pad is not None:
+            part_of.append(event_or_pad[newest])
+        parts.append(tuple(part_of))
+    job, action, time, count, unknown, *event = (
         columns[0] if len(parts) == 1 else np.concatenate(columns)
         for columns in zip(*parts, strict=True)
     )
-    return Sequences(job, action, time, as_of, count, unknown, events.job_ids)
+    return Sequences(
+        job,
+        action,
+        time,
+        as_of,
+        count,
+        unknown,
+        events.job_ids,
+        event=event[0] if event else None,
+        event_ids=events.event_ids,
+    )
 
 
 def members_active(events: ActivityEvents, as_of: int, spec: ActivitySpec) -> pa.Array:

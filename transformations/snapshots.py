@@ -61,6 +61,17 @@ class SnapshotSink:
         """Where snapshots are written before they are committed: beside the sink, same disk."""
         return self.path.parent / f".{self.path.name}.staging"
 
+    def versions(self) -> list[SnapshotSink]:
+        """Return the sinks of all versions of the view, this one among them if it is there."""
+        if not self.path.parent.is_dir():
+            return []
+        folders = sorted(self.path.parent.iterdir())
+        return [
+            SnapshotSink(folder)
+            for folder in folders
+            if folder.is_dir() and not folder.name.startswith(".")
+        ]
+
     def committed(self) -> list[int]:
         """As-of times of the committed snapshots, microseconds, ascending."""
         files = self.path.glob(f"{PARTITION}*/{FILE}")

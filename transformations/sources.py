@@ -93,10 +93,39 @@ def read_events(
         ids=[names.MEMBER_ID, names.JOB_ID, names.EVENT_ID],
         optional=[names.EVENT_ID],
     )
+    if declared_event_ids(view) is not None:
+        require_columns(table.column_names, [names.EVENT_ID], source_label(view))
     label = source_label(view)
     time = time_column(table, names.EVENT_TIMESTAMP, label)
     inside = table.filter(pa.array((time >= start) & (time < end)))
     return ActivityEvents.from_arrow(inside, spec, source=label)
+
+
+def declared_event_ids(view: FeatureView) -> pa.DataType | None:
+    """Return the type of event ids where a view of events declares them, else None."""
+    for field in view.features:
+        if field.name == names.EVENT_ID:
+            return pa.string() if field.dtype == String else pa.int64()
+    return None
+
+
+def event_ids_of(config: RepoConfig, view: FeatureView) -> pa.DataType | None:
+    """Return the type of the event ids in a source of events, None where it has none.
+
+    `null` where it has them and does not tell their type.
+    """
+    declared = declared_event_ids(view)
+    if declared is not None:
+        return declared
+    to_source = {ours: theirs for theirs, ours in source_of(view).field_mapping.items()}
+    column = to_source.get(names.EVENT_ID, names.EVENT_ID)
+    files = parquet_files(config, view)
+    if files is None:
+        return pa.null() if column in source_columns(config, view) else None
+    kind = files.type_of(column)
+    if kind is None or pa.types.is_null(kind):
+        return kind
+    return pa.int64() if pa.types.is_integer(kind) else pa.string()
 
 
 def read_postings(
