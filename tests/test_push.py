@@ -14,9 +14,20 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from feast_repo import DIMENSION, Repo, at, events_table, make_repo, small_data, us, vectors_table
+from feast_repo import (
+    DIMENSION,
+    Repo,
+    at,
+    events_table,
+    interval,
+    make_repo,
+    small_data,
+    us,
+    vectors_table,
+)
 from redis_server import redis_server, use_redis
 
+from transformations.check import check
 from transformations.cli import cli
 from transformations.errors import InvalidInput
 from transformations.live import PushReport, SequenceWriter
@@ -381,6 +392,91 @@ def test_event_ids_are_required_where_the_source_has_them(tmp_path):
     assert served(repo, [1])[1][0] == [1, 2, 5, 4]
     writer.push(events_table([(1, 6, "SAVE", at(0.6))]).append_column("event_id", pa.array([12])))
     assert served(repo, [1])[1][0] == [1, 2, 5, 4, 6]
+
+
+def numbered(rows, ids, kind):
+    return events_table(rows).append_column("event_id", pa.array(ids, kind))
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.int32(), pa.string()], ids=str)
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_events_of_one_time_have_one_order_everywhere(store, kind, tmp_path):
+    """Stored by a run, pushed in any order and batches, and as the next run has them."""
+    with redis_server() if store == "redis" else nullcontext() as address:
+        repo = sequence_repo(tmp_path)
+        if address:
+            use_redis(repo, address)
+        assert_one_order(repo, kind)
+
+
+def assert_one_order(repo, kind):
+    random = np.random.default_rng(3)
+    rows = [
+        (int(member), int(random.integers(1, 20)), ("APPLY", "SAVE")[i % 2], at(day))
+        for i, (member, day) in enumerate(
+            zip(random.integers(1, 5, 80), random.choice([-0.5, -0.25, 0.25, 0.5], 80), strict=True)
+        )
+    ]
+    numbers = random.permutation(len(rows)) + 60
+    text = [f"e{n}" for n in numbers] if pa.types.is_string(kind) else numbers.tolist()
+    order = sorted(range(len(rows)), key=lambda i: (rows[i][3], text[i]))
+    expected = {
+        member: [rows[i][1] for i in order if rows[i][0] == member][-32:] for member in range(1, 5)
+    }
+    past = [i for i, row in enumerate(rows) if row[3] < at(0) and i % 3]
+    rest = [i for i in range(len(rows)) if i not in past]
+    repo.write_events(numbered([rows[i] for i in past], [text[i] for i in past], kind))
+    repo.run("apply")
+    repo.materialize(at(-1), at(0))
+    writer = SequenceWriter(repo.store)
+    for part in np.array_split(random.permutation(rest), 4):
+        # As text or numbers, whatever the caller has.
+        ids = [str(text[i]) if i % 2 else text[i] for i in part]
+        pushed_as = pa.string() if any(isinstance(each, str) for each in ids) else kind
+        ids = [str(each) for each in ids] if pa.types.is_string(pushed_as) else ids
+        writer.push(numbered([rows[i] for i in part], ids, pushed_as))
+
+    def jobs():
+        return {member: row[0] for member, row in served(repo, range(1, 5)).items()}
+
+    assert jobs() == expected
+    assert not check(repo.store).differences
+    repo.materialize(at(0), at(1))
+    assert jobs() == expected
+    report = writer.push(numbered([rows[i] for i in rest], [text[i] for i in rest], kind))
+    assert (report.new, report.already_there) == (0, len(rest))
+    assert jobs() == expected
+
+
+def test_the_same_event_under_two_ids_counts_twice_as_in_the_batch(tmp_path):
+    repo = sequence_repo(tmp_path)
+    repo.write_events(numbered(HISTORY, [1, 2, 3, 4], pa.int64()))
+    repo.run("apply")
+    repo.materialize(at(-1), at(0))
+    twice = [(1, 5, "SAVE", at(0.5))] * 2
+    assert SequenceWriter(repo.store).push(numbered(twice, [7, 8], pa.int64())).new == 2
+    before = served(repo, [1])
+    repo.materialize(at(0), at(1))
+    assert served(repo, [1]) == before
+    assert before[1][0] == [1, 2, 5, 5]
+
+
+def test_ids_that_the_source_does_not_have_are_ignored_and_unfit_ones_refused(tmp_path):
+    repo = sequence_repo(tmp_path)
+    repo.run("apply")
+    repo.materialize(at(-1), at(0))
+    rows = [(1, 9, "SAVE", at(0.5)), (1, 8, "SAVE", at(0.5))]
+    SequenceWriter(repo.store).push(numbered(rows, [1, 2], pa.int64()))
+    assert served(repo, [1])[1][0] == [1, 2, 8, 9]
+    repo.write_events(numbered(HISTORY, [1, 2, 3, 4], pa.int64()))
+    for online_only in (False, True):
+        writer = SequenceWriter(repo.store, offline=not online_only)
+        with pytest.raises(InvalidInput, match=r"'event_id' should be int64.*'y'"):
+            writer.push(numbered(rows, ["x", "y"], pa.string()))
+        with pytest.raises(InvalidInput, match="'event_id' is missing"):
+            writer.push(events_table(rows))
+    repo.write_events(numbered(HISTORY, ["a", "b", "", "c"], pa.string()))
+    assert "should hold no empty text" in repo.feast(*interval(at(0), at(1))).output
 
 
 def test_string_ids(tmp_path):

@@ -134,7 +134,13 @@ def read_events_file(file: Path, id_types: Mapping[str, pa.DataType]) -> pa.Tabl
             return pa.parquet.read_table(file, partitioning=None)
         if file.suffix == ".csv":
             types = {**dict.fromkeys(_READ_AS_TEXT, pa.string()), **id_types}
-            options = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True)
+            # Only an empty field is null: NA, null and nan are texts, and may be ids.
+            options = pa.csv.ConvertOptions(
+                column_types=types,
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            )
             table = pa.csv.read_csv(file, convert_options=options)
             return _with_times(table, str(file), itertools.count(2))
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:

@@ -1,10 +1,14 @@
 """Merging keeps the total order of events, counts duplicates once and loses nothing."""
 
+import numpy as np
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations.merge import as_events, merge_activities
+from transformations.item_vectors import ItemVectors
+from transformations.merge import activities_in, as_events, merge_activities, total_order
+from transformations.sequences import make_sequences
+from transformations.spec import ActivitySpec
 from transformations.tables import codes_of
 
 activity = st.tuples(st.integers(0, 6), st.integers(1, 4), st.integers(1, 3))
@@ -87,3 +91,53 @@ def test_as_an_event_table_nothing_changes(members, strings):
 def test_looking_ids_up_in_themselves_gives_their_positions():
     ids = as_events([[(1, 7, 1), (2, 3, 1)]]).job_ids
     assert codes_of(ids, ids).tolist() == [0, 1]
+
+
+@given(
+    st.lists(st.tuples(activity, st.integers(-3, 12)), max_size=12, unique_by=lambda e: e[1]),
+    st.integers(0, 12),
+    st.booleans(),
+)
+def test_events_with_ids_are_merged_in_the_order_of_their_ids(drawn, cut, strings):
+    """Integers as numbers, text as text; whichever part was stored before."""
+    events = [(*event, f"{number:03}" if strings else number) for event, number in drawn]
+    everything = sorted(events, key=lambda e: (e[0], e[3], e[1], e[2]))
+    stored = sorted(events[:cut], key=total_order)
+    merged, new = merge_activities(stored, events)
+    assert merged == everything
+    assert sorted(new) == sorted(events[cut:])
+    assert merge_activities(merged, events) == (merged, [])
+
+
+def test_an_event_without_its_id_equals_the_stored_one_and_stands_by_job_among_others():
+    stored = [(5, 3, 1, 10), (5, 2, 1, 11)]
+    assert merge_activities(stored, [(5, 2, 1)]) == (stored, [])
+    merged, new = merge_activities(stored, [(5, 9, 1), (4, 9, 1)])
+    assert new == [(4, 9, 1), (5, 9, 1)]
+    assert merged == [(4, 9, 1), *stored, (5, 9, 1)]
+    # Stored before the source had ids.
+    assert merge_activities([(5, 3, 1)], [(5, 3, 1, 10)]) == ([(5, 3, 1)], [])
+
+
+@given(
+    st.lists(st.lists(st.tuples(activity, st.none() | st.integers(0, 9)), max_size=5), max_size=4)
+)
+def test_event_ids_go_through_sequences(members):
+    spec = ActivitySpec(length=5)
+    named = [
+        sorted(
+            (event if number is None else (*event, number) for event, number in one),
+            key=lambda e: e[0],
+        )
+        for one in members
+    ]
+    events = as_events(named)
+    known = ItemVectors(
+        job_ids=events.job_ids,
+        start=np.arange(len(events.job_ids) + 1),
+        time=np.full(len(events.job_ids), -1),
+        matrix=np.zeros((len(events.job_ids) + 1, 1), np.float32),
+    )
+    moments = np.full(len(named), 100)
+    sequences = make_sequences(events, events.member_ids, moments, spec=spec, vectors=known)
+    assert activities_in(sequences) == named
