@@ -20,6 +20,7 @@ import click
 
 from transformations.cli import cli, one_line_errors
 from transformations.errors import InvalidInput
+from transformations.wording import counted
 
 # TensorFlow, Optuna and Feast take seconds to import; a command imports them when it runs.
 if TYPE_CHECKING:
@@ -521,7 +522,8 @@ def _figures(metrics: dict[str, Any]) -> str:
     rivals = ", ".join(
         f"{name} {figures['ndcg_at_10']:.4f}" for name, figures in metrics["rivals"].items()
     )
-    return f"validation NDCG@10 {own:.4f} ({rivals}; {metrics['validation_queries']:,} queries)"
+    queries = counted(metrics["validation_queries"], "query")
+    return f"validation NDCG@10 {own:.4f} ({rivals}; {queries})"
 
 
 if __name__ == "__main__":

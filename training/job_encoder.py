@@ -54,6 +54,7 @@ from transformations.tables import (
     time_column,
 )
 from transformations.times import to_datetime, to_us
+from transformations.wording import counted
 
 ENCODER_FIT = Fit(learning_rate=2e-3, epochs=20, patience=3)
 """How the towers are fitted by default."""
@@ -464,7 +465,8 @@ def _one_a_job(postings: pa.Table, until: datetime) -> pa.Table:
     order = order[time[order] < to_us(until)]
     if not len(order):
         raise InvalidInput(
-            f"postings: expected some before {until}. Received: {len(postings)} rows, none so old"
+            f"postings: expected some before {until}. Received: "
+            f"{counted(len(postings), 'row')}, none so old"
         )
     newest = np.append(code[order[1:]] != code[order[:-1]], True)
     return postings.take(pa.array(order[newest])).combine_chunks()

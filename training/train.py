@@ -34,6 +34,7 @@ from training.ranking import RankingQueries, decayed_average, embed_with
 from transformations.errors import InvalidInput
 from transformations.model import ModelDescription
 from transformations.spec import ActivitySpec, ItemEmbedding
+from transformations.wording import share
 
 RUN = "run.json"
 RESULT = "result.json"
@@ -300,6 +301,6 @@ def _hash(*parts: bytes | np.ndarray) -> str:
 
 
 def _shares(counts: Mapping[str, int]) -> str:
-    total = max(sum(counts.values()), 1)
-    parts = (f"{name} {n:,} ({100 * n / total:.0f} %)" for name, n in counts.items())
+    total = sum(counts.values())
+    parts = (f"{name} {n:,} ({share(n, total, digits=0)})" for name, n in counts.items())
     return ", ".join(parts)

@@ -23,6 +23,7 @@ from training.periods import Period
 from training.train import Trained, train
 from transformations.errors import InvalidInput
 from transformations.spec import ItemEmbedding
+from transformations.wording import counted
 
 STUDY = "study.db"
 PLOT = "search.png"
@@ -175,5 +176,5 @@ def _draw(study: optuna.Study, file: Path) -> None:
             axis.set_xscale("log")
     for axis in axes[1 + len(searched) :]:
         axis.set_axis_off()
-    canvas.suptitle(f"{study.study_name}: {len(trials)} trials")
+    canvas.suptitle(f"{study.study_name}: {counted(len(trials), 'trial')}")
     canvas.savefig(file, dpi=120)

@@ -15,6 +15,7 @@ import click
 
 from transformations.errors import InvalidInput
 from transformations.names import ACTION, EVENT_ID, EVENT_TIMESTAMP
+from transformations.wording import share
 
 # Feast and what it imports take seconds; a command imports them when it runs.
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def check(repo: Path, sample: int, seed: int, threshold: float) -> None:
         click.echo(report)
         if report.share > threshold:
             raise InvalidInput(
-                f"expected at most {100 * threshold:g} % of the values to differ. "
-                f"Received: {100 * report.share:.2f} %"
+                f"expected at most {100 * threshold:.10g} % of the values to differ. "
+                f"Received: {share(report.share, digits=2)}"
             )
 
 

@@ -26,6 +26,7 @@ from transformations.tables import (
     single_chunk,
     time_column,
 )
+from transformations.wording import out_of
 
 EVENT_COLUMNS = (names.MEMBER_ID, names.JOB_ID, names.ACTION, names.EVENT_TIMESTAMP)
 
@@ -151,7 +152,8 @@ def _action_ids(table: pa.Table, spec: ActivitySpec, source: str) -> np.ndarray:
         rows = pc.sum(pc.is_in(values, value_set=pa.array(unknown, values.type))).as_py()
         raise InvalidInput(
             f"{source}: column {names.ACTION!r} should be one of {', '.join(spec.actions)}. "
-            f"Received: {', '.join(map(repr, unknown[:5]))} in {rows} of {len(values)} rows"
+            f"Received: {', '.join(map(repr, unknown[:5]))} in "
+            f"{out_of(rows, len(values), 'row')}"
         )
     ids = np.array([spec.vocabulary.index(name) for name in distinct], dtype=np.int8)
     return ids[encoded.indices.to_numpy(zero_copy_only=False)]

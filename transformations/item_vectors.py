@@ -21,6 +21,7 @@ from transformations.tables import (
     time_column,
     with_last,
 )
+from transformations.wording import counted, out_of
 
 ITEM_COLUMNS = (names.JOB_ID, names.EMBEDDING, names.EVENT_TIMESTAMP)
 NEVER = np.iinfo(np.int64).max
@@ -87,7 +88,7 @@ class ItemVectors:
             raise InvalidInput(
                 f"{source}: a job should have one vector at one time. Received: job "
                 f"{job_ids[int(job[twice[0]])].as_py()!r} has two at {moment}Z "
-                f"({len(twice)} such rows)"
+                f"({counted(len(twice), 'such row')})"
             )
         matrix = np.zeros((len(order) + 1, embedding.dimension), dtype=np.float32)
         matrix[:-1] = vectors[order]
@@ -166,7 +167,7 @@ def _dense(vectors: pa.Array, ids: pa.Array, embedding: ItemEmbedding, source: s
             f"{source}: column {names.EMBEDDING!r} should hold vectors of length "
             f"{embedding.dimension} ({embedding.name} version {embedding.version}). Received: "
             f"length {lengths[wrong[0]]} for job {ids[int(wrong[0])].as_py()!r} "
-            f"({len(wrong)} of {len(lengths)} rows)"
+            f"({out_of(len(wrong), len(lengths), 'row')})"
         )
     values = vectors.flatten()
     dense = values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
@@ -176,6 +177,6 @@ def _dense(vectors: pa.Array, ids: pa.Array, embedding: ItemEmbedding, source: s
         raise InvalidInput(
             f"{source}: column {names.EMBEDDING!r} should hold finite values. Received: NaN, "
             f"null or infinity for job {ids[int(bad[0])].as_py()!r} "
-            f"({len(bad)} of {len(lengths)} rows)"
+            f"({out_of(len(bad), len(lengths), 'row')})"
         )
     return dense

@@ -23,6 +23,7 @@ from transformations.manifest import ManifestKind
 from transformations.saved_model import Signature, TensorSpec, fingerprint, read_signature
 from transformations.spec import ItemEmbedding
 from transformations.times import to_datetime, to_us
+from transformations.wording import utc
 
 MANIFEST = ManifestKind("job encoder", "job_encoder.json", ("name", "version", "valid_from"))
 SCALAR_TYPES = ("string", "int64", "float32")
@@ -75,7 +76,7 @@ class JobEncoderDescription:
         """Return one line for people: name, version, inputs and output."""
         return (
             f"{self.name} version {self.version} ({self.fingerprint}), valid from "
-            f"{to_datetime(self.valid_from):%Y-%m-%d %H:%M} UTC: "
+            f"{utc(to_datetime(self.valid_from))}: "
             f"{', '.join(self.inputs)} -> {names.EMBEDDING}[{self.dimension}]"
         )
 

@@ -36,6 +36,7 @@ from transformations.tables import (
     single_chunk,
     time_column,
 )
+from transformations.wording import are, counted, out_of
 
 SOURCE = "postings"
 """What errors call a table of postings, unless they are told."""
@@ -89,7 +90,7 @@ class PostingVersions:
             raise InvalidInput(
                 f"{source}: a job should have one posting at one time. Received: job "
                 f"{ids[row].as_py()!r} has two at {np.datetime64(int(posted[row]), 'us')}Z "
-                f"({len(twice)} such rows)"
+                f"({counted(len(twice), 'such row')})"
             )
         kept = np.ones(len(order), dtype=bool)
         kept[:-1] = ~(same_job & (posted[order[1:]] <= valid_from))
@@ -183,7 +184,7 @@ class JobEncoder:
                 f"{self._label} (version {self.description.version}): output {names.EMBEDDING!r} "
                 f"should be finite. Received: NaN or infinity for job "
                 f"{postings.column(names.JOB_ID)[int(bad[0])].as_py()!r} "
-                f"({len(bad)} of {len(vectors)} postings)"
+                f"({out_of(len(bad), len(vectors), 'posting')})"
             )
         return vectors
 
@@ -259,7 +260,8 @@ def _checked_column(table: pa.Table, name: str, tensor: TensorSpec, source: str)
         if inner.null_count:
             raise InvalidInput(
                 f"{source}: column {name!r} should hold lists without nulls. "
-                f"Received: {inner.null_count} of {len(inner)} elements are null"
+                f"Received: {out_of(inner.null_count, len(inner), 'element')} "
+                f"{are(inner.null_count)} null"
             )
         return column
     column = column.cast(_ARROW_TYPES[tensor.dtype])
@@ -268,7 +270,7 @@ def _checked_column(table: pa.Table, name: str, tensor: TensorSpec, source: str)
         if bad:
             raise InvalidInput(
                 f"{source}: column {name!r} should hold finite values. "
-                f"Received: NaN or infinity in {bad} of {len(column)} rows"
+                f"Received: NaN or infinity in {out_of(bad, len(column), 'row')}"
             )
     return column
 

@@ -52,6 +52,7 @@ from transformations.serving import JobVectors
 from transformations.spec import ActivitySpec
 from transformations.tables import id_column, single_chunk, time_column
 from transformations.times import to_datetime, to_us
+from transformations.wording import are, counted, out_of, utc
 
 SOURCE = "pushed events"
 """What errors call them."""
@@ -85,9 +86,11 @@ class PushReport:
 
     def __str__(self) -> str:
         return (
-            f"activity embeddings: {self.new:,} of {self.events:,} events are new in the "
-            f"sequences of {self.members:,} members\n"
-            f"  left out  {self.already_there:,} already there, {self.duplicates:,} duplicates, "
+            f"activity embeddings: {out_of(self.new, self.events, 'event')} "
+            f"{are(self.new)} new in the sequences of "
+            f"{counted(self.members, 'member')}\n"
+            f"  left out  {self.already_there:,} already there, "
+            f"{counted(self.duplicates, 'duplicate')}, "
             f"{self.unknown:,} on unknown jobs, {self.older:,} older than the sequences reach"
         )
 
@@ -208,8 +211,8 @@ class SequenceWriter:
         if len(late):
             raise InvalidInput(
                 f"{SOURCE}: column {names.EVENT_TIMESTAMP!r} should not lie in the future. "
-                f"Received: {to_datetime(time[late].max())} in {len(late)} of {len(time)} rows, "
-                f"now {to_datetime(now)}"
+                f"Received: {utc(to_datetime(time[late].max()))} in "
+                f"{out_of(len(late), len(time), 'row')}, now {utc(to_datetime(now))}"
             )
         return pa.table(columns)
 

@@ -32,6 +32,7 @@ from transformations.snapshots import SnapshotSink, require_same_facts
 from transformations.spec import ActivitySpec
 from transformations.tables import codes_of, sorted_union
 from transformations.times import to_datetime
+from transformations.wording import counted, share, utc
 
 MEMBERS_AT_ONCE = 32_768
 """Members held in memory together: their sequences and every model's vectors."""
@@ -82,20 +83,26 @@ class Report:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def __str__(self) -> str:
-        looked_at = self.positions + self.unknown
-        share = 100.0 * self.unknown / looked_at if looked_at else 0.0
-        first, last = to_datetime(self.snapshots[0]), to_datetime(self.snapshots[-1])
+        unknown = share(self.unknown, self.positions + self.unknown)
         seconds = ", ".join(f"{name} {spent:.1f}" for name, spent in self.seconds.items())
         return (
-            f"activity embeddings: {len(self.snapshots)} snapshots "
-            f"from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, {self.changed} files new "
-            f"or changed\n"
-            f"  events   {self.events:,} read, {self.duplicates:,} duplicates left out; "
-            f"{share:.1f} % of the activity in the windows is on unknown jobs\n"
+            f"activity embeddings: {counted(len(self.snapshots), 'snapshot')}{self._span()}, "
+            f"{counted(self.changed, 'file')} new or changed\n"
+            f"  events   {self.events:,} read, {counted(self.duplicates, 'duplicate')} left out; "
+            f"{unknown} of the activity in the windows is on unknown jobs\n"
             f"  members  {self.members:,} in the last snapshot, {self.silent:,} of them silent\n"
-            f"  rows     {self.rows:,} offline in {self.views} views; "
-            f"{self.pushed_rows:,} online ({self.pushed_values:,} values)\n"
+            f"  rows     {self.rows:,} offline in {counted(self.views, 'view')}; "
+            f"{self.pushed_rows:,} online ({counted(self.pushed_values, 'value')})\n"
             f"  seconds  {seconds}"
+        )
+
+    def _span(self) -> str:
+        """Say when the snapshots are as of."""
+        if not self.snapshots:
+            return ""
+        first, last = (utc(to_datetime(us)) for us in (self.snapshots[0], self.snapshots[-1]))
+        return (
+            f" as of {last}" if first == last else f" from {first.removesuffix(' UTC')} to {last}"
         )
 
 

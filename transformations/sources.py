@@ -32,6 +32,7 @@ from transformations.snapshots import SnapshotSink
 from transformations.spec import ActivitySpec, ItemEmbedding
 from transformations.tables import require_columns, time_column
 from transformations.times import to_datetime, to_us
+from transformations.wording import are, out_of
 
 READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether
@@ -264,7 +265,7 @@ def _require_times(view: FeatureView) -> None:
     if nulls:
         raise InvalidInput(
             f"{source_label(view)}: column {column!r} should hold no nulls. "
-            f"Received: {nulls} of {dataset.count_rows()} rows are null"
+            f"Received: {out_of(nulls, dataset.count_rows(), 'row')} {are(nulls)} null"
         )
 
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from transformations import names
 from transformations.errors import InvalidInput
+from transformations.wording import are, out_of
 
 
 def require_columns(names: Iterable[str], expected: Iterable[str], source: str) -> None:
@@ -19,7 +20,8 @@ def require_columns(names: Iterable[str], expected: Iterable[str], source: str) 
     missing = [name for name in expected if name not in names]
     if missing:
         raise InvalidInput(
-            f"{source}: column {', '.join(map(repr, missing))} is missing. "
+            f"{source}: {'column' if len(missing) == 1 else 'columns'} "
+            f"{', '.join(map(repr, missing))} {are(len(missing))} missing. "
             f"Received columns: {', '.join(names)}"
         )
 
@@ -37,7 +39,8 @@ def require_no_nulls(values: pa.Array, column: str, source: str) -> None:
     if values.null_count:
         raise InvalidInput(
             f"{source}: column {column!r} should hold no nulls. "
-            f"Received: {values.null_count} of {len(values)} rows are null"
+            f"Received: {out_of(values.null_count, len(values), 'row')} "
+            f"{are(values.null_count)} null"
         )
 
 

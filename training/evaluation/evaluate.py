@@ -73,6 +73,7 @@ from transformations.errors import InvalidInput
 from transformations.model import ModelDescription
 from transformations.spec import ItemEmbedding
 from transformations.times import to_datetime
+from transformations.wording import counted
 
 HTML = "report.html"
 WORK = ".evaluation"
@@ -185,8 +186,8 @@ def evaluate(
     queries, left_out = _queries(history, timeline, size)
     for name, (train, test) in queries.items():
         say(
-            f"{name}: {len(train):,} queries to learn from, {len(test):,} to test on, "
-            f"{int(np.median(test.sizes)):,} candidates"
+            f"{name}: {counted(len(train), 'query')} to learn from, {len(test):,} to test on, "
+            f"{counted(int(np.median(test.sizes)), 'candidate')}"
         )
     for reason in left_out:
         say(reason)
@@ -203,7 +204,7 @@ def evaluate(
         },
         tables=feature_tables(base, [q for both in queries.values() for q in both], data),
     )
-    say(f"publishing {len(store.embeddings)} models daily")
+    say(f"publishing {counted(len(store.embeddings), 'model')} daily")
     store.publish(timeline.ranker.start_us, timeline.test.end_us)
     columns = base_columns(categories)
     tasks = {
@@ -316,8 +317,8 @@ def headline(result: Mapping[str, Any]) -> str:
     label = "SIMULATED DATA. " if result["simulated"] else ""
     lines = [
         f"{label}{result['data']['description']}",
-        f"NDCG@10, mean over {result['tasks']['day']['members']:,} members and "
-        f"{len(result['declared']['seeds'])} seeds; seeds: the deviation between them",
+        f"NDCG@10, mean over {counted(result['tasks']['day']['members'], 'member')} and "
+        f"{counted(len(result['declared']['seeds']), 'seed')}; seeds: the deviation between them",
         f"{TITLES['day']}:",
         *_headline_rows(result, "day"),
     ]
