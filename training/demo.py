@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -40,6 +39,7 @@ from transformations.embedding import tensorflow
 from transformations.entity_rows import entity_rows
 from transformations.errors import InvalidInput
 from transformations.event_log import LIVE_FILES
+from transformations.files import empty_folder
 from transformations.serving import preload
 from transformations.spec import ActivitySpec
 from transformations.wording import counted, share
@@ -163,10 +163,12 @@ def _remove_outputs(repo: Path) -> None:
     data = repo / "data"
     outputs = (repo / "models", repo / EVALUATION, data / "snapshots", data / "job_vectors")
     for folder in outputs:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            empty_folder(folder)
     pushed = (data / EVENTS_FOLDER).glob(LIVE_FILES)
     for file in (data / "registry.db", data / "online.db", *pushed):
-        file.unlink(missing_ok=True)
+        # Where it is a link, what it points to, in place of which the new one is then written.
+        file.resolve().unlink(missing_ok=True)
 
 
 @contextmanager

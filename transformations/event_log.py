@@ -1,6 +1,7 @@
 """Append events to the offline source of activity, so that the next batch run sees them too.
 
-A folder of parquet files gets one more file. A single parquet file is rewritten. Both happen aside
+A folder of parquet files gets one more file. A single parquet file is rewritten, where symbolic
+links point to. Both happen aside
 and end in a rename: a reader, or a kill, finds all of the new events or none. Any other source is
 written through Feast's own offline store.
 """
@@ -26,6 +27,7 @@ from feast.data_format import ParquetFormat
 from transformations import names
 from transformations.errors import InvalidInput
 from transformations.events import EVENT_COLUMNS
+from transformations.files import move_file, real_path
 from transformations.sources import readable, source_label, source_of
 from transformations.tables import require_columns, single_chunk
 
@@ -97,6 +99,8 @@ def _add_file(folder: Path, view: FeatureView, table: pa.Table) -> None:
 
 
 def _rewrite_file(path: Path, view: FeatureView, table: pa.Table) -> None:
+    # The file itself, so that pushes through all of its names wait for each other.
+    path = real_path(path)
     aside = path.with_name(f".{path.name}.staging")
     with ExitStack() as stack:
         with readable(view):
@@ -111,7 +115,7 @@ def _rewrite_file(path: Path, view: FeatureView, table: pa.Table) -> None:
                 for group in range(groups):
                     writer.write_table(before.read_row_group(group))
                 writer.write_table(rows.cast(before.schema_arrow))
-            os.replace(aside, path)
+            move_file(aside, path)
         finally:
             aside.unlink(missing_ok=True)
 

@@ -87,7 +87,7 @@ class PushReport:
     def __str__(self) -> str:
         return (
             f"activity embeddings: {out_of(self.new, self.events, 'event')} "
-            f"{are(self.new)} new in the sequences of "
+            f"{are(1 if self.events == 1 else self.new)} new in the sequences of "
             f"{counted(self.members, 'member')}\n"
             f"  left out  {self.already_there:,} already there, "
             f"{counted(self.duplicates, 'duplicate')}, "

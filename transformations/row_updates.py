@@ -216,7 +216,8 @@ def _locked(config: RepoConfig) -> Iterator[None]:
     if not isinstance(config.online_store, SqliteOnlineStoreConfig):
         yield
         return
-    database = Path(SqliteOnlineStore._get_db_path(config))
+    # The database itself: those who reach it by another name take the same lock.
+    database = Path(SqliteOnlineStore._get_db_path(config)).resolve()
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(f"{database.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -111,3 +111,4 @@ def test_a_push_report_reads_right_for_one_and_for_none():
     none = str(PushReport(events=1_000, members=2_000, already_there=1_000))
     assert "none of 1,000 events are new in the sequences of 2,000 members\n" in none
     assert "no events are new" in str(PushReport())
+    assert "none of 1 event is new" in str(PushReport(events=1, members=1, unknown=1))

@@ -7,7 +7,6 @@ result leaves out is left out of the page: a column without a figure, a section 
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from markupsafe import Markup
 from training.evaluation import charts
 from training.evaluation.charts import Row
 from transformations.errors import InvalidInput
+from transformations.files import make_folder, replace_file
 from transformations.wording import counted, duration, share, utc
 
 SCHEMA = 1
@@ -81,13 +81,8 @@ def write_report(result: Mapping[str, Any], file: Path) -> None:
         The result is of another schema. Nothing is written.
     """
     page = render_report(result)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.writing")
-    try:
-        aside.write_bytes(page.encode("utf-8"))
-        os.replace(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)
+    make_folder(file.parent)
+    replace_file(file, lambda aside: aside.write_bytes(page.encode("utf-8")))
 
 
 def render_report(result: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ included. The user's own registry and stores are only read.
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -34,6 +33,7 @@ from transformations.feature_views import (
     item_tags,
     sequence_view,
 )
+from transformations.files import empty_folder
 from transformations.model import ActivityModel
 from transformations.sources import sink_of
 from transformations.spec import ItemEmbedding
@@ -106,9 +106,8 @@ class EvaluationStore:
     ) -> None:
         self._history, self._models = history, dict(models)
         self.schedule = schedule
-        shutil.rmtree(folder, ignore_errors=True)
-        (folder / "data").mkdir(parents=True)
-        self._folder = folder.resolve()
+        self._folder = empty_folder(folder)
+        (self._folder / "data").mkdir()
         self.store = FeatureStore(config=self._config())
         member, job = (
             Entity(name=name, join_keys=[key], value_type=_value_type(ids))

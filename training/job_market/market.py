@@ -17,6 +17,7 @@ from training.job_market.sessions import ACTIONS, Actions, draw_actions
 from training.job_market.settings import BLOCK_STREAM, MarketSettings
 from training.movietweetings import EVENTS_SCHEMA, POSTINGS_FILE
 from transformations.errors import InvalidInput
+from transformations.files import make_folder
 from transformations.names import ACTION, EVENT_TIMESTAMP, JOB_ID, MEMBER_ID
 from transformations.sequences import MICROSECONDS_PER_DAY
 from transformations.times import to_us
@@ -204,8 +205,8 @@ class JobMarket(MarketSettings):
                 f"the new ones, and without files of the same names. Received: "
                 f"{', '.join(there) or 'a file'}"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        (out_dir / TRUE_MEMBERS_FILE).parent.mkdir(exist_ok=True)
+        make_folder(folder)
+        make_folder((out_dir / TRUE_MEMBERS_FILE).parent)
         pq.write_table(self.postings(), out_dir / POSTINGS_FILE, compression="zstd")
         pq.write_table(self.true_jobs(), out_dir / TRUE_JOBS_FILE, compression="zstd")
         counts = _Counts(self)
