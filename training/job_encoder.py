@@ -51,6 +51,7 @@ from transformations.tables import (
     require_columns,
     require_no_nulls,
     single_chunk,
+    take_rows,
     time_column,
 )
 from transformations.times import to_datetime, to_us
@@ -59,6 +60,7 @@ from transformations.wording import counted
 ENCODER_FIT = Fit(learning_rate=2e-3, epochs=20, patience=3)
 """How the towers are fitted by default."""
 
+MOST_BUCKETS = 2**31 - 2
 TOKENS = "tokens"
 """Input of the job tower: hashed words and categories, int32 [jobs, n], 0 for none."""
 KNOWN_JOB = "known_job"
@@ -74,7 +76,7 @@ class JobEncoder:
     text : string columns whose words count.
     categories : columns whose values count as they are: strings, lists of strings, or integers.
     tokens : int. Most words and categories of one posting that are read.
-    buckets : int. Words and categories are hashed into so many vectors.
+    buckets : int. Words and categories are hashed into so many vectors, at most 2^31 - 2.
     hidden : int. Length of the hidden layer.
     dropout : float. Share of the hidden layer dropped in training.
     id_dropout : float. Share of the jobs' own vectors dropped in training.
@@ -87,6 +89,13 @@ class JobEncoder:
     hidden: int = 128
     dropout: float = 0.5
     id_dropout: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.buckets <= MOST_BUCKETS:
+            raise InvalidInput(
+                f"job encoder: `buckets` should be from 1 to {MOST_BUCKETS:,}, since tokens are "
+                f"int32. Received: {self.buckets:,}"
+            )
 
     def build(self, known_jobs: int, words: np.ndarray) -> keras.Model:
         """Return the untrained job tower.
@@ -469,7 +478,7 @@ def _one_a_job(postings: pa.Table, until: datetime) -> pa.Table:
             f"{counted(len(postings), 'row')}, none so old"
         )
     newest = np.append(code[order[1:]] != code[order[:-1]], True)
-    return postings.take(pa.array(order[newest])).combine_chunks()
+    return take_rows(postings, order[newest])
 
 
 def _placeholder_vectors(job_ids: pa.ChunkedArray, dimension: int) -> ItemVectors:
@@ -498,7 +507,7 @@ def _tensor(postings: pa.Table, name: str, *, lists: bool) -> Any:
     one = kind.value_type if is_list else kind
     if not (
         (lists or not is_list)
-        and (pa.types.is_string(one) or (lists and not is_list and pa.types.is_integer(one)))
+        and (_is_text(one) or (lists and not is_list and pa.types.is_integer(one)))
     ):
         expected = "string, list<string> or integer" if lists else "string"
         raise InvalidInput(
@@ -509,6 +518,10 @@ def _tensor(postings: pa.Table, name: str, *, lists: bool) -> Any:
     if is_list:
         return tf.ragged.constant(values, tf.string, ragged_rank=1).to_tensor("")
     return tf.constant(values, _tensor_type(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _within(run: Path | None, name: str) -> Path | None:

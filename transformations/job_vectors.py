@@ -25,7 +25,7 @@ from transformations.embedding import (
     tensorflow,
 )
 from transformations.errors import InvalidInput
-from transformations.feature_tables import TIMESTAMP, vector_column
+from transformations.feature_tables import TIMESTAMP, vector_chunks
 from transformations.job_encoder import JobEncoderDescription, describe_job_encoder
 from transformations.saved_model import SIGNATURE, TensorSpec
 from transformations.tables import (
@@ -34,6 +34,7 @@ from transformations.tables import (
     require_columns,
     require_no_nulls,
     single_chunk,
+    take_rows,
     time_column,
 )
 from transformations.wording import are, counted, out_of
@@ -231,11 +232,11 @@ def encode_postings(encoder: JobEncoder, postings: pa.Table, *, source: str = SO
     """
     valid_from = encoder.description.valid_from
     versions = PostingVersions.from_arrow(postings, valid_from, source=source)
-    vectors = encoder(postings.take(pa.array(versions.row)), source=source)
+    vectors = encoder(take_rows(postings, versions.row), source=source)
     return pa.table(
         {
             names.JOB_ID: versions.job_ids,
-            names.EMBEDDING: vector_column(vectors),
+            names.EMBEDDING: vector_chunks(vectors),
             names.EVENT_TIMESTAMP: pa.array(versions.time).cast(TIMESTAMP),
         }
     )
@@ -255,7 +256,8 @@ def _checked_column(table: pa.Table, name: str, tensor: TensorSpec, source: str)
         )
     require_no_nulls(column, name, source)
     if is_list:
-        column = column.cast(pa.list_(pa.string()))
+        if not pa.types.is_large_list(column.type):
+            column = column.cast(pa.list_(pa.string()))
         inner = column.flatten()
         if inner.null_count:
             raise InvalidInput(
@@ -264,7 +266,8 @@ def _checked_column(table: pa.Table, name: str, tensor: TensorSpec, source: str)
                 f"{are(inner.null_count)} null"
             )
         return column
-    column = column.cast(_ARROW_TYPES[tensor.dtype])
+    if not pa.types.is_large_string(column.type):
+        column = column.cast(_ARROW_TYPES[tensor.dtype])
     if tensor.dtype == "float32":
         bad = len(column) - (pc.sum(pc.is_finite(column)).as_py() or 0)
         if bad:

@@ -30,7 +30,7 @@ from transformations.model import ModelDescription
 from transformations.sequences import Sequences, make_sequences, members_active
 from transformations.snapshots import SnapshotSink, require_same_facts
 from transformations.spec import ActivitySpec
-from transformations.tables import codes_of, sorted_union
+from transformations.tables import codes_of, single_chunk, sorted_union
 from transformations.times import to_datetime
 from transformations.wording import counted, share, utc
 
@@ -364,31 +364,39 @@ class SnapshotRun:
 
     def _stage_follower(self, sink: SnapshotSink, as_of: int, follower: int) -> None:
         existing = pq.read_table(sink.file(follower), partitioning=None)
-        present = existing.column(names.MEMBER_ID).combine_chunks()
+        present = single_chunk(existing, names.MEMBER_ID)
         active = self._members_with_activity(sink, as_of)
         missing = active.filter(pa.array(codes_of(active, present) < 0))
         if not len(missing):
             return
-        moments = np.full(len(missing), follower, dtype=np.int64)
+        members = sorted_union(present, missing)
+        is_new = codes_of(members, present) < 0
+        writer = sink.stage(follower, self._facts[sink])
+        # Both are ascending, so that each slice of members is a slice of either.
+        for start in range(0, len(members), MEMBERS_AT_ONCE):
+            new = is_new[start : start + MEMBERS_AT_ONCE]
+            before = int(is_new[:start].sum())
+            added = self._empty_rows(sink, follower, missing.slice(before, int(new.sum())))
+            kept = existing.slice(start - before, int((~new).sum())).replace_schema_metadata(None)
+            part = pa.concat_tables([kept, pa.Table.from_batches([added]).cast(kept.schema)])
+            for batch in part.sort_by(names.MEMBER_ID).combine_chunks().to_batches():
+                writer.write(batch)
+        writer.close()
+        self._staged[sink].add(follower)
+
+    def _empty_rows(self, sink: SnapshotSink, as_of: int, members: pa.Array) -> pa.RecordBatch:
+        """Return the rows of members without activity."""
+        moments = np.full(len(members), as_of, dtype=np.int64)
         created = moments + self.publishing_delay
         empty = _empty_sequences(moments, self.spec.length, self.vectors.job_ids.slice(0, 0))
         if sink == self.sequence_sink:
-            batch = sequence_batch(missing, empty, created)
-        else:
-            (model,) = [target.model for target in self.targets if target.sink == sink]
-            zeros = {
-                output: np.zeros((len(missing), size), dtype=np.float32)
-                for output, size in model.outputs.items()
-            }
-            batch = embedding_batch(missing, empty, created, zeros)
-        added = pa.Table.from_batches([batch]).cast(existing.schema.remove_metadata())
-        table = pa.concat_tables([existing.replace_schema_metadata(None), added])
-        table = table.sort_by(names.MEMBER_ID).combine_chunks()
-        writer = sink.stage(follower, self._facts[sink])
-        for part in table.to_batches(MEMBERS_AT_ONCE):
-            writer.write(part)
-        writer.close()
-        self._staged[sink].add(follower)
+            return sequence_batch(members, empty, created)
+        (model,) = [target.model for target in self.targets if target.sink == sink]
+        zeros = {
+            output: np.zeros((len(members), size), dtype=np.float32)
+            for output, size in model.outputs.items()
+        }
+        return embedding_batch(members, empty, created, zeros)
 
 
 def _empty_sequences(as_of: np.ndarray, length: int, job_ids: pa.Array) -> Sequences:

@@ -27,6 +27,7 @@ from feast.value_type import ValueType
 
 from training.history import ActivityHistory
 from transformations import names
+from transformations.feature_tables import vector_chunks
 from transformations.feature_views import (
     embedding_views,
     event_tags,
@@ -314,15 +315,13 @@ class EvaluationStore:
         )
 
 
-def _column(values: np.ndarray) -> pa.Array:
+def _column(values: np.ndarray) -> pa.Array | pa.ChunkedArray:
     return _lists(values) if values.ndim == 2 else pa.array(values.astype(np.float64))
 
 
-def _lists(rows: np.ndarray) -> pa.Array:
+def _lists(rows: np.ndarray) -> pa.ChunkedArray:
     """Return a matrix as list<float>."""
-    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
-    values = pa.array(np.ascontiguousarray(rows, np.float32).ravel())
-    return pa.ListArray.from_arrays(pa.array(offsets), values)
+    return vector_chunks(np.ascontiguousarray(rows, np.float32))
 
 
 def _dense(values: pa.Array) -> np.ndarray:
