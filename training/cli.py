@@ -255,14 +255,13 @@ def models() -> None:
 @click.option(
     "--events",
     type=click.Path(exists=True, path_type=Path),
-    required=True,
-    help="Parquet file or folder: member_id, job_id, action, event_timestamp.",
+    help="Parquet file or folder: member_id, job_id, action, event_timestamp, or the feature "
+    "repo's names for them. Default: the source of the feature repo.",
 )
 @click.option(
     "--postings",
     type=click.Path(exists=True, path_type=Path),
-    required=True,
-    help="Parquet file or folder: job_id, event_timestamp and content.",
+    help="Parquet file or folder: job_id, event_timestamp and content. Default: the same.",
 )
 @click.option("--text", multiple=True, default=("title",), show_default=True, help="Text columns.")
 @click.option("--category", multiple=True, help="Columns of categories or lists of them.")
@@ -283,8 +282,8 @@ def models() -> None:
 @click.pass_obj
 def train_job_encoder(
     repo: Path,
-    events: Path,
-    postings: Path,
+    events: Path | None,
+    postings: Path | None,
     text: tuple[str, ...],
     category: tuple[str, ...],
     until: datetime,
@@ -298,17 +297,19 @@ def train_job_encoder(
 ) -> None:
     """Train and package the encoder that the view job_embedding is computed with.
 
-    It reads files, since a feature repo cannot be applied before its encoder is there.
+    Actions, names of columns and sources are those of the feature repo, which need not have been
+    applied: that is not possible before its encoder is there. Without a feature repo, give files.
     """
     with _training():
-        import pyarrow.parquet as pq
-
         from training import job_encoder
+        from training.encoder_data import EncoderData
         from training.package import package_job_encoder
 
+        data = EncoderData.of(repo)
         module, facts = job_encoder.train_job_encoder(
-            pq.read_table(events, partitioning=None),
-            pq.read_table(postings, partitioning=None),
+            data.events(events, until),
+            data.postings(postings, [*text, *category], until),
+            spec=data.spec,
             until=until,
             dimension=dimension,
             seed=seed,

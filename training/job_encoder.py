@@ -281,7 +281,7 @@ def _tensor_type(kind: pa.DataType) -> tf.DType:
 
 
 def train_job_encoder(
-    events: pa.Table,
+    events: pa.Table | ActivityEvents,
     postings: pa.Table,
     *,
     until: datetime,
@@ -302,7 +302,7 @@ def train_job_encoder(
 
     Parameters
     ----------
-    events : columns `member_id`, `job_id`, `action`, `event_timestamp`.
+    events : columns `member_id`, `job_id`, `action`, `event_timestamp`; or as they were checked.
     postings : `job_id`, `event_timestamp` and the encoder's columns; of a job's several rows the
         newest before `until` counts, and jobs without one are left out.
     until : aware datetime. No event at or after it is read; the vectors are valid from it on.
@@ -330,7 +330,9 @@ def train_job_encoder(
     encoder, spec = encoder or JobEncoder(), spec or ActivitySpec()
     fit = replace(fit or ENCODER_FIT, seed=seed)
     objective = objective or NextPositive()
-    past = _before(ActivityEvents.from_arrow(events, spec), until)
+    if isinstance(events, pa.Table):
+        events = ActivityEvents.from_arrow(events, spec)
+    past = _before(events, until)
     postings = _one_a_job(postings, until)
     columns = {
         **{name: _tensor(postings, name, lists=False) for name in encoder.text},

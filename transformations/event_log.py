@@ -25,6 +25,7 @@ from feast import FeatureStore, FeatureView, FileSource
 from feast.data_format import ParquetFormat
 
 from transformations import names
+from transformations.columns import source_names
 from transformations.errors import InvalidInput
 from transformations.events import EVENT_COLUMNS
 from transformations.files import move_file, real_path
@@ -162,9 +163,7 @@ def _filled_columns(
 ) -> dict[str, pa.Array]:
     """Return the columns that events fill, by their names in the source."""
     source, label = source_of(view), source_label(view)
-    to_source = {ours: theirs for theirs, ours in source.field_mapping.items()}
-    to_source[names.EVENT_TIMESTAMP] = source.timestamp_field
-    wanted = {name: to_source.get(name, name) for name in (*EVENT_COLUMNS, names.EVENT_ID)}
+    wanted = source_names(view, (*EVENT_COLUMNS, names.EVENT_ID))
     if wanted[names.EVENT_ID] not in source_columns:
         del wanted[names.EVENT_ID]
     elif names.EVENT_ID not in table.column_names:

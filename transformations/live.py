@@ -29,9 +29,10 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from transformations import names
+from transformations.columns import source_names, under_our_names
 from transformations.errors import InvalidInput
 from transformations.event_log import append_events
-from transformations.events import ActivityEvents
+from transformations.events import EVENT_COLUMNS, ActivityEvents
 from transformations.feature_tables import TIMESTAMP, sequence_batch
 from transformations.feature_views import has_string_ids, source_views_of, spec_of
 from transformations.item_vectors import ItemVectors
@@ -149,6 +150,11 @@ class SequenceWriter:
             for column, view in views.items()
         }
 
+    @property
+    def source_names(self) -> dict[str, str]:
+        """What the offline source calls the columns that `push` takes, by our names."""
+        return source_names(self._events, (*EVENT_COLUMNS, names.EVENT_ID))
+
     def push(self, events: pa.Table | pd.DataFrame) -> PushReport:
         """Merge events into the stored sequences of their members, and log them.
 
@@ -158,8 +164,9 @@ class SequenceWriter:
         Parameters
         ----------
         events : columns `member_id`, `job_id` (int64 or string as in the feature repo), `action`
-            (string), `event_timestamp` (with time zone), and `event_id` if the source has it.
-            Others are ignored. In any order.
+            (string), `event_timestamp` (with time zone), and `event_id` if the source has it; or
+            all of them under the names that the source has for them. Others are ignored. In any
+            order.
 
         Raises
         ------
@@ -194,6 +201,7 @@ class SequenceWriter:
                 raise InvalidInput(
                     f"{SOURCE}: expected columns of one type each. Received: {error}"
                 ) from error
+        table = under_our_names(table, self.source_names, SOURCE, optional=[names.EVENT_ID])
         # All checks that need no knowledge of the feature repo.
         ActivityEvents.from_arrow(table, self._spec, source=SOURCE)
         columns = {
