@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from feast_repo import at, events_table, make_repo, small_data, vectors_table
 
-from transformations.check import check
+from transformations.check import LATE_EVENT, CheckReport, Difference, check
 from transformations.errors import InvalidInput
 
 T = at(4)
@@ -73,7 +73,7 @@ def test_a_late_event_and_a_removed_one_are_told(published, data):
     assert (difference.missing, difference.extra) == (1, 0)
     differing = [d for d in report.differences if d.view == EMBEDDINGS[0]]
     assert all(d.cosine is not None and d.cosine < 0.9999 and all(d.norms) for d in differing)
-    assert "member 15, stored: late event or vector, 1 events missing, 0 too many" in str(report)
+    assert "member 15, stored: late event or vector, 1 event missing, 0 too many" in str(report)
 
 
 def test_a_missing_row_is_told(published):
@@ -168,3 +168,14 @@ def test_the_command_exits_with_1_past_the_threshold(published, data):
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("Error: ")
     assert command("--sample", "1000", "--threshold", "0.5").returncode == 0
+
+
+def test_a_report_reads_right_for_one_member():
+    late = Difference("sequences", 7, "stored", LATE_EVENT, missing=1)
+    report = CheckReport(1, {"sequences": 1, "vectors": 1_000}, [late])
+    assert str(report).splitlines() == [
+        "activity embeddings: 1 member checked",
+        "  sequences  1 value, 1 differs: late event 1",
+        "  vectors    1,000 values, 0 differ",
+        "  sequences, member 7, stored: late event, 1 event missing, 0 too many",
+    ]

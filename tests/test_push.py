@@ -571,6 +571,45 @@ def test_the_command_reads_files_by_suffix(repo, tmp_path, suffix):
     assert len(logged(repo)) == len(HISTORY)
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_file_may_have_the_columns_of_the_source(tmp_path, suffix):
+    repo = sequence_repo(tmp_path)
+    theirs = {"member_id": "user", "job_id": "posting", "action": "what", "event_timestamp": "when"}
+    history = pq.read_table(repo.events)
+    repo.write_events(history.rename_columns(theirs))
+    repo.edit(
+        "sources.py",
+        'timestamp_field="event_timestamp",',
+        'timestamp_field="when",\n    field_mapping={"user": "member_id", "posting": "job_id", '
+        '"what": "action"},',
+    )
+    repo.run("apply")
+    # A column of another meaning, called as ours is.
+    table = events_table(NEW).rename_columns(theirs)
+    table = table.append_column("event_timestamp", events_table(NEW)["event_timestamp"])
+    table = table.set_column(4, "event_timestamp", pa.array([at(-9).isoformat()] * len(NEW)))
+    file = tmp_path / f"events.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, file)
+    elif suffix == "csv":
+        pa.csv.write_csv(table, file)
+    else:
+        rows = table.to_pylist()
+        lines = [json.dumps({**row, "when": row["when"].isoformat()}) for row in rows]
+        file.write_text("\n".join(lines))
+    code, output = invoke(repo, "push", file)
+    assert code == 0, output
+    source = pq.read_table(repo.events)
+    assert source.column_names == list(theirs.values())
+    assert len(source) == len(history) + len(NEW)
+    assert sorted(source["when"].to_pylist()[-len(NEW) :]) == sorted(row[3] for row in NEW)
+    # And ours, as ever.
+    (tmp_path / "ours.jsonl").write_text(json_lines(NEW))
+    code, output = invoke(repo, "push", "--online-only", tmp_path / "ours.jsonl")
+    assert code == 0, output
+    assert "none of 6 events are new" in output
+
+
 BAD_FILES = {
     "events.txt": ("", "expected a name that ends in .parquet, .csv or .jsonl"),
     "missing.csv": (None, "expected a readable file"),
@@ -581,7 +620,7 @@ BAD_FILES = {
     "time.jsonl": ('{"event_timestamp": 17}', "should be a time such as"),
     "mixed.jsonl": ('{"member_id": 1}\n{"member_id": "a"}', "one type in each column"),
     "ids.csv": ("member_id\none\n", "CSV conversion error"),
-    "columns.csv": ("member_id,job_id\n1,2\n", "'action', 'event_timestamp' is missing"),
+    "columns.csv": ("member_id,job_id\n1,2\n", "columns 'action', 'event_timestamp' are missing"),
     "naive.csv": ("event_timestamp\n2024-03-01T12:00:00\n", "line 2: 'event_timestamp'"),
 }
 

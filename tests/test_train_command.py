@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from feast_repo import PROJECT, at, make_repo, us
+from feast_repo import PROJECT, at, make_encoder_repo, make_repo, us
 from job_encoders import package_encoder, postings_table, small_postings
 
 from training.cli import cli
@@ -176,6 +176,68 @@ def test_a_job_encoder_is_trained_from_files(tmp_path, repo):
     assert (repo.path / "models" / "job_encoder" / "saved_model.pb").is_file()
 
 
+@pytest.mark.parametrize("given", ["nothing", "files"])
+def test_the_encoder_is_trained_on_what_the_feature_repo_defines(given, tmp_path, models):
+    """Actions, names of columns and sources of its own, before it can be applied."""
+    random = np.random.default_rng(0)
+    times = np.sort(random.integers(us(at(-20)), us(at(20)), 400))
+    events = pa.table(
+        {
+            "user": random.integers(0, 20, 400),
+            "posting": random.integers(1, 31, 400),
+            "what": random.choice(["apply", "hide"], 400),
+            "when": pa.array(times, pa.timestamp("us", "UTC")),
+            # Of another meaning than the one that this package gives the name.
+            "event_timestamp": ["some day"] * 400,
+        }
+    )
+    postings = postings_table(small_postings()).rename_columns({"job_id": "posting"})
+    repo = make_encoder_repo(tmp_path / "repo", models, events, postings)
+    repo.edit(
+        "sources.py",
+        "length=32)",
+        'length=32, actions=("apply", "hide"), positive_actions=("apply",))',
+    )
+    repo.edit(
+        "sources.py",
+        'timestamp_field="event_timestamp",',
+        'timestamp_field="when",\n    field_mapping={"user": "member_id", "posting": "job_id", '
+        '"what": "action"},',
+    )
+    repo.edit(
+        "job_vectors.py",
+        'timestamp_field="event_timestamp",',
+        'timestamp_field="event_timestamp",\n    field_mapping={"posting": "job_id"},',
+    )
+    assert repo.feast("apply").code == 1
+    files = [
+        "--events", repo.events / "history.parquet",
+        "--postings", repo.data / "job_postings.parquet",
+    ]  # fmt: skip
+    before = set(sys.modules), list(sys.path)
+    output = run_ok(
+        repo, "train-job-encoder", *(files if given == "files" else []), "--category", "genres",
+        "--until", "2024-03-21", "--dimension", 8, "--epochs", 1, "--run", tmp_path / "run",
+    )  # fmt: skip
+    assert "valid from 2024-03-21 00:00 UTC" in output
+    assert not {"sources", "entities", "job_vectors"} & (set(sys.modules) - before[0])
+    assert sys.path == before[1]
+    manifest = json.loads(
+        (repo.path / "models" / "job_encoder" / "assets.extra" / "job_encoder.json").read_text()
+    )
+    assert manifest["training"]["end"] == "2024-03-21T00:00:00+00:00"
+    assert manifest["training"]["examples"]
+
+
+def test_without_a_feature_repo_the_encoder_needs_files(tmp_path):
+    result = CliRunner().invoke(
+        cli, ["-C", str(tmp_path), "train-job-encoder", "--until", "2024-03-21"]
+    )
+    assert result.exit_code == 1
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert "expected a feature repo, whose source is read, or --events" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -189,7 +251,7 @@ def test_a_job_encoder_is_trained_from_files(tmp_path, repo):
         (
             ["train", "cnn", "--from", "1999-01-01", "--validate-from", "1999-02-01", "--until",
              "1999-03-01"],
-            "expected events on jobs that have a vector.*0 events",
+            "expected events on jobs that have a vector.*no events",
         ),
         (["tune", "cnn", *PERIODS, "--trials", "0"], "`trials` should be 1 or more. Received: 0"),
     ],

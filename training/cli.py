@@ -20,6 +20,7 @@ import click
 
 from transformations.cli import cli, one_line_errors
 from transformations.errors import InvalidInput
+from transformations.wording import counted
 
 # TensorFlow, Optuna and Feast take seconds to import; a command imports them when it runs.
 if TYPE_CHECKING:
@@ -254,14 +255,13 @@ def models() -> None:
 @click.option(
     "--events",
     type=click.Path(exists=True, path_type=Path),
-    required=True,
-    help="Parquet file or folder: member_id, job_id, action, event_timestamp.",
+    help="Parquet file or folder: member_id, job_id, action, event_timestamp, or the feature "
+    "repo's names for them. Default: the source of the feature repo.",
 )
 @click.option(
     "--postings",
     type=click.Path(exists=True, path_type=Path),
-    required=True,
-    help="Parquet file or folder: job_id, event_timestamp and content.",
+    help="Parquet file or folder: job_id, event_timestamp and content. Default: the same.",
 )
 @click.option("--text", multiple=True, default=("title",), show_default=True, help="Text columns.")
 @click.option("--category", multiple=True, help="Columns of categories or lists of them.")
@@ -282,8 +282,8 @@ def models() -> None:
 @click.pass_obj
 def train_job_encoder(
     repo: Path,
-    events: Path,
-    postings: Path,
+    events: Path | None,
+    postings: Path | None,
     text: tuple[str, ...],
     category: tuple[str, ...],
     until: datetime,
@@ -297,17 +297,19 @@ def train_job_encoder(
 ) -> None:
     """Train and package the encoder that the view job_embedding is computed with.
 
-    It reads files, since a feature repo cannot be applied before its encoder is there.
+    Actions, names of columns and sources are those of the feature repo, which need not have been
+    applied: that is not possible before its encoder is there. Without a feature repo, give files.
     """
     with _training():
-        import pyarrow.parquet as pq
-
         from training import job_encoder
+        from training.encoder_data import EncoderData
         from training.package import package_job_encoder
 
+        data = EncoderData.of(repo)
         module, facts = job_encoder.train_job_encoder(
-            pq.read_table(events, partitioning=None),
-            pq.read_table(postings, partitioning=None),
+            data.events(events, until),
+            data.postings(postings, [*text, *category], until),
+            spec=data.spec,
             until=until,
             dimension=dimension,
             seed=seed,
@@ -521,7 +523,8 @@ def _figures(metrics: dict[str, Any]) -> str:
     rivals = ", ".join(
         f"{name} {figures['ndcg_at_10']:.4f}" for name, figures in metrics["rivals"].items()
     )
-    return f"validation NDCG@10 {own:.4f} ({rivals}; {metrics['validation_queries']:,} queries)"
+    queries = counted(metrics["validation_queries"], "query")
+    return f"validation NDCG@10 {own:.4f} ({rivals}; {queries})"
 
 
 if __name__ == "__main__":

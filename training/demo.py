@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -40,8 +39,10 @@ from transformations.embedding import tensorflow
 from transformations.entity_rows import entity_rows
 from transformations.errors import InvalidInput
 from transformations.event_log import LIVE_FILES
+from transformations.files import empty_folder
 from transformations.serving import preload
 from transformations.spec import ActivitySpec
+from transformations.wording import counted, share
 
 SERVICE = "jymbii_v2"
 REALTIME_SERVICE = "jymbii_v2_realtime"
@@ -96,7 +97,10 @@ def run(repo: Path, sample: Sample = FILMS) -> None:
         events = sample.events(data)
         postings = sample.postings(data).to_pandas().set_index(names.JOB_ID)
         members = events[names.MEMBER_ID].to_pandas().nunique()
-        print(f"{len(events):,} events of {members:,} members on {len(postings):,} jobs")
+        print(
+            f"{counted(len(events), 'event')} of {counted(members, 'member')} on "
+            f"{counted(len(postings), 'job')}"
+        )
 
     tensorflow()
     from training.sample_models import build_job_encoder, build_models
@@ -128,7 +132,7 @@ def run(repo: Path, sample: Sample = FILMS) -> None:
         online = store.get_online_features(service, [{names.MEMBER_ID: member}]).to_dict()
         milliseconds = 1000 * (time.perf_counter() - fetch)
         print(
-            f"member {member}: {online[names.ACTIVITY_COUNT][0]} activities, a vector of "
+            f"member {member}: {counted(online[names.ACTIVITY_COUNT][0], 'activity')}, a vector of "
             f"{len(online[EMBEDDING][0])}, in {milliseconds:.1f} ms with the first call's set-up"
         )
     job_ids, vectors = _vectors_online(store, postings)
@@ -159,10 +163,12 @@ def _remove_outputs(repo: Path) -> None:
     data = repo / "data"
     outputs = (repo / "models", repo / EVALUATION, data / "snapshots", data / "job_vectors")
     for folder in outputs:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            empty_folder(folder)
     pushed = (data / EVENTS_FOLDER).glob(LIVE_FILES)
     for file in (data / "registry.db", data / "online.db", *pushed):
-        file.unlink(missing_ok=True)
+        # Where it is a link, what it points to, in place of which the new one is then written.
+        file.resolve().unlink(missing_ok=True)
 
 
 @contextmanager
@@ -247,12 +253,13 @@ def _join_labels(store: FeatureStore, events: pd.DataFrame, start: datetime, end
     labels = events[(times >= start) & (times < end)]
     labels = labels[[names.MEMBER_ID, names.JOB_ID, names.ACTION, names.EVENT_TIMESTAMP]]
     joined = store.get_historical_features(labels, store.get_feature_service(SERVICE)).to_df()
-    active = (joined[names.ACTIVITY_COUNT].fillna(0) > 0).mean()
+    active = int((joined[names.ACTIVITY_COUNT].fillna(0) > 0).sum())
     seen = joined[joined[names.LAST_ACTIVITY_AT].notna()]
     late = (seen[names.LAST_ACTIVITY_AT] >= seen[names.EVENT_TIMESTAMP]).sum()
     print(
-        f"{len(labels):,} labels in, {len(joined):,} rows out, {100 * active:.0f} % with recent "
-        f"activity; {late} of them know an activity at or after their own label"
+        f"{counted(len(labels), 'label')} in, {counted(len(joined), 'row')} out, "
+        f"{share(active, len(joined), digits=0)} with recent activity; {late:,} of them "
+        f"{'knows' if late == 1 else 'know'} an activity at or after the label itself"
     )
 
 
@@ -275,7 +282,7 @@ def _show_member(store: FeatureStore, member: int, postings: pd.DataFrame) -> se
     ).to_dict()
     jobs = sequence[names.ACTIVITY_JOB_IDS][0]
     actions = sequence[names.ACTIVITY_ACTIONS][0]
-    print(f"\nMember {member}, newest of {len(jobs)} activities last:")
+    print(f"\nMember {member}, newest of {counted(len(jobs), 'activity')} last:")
     for job, action in list(zip(jobs, actions, strict=True))[-SHOWN_ACTIVITIES:]:
         print(f"  {ActivitySpec().vocabulary[action]:8} {_title(postings, job)}")
     return set(jobs)
@@ -321,8 +328,9 @@ def _ask_with_recent(
         answer = store.get_online_features(service, rows).to_dict()
         seconds.append(time.perf_counter() - started)
     print(
-        f"{answer[names.ACTIVITY_COUNT][0]} activities, {answer[names.NEW_ACTIVITY_COUNT][0]} of "
-        f"them new; the median of {TIMED_REQUESTS} requests is {1000 * np.median(seconds):.1f} ms"
+        f"{counted(answer[names.ACTIVITY_COUNT][0], 'activity')}, "
+        f"{answer[names.NEW_ACTIVITY_COUNT][0]} of them new; the median of {TIMED_REQUESTS} "
+        f"requests is {1000 * np.median(seconds):.1f} ms"
     )
     return np.array(answer[EMBEDDING][0])
 

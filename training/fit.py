@@ -8,8 +8,7 @@ same weights, to the bit, as one that was not.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from training.objectives.base import Task
 from training.stream import ExampleStream
 from transformations.errors import InvalidInput
+from transformations.files import make_folder, replace_file
 
 CHECKPOINT = "checkpoint.npz"
 TENSORBOARD = "tensorboard"
@@ -240,8 +240,7 @@ class _State:
         """Write the state after an epoch, whole or not at all."""
         if self.file is None:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.file.with_suffix(".writing")
+        make_folder(self.file.parent)
         groups = {
             "weight": self.task.trainable_variables,
             "optimizer": self.optimizer.variables,
@@ -252,11 +251,9 @@ class _State:
             for group, values in groups.items()
             for i, value in enumerate(values)
         }
-        with aside.open("wb") as file:
-            arrays["history"] = np.array(json.dumps(self.history))
-            arrays["identity"] = np.array(self.identity)
-            np.savez(file, allow_pickle=False, **arrays)
-        os.replace(aside, self.file)
+        arrays["history"] = np.array(json.dumps(self.history))
+        arrays["identity"] = np.array(self.identity)
+        replace_file(self.file, lambda aside: save_arrays(aside, arrays))
 
     def resume(self) -> None:
         """Take up the state that a run of the same kind left."""
@@ -276,3 +273,9 @@ class _State:
                 for i, variable in enumerate(variables):
                     variable.assign(state[f"{group}_{i}"])
             self.best = [state[f"best_{i}"] for i in range(len(self.task.trainable_variables))]
+
+
+def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as `numpy.savez` does, to a file of just that name."""
+    with file.open("wb") as opened:
+        np.savez(opened, allow_pickle=False, **arrays)

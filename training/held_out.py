@@ -78,7 +78,7 @@ class HeldOut:
         negative was drawn for.
     job : int32 [n]; position in `vectors.job_ids`.
     job_rows : int32 [n]; row of the job's vector as of `sequences.as_of`.
-    label : int8 [n]; position in `label_names(spec)`.
+    label : int16 [n]; position in `label_names(spec)`.
     """
 
     sequences: Sequences
@@ -248,7 +248,7 @@ def draw_negatives(
         event=held_out.event[positive],
         job=job,
         job_rows=history.rows(job, time),
-        label=(held_out.label[positive] + len(spec.actions)).astype(np.int8),
+        label=(held_out.label[positive] + len(spec.actions)).astype(np.int16),
     )
 
 

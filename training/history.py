@@ -17,6 +17,7 @@ from transformations.events import ActivityEvents
 from transformations.item_vectors import ItemVectors
 from transformations.sequences import MICROSECONDS_PER_DAY, Sequences, make_sequences
 from transformations.spec import ActivitySpec
+from transformations.wording import counted, out_of
 
 INPUT_JOB_ROWS = "job_rows"
 """Rows of the job vectors at each position: 128 bytes a sequence instead of 8 KB of vectors."""
@@ -127,14 +128,15 @@ class ActivityHistory:
         if bad:
             raise InvalidInput(
                 f"{names.JOB_EMBEDDING}: vectors should be finite to train on. Received: NaN or "
-                f"infinity in {bad} of {len(vectors.matrix) - 1} vectors"
+                f"infinity in {out_of(bad, len(vectors.matrix) - 1, 'vector')}"
             )
         known = events.on_jobs(vectors.job_ids)
         if not len(known):
             raise InvalidInput(
                 f"{names.MEMBER_ACTIVITY}: expected events on jobs that have a vector to train on. "
-                f"Received: {len(events)} events on {len(events.job_ids)} jobs, none of them among "
-                f"the {len(vectors.job_ids)} jobs with a vector"
+                f"Received: {counted(len(events), 'event')} on "
+                f"{counted(len(events.job_ids), 'job')}, none of them among the "
+                f"{len(vectors.job_ids):,} with a vector"
             )
         return cls(known, vectors, spec, JobsOfDays.of(known, vectors.known_at(known.job_ids)))
 

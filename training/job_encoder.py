@@ -51,13 +51,16 @@ from transformations.tables import (
     require_columns,
     require_no_nulls,
     single_chunk,
+    take_rows,
     time_column,
 )
 from transformations.times import to_datetime, to_us
+from transformations.wording import counted
 
 ENCODER_FIT = Fit(learning_rate=2e-3, epochs=20, patience=3)
 """How the towers are fitted by default."""
 
+MOST_BUCKETS = 2**31 - 2
 TOKENS = "tokens"
 """Input of the job tower: hashed words and categories, int32 [jobs, n], 0 for none."""
 KNOWN_JOB = "known_job"
@@ -73,7 +76,7 @@ class JobEncoder:
     text : string columns whose words count.
     categories : columns whose values count as they are: strings, lists of strings, or integers.
     tokens : int. Most words and categories of one posting that are read.
-    buckets : int. Words and categories are hashed into so many vectors.
+    buckets : int. Words and categories are hashed into so many vectors, at most 2^31 - 2.
     hidden : int. Length of the hidden layer.
     dropout : float. Share of the hidden layer dropped in training.
     id_dropout : float. Share of the jobs' own vectors dropped in training.
@@ -86,6 +89,13 @@ class JobEncoder:
     hidden: int = 128
     dropout: float = 0.5
     id_dropout: float = 0.7
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.buckets <= MOST_BUCKETS:
+            raise InvalidInput(
+                f"job encoder: `buckets` should be from 1 to {MOST_BUCKETS:,}, since tokens are "
+                f"int32. Received: {self.buckets:,}"
+            )
 
     def build(self, known_jobs: int, words: np.ndarray) -> keras.Model:
         """Return the untrained job tower.
@@ -271,7 +281,7 @@ def _tensor_type(kind: pa.DataType) -> tf.DType:
 
 
 def train_job_encoder(
-    events: pa.Table,
+    events: pa.Table | ActivityEvents,
     postings: pa.Table,
     *,
     until: datetime,
@@ -292,7 +302,7 @@ def train_job_encoder(
 
     Parameters
     ----------
-    events : columns `member_id`, `job_id`, `action`, `event_timestamp`.
+    events : columns `member_id`, `job_id`, `action`, `event_timestamp`; or as they were checked.
     postings : `job_id`, `event_timestamp` and the encoder's columns; of a job's several rows the
         newest before `until` counts, and jobs without one are left out.
     until : aware datetime. No event at or after it is read; the vectors are valid from it on.
@@ -320,7 +330,9 @@ def train_job_encoder(
     encoder, spec = encoder or JobEncoder(), spec or ActivitySpec()
     fit = replace(fit or ENCODER_FIT, seed=seed)
     objective = objective or NextPositive()
-    past = _before(ActivityEvents.from_arrow(events, spec), until)
+    if isinstance(events, pa.Table):
+        events = ActivityEvents.from_arrow(events, spec)
+    past = _before(events, until)
     postings = _one_a_job(postings, until)
     columns = {
         **{name: _tensor(postings, name, lists=False) for name in encoder.text},
@@ -464,10 +476,11 @@ def _one_a_job(postings: pa.Table, until: datetime) -> pa.Table:
     order = order[time[order] < to_us(until)]
     if not len(order):
         raise InvalidInput(
-            f"postings: expected some before {until}. Received: {len(postings)} rows, none so old"
+            f"postings: expected some before {until}. Received: "
+            f"{counted(len(postings), 'row')}, none so old"
         )
     newest = np.append(code[order[1:]] != code[order[:-1]], True)
-    return postings.take(pa.array(order[newest])).combine_chunks()
+    return take_rows(postings, order[newest])
 
 
 def _placeholder_vectors(job_ids: pa.ChunkedArray, dimension: int) -> ItemVectors:
@@ -496,7 +509,7 @@ def _tensor(postings: pa.Table, name: str, *, lists: bool) -> Any:
     one = kind.value_type if is_list else kind
     if not (
         (lists or not is_list)
-        and (pa.types.is_string(one) or (lists and not is_list and pa.types.is_integer(one)))
+        and (_is_text(one) or (lists and not is_list and pa.types.is_integer(one)))
     ):
         expected = "string, list<string> or integer" if lists else "string"
         raise InvalidInput(
@@ -507,6 +520,10 @@ def _tensor(postings: pa.Table, name: str, *, lists: bool) -> Any:
     if is_list:
         return tf.ragged.constant(values, tf.string, ragged_rank=1).to_tensor("")
     return tf.constant(values, _tensor_type(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _within(run: Path | None, name: str) -> Path | None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transformations.errors import InvalidInput
+from transformations.files import make_folder
 from transformations.names import ACTION, EVENT_TIMESTAMP, JOB_ID, MEMBER_ID
 
 EVENTS_FILE = "activity_events/history.parquet"
@@ -156,7 +157,7 @@ def prepare_movietweetings(raw_dir: Path, out_dir: Path) -> dict[str, int]:
         first=times[0].as_py().date(), last=times[events.num_rows - 1].as_py().date(), **counts
     )
 
-    (out_dir / EVENTS_FILE).parent.mkdir(parents=True, exist_ok=True)
+    make_folder((out_dir / EVENTS_FILE).parent)
     pq.write_table(events, out_dir / EVENTS_FILE, compression="zstd", compression_level=19)
     pq.write_table(postings, out_dir / POSTINGS_FILE, compression="zstd", compression_level=19)
     (out_dir / LICENSE_FILE).write_bytes(license_text)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import keras
 import tensorflow as tf
 
+from transformations.files import make_folder, real_path
 from transformations.job_encoder import (
     JobEncoderDescription,
     describe_job_encoder,
@@ -39,8 +40,8 @@ def package_model(
     ----------
     model : a `tf.Module` with a function `serve`, or a Keras Functional model with dict inputs
         `job_embeddings`, `actions` (and `ages`) and dict outputs.
-    path : the folder; replaced if it is there. The new model is written and checked aside, so
-        `path` never holds a half-written one.
+    path : the folder, or a symbolic link to it; replaced if it is there. The new model is written
+        and checked aside, so `path` never holds a half-written one.
     name, version, spec, item_embedding : what the manifest says; see `transformations.model`.
     **facts : JSON values for the manifest: description, training, metrics, parameters, …
 
@@ -102,9 +103,10 @@ def _package(
     describe: Callable[[Path], Described],
 ) -> Described:
     """Save a model, write its manifest and check both aside; then put it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{path.name}.packaging"
-    replaced = path.parent / f".{path.name}.replaced"
+    place = real_path(path)
+    make_folder(place.parent)
+    aside = place.with_name(f".{place.name}.packaging")
+    replaced = place.with_name(f".{place.name}.replaced")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         if isinstance(model, keras.Model):
@@ -115,9 +117,10 @@ def _package(
         describe(aside)
         # Two renames, and nothing half there at any moment: neither the old model nor the new one.
         shutil.rmtree(replaced, ignore_errors=True)
-        if path.exists():
-            path.rename(replaced)
-        aside.rename(path)
+        if place.exists():
+            shutil.copymode(place, aside)
+            place.rename(replaced)
+        aside.rename(place)
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -15,6 +15,7 @@ from training.evaluation import arms
 from training.evaluation.findings import Target
 from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
 from transformations.errors import InvalidInput
+from transformations.files import real_path
 
 EVENTS_FOLDER = Path(EVENTS_FILE).parent
 TRUTH = "truth"
@@ -116,6 +117,7 @@ def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
     """
     from training.job_market import JobMarket
 
+    repo = real_path(repo)
     if repo.exists() and (repo.is_file() or any(repo.iterdir())):
         if repo.resolve() == definitions.resolve() or not (repo / "data" / TRUTH).is_dir():
             raise InvalidInput(

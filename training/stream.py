@@ -16,6 +16,7 @@ import tensorflow as tf
 from training.history import ActivityHistory
 from training.periods import Period
 from transformations.errors import InvalidInput
+from transformations.wording import counted
 
 Arrays = dict[str, np.ndarray]
 """Arrays by name, with one row an example."""
@@ -109,8 +110,8 @@ class ExampleStream:
             raise InvalidInput(
                 f"examples: expected members with enough activity from {self.period.start} to "
                 f"before {self.period.end}. Received: no example of "
-                f"{len(self.history.events.member_ids)} members with "
-                f"{len(self.history.events)} activities on known jobs"
+                f"{counted(len(self.history.events.member_ids), 'member')} with "
+                f"{counted(len(self.history.events), 'activity')} on known jobs"
             )
         signature = {
             name: tf.TensorSpec([None, *values.shape[1:]], values.dtype)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.fit import VALIDATION, Fit, fit_task
+from training.fit import VALIDATION, Fit, fit_task, save_arrays
 from training.history import ActivityHistory
 from training.models import Architecture, architecture
 from training.objectives import NextPositive, Objective
@@ -32,8 +31,10 @@ from training.package import package_model
 from training.periods import Period
 from training.ranking import RankingQueries, decayed_average, embed_with
 from transformations.errors import InvalidInput
+from transformations.files import make_folder, replace_file
 from transformations.model import ModelDescription
 from transformations.spec import ActivitySpec, ItemEmbedding
+from transformations.wording import share
 
 RUN = "run.json"
 RESULT = "result.json"
@@ -237,8 +238,8 @@ def _claim(run: Path, identity: Mapping[str, Any]) -> None:
     file = run / RUN
     text = json.dumps(identity, indent=2, sort_keys=True) + "\n"
     if not file.is_file():
-        run.mkdir(parents=True, exist_ok=True)
-        _write_whole(file, text.encode())
+        make_folder(run)
+        replace_file(file, lambda aside: aside.write_text(text, encoding="utf-8"))
         return
     known = json.loads(file.read_text(encoding="utf-8"))
     wanted = json.loads(text)
@@ -254,18 +255,10 @@ def _claim(run: Path, identity: Mapping[str, Any]) -> None:
 
 def _write_result(run: Path, built: keras.Model | tf.Module, result: Mapping[str, Any]) -> None:
     if isinstance(built, keras.Model):
-        aside = run / f"{BEST}.writing"
-        with aside.open("wb") as file:
-            weights = {f"weight_{i}": value for i, value in enumerate(built.get_weights())}
-            np.savez(file, allow_pickle=False, **weights)
-        os.replace(aside, run / BEST)
-    _write_whole(run / RESULT, (json.dumps(result, indent=2, sort_keys=True) + "\n").encode())
-
-
-def _write_whole(file: Path, content: bytes) -> None:
-    aside = file.with_name(f"{file.name}.writing")
-    aside.write_bytes(content)
-    os.replace(aside, file)
+        weights = {f"weight_{i}": value for i, value in enumerate(built.get_weights())}
+        replace_file(run / BEST, lambda aside: save_arrays(aside, weights))
+    text = json.dumps(result, indent=2, sort_keys=True) + "\n"
+    replace_file(run / RESULT, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def fingerprints(history: ActivityHistory, end: int | None = None) -> dict[str, Any]:
@@ -300,6 +293,6 @@ def _hash(*parts: bytes | np.ndarray) -> str:
 
 
 def _shares(counts: Mapping[str, int]) -> str:
-    total = max(sum(counts.values()), 1)
-    parts = (f"{name} {n:,} ({100 * n / total:.0f} %)" for name, n in counts.items())
+    total = sum(counts.values())
+    parts = (f"{name} {n:,} ({share(n, total, digits=0)})" for name, n in counts.items())
     return ", ".join(parts)

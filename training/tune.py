@@ -22,7 +22,9 @@ from training.objectives import NextPositive, Objective
 from training.periods import Period
 from training.train import Trained, train
 from transformations.errors import InvalidInput
+from transformations.files import make_folder
 from transformations.spec import ItemEmbedding
+from transformations.wording import counted
 
 STUDY = "study.db"
 PLOT = "search.png"
@@ -79,10 +81,10 @@ def tune(
         raise InvalidInput(f"tune: `trials` should be 1 or more. Received: {trials}")
     kind = architecture(model)
     fit, objective = fit or Fit(), objective or NextPositive()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     study = optuna.create_study(
         study_name=model,
-        storage=f"sqlite:///{folder.resolve() / STUDY}",
+        storage=f"sqlite:///{folder / STUDY}",
         sampler=_sampler(kind.trainable, fit.seed),
         direction="maximize",
         load_if_exists=True,
@@ -175,5 +177,5 @@ def _draw(study: optuna.Study, file: Path) -> None:
             axis.set_xscale("log")
     for axis in axes[1 + len(searched) :]:
         axis.set_axis_off()
-    canvas.suptitle(f"{study.study_name}: {len(trials)} trials")
+    canvas.suptitle(f"{study.study_name}: {counted(len(trials), 'trial')}")
     canvas.savefig(file, dpi=120)

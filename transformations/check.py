@@ -47,6 +47,7 @@ from transformations.sources import read_events, read_item_vectors, sink_of
 from transformations.spec import describe_mismatch
 from transformations.tables import codes_of, single_chunk, sorted_union
 from transformations.times import to_datetime, to_us
+from transformations.wording import counted
 
 TOLERANCE = 1e-5
 """Largest difference of a value, relative where vectors have values above 1."""
@@ -105,7 +106,7 @@ class Difference:
         cosine = "" if self.cosine is None else f", cosine {self.cosine:.4f}"
         norms = f", norm {self.norms[0]:.3f} for {self.norms[1]:.3f}" if any(self.norms) else ""
         events = (
-            f", {self.missing} events missing, {self.extra} too many"
+            f", {counted(self.missing, 'event')} missing, {self.extra:,} too many"
             if self.missing or self.extra
             else ""
         )
@@ -134,16 +135,17 @@ class CheckReport:
         return len(self.differences) / max(1, sum(self.compared.values()))
 
     def __str__(self) -> str:
-        lines = [f"activity embeddings: {self.members:,} members checked"]
+        lines = [f"activity embeddings: {counted(self.members, 'member')} checked"]
         width = max(map(len, self.compared), default=0)
-        for view, count in self.compared.items():
+        for view, values in self.compared.items():
             found = [d for d in self.differences if d.view == view]
             causes = Counter(d.cause for d in found)
             told = ", ".join(f"{cause} {n:,}" for cause, n in causes.most_common())
             cosines = [d.cosine for d in found if d.cosine is not None]
             lowest = f"; lowest cosine {min(cosines):.4f}" if cosines else ""
             lines.append(
-                f"  {view:{width}}  {count:,} values, {len(found):,} differ"
+                f"  {view:{width}}  {counted(values, 'value')}, {len(found):,} "
+                f"{'differs' if len(found) == 1 else 'differ'}"
                 + (f": {told}{lowest}" if found else "")
             )
         lines += [f"  {difference}" for difference in self.differences[:SHOWN]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ import click
 
 from transformations.errors import InvalidInput
 from transformations.names import ACTION, EVENT_ID, EVENT_TIMESTAMP
+from transformations.wording import share
 
 # Feast and what it imports take seconds; a command imports them when it runs.
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ def push(repo: Path, file: Path, online_only: bool) -> None:
     """Merge the events in FILE into the served sequences, and log them.
 
     FILE is .parquet, .csv or .jsonl, or - for JSON lines on standard input, with the columns
-    member_id, job_id, action, event_timestamp and, if the source has it, event_id. Times are ISO
-    8601 with a zone, as 2024-03-01T12:00:00Z. Pushing a file again changes nothing.
+    member_id, job_id, action, event_timestamp and, if the source has it, event_id, or those of the
+    source that field_mapping and timestamp_field name. Times are ISO 8601 with a zone, as
+    2024-03-01T12:00:00Z. Pushing a file again changes nothing.
     """
     with one_line_errors():
         from feast import FeatureStore
@@ -60,7 +62,8 @@ def push(repo: Path, file: Path, online_only: bool) -> None:
         from transformations.live import SequenceWriter
 
         writer = SequenceWriter(FeatureStore(repo_path=str(repo)), offline=not online_only)
-        click.echo(writer.push(read_events_file(file, writer.id_types)))
+        events = read_events_file(file, writer.id_types, writer.source_names)
+        click.echo(writer.push(events))
 
 
 @cli.command()
@@ -89,8 +92,8 @@ def check(repo: Path, sample: int, seed: int, threshold: float) -> None:
         click.echo(report)
         if report.share > threshold:
             raise InvalidInput(
-                f"expected at most {100 * threshold:g} % of the values to differ. "
-                f"Received: {100 * report.share:.2f} %"
+                f"expected at most {100 * threshold:.10g} % of the values to differ. "
+                f"Received: {share(report.share, digits=2)}"
             )
 
 
@@ -106,13 +109,16 @@ def one_line_errors() -> Iterator[None]:
         raise click.ClickException(" ".join(text.split())) from error
 
 
-def read_events_file(file: Path, id_types: Mapping[str, pa.DataType]) -> pa.Table:
+def read_events_file(
+    file: Path, id_types: Mapping[str, pa.DataType], source_names: Mapping[str, str] | None = None
+) -> pa.Table:
     """Read events from a parquet, CSV or JSON-lines file.
 
     Parameters
     ----------
     file : by its suffix .parquet, .csv or .jsonl; `-` is JSON lines on standard input.
     id_types : types of id columns, which a CSV file does not tell.
+    source_names : other names that columns may have in the file, by ours.
 
     Raises
     ------
@@ -123,17 +129,21 @@ def read_events_file(file: Path, id_types: Mapping[str, pa.DataType]) -> pa.Tabl
     import pyarrow.csv
     import pyarrow.parquet
 
+    called = source_names or {}
+    id_types = {**id_types, **{called.get(name, name): kind for name, kind in id_types.items()}}
+    times = list(dict.fromkeys([called.get(EVENT_TIMESTAMP, EVENT_TIMESTAMP), EVENT_TIMESTAMP]))
     try:
         if str(file) == "-":
             with click.open_file("-", encoding="utf-8") as lines:
-                return _read_json_lines(lines, "standard input", id_types)
+                return _read_json_lines(lines, "standard input", id_types, times)
         if file.suffix == ".jsonl":
             with file.open(encoding="utf-8") as lines:
-                return _read_json_lines(lines, str(file), id_types)
+                return _read_json_lines(lines, str(file), id_types, times)
         if file.suffix == ".parquet":
             return pa.parquet.read_table(file, partitioning=None)
         if file.suffix == ".csv":
-            types = {**dict.fromkeys(_READ_AS_TEXT, pa.string()), **id_types}
+            text = (*_READ_AS_TEXT, *(called.get(name, name) for name in _READ_AS_TEXT))
+            types = {**dict.fromkeys(text, pa.string()), **id_types}
             # Only an empty field is null: NA, null and nan are texts, and may be ids.
             options = pa.csv.ConvertOptions(
                 column_types=types,
@@ -142,7 +152,7 @@ def read_events_file(file: Path, id_types: Mapping[str, pa.DataType]) -> pa.Tabl
                 quoted_strings_can_be_null=False,
             )
             table = pa.csv.read_csv(file, convert_options=options)
-            return _with_times(table, str(file), itertools.count(2))
+            return _with_times(table, str(file), itertools.count(2), times)
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise InvalidInput(f"{file}: expected a readable file. Received: {error}") from error
     raise InvalidInput(
@@ -152,7 +162,7 @@ def read_events_file(file: Path, id_types: Mapping[str, pa.DataType]) -> pa.Tabl
 
 
 def _read_json_lines(
-    lines: Iterable[str], source: str, id_types: Mapping[str, pa.DataType]
+    lines: Iterable[str], source: str, id_types: Mapping[str, pa.DataType], times: Sequence[str]
 ) -> pa.Table:
     """Read one JSON object a line; empty lines are passed over."""
     import pyarrow as pa
@@ -182,11 +192,15 @@ def _read_json_lines(
         raise InvalidInput(
             f"{source}: expected values of one type in each column. Received: {error}"
         ) from error
-    return _with_times(table, source, numbers)
+    return _with_times(table, source, numbers, times)
 
 
-def _with_times(table: pa.Table, source: str, lines: Iterable[int]) -> pa.Table:
+def _with_times(
+    table: pa.Table, source: str, lines: Iterable[int], columns: Sequence[str]
+) -> pa.Table:
     """Parse the column of times, which is text; `lines` are the lines of the rows.
+
+    Of the names that the column may have, the first that is there counts.
 
     Raises
     ------
@@ -197,26 +211,26 @@ def _with_times(table: pa.Table, source: str, lines: Iterable[int]) -> pa.Table:
 
     from transformations.times import to_us
 
-    if EVENT_TIMESTAMP not in table.column_names:
+    column = next((name for name in columns if name in table.column_names), None)
+    if column is None:
         return table
     times: list[int | None] = []
-    for text, number in zip(table.column(EVENT_TIMESTAMP).to_pylist(), lines, strict=False):
+    for text, number in zip(table.column(column).to_pylist(), lines, strict=False):
         try:
             moment = None if text is None else datetime.fromisoformat(text)
         except (TypeError, ValueError) as error:
             raise InvalidInput(
-                f"{source}, line {number}: {EVENT_TIMESTAMP!r} should be a time such as "
+                f"{source}, line {number}: {column!r} should be a time such as "
                 f"2024-03-01T12:00:00Z. Received: {text!r}"
             ) from error
         if moment is not None and moment.tzinfo is None:
             raise InvalidInput(
-                f"{source}, line {number}: {EVENT_TIMESTAMP!r} should have a zone, as in "
+                f"{source}, line {number}: {column!r} should have a zone, as in "
                 f"2024-03-01T12:00:00Z. Received: {text!r} without one (naive)"
             )
         times.append(None if moment is None else to_us(moment))
-    column = pa.array(times, pa.int64()).cast(pa.timestamp("us", "UTC"))
-    position = table.column_names.index(EVENT_TIMESTAMP)
-    return table.set_column(position, EVENT_TIMESTAMP, column)
+    parsed = pa.array(times, pa.int64()).cast(pa.timestamp("us", "UTC"))
+    return table.set_column(table.column_names.index(column), column, parsed)
 
 
 if __name__ == "__main__":

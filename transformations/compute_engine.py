@@ -66,6 +66,7 @@ from transformations.sources import (
 )
 from transformations.times import to_datetime, to_us
 from transformations.vector_table import write_vector_table
+from transformations.wording import counted, duration, utc
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """How far in the future an interval may end, for clocks that differ."""
@@ -351,7 +352,7 @@ class ActivityComputeEngine(ComputeEngine):
             run.stage(bar.update if bar is not None else lambda done: None)
             if not report.events:
                 raise InvalidInput(
-                    f"{source_label(events)}: expected events in the {spec.window.days} days "
+                    f"{source_label(events)}: expected events in the {duration(spec.window)} "
                     f"before {_interval(tasks)}. Received: none"
                     f"{_of_rows(files)}"
                 )
@@ -425,7 +426,7 @@ def _interval_of(task: MaterializationTask) -> tuple[int, int]:
     if end > to_us(now + CLOCK_TOLERANCE):
         raise InvalidInput(
             f"{name}: an interval should not end in the future, since a value as of a time "
-            f"needs all activity before it. Received: end {to_datetime(end)}, now {now}"
+            f"needs all activity before it. Received: end {utc(to_datetime(end))}, now {utc(now)}"
         )
     return start, end
 
@@ -463,11 +464,11 @@ def _by_sequence_view(
 
 def _interval(tasks: Sequence[MaterializationTask]) -> str:
     start = min(task.start_time for task in tasks)
-    return f"({start}, {max(task.end_time for task in tasks)}]"
+    return f"({utc(start)}, {utc(max(task.end_time for task in tasks))}]"
 
 
 def _of_rows(files: ParquetFiles | None) -> str:
-    return "" if files is None else f", of {files.count_rows():,} rows in the source"
+    return "" if files is None else f", of {counted(files.count_rows(), 'row')} in the source"
 
 
 def _succeeded(task: MaterializationTask) -> MaterializationJob:

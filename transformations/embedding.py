@@ -20,6 +20,7 @@ from transformations.item_vectors import ItemVectors
 from transformations.model import ModelDescription
 from transformations.saved_model import SIGNATURE
 from transformations.sequences import MICROSECONDS_PER_DAY, Sequences
+from transformations.wording import out_of
 
 _log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ def _require_finite(model: ModelDescription, output: str, values: np.ndarray) ->
     if len(bad):
         raise InvalidInput(
             f"model {model.name!r} (version {model.version}): output {output!r} should be finite. "
-            f"Received: NaN or infinity for {len(bad)} of {len(values)} members"
+            f"Received: NaN or infinity for {out_of(len(bad), len(values), 'member')}"
         )
 
 

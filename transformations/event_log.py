@@ -1,6 +1,7 @@
 """Append events to the offline source of activity, so that the next batch run sees them too.
 
-A folder of parquet files gets one more file. A single parquet file is rewritten. Both happen aside
+A folder of parquet files gets one more file. A single parquet file is rewritten, where symbolic
+links point to. Both happen aside
 and end in a rename: a reader, or a kill, finds all of the new events or none. Any other source is
 written through Feast's own offline store.
 """
@@ -21,8 +22,10 @@ import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 
 from transformations import names
+from transformations.columns import source_names
 from transformations.errors import InvalidInput
 from transformations.events import EVENT_COLUMNS
+from transformations.files import move_file, real_path
 from transformations.parquet_files import ParquetFiles
 from transformations.sources import parquet_files, readable, source_label, source_of
 from transformations.tables import require_columns, single_chunk
@@ -78,6 +81,8 @@ def _add_file(folder: Path, files: ParquetFiles, view: FeatureView, table: pa.Ta
 
 
 def _rewrite_file(path: Path, view: FeatureView, table: pa.Table) -> None:
+    # The file itself, so that pushes through all of its names wait for each other.
+    path = real_path(path)
     aside = path.with_name(f".{path.name}.staging")
     with ExitStack() as stack:
         with readable(view):
@@ -92,7 +97,7 @@ def _rewrite_file(path: Path, view: FeatureView, table: pa.Table) -> None:
                 for group in range(groups):
                     writer.write_table(before.read_row_group(group))
                 writer.write_table(rows.cast(before.schema_arrow))
-            os.replace(aside, path)
+            move_file(aside, path)
         finally:
             aside.unlink(missing_ok=True)
 
@@ -139,9 +144,7 @@ def _filled_columns(
 ) -> dict[str, pa.Array]:
     """Return the columns that events fill, by their names in the source."""
     source, label = source_of(view), source_label(view)
-    to_source = {ours: theirs for theirs, ours in source.field_mapping.items()}
-    to_source[names.EVENT_TIMESTAMP] = source.timestamp_field
-    wanted = {name: to_source.get(name, name) for name in (*EVENT_COLUMNS, names.EVENT_ID)}
+    wanted = source_names(view, (*EVENT_COLUMNS, names.EVENT_ID))
     if wanted[names.EVENT_ID] not in source_columns:
         del wanted[names.EVENT_ID]
     else:

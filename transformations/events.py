@@ -27,6 +27,7 @@ from transformations.tables import (
     single_chunk,
     time_column,
 )
+from transformations.wording import out_of
 
 EVENT_COLUMNS = (names.MEMBER_ID, names.JOB_ID, names.ACTION, names.EVENT_TIMESTAMP)
 
@@ -40,7 +41,7 @@ class ActivityEvents:
     member_ids, job_ids : distinct ids, ascending; int64 or string arrays [M] and [J].
     member_start : int64 [M + 1]; events of member m are `member_start[m]:member_start[m + 1]`.
     job : int32 [E]; position in `job_ids`.
-    action : int8 [E]; action id of the spec, 1 and up.
+    action : int16 [E]; action id of the spec, 1 and up.
     time : int64 [E]; microseconds since the epoch, ascending within each member.
     duplicates : int. Rows left out because an equal row was kept.
     event_ids : distinct event ids, ascending; None where the source has none.
@@ -146,7 +147,7 @@ class ActivityEvents:
 
 
 def _action_ids(table: pa.Table, spec: ActivitySpec, source: str) -> np.ndarray:
-    """Return the action column as int8 ids."""
+    """Return the action column as int16 ids."""
     values = single_chunk(table, names.ACTION)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
@@ -162,9 +163,11 @@ def _action_ids(table: pa.Table, spec: ActivitySpec, source: str) -> np.ndarray:
         rows = pc.sum(pc.is_in(values, value_set=pa.array(unknown, values.type))).as_py()
         raise InvalidInput(
             f"{source}: column {names.ACTION!r} should be one of {', '.join(spec.actions)}. "
-            f"Received: {', '.join(map(repr, unknown[:5]))} in {rows} of {len(values)} rows"
+            f"Received: {', '.join(map(repr, unknown[:5]))}"
+            f"{f' and {len(unknown) - 5:,} more' if len(unknown) > 5 else ''} in "
+            f"{out_of(rows, len(values), 'row')}"
         )
-    ids = np.array([spec.vocabulary.index(name) for name in distinct], dtype=np.int8)
+    ids = np.array([spec.vocabulary.index(name) for name in distinct], dtype=np.int16)
     return ids[encoded.indices.to_numpy(zero_copy_only=False)]
 
 

@@ -13,9 +13,12 @@ from feast import Field
 from feast.types import Array, Float32, Int32, Int64, PrimitiveFeastType, String, UnixTimestamp
 
 from transformations import names
+from transformations.errors import InvalidInput
 from transformations.sequences import Sequences
 
 TIMESTAMP = pa.timestamp("us", "UTC")
+MOST_VALUES = 2**31 - 1
+"""Arrow counts the elements of the lists of an array in int32."""
 
 
 def sequence_fields(member_type: PrimitiveFeastType, job_type: PrimitiveFeastType) -> list[Field]:
@@ -159,9 +162,37 @@ def embedding_batch(
 
 
 def vector_column(vectors: np.ndarray) -> pa.ListArray:
-    """Return float32 [n, d] as n lists."""
-    offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.ravel()))
+    """Return float32 [n, d] as n lists.
+
+    Raises
+    ------
+    InvalidInput
+        There are more than 2^31 - 1 values, which no Arrow list array holds; see `vector_chunks`.
+    """
+    return pa.ListArray.from_arrays(list_offsets(*vectors.shape), pa.array(vectors.ravel()))
+
+
+def vector_chunks(vectors: np.ndarray, most: int = MOST_VALUES) -> pa.ChunkedArray:
+    """Return float32 [n, d], however large, as n lists in chunks of at most `most` values."""
+    at_once = max(1, most // max(1, vectors.shape[1]))
+    starts = range(0, max(1, len(vectors)), at_once)
+    return pa.chunked_array([vector_column(vectors[i : i + at_once]) for i in starts])
+
+
+def list_offsets(count: int, length: int) -> pa.Array:
+    """Return the offsets, int32 [count + 1], of lists of one length.
+
+    Raises
+    ------
+    InvalidInput
+        The last one is not an int32.
+    """
+    if count * length > MOST_VALUES:
+        raise InvalidInput(
+            f"vectors: expected at most {MOST_VALUES:,} values in one Arrow array. Received: "
+            f"{count:,} vectors of length {length:,}"
+        )
+    return pa.array(np.arange(count + 1, dtype=np.int64) * length, pa.int32())
 
 
 def _stamps(sequences: Sequences, created: np.ndarray) -> dict[str, pa.Array]:

@@ -57,6 +57,7 @@ from transformations.model import (
 )
 from transformations.names import Role, Tag
 from transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
+from transformations.wording import duration
 
 _POSTING_TYPES: dict[tuple[str, int], tuple[FeastType, ...]] = {
     ("string", 1): (String,),
@@ -311,8 +312,8 @@ def sequence_view(
         sink_source=_sink(names.MEMBER_ACTIVITY_SEQUENCE, snapshots / "v1", owner),
         schema=sequence_fields(_id_type(member), _id_type(job)),
         description=(
-            f"Newest {spec.length} activities of the last {spec.window.days} days, on jobs with "
-            "a vector, oldest first."
+            f"The newest activities, at most {spec.length:,}, within {duration(spec.window)}, on "
+            "jobs with a vector, oldest first."
         ),
         tags={Tag.ROLE: Role.SEQUENCE, Tag.SPEC: spec.to_json()},
         owner=owner,

@@ -17,10 +17,10 @@ from transformations.tables import (
     rank_encode,
     require_columns,
     require_no_nulls,
-    single_chunk,
     time_column,
     with_last,
 )
+from transformations.wording import counted, out_of
 
 ITEM_COLUMNS = (names.JOB_ID, names.EMBEDDING, names.EVENT_TIMESTAMP)
 NEVER = np.iinfo(np.int64).max
@@ -77,7 +77,7 @@ class ItemVectors:
         ids = id_column(table, names.JOB_ID, source)
         job_ids, job = rank_encode(ids)
         time = time_column(table, names.EVENT_TIMESTAMP, source)
-        vectors = _dense(single_chunk(table, names.EMBEDDING), ids, embedding, source)
+        vectors = _dense(table.column(names.EMBEDDING), ids, embedding, source)
 
         order = np.lexsort((time, job))
         job, time = job[order], time[order]
@@ -87,7 +87,7 @@ class ItemVectors:
             raise InvalidInput(
                 f"{source}: a job should have one vector at one time. Received: job "
                 f"{job_ids[int(job[twice[0]])].as_py()!r} has two at {moment}Z "
-                f"({len(twice)} such rows)"
+                f"({counted(len(twice), 'such row')})"
             )
         matrix = np.zeros((len(order) + 1, embedding.dimension), dtype=np.float32)
         matrix[:-1] = vectors[order]
@@ -144,7 +144,9 @@ class ItemVectors:
         return row
 
 
-def _dense(vectors: pa.Array, ids: pa.Array, embedding: ItemEmbedding, source: str) -> np.ndarray:
+def _dense(
+    vectors: pa.ChunkedArray, ids: pa.Array, embedding: ItemEmbedding, source: str
+) -> np.ndarray:
     """Return list<float> as float32 [n, D], after checking lengths and values."""
     kind = vectors.type
     is_list = (
@@ -155,27 +157,34 @@ def _dense(vectors: pa.Array, ids: pa.Array, embedding: ItemEmbedding, source: s
             f"{source}: column {names.EMBEDDING!r} should be list<float>. Received: {kind}"
         )
     require_no_nulls(vectors, names.EMBEDDING, source)
-    lengths = (
-        np.full(len(vectors), kind.list_size)
-        if pa.types.is_fixed_size_list(kind)
-        else np.diff(vectors.offsets.to_numpy())
-    )
+    lengths = np.concatenate([np.empty(0, np.int64), *map(_lengths, vectors.chunks)])
     wrong = np.flatnonzero(lengths != embedding.dimension)
     if len(wrong):
         raise InvalidInput(
             f"{source}: column {names.EMBEDDING!r} should hold vectors of length "
             f"{embedding.dimension} ({embedding.name} version {embedding.version}). Received: "
-            f"length {lengths[wrong[0]]} for job {ids[int(wrong[0])].as_py()!r} "
-            f"({len(wrong)} of {len(lengths)} rows)"
+            f"length {int(lengths[wrong[0]])} for job {ids[int(wrong[0])].as_py()!r} "
+            f"({out_of(len(wrong), len(lengths), 'row')})"
         )
-    values = vectors.flatten()
-    dense = values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    dense = dense.reshape(len(vectors), embedding.dimension)
+    # Chunk by chunk: together they may have more values than one Arrow array holds.
+    dense = np.empty((len(vectors), embedding.dimension), dtype=np.float32)
+    row = 0
+    for chunk in vectors.chunks:
+        values = chunk.flatten().to_numpy(zero_copy_only=False)
+        dense[row : row + len(chunk)] = values.reshape(len(chunk), embedding.dimension)
+        row += len(chunk)
     bad = np.flatnonzero(~np.isfinite(dense).all(axis=1))
     if len(bad):
         raise InvalidInput(
             f"{source}: column {names.EMBEDDING!r} should hold finite values. Received: NaN, "
             f"null or infinity for job {ids[int(bad[0])].as_py()!r} "
-            f"({len(bad)} of {len(lengths)} rows)"
+            f"({out_of(len(bad), len(lengths), 'row')})"
         )
     return dense
+
+
+def _lengths(lists: pa.Array) -> np.ndarray:
+    """Return the length of each list, int64 [n]."""
+    if pa.types.is_fixed_size_list(lists.type):
+        return np.full(len(lists), lists.type.list_size, dtype=np.int64)
+    return np.diff(lists.offsets.to_numpy()).astype(np.int64)

@@ -21,8 +21,9 @@ from transformations import names
 from transformations.errors import InvalidInput
 from transformations.manifest import ManifestKind
 from transformations.saved_model import Signature, TensorSpec, fingerprint, read_signature
-from transformations.spec import ItemEmbedding
+from transformations.spec import LONGEST_VECTOR, ItemEmbedding
 from transformations.times import to_datetime, to_us
+from transformations.wording import utc
 
 MANIFEST = ManifestKind("job encoder", "job_encoder.json", ("name", "version", "valid_from"))
 SCALAR_TYPES = ("string", "int64", "float32")
@@ -75,7 +76,7 @@ class JobEncoderDescription:
         """Return one line for people: name, version, inputs and output."""
         return (
             f"{self.name} version {self.version} ({self.fingerprint}), valid from "
-            f"{to_datetime(self.valid_from):%Y-%m-%d %H:%M} UTC: "
+            f"{utc(to_datetime(self.valid_from))}: "
             f"{', '.join(self.inputs)} -> {names.EMBEDDING}[{self.dimension}]"
         )
 
@@ -164,13 +165,13 @@ def _check_output(name: str, signature: Signature) -> int:
     """Return the length of a vector, after checking name, type and shape."""
     match signature.outputs:
         case {names.EMBEDDING: TensorSpec("float32", (None, int(size))), **others} if (
-            size > 0 and not others
+            0 < size <= LONGEST_VECTOR and not others
         ):
             return size
     received = ", ".join(f"{output} {tensor}" for output, tensor in signature.outputs.items())
     raise InvalidInput(
         f"job encoder {name!r}: expected one output {names.EMBEDDING!r}, float32 [?, d] with a "
-        f"fixed length d. Received: {received or 'none'}"
+        f"fixed length d of at most {LONGEST_VECTOR:,}. Received: {received or 'none'}"
     )
 
 

@@ -26,6 +26,7 @@ from transformations.job_vectors import JobEncoder, PostingVersions, encode_post
 from transformations.snapshots import SnapshotSink, require_same_facts
 from transformations.tables import single_chunk, time_column
 from transformations.times import to_datetime
+from transformations.wording import counted, out_of, utc
 
 POSTINGS_AT_ONCE = 65_536
 """Postings, with their text, held in memory together."""
@@ -60,8 +61,8 @@ class JobVectorReport:
     def __str__(self) -> str:
         superseded = f" ({self.superseded:,} superseded)" if self.superseded else ""
         return (
-            f"job vectors: {self.new:,} new by encoder {self.encoder}, of {self.postings:,} "
-            f"postings{superseded} up to {to_datetime(self.end):%Y-%m-%d %H:%M} UTC; "
+            f"job vectors: {self.new:,} new by encoder {self.encoder}, of "
+            f"{counted(self.postings, 'posting')}{superseded} up to {utc(to_datetime(self.end))}; "
             f"{self.pushed:,} online"
         )
 
@@ -162,13 +163,13 @@ class JobVectorRun:
         if self.end < self.encoder.valid_from:
             raise InvalidInput(
                 f"job encoder {self.encoder.name!r}: expected an interval that ends at or after "
-                f"{to_datetime(self.encoder.valid_from)}, since when its vectors can be known. "
-                f"Received: end {to_datetime(self.end)}"
+                f"{utc(to_datetime(self.encoder.valid_from))}, since when its vectors can be "
+                f"known. Received: end {utc(to_datetime(self.end))}"
             )
         keys = self.read([], start=None, end=self.end)
         if not len(keys):
             raise InvalidInput(
-                f"{self.source}: expected postings at or before {to_datetime(self.end)}. "
+                f"{self.source}: expected postings at or before {utc(to_datetime(self.end))}. "
                 "Received: none"
             )
         versions = PostingVersions.from_arrow(keys, self.encoder.valid_from, source=self.source)
@@ -209,7 +210,8 @@ class JobVectorRun:
         if len(rows) != len(versions):
             raise InvalidInput(
                 f"{self.source}: expected the postings that were there a moment before. Received: "
-                f"{len(rows)} of {len(versions)}. Run again when the source is not being written"
+                f"{out_of(len(rows), len(versions), 'posting')}. Run again when the source is not "
+                "being written"
             )
         vectors = encode_postings(encoder, postings.take(pa.array(rows)), source=self.source)
         time = time_column(vectors, names.EVENT_TIMESTAMP, self.source)

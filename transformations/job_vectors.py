@@ -25,7 +25,7 @@ from transformations.embedding import (
     tensorflow,
 )
 from transformations.errors import InvalidInput
-from transformations.feature_tables import TIMESTAMP, vector_column
+from transformations.feature_tables import TIMESTAMP, vector_chunks
 from transformations.job_encoder import JobEncoderDescription, describe_job_encoder
 from transformations.saved_model import SIGNATURE, TensorSpec
 from transformations.tables import (
@@ -35,8 +35,10 @@ from transformations.tables import (
     require_columns,
     require_no_nulls,
     single_chunk,
+    take_rows,
     time_column,
 )
+from transformations.wording import are, counted, out_of
 
 SOURCE = "postings"
 """What errors call a table of postings, unless they are told."""
@@ -90,7 +92,7 @@ class PostingVersions:
             raise InvalidInput(
                 f"{source}: a job should have one posting at one time. Received: job "
                 f"{ids[row].as_py()!r} has two at {np.datetime64(int(posted[row]), 'us')}Z "
-                f"({len(twice)} such rows)"
+                f"({counted(len(twice), 'such row')})"
             )
         kept = np.ones(len(order), dtype=bool)
         kept[:-1] = ~(same_job & (posted[order[1:]] <= valid_from))
@@ -184,7 +186,7 @@ class JobEncoder:
                 f"{self._label} (version {self.description.version}): output {names.EMBEDDING!r} "
                 f"should be finite. Received: NaN or infinity for job "
                 f"{postings.column(names.JOB_ID)[int(bad[0])].as_py()!r} "
-                f"({len(bad)} of {len(vectors)} postings)"
+                f"({out_of(len(bad), len(vectors), 'posting')})"
             )
         return vectors
 
@@ -231,11 +233,11 @@ def encode_postings(encoder: JobEncoder, postings: pa.Table, *, source: str = SO
     """
     valid_from = encoder.description.valid_from
     versions = PostingVersions.from_arrow(postings, valid_from, source=source)
-    vectors = encoder(postings.take(pa.array(versions.row)), source=source)
+    vectors = encoder(take_rows(postings, versions.row), source=source)
     return pa.table(
         {
             names.JOB_ID: versions.job_ids,
-            names.EMBEDDING: vector_column(vectors),
+            names.EMBEDDING: vector_chunks(vectors),
             names.EVENT_TIMESTAMP: pa.array(versions.time).cast(TIMESTAMP),
         }
     )
@@ -255,21 +257,24 @@ def _checked_column(table: pa.Table, name: str, tensor: TensorSpec, source: str)
         )
     require_no_nulls(column, name, source)
     if is_list:
-        column = column.cast(pa.list_(pa.string()))
+        if not pa.types.is_large_list(column.type):
+            column = column.cast(pa.list_(pa.string()))
         inner = column.flatten()
         if inner.null_count:
             raise InvalidInput(
                 f"{source}: column {name!r} should hold lists without nulls. "
-                f"Received: {inner.null_count} of {len(inner)} elements are null"
+                f"Received: {out_of(inner.null_count, len(inner), 'element')} "
+                f"{are(inner.null_count)} null"
             )
         return column
-    column = column.cast(_ARROW_TYPES[tensor.dtype])
+    if not pa.types.is_large_string(column.type):
+        column = column.cast(_ARROW_TYPES[tensor.dtype])
     if tensor.dtype == "float32":
         bad = len(column) - (pc.sum(pc.is_finite(column)).as_py() or 0)
         if bad:
             raise InvalidInput(
                 f"{source}: column {name!r} should hold finite values. "
-                f"Received: NaN or infinity in {bad} of {len(column)} rows"
+                f"Received: NaN or infinity in {out_of(bad, len(column), 'row')}"
             )
     return column
 

@@ -31,9 +31,10 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from transformations import names
+from transformations.columns import source_names, under_our_names
 from transformations.errors import InvalidInput
 from transformations.event_log import append_events, require_event_ids
-from transformations.events import ActivityEvents
+from transformations.events import EVENT_COLUMNS, ActivityEvents
 from transformations.feature_tables import TIMESTAMP, sequence_batch
 from transformations.feature_views import has_string_ids, source_views_of, spec_of
 from transformations.item_vectors import ItemVectors
@@ -62,6 +63,7 @@ from transformations.sources import event_ids_of, source_label
 from transformations.spec import ActivitySpec
 from transformations.tables import first_line, id_column, single_chunk, time_column
 from transformations.times import to_datetime, to_us
+from transformations.wording import are, counted, out_of, utc
 
 SOURCE = "pushed events"
 """What errors call them."""
@@ -95,9 +97,11 @@ class PushReport:
 
     def __str__(self) -> str:
         return (
-            f"activity embeddings: {self.new:,} of {self.events:,} events are new in the "
-            f"sequences of {self.members:,} members\n"
-            f"  left out  {self.already_there:,} already there, {self.duplicates:,} duplicates, "
+            f"activity embeddings: {out_of(self.new, self.events, 'event')} "
+            f"{are(1 if self.events == 1 else self.new)} new in the sequences of "
+            f"{counted(self.members, 'member')}\n"
+            f"  left out  {self.already_there:,} already there, "
+            f"{counted(self.duplicates, 'duplicate')}, "
             f"{self.unknown:,} on unknown jobs, {self.older:,} older than the sequences reach"
         )
 
@@ -156,6 +160,11 @@ class SequenceWriter:
             for column, view in views.items()
         }
 
+    @property
+    def source_names(self) -> dict[str, str]:
+        """What the offline source calls the columns that `push` takes, by our names."""
+        return source_names(self._events, (*EVENT_COLUMNS, names.EVENT_ID))
+
     def push(self, events: pa.Table | pd.DataFrame) -> PushReport:
         """Merge events into the stored sequences of their members, and log them.
 
@@ -165,8 +174,9 @@ class SequenceWriter:
         Parameters
         ----------
         events : columns `member_id`, `job_id` (int64 or string as in the feature repo), `action`
-            (string), `event_timestamp` (with time zone), and `event_id` if the source has it.
-            Others are ignored, event ids too where the source has none. In any order.
+            (string), `event_timestamp` (with time zone), and `event_id` if the source has it; or
+            all of them under the names that the source has for them. Others are ignored, event ids
+            too where the source has none. In any order.
 
         Raises
         ------
@@ -201,6 +211,7 @@ class SequenceWriter:
                 raise InvalidInput(
                     f"{SOURCE}: expected columns of one type each. Received: {error}"
                 ) from error
+        table = under_our_names(table, self.source_names, SOURCE, optional=[names.EVENT_ID])
         # All checks that need no knowledge of the feature repo.
         ActivityEvents.from_arrow(table, self._spec, source=SOURCE)
         columns = {
@@ -219,8 +230,8 @@ class SequenceWriter:
         if len(late):
             raise InvalidInput(
                 f"{SOURCE}: column {names.EVENT_TIMESTAMP!r} should not lie in the future. "
-                f"Received: {to_datetime(time[late].max())} in {len(late)} of {len(time)} rows, "
-                f"now {to_datetime(now)}"
+                f"Received: {utc(to_datetime(time[late].max()))} in "
+                f"{out_of(len(late), len(time), 'row')}, now {utc(to_datetime(now))}"
             )
         return pa.table(columns)
 

@@ -132,7 +132,7 @@ def as_events(members: Sequence[Sequence[Activity]]) -> ActivityEvents:
         job_ids=_id_array(distinct),
         member_start=np.array(list(ends), dtype=np.int64),
         job=np.array([position[job] for job in jobs], dtype=np.int32),
-        action=np.array(actions, dtype=np.int8),
+        action=np.array(actions, dtype=np.int16),
         time=np.array(times, dtype=np.int64),
         duplicates=0,
         event_ids=event_ids,

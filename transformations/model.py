@@ -20,7 +20,12 @@ from transformations import names
 from transformations.errors import InvalidInput
 from transformations.manifest import ManifestKind
 from transformations.saved_model import Signature, TensorSpec, fingerprint, read_signature
-from transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
+from transformations.spec import (
+    LONGEST_VECTOR,
+    ActivitySpec,
+    ItemEmbedding,
+    describe_mismatch,
+)
 
 MANIFEST = ManifestKind(
     "model", "activity_model.json", ("name", "version", "spec", "item_embedding")
@@ -193,12 +198,12 @@ def _check_signature(
     outputs: dict[str, int] = {}
     for output_name, tensor in sorted(signature.outputs.items()):
         match tensor:
-            case TensorSpec("float32", (None, int(size))) if size > 0:
+            case TensorSpec("float32", (None, int(size))) if 0 < size <= LONGEST_VECTOR:
                 outputs[output_name] = size
             case _:
                 raise InvalidInput(
                     f"model {name!r}: output {output_name!r} should be float32 [?, d] with a "
-                    f"fixed length d. Received: {tensor}"
+                    f"fixed length d of at most {LONGEST_VECTOR:,}. Received: {tensor}"
                 )
     if not outputs:
         raise InvalidInput(f"model {name!r}: expected at least one output. Received: none")

@@ -31,8 +31,9 @@ from transformations.model import ModelDescription
 from transformations.sequences import Sequences, make_sequences, members_active
 from transformations.snapshots import SnapshotSink, require_same_facts
 from transformations.spec import ActivitySpec
-from transformations.tables import codes_of, sorted_union
+from transformations.tables import codes_of, single_chunk, sorted_union
 from transformations.times import to_datetime
+from transformations.wording import counted, share, utc
 
 MEMBERS_AT_ONCE = 32_768
 """Members held in memory together: their sequences and every model's vectors."""
@@ -83,20 +84,26 @@ class Report:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def __str__(self) -> str:
-        looked_at = self.positions + self.unknown
-        share = 100.0 * self.unknown / looked_at if looked_at else 0.0
-        first, last = to_datetime(self.snapshots[0]), to_datetime(self.snapshots[-1])
+        unknown = share(self.unknown, self.positions + self.unknown)
         seconds = ", ".join(f"{name} {spent:.1f}" for name, spent in self.seconds.items())
         return (
-            f"activity embeddings: {len(self.snapshots)} snapshots "
-            f"from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, {self.changed} files new "
-            f"or changed\n"
-            f"  events   {self.events:,} read, {self.duplicates:,} duplicates left out; "
-            f"{share:.1f} % of the activity in the windows is on unknown jobs\n"
+            f"activity embeddings: {counted(len(self.snapshots), 'snapshot')}{self._span()}, "
+            f"{counted(self.changed, 'file')} new or changed\n"
+            f"  events   {self.events:,} read, {counted(self.duplicates, 'duplicate')} left out; "
+            f"{unknown} of the activity in the windows is on unknown jobs\n"
             f"  members  {self.members:,} in the last snapshot, {self.silent:,} of them silent\n"
-            f"  rows     {self.rows:,} offline in {self.views} views; "
-            f"{self.pushed_rows:,} online ({self.pushed_values:,} values)\n"
+            f"  rows     {self.rows:,} offline in {counted(self.views, 'view')}; "
+            f"{self.pushed_rows:,} online ({counted(self.pushed_values, 'value')})\n"
             f"  seconds  {seconds}"
+        )
+
+    def _span(self) -> str:
+        """Say when the snapshots are as of."""
+        if not self.snapshots:
+            return ""
+        first, last = (utc(to_datetime(us)) for us in (self.snapshots[0], self.snapshots[-1]))
+        return (
+            f" as of {last}" if first == last else f" from {first.removesuffix(' UTC')} to {last}"
         )
 
 
@@ -384,31 +391,39 @@ class SnapshotRun:
 
     def _stage_follower(self, sink: SnapshotSink, as_of: int, follower: int) -> None:
         existing = pq.read_table(sink.file(follower), partitioning=None)
-        present = existing.column(names.MEMBER_ID).combine_chunks()
+        present = single_chunk(existing, names.MEMBER_ID)
         active = self._members_with_activity(sink, as_of)
         missing = active.filter(pa.array(codes_of(active, present) < 0))
         if not len(missing):
             return
-        moments = np.full(len(missing), follower, dtype=np.int64)
+        members = sorted_union(present, missing)
+        is_new = codes_of(members, present) < 0
+        writer = sink.stage(follower, self._facts[sink])
+        # Both are ascending, so that each slice of members is a slice of either.
+        for start in range(0, len(members), MEMBERS_AT_ONCE):
+            new = is_new[start : start + MEMBERS_AT_ONCE]
+            before = int(is_new[:start].sum())
+            added = self._empty_rows(sink, follower, missing.slice(before, int(new.sum())))
+            kept = existing.slice(start - before, int((~new).sum())).replace_schema_metadata(None)
+            part = pa.concat_tables([kept, pa.Table.from_batches([added]).cast(kept.schema)])
+            for batch in part.sort_by(names.MEMBER_ID).combine_chunks().to_batches():
+                writer.write(batch)
+        writer.close()
+        self._staged[sink].add(follower)
+
+    def _empty_rows(self, sink: SnapshotSink, as_of: int, members: pa.Array) -> pa.RecordBatch:
+        """Return the rows of members without activity."""
+        moments = np.full(len(members), as_of, dtype=np.int64)
         created = moments + self.publishing_delay
         empty = _empty_sequences(moments, self.spec.length, self.vectors.job_ids.slice(0, 0))
         if sink == self.sequence_sink:
-            batch = sequence_batch(missing, empty, created)
-        else:
-            (model,) = [target.model for target in self.targets if target.sink == sink]
-            zeros = {
-                output: np.zeros((len(missing), size), dtype=np.float32)
-                for output, size in model.outputs.items()
-            }
-            batch = embedding_batch(missing, empty, created, zeros)
-        added = pa.Table.from_batches([batch]).cast(existing.schema.remove_metadata())
-        table = pa.concat_tables([existing.replace_schema_metadata(None), added])
-        table = table.sort_by(names.MEMBER_ID).combine_chunks()
-        writer = sink.stage(follower, self._facts[sink])
-        for part in table.to_batches(MEMBERS_AT_ONCE):
-            writer.write(part)
-        writer.close()
-        self._staged[sink].add(follower)
+            return sequence_batch(members, empty, created)
+        (model,) = [target.model for target in self.targets if target.sink == sink]
+        zeros = {
+            output: np.zeros((len(members), size), dtype=np.float32)
+            for output, size in model.outputs.items()
+        }
+        return embedding_batch(members, empty, created, zeros)
 
 
 def _empty_sequences(as_of: np.ndarray, length: int, job_ids: pa.Array) -> Sequences:

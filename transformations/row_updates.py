@@ -43,6 +43,7 @@ from feast.utils import make_tzaware
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from transformations.errors import InvalidInput
+from transformations.wording import counted
 
 Row: TypeAlias = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 """Key, values by feature, event time and created time: what Feast's online stores write."""
@@ -215,7 +216,8 @@ def _locked(config: RepoConfig) -> Iterator[None]:
     if not isinstance(config.online_store, SqliteOnlineStoreConfig):
         yield
         return
-    database = Path(SqliteOnlineStore._get_db_path(config))
+    # The database itself: those who reach it by another name take the same lock.
+    database = Path(SqliteOnlineStore._get_db_path(config)).resolve()
     database.parent.mkdir(parents=True, exist_ok=True)
     with database.with_name(f"{database.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -281,8 +283,8 @@ class _RedisRows:
             time.sleep(random.uniform(0, 0.001 * min(attempt, 20)))
         raise InvalidInput(
             f"{self._view.name} (Redis): expected to write a row within {ROUNDS} attempts. "
-            f"Received: {len(left)} rows that others change all the time. Everything else of "
-            "these rows is written; do the same again for the rest, which counts nothing twice"
+            f"Received: {counted(len(left), 'row')} that others change all the time. Everything "
+            "else is written; do the same again for the rest, which counts nothing twice"
         )
 
     def _read(self, keys: Sequence[bytes]) -> list[list[bytes | None]]:

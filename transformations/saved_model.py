@@ -18,7 +18,16 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 from transformations.errors import InvalidInput
 
 SIGNATURE = "serving_default"
-_DTYPES = {1: "float32", 2: "float64", 3: "int32", 7: "string", 9: "int64", 10: "bool"}
+_DTYPES = (
+    *("float32", "float64", "int32", "uint8", "int16", "int8", "string", "complex64", "int64"),
+    *("bool", "qint8", "quint8", "qint32", "bfloat16", "qint16", "quint16", "uint16"),
+    *("complex128", "float16", "resource", "variant", "uint32", "uint64", "float8_e5m2"),
+    *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e4m3b11fnuz", "float8_e5m2fnuz", "int4"),
+    *("uint4", "int2", "uint2", "float4_e2m1fn"),
+)
+"""Names of the numbers of TensorFlow's `DataType`, from 1 on."""
+_REFERENCE = 100
+"""TensorFlow adds this to the number of a type for a reference to a tensor of that type."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +166,19 @@ def read_signature(
 
 
 def _tensor_spec(info: message.Message) -> TensorSpec:
-    dtype = _DTYPES.get(info.dtype, f"type {info.dtype}")
+    dtype = _dtype_name(info.dtype)
     if info.shape.unknown_rank:
         return TensorSpec(dtype, None)
     return TensorSpec(dtype, tuple(None if dim.size < 0 else dim.size for dim in info.shape.dim))
+
+
+def _dtype_name(number: int) -> str:
+    """Return what TensorFlow calls a number of its `DataType`."""
+    if 1 <= number <= len(_DTYPES):
+        return _DTYPES[number - 1]
+    if 1 <= number - _REFERENCE <= len(_DTYPES):
+        return f"{_DTYPES[number - _REFERENCE - 1]}_ref"
+    return f"unknown type {number}"
 
 
 def fingerprint(path: Path) -> str:

@@ -6,7 +6,8 @@ A view's sink is a folder that Feast's offline store reads as one table:
     <sink>/_published.json                             how far the online store has followed
 
 A snapshot is written to a sibling folder and renamed into place, so a reader or a kill finds it
-whole or not at all. Writing the same rows again leaves the file as it was.
+whole or not at all. Writing the same rows again leaves the file as it was. The sink, or a snapshot
+in it, may be a symbolic link, as to another disk.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transformations.errors import InvalidInput
+from transformations.files import make_folder, move_file, real_path, replace_file
 from transformations.spec import ItemEmbedding, describe_mismatch
 from transformations.times import to_datetime, to_us
 
@@ -59,7 +61,8 @@ class SnapshotSink:
     @property
     def staging(self) -> Path:
         """Where snapshots are written before they are committed: beside the sink, same disk."""
-        return self.path.parent / f".{self.path.name}.staging"
+        real = real_path(self.path)
+        return real.with_name(f".{real.name}.staging")
 
     def versions(self) -> list[SnapshotSink]:
         """Return the sinks of all versions of the view, this one among them if it is there."""
@@ -98,8 +101,9 @@ class SnapshotSink:
         InvalidInput
             Another run has the lock.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with (self.path.parent / f".{self.path.name}.lock").open("w") as file:
+        real = real_path(self.path)
+        make_folder(real.parent)
+        with real.with_name(f".{real.name}.lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -120,12 +124,18 @@ class SnapshotSink:
             if filecmp.cmp(staged, target, shallow=False):
                 staged.unlink()
                 return False
-            os.replace(staged, target)
+            # The snapshot may have been moved to another disk, and be linked.
+            move_file(staged, target)
             return True
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         # A folder without its file can be there only if something else removed the file.
-        shutil.rmtree(target.parent, ignore_errors=True)
-        os.rename(staged.parent, target.parent)
+        folder = real_path(target.parent)
+        shutil.rmtree(folder, ignore_errors=True)
+        if target.parent.is_symlink():
+            folder.mkdir()
+            move_file(staged, target)
+        else:
+            os.rename(staged.parent, folder)
         return True
 
     def published(self, store: str) -> int | None:
@@ -138,9 +148,8 @@ class SnapshotSink:
 
     def mark_published(self, store: str, as_of: int) -> None:
         """Record that the online store holds everything up to `as_of`."""
-        aside = self.path.parent / f".{self.path.name}.published"
-        aside.write_text(json.dumps({"as_of": as_of, "store": store}) + "\n", encoding="utf-8")
-        os.replace(aside, self.path / PUBLISHED)
+        text = json.dumps({"as_of": as_of, "store": store}) + "\n"
+        replace_file(self.path / PUBLISHED, lambda file: file.write_text(text, encoding="utf-8"))
 
     def forget_published(self) -> None:
         """Drop the record, as when the online store is torn down."""

@@ -20,6 +20,7 @@ from feast.infra.offline_stores.offline_store import OfflineStore
 from feast.types import String
 
 from transformations import names
+from transformations.columns import source_names
 from transformations.errors import InvalidInput
 from transformations.events import ActivityEvents
 from transformations.item_vectors import ITEM_COLUMNS, ItemVectors
@@ -117,8 +118,7 @@ def event_ids_of(config: RepoConfig, view: FeatureView) -> pa.DataType | None:
     declared = declared_event_ids(view)
     if declared is not None:
         return declared
-    to_source = {ours: theirs for theirs, ours in source_of(view).field_mapping.items()}
-    column = to_source.get(names.EVENT_ID, names.EVENT_ID)
+    column = source_names(view, [names.EVENT_ID])[names.EVENT_ID]
     files = parquet_files(config, view)
     if files is None:
         return pa.null() if column in source_columns(config, view) else None
@@ -258,8 +258,7 @@ def _pull(
     At least the rows with `start <= t <= end`, microseconds since the epoch; a store may give more.
     """
     source = source_of(view)
-    to_source = {ours: theirs for theirs, ours in source.field_mapping.items()}
-    wanted = {name: to_source.get(name, name) for name in (*columns, *optional)}
+    wanted = source_names(view, (*columns, *optional))
     files = parquet_files(config, view)
     if files is not None:
         return files.read(

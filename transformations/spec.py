@@ -13,9 +13,18 @@ from datetime import timedelta
 from typing import Any
 
 from transformations.errors import InvalidInput
+from transformations.wording import duration
 
 PAD = 0
 """Action id of a padded position; also the first entry of every vocabulary."""
+MOST_ACTIONS = 16_000
+"""Action ids are int16, and so are the labels of training, of which an action may have two."""
+LONGEST_SEQUENCE = 32_767
+"""Arrow counts the elements of lists in int32, of 65,536 lists of a batch together."""
+LONGEST_VECTOR = 32_767
+"""The same for job vectors, and for the vectors that models give."""
+LONGEST_WINDOW = timedelta(days=36_525)
+"""A hundred years: times before that are out of reach of some stores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +36,10 @@ class ActivitySpec:
 
     Parameters
     ----------
-    window : timedelta. How far back events count, default 28 days.
-    length : int. Positions of a sequence, default 32.
+    window : timedelta. How far back events count, default 28 days, at most a hundred years.
+    length : int. Positions of a sequence, default 32, at most 32,767.
     actions : tuple of str. Names in the order of their ids; the first has id 1, since id 0 is PAD.
+        At most 16,000.
     positive_actions : tuple of str. The actions that say the member wants such jobs.
     """
 
@@ -43,6 +53,21 @@ class ActivitySpec:
             raise InvalidInput(
                 "ActivitySpec: `window` and `length` should be positive. "
                 f"Received: window={self.window}, length={self.length}"
+            )
+        if self.window > LONGEST_WINDOW:
+            raise InvalidInput(
+                f"ActivitySpec: `window` should be at most {duration(LONGEST_WINDOW)}. "
+                f"Received: {duration(self.window)}"
+            )
+        if not isinstance(self.length, int) or self.length > LONGEST_SEQUENCE:
+            raise InvalidInput(
+                f"ActivitySpec: `length` should be an int of at most {LONGEST_SEQUENCE:,}. "
+                f"Received: {self.length!r}"
+            )
+        if len(self.actions) > MOST_ACTIONS:
+            raise InvalidInput(
+                f"ActivitySpec: `actions` should be at most {MOST_ACTIONS:,}. "
+                f"Received: {len(self.actions):,}"
             )
         if len(set(self.actions)) != len(self.actions) or "PAD" in self.actions:
             raise InvalidInput(
@@ -101,7 +126,7 @@ class ItemEmbedding:
     Parameters
     ----------
     name, version : str.
-    dimension : int. Length of a vector.
+    dimension : int. Length of a vector, at most 32,767.
     fingerprint : str. Of the encoder that makes them, so that one retrained under its old version
         is told apart; empty for vectors of the user's own.
     """
@@ -112,10 +137,10 @@ class ItemEmbedding:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.dimension, int) or self.dimension < 1:
+        if not isinstance(self.dimension, int) or not 1 <= self.dimension <= LONGEST_VECTOR:
             raise InvalidInput(
-                f"item embedding {self.name!r}: `dimension` should be a positive int. "
-                f"Received: {self.dimension!r}"
+                f"item embedding {self.name!r}: `dimension` should be a positive int of at most "
+                f"{LONGEST_VECTOR:,}. Received: {self.dimension!r}"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,6 +11,10 @@ import pyarrow.compute as pc
 
 from transformations import names
 from transformations.errors import InvalidInput
+from transformations.wording import are, out_of
+
+MOST_IN_ARRAY = 2**31 - 1
+"""Arrow counts the bytes of text, and the elements of lists, of one array in int32."""
 
 
 def require_columns(names: Iterable[str], expected: Iterable[str], source: str) -> None:
@@ -19,17 +23,41 @@ def require_columns(names: Iterable[str], expected: Iterable[str], source: str) 
     missing = [name for name in expected if name not in names]
     if missing:
         raise InvalidInput(
-            f"{source}: column {', '.join(map(repr, missing))} is missing. "
+            f"{source}: {'column' if len(missing) == 1 else 'columns'} "
+            f"{', '.join(map(repr, missing))} {are(len(missing))} missing. "
             f"Received columns: {', '.join(names)}"
         )
 
 
 def single_chunk(table: pa.Table, column: str) -> pa.Array:
-    """Return one column as one Arrow array."""
-    values = table.column(column).combine_chunks()
+    """Return one column as one Arrow array.
+
+    Text and lists that int32 offsets cannot count, as long ids of 60 million events, get int64
+    ones: their type is then `large_string` or `large_list`.
+    """
+    values = table.column(column)
+    try:
+        values = values.combine_chunks()
+    except pa.ArrowInvalid:  # of too many bytes or elements; nothing else can fail
+        values = values.cast(_with_int64_offsets(values.type)).combine_chunks()
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
     return values
+
+
+def take_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """Return some rows of a table, in the order of `rows`, whatever the size of its columns.
+
+    `pyarrow.Table.take` puts each column together first; see `single_chunk`.
+    """
+    columns = [single_chunk(table, name).take(pa.array(rows)) for name in table.column_names]
+    return pa.table(columns, names=table.column_names)
+
+
+def _with_int64_offsets(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.large_list(_with_int64_offsets(kind.value_type))
+    return {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}.get(kind, kind)
 
 
 def require_no_nulls(values: pa.Array, column: str, source: str) -> None:
@@ -37,12 +65,13 @@ def require_no_nulls(values: pa.Array, column: str, source: str) -> None:
     if values.null_count:
         raise InvalidInput(
             f"{source}: column {column!r} should hold no nulls. "
-            f"Received: {values.null_count} of {len(values)} rows are null"
+            f"Received: {out_of(values.null_count, len(values), 'row')} "
+            f"{are(values.null_count)} null"
         )
 
 
 def id_column(table: pa.Table, column: str, source: str) -> pa.Array:
-    """Return an id column as int64 or string, without nulls.
+    """Return an id column as int64 or string, without nulls; `large_string` if it is too large.
 
     Raises
     ------
@@ -61,7 +90,8 @@ def id_column(table: pa.Table, column: str, source: str) -> pa.Array:
     try:
         if pa.types.is_integer(values.type):
             return values.cast(pa.int64())
-        return _text_ids(values.cast(pa.string()))
+        too_long = pa.types.is_large_string(values.type) and values.nbytes >= MOST_IN_ARRAY
+        return _checked_text(values if too_long else values.cast(pa.string()))
     except pa.ArrowInvalid as error:
         raise InvalidInput(
             f"{source}: column {column!r} should hold ids of int64, or text in UTF-8 without NUL. "
@@ -76,7 +106,7 @@ def is_text(kind: pa.DataType) -> bool:
     )
 
 
-def _text_ids(values: pa.Array) -> pa.Array:
+def _checked_text(values: pa.Array) -> pa.Array:
     """Return text ids, after checking what they hold.
 
     C strings and numpy's byte strings end at a NUL, and PostgreSQL stores none: with one, two ids
@@ -85,7 +115,9 @@ def _text_ids(values: pa.Array) -> pa.Array:
     values.validate(full=True)
     if pc.any(pc.match_substring(values, "\0")).as_py():
         bad = values.filter(pc.match_substring(values, "\0"))
-        raise pa.ArrowInvalid(f"{bad[0].as_py()!r} with a NUL, {len(bad)} of {len(values)} rows")
+        raise pa.ArrowInvalid(
+            f"{bad[0].as_py()!r} with a NUL, in {out_of(len(bad), len(values), 'row')}"
+        )
     return values
 
 
@@ -145,8 +177,21 @@ def rank_encode(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
     -------
     (ids, codes) : the distinct ids in ascending order (strings by UTF-8 bytes), and int32 codes
         [n] with `ids[codes] == values`.
+
+    Raises
+    ------
+    InvalidInput
+        The text of the distinct ids is longer than 2 GiB, or there are as many ids.
     """
-    encoded = values.dictionary_encode()
+    try:
+        encoded = values.dictionary_encode()
+        if pa.types.is_large_string(values.type):
+            encoded = encoded.cast(pa.dictionary(pa.int32(), pa.string()))
+    except pa.ArrowInvalid as error:
+        raise InvalidInput(
+            f"ids: expected fewer than 2^31 distinct ones, of at most 2 GiB of text together. "
+            f"Received: {len(values):,} ids; {error}. Use shorter ids, or int64"
+        ) from error
     order = pc.sort_indices(encoded.dictionary).to_numpy()
     ranks = np.empty(len(order), dtype=np.int32)
     ranks[order] = np.arange(len(order), dtype=np.int32)

@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 from transformations.errors import InvalidInput
+from transformations.files import make_folder, replace_file
 from transformations.item_vectors import ItemVectors
 from transformations.spec import ItemEmbedding, describe_mismatch
 
@@ -52,8 +53,9 @@ def write_vector_table(
     end : microseconds since the epoch up to which vectors were read.
     """
     version = uuid.uuid4().hex
+    path = make_folder(path)
     folder = path / version
-    folder.mkdir(parents=True)
+    folder.mkdir()
     arrays = {
         "keys": _keys(vectors.job_ids),
         "start": vectors.start,
@@ -70,9 +72,8 @@ def write_vector_table(
         "jobs": len(vectors.job_ids),
         "end": end,
     }
-    aside = folder / CURRENT
-    aside.write_text(json.dumps(current) + "\n", encoding="utf-8")
-    os.replace(aside, path / CURRENT)
+    text = json.dumps(current) + "\n"
+    replace_file(path / CURRENT, lambda file: file.write_text(text, encoding="utf-8"))
     for other in path.iterdir():
         if other.is_dir() and other.name not in (version, current["before"]):
             shutil.rmtree(other, ignore_errors=True)

@@ -124,7 +124,7 @@ def test_killed_with_no_chance_to_clean_up_it_goes_on(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert (tmp_path / CHECKPOINT).with_suffix(".writing").read_bytes() == b"half"
+    assert (tmp_path / f".{CHECKPOINT}.writing").read_bytes() == b"half"
     weights, figures = fit(run=tmp_path)
     uninterrupted, same_figures = fit()
     assert figures == same_figures

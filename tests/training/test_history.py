@@ -37,7 +37,7 @@ def test_events_on_jobs_that_never_get_a_vector_are_left_out():
 
 
 def test_no_event_on_a_known_job_is_refused():
-    with pytest.raises(InvalidInput, match=r"Received: 1 events on 1 jobs, none.*the 1 jobs"):
+    with pytest.raises(InvalidInput, match=r"Received: 1 event on 1 job, none.*the 1 with a"):
         history_of([event(1, 99, "SAVE", 5)], [(10, 0, [1.0, 0.0])])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -108,6 +109,26 @@ def test_packaging_again_replaces_the_model_and_leaves_nothing_else(tmp_path):
     assert first.fingerprint != second.fingerprint
     assert describe_model(ActivityModel(path), spec=SPEC, item_embedding=ITEMS) == second
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_packaging_to_a_link_replaces_the_model_that_it_points_to(tmp_path):
+    real, link = tmp_path / "disk" / "model-2024", tmp_path / "models" / "model"
+    package(GeometricDecay(r=0.8).build(SPEC, ITEMS), real)
+    real.chmod(0o750)
+    link.parent.mkdir()
+    link.symlink_to(real)
+    second = package(GeometricDecay(r=0.5).build(SPEC, ITEMS), link, version="2")
+    assert second.path == link and link.is_symlink()
+    assert describe_model(ActivityModel(real), spec=SPEC, item_embedding=ITEMS).version == "2"
+    assert list(real.parent.iterdir()) == [real] and list(link.parent.iterdir()) == [link]
+    assert stat.S_IMODE(real.stat().st_mode) == 0o750
+
+
+def test_packaging_to_a_broken_link_is_refused(tmp_path):
+    (tmp_path / "model").symlink_to(tmp_path / "gone")
+    with pytest.raises(InvalidInput, match="gone, which is not there"):
+        package(GeometricDecay(r=0.8).build(SPEC, ITEMS), tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 class Broken(tf.Module):

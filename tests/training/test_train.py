@@ -63,6 +63,18 @@ def test_a_complete_run_is_read_and_not_trained_again(trained, folder):
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
 
 
+def test_a_run_in_a_linked_folder_is_written_there(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to("disk")
+    model = GeometricDecay(r=0.8)
+    figure = train(model, HISTORY, fit=FIT, run=tmp_path / "run", **DATA).figure
+    assert (tmp_path / "run").is_symlink()
+    assert load_run(tmp_path / "disk").figure == figure
+    (tmp_path / "broken").symlink_to("gone")
+    with pytest.raises(InvalidInput, match="gone, which is not there"):
+        train(model, HISTORY, fit=FIT, run=tmp_path / "broken", **DATA)
+
+
 def test_a_folder_of_another_run_is_refused_and_left_alone(trained, folder):
     before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     for other in (

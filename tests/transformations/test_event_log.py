@@ -1,5 +1,7 @@
 """Events appended to the offline source, whatever its form, are what the next batch reads."""
 
+import shutil
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -113,6 +115,45 @@ def test_a_single_file_is_rewritten(repo, way):
     assert read(store, view) == EXPECTED
     assert pq.read_schema(repo.data / "events.parquet").equals(NEW.schema)
     assert not list(repo.data.glob("*.staging")) + list(repo.data.glob(".*.staging"))
+
+
+def test_a_file_behind_links_is_rewritten_and_the_links_stay(repo, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    real = Path(shutil.move(repo.events / "history.parquet", shared / "events-2024.parquet"))
+    real.chmod(0o640)
+    (shared / "events.parquet").symlink_to(real.name)
+    (repo.data / "events.parquet").symlink_to(shared / "events.parquet")
+    repo.edit("sources.py", DIRECTORY, 'path=str(DATA / "events.parquet")')
+    store, view = applied(repo)
+    append_events(store, view, NEW)
+    assert read(store, view) == EXPECTED
+    assert (repo.data / "events.parquet").is_symlink()
+    assert (shared / "events.parquet").is_symlink()
+    assert pq.read_metadata(real).num_rows == 4
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+    # The lock is beside the file: whoever pushes to it by another name waits for this one.
+    assert not list(repo.data.glob(".*.lock")) and len(list(shared.glob(".*.lock"))) == 1
+
+
+def test_a_folder_behind_a_link_gets_one_more_file(repo, tmp_path):
+    shared = Path(shutil.move(repo.events, tmp_path / "shared"))
+    repo.events.symlink_to(shared)
+    store, view = applied(repo)
+    append_events(store, view, NEW)
+    assert read(store, view) == EXPECTED
+    assert repo.events.is_symlink() and len(list(shared.glob(LIVE_FILES))) == 1
+
+
+def test_a_broken_link_is_named_and_nothing_is_made(repo, tmp_path):
+    (repo.events / "history.parquet").rename(repo.data / "events.parquet")
+    repo.edit("sources.py", DIRECTORY, 'path=str(DATA / "events.parquet")')
+    store, view = applied(repo)
+    (repo.data / "events.parquet").unlink()
+    (repo.data / "events.parquet").symlink_to(tmp_path / "gone.parquet")
+    with pytest.raises(InvalidInput, match=r"a link to .*gone.parquet, which is not there"):
+        append_events(store, view, NEW)
+    assert not (tmp_path / "gone.parquet").exists()
 
 
 @pytest.mark.parametrize("single", [False, True])

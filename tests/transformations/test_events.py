@@ -9,6 +9,7 @@ from training_cases import SPEC, event, events_of, histories
 from training_reference import distinct
 
 from transformations.errors import InvalidInput
+from transformations.spec import ActivitySpec
 
 
 def rows(events):
@@ -105,3 +106,18 @@ def test_parts_equal_the_obvious_filters(case, data):
     part = whole.on_jobs(pa.array(jobs, pa.int64()))
     assert part.member_ids.to_pylist() == member_ids
     assert rows(part) == [row for row in expected if row[1] in jobs]
+
+
+def test_ids_of_many_actions_do_not_overflow():
+    spec = ActivitySpec(actions=tuple(f"A{i}" for i in range(16_000)), positive_actions=("A3",))
+    events = [event(1, 10, f"A{i}", i) for i in (0, 126, 127, 128, 150, 254, 255, 256, 15_999)]
+    found = events_of(events, spec)
+    assert found.action.tolist() == [1, 127, 128, 129, 151, 255, 256, 257, 16_000]
+
+
+def test_of_many_unknown_actions_a_few_are_named():
+    events = [event(1, 10, f"A{i}", i) for i in range(7)]
+    with pytest.raises(InvalidInput, match=r"'A4' and 2 more in 7 of 7 rows"):
+        events_of(events)
+    with pytest.raises(InvalidInput, match=r"'A4' in 5 of 5 rows"):
+        events_of(events[:5])

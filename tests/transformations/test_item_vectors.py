@@ -77,3 +77,19 @@ def test_fixed_size_lists_doubles_and_large_lists_are_vectors_too():
         pa.large_list(pa.float32()),
     ):
         assert vectors(rows, list_type=kind).matrix.tolist() == [[1, 2], [3, 4], [0, 0]]
+
+
+def test_vectors_in_several_chunks_are_those_of_one():
+    whole = pa.table(
+        {
+            "job_id": [3, 1, 2, 5],
+            "embedding": pa.array([[3, 0], [1, 0], [2, 0], [5, 0]], pa.list_(pa.float32())),
+            "event_timestamp": pa.array([0] * 4, pa.timestamp("us", "UTC")),
+        }
+    )
+    parts = pa.concat_tables([whole.slice(0, 1), whole.slice(1, 0), whole.slice(1, 3)])
+    assert parts["embedding"].num_chunks > 1
+    for kind in (pa.list_(pa.float32()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 2)):
+        table = parts.set_column(1, "embedding", parts["embedding"].cast(kind))
+        items = ItemVectors.from_arrow(table, ITEMS)
+        assert items.matrix.tolist() == [[1, 0], [2, 0], [3, 0], [5, 0], [0, 0]]

@@ -12,7 +12,7 @@ from job_encoders import expected_vectors, package_encoder, postings_table, smal
 
 from transformations import job_vector_run
 from transformations.errors import InvalidInput
-from transformations.job_vector_run import JobVectorRun
+from transformations.job_vector_run import JobVectorReport, JobVectorRun
 from transformations.snapshots import SnapshotSink, read_facts
 
 ROWS = small_postings()
@@ -182,3 +182,11 @@ def test_another_encoder_of_the_same_version_is_refused(encoder, tmp_path):
     moved = package_encoder(tmp_path / "moved", valid_from=at(-29))
     with pytest.raises(InvalidInput, match=r"job encoder 'content': .*new version"):
         publish(moved, sink, Source(ROWS))
+
+
+def test_a_report_reads_right_for_one_posting():
+    report = JobVectorReport("content 1", us(at(0)) + 1_000_000, postings=1, new=1, pushed=1)
+    assert str(report) == (
+        "job vectors: 1 new by encoder content 1, of 1 posting up to 2024-03-01 00:00:01 UTC; "
+        "1 online"
+    )

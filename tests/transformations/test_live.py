@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import sequence
 
-from transformations.live import SequenceWriter
+from transformations.live import PushReport, SequenceWriter
 
 LENGTH = 4
 SEQUENCE = "member_activity_sequence"
@@ -102,3 +102,13 @@ def test_any_order_and_number_of_pushes_gives_the_row_of_a_batch(
     ]
     assert stored == expected
     assert (total == 0) == (not set(expected) - {(j, a, us(at(d))) for j, a, d in history})
+
+
+def test_a_push_report_reads_right_for_one_and_for_none():
+    one = str(PushReport(events=1, duplicates=1, members=1, new=1))
+    assert "1 of 1 event is new in the sequences of 1 member\n" in one
+    assert "0 already there, 1 duplicate, 0 on unknown jobs" in one
+    none = str(PushReport(events=1_000, members=2_000, already_there=1_000))
+    assert "none of 1,000 events are new in the sequences of 2,000 members\n" in none
+    assert "no events are new" in str(PushReport())
+    assert "none of 1 event is new" in str(PushReport(events=1, members=1, unknown=1))

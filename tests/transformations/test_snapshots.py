@@ -1,6 +1,10 @@
 """Snapshots are whole or not there, and writing the same again changes nothing."""
 
+import shutil
+import stat
+import tempfile
 from datetime import UTC, datetime
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -64,6 +68,63 @@ def test_the_same_rows_again_leave_the_file_untouched_and_others_replace_it(tmp_
     stage(sink, MIDNIGHT, batch(1, 2))
     assert sink.commit(MIDNIGHT)
     assert members_seen(sink) == [1, 2]
+
+
+@pytest.fixture
+def other_disk(tmp_path):
+    """A folder on another disk than `tmp_path`, where the machine has one."""
+    candidates = [Path(place) for place in ("/dev/shm", "/var/tmp") if Path(place).is_dir()]
+    elsewhere = [p for p in candidates if p.stat().st_dev != tmp_path.stat().st_dev]
+    with tempfile.TemporaryDirectory(dir=(elsewhere or candidates)[0]) as folder:
+        yield Path(folder)
+
+
+def test_a_sink_may_be_a_link_to_another_disk(tmp_path, other_disk):
+    sink = SnapshotSink(tmp_path / "v1")
+    (other_disk / "real").mkdir()
+    sink.path.symlink_to(other_disk / "real")
+    stage(sink, MIDNIGHT, batch(1))
+    assert sink.commit(MIDNIGHT)
+    sink.mark_published("sqlite:a", MIDNIGHT)
+    sink.file(MIDNIGHT).chmod(0o640)
+    stage(sink, MIDNIGHT, batch(1, 2))
+    assert sink.commit(MIDNIGHT)
+    assert sink.path.is_symlink() and list(tmp_path.iterdir()) == [sink.path]
+    assert sink.published("sqlite:a") == MIDNIGHT
+    assert members_seen(sink) == [1, 2] == members_seen(SnapshotSink(other_disk / "real"))
+    assert stat.S_IMODE(sink.file(MIDNIGHT).stat().st_mode) == 0o640
+
+
+def test_a_snapshot_may_have_been_moved_to_another_disk(tmp_path, other_disk):
+    sink = SnapshotSink(tmp_path / "v1")
+    stage(sink, MIDNIGHT, batch(1))
+    sink.commit(MIDNIGHT)
+    moved = Path(shutil.move(sink.file(MIDNIGHT).parent, other_disk / "moved"))
+    sink.file(MIDNIGHT).parent.symlink_to(moved)
+    stage(sink, MIDNIGHT, batch(1, 2))
+    assert sink.commit(MIDNIGHT)
+    assert members_seen(sink) == [1, 2]
+    (moved / "snapshot.parquet").unlink()
+    stage(sink, MIDNIGHT, batch(3))
+    assert sink.commit(MIDNIGHT)
+    assert members_seen(sink) == [3]
+    assert sink.file(MIDNIGHT).parent.is_symlink() and (moved / "snapshot.parquet").is_file()
+
+
+def test_two_names_of_a_sink_share_a_lock(tmp_path):
+    sink, link = SnapshotSink(tmp_path / "v1"), SnapshotSink(tmp_path / "also")
+    sink.path.mkdir()
+    link.path.symlink_to("v1")
+    with link.locked(), pytest.raises(InvalidInput, match="one run at a time"), sink.locked():
+        pass
+
+
+def test_a_sink_on_a_disk_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "snapshots").symlink_to(tmp_path / "unmounted")
+    sink = SnapshotSink(tmp_path / "snapshots" / "view" / "v1")
+    with pytest.raises(InvalidInput, match="unmounted, which is not there"), sink.locked():
+        pass
+    assert not (tmp_path / "unmounted").exists()
 
 
 def test_as_of_times_survive_in_folder_names(tmp_path):

@@ -3,10 +3,22 @@
 import json
 from datetime import timedelta
 
+import numpy as np
 import pytest
 
 from transformations.errors import InvalidInput
-from transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
+from transformations.feature_tables import MOST_VALUES
+from transformations.job_vector_run import POSTINGS_AT_ONCE
+from transformations.pipeline import MEMBERS_AT_ONCE
+from transformations.spec import (
+    LONGEST_SEQUENCE,
+    LONGEST_VECTOR,
+    LONGEST_WINDOW,
+    MOST_ACTIONS,
+    ActivitySpec,
+    ItemEmbedding,
+    describe_mismatch,
+)
 
 
 def test_pad_is_id_0_and_actions_follow_in_order():
@@ -21,6 +33,23 @@ def test_a_spec_survives_json():
     assert ActivitySpec.from_dict(json.loads(spec.to_json())) == spec
 
 
+def many(count):
+    return ("APPLY", "SAVE", *(f"A{i}" for i in range(2, count)))
+
+
+def test_the_limits_are_those_of_the_types_behind_them():
+    at_most = ActivitySpec(LONGEST_WINDOW, LONGEST_SEQUENCE, many(MOST_ACTIONS))
+    assert ActivitySpec.from_dict(json.loads(at_most.to_json())) == at_most
+    # Ids of actions, and labels of training, one more for each positive action.
+    assert np.iinfo(np.int16).max >= 2 * MOST_ACTIONS
+    # Elements of the lists of one Arrow array, for the largest batches.
+    assert MEMBERS_AT_ONCE * LONGEST_SEQUENCE <= MOST_VALUES
+    assert max(MEMBERS_AT_ONCE, POSTINGS_AT_ONCE) * LONGEST_VECTOR <= MOST_VALUES
+    assert ItemEmbedding("a", "1", LONGEST_VECTOR).dimension == LONGEST_VECTOR
+    with pytest.raises(InvalidInput, match=r"at most 32,767. Received: 32768"):
+        ItemEmbedding("a", "1", LONGEST_VECTOR + 1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -29,6 +58,13 @@ def test_a_spec_survives_json():
         ({"actions": ("PAD", "APPLY")}, "leave out PAD"),
         ({"actions": ("SAVE", "SAVE")}, "distinct"),
         ({"positive_actions": ("HIRE",)}, "among `actions`"),
+        ({"actions": many(MOST_ACTIONS + 1)}, r"`actions` should be at most 16,000.*16,001"),
+        ({"length": LONGEST_SEQUENCE + 1}, r"`length` should be an int of at most 32,767.*32768"),
+        ({"length": 32.0}, r"`length` should be an int"),
+        (
+            {"window": LONGEST_WINDOW + timedelta(hours=1)},
+            r"at most 36,525 days. Received: 36,525 days and 1 hour",
+        ),
     ],
 )
 def test_impossible_specs_are_refused(wrong, message):

@@ -67,6 +67,19 @@ def test_a_table_gives_the_vectors_of_any_time(tmp_path, string_ids, one_each):
             assert np.array_equal(got, expected)
 
 
+def test_a_table_may_be_a_link(tmp_path):
+    vectors = item_vectors(small_data()[1])
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "table").symlink_to("disk")
+    for end in (1, 2):
+        write_vector_table(tmp_path / "table", vectors, ITEMS, end=end)
+        assert VectorTableReader(tmp_path / "disk", ITEMS).table().end == end
+    assert (tmp_path / "table").is_symlink()
+    (tmp_path / "broken").symlink_to("gone")
+    with pytest.raises(InvalidInput, match="gone, which is not there"):
+        write_vector_table(tmp_path / "broken", vectors, ITEMS, end=1)
+
+
 def test_an_empty_table_knows_no_job(tmp_path):
     nothing = item_vectors(small_data()[1])
     nothing = ItemVectors(

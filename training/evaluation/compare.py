@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from training.evaluation.findings import DECIDES, WEEK
 from training.evaluation.statistics import RESAMPLES, Difference, paired_bootstrap
 from transformations.errors import InvalidInput
+from transformations.wording import counted
 
 REPORT = "report.json"
 MEMBERS = "members.parquet"
@@ -279,4 +280,4 @@ def _text(found: Difference) -> str:
 
 
 def _bytes(count: float | None) -> str:
-    return "an unknown number of bytes" if count is None else f"{count:,.0f} bytes"
+    return "an unknown number of bytes" if count is None else counted(round(count), "byte")

@@ -12,7 +12,6 @@ each member's figures, and from the first a report.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -70,9 +69,11 @@ from training.models import GeometricDecay, InterleavedDecay, SeveralRatesDecay,
 from training.package import package_model
 from training.train import fingerprints
 from transformations.errors import InvalidInput
+from transformations.files import make_folder, replace_file
 from transformations.model import ModelDescription
 from transformations.spec import ItemEmbedding
 from transformations.times import to_datetime
+from transformations.wording import counted
 
 HTML = "report.html"
 WORK = ".evaluation"
@@ -158,7 +159,7 @@ def evaluate(
             f"evaluation: expected a folder of its own to write to. Received: {folder}, a feature "
             "repo"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     history = data.history
     described = {m.name: m.describe(history, data.item_embedding) for m in models}
     for name, of_seeds in described.items():
@@ -185,8 +186,8 @@ def evaluate(
     queries, left_out = _queries(history, timeline, size)
     for name, (train, test) in queries.items():
         say(
-            f"{name}: {len(train):,} queries to learn from, {len(test):,} to test on, "
-            f"{int(np.median(test.sizes)):,} candidates"
+            f"{name}: {counted(len(train), 'query')} to learn from, {len(test):,} to test on, "
+            f"{counted(int(np.median(test.sizes)), 'candidate')}"
         )
     for reason in left_out:
         say(reason)
@@ -203,7 +204,7 @@ def evaluate(
         },
         tables=feature_tables(base, [q for both in queries.values() for q in both], data),
     )
-    say(f"publishing {len(store.embeddings)} models daily")
+    say(f"publishing {counted(len(store.embeddings), 'model')} daily")
     store.publish(timeline.ranker.start_us, timeline.test.end_us)
     columns = base_columns(categories)
     tasks = {
@@ -304,9 +305,10 @@ def evaluate(
         "versions": _versions(),
         "seconds": time.perf_counter() - started,
     }
-    _write(folder / MEMBERS, lambda file: pq.write_table(_member_table(results, history), file))
+    table = _member_table(results, history)
+    replace_file(folder / MEMBERS, lambda file: pq.write_table(table, file))
     text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    _write(folder / REPORT, lambda file: file.write_text(text, encoding="utf-8"))
+    replace_file(folder / REPORT, lambda file: file.write_text(text, encoding="utf-8"))
     write_report(result, folder / HTML)
     return result
 
@@ -316,8 +318,8 @@ def headline(result: Mapping[str, Any]) -> str:
     label = "SIMULATED DATA. " if result["simulated"] else ""
     lines = [
         f"{label}{result['data']['description']}",
-        f"NDCG@10, mean over {result['tasks']['day']['members']:,} members and "
-        f"{len(result['declared']['seeds'])} seeds; seeds: the deviation between them",
+        f"NDCG@10, mean over {counted(result['tasks']['day']['members'], 'member')} and "
+        f"{counted(len(result['declared']['seeds']), 'seed')}; seeds: the deviation between them",
         f"{TITLES['day']}:",
         *_headline_rows(result, "day"),
     ]
@@ -597,10 +599,3 @@ def _member_table(results: Mapping[str, Measured], history: ActivityHistory) -> 
                 for seed, of_members in enumerate(values)
             ]
     return pa.concat_tables(parts)
-
-
-def _write(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file aside and rename it, so that it is whole or not there."""
-    aside = file.with_name(f".{file.name}.writing")
-    write(aside)
-    os.replace(aside, file)

@@ -23,6 +23,7 @@ from training.evaluation.statistics import (
     minimum_detectable_effect,
     paired_bootstrap,
 )
+from transformations.wording import counted, out_of, share
 
 DECIDES = "day"
 """The task that decides."""
@@ -300,8 +301,8 @@ def check_instrument(
             _check(
                 "label sees itself",
                 False,
-                f"{name}: of {count} queries, what was joined is not the value of the activity "
-                "before the daily run",
+                f"{name}: of {counted(count, 'query')}, what was joined is not the value of the "
+                "activity before the daily run",
                 name,
             )
         )
@@ -340,8 +341,8 @@ def _collapses(quality: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
                 _check(
                     "collapse",
                     False,
-                    f"{name}: {100 * coverage:.1f} % of the jobs make up 90 % of all members' "
-                    f"nearest, of the plain mean {100 * usual:.1f} %: it has collapsed",
+                    f"{name}: {share(coverage)} of the jobs make up 90 % of all members' "
+                    f"nearest, of the plain mean {share(usual)}: it has collapsed",
                     name,
                 )
             )
@@ -400,7 +401,7 @@ def conclude(
     failed = [check["name"] for check in checks if not check["passed"]]
     if failed:
         sentences.append(
-            f"Read nothing below as proven: {len(failed)} of {len(checks)} checks failed "
+            f"Read nothing below as proven: {out_of(len(failed), len(checks), 'check')} failed "
             f"({', '.join(failed)})."
         )
     for against, says in ((arms.NOTHING, "the base features alone"), (arms.DECAY, "the decay")):
@@ -425,7 +426,8 @@ def conclude(
         if alone:
             sentences.append(
                 f"Different from {says} by an interval without 0, but not after Holm's correction "
-                f"for {family} comparisons, so that one of them may be chance: {_list(alone)}."
+                f"for {counted(family, 'comparison')}, so that one of them may be chance: "
+                f"{_list(alone)}."
             )
         if same:
             effects = [row["minimum_detectable_effect"] for row in same]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from transformations.errors import InvalidInput
+from transformations.wording import counted, out_of
 
 NEAREST = 10
 NEAREST_OF_ENTROPY = 50
@@ -125,7 +126,7 @@ def _check(
         if not np.isfinite(values).all():
             raise InvalidInput(
                 f"quality: `{name}` should be finite. Received: NaN or infinity in "
-                f"{int((~np.isfinite(values)).any(axis=1).sum())} of {len(values)} rows"
+                f"{out_of(int((~np.isfinite(values)).any(axis=1).sum()), len(values), 'row')}"
             )
     n, jobs = len(embeddings), len(job_vectors)
     if (
@@ -141,13 +142,13 @@ def _check(
         )
     if len(wanted_jobs) and not 0 <= wanted_jobs.min() <= wanted_jobs.max() < jobs:
         raise InvalidInput(
-            f"quality: `wanted_jobs` should be positions among {jobs} jobs. Received: from "
-            f"{wanted_jobs.min()} to {wanted_jobs.max()}"
+            f"quality: `wanted_jobs` should be positions among {counted(jobs, 'job')}. "
+            f"Received: from {wanted_jobs.min()} to {wanted_jobs.max()}"
         )
     if len(categories) != jobs:
         raise InvalidInput(
-            f"quality: `categories` should have a list for each of {jobs} jobs. Received: "
-            f"{len(categories)}"
+            f"quality: `categories` should have a list for each of {counted(jobs, 'job')}. "
+            f"Received: {len(categories)}"
         )
 
 

@@ -7,11 +7,10 @@ result leaves out is left out of the page: a column without a figure, a section 
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from markupsafe import Markup
 from training.evaluation import charts
 from training.evaluation.charts import Row
 from transformations.errors import InvalidInput
+from transformations.files import make_folder, replace_file
+from transformations.wording import counted, duration, share, utc
 
 SCHEMA = 1
 BASELINE, REFERENCE = "nothing", "decay"
@@ -80,13 +81,8 @@ def write_report(result: Mapping[str, Any], file: Path) -> None:
         The result is of another schema. Nothing is written.
     """
     page = render_report(result)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.writing")
-    try:
-        aside.write_bytes(page.encode("utf-8"))
-        os.replace(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)
+    make_folder(file.parent)
+    replace_file(file, lambda aside: aside.write_bytes(page.encode("utf-8")))
 
 
 def render_report(result: Mapping[str, Any]) -> str:
@@ -136,11 +132,13 @@ def _template() -> Template:
         interval=_interval,
         p=_text(_p),
         count=_text(lambda value: f"{value:,.0f}"),
-        percent=_text(lambda value: f"{100 * value:.0f} %"),
+        things=lambda value, noun: _text(lambda number: counted(round(number), noun))(value),
+        percent=_text(lambda value: f"{100 * value:.10g} %"),
         signed_percent=_text(lambda value: f"{100 * value:+.1f} %"),
         number=_text(lambda value: f"{value:g}"),
         moment=_moment,
         duration=_text(_duration),
+        minutes=_text(lambda value: duration(timedelta(minutes=value))),
         figure_name=lambda name: FIGURES.get(name, name),
         task_name=lambda name: TASKS.get(name, name),
         breakable=_text(_breakable),
@@ -185,7 +183,15 @@ def _p(value: float) -> str:
     return "<.0001" if value < 0.0001 else charts.figure_text(value)
 
 
+def _share_of_possible(value: float) -> str:
+    """Return a share, which noise may put below 0 and above 1."""
+    return share(value, digits=0) if 0 <= value <= 1 else f"{100 * value:.0f} %"
+
+
 def _duration(seconds: float) -> str:
+    """Return how long something took, to the second."""
+    if 0 < seconds < 1:
+        return "under 1 s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     parts = ((hours, "h"), (minutes, "min"), (rest, "s"))
@@ -193,14 +199,13 @@ def _duration(seconds: float) -> str:
 
 
 def _moment(value: Any) -> str:
-    """Return an ISO moment in UTC to the minute, a midnight as its date; other text as it is."""
+    """Return an ISO moment in UTC, a midnight as its date; other text as it is."""
     if not value or isinstance(value, Undefined):
         return MISSING
     moment = _parsed(value)
     if moment is None:
         return str(value)
-    text = f"{moment:%Y-%m-%d}"
-    return text if moment.time() == datetime.min.time() else f"{text} {moment:%H:%M} UTC"
+    return utc(moment).removesuffix(" 00:00 UTC")
 
 
 def _parsed(value: Any) -> datetime | None:
@@ -266,7 +271,7 @@ def _headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
         Column(
             "Day",
             "share of the possible",
-            compared("day", "share_of_possible", lambda value: f"{100 * value:.0f} %"),
+            compared("day", "share_of_possible", _share_of_possible),
         ),
         Column("Day", "Recall@10", figure("day", "recall_at_10")),
         Column("Day", "MRR", figure("day", "mrr")),

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
 from transformations.errors import InvalidInput
+from transformations.wording import out_of
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -125,7 +126,7 @@ def _differences(values: np.ndarray, against: np.ndarray) -> np.ndarray:
     if not np.isfinite(differences).all():
         raise InvalidInput(
             "bootstrap: every member should have a finite value in every arm. Received: "
-            f"{int((~np.isfinite(differences)).any(axis=1).sum())} of {len(values)} members "
+            f"{out_of(int((~np.isfinite(differences)).any(axis=1).sum()), len(values), 'member')} "
             "without"
         )
     return differences

@@ -9,7 +9,6 @@ included. The user's own registry and stores are only read.
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -28,12 +27,14 @@ from feast.value_type import ValueType
 
 from training.history import ActivityHistory
 from transformations import names
+from transformations.feature_tables import vector_chunks
 from transformations.feature_views import (
     embedding_views,
     event_tags,
     item_tags,
     sequence_view,
 )
+from transformations.files import empty_folder
 from transformations.model import ActivityModel
 from transformations.sources import sink_of
 from transformations.spec import ItemEmbedding
@@ -106,9 +107,8 @@ class EvaluationStore:
     ) -> None:
         self._history, self._models = history, dict(models)
         self.schedule = schedule
-        shutil.rmtree(folder, ignore_errors=True)
-        (folder / "data").mkdir(parents=True)
-        self._folder = folder.resolve()
+        self._folder = empty_folder(folder)
+        (self._folder / "data").mkdir()
         self.store = FeatureStore(config=self._config())
         member, job = (
             Entity(name=name, join_keys=[key], value_type=_value_type(ids))
@@ -315,15 +315,13 @@ class EvaluationStore:
         )
 
 
-def _column(values: np.ndarray) -> pa.Array:
+def _column(values: np.ndarray) -> pa.Array | pa.ChunkedArray:
     return _lists(values) if values.ndim == 2 else pa.array(values.astype(np.float64))
 
 
-def _lists(rows: np.ndarray) -> pa.Array:
+def _lists(rows: np.ndarray) -> pa.ChunkedArray:
     """Return a matrix as list<float>."""
-    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
-    values = pa.array(np.ascontiguousarray(rows, np.float32).ravel())
-    return pa.ListArray.from_arrays(pa.array(offsets), values)
+    return vector_chunks(np.ascontiguousarray(rows, np.float32))
 
 
 def _dense(values: pa.Array) -> np.ndarray:

@@ -11,6 +11,7 @@ from training.job_market.market import JobMarket
 from training.job_market.sessions import ACTIONS
 from training.job_market.settings import RANGES, MarketSettings
 from transformations.errors import InvalidInput
+from transformations.wording import share
 
 
 def _midnight(text: str) -> datetime:
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     except InvalidInput as error:
         parser.error(str(error))
     for name, count in counts.items():
-        print(f"{name}: {count:.1%}" if name in ACTIONS else f"{name}: {count:,}")
+        print(f"{name}: {share(count) if name in ACTIONS else f'{count:,}'}")
 
 
 if __name__ == "__main__":

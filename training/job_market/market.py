@@ -17,6 +17,8 @@ from training.job_market.sessions import ACTIONS, Actions, draw_actions
 from training.job_market.settings import BLOCK_STREAM, MarketSettings
 from training.movietweetings import EVENTS_SCHEMA, POSTINGS_FILE
 from transformations.errors import InvalidInput
+from transformations.feature_tables import vector_column
+from transformations.files import make_folder
 from transformations.names import ACTION, EVENT_TIMESTAMP, JOB_ID, MEMBER_ID
 from transformations.sequences import MICROSECONDS_PER_DAY
 from transformations.times import to_us
@@ -204,8 +206,8 @@ class JobMarket(MarketSettings):
                 f"the new ones, and without files of the same names. Received: "
                 f"{', '.join(there) or 'a file'}"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        (out_dir / TRUE_MEMBERS_FILE).parent.mkdir(exist_ok=True)
+        make_folder(folder)
+        make_folder((out_dir / TRUE_MEMBERS_FILE).parent)
         pq.write_table(self.postings(), out_dir / POSTINGS_FILE, compression="zstd")
         pq.write_table(self.true_jobs(), out_dir / TRUE_JOBS_FILE, compression="zstd")
         counts = _Counts(self)
@@ -277,6 +279,4 @@ class _Counts:
 
 def _lists(values: np.ndarray) -> pa.ListArray:
     """Return float32 [n, K] as n lists of K."""
-    rows, length = values.shape
-    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * np.int32(length))
-    return pa.ListArray.from_arrays(offsets, pa.array(values.astype(np.float32).ravel()))
+    return vector_column(values.astype(np.float32))

@@ -1,0 +1,48 @@
+"""What the definitions say of themselves in the registry."""
+
+from datetime import timedelta
+
+import pytest
+from feast import Entity, FeatureView, Field, FileSource
+from feast.types import Int64
+from feast.value_type import ValueType
+
+from transformations.feature_views import event_tags, item_tags, sequence_view
+from transformations.spec import ActivitySpec, ItemEmbedding
+
+
+@pytest.mark.parametrize(
+    ("window", "words"),
+    [
+        (timedelta(days=28), "28 days"),
+        (timedelta(days=1), "1 day"),
+        (timedelta(hours=12), "12 hours"),
+        (timedelta(minutes=90), "90 minutes"),
+    ],
+)
+def test_the_window_is_said_in_its_own_unit(window, words, tmp_path):
+    spec = ActivitySpec(window=window, length=1)
+    member, job = (
+        Entity(name=name, join_keys=[f"{name}_id"], value_type=ValueType.INT64)
+        for name in ("member", "job")
+    )
+    events, items = (
+        FeatureView(
+            name=entity.name,
+            entities=[entity],
+            schema=[Field(name=f"{entity.name}_id", dtype=Int64)],
+            source=FileSource(path=str(tmp_path / entity.name), timestamp_field="time"),
+            tags=tags,
+        )
+        for entity, tags in (
+            (member, event_tags(spec)),
+            (job, item_tags(ItemEmbedding("own", "1", 4))),
+        )
+    )
+    view = sequence_view(
+        events=events, items=items, member=member, job=job, spec=spec, snapshots=tmp_path
+    )
+    assert view.description == (
+        f"The newest activities, at most 1, within {words}, on jobs with a vector, oldest first."
+    )
+    assert view.ttl == window

@@ -1,0 +1,116 @@
+"""What a job encoder is trained on: the sources of a feature repo, or files with their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast import FeatureStore
+
+from training.repo_definitions import RepoDefinitions, read_definitions
+from transformations import names
+from transformations.columns import source_names, under_our_names
+from transformations.errors import InvalidInput
+from transformations.events import EVENT_COLUMNS, ActivityEvents
+from transformations.feature_views import spec_of
+from transformations.names import Role
+from transformations.sources import read_events, read_postings
+from transformations.spec import ActivitySpec
+from transformations.times import to_us
+
+
+@dataclass(frozen=True)
+class EncoderData:
+    """Reads events and postings as a feature repo defines them, or as this package calls them.
+
+    Parameters
+    ----------
+    repo : folder.
+    definitions : of the feature repo; None where the folder has none.
+    """
+
+    repo: Path
+    definitions: RepoDefinitions | None
+
+    @classmethod
+    def of(cls, repo: Path) -> EncoderData:
+        """Read the definitions in a folder; see `read_definitions`."""
+        return cls(repo, read_definitions(repo))
+
+    @property
+    def spec(self) -> ActivitySpec:
+        """Window, length and actions of the feature repo, or the default ones."""
+        # What a feature repo does not define has its default; what it fails to define is an error.
+        found = self.definitions
+        if found is None or not (found.views.get(Role.EVENTS) or found.raised):
+            return ActivitySpec()
+        return spec_of(found.view(Role.EVENTS))
+
+    def events(self, file: Path | None, until: datetime) -> ActivityEvents:
+        """Return the events before a time.
+
+        Parameters
+        ----------
+        file : parquet file or folder; None: the source of the feature repo.
+        until : aware datetime.
+
+        Raises
+        ------
+        InvalidInput
+            There is neither a file nor a feature repo, or the events are malformed.
+        """
+        if file is None:
+            view = self._source(Role.EVENTS, "--events")
+            return read_events(*self._offline, view, self.spec, start=0, end=to_us(until))
+        table = self._read(file, Role.EVENTS, EVENT_COLUMNS, [names.EVENT_ID])
+        return ActivityEvents.from_arrow(table, self.spec, source=str(file))
+
+    def postings(self, file: Path | None, content: Sequence[str], until: datetime) -> pa.Table:
+        """Return `job_id`, `event_timestamp` and content of the postings up to a time.
+
+        Parameters
+        ----------
+        file, until : as in `events`; of a file, all postings are returned.
+        content : names of columns, as the view of postings has them.
+        """
+        if file is None:
+            view = self._source(Role.POSTINGS, "--postings")
+            return read_postings(*self._offline, view, list(content), end=to_us(until))
+        columns = list(dict.fromkeys([names.JOB_ID, names.EVENT_TIMESTAMP, *content]))
+        return self._read(file, Role.POSTINGS, columns, [])
+
+    def _source(self, role: str, option: str) -> Any:
+        if self.definitions is None:
+            raise InvalidInput(
+                f"{self.repo}: expected a feature repo, whose source is read, or {option}. "
+                "Received: neither"
+            )
+        return self.definitions.view(role)
+
+    def _read(
+        self, file: Path, role: str, columns: Sequence[str], optional: Sequence[str]
+    ) -> pa.Table:
+        """Read a file, whose columns may have the names of the feature repo's source."""
+        try:
+            table = pq.read_table(file, partitioning=None)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InvalidInput(
+                f"{file}: expected a parquet file, or a folder of them. Received: "
+                f"{next(iter(str(error).splitlines()), type(error).__name__)}"
+            ) from error
+        called = {name: name for name in (*columns, *optional)}
+        if self.definitions is not None and self.definitions.views.get(role):
+            called = source_names(self.definitions.view(role), called)
+        return under_our_names(table, called, str(file), optional=optional)
+
+    @property
+    def _offline(self) -> tuple[Any, Any]:
+        store = FeatureStore(repo_path=str(self.repo))
+        # Feast's provider has it, its base class does not say so.
+        provider: Any = store._get_provider()
+        return store.config, provider.offline_store

@@ -1,0 +1,135 @@
+"""The views of events and postings that a feature repo defines, read without applying it.
+
+A feature repo cannot be applied before its job encoder exists, and the encoder is trained on the
+sources that the repo defines. So its modules are imported as `feast apply` imports them, and of a
+module that raises, as `job_vectors.py` does without an encoder, what it had defined until then
+counts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from feast import FeatureView
+
+from transformations.errors import InvalidInput
+from transformations.feast_compat import repo_files, settings_file
+from transformations.names import Tag
+
+
+@dataclass(frozen=True)
+class RepoDefinitions:
+    """What was found in a feature repo.
+
+    Attributes
+    ----------
+    repo : its folder.
+    views : the views of ours, by role; see `Role`.
+    raised : what importing a module raised, by file.
+    """
+
+    repo: Path
+    views: dict[str, list[FeatureView]] = field(default_factory=dict)
+    raised: dict[Path, BaseException] = field(default_factory=dict)
+
+    def view(self, role: str) -> FeatureView:
+        """Return the one view of a role.
+
+        Raises
+        ------
+        InvalidInput
+            There is none, or there are several. The message says what modules raised.
+        """
+        found = self.views.get(role, [])
+        if len(found) == 1:
+            return found[0]
+        raised = "".join(
+            f"; {file.name} raised {type(error).__name__}: {error}"
+            for file, error in self.raised.items()
+        )
+        names = ", ".join(sorted(view.name for view in found)) or "none"
+        raise InvalidInput(
+            f"feature repo {self.repo}: expected one view with the tag {Tag.ROLE} {role!r} among "
+            f"its definitions. Received: {names}{raised}"
+        )
+
+
+def read_definitions(repo: Path) -> RepoDefinitions | None:
+    """Import the modules of a feature repo and return the views of ours; None without such a repo.
+
+    Neither the modules nor the path to them stay in `sys`.
+
+    Parameters
+    ----------
+    repo : folder of `feature_store.yaml`.
+    """
+    if not settings_file(repo).is_file():
+        return None
+    repo = repo.resolve()
+    definitions = RepoDefinitions(repo)
+    files = repo_files(repo)
+    with _importing_from(repo, {_module_name(file, repo) for file in files}):
+        for file in files:
+            module, raised = _imported(file, _module_name(file, repo))
+            if raised is not None:
+                definitions.raised[file] = raised
+            for value in list(vars(module).values()):
+                role = value.tags.get(Tag.ROLE) if isinstance(value, FeatureView) else None
+                known = definitions.views.setdefault(role, []) if role else []
+                if role and not any(value is view for view in known):
+                    known.append(value)
+    return definitions
+
+
+def _module_name(file: Path, repo: Path) -> str:
+    return ".".join(file.relative_to(repo).with_suffix("").parts)
+
+
+def _imported(file: Path, name: str) -> tuple[ModuleType, BaseException | None]:
+    """Import a module; return it, with what it defined, and what it raised."""
+    if name in sys.modules:
+        return sys.modules[name], None
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        # As the import system does. Whoever imports it raises the same again.
+        del sys.modules[name]
+        return module, error
+    return module, None
+
+
+@contextmanager
+def _importing_from(repo: Path, names: set[str]) -> Iterator[None]:
+    """Let modules of these names be those of the repo, and be forgotten afterwards."""
+    roots = {name.partition(".")[0] for name in names}
+
+    def of_the_repo(name: str) -> bool:
+        return name.partition(".")[0] in roots
+
+    folder, path, no_bytecode = Path.cwd(), list(sys.path), sys.dont_write_bytecode
+    others = {name: sys.modules.pop(name) for name in list(sys.modules) if of_the_repo(name)}
+    sys.path.insert(0, str(repo))
+    sys.dont_write_bytecode = True
+    # Definitions may have paths that are relative to the repo, as `feast apply` reads them.
+    os.chdir(repo)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        sys.path[:] = path
+        sys.dont_write_bytecode = no_bytecode
+        for name in [name for name in sys.modules if of_the_repo(name)]:
+            del sys.modules[name]
+        sys.modules.update(others)

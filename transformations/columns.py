@@ -1,0 +1,64 @@
+"""Columns of a user's source under their own names, and under the names of this package.
+
+`field_mapping` and `timestamp_field` of a Feast source say which is which. Feast applies them to
+what its offline stores read; here they are applied to files and tables that are handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pyarrow as pa
+from feast import FeatureView
+
+from transformations import names
+from transformations.errors import InvalidInput
+from transformations.tables import require_columns
+
+
+def source_names(view: FeatureView, columns: Iterable[str]) -> dict[str, str]:
+    """Return what the source of a view calls columns of ours, by our names.
+
+    Parameters
+    ----------
+    view : with a batch source.
+    columns : our names; `event_timestamp` is the source's `timestamp_field`.
+    """
+    source = view.batch_source
+    if source is None:
+        raise InvalidInput(f"{view.name}: expected a view with a batch source. Received: none")
+    theirs = {ours: column for column, ours in source.field_mapping.items()}
+    theirs[names.EVENT_TIMESTAMP] = source.timestamp_field
+    return {name: theirs.get(name, name) for name in columns}
+
+
+def under_our_names(
+    table: pa.Table,
+    called: Mapping[str, str],
+    source: str,
+    *,
+    optional: Sequence[str] = (),
+) -> pa.Table:
+    """Return a table with the columns that are needed, under our names.
+
+    The columns may have the names of the user's source, if all are there, or else ours.
+
+    Parameters
+    ----------
+    table : columns in any order; others are left out.
+    called : what the source calls each column, by our names.
+    source : what errors call the table.
+    optional : which of ours may be missing.
+
+    Raises
+    ------
+    InvalidInput
+        A column is missing under both names.
+    """
+    there = set(table.column_names)
+    needed = [name for name in called if name not in optional]
+    if not all(called[name] in there for name in needed):
+        called = {name: name if name in there else theirs for name, theirs in called.items()}
+    require_columns(table.column_names, [called[name] for name in needed], source)
+    chosen = {ours: theirs for ours, theirs in called.items() if theirs in there}
+    return pa.table({ours: table.column(theirs) for ours, theirs in chosen.items()})

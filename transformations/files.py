@@ -1,0 +1,116 @@
+"""Write files and folders whole or not at all, where a user's symbolic links point to.
+
+A rename onto a link would put the new file in the link's place, and leave what it pointed to, on
+another disk or shared with others, as it was. So everything that is renamed into place is renamed
+within the folder of the real file, with the permissions that the real file had.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformations.errors import InvalidInput
+
+
+def real_path(path: Path) -> Path:
+    """Return a path without symbolic links; the file or folder itself may still be missing.
+
+    Two names of one file have one real path, so that what lies beside it, as a lock, is shared.
+
+    Raises
+    ------
+    InvalidInput
+        The path, or a folder above it, is a link to what is not there, or links go in a circle.
+    """
+    # From the top, since nothing can be said of what is below a broken link.
+    for part in reversed((path, *path.parents)):
+        if part.is_symlink() and not part.exists():
+            raise InvalidInput(
+                f"{path}: expected a path whose symbolic links lead somewhere. Received: {part}, a "
+                f"link to {os.readlink(part)}, which is not there. Make that (is a disk mounted?), "
+                "or remove the link"
+            )
+    return path.resolve()
+
+
+def replace_file(file: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file aside and rename it into place, so that readers find the old or the new one.
+
+    Parameters
+    ----------
+    file : Path. Where a symbolic link is, the file that it points to. Its folder should be there.
+    write : writes to the path that it is given.
+
+    Raises
+    ------
+    InvalidInput
+        See `real_path`.
+    """
+    real = real_path(file)
+    aside = real.with_name(f".{real.name}.writing")
+    try:
+        write(aside)
+        move_file(aside, real)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def move_file(staged: Path, file: Path) -> None:
+    """Put a file that was written elsewhere into place, as `replace_file` does.
+
+    Parameters
+    ----------
+    staged : the new content; gone afterwards. It is copied where it lies on another disk.
+    file : as in `replace_file`.
+    """
+    real = real_path(file)
+    if real.exists():
+        shutil.copymode(real, staged)
+    try:
+        os.replace(staged, real)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        replace_file(real, lambda aside: shutil.copy(staged, aside))
+        staged.unlink()
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder, and those above it, where they are missing; return the real one.
+
+    Raises
+    ------
+    InvalidInput
+        There is a file of that name, or see `real_path`.
+    """
+    real = real_path(path)
+    try:
+        real.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InvalidInput(
+            f"{path}: expected a folder, or a path where one can be made. Received: a file at "
+            f"{error.filename}"
+        ) from error
+    return real
+
+
+def empty_folder(path: Path) -> Path:
+    """Make a folder empty, or make it; return the real one. What links in it point to stays.
+
+    Raises
+    ------
+    InvalidInput
+        See `make_folder`.
+    """
+    real = make_folder(path)
+    for part in real.iterdir():
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+    return real
