@@ -20,6 +20,20 @@ def vector_as_of(vectors, job_id, as_of):
     return None if newest is None else newest[1]
 
 
+def joined(rows, key, label_time, ttl_us):
+    """Return the newest row of a key with label_time - ttl_us <= time <= label_time, or None.
+
+    `rows` is a list of (key, time_us, values); a `ttl_us` of 0 means no limit.
+    """
+    newest = None
+    for other, time, values in rows:
+        if other != key or time > label_time or (ttl_us and time < label_time - ttl_us):
+            continue
+        if newest is None or time > newest[0]:
+            newest = (time, values)
+    return None if newest is None else newest[1]
+
+
 def sequence(events, vectors, member_id, as_of, *, window_us, length):
     """Return ([(job_id, action, time_us)], unknown) of one member, oldest first, not padded.
 

@@ -281,7 +281,9 @@ def test_the_order_of_postings_and_the_offline_store_change_no_byte(repo, tmp_pa
         postings_table([POSTINGS[i] for i in order]),
     )
     other.edit(
-        "feature_store.yaml", "transformations.offline_store.OrderedDuckDBOfflineStore", "dask"
+        "feature_store.yaml",
+        "transformations.offline_store.OrderedDuckDBOfflineStore",
+        "transformations.dask_offline_store.OrderedDaskOfflineStore",
     )
     other.run("apply")
     for each in (repo, other):

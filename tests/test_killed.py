@@ -35,11 +35,11 @@ STAGES = {
         "after",
     ),
     "before the push is recorded": (*SNAPSHOTS, "mark_published", 2, "before"),
-    "before Feast records the interval": (
-        "feast.infra.registry.registry",
-        "Registry",
-        "apply_materialization",
-        2,
+    "before the interval is recorded": (
+        "transformations.compute_engine",
+        "feast_compat",
+        "record_materialization",
+        1,
         "before",
     ),
 }

@@ -304,7 +304,7 @@ def test_the_dask_offline_store_gives_the_same_bytes_as_duckdb(repo, tmp_path, m
     other.edit(
         "feature_store.yaml",
         "transformations.offline_store.OrderedDuckDBOfflineStore",
-        "dask",
+        "transformations.dask_offline_store.OrderedDaskOfflineStore",
     )
     for each in (repo, other):
         each.run("apply")

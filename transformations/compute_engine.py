@@ -35,7 +35,7 @@ from feast.repo_config import FeastConfigBaseModel
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
 
-from transformations import names
+from transformations import feast_compat, names
 from transformations.errors import InvalidInput
 from transformations.feature_views import (
     has_encoder,
@@ -109,6 +109,11 @@ class ActivityComputeEngine(ComputeEngine):
         """All views of one call come together: that is what lets them share one pass."""
         return True
 
+    @property
+    def applies_materialization(self) -> bool:
+        """Feast leaves recording to the engine, which keeps its views served meanwhile."""
+        return True
+
     def update(
         self,
         project: str,
@@ -146,6 +151,14 @@ class ActivityComputeEngine(ComputeEngine):
             Nothing was published.
         """
         tasks = [tasks] if isinstance(tasks, MaterializationTask) else list(tasks)
+        with feast_compat.kept_served(registry, [task for task in tasks if _is_ours(task)]):
+            jobs = self._materialize(registry, tasks)
+            self._record(registry, tasks, jobs)
+        return jobs
+
+    def _materialize(
+        self, registry: BaseRegistry, tasks: list[MaterializationTask]
+    ) -> list[MaterializationJob]:
         ours = [task for task in tasks if _role(task) in (Role.SEQUENCE, Role.EMBEDDING)]
         encoded = [task for task in tasks if has_encoder(task.feature_view)]
         given = [
@@ -199,6 +212,25 @@ class ActivityComputeEngine(ComputeEngine):
             done = self._feast_engine.materialize(registry, others)
         jobs = dict(zip(map(id, others), done, strict=True))
         return [jobs.get(id(task)) or _succeeded(task) for task in tasks]
+
+    def _record(
+        self,
+        registry: BaseRegistry,
+        tasks: Sequence[MaterializationTask],
+        jobs: Sequence[MaterializationJob],
+    ) -> None:
+        """Record the intervals that were published, from where incremental runs continue."""
+        ours, others = [], []
+        for task, job in zip(tasks, jobs, strict=True):
+            failed = job.status() == MaterializationJobStatus.ERROR
+            if not _is_ours(task):
+                others += [] if failed else [task]
+            elif failed:
+                feast_compat.keep_rollback_out(task.feature_view)
+            else:
+                ours.append(task)
+        feast_compat.record_as_feast(registry, others)
+        feast_compat.record_materialization(registry, ours)
 
     def _ensure_tables(self, views: list[FeatureView]) -> None:
         """Create sqlite tables that are missing.
@@ -411,6 +443,11 @@ class ActivityComputeEngine(ComputeEngine):
 def _merge_of(view: FeatureView) -> Merge | None:
     """Return how rows of a view go online: only sequences are written by others too."""
     return keep_live_events(view) if view.tags.get(Tag.ROLE) == Role.SEQUENCE else None
+
+
+def _is_ours(task: MaterializationTask) -> bool:
+    """Return whether a view is served as ours are; job vectors of the user's own are, too."""
+    return _role(task) in (Role.SEQUENCE, Role.EMBEDDING, Role.ITEMS)
 
 
 def _role(task: MaterializationTask) -> str | None:

@@ -57,6 +57,11 @@ from transformations.model import (
 )
 from transformations.names import Role, Tag
 from transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
+from transformations.store_config import (
+    require_engine,
+    require_every_label,
+    require_same_place,
+)
 from transformations.wording import duration
 
 _POSTING_TYPES: dict[tuple[str, int], tuple[FeastType, ...]] = {
@@ -76,7 +81,17 @@ class SnapshotSource(FileSource):
     """
 
     def validate(self, config: RepoConfig) -> None:
-        """Accept a folder that is still to be written."""
+        """Accept a folder that is still to be written, in a store that can publish to it.
+
+        Raises
+        ------
+        InvalidInput
+            The configuration names another engine, or an offline store whose joins lose labels; or
+            the registry is that of another copy of this feature repo.
+        """
+        require_engine(config)
+        require_every_label(config)
+        require_same_place(config, self)
 
     def to_proto(self) -> DataSourceProto:
         """Return the definition of a plain file source."""
@@ -247,8 +262,11 @@ def job_embedding_view(
     Raises
     ------
     InvalidInput
-        The encoder does not keep the contract, or takes what the postings do not have.
+        The encoder does not keep the contract, or takes what the postings do not have; or the
+        entity is not that of the postings, or has another join key than jobs have.
     """
+    _require_join_key(job, names.JOB_ID)
+    _require_entity(postings, job)
     described = describe_job_encoder(encoder)
     _require_inputs(described, postings)
     path = described.path
@@ -303,7 +321,16 @@ def sequence_view(
     member, job : entities; their `value_type` is the type of the ids.
     spec : window, length and actions.
     snapshots : folder under which the view keeps its snapshots.
+
+    Raises
+    ------
+    InvalidInput
+        An entity has another join key than its ids have, or a view is of another entity.
     """
+    _require_join_key(member, names.MEMBER_ID)
+    _require_join_key(job, names.JOB_ID)
+    _require_entity(events, member)
+    _require_entity(items, job)
     return _batch_view(
         name=names.MEMBER_ACTIVITY_SEQUENCE,
         entities=[member],
@@ -344,8 +371,11 @@ def embedding_views(
     Raises
     ------
     InvalidInput
-        A model does not keep the contract, or was made for another spec or item embedding.
+        A model does not keep the contract, or was made for another spec or item embedding; or
+        the entity is not that of the sequence.
     """
+    _require_join_key(member, names.MEMBER_ID)
+    _require_entity(sequence, member)
     spec = spec_of(sequence)
     described = describe_models(models, spec=spec, item_embedding=item_embedding_of(items))
     views = [_embedding_view(m, sequence, items, member, snapshots, repo, owner) for m in described]
@@ -370,7 +400,13 @@ def realtime_views(
     sequence : the view of stored sequences.
     job : entity; its `value_type` is the type of `recent_job_ids`.
     repo : folder of the feature repo.
+
+    Raises
+    ------
+    InvalidInput
+        The entity has another join key than jobs have.
     """
+    _require_join_key(job, names.JOB_ID)
     request = RequestSource(
         name="recent_activity",
         schema=[
@@ -513,6 +549,25 @@ def _sink(view: str, folder: Path, owner: str) -> FileSource:
         description=f"Dated snapshots of {view}, one folder an as-of time.",
         owner=owner,
     )
+
+
+def _require_join_key(entity: Entity, key: str) -> None:
+    """Raise `InvalidInput` unless the ids of an entity are in the column that the engine reads."""
+    if entity.join_key != key:
+        raise InvalidInput(
+            f"entity {entity.name!r}: expected join_keys=[{key!r}]. Received: join key "
+            f"{entity.join_key!r}. Call it {key!r} here, and map the column in the source: "
+            f"field_mapping={{{entity.join_key!r}: {key!r}}}"
+        )
+
+
+def _require_entity(view: FeatureView, entity: Entity) -> None:
+    """Raise `InvalidInput` unless the rows of a view are about an entity."""
+    if entity.name not in view.entities:
+        raise InvalidInput(
+            f"{view.name}: expected entities=[{entity.name}], the entity whose join key is "
+            f"{entity.join_key!r}. Received: {', '.join(view.entities) or 'none'}"
+        )
 
 
 def _id_type(entity: Entity) -> PrimitiveFeastType:

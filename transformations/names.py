@@ -27,6 +27,9 @@ RECENT_EVENT_IDS = "recent_event_ids"
 RECENT_COLUMNS = (RECENT_JOB_IDS, RECENT_ACTIONS, RECENT_TIMESTAMPS)
 REQUEST_TIMESTAMP = "request_timestamp"
 
+REQUEST_ROW = "__request_row"
+"""Carries the order of a training join through the store; not in its result."""
+
 MEMBER_ACTIVITY = "member_activity"
 JOB_POSTING = "job_posting"
 JOB_EMBEDDING = "job_embedding"

@@ -19,8 +19,7 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineS
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 
-REQUEST_ROW = "__request_row"
-"""Column that carries the order through the join; it is not in the result."""
+from transformations.names import REQUEST_ROW
 
 
 class OrderedDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):

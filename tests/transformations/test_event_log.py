@@ -73,7 +73,7 @@ def test_a_folder_gets_one_more_file(repo, offline):
         repo.edit(
             "feature_store.yaml",
             "transformations.offline_store.OrderedDuckDBOfflineStore",
-            "dask",
+            "transformations.dask_offline_store.OrderedDaskOfflineStore",
         )
     store, view = applied(repo)
     history = (repo.events / "history.parquet").read_bytes()
@@ -94,7 +94,7 @@ def test_what_a_kill_leaves_aside_is_no_event(repo, offline):
         repo.edit(
             "feature_store.yaml",
             "transformations.offline_store.OrderedDuckDBOfflineStore",
-            "dask",
+            "transformations.dask_offline_store.OrderedDaskOfflineStore",
         )
     store, view = applied(repo)
     append_events(store, view, NEW)
