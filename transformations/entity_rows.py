@@ -8,7 +8,6 @@ of mixed types; and it cuts datetimes to whole seconds. `entity_rows` avoids all
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,7 +15,8 @@ from fastapi.responses import JSONResponse
 from feast.errors import RequestDataNotFoundInEntityRowsException
 
 from transformations import names
-from transformations.errors import InvalidInput
+from transformations.errors import InvalidInput, quote
+from transformations.times import Time, parse_time, to_datetime
 
 HINT = (
     f"{', '.join(names.RECENT_COLUMNS)} and {names.REQUEST_TIMESTAMP} should be in every row, "
@@ -30,9 +30,9 @@ _NOBODY = ("Missing join key values for keys", "pop from an empty set")
 
 def entity_rows(
     member_ids: Iterable[int | str],
-    recent: Mapping[Any, Sequence[tuple[int | str, str, datetime | float | str]]] | None = None,
+    recent: Mapping[Any, Sequence[tuple[int | str, str, Time]]] | None = None,
     *,
-    request_timestamp: datetime | float | str | None = None,
+    request_timestamp: Time | None = None,
 ) -> list[dict[str, Any]]:
     """Return the rows of a request, for `FeatureStore.get_online_features`.
 
@@ -40,14 +40,13 @@ def entity_rows(
     ----------
     member_ids : who is asked for.
     recent : (job id, action name, time) of what members did lately, by member id; members may be
-        missing or have nothing. Times are datetimes (naive ones are UTC), seconds since the epoch
-        or ISO 8601 strings.
+        missing or have nothing. For times see `transformations.times.Time`.
     request_timestamp : the cut-off; None for the time at which the request is answered.
 
     Raises
     ------
     InvalidInput
-        There are no members, of which Feast makes an error that does not say so.
+        There are no members, of which Feast makes an error that does not say so; or a time is none.
 
     Examples
     --------
@@ -65,9 +64,14 @@ def entity_rows(
                 names.MEMBER_ID: member,
                 names.RECENT_JOB_IDS: list(jobs) or None,
                 names.RECENT_ACTIONS: list(actions) or None,
-                names.RECENT_TIMESTAMPS: [_as_text(time) for time in times] or None,
+                names.RECENT_TIMESTAMPS: [
+                    _as_text(time, member, names.RECENT_TIMESTAMPS) for time in times
+                ]
+                or None,
                 names.REQUEST_TIMESTAMP: (
-                    None if request_timestamp is None else _as_text(request_timestamp)
+                    None
+                    if request_timestamp is None
+                    else _as_text(request_timestamp, member, names.REQUEST_TIMESTAMP)
                 ),
             }
         )
@@ -76,13 +80,10 @@ def entity_rows(
     return rows
 
 
-def _as_text(time: datetime | float | str) -> str:
+def _as_text(time: Time, member: int | str, column: str) -> str:
     """Return a time as an ISO string, which keeps microseconds all the way."""
-    if isinstance(time, str):
-        return time
-    if not isinstance(time, datetime):
-        return datetime.fromtimestamp(time, UTC).isoformat()
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).isoformat()
+    us = parse_time(time, f"entity_rows, member {quote(member)}: {column}")
+    return time if isinstance(time, str) else to_datetime(us).isoformat()
 
 
 def explain_refusals(app: FastAPI) -> None:
