@@ -10,22 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-from feast.errors import RequestDataNotFoundInEntityRowsException
-
 from transformations import names
 from transformations.errors import InvalidInput, quote
 from transformations.times import Time, parse_time, to_datetime
-
-HINT = (
-    f"{', '.join(names.RECENT_COLUMNS)} and {names.REQUEST_TIMESTAMP} should be in every row, "
-    "as null where there is nothing: Feast cannot tell the type of a column of empty lists. In "
-    "Python, transformations.entity_rows.entity_rows makes such rows"
-)
-NOBODY = "A request should name at least one entity, as a member. Received: none"
-_CANNOT_INFER = "Couldn't infer value type from empty value"
-_NOBODY = ("Missing join key values for keys", "pop from an empty set")
 
 
 def entity_rows(
@@ -76,7 +63,7 @@ def entity_rows(
             }
         )
     if not rows:
-        raise InvalidInput(f"entity_rows: {NOBODY}")
+        raise InvalidInput("entity_rows: expected at least one member. Received: none")
     return rows
 
 
@@ -84,27 +71,3 @@ def _as_text(time: Time, member: int | str, column: str) -> str:
     """Return a time as an ISO string, which keeps microseconds all the way."""
     us = parse_time(time, f"entity_rows, member {quote(member)}: {column}")
     return time if isinstance(time, str) else to_datetime(us).isoformat()
-
-
-def explain_refusals(app: FastAPI) -> None:
-    """Make `feast serve` say what to send where Feast refuses a request before our code runs."""
-
-    async def explain(request: Request, error: Exception) -> JSONResponse:
-        hint = _hint(error)
-        if hint is None:
-            raise error
-        return JSONResponse(status_code=422, content=f"{error}. {hint}")
-
-    for refusal in (TypeError, KeyError, RequestDataNotFoundInEntityRowsException):
-        app.add_exception_handler(refusal, explain)
-    # The server has started: its chain of handlers is made again, with the new ones.
-    app.middleware_stack = app.build_middleware_stack()
-
-
-def _hint(error: Exception) -> str | None:
-    """Return what to send instead, None for an error that is not a refusal of Feast's."""
-    if isinstance(error, RequestDataNotFoundInEntityRowsException) or str(error) == _CANNOT_INFER:
-        return HINT
-    if isinstance(error, KeyError) and any(text in str(error) for text in _NOBODY):
-        return NOBODY
-    return None

@@ -152,13 +152,13 @@ class RequestParser:
             problem = id_problem(job, string=self._string_ids)
             if problem is not None:
                 raise InvalidRequest(f"{_who(inputs, row)}: {names.RECENT_JOB_IDS} {problem}")
-            if not isinstance(action, str):
+            action_id = self._actions.get(action) if isinstance(action, str) else None
+            if action_id is None and not (isinstance(action, str) and _is_utf8(action)):
                 raise InvalidRequest(
                     f"{_who(inputs, row)}: {names.RECENT_ACTIONS} should hold names of actions, "
                     f"as {', '.join(self._actions)}. Received: {received(action)}"
                 )
             time = _parse_time(moment, names.RECENT_TIMESTAMPS, inputs, row)
-            action_id = self._actions.get(action)
             if action_id is None:
                 report.unknown_actions += 1
                 continue
@@ -341,9 +341,9 @@ def _require_columns(inputs: Mapping[str, Sequence[Any]]) -> None:
 def _parse_time(value: Any, column: str, inputs: Mapping[str, Sequence[Any]], row: int) -> int:
     """Return a time of a request in microseconds; see `times.parse_time`."""
     try:
-        return parse_time(value, f"{_who(inputs, row)}: {column}")
+        return parse_time(value, column)
     except InvalidInput as error:
-        raise InvalidRequest(error.message) from error
+        raise InvalidRequest(f"{_who(inputs, row)}: {error.message}") from error
 
 
 def _is_list(value: Any) -> bool:

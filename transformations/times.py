@@ -32,8 +32,8 @@ def to_datetime(us: int) -> datetime:
 
 def to_us(moment: datetime) -> int:
     """Return microseconds since the epoch; a naive datetime is taken as UTC, as in Feast."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (aware - _EPOCH) // timedelta(microseconds=1)
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return (since.days * 86_400 + since.seconds) * _SECOND + since.microseconds
 
 
 def parse_time(value: Any, what: str, *, zone: bool = False) -> int:
@@ -75,6 +75,9 @@ def parse_datetime(value: Any, what: str, *, zone: bool = False) -> datetime:
     return to_datetime(parse_time(value, what, zone=zone))
 
 
+_FIRST_US, _LAST_US = to_us(datetime.min), to_us(datetime.max)
+
+
 def _parse(value: Any) -> tuple[int, bool]:
     """Return microseconds, and whether the value says its zone; an error where it is no time."""
     if isinstance(value, str):
@@ -107,7 +110,8 @@ def _parse(value: Any) -> tuple[int, bool]:
 
 def _within_range(us: int) -> int:
     """Return the time itself; `OverflowError` where a datetime cannot hold it, as for NaT."""
-    to_datetime(us)
+    if not _FIRST_US <= us <= _LAST_US:
+        raise OverflowError
     return us
 
 
