@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,10 +19,9 @@ import numpy as np
 from feast import FeatureService, FeatureStore
 
 from transformations.entity_rows import entity_rows
+from transformations.times import Time
 
 JobId: TypeAlias = int | str
-Time: TypeAlias = datetime | float | str
-"""A datetime with a time zone, seconds since the epoch, or an ISO 8601 string."""
 
 SERVICE = "jymbii_v2_realtime"
 CANDIDATES = 500

@@ -7,10 +7,10 @@ from typing import Any
 
 def load_artifacts(app: Any) -> None:
     """Feast calls this when a server starts."""
-    from transformations.entity_rows import explain_refusals
+    from transformations.request_check import check_requests
     from transformations.serving import preload
 
-    explain_refusals(app)
+    check_requests(app)
     try:
         preload(Path(__file__).parent)
     finally:

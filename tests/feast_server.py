@@ -29,10 +29,14 @@ class Server:
 
     def ask(self, body: dict[str, Any]) -> tuple[int, Any]:
         """Post to /get-online-features; return status and parsed answer."""
+        return self.post(json.dumps(body).encode())
+
+    def post(self, body: bytes, content_type: str = "application/json") -> tuple[int, Any]:
+        """Post bytes to /get-online-features; return status and parsed answer."""
         request = urllib.request.Request(
             f"{self.url}/get-online-features",
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+            data=body,
+            headers={"Content-Type": content_type},
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:

@@ -37,7 +37,7 @@ STAGES = {
     "before the push is recorded": (*SNAPSHOTS, "mark_published", 2, "before"),
     "before the interval is recorded": (
         "transformations.compute_engine",
-        "feast_compat",
+        "states",
         "record_materialization",
         1,
         "before",

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from feast.errors import RequestDataNotFoundInEntityRowsException
 from feast_repo import at, events_table, make_repo, small_data, us, vectors_table
@@ -242,7 +243,8 @@ def test_requests_members_and_ages_are_counted(store):
     recent = {BUSY: [(1, "APPLY", us(T) / 1e6 - 30)]}
     online(store, entity_rows([BUSY, 999], recent, request_timestamp=T), "geometric_decay")
     with pytest.raises(InvalidRequest):
-        online(store, entity_rows([BUSY], request_timestamp="yesterday"), "geometric_decay")
+        row = {"member_id": BUSY, **NOTHING, "request_timestamp": "yesterday"}
+        online(store, [row], "geometric_decay")
     assert [a - b for a, b in zip(counts(), before, strict=True)] == pytest.approx(
         [2, 2, 1, 1, 30, 1]
     )
@@ -450,23 +452,26 @@ def test_threads_get_each_its_own_answer(store):
             "Received: recent_job_ids of length 2, recent_actions null, recent_timestamps of "
             "length 2",
         ),
-        ({"recent_job_ids": ["a", "b"]}, "recent_job_ids should hold int ids. Received: 'a'"),
+        (
+            {"recent_job_ids": ["a", "b"]},
+            "recent_job_ids should be ids of type int64. Received: 'a'",
+        ),
         (
             {"recent_timestamps": ["noon", "now"]},
-            "recent_timestamps should be a datetime, seconds since the epoch or an ISO 8601 "
-            "string. Received: 'noon'",
+            "recent_timestamps should be a datetime, a date, a numpy datetime64, seconds since the "
+            "epoch or an ISO 8601 string. Received: 'noon'",
         ),
         (
             {"recent_timestamps": [1.7e12, 1.7e12]},
-            r"Received: 1700000000000.0 \(not a time in seconds; milliseconds\?\)",
+            r"Received: 1700000000000.0 of type float \(milliseconds\?\)",
         ),
         (
             {"request_timestamp": 4e9},
             "request of member 14: request_timestamp should not be in the future. "
             "Received: 2096-10-02",
         ),
-        ({"request_timestamp": 1.7e12}, "request_timestamp should be a datetime, seconds"),
-        ({"request_timestamp": "soon"}, "request_timestamp should be a datetime, seconds"),
+        ({"request_timestamp": 1.7e12}, "request_timestamp should be a datetime, "),
+        ({"request_timestamp": "soon"}, "request_timestamp should be a datetime, "),
     ],
 )
 def test_a_malformed_request_is_one_clear_error(store, change, message):
@@ -522,3 +527,55 @@ def test_apply_does_not_load_tensorflow_or_models(repo):
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
     assert "feast" in imported
     assert "tensorflow" not in imported
+
+
+@pytest.mark.parametrize("kind", ["Int64", "String"])
+def test_a_request_orders_events_of_one_time_by_their_ids_where_these_are_declared(
+    kind, tmp_path, models
+):
+    """As the batch orders them once they are in the source."""
+    strings = kind == "String"
+    _, vectors = small_data()
+
+    def table(rows):
+        ids = pa.array([str(i) if strings else i for *_, i in rows])
+        return events_table([row[:4] for row in rows]).append_column("event_id", ids)
+
+    past = [(1, 4, "APPLY", at(-1), 21), (1, 3, "SAVE", at(-1), 22)]
+    new = [(1, 9, "APPLY", at(0.5), 31), (1, 2, "SAVE", at(0.5), 32), (1, 1, "SAVE", at(0.5), 4)]
+    repo = make_repo(tmp_path / "repo", models, table(past), vectors_table(vectors))
+    repo.edit(
+        "sources.py",
+        '        Field(name="action"',
+        f'        Field(name="event_id", dtype={kind}),\n        Field(name="action"',
+    )
+    repo.run("apply")
+    repo.materialize(at(-1), at(0))
+    view = "member_activity_embedding_geometric_decay"
+    refs = [f"{view}_realtime:{name}" for name in ("apply_embedding", "save_embedding")]
+
+    def asked(ids):
+        events = [
+            (job, action, time, *i) for (_, job, action, time, _), i in zip(new, ids, strict=True)
+        ]
+        # In whatever order they come, and with an event that is stored already.
+        again = (4, "APPLY", at(-1), *(("21" if strings else 21,) if ids[0] else ()))
+        rows = entity_rows(
+            [1, 2], {1: [*reversed(events), again]}, request_timestamp=at(1), event_ids=True
+        )
+        assert repo.store.get_online_features(
+            [f"{view}_realtime:new_activity_count"], rows
+        ).to_dict()["new_activity_count"] == [3, 0]
+        return repo.store.get_online_features(refs, rows).to_dict()
+
+    got = asked([(str(i) if strings else i,) for *_, i in new])
+    without = asked([()] * 3)
+    pq.write_table(table(new), repo.events / "new.parquet")
+    repo.materialize(at(0), at(1))
+    batch = repo.store.get_online_features(
+        [ref.replace("_realtime", "") for ref in refs], [{"member_id": 1}]
+    ).to_dict()
+    assert np.allclose(got["save_embedding"][0], batch["save_embedding"][0], atol=1e-5)
+    assert np.allclose(got["apply_embedding"][0], batch["apply_embedding"][0], atol=1e-5)
+    # Without ids they are ordered by job: the order of ids is what counted.
+    assert not np.allclose(without["save_embedding"][0], batch["save_embedding"][0], atol=1e-3)

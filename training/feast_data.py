@@ -28,7 +28,7 @@ from transformations.model import ActivityModel
 from transformations.names import Role, Tag
 from transformations.sources import read_events, read_item_vectors, read_postings, source_label
 from transformations.spec import ActivitySpec, ItemEmbedding
-from transformations.times import to_us
+from transformations.times import Time, parse_datetime, parse_time
 
 _ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 """Before the first event of anybody's log."""
@@ -75,16 +75,17 @@ class TrainingSource:
             vectors = read_item_vectors(*self._offline, items, self.item_embedding, end=end)
         return ActivityHistory.of(events, vectors, spec)
 
-    def whole_history(self, until: datetime) -> ActivityHistory:
-        """Return all activity before a time, from the first event on, and job vectors."""
-        return self.history(Period(_ALWAYS, until))
+    def whole_history(self, until: Time) -> ActivityHistory:
+        """Return all activity before a time, which has a zone, and job vectors."""
+        return self.history(Period(_ALWAYS, parse_datetime(until, "`until`", zone=True)))
 
-    def postings(self, columns: Sequence[str], until: datetime) -> pa.Table | None:
+    def postings(self, columns: Sequence[str], until: Time) -> pa.Table | None:
         """Return ids, times and some columns of the postings up to a time; None without a view."""
+        end = parse_time(until, "`until`")
         views = self._views(Role.POSTINGS)
         if not views:
             return None
-        return read_postings(*self._offline, views[0], list(columns), end=to_us(until))
+        return read_postings(*self._offline, views[0], list(columns), end=end)
 
     def category_columns(self) -> list[str]:
         """Return the columns of the postings that are lists of text."""

@@ -54,7 +54,7 @@ from transformations.tables import (
     take_rows,
     time_column,
 )
-from transformations.times import to_datetime, to_us
+from transformations.times import Time, parse_datetime, to_datetime, to_us
 from transformations.wording import counted
 
 ENCODER_FIT = Fit(learning_rate=2e-3, epochs=20, patience=3)
@@ -284,7 +284,7 @@ def train_job_encoder(
     events: pa.Table | ActivityEvents,
     postings: pa.Table,
     *,
-    until: datetime,
+    until: Time,
     dimension: int = 64,
     seed: int = 0,
     validation_days: float = 14.0,
@@ -305,7 +305,8 @@ def train_job_encoder(
     events : columns `member_id`, `job_id`, `action`, `event_timestamp`; or as they were checked.
     postings : `job_id`, `event_timestamp` and the encoder's columns; of a job's several rows the
         newest before `until` counts, and jobs without one are left out.
-    until : aware datetime. No event at or after it is read; the vectors are valid from it on.
+    until : a time with a zone, see `transformations.times.Time`. No event at or after it is read;
+        the vectors are valid from it on.
     dimension : int. Length D of a vector.
     seed : int. Of weights, examples and dropout.
     encoder, objective, fit, spec : settings, with defaults for each.
@@ -321,12 +322,10 @@ def train_job_encoder(
     Raises
     ------
     InvalidInput
-        Events or postings are malformed, or there is too little activity before `until`.
+        Events or postings are malformed, or there is too little activity before `until`, which is
+        no time or has no zone.
     """
-    if until.tzinfo is None:
-        raise InvalidInput(
-            f"job encoder: `until` should have a time zone. Received: {until.isoformat()} (naive)"
-        )
+    until = parse_datetime(until, "job encoder: `until`", zone=True)
     encoder, spec = encoder or JobEncoder(), spec or ActivitySpec()
     fit = replace(fit or ENCODER_FIT, seed=seed)
     objective = objective or NextPositive()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from transformations.job_encoder import (
 from transformations.model import ActivityModel, ModelDescription, describe_model, write_manifest
 from transformations.saved_model import SIGNATURE
 from transformations.spec import ActivitySpec, ItemEmbedding
+from transformations.times import Time
 
 Described = TypeVar("Described")
 
@@ -68,7 +68,7 @@ def package_job_encoder(
     *,
     name: str,
     version: str,
-    valid_from: datetime,
+    valid_from: Time,
     **facts: Any,
 ) -> JobEncoderDescription:
     """Write a job encoder to the folder `path`, check it against the contract, and describe it.
@@ -79,15 +79,15 @@ def package_job_encoder(
         named like columns of the postings, and the dict output `embedding`.
     path : as in `package_model`.
     name, version : of the vectors that it makes.
-    valid_from : the end of the data that it was fitted on, with a time zone. No vector of it is
-        known earlier.
+    valid_from : the end of the data that it was fitted on, a time with a zone; see
+        `transformations.times.Time`. No vector of it is known earlier.
     **facts : JSON values for the manifest: description, training, metrics, parameters, …
 
     Raises
     ------
     InvalidInput
-        The encoder does not keep the contract, or `valid_from` has no time zone. Nothing is left
-        at `path` that was not there.
+        The encoder does not keep the contract, or `valid_from` is no time or has no zone.
+        Nothing is left at `path` that was not there.
     """
 
     def write(folder: Path) -> None:

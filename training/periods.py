@@ -7,7 +7,26 @@ from datetime import datetime
 from typing import Any
 
 from transformations.errors import InvalidInput
-from transformations.times import to_us
+from transformations.times import parse_datetime, to_us
+
+
+def become_utc(owner: object, what: str, *fields: str) -> None:
+    """Replace the times in fields of a frozen dataclass by UTC datetimes.
+
+    Parameters
+    ----------
+    owner : the dataclass, while it is made.
+    what : how errors call it.
+    fields : their names.
+
+    Raises
+    ------
+    InvalidInput
+        A value is no time, or has no zone.
+    """
+    for name in fields:
+        moment = parse_datetime(getattr(owner, name), f"{what}: `{name}`", zone=True)
+        object.__setattr__(owner, name, moment)
 
 
 @dataclass(frozen=True)
@@ -16,19 +35,20 @@ class Period:
 
     Parameters
     ----------
-    start, end : aware datetimes, `start` before `end`.
+    start, end : times with a zone, see `transformations.times.Time`; `start` before `end`. They
+        become UTC datetimes.
+
+    Raises
+    ------
+    InvalidInput
+        One is no time or has no zone, or they are not in order.
     """
 
     start: datetime
     end: datetime
 
     def __post_init__(self) -> None:
-        for name, moment in (("start", self.start), ("end", self.end)):
-            if moment.tzinfo is None:
-                raise InvalidInput(
-                    f"period: `{name}` should have a time zone. Received: {moment.isoformat()} "
-                    "(naive)"
-                )
+        become_utc(self, "period", "start", "end")
         if self.start >= self.end:
             raise InvalidInput(
                 f"period: `start` should be before `end`. Received: {self.start}, {self.end}"
@@ -59,7 +79,13 @@ class TimeSplit:
 
     Parameters
     ----------
-    start, validation_start, test_start, end : aware datetimes, ascending.
+    start, validation_start, test_start, end : times with a zone, ascending; they become UTC
+        datetimes.
+
+    Raises
+    ------
+    InvalidInput
+        One is no time or has no zone, or they are not in order.
     """
 
     start: datetime
@@ -68,6 +94,7 @@ class TimeSplit:
     end: datetime
 
     def __post_init__(self) -> None:
+        become_utc(self, "split by time", "start", "validation_start", "test_start", "end")
         # Each raises if its own two are not in order.
         _ = self.train, self.validation, self.test
 

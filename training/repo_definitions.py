@@ -20,7 +20,7 @@ from types import ModuleType
 from feast import FeatureView
 
 from transformations.errors import InvalidInput
-from transformations.feast_compat import repo_files, settings_file
+from transformations.feast_compat.repo import repo_files, settings_file
 from transformations.names import Tag
 
 

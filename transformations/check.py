@@ -37,7 +37,7 @@ from transformations.feature_views import (
 )
 from transformations.item_vectors import ItemVectors
 from transformations.live import activities_of
-from transformations.merge import Activity, activities_in, has_numbers, with_event_id
+from transformations.merge import Activity, activities_in, has_numbers, with_event_ids
 from transformations.names import Role, Tag
 from transformations.pipeline import facts_of
 from transformations.row_updates import Stored, entity_keys, read_rows
@@ -539,8 +539,7 @@ def _activities_in_row(row: Mapping[str, Any], numbers: bool) -> list[Activity]:
     """Return the activities of a row of a snapshot of sequences."""
     columns = (names.ACTIVITY_TIMES, names.ACTIVITY_JOB_IDS, names.ACTIVITY_ACTIONS)
     activities = list(zip(*(row[column] for column in columns), strict=True))
-    ids = row[names.ACTIVITY_EVENT_IDS] or [""] * len(activities)
-    return [with_event_id(a, i, numbers=numbers) for a, i in zip(activities, ids, strict=True)]
+    return with_event_ids(activities, row[names.ACTIVITY_EVENT_IDS], numbers=numbers)
 
 
 def _vectors_in(

@@ -35,8 +35,9 @@ from feast.repo_config import FeastConfigBaseModel
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
 
-from transformations import feast_compat, names
+from transformations import names
 from transformations.errors import InvalidInput
+from transformations.feast_compat import states
 from transformations.feature_views import (
     has_encoder,
     has_string_ids,
@@ -151,7 +152,7 @@ class ActivityComputeEngine(ComputeEngine):
             Nothing was published.
         """
         tasks = [tasks] if isinstance(tasks, MaterializationTask) else list(tasks)
-        with feast_compat.kept_served(registry, [task for task in tasks if _is_ours(task)]):
+        with states.kept_served(registry, [task for task in tasks if _is_ours(task)]):
             jobs = self._materialize(registry, tasks)
             self._record(registry, tasks, jobs)
         return jobs
@@ -226,11 +227,11 @@ class ActivityComputeEngine(ComputeEngine):
             if not _is_ours(task):
                 others += [] if failed else [task]
             elif failed:
-                feast_compat.keep_rollback_out(task.feature_view)
+                states.keep_rollback_out(task.feature_view)
             else:
                 ours.append(task)
-        feast_compat.record_as_feast(registry, others)
-        feast_compat.record_materialization(registry, ours)
+        states.record_as_feast(registry, others)
+        states.record_materialization(registry, ours)
 
     def _ensure_tables(self, views: list[FeatureView]) -> None:
         """Create sqlite tables that are missing.

@@ -392,7 +392,8 @@ def realtime_views(
 ) -> dict[str, OnDemandFeatureView]:
     """Return an on-demand view `<name>_realtime` for each embedding view.
 
-    Its features are those of the embedding view as of the request, and where they came from.
+    Its features are those of the embedding view as of the request, and where they came from. Where
+    the view of events declares `event_id`, requests have a column more, `recent_event_ids`.
 
     Parameters
     ----------
@@ -407,9 +408,21 @@ def realtime_views(
         The entity has another join key than jobs have.
     """
     _require_join_key(job, names.JOB_ID)
+    events = [v for v in sequence.source_views or [] if v.tags.get(Tag.ROLE) == Role.EVENTS]
+    event_ids = [
+        field for view in events for field in view.features if field.name == names.EVENT_ID
+    ]
     request = RequestSource(
         name="recent_activity",
         schema=[
+            *(
+                Field(
+                    name=names.RECENT_EVENT_IDS,
+                    dtype=Array(field.dtype),
+                    description="Event ids of the same activity, which order it; or null.",
+                )
+                for field in event_ids
+            ),
             Field(
                 name=names.RECENT_JOB_IDS,
                 dtype=Array(_id_type(job)),
@@ -469,7 +482,7 @@ def _realtime_view(
     return _DeclaredView(
         name=name,
         sources=[
-            sequence[[names.ACTIVITY_JOB_IDS, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]],
+            sequence[_stored_features(request)],
             request,
         ],
         # Feast does not keep the descriptions of an on-demand view's features, and then refuses
@@ -482,6 +495,14 @@ def _realtime_view(
         tags={**view.tags, Tag.ROLE: Role.REALTIME},
         owner=view.owner,
     )
+
+
+def _stored_features(request: RequestSource) -> list[str]:
+    """Return what requests need of the stored sequence: event ids only if they have some."""
+    features = [names.ACTIVITY_JOB_IDS, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]
+    if any(field.name == names.RECENT_EVENT_IDS for field in request.schema):
+        features.append(names.ACTIVITY_EVENT_IDS)
+    return features
 
 
 def release_of(view: FeatureView) -> str:

@@ -22,7 +22,7 @@ from transformations.errors import InvalidInput
 from transformations.manifest import ManifestKind
 from transformations.saved_model import Signature, TensorSpec, fingerprint, read_signature
 from transformations.spec import LONGEST_VECTOR, ItemEmbedding
-from transformations.times import to_datetime, to_us
+from transformations.times import Time, parse_datetime, to_datetime, to_us
 from transformations.wording import utc
 
 MANIFEST = ManifestKind("job encoder", "job_encoder.json", ("name", "version", "valid_from"))
@@ -120,7 +120,7 @@ def describe_job_encoder(path: str | Path) -> JobEncoderDescription:
 
 
 def write_encoder_manifest(
-    path: Path, *, name: str, version: str, valid_from: datetime, **facts: Any
+    path: Path, *, name: str, version: str, valid_from: Time, **facts: Any
 ) -> dict[str, Any]:
     """Write the manifest of the job encoder in `path`; `facts` are JSON values of your own.
 
@@ -129,18 +129,10 @@ def write_encoder_manifest(
     Raises
     ------
     InvalidInput
-        `valid_from` has no time zone.
+        `valid_from` is no time, see `transformations.times.Time`, or has no zone.
     """
-    if valid_from.tzinfo is None:
-        raise InvalidInput(
-            f"job encoder {name!r}: `valid_from` should have a time zone. "
-            f"Received: {valid_from.isoformat()}"
-        )
-    stated = {
-        "name": name,
-        "version": version,
-        "valid_from": to_datetime(to_us(valid_from)).isoformat(),
-    }
+    moment = parse_datetime(valid_from, f"job encoder {name!r}: `valid_from`", zone=True)
+    stated = {"name": name, "version": version, "valid_from": moment.isoformat()}
     return MANIFEST.write(path, {**stated, **facts})
 
 

@@ -44,7 +44,7 @@ from transformations.merge import (
     as_events,
     has_numbers,
     merge_activities,
-    with_event_id,
+    with_event_ids,
 )
 from transformations.names import Role
 from transformations.online import Merge, feast_rows
@@ -421,12 +421,7 @@ def activities_of(values: Mapping[str, Value] | None, *, numbers: bool = False) 
     actions = values[names.ACTIVITY_ACTIONS].int32_list_val.val
     activities = list(zip(times, job_ids, actions, strict=True))
     event_ids = values[names.ACTIVITY_EVENT_IDS].string_list_val.val
-    if len(event_ids) != len(activities):
-        return list(activities)
-    return [
-        with_event_id(activity, text, numbers=numbers)
-        for activity, text in zip(activities, event_ids, strict=True)
-    ]
+    return with_event_ids(activities, event_ids, numbers=numbers)
 
 
 def _id_of(key: EntityKey) -> int | str:

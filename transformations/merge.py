@@ -37,16 +37,26 @@ def has_numbers(event_ids: pa.Array | None) -> bool:
     return event_ids is not None and pa.types.is_integer(event_ids.type)
 
 
-def with_event_id(activity: tuple[int, Id, int], text: str, *, numbers: bool) -> Activity:
-    """Return an event with its id as a stored sequence has it: as text, "" where it has none."""
-    if not text:
-        return activity
+def with_event_ids(
+    activities: Sequence[tuple[int, Id, int]], texts: Sequence[str] | None, *, numbers: bool
+) -> list[Activity]:
+    """Return the events of a stored sequence with their ids.
+
+    Parameters
+    ----------
+    activities : n events.
+    texts : n ids as a stored sequence has them, "" for an event without one; or none at all.
+    numbers : whether ids are integers.
+    """
+    if texts is None or len(texts) != len(activities):
+        return list(activities)
     if not numbers:
-        return (*activity, text)
+        return [(*a, text) if text else a for a, text in zip(activities, texts, strict=True)]
     try:
-        return (*activity, int(text))
+        ids = [int(text) if text else None for text in texts]
     except ValueError:  # stored when the source had ids of another type
-        return activity
+        return list(activities)
+    return [a if i is None else (*a, i) for a, i in zip(activities, ids, strict=True)]
 
 
 def merge_activities(

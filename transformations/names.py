@@ -26,6 +26,7 @@ RECENT_TIMESTAMPS = "recent_timestamps"
 RECENT_EVENT_IDS = "recent_event_ids"
 RECENT_COLUMNS = (RECENT_JOB_IDS, RECENT_ACTIONS, RECENT_TIMESTAMPS)
 REQUEST_TIMESTAMP = "request_timestamp"
+REQUEST_COLUMNS = (*RECENT_COLUMNS, REQUEST_TIMESTAMP)
 
 REQUEST_ROW = "__request_row"
 """Carries the order of a training join through the store; not in its result."""

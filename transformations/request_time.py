@@ -9,31 +9,36 @@ and preloading; see `serving`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from feast.errors import FeastError
 
 from transformations import names
 from transformations.embedding import Embedder
-from transformations.errors import InvalidInput
+from transformations.errors import InvalidInput, quote, received
 from transformations.events import ActivityEvents
 from transformations.item_vectors import ItemVectors
-from transformations.merge import Activity, activities_in, as_events, merge_activities
+from transformations.merge import (
+    Activity,
+    activities_in,
+    as_events,
+    merge_activities,
+    with_event_ids,
+)
 from transformations.sequences import Sequences, make_sequences
 from transformations.spec import ActivitySpec
-from transformations.times import to_datetime, to_us
+from transformations.times import parse_time, to_datetime, to_us
 
 CLOCK_TOLERANCE_US = 60_000_000
 """How far ahead of this machine's clock a request's time may be."""
-LARGEST_SECONDS = 1e11
-"""Epoch seconds past this (the year 5138) are milliseconds sent by mistake."""
 _SECOND = 1_000_000
+_INT64 = 1 << 63
 
 JobVectorLookup = Callable[[pa.Array], tuple[ItemVectors, np.ndarray]]
 """Takes distinct ascending job ids; returns the vectors of those that have one, and a bool array
@@ -97,11 +102,21 @@ class RequestParser:
     ----------
     spec : names the actions.
     string_ids : bool. Whether job ids are strings.
+    string_event_ids : bool or None. Whether event ids are strings; None where requests have none.
     """
 
-    def __init__(self, spec: ActivitySpec, *, string_ids: bool) -> None:
+    def __init__(
+        self, spec: ActivitySpec, *, string_ids: bool, string_event_ids: bool | None = None
+    ) -> None:
         self._actions = {name: spec.vocabulary.index(name) for name in spec.actions}
-        self._id_type: type[int] | type[str] = str if string_ids else int
+        self._string_ids, self._string_event_ids = string_ids, string_event_ids
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that a request has to have."""
+        if self._string_event_ids is None:
+            return names.REQUEST_COLUMNS
+        return (*names.REQUEST_COLUMNS, names.RECENT_EVENT_IDS)
 
     def stored(self, inputs: Mapping[str, Sequence[Any]], row: int) -> list[Activity]:
         """Return a member's stored sequence; none where the store has no row."""
@@ -110,57 +125,99 @@ class RequestParser:
             return []
         jobs = inputs[names.ACTIVITY_JOB_IDS][row]
         actions = inputs[names.ACTIVITY_ACTIONS][row]
-        return list(zip(times, jobs, actions, strict=True))
+        activities = list(zip(times, jobs, actions, strict=True))
+        if self._string_event_ids is None:
+            return list(activities)
+        event_ids = inputs[names.ACTIVITY_EVENT_IDS][row]
+        return with_event_ids(activities, event_ids, numbers=not self._string_event_ids)
 
     def recent(
-        self, inputs: Mapping[str, Sequence[Any]], row: int, report: RequestReport
+        self,
+        inputs: Mapping[str, Sequence[Any]],
+        row: int,
+        report: RequestReport,
+        *,
+        online: bool = True,
     ) -> tuple[list[Activity], list[Activity]]:
         """Return the request's own activity, and the part of it whose times are cut to seconds.
+
+        Parameters
+        ----------
+        inputs : columns by name.
+        row : which of their values.
+        report : counts unknown actions.
+        online : bool. Whether Feast has cut datetimes to whole seconds.
 
         Raises
         ------
         InvalidRequest
-            Lists of unequal length, ids or times of another type.
+            Lists of unequal length, ids, actions or times of another type.
         """
-        columns = [inputs[name][row] for name in names.RECENT_COLUMNS]
+        called: tuple[str, ...] = names.RECENT_COLUMNS
+        if self._string_event_ids is not None and inputs[names.RECENT_EVENT_IDS][row] is not None:
+            called = (*called, names.RECENT_EVENT_IDS)
+        columns = [inputs[name][row] for name in called]
         lists = [[] if column is None else column for column in columns]
         if not all(map(_is_list, lists)) or len(set(map(len, lists))) > 1:
-            received = ", ".join(
-                f"{name} {_length_of(column)}"
-                for name, column in zip(names.RECENT_COLUMNS, columns, strict=True)
+            lengths = ", ".join(
+                f"{name} {_length_of(column)}" for name, column in zip(called, columns, strict=True)
             )
             raise InvalidRequest(
-                f"{_who(inputs, row)}: {', '.join(names.RECENT_COLUMNS)} should be lists of "
-                f"equal length, or null. Received: {received}"
+                f"{_who(inputs, row)}: {', '.join(called)} should be lists of "
+                f"equal length, or null. Received: {lengths}"
             )
         recent: list[Activity] = []
         cut: list[Activity] = []
-        online = names.EVENT_TIMESTAMP not in inputs
-        for job, action, moment in zip(*lists, strict=True):
-            if isinstance(job, np.generic):
-                job = job.item()
-            if not isinstance(job, self._id_type) or isinstance(job, bool):
+        for job, action, moment, *event_id in zip(*lists, strict=True):
+            job = self._id(job, names.RECENT_JOB_IDS, self._string_ids, inputs, row)
+            event_id = [
+                self._id(each, names.RECENT_EVENT_IDS, bool(self._string_event_ids), inputs, row)
+                for each in event_id
+            ]
+            action_id = self._actions.get(action) if isinstance(action, str) else None
+            if action_id is None and not (isinstance(action, str) and _is_utf8(action)):
                 raise InvalidRequest(
-                    f"{_who(inputs, row)}: {names.RECENT_JOB_IDS} should hold "
-                    f"{self._id_type.__name__} ids. Received: {job!r}"
+                    f"{_who(inputs, row)}: {names.RECENT_ACTIONS} should hold names of actions, "
+                    f"as {', '.join(self._actions)}. Received: {received(action)}"
                 )
             time = _parse_time(moment, names.RECENT_TIMESTAMPS, inputs, row)
-            action_id = self._actions.get(action)
             if action_id is None:
                 report.unknown_actions += 1
                 continue
-            recent.append((time, job, action_id))
+            activity: Activity = (time, job, action_id)
+            if event_id:
+                activity = (*activity, event_id[0])
+            recent.append(activity)
             if online and isinstance(moment, datetime) and not moment.microsecond:
-                cut.append((time, job, action_id))
+                cut.append(activity)
         return recent, cut
 
-    def moment(self, inputs: Mapping[str, Sequence[Any]], row: int) -> tuple[int, int]:
+    def _id(
+        self, value: Any, column: str, string: bool, inputs: Mapping[str, Sequence[Any]], row: int
+    ) -> int | str:
+        """Return an id as Python has it, or refuse it."""
+        if isinstance(value, np.generic):
+            value = value.item()
+        problem = id_problem(value, string=string)
+        if problem is not None:
+            raise InvalidRequest(f"{_who(inputs, row)}: {column} {problem}")
+        return value
+
+    def moment(
+        self, inputs: Mapping[str, Sequence[Any]], row: int, label: int | None = None
+    ) -> tuple[int, int]:
         """Return (cut-off, slack) in microseconds.
 
         The slack is how much later than the cut-off an event of the request itself may be: Feast
         cuts an online request's datetimes to seconds, so that an event of the second in which
-        the request was made may look as late as the request. A training join (its rows have an
-        `event_timestamp`) has no slack, and no cut-off after its label.
+        the request was made may look as late as the request. A training join has no slack, and no
+        cut-off after its label.
+
+        Parameters
+        ----------
+        inputs : columns by name.
+        row : which of their values.
+        label : time of the label in a training join, None in an online request.
 
         Raises
         ------
@@ -168,9 +225,8 @@ class RequestParser:
             The time is no time, or lies in the future.
         """
         given = inputs[names.REQUEST_TIMESTAMP][row]
-        missing = given is None or given != given
-        if names.EVENT_TIMESTAMP in inputs:
-            label = to_us(inputs[names.EVENT_TIMESTAMP][row])
+        missing = pd.api.types.is_scalar(given) and bool(pd.isna(given))
+        if label is not None:
             if missing:
                 return label, 0
             return min(label, _parse_time(given, names.REQUEST_TIMESTAMP, inputs, row)), 0
@@ -193,6 +249,7 @@ def embed_at_request(
     spec: ActivitySpec,
     embedder: Embedder,
     lookup: JobVectorLookup,
+    labels: Sequence[int] | None = None,
 ) -> RequestTimeResult:
     """Embed n members as of their requests, by one model.
 
@@ -204,6 +261,8 @@ def embed_at_request(
     spec : window and length.
     embedder : holds the model.
     lookup : gives job vectors.
+    labels : in a training join, the time of each row's label in microseconds. None in an online
+        request, whose cut-off is now unless it says another.
 
     Raises
     ------
@@ -212,18 +271,19 @@ def embed_at_request(
     InvalidInput
         The model gave a value that is not finite.
     """
+    _require_columns(inputs, parser.columns)
     count = len(inputs[names.ACTIVITY_TIMES])
     report = RequestReport(members=count)
     as_of = np.empty(count, dtype=np.int64)
     merged: list[list[Activity]] = []
     new: list[list[Activity]] = []
     for row in range(count):
-        recent, cut = parser.recent(inputs, row, report)
-        moment, slack = parser.moment(inputs, row)
+        recent, cut = parser.recent(inputs, row, report, online=labels is None)
+        moment, slack = parser.moment(inputs, row, None if labels is None else labels[row])
         if recent:
             past = [activity for activity in recent if activity[0] < moment + slack]
             report.future += len(recent) - len(past)
-            moment = max([moment, *(time + 1 for time, _, _ in past)])
+            moment = max([moment, *(activity[0] + 1 for activity in past)])
             recent = past
         activities, fresh = merge_activities(parser.stored(inputs, row), recent, cut)
         as_of[row] = moment
@@ -276,27 +336,50 @@ def _count_new(sequences: Sequences, row: int, new: list[Activity]) -> int:
     return len(set(new).intersection(activities))
 
 
-def _parse_time(value: Any, column: str, inputs: Mapping[str, Sequence[Any]], row: int) -> int:
-    """Return a datetime, epoch seconds or an ISO string as microseconds since the epoch."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    try:
-        if isinstance(value, str):
-            return to_us(datetime.fromisoformat(value))
-        if isinstance(value, datetime):
-            return to_us(value)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if not math.isfinite(value) or abs(value) > LARGEST_SECONDS:
-                raise ValueError("not a time in seconds; milliseconds?")
-            return round(value * _SECOND)
-    except (ValueError, OverflowError) as error:
-        received = f"{value!r} ({error})"
+def id_problem(value: Any, *, string: bool) -> str | None:
+    """Return what is wrong with an id, None where nothing is.
+
+    Parameters
+    ----------
+    value : int or str, as JSON has them.
+    string : bool. Whether ids are strings; otherwise they are int64.
+    """
+    if string:
+        # NUL ends a string in numpy, and half a surrogate pair cannot be stored.
+        if isinstance(value, str) and "\0" not in value and _is_utf8(value):
+            return None
+        expected = "strings without NUL and lone surrogates"
     else:
-        received = f"{value!r} of type {type(value).__name__}"
-    raise InvalidRequest(
-        f"{_who(inputs, row)}: {column} should be a datetime, seconds since the epoch or an ISO "
-        f"8601 string. Received: {received}"
-    )
+        if isinstance(value, int) and not isinstance(value, bool) and -_INT64 <= value < _INT64:
+            return None
+        expected = "int64"
+    return f"should be ids of type {expected}. Received: {received(value)}"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _require_columns(inputs: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> None:
+    """Raise `InvalidRequest` unless the columns of a request are there."""
+    missing = [name for name in columns if name not in inputs]
+    if missing:
+        raise InvalidRequest(
+            f"request: expected the columns {', '.join(columns)}, with null where "
+            f"there is nothing. Received: none called {', '.join(missing)}"
+        )
+
+
+def _parse_time(value: Any, column: str, inputs: Mapping[str, Sequence[Any]], row: int) -> int:
+    """Return a time of a request in microseconds; see `times.parse_time`."""
+    try:
+        return parse_time(value, column)
+    except InvalidInput as error:
+        raise InvalidRequest(f"{_who(inputs, row)}: {error.message}") from error
 
 
 def _is_list(value: Any) -> bool:
@@ -304,12 +387,10 @@ def _is_list(value: Any) -> bool:
 
 
 def _length_of(value: Any) -> str:
-    if value is None:
-        return "null"
-    return f"of length {len(value)}" if _is_list(value) else f"{value!r}"
+    return f"of length {len(value)}" if _is_list(value) else received(value)
 
 
 def _who(inputs: Mapping[str, Sequence[Any]], row: int) -> str:
     """Return how errors call a row of the request."""
     members = inputs.get(names.MEMBER_ID)
-    return f"request row {row}" if members is None else f"request of member {members[row]!r}"
+    return f"request row {row}" if members is None else f"request of member {quote(members[row])}"

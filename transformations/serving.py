@@ -21,6 +21,7 @@ from feast import FeatureStore, FeatureView
 from transformations import names
 from transformations.embedding import Embedder
 from transformations.errors import InvalidInput
+from transformations.feast_compat.calls import training_join
 from transformations.feature_tables import TIMESTAMP, vector_column
 from transformations.feature_views import (
     has_string_ids,
@@ -32,10 +33,12 @@ from transformations.feature_views import (
     vector_table_of,
 )
 from transformations.item_vectors import ItemVectors
+from transformations.label_times import label_times
 from transformations.names import Role, Tag
 from transformations.request_time import RequestParser, RequestTimeResult, embed_at_request
 from transformations.row_updates import entity_keys, read_rows
 from transformations.serving_metrics import count_error, count_request
+from transformations.sources import declared_event_ids
 from transformations.times import to_us
 from transformations.vector_table import VectorTableReader
 
@@ -126,7 +129,13 @@ class ServedModel:
         self.release = release_of(view)
         self.spec = spec_of(sequence)
         self.model = registered_model(view, spec=self.spec, items=items, repo=store.repo_path)
-        self._parser = RequestParser(self.spec, string_ids=has_string_ids(items))
+        events = registry.get_feature_view(source_views_of(sequence)[Role.EVENTS], project)
+        event_ids = declared_event_ids(events)
+        self._parser = RequestParser(
+            self.spec,
+            string_ids=has_string_ids(items),
+            string_event_ids=None if event_ids is None else pa.types.is_string(event_ids),
+        )
         self._lookup = JobVectors(store, items)
         self._embedder = Embedder([self.model], batch_size=MEMBERS_A_CALL, small_batches=True)
 
@@ -140,7 +149,9 @@ class ServedModel:
         """
         self._lookup.map_table()
 
-    def __call__(self, inputs: Mapping[str, Sequence[Any]]) -> RequestTimeResult:
+    def __call__(
+        self, inputs: Mapping[str, Sequence[Any]], labels: Sequence[int] | None = None
+    ) -> RequestTimeResult:
         """Embed the members of a request; see `request_time.embed_at_request`."""
         try:
             result = embed_at_request(
@@ -149,6 +160,7 @@ class ServedModel:
                 spec=self.spec,
                 embedder=self._embedder,
                 lookup=self._lookup,
+                labels=labels,
             )
         except Exception:
             count_error(self.model.name)
@@ -291,13 +303,15 @@ def embed_request(
     Raises
     ------
     InvalidRequest
-        The request cannot be understood.
+        The request cannot be understood, or the times of the labels of a training join.
     InvalidInput
         The model or the vector table cannot be read.
     """
-    result = _state_of(repo).model(view, release)(inputs)
+    join = training_join()
+    labels = label_times(inputs, join) if join else None
+    result = _state_of(repo).model(view, release)(inputs, labels)
     newest = result.sequences.time[:, -1]
-    if names.EVENT_TIMESTAMP in inputs:
+    if join:
         return _as_arrow(result, newest)
     features: dict[str, list[Any]] = {
         output: vectors.tolist() for output, vectors in result.vectors.items()

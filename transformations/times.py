@@ -1,8 +1,28 @@
-"""Times are int64 microseconds since the epoch, UTC; datetimes are for people and for Feast."""
+"""Times are int64 microseconds since the epoch, UTC; datetimes are for people and for Feast.
 
-from datetime import UTC, datetime, timedelta
+`parse_time` is the one place where a time that a user gave becomes such a number.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from transformations.errors import InvalidInput, received
+
+Time: TypeAlias = datetime | date | np.datetime64 | float | np.integer | np.floating | str
+"""A datetime (also of pandas), a date, a numpy datetime64, seconds since the epoch, or an ISO 8601
+string. What has no zone is UTC."""
+TIMES = "a datetime, a date, a numpy datetime64, seconds since the epoch or an ISO 8601 string"
+"""How errors call what `parse_time` takes."""
+LARGEST_SECONDS = 1e11
+"""Epoch seconds past this (the year 5138) are milliseconds sent by mistake."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = 1_000_000
 
 
 def to_datetime(us: int) -> datetime:
@@ -12,5 +32,96 @@ def to_datetime(us: int) -> datetime:
 
 def to_us(moment: datetime) -> int:
     """Return microseconds since the epoch; a naive datetime is taken as UTC, as in Feast."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (aware - _EPOCH) // timedelta(microseconds=1)
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return (since.days * 86_400 + since.seconds) * _SECOND + since.microseconds
+
+
+def parse_time(value: Any, what: str, *, zone: bool = False) -> int:
+    """Return a time that a user gave as microseconds since the epoch.
+
+    What is finer than microseconds is cut.
+
+    Parameters
+    ----------
+    value : see `Time`.
+    what : how errors call it.
+    zone : bool. Whether a time without a zone is refused. Otherwise it is UTC, as in Feast. Seconds
+        since the epoch have no need of one.
+
+    Raises
+    ------
+    InvalidInput
+        It is no time: another type, NaT or NaN, text that is not ISO 8601, or milliseconds.
+
+    Examples
+    --------
+    >>> parse_time("2024-03-01T12:00:00.5Z", "start") == parse_time(1709294400.5, "start")
+    True
+    """
+    try:
+        us, has_zone = _parse(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        milliseconds = " (milliseconds?)" if _is_number(value) and _is_large(value) else ""
+        raise InvalidInput(
+            f"{what} should be {TIMES}. Received: {received(value)}{milliseconds}"
+        ) from error
+    if zone and not has_zone:
+        raise InvalidInput(f"{what} should have a time zone. Received: {received(value)} (naive)")
+    return us
+
+
+def parse_datetime(value: Any, what: str, *, zone: bool = False) -> datetime:
+    """Return a time that a user gave as a UTC datetime; see `parse_time`."""
+    return to_datetime(parse_time(value, what, zone=zone))
+
+
+_FIRST_US, _LAST_US = to_us(datetime.min), to_us(datetime.max)
+
+
+def _parse(value: Any) -> tuple[int, bool]:
+    """Return microseconds, and whether the value says its zone; an error where it is no time."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if _is_number(value):
+        # Of 32 bits, seconds of today would be minutes off.
+        if _is_large(value) or (isinstance(value, np.floating) and value.itemsize < 8):
+            raise ValueError
+        exact = int(value) if isinstance(value, int | np.integer) else float(value)
+        return _within_range(round(exact * _SECOND)), True
+    if value is pd.NaT:
+        raise ValueError
+    if isinstance(value, datetime):
+        if isinstance(value, pd.Timestamp):
+            value = value.to_pydatetime(warn=False)
+        if value.utcoffset() is None:
+            return to_us(value.replace(tzinfo=None)), False
+        return _within_range(to_us(value)), True
+    if isinstance(value, date):
+        return to_us(datetime(value.year, value.month, value.day)), False
+    if isinstance(value, np.datetime64):
+        us = value.astype("datetime64[us]")
+        # A year past what 64 bits hold comes out as another time; NaT equals nothing.
+        finer = np.datetime_data(value.dtype)[0] in ("ns", "ps", "fs", "as")
+        if not finer and us.astype(value.dtype) != value:
+            raise ValueError
+        return _within_range(int(us.astype(np.int64))), False
+    raise TypeError
+
+
+def _within_range(us: int) -> int:
+    """Return the time itself; `OverflowError` where a datetime cannot hold it, as for NaT."""
+    if not _FIRST_US <= us <= _LAST_US:
+        raise OverflowError
+    return us
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a real number; numpy's time differences are integers to numpy."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(
+        value, bool | np.timedelta64
+    )
+
+
+def _is_large(value: Any) -> bool:
+    """Return whether a number cannot be seconds of these millennia; NaN cannot."""
+    return not -LARGEST_SECONDS <= value <= LARGEST_SECONDS

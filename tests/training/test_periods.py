@@ -2,8 +2,10 @@
 
 from datetime import UTC, datetime, timedelta, timezone
 
+import pandas as pd
 import pytest
 
+from training.evaluation.data import Timeline
 from training.periods import Period, TimeSplit
 from transformations.errors import InvalidInput
 
@@ -54,3 +56,19 @@ def test_a_split_is_written_as_json_values():
         "validation": {"start": "2013-05-02T00:00:00+00:00", "end": "2013-05-03T00:00:00+00:00"},
         "test": {"start": "2013-05-03T00:00:00+00:00", "end": "2013-05-04T00:00:00+00:00"},
     }
+
+
+def test_times_may_come_in_any_form_that_says_its_zone():
+    forms = ["2013-05-01T00:00:00Z", 1_368_144_000, pd.Timestamp("2013-05-20", tz="UTC"), day(30)]
+    assert TimeSplit(*forms) == TimeSplit(day(1), day(10), day(20), day(30))
+    assert TimeSplit(*forms).start == day(1)
+    assert Timeline(*forms[1:]) == Timeline(day(10), day(20), day(30))
+    assert Timeline(*forms[1:]).rank_from == day(10)
+
+
+@pytest.mark.parametrize("time", ["soon", pd.NaT, None, 1_368_144_000_000], ids=repr)
+def test_what_is_no_time_is_refused_by_name(time):
+    with pytest.raises(InvalidInput, match=r"period: `end` should be a datetime.*Received"):
+        Period(day(1), time)
+    with pytest.raises(InvalidInput, match=r"timeline: `test_from` should be a datetime.*Received"):
+        Timeline(day(1), time, day(3))

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta, timezone
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from transformations.entity_rows import entity_rows
@@ -37,8 +39,10 @@ def test_every_row_has_every_key_and_null_where_there_is_nothing():
         MOMENT.astimezone(timezone(timedelta(hours=-7))),
         MOMENT.timestamp(),
         MOMENT.isoformat(),
+        np.datetime64(MOMENT.replace(tzinfo=None)),
+        pd.Timestamp(MOMENT),
     ],
-    ids=["UTC", "naive", "other zone", "seconds", "ISO"],
+    ids=["UTC", "naive", "other zone", "seconds", "ISO", "numpy", "pandas"],
 )
 def test_times_keep_their_microseconds(time):
     (row,) = entity_rows(["m"], {"m": [("j", "SAVE", time)]}, request_timestamp=time)
@@ -47,5 +51,14 @@ def test_times_keep_their_microseconds(time):
 
 
 def test_a_request_for_nobody_is_refused():
-    with pytest.raises(InvalidInput, match="should name at least one entity"):
+    with pytest.raises(InvalidInput, match="expected at least one member. Received: none"):
         entity_rows([])
+
+
+@pytest.mark.parametrize("time", ["noon", pd.NaT, 1_709_294_400_250, True, None], ids=repr)
+def test_what_is_no_time_is_refused_by_member_and_column(time):
+    with pytest.raises(InvalidInput, match="member 7: recent_timestamps should be a datetime"):
+        entity_rows([7], {7: [(42, "SAVE", time)]})
+    if time is not None:
+        with pytest.raises(InvalidInput, match="member 7: request_timestamp should be a datetime"):
+            entity_rows([7], request_timestamp=time)

@@ -19,7 +19,7 @@ from feast_repo import (
 )
 from feast_server import feast_server
 
-from transformations import feast_compat
+from transformations.feast_compat import states as registry_states
 
 REGISTRIES = {
     "file": "registry:\n  path: data/registry.db\n  cache_ttl_seconds: 1",
@@ -35,7 +35,7 @@ OURS = [
 ]
 SERVICES = ["jymbii_v1", "jymbii_v2", "job_search_v1", "jymbii_v2_realtime"]
 MEMBERS = [1, 2, 7, 14]
-RECORD = ("transformations.compute_engine", "feast_compat", "record_materialization", 1)
+RECORD = ("transformations.compute_engine", "states", "record_materialization", 1)
 
 
 @pytest.fixture(params=REGISTRIES)
@@ -208,14 +208,14 @@ member_plan = FeatureView(
 
 def test_what_others_applied_during_a_run_stays(published, monkeypatch):
     """The engine read the registry before its work, and must not write back what it read."""
-    record = feast_compat.record_materialization
+    record = registry_states.record_materialization
 
     def record_after_an_apply(registry, tasks):
         published.edit("services.py", "by one learned vector.", "by one vector.")
         published.run("apply")
         record(registry, tasks)
 
-    monkeypatch.setattr(feast_compat, "record_materialization", record_after_an_apply)
+    monkeypatch.setattr(registry_states, "record_materialization", record_after_an_apply)
     published.materialize(at(1), at(2))
     assert "by one vector" in published.store.get_feature_service("jymbii_v2").description
     assert newest_interval(published) == dict.fromkeys(OURS, at(2))

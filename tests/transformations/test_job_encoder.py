@@ -141,3 +141,9 @@ def test_times_are_written_in_utc_and_need_a_zone(tmp_path):
     assert described.valid_from == us(datetime(2024, 3, 1, tzinfo=UTC))
     with pytest.raises(InvalidInput, match="`valid_from` should have a time zone"):
         package_encoder(tmp_path / "other", valid_from=datetime(2024, 3, 1))
+    for no_time in ("2024-02-30T00:00:00Z", None, 1_709_251_200_000):
+        with pytest.raises(InvalidInput, match=r"`valid_from` should be a datetime.*Received"):
+            package_encoder(tmp_path / "other", valid_from=no_time)
+    for form in ("2024-03-01T00:00:00Z", 1_709_251_200):
+        again = package_encoder(tmp_path / "form", valid_from=form)
+        assert again.valid_from == described.valid_from

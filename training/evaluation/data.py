@@ -23,7 +23,7 @@ from training.evaluation.member_vectors import RECENT_CATEGORIES, TRUE_PREFERENC
 from training.evaluation.queries import Queries
 from training.evaluation.store import EvaluationStore, Schedule, Table
 from training.history import ActivityHistory
-from training.periods import Period
+from training.periods import Period, become_utc
 from transformations import names
 from transformations.errors import InvalidInput
 from transformations.spec import ItemEmbedding
@@ -46,7 +46,12 @@ class Timeline:
 
     Parameters
     ----------
-    rank_from, test_from, until : aware datetimes, ascending.
+    rank_from, test_from, until : times with a zone, ascending; they become UTC datetimes.
+
+    Raises
+    ------
+    InvalidInput
+        One is no time or has no zone, or they are not in order.
     """
 
     rank_from: datetime
@@ -54,6 +59,7 @@ class Timeline:
     until: datetime
 
     def __post_init__(self) -> None:
+        become_utc(self, "timeline", "rank_from", "test_from", "until")
         _ = self.ranker, self.test  # each raises if its two are not in order
 
     @property

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time
 
 import numpy as np
 
 from transformations.errors import InvalidInput
+from transformations.times import parse_datetime
 
 # Each use of random numbers has a stream of its own.
 DEMAND_STREAM, JOBS_STREAM, BLOCK_STREAM = 0, 1, 2
@@ -61,7 +62,7 @@ class MarketSettings:
     members : int. Numbered from 1; those without any activity have true preferences only.
     jobs : int. Postings, some of them posted before `start` and still open then.
     days : int. Simulated, from `start` on.
-    start : datetime. The first midnight, UTC.
+    start : the first midnight, UTC, a time with a zone; see `transformations.times.Time`.
     seed : int, at least 0.
     dimension : int. K, the length of true vectors without the coordinate of attractiveness.
     demand_spread : float. Standard deviation of the log of an occupation's share of postings and
@@ -149,16 +150,12 @@ class MarketSettings:
                     f"job market: `{name}` is expected to be {expected} from {low:,} to {high:,}, "
                     f"received {value!r}"
                 )
-        start = self.start
-        if (
-            not isinstance(start, datetime)
-            or start.utcoffset() != timedelta(0)
-            or (start.hour, start.minute, start.second, start.microsecond) != (0, 0, 0, 0)
-        ):
+        start = parse_datetime(self.start, "job market: `start`", zone=True)
+        if start.time() != time.min:
             raise InvalidInput(
-                "job market: `start` is expected to be a datetime with time zone UTC at midnight, "
-                f"received {start!r}"
+                f"job market: `start` is expected to be a midnight, UTC, received {start}"
             )
+        object.__setattr__(self, "start", start)
 
     def random(self, *stream: int) -> np.random.Generator:
         """Return the random numbers of one use."""

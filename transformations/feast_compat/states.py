@@ -1,6 +1,4 @@
-"""Names of Feast 0.67 that it does not document, each with the reason why they are needed.
-
-Lifecycle states in the registry:
+"""Lifecycle states in the registry: views of ours stay in the one that Feast always serves.
 
 Feast keeps a lifecycle state of every view in its registry, and its online reads refuse a view that
 is MATERIALIZING, or whose last run failed (`feast.utils`, since 0.64). It sets MATERIALIZING before
@@ -32,8 +30,6 @@ from feast.infra.registry.registry import Registry
 from feast.infra.registry.sql import SqlRegistry, feature_views
 from feast.protos.feast.core.FeatureView_pb2 import FeatureView as FeatureViewProto
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
-from feast.repo_operations import get_repo_files
-from feast.utils import get_default_yaml_file_path
 from google.protobuf.message import DecodeError
 from sqlalchemy import select, update
 
@@ -211,19 +207,3 @@ def _replace(path: Path, proto: RegistryProto) -> bool:
             return False
         raise
     return True
-
-
-def repo_files(repo: Path) -> list[Path]:
-    """Return the Python files of a feature repo, as `feast apply` imports them.
-
-    `parse_repo`, which does it all, gives up at the first module that raises. Feast 0.67.
-    """
-    return get_repo_files(repo)
-
-
-def settings_file(repo: Path) -> Path:
-    """Return the path of feature_store.yaml, which an environment variable may change. Feast 0.67.
-
-    There may be no such file: then `repo` is no feature repo.
-    """
-    return get_default_yaml_file_path(repo)

@@ -1,0 +1,54 @@
+"""For what Feast calls the function of an on-demand view: an online request, or a training join."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.transformation.python_transformation import PythonTransformation
+
+from transformations.errors import InvalidInput
+
+# Both are called by Feast's RetrievalJob and OnDemandFeatureView, and by nobody else: the first
+# with the table of a training join, the second with the columns of an online request.
+_OFFLINE = PythonTransformation.transform_arrow.__code__
+_ONLINE = PythonTransformation.transform.__code__
+
+
+def training_join() -> RetrievalJob | bool:
+    """Return for what Feast calls the on-demand function that calls this one.
+
+    A Python function of an on-demand view gets a dict of lists, offline and online, and nothing
+    says which. No column or type tells the two apart in every case; who called does.
+
+    Returns
+    -------
+    False in an online request. In a training join the job whose table it is, or True where that is
+    not known.
+
+    Raises
+    ------
+    InvalidInput
+        Feast called the function in neither way.
+    """
+    frames = _callers()
+    for frame in frames:
+        if frame.f_code is _ONLINE:
+            return False
+        if frame.f_code is _OFFLINE:
+            owners = (caller.f_locals.get("self") for caller in frames)
+            return next((owner for owner in owners if isinstance(owner, RetrievalJob)), True)
+    raise InvalidInput(
+        "request-time view: expected to be called by Feast, for an online request or a training "
+        "join. Received: a call of its function. Use FeatureStore.get_online_features or "
+        "get_historical_features"
+    )
+
+
+def _callers() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

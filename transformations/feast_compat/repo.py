@@ -1,0 +1,24 @@
+"""The files of a feature repo, as Feast finds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from feast.repo_operations import get_repo_files
+from feast.utils import get_default_yaml_file_path
+
+
+def repo_files(repo: Path) -> list[Path]:
+    """Return the Python files of a feature repo, as `feast apply` imports them.
+
+    `parse_repo`, which does it all, gives up at the first module that raises.
+    """
+    return get_repo_files(repo)
+
+
+def settings_file(repo: Path) -> Path:
+    """Return the path of feature_store.yaml, which an environment variable may change.
+
+    There may be no such file: then `repo` is no feature repo.
+    """
+    return get_default_yaml_file_path(repo)

@@ -1,0 +1,84 @@
+"""The times of labels in a training join of a request-time view: its cut-offs.
+
+Feast joins labels by the column `event_timestamp` of their frame, or else by its one column of
+datetimes, and hands the function of an on-demand view the joined table without saying which column
+that was. A join must never take now for the cut-off: what happened after the label would be known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from feast.infra.offline_stores.offline_store import RetrievalJob
+
+from transformations import names
+from transformations.errors import InvalidInput
+from transformations.request_time import InvalidRequest
+from transformations.times import parse_time
+
+
+def label_times(inputs: Mapping[str, Sequence[Any]], job: RetrievalJob | bool) -> list[int]:
+    """Return the time of each row's label in microseconds.
+
+    Parameters
+    ----------
+    inputs : columns of the joined table by name.
+    job : the join, see `feast_compat.calls.training_join`.
+
+    Raises
+    ------
+    InvalidRequest
+        Which column holds the times is not known, or one of them is no time, as null.
+    """
+    column = _label_column(inputs, job)
+    try:
+        return [
+            parse_time(time, f"training join, row {row}: the label's time {column!r}")
+            for row, time in enumerate(inputs[column])
+        ]
+    except InvalidInput as error:
+        raise InvalidRequest(error.message) from error
+
+
+def _label_column(inputs: Mapping[str, Sequence[Any]], job: RetrievalJob | bool) -> str:
+    """Return the column of the labels' times: the one that is neither asked for nor joined."""
+    others = _known_columns(job) if isinstance(job, RetrievalJob) else None
+    if others is None:
+        # The job does not say what it was asked for.
+        candidates = [name for name in inputs if name == names.EVENT_TIMESTAMP]
+    else:
+        # Feast's Dask store adds the index of pandas.
+        candidates = [n for n in inputs if n not in others and not n.startswith("__index")]
+    if names.EVENT_TIMESTAMP in candidates:
+        return names.EVENT_TIMESTAMP
+    if len(candidates) != 1:
+        raise InvalidRequest(
+            "training join: expected the labels to have one column of times, best called "
+            f"{names.EVENT_TIMESTAMP}. Received: the columns {', '.join(inputs)}, of which "
+            f"{', '.join(candidates) or 'none'} could be it"
+        )
+    return candidates[0]
+
+
+def _known_columns(job: RetrievalJob) -> set[str] | None:
+    """Return the columns that the labels had beside their time, and all features of the join.
+
+    None where the job does not say what it was asked for, as Feast allows.
+    """
+    try:
+        asked = job.metadata
+    except NotImplementedError:
+        asked = None
+    if asked is None or not asked.keys:
+        return None
+    known = set(asked.keys)
+    features = [tuple(reference.split(":", 1)) for reference in asked.features]
+    for view in job.on_demand_feature_views:
+        for source in view.source_feature_view_projections.values():
+            features += [(source.name_to_use(), feature.name) for feature in source.features]
+            features += [(source.name, feature.name) for feature in source.features]
+    for view_name, feature in features:
+        # With `full_feature_names`, without the version that a reference may have.
+        known |= {feature, f"{view_name.split('@')[0]}__{feature}", f"{view_name}__{feature}"}
+    return known

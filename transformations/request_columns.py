@@ -1,0 +1,238 @@
+"""The columns of an online request: what its views take, and whether the values can be that.
+
+Feast turns values into its own types before any function of ours runs, and fails on most that do
+not fit with an error of its own, or takes them for others: null for job 0, true for member 1. So
+columns of ours are looked at here, exactly, and those of others as far as Feast surely fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from feast import FeatureStore, OnDemandFeatureView
+from feast.type_map import python_values_to_proto_values
+from feast.types import Array, String
+from feast.value_type import ValueType
+
+from transformations import names
+from transformations.errors import quote, received
+from transformations.feast_compat.requests import OnlineContext
+from transformations.feature_views import spec_of
+from transformations.names import Role, Tag
+from transformations.request_time import (
+    InvalidRequest,
+    RequestParser,
+    RequestReport,
+    id_problem,
+)
+from transformations.times import parse_time, to_datetime
+
+NOBODY = "A request should name at least one entity, as a member. Received: none"
+HINT = (
+    f"{', '.join(names.RECENT_COLUMNS)} and {names.REQUEST_TIMESTAMP} should be in every row, "
+    "as null where there is nothing. In Python, transformations.entity_rows.entity_rows makes "
+    "such rows"
+)
+OUR_KEYS = (ValueType.INT64, ValueType.STRING)
+
+Columns = dict[str, list[Any]]
+"""Values of a request by column, one a row."""
+
+
+@dataclass(frozen=True)
+class RequestColumns:
+    """What the views of a request take.
+
+    Attributes
+    ----------
+    keys : the join keys of each view that is read, by its name.
+    our_keys : whether ids are strings, by join key of a view of ours.
+    key_of_entity : join keys by the name of their entity.
+    types : of join keys.
+    request : names of all request columns.
+    known : names of all columns that Feast does not pass over.
+    parser : reads the request columns of our request-time views; None without any.
+    """
+
+    keys: Mapping[str, Sequence[str]]
+    our_keys: Mapping[str, bool]
+    key_of_entity: Mapping[str, str]
+    types: Mapping[str, ValueType]
+    request: frozenset[str]
+    known: frozenset[str]
+    parser: RequestParser | None = field(default=None)
+
+    @classmethod
+    def of(cls, context: OnlineContext, store: FeatureStore) -> RequestColumns:
+        """Return what the views that Feast looked up take.
+
+        Raises
+        ------
+        InvalidRequest
+            A view is kept in the offline store alone.
+        """
+        our_keys: dict[str, bool] = {}
+        for view, _ in context.views:
+            if not getattr(view, "online", True):
+                raise InvalidRequest(
+                    f"{view.name} is kept in the offline store alone. Expected: views that are "
+                    "served online"
+                )
+            if Tag.ROLE in view.tags:
+                for key in context.keys_of(view):
+                    if context.key_types.get(key) in OUR_KEYS:
+                        our_keys[key] = context.key_types[key] == ValueType.STRING
+        ours = [v for v in context.on_demand_views if v.tags.get(Tag.ROLE) == Role.REALTIME]
+        return cls(
+            keys={view.name: context.keys_of(view) for view, _ in context.views},
+            our_keys=our_keys,
+            key_of_entity=context.key_of_entity,
+            types=context.key_types,
+            request=frozenset(context.request_columns),
+            known=frozenset(context.request_columns)
+            | frozenset(context.join_keys)
+            | frozenset(context.key_of_entity),
+            parser=_parser_of(ours[0], store) if ours else None,
+        )
+
+    def check(self, columns: Columns) -> Columns:
+        """Return the columns of a request as Feast takes them.
+
+        Columns that no view takes are left out, as Feast does. Empty lists become null, and times
+        of several types ISO strings: Feast infers the type of a column from one of its values.
+
+        Raises
+        ------
+        InvalidRequest
+            They cannot be understood.
+        """
+        rows = _count_rows(columns)
+        taken = {name: values for name, values in columns.items() if name in self.known}
+        self._require_columns(taken, columns)
+        for name, values in taken.items():
+            key = name if name in self.types else self.key_of_entity.get(name, name)
+            if key in self.our_keys:
+                _check_ids(name, values, string=self.our_keys[key])
+            elif self.parser is None or name not in self.parser.columns:
+                needed = any(key in keys for keys in self.keys.values())
+                _try_conversion(name, values, self.types.get(name, ValueType.UNKNOWN), needed)
+        if self.parser is not None:
+            report = RequestReport()
+            for row in range(rows):
+                self.parser.recent(taken, row, report)
+                self.parser.moment(taken, row)
+            taken.update(_normal(taken))
+        return taken
+
+    def _require_columns(self, taken: Columns, columns: Columns) -> None:
+        """Raise `InvalidRequest` unless each view has its join keys and request columns, once."""
+        named = [
+            self.key_of_entity.get(name, name) if name not in self.types else name for name in taken
+        ]
+        for name in sorted({key for key in named if named.count(key) > 1}):
+            raise InvalidRequest(
+                f"entities: expected {name} once. Received: also under the name of its entity"
+            )
+        for view, keys in self.keys.items():
+            # Of several keys Feast takes what there is.
+            if keys and not set(keys) & set(named):
+                raise InvalidRequest(
+                    f"entities: expected the column {', '.join(keys)}, a join key of {view}. "
+                    f"Received: {_listed(columns)}"
+                )
+        missing = sorted(self.request - set(taken))
+        if missing:
+            hint = f". {HINT}" if self.parser is not None else ""
+            raise InvalidRequest(
+                f"entities: expected the columns {', '.join(missing)}. "
+                f"Received: {_listed(columns)}{hint}"
+            )
+
+
+def _parser_of(view: OnDemandFeatureView, store: FeatureStore) -> RequestParser:
+    """Return what reads the request columns of a request-time view of ours."""
+    (sequence,) = view.source_feature_view_projections.values()
+    spec = spec_of(store.registry.get_feature_view(sequence.name, store.project, allow_cache=True))
+    schema, strings = view.get_request_data_schema(), Array(String).to_value_type()
+    return RequestParser(
+        spec,
+        string_ids=schema[names.RECENT_JOB_IDS] == strings,
+        string_event_ids=(
+            schema[names.RECENT_EVENT_IDS] == strings if names.RECENT_EVENT_IDS in schema else None
+        ),
+    )
+
+
+def _count_rows(columns: Columns) -> int:
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        sizes = ", ".join(f"{quote(name)} {len(values)}" for name, values in columns.items())
+        raise InvalidRequest(
+            "entities: the columns should be lists of equal length, with one value for each row. "
+            f"Received lengths: {sizes}"
+        )
+    rows = lengths.pop() if lengths else 0
+    if not rows:
+        raise InvalidRequest(f"entities: {NOBODY}")
+    return rows
+
+
+def _listed(columns: Columns) -> str:
+    return ", ".join(map(quote, columns)) or "none"
+
+
+def _check_ids(name: str, values: list[Any], *, string: bool) -> None:
+    for value in values:
+        problem = id_problem(value, string=string)
+        if problem is None and value == "":
+            # Feast takes a column of empty strings for one without values.
+            problem = "should not be empty strings. Received: ''"
+        if problem is not None:
+            raise InvalidRequest(f"entities: {quote(name)} {problem}")
+
+
+def _try_conversion(name: str, values: list[Any], kind: ValueType, needed: bool) -> None:
+    """Raise `InvalidRequest` where Feast cannot turn a column into its own values.
+
+    Of a join key that a view needs it cannot use null.
+    """
+    try:
+        converted = python_values_to_proto_values(values, kind)
+        unset = needed and any(value.WhichOneof("val") is None for value in converted)
+    except Exception as error:
+        # Whatever Feast raises here it would raise when it answers.
+        expected = kind.name if kind != ValueType.UNKNOWN else "of one type that can be told"
+        raise InvalidRequest(
+            f"entities: {quote(name)} should be {expected}. Received: {received(values)}"
+        ) from error
+    if unset:
+        raise InvalidRequest(
+            f"entities: {quote(name)} should be a value in every row, of type {kind.name}. "
+            f"Received: {received(values)}"
+        )
+
+
+def _normal(columns: Columns) -> Columns:
+    """Return the columns of recent activity with null for empty lists, and times of one type."""
+    changed = {
+        name: [value or None for value in columns[name]]
+        for name in (*names.RECENT_COLUMNS, names.RECENT_EVENT_IDS)
+        if name in columns
+    }
+    times = changed[names.RECENT_TIMESTAMPS]
+    if len({type(time) for listed in times for time in listed or ()}) > 1:
+        changed[names.RECENT_TIMESTAMPS] = [
+            listed and [_as_text(time) for time in listed] for listed in times
+        ]
+    asked = columns[names.REQUEST_TIMESTAMP]
+    if len({type(time) for time in asked if time is not None}) > 1:
+        changed[names.REQUEST_TIMESTAMP] = [
+            None if time is None else _as_text(time) for time in asked
+        ]
+    return changed
+
+
+def _as_text(time: Any) -> str:
+    return to_datetime(parse_time(time, names.REQUEST_TIMESTAMP)).isoformat()
