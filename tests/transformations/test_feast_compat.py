@@ -258,3 +258,18 @@ def test_a_server_answers_every_request_while_a_day_is_published(published, tmp_
         for name, column in zip(names, answer["results"], strict=True):
             if name.endswith("embedding"):
                 assert None not in column["values"], (service, name)
+
+
+def test_a_registry_file_is_replaced_where_it_lies_with_its_mode(tmp_path, models):
+    """A link stays a link, and whoever could read the file still can."""
+    events, vectors = small_data(members=5, days=5)
+    repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
+    repo.run("apply")
+    link, kept = repo.data / "registry.db", tmp_path / "kept.db"
+    link.rename(kept)
+    kept.chmod(0o664)
+    link.symlink_to(kept)
+    repo.materialize(at(0), at(1))
+    assert link.is_symlink() and kept.stat().st_mode & 0o777 == 0o664
+    assert newest_interval(repo) == dict.fromkeys(OURS, at(1))
+    assert not [file.name for file in tmp_path.iterdir() if file.name.startswith(".kept")]
