@@ -542,7 +542,7 @@ def test_a_request_orders_events_of_one_time_by_their_ids_where_these_are_declar
         return events_table([row[:4] for row in rows]).append_column("event_id", ids)
 
     past = [(1, 4, "APPLY", at(-1), 21), (1, 3, "SAVE", at(-1), 22)]
-    new = [(1, 9, "APPLY", at(0.5), 31), (1, 2, "SAVE", at(0.5), 32), (1, 1, "SAVE", at(0.5), 4)]
+    new = [(1, 9, "SAVE", at(0.5), 31), (1, 1, "SAVE", at(0.5), 32), (1, 2, "SAVE", at(0.5), 4)]
     repo = make_repo(tmp_path / "repo", models, table(past), vectors_table(vectors))
     repo.edit(
         "sources.py",

@@ -11,7 +11,11 @@ from transformations.request_time import InvalidRequest
 
 VIEW = "member_activity_embedding_cnn_realtime"
 FEATURES = [f"{VIEW}:{n}" for n in ("activity_embedding", "activity_count", "last_activity_at")]
-STORES = ["transformations.offline_store.OrderedDuckDBOfflineStore", "duckdb", "dask"]
+STORES = [
+    "transformations.offline_store.OrderedDuckDBOfflineStore",
+    "duckdb",
+    "transformations.dask_offline_store.OrderedDaskOfflineStore",
+]
 MEMBERS, LABELS = [14, 3, 5], [at(2.5), at(4.5), at(4.2)]
 
 # Views of somebody else, whose columns are called as the times of labels often are.

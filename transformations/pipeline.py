@@ -289,18 +289,19 @@ class SnapshotRun:
     def _all_unknown(self, as_of: int, unknown: int, events: ActivityEvents) -> str:
         """Return what is said of a snapshot that would be empty because no job has a vector."""
         vectors = self.vectors
-        known = "no job has a vector"
+        known = "no job has one"
         if len(vectors.time):
-            first = to_datetime(int(vectors.time.min()))
+            count = len(vectors.job_ids)
             known = (
-                f"{len(vectors.job_ids):,} jobs have one, the first from {first} on, with ids such "
-                f"as {vectors.job_ids[0].as_py()!r}"
+                f"{counted(count, 'job')} {'has' if count == 1 else 'have'} one, the first from "
+                f"{utc(to_datetime(int(vectors.time.min())))} on, with ids such as "
+                f"{vectors.job_ids[0].as_py()!r}"
             )
         return (
-            f"snapshot as of {to_datetime(as_of)}: expected activity on jobs with a vector as of "
-            f"that time. Received: {unknown:,} activities, all on jobs without, with ids such as "
-            f"{events.job_ids[0].as_py()!r}; {known}. Give the jobs vectors from an earlier time "
-            "on, or start the interval later"
+            f"snapshot as of {utc(to_datetime(as_of))}: expected activity on jobs with a vector as of that "
+            f"time. Received: {counted(unknown, 'activity')}, all on jobs without, with ids such as "
+            f"{events.job_ids[0].as_py()!r}; {known}. Give the jobs vectors from an earlier "
+            "time on, or start the interval later"
         )
 
     def _finish_writing(self) -> None:

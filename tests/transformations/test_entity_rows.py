@@ -51,7 +51,7 @@ def test_times_keep_their_microseconds(time):
 
 
 def test_a_request_for_nobody_is_refused():
-    with pytest.raises(InvalidInput, match="expected at least one member. Received: none"):
+    with pytest.raises(InvalidInput, match=r"expected at least one member. Received: none"):
         entity_rows([])
 
 
