@@ -434,7 +434,9 @@ def _interval(tasks: Sequence[MaterializationTask]) -> str:
 
 
 def _of_rows(rows: int | None) -> str:
-    return "" if rows is None else f", of {counted(rows, 'row')} in the source"
+    if rows is None:
+        return ""
+    return f", of {counted(rows, 'row')} in the source" if rows else "; the source is empty"
 
 
 def _succeeded(task: MaterializationTask) -> MaterializationJob:
