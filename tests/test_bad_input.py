@@ -112,7 +112,7 @@ BAD_EVENTS = {
         ),
         ["'event_timestamp'", "timestamp", "Received: string"],
     ),
-    "no rows": (TWO_DAYS.slice(0, 0), ["activity_events", "none", "0 rows"]),
+    "no rows": (TWO_DAYS.slice(0, 0), ["activity_events", "none", "the source is empty"]),
     "no event in the interval": (
         with_column(
             TWO_DAYS,

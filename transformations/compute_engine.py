@@ -506,7 +506,10 @@ def _interval(tasks: Sequence[MaterializationTask]) -> str:
 
 
 def _of_rows(files: ParquetFiles | None) -> str:
-    return "" if files is None else f", of {counted(files.count_rows(), 'row')} in the source"
+    if files is None:
+        return ""
+    rows = files.count_rows()
+    return f", of {counted(rows, 'row')} in the source" if rows else "; the source is empty"
 
 
 def _succeeded(task: MaterializationTask) -> MaterializationJob:

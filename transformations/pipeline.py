@@ -298,10 +298,10 @@ class SnapshotRun:
                 f"{vectors.job_ids[0].as_py()!r}"
             )
         return (
-            f"snapshot as of {utc(to_datetime(as_of))}: expected activity on jobs with a vector as of that "
-            f"time. Received: {counted(unknown, 'activity')}, all on jobs without, with ids such as "
-            f"{events.job_ids[0].as_py()!r}; {known}. Give the jobs vectors from an earlier "
-            "time on, or start the interval later"
+            f"snapshot as of {utc(to_datetime(as_of))}: expected activity on jobs with a vector as "
+            f"of that time. Received: {counted(unknown, 'activity')}, all on jobs without, with "
+            f"ids such as {events.job_ids[0].as_py()!r}; {known}. Give the jobs vectors from an "
+            "earlier time on, or start the interval later"
         )
 
     def _finish_writing(self) -> None:
