@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from training.cli import cli
 from training.feast_data import TrainingSource
 from training.periods import Period
 from training.train import RESULT, RUN
+from transformations.errors import InvalidInput
 from transformations.model import read_manifest
 
 PERIODS = ["--from", "2024-02-20", "--validate-from", "2024-03-20", "--until", "2024-03-30"]
@@ -89,6 +91,13 @@ def test_vectors_of_an_encoder_are_made_from_the_postings(models, data_of_encode
     last = at(-10) - source.spec.window
     assert (history.events.time >= int(last.timestamp() * 1e6)).all()
     assert (history.events.time < int(at(30).timestamp() * 1e6)).all()
+
+    for until in (at(30).isoformat(), at(30).timestamp(), pd.Timestamp(at(30))):
+        assert (source.whole_history(until).events.time < at(30).timestamp() * 1e6).all()
+        assert source.postings(["title"], until).equals(source.postings(["title"], at(30)))
+    for read in (source.whole_history, lambda until: source.postings(["title"], until)):
+        with pytest.raises(InvalidInput, match=r"`until` should be a datetime.*Received: 'soon'"):
+            read("soon")
 
 
 @pytest.fixture

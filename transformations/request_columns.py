@@ -8,7 +8,7 @@ columns of ours are looked at here, exactly, and those of others as far as Feast
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from feast import FeatureStore, OnDemandFeatureView
@@ -52,7 +52,7 @@ class RequestColumns:
     key_of_entity : join keys by the name of their entity.
     types : of join keys.
     request : names of all request columns.
-    known : names of all columns that Feast does not pass over.
+    join_keys : names of all join keys in the registry, of which a request may have more than these.
     parser : reads the request columns of our request-time views; None without any.
     """
 
@@ -61,8 +61,8 @@ class RequestColumns:
     key_of_entity: Mapping[str, str]
     types: Mapping[str, ValueType]
     request: frozenset[str]
-    known: frozenset[str]
-    parser: RequestParser | None = field(default=None)
+    join_keys: frozenset[str]
+    parser: RequestParser | None
 
     @classmethod
     def of(cls, context: OnlineContext, store: FeatureStore) -> RequestColumns:
@@ -91,9 +91,7 @@ class RequestColumns:
             key_of_entity=context.key_of_entity,
             types=context.key_types,
             request=frozenset(context.request_columns),
-            known=frozenset(context.request_columns)
-            | frozenset(context.join_keys)
-            | frozenset(context.key_of_entity),
+            join_keys=frozenset(context.join_keys),
             parser=_parser_of(ours[0], store) if ours else None,
         )
 
@@ -109,11 +107,15 @@ class RequestColumns:
             They cannot be understood.
         """
         rows = _count_rows(columns)
-        taken = {name: values for name, values in columns.items() if name in self.known}
+        taken = {
+            name: values
+            for name, values in columns.items()
+            if name in self.request or self._key(name) is not None
+        }
         self._require_columns(taken, columns)
         for name, values in taken.items():
-            key = name if name in self.types else self.key_of_entity.get(name, name)
-            if key in self.our_keys:
+            key = self._key(name)
+            if key is not None and key in self.our_keys:
                 _check_ids(name, values, string=self.our_keys[key])
             elif self.parser is None or name not in self.parser.columns:
                 needed = any(key in keys for keys in self.keys.values())
@@ -126,14 +128,19 @@ class RequestColumns:
             taken.update(_normal(taken))
         return taken
 
+    def _key(self, name: str) -> str | None:
+        """Return the join key that Feast takes a column for, None where it is no key."""
+        if name in self.request:
+            return None
+        return name if name in self.join_keys else self.key_of_entity.get(name)
+
     def _require_columns(self, taken: Columns, columns: Columns) -> None:
         """Raise `InvalidRequest` unless each view has its join keys and request columns, once."""
-        named = [
-            self.key_of_entity.get(name, name) if name not in self.types else name for name in taken
-        ]
-        for name in sorted({key for key in named if named.count(key) > 1}):
+        named = [key for name in taken if (key := self._key(name)) is not None]
+        if len(set(named)) < len(named):
+            twice = next(key for key in named if named.count(key) > 1)
             raise InvalidRequest(
-                f"entities: expected {name} once. Received: also under the name of its entity"
+                f"entities: expected {twice} once. Received: also under the name of its entity"
             )
         for view, keys in self.keys.items():
             # Of several keys Feast takes what there is.

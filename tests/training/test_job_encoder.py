@@ -246,6 +246,8 @@ def test_too_little_activity_is_one_clear_error():
         train_job_encoder(few, postings(), until=UNTIL, **OPTIONS)
     with pytest.raises(InvalidInput, match=r"`until` should have a time zone"):
         train_job_encoder(events(), postings(), until=UNTIL.replace(tzinfo=None), **OPTIONS)
+    with pytest.raises(InvalidInput, match=r"`until` should be a datetime.*Received: 'soon'"):
+        train_job_encoder(events(), postings(), until="soon", **OPTIONS)
 
 
 def test_a_killed_training_goes_on(tmp_path):

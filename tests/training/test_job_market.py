@@ -550,6 +550,11 @@ def test_settings_out_of_range_are_refused_in_one_sentence(settings, message):
     assert "\n" not in str(caught.value)
 
 
+def test_the_first_day_may_come_in_any_form_that_says_its_zone():
+    days = ["2024-02-05T00:00:00Z", 1_707_091_200, datetime(2024, 2, 5, tzinfo=UTC)]
+    assert {JobMarket(start=day).start for day in days} == {datetime(2024, 2, 5, tzinfo=UTC)}
+
+
 def test_the_command_writes_a_market_and_prints_its_counts(tmp_path):
     command = [sys.executable, "-m", "training.job_market", "--out", str(tmp_path / "market")]
     command += ["--members", "200", "--days", "20", "--jobs", "300", "--start", "2024-02-05"]

@@ -1,16 +1,20 @@
 """At request time a sequence is what the reference makes of all events together."""
 
+import contextlib
+
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transformations import names
 from transformations.embedding import Embedder
 from transformations.item_vectors import ItemVectors
 from transformations.model import ActivityModel, describe_models
-from transformations.request_time import RequestParser, embed_at_request
+from transformations.request_time import InvalidRequest, RequestParser, embed_at_request
 from transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC, ITEMS = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)
@@ -148,3 +152,57 @@ def test_a_job_that_became_known_after_the_request_is_unknown(embedder):
     )
     assert result.sequences.count.tolist() == [0, 1]
     assert result.report.unknown_jobs == 1
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(), max_size=3)
+    | st.sampled_from(
+        ["APPLY", "\ud800", b"x", pd.NaT, pd.NA, np.datetime64("NaT"), np.float64(1)]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.text(max_size=1), inner, max_size=1)
+        | st.lists(st.floats(), max_size=2).map(np.array)
+    ),
+    max_leaves=4,
+)
+
+
+@pytest.mark.parametrize("labels", [None, [5 * DAY]], ids=["online", "join"])
+@settings(max_examples=300, deadline=None)
+@given(st.tuples(anything, anything, anything, anything), st.booleans())
+def test_whatever_a_request_holds_it_is_understood_or_refused(embedder, labels, values, lists):
+    columns = dict(zip(names.REQUEST_COLUMNS, [[value] for value in values], strict=True))
+    if lists:
+        for name in names.RECENT_COLUMNS:
+            columns[name] = [columns[name]]
+    stored = {"activity_job_ids": [[1]], "activity_actions": [[1]], "activity_times": [[DAY]]}
+    for string_ids in (False, True):
+        with contextlib.suppress(InvalidRequest):
+            result = embed_at_request(
+                {"member_id": [1], **stored, **columns},
+                parser=RequestParser(SPEC, string_ids=string_ids),
+                spec=SPEC,
+                embedder=embedder,
+                lookup=lookup,
+                labels=labels,
+            )
+            assert result.report.members == 1
+
+
+@pytest.mark.parametrize("missing", names.REQUEST_COLUMNS)
+def test_a_request_without_one_of_its_columns_is_refused_by_name(embedder, missing):
+    inputs = columns([([], [], 5 * DAY)])
+    del inputs[missing]
+    with pytest.raises(InvalidRequest, match=f"Received: none called {missing}"):
+        embed_at_request(
+            inputs,
+            parser=RequestParser(SPEC, string_ids=False),
+            spec=SPEC,
+            embedder=embedder,
+            lookup=lookup,
+        )
