@@ -1,6 +1,8 @@
 """Where activity events come from, and what counts as recent. Point this at your own data.
 
-A column of another name is mapped the Feast way: `field_mapping={"user": "member_id"}`.
+A column of another name is mapped the Feast way: `field_mapping={"user": "member_id"}`. An
+`event_id` orders events of one time; with a `Field` for it in the schema of `member_activity`,
+requests have event ids too.
 """
 
 from datetime import timedelta

@@ -56,6 +56,7 @@ from transformations.online import Merge, newest_by_time, push_snapshots, push_t
 from transformations.parquet_files import ParquetFiles
 from transformations.pipeline import EmbeddingTarget, Report, SnapshotRun, cutoffs
 from transformations.sources import (
+    count_hidden_files,
     parquet_files,
     read_events,
     read_feature_rows,
@@ -248,7 +249,7 @@ class ActivityComputeEngine(ComputeEngine):
         _, end = _interval_of(task)
         encoder = registered_encoder(view, repo=self.repo_config.repo_path)
         postings = registry.get_feature_view(source_views_of(view)[Role.POSTINGS], task.project)
-        return JobVectorRun(
+        encoding = JobVectorRun(
             encoder=encoder,
             sink=sink_of(view),
             read=partial(read_postings, self.repo_config, self.offline_store, postings),
@@ -258,6 +259,8 @@ class ActivityComputeEngine(ComputeEngine):
             publishing_delay=self._publishing_delay,
             batch_size=self.settings.batch_size,
         )
+        encoding.report.hidden_files = count_hidden_files(self.repo_config, postings)
+        return encoding
 
     def _publish_vectors(
         self, task: MaterializationTask, encoding: JobVectorRun, vectors: ItemVectors
@@ -358,7 +361,8 @@ class ActivityComputeEngine(ComputeEngine):
             for task in tasks
             if _role(task) == Role.EMBEDDING
         ]
-        report = Report()
+        read = [events] if has_encoder(items) else [events, items]
+        report = Report(hidden_files=count_hidden_files(self.repo_config, *read))
         last = max(max(times, default=0) for times in moments.values())
         with report.stage("read job vectors"):
             vectors = read_vectors(items, last)

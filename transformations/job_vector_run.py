@@ -26,7 +26,7 @@ from transformations.job_vectors import JobEncoder, PostingVersions, encode_post
 from transformations.snapshots import SnapshotSink, require_same_facts
 from transformations.tables import single_chunk, time_column
 from transformations.times import to_datetime
-from transformations.wording import counted, out_of, utc
+from transformations.wording import counted, out_of, passed_over, utc
 
 POSTINGS_AT_ONCE = 65_536
 """Postings, with their text, held in memory together."""
@@ -49,6 +49,7 @@ class JobVectorReport:
     superseded : int. Postings that a newer one of the job replaced before the encoder was valid.
     new : int. Vectors that the sink did not hold.
     pushed : int. Jobs whose newest vector went online.
+    hidden_files : int. Parquet files in hidden folders of the source, which are not read.
     """
 
     encoder: str
@@ -57,6 +58,7 @@ class JobVectorReport:
     superseded: int = 0
     new: int = 0
     pushed: int = 0
+    hidden_files: int = 0
 
     def __str__(self) -> str:
         superseded = f" ({self.superseded:,} superseded)" if self.superseded else ""
@@ -64,6 +66,7 @@ class JobVectorReport:
             f"job vectors: {self.new:,} new by encoder {self.encoder}, of "
             f"{counted(self.postings, 'posting')}{superseded} up to {utc(to_datetime(self.end))}; "
             f"{self.pushed:,} online"
+            + (f"\n  files    {passed_over(self.hidden_files)}" if self.hidden_files else "")
         )
 
 

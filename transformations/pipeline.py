@@ -33,7 +33,7 @@ from transformations.snapshots import SnapshotSink, require_same_facts
 from transformations.spec import ActivitySpec
 from transformations.tables import codes_of, single_chunk, sorted_union
 from transformations.times import to_datetime
-from transformations.wording import counted, share, utc
+from transformations.wording import counted, passed_over, share, utc
 
 MEMBERS_AT_ONCE = 32_768
 """Members held in memory together: their sequences and every model's vectors."""
@@ -72,6 +72,7 @@ class Report:
     views: int = 0
     pushed_rows: int = 0
     pushed_values: int = 0
+    hidden_files: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -94,8 +95,11 @@ class Report:
             f"  members  {self.members:,} in the last snapshot, {self.silent:,} of them silent\n"
             f"  rows     {self.rows:,} offline in {counted(self.views, 'view')}; "
             f"{self.pushed_rows:,} online ({counted(self.pushed_values, 'value')})\n"
-            f"  seconds  {seconds}"
+            f"{self._hidden()}  seconds  {seconds}"
         )
+
+    def _hidden(self) -> str:
+        return f"  files    {passed_over(self.hidden_files)}\n" if self.hidden_files else ""
 
     def _span(self) -> str:
         """Say when the snapshots are as of."""

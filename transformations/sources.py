@@ -228,6 +228,12 @@ def parquet_files(config: RepoConfig, view: FeatureView) -> ParquetFiles | None:
     return ParquetFiles(source, config.repo_path, source_label(view))
 
 
+def count_hidden_files(config: RepoConfig, *views: FeatureView) -> int:
+    """Return how many parquet files of sources are not read; see `parquet_files`."""
+    sources = [parquet_files(config, view) for view in views]
+    return sum(files.count_hidden() for files in sources if files is not None)
+
+
 def source_columns(config: RepoConfig, view: FeatureView) -> dict[str, str]:
     """Return the names of the columns of a view's source, and what it calls their types."""
     files = parquet_files(config, view)

@@ -148,6 +148,17 @@ def utc(time: datetime) -> str:
     return f"{text} UTC"
 
 
+def passed_over(files: int) -> str:
+    """Return what is said of parquet files of a source that are not read.
+
+    Examples
+    --------
+    >>> passed_over(1)
+    "1 parquet file in folders that begin with '.' or '_' passed over"
+    """
+    return f"{counted(files, 'parquet file')} in folders that begin with '.' or '_' passed over"
+
+
 def _plural(noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return f"{noun[:-1]}ies"
