@@ -25,7 +25,6 @@ from transformations import names
 from transformations.errors import InvalidInput
 from transformations.sequences import MICROSECONDS_PER_DAY, Sequences
 from transformations.spec import ActivitySpec
-from transformations.wording import counted
 
 TOP = 10
 POPULARITY_DAYS = 7
@@ -116,7 +115,7 @@ class RankingQueries:
             raise InvalidInput(
                 "validation: expected members with activity before a positive one on a new job "
                 f"from {period.start} to before {period.end}. Received: none, of "
-                f"{counted(len(held_out), 'activity')} held out"
+                f"{len(held_out):,} held out"
             )
         day_of = positive.sequences.as_of // MICROSECONDS_PER_DAY
         days = [
