@@ -24,7 +24,6 @@ from feast.cli.cli import cli
 PROJECT = Path(__file__).parents[1]
 DEFINITIONS = PROJECT / "feature_repo"
 OWN_JOB_VECTORS = PROJECT / "examples" / "own_job_vectors.py"
-MODULES = [file.stem for file in DEFINITIONS.glob("*.py")]
 FEAST = Path(sys.executable).with_name("feast")
 DIMENSION = 64
 US_PER_DAY = 86_400_000_000
@@ -84,8 +83,8 @@ class Repo:
     def feast(self, *arguments: str) -> Outcome:
         """Run the feast command line in this process."""
         before = (os.getcwd(), list(sys.path), sys.dont_write_bytecode)
-        for name in MODULES:
-            sys.modules.pop(name, None)
+        for file in self.path.glob("*.py"):
+            sys.modules.pop(file.stem, None)  # of another repo
         os.chdir(self.path)
         sys.path.insert(0, str(self.path))
         try:

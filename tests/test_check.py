@@ -175,7 +175,7 @@ def test_a_report_reads_right_for_one_member():
     report = CheckReport(1, {"sequences": 1, "vectors": 1_000}, [late])
     assert str(report).splitlines() == [
         "activity embeddings: 1 member checked",
-        "  sequences  1 value, 1 differs: late event 1",
+        "  sequences  1 value, 1 differs: late event or vector 1",
         "  vectors    1,000 values, 0 differ",
-        "  sequences, member 7, stored: late event, 1 event missing, 0 too many",
+        "  sequences, member 7, stored: late event or vector, 1 event missing, 0 too many",
     ]
