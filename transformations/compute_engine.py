@@ -362,7 +362,8 @@ class ActivityComputeEngine(ComputeEngine):
             if _role(task) == Role.EMBEDDING
         ]
         read = [events] if has_encoder(items) else [events, items]
-        report = Report(hidden_files=count_hidden_files(self.repo_config, *read))
+        report = Report()
+        report.hidden_files = count_hidden_files(self.repo_config, *read)
         last = max(max(times, default=0) for times in moments.values())
         with report.stage("read job vectors"):
             vectors = read_vectors(items, last)
