@@ -202,6 +202,7 @@ def test_the_encoder_is_trained_on_what_the_feature_repo_defines(given, tmp_path
     )
     postings = postings_table(small_postings()).rename_columns({"job_id": "posting"})
     repo = make_encoder_repo(tmp_path / "repo", models, events, postings)
+    (repo.events / "history.parquet").rename(repo.events / "000000_0")
     repo.edit(
         "sources.py",
         "length=32)",
@@ -220,7 +221,7 @@ def test_the_encoder_is_trained_on_what_the_feature_repo_defines(given, tmp_path
     )
     assert repo.feast("apply").code == 1
     files = [
-        "--events", repo.events / "history.parquet",
+        "--events", repo.events,
         "--postings", repo.data / "job_postings.parquet",
     ]  # fmt: skip
     before = set(sys.modules), list(sys.path)

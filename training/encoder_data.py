@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from feast import FeatureStore
+from feast import FeatureStore, FileSource
 
 from training.repo_definitions import RepoDefinitions, read_definitions
 from transformations import names
-from transformations.columns import source_names, under_our_names
+from transformations.columns import names_there, source_names
 from transformations.errors import InvalidInput
 from transformations.events import EVENT_COLUMNS, ActivityEvents
 from transformations.feature_views import spec_of
 from transformations.names import Role
+from transformations.parquet_files import ParquetFiles
 from transformations.sources import read_events, read_postings
 from transformations.spec import ActivitySpec
 from transformations.times import to_us
+
+FOREVER = 2**63 - 1
+"""Microseconds: later than any time."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +99,20 @@ class EncoderData:
         self, file: Path, role: str, columns: Sequence[str], optional: Sequence[str]
     ) -> pa.Table:
         """Read a file, whose columns may have the names of the feature repo's source."""
-        try:
-            table = pq.read_table(file, partitioning=None)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise InvalidInput(
-                f"{file}: expected a parquet file, or a folder of them. Received: "
-                f"{next(iter(str(error).splitlines()), type(error).__name__)}"
-            ) from error
         called = {name: name for name in (*columns, *optional)}
         if self.definitions is not None and self.definitions.views.get(role):
             called = source_names(self.definitions.view(role), called)
-        return under_our_names(table, called, str(file), optional=optional)
+        source = FileSource(path=str(file.resolve()))
+        there = ParquetFiles(source, None, str(file)).schema().names
+        chosen = names_there(there, called, str(file), optional=optional)
+        source.timestamp_field = chosen.pop(names.EVENT_TIMESTAMP)
+        return ParquetFiles(source, None, str(file)).read(
+            chosen,
+            ids=[names.MEMBER_ID, names.JOB_ID, names.EVENT_ID],
+            time=names.EVENT_TIMESTAMP,
+            start=None,
+            end=FOREVER,
+        )
 
     @property
     def _offline(self) -> tuple[Any, Any]:

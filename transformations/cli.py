@@ -188,9 +188,10 @@ def _read_json_lines(
     columns = list(dict.fromkeys(name for row in rows for name in row))
     try:
         table = pa.table({name: [row.get(name) for row in rows] for name in columns})
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError) as error:
         raise InvalidInput(
-            f"{source}: expected values of one type in each column. Received: {error}"
+            f"{source}: expected values of one type in each column, integers of int64 "
+            f"and text that can be UTF-8. Received: {error}"
         ) from error
     return _with_times(table, source, numbers, times)
 

@@ -32,6 +32,36 @@ def source_names(view: FeatureView, columns: Iterable[str]) -> dict[str, str]:
     return {name: theirs.get(name, name) for name in columns}
 
 
+def names_there(
+    there: Sequence[str],
+    called: Mapping[str, str],
+    source: str,
+    *,
+    optional: Sequence[str] = (),
+) -> dict[str, str]:
+    """Return what a file or table calls the columns that are needed, by our names.
+
+    The columns may have the names of the user's source, if all are there, or else ours.
+
+    Parameters
+    ----------
+    there : names of the columns that it has.
+    called : what the source calls each column, by our names.
+    source : what errors call the file or table.
+    optional : which of ours may be missing; they are then left out.
+
+    Raises
+    ------
+    InvalidInput
+        A column is missing under both names.
+    """
+    needed = [name for name in called if name not in optional]
+    if not all(called[name] in there for name in needed):
+        called = {name: name if name in there else theirs for name, theirs in called.items()}
+    require_columns(there, [called[name] for name in needed], source)
+    return {ours: theirs for ours, theirs in called.items() if theirs in there}
+
+
 def under_our_names(
     table: pa.Table,
     called: Mapping[str, str],
@@ -39,26 +69,6 @@ def under_our_names(
     *,
     optional: Sequence[str] = (),
 ) -> pa.Table:
-    """Return a table with the columns that are needed, under our names.
-
-    The columns may have the names of the user's source, if all are there, or else ours.
-
-    Parameters
-    ----------
-    table : columns in any order; others are left out.
-    called : what the source calls each column, by our names.
-    source : what errors call the table.
-    optional : which of ours may be missing.
-
-    Raises
-    ------
-    InvalidInput
-        A column is missing under both names.
-    """
-    there = set(table.column_names)
-    needed = [name for name in called if name not in optional]
-    if not all(called[name] in there for name in needed):
-        called = {name: name if name in there else theirs for name, theirs in called.items()}
-    require_columns(table.column_names, [called[name] for name in needed], source)
-    chosen = {ours: theirs for ours, theirs in called.items() if theirs in there}
+    """Return a table with the columns that are needed, under our names; see `names_there`."""
+    chosen = names_there(table.column_names, called, source, optional=optional)
     return pa.table({ours: table.column(theirs) for ours, theirs in chosen.items()})

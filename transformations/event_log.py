@@ -1,9 +1,8 @@
 """Append events to the offline source of activity, so that the next batch run sees them too.
 
 A folder of parquet files gets one more file. A single parquet file is rewritten, where symbolic
-links point to. Both happen aside
-and end in a rename: a reader, or a kill, finds all of the new events or none. Any other source is
-written through Feast's own offline store.
+links point to. Both happen aside and end in a rename: a reader, or a kill, finds all of the new
+events or none. Any other source is written through Feast's own offline store.
 """
 
 from __future__ import annotations

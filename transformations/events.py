@@ -24,6 +24,7 @@ from transformations.tables import (
     rank_encode,
     require_columns,
     require_no_nulls,
+    require_utf8,
     single_chunk,
     time_column,
 )
@@ -156,6 +157,7 @@ def _action_ids(table: pa.Table, spec: ActivitySpec, source: str) -> np.ndarray:
             f"{source}: column {names.ACTION!r} should be string. Received: {values.type}"
         )
     require_no_nulls(values, names.ACTION, source)
+    require_utf8(values, names.ACTION, source)
     encoded = values.dictionary_encode()
     distinct = encoded.dictionary.to_pylist()
     unknown = [name for name in distinct if name not in spec.actions]

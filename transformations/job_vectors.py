@@ -34,6 +34,7 @@ from transformations.tables import (
     rank_encode,
     require_columns,
     require_no_nulls,
+    require_utf8,
     single_chunk,
     take_rows,
     time_column,
@@ -256,6 +257,7 @@ def _checked_column(table: pa.Table, name: str, tensor: TensorSpec, source: str)
             f"Received: {column.type}"
         )
     require_no_nulls(column, name, source)
+    require_utf8(column, name, source)
     if is_list:
         if not pa.types.is_large_list(column.type):
             column = column.cast(pa.list_(pa.string()))

@@ -207,9 +207,10 @@ class SequenceWriter:
         if isinstance(events, pd.DataFrame):
             try:
                 table = pa.Table.from_pandas(events, preserve_index=False)
-            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError) as error:
                 raise InvalidInput(
-                    f"{SOURCE}: expected columns of one type each. Received: {error}"
+                    f"{SOURCE}: expected columns of one type each, integers of int64 and text "
+                    f"that can be UTF-8. Received: {error}"
                 ) from error
         table = under_our_names(table, self.source_names, SOURCE, optional=[names.EVENT_ID])
         # All checks that need no knowledge of the feature repo.

@@ -106,6 +106,16 @@ def is_text(kind: pa.DataType) -> bool:
     )
 
 
+def require_utf8(values: pa.Array, column: str, source: str) -> None:
+    """Raise `InvalidInput` where text is not UTF-8, whatever the file says of it."""
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise InvalidInput(
+            f"{source}: column {column!r} should hold text in UTF-8. Received: {first_line(error)}"
+        ) from error
+
+
 def _checked_text(values: pa.Array) -> pa.Array:
     """Return text ids, after checking what they hold.
 

@@ -9,6 +9,7 @@ from training_cases import SPEC, event, events_of, histories
 from training_reference import distinct
 
 from transformations.errors import InvalidInput
+from transformations.events import ActivityEvents
 from transformations.spec import ActivitySpec
 
 
@@ -121,3 +122,17 @@ def test_of_many_unknown_actions_a_few_are_named():
         events_of(events)
     with pytest.raises(InvalidInput, match=r"'A4' in 5 of 5 rows"):
         events_of(events[:5])
+
+
+def test_an_action_that_is_no_text_is_refused():
+    """As in a file that was written in another encoding."""
+    table = pa.table(
+        {
+            "member_id": [1],
+            "job_id": [1],
+            "action": pa.array([b"caf\xe9"]).view(pa.string()),
+            "event_timestamp": pa.array([5], pa.timestamp("us", "UTC")),
+        }
+    )
+    with pytest.raises(InvalidInput, match="'action' should hold text in UTF-8"):
+        ActivityEvents.from_arrow(table, SPEC)
