@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from transformations import names
 from transformations.errors import InvalidInput
-from transformations.feast_compat import states
+from transformations.feast_compat import sqlite, states
 from transformations.feature_views import (
     has_encoder,
     has_string_ids,
@@ -203,7 +203,7 @@ class ActivityComputeEngine(ComputeEngine):
                 name: self._stage(registry, sequences[name], group, read_vectors)
                 for name, group in groups.items()
             }
-            self._ensure_tables([task.feature_view for task in tasks])
+            self._prepare_sqlite([task.feature_view for task in tasks])
             for task, encoding in encodings:
                 self._publish_vectors(task, encoding, vectors[task.feature_view.name])
             for task in given:
@@ -234,14 +234,15 @@ class ActivityComputeEngine(ComputeEngine):
         states.record_as_feast(registry, others)
         states.record_materialization(registry, ours)
 
-    def _ensure_tables(self, views: list[FeatureView]) -> None:
-        """Create sqlite tables that are missing.
+    def _prepare_sqlite(self, views: list[FeatureView]) -> None:
+        """Create sqlite tables that are missing, and let others read while rows are pushed.
 
         After `feast teardown`, `feast apply` believes in Feast 0.67 that they are still there.
         Creating a table that exists does nothing; other stores are not asked.
         """
         if self.repo_config.online_store.type == "sqlite":
             self.online_store.update(self.repo_config, [], views, [], [], partial=True)
+            sqlite.keep_readable(self.repo_config, self.online_store)
 
     def _encoding(self, registry: BaseRegistry, task: MaterializationTask) -> JobVectorRun:
         """Return the run that encodes the postings which have no vector yet."""
