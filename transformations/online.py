@@ -24,13 +24,15 @@ import pyarrow.parquet as pq
 from feast import FeatureView, Field, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.Value_pb2 import Int32List, Int64List, StringList, Value
-from feast.type_map import feast_value_type_to_pa, python_values_to_proto_values
+from feast.type_map import python_values_to_proto_values
+from feast.types import Array, Float32, Int32, Int64, String, UnixTimestamp
 from tqdm import tqdm
 
 from transformations import names
+from transformations.feature_tables import TIMESTAMP
 from transformations.row_updates import Compute, Needs, Row, entity_keys, update_rows
 from transformations.snapshots import SnapshotSink
-from transformations.tables import rank_encode, single_chunk, time_column
+from transformations.tables import rank_encode, single_chunk, take_rows, time_column
 from transformations.times import to_datetime
 
 WRITE_BATCH = 10_000
@@ -159,17 +161,18 @@ def push_table(
     # Of a key that is there several times, the position of the last.
     last = np.full(key.max(initial=-1) + 1, 0)
     last[key] = order
-    newest = table.take(pa.array(last))
+    newest = take_rows(table, last)
     for field in view.features:
-        position = newest.column_names.index(field.name)
-        kind = feast_value_type_to_pa(field.dtype.to_value_type())
-        newest = newest.set_column(position, field.name, newest.column(position).cast(kind))
+        if field.dtype == Array(Float32):
+            position = newest.column_names.index(field.name)
+            floats = newest.column(position).cast(pa.list_(pa.float32()))
+            newest = newest.set_column(position, field.name, floats)
     bar = progress(len(newest)) if progress else None
     if bar is not None:
         bar.set_description(view.name)
     size = config.materialization_config.online_write_batch_size or WRITE_BATCH
     with _garbage_collection_paused():
-        for batch in newest.combine_chunks().to_batches(size):
+        for batch in newest.to_batches(size):
             batch = _in_key_order(batch, _join_key(view))
             _write(config, store, view, feast_rows(view, batch), None)
             if bar is not None:
@@ -294,30 +297,46 @@ def _garbage_collection_paused() -> Iterator[None]:
 
 
 def _values(column: pa.Array, field: Field) -> Sequence[Value]:
-    """Return one feature's column as protobuf values."""
-    kind = column.type
-    if pa.types.is_list(kind):
-        if pa.types.is_float32(kind.value_type):
-            return _float_lists(column)
-        make = _LISTS.get(kind.value_type)
-        if make is not None:
-            return [make(items) for items in column.to_pylist()]
-    elif pa.types.is_timestamp(kind):
+    """Return one feature's column as protobuf values, of the type that the view declares."""
+    if field.dtype == UnixTimestamp and column.type == TIMESTAMP:
         seconds = pc.floor(pc.divide(column.cast(pa.int64()), pa.scalar(1e6))).to_pylist()
         return [
             Value() if second is None else Value(unix_timestamp_val=int(second))
             for second in seconds
         ]
-    elif kind == pa.int64() and not column.null_count:
-        return [Value(int64_val=item) for item in column.to_pylist()]
+    if not column.null_count:
+        if field.dtype == Array(Float32) and _of_one_length(column):
+            return _float_lists(column)
+        kind, make = _IN_BULK.get(str(field.dtype), (None, None))
+        if make is not None and column.type == kind:
+            return [make(value) for value in column.to_pylist()]
     return python_values_to_proto_values(column.to_pylist(), field.dtype.to_value_type())
 
 
-_LISTS: dict[pa.DataType, Callable[[list[Any]], Value]] = {
-    pa.int32(): lambda items: Value(int32_list_val=Int32List(val=items)),
-    pa.int64(): lambda items: Value(int64_list_val=Int64List(val=items)),
-    pa.string(): lambda items: Value(string_list_val=StringList(val=items)),
+_IN_BULK: dict[str, tuple[pa.DataType, Callable[[Any], Value]]] = {
+    str(Int64): (pa.int64(), lambda value: Value(int64_val=value)),
+    str(Array(Int32)): (
+        pa.list_(pa.int32()),
+        lambda items: Value(int32_list_val=Int32List(val=items)),
+    ),
+    str(Array(Int64)): (
+        pa.list_(pa.int64()),
+        lambda items: Value(int64_list_val=Int64List(val=items)),
+    ),
+    str(Array(String)): (
+        pa.list_(pa.string()),
+        lambda items: Value(string_list_val=StringList(val=items)),
+    ),
 }
+"""Types of features whose values are made without Feast's checks of each, by their name."""
+
+
+def _of_one_length(column: pa.Array) -> bool:
+    """Return whether a column is of lists of float32 that all have one length."""
+    if not pa.types.is_list(column.type) or not pa.types.is_float32(column.type.value_type):
+        return False
+    lengths = np.diff(column.offsets.to_numpy())
+    return not len(lengths) or bool((lengths == lengths[0]).all())
 
 
 def _float_lists(column: pa.ListArray) -> list[Value]:

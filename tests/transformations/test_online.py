@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from feast import Entity, FeatureView, Field, FileSource
 from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.types import Array, Float32, Int32, Int64, String, UnixTimestamp
+from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
 from feast.utils import _convert_arrow_to_proto
 from feast.value_type import ValueType
 
@@ -68,6 +68,42 @@ def test_rows_are_what_feast_makes_of_the_same_table(key):
         assert (event_a, created_a) == (event_b, created_b)
 
 
+def test_columns_of_a_users_own_are_what_feast_makes_of_them():
+    """Beside the vector, a view of job vectors may have features of any type, and nulls."""
+    features = {
+        "title": (String, pa.array(["a", None, "c"])),
+        "tags": (Array(String), pa.array([["x"], None, []], pa.list_(pa.string()))),
+        "weights": (Array(Float32), pa.array([[1.0], [2.0, 3.0], []], pa.list_(pa.float32()))),
+        "level": (Int32, pa.array([1, 2, 3], pa.int32())),
+        "wide": (Int32, pa.array([1, 2, 3], pa.int64())),
+        "score": (Float64, pa.array([0.5, None, 1.0])),
+        "open": (Bool, pa.array([True, False, None])),
+        "seen": (UnixTimestamp, pa.array([5_000_000, 6_500_000, 7_000_000], STAMPS)),
+    }
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "job_id": pa.array([3, 1, 2]),
+            **{name: column for name, (_, column) in features.items()},
+            "event_timestamp": pa.array([10**15] * 3, STAMPS),
+        }
+    )
+    view = FeatureView(
+        name="view",
+        entities=[Entity(name="job", join_keys=["job_id"], value_type=ValueType.INT64)],
+        schema=[
+            Field(name="job_id", dtype=Int64),
+            *(Field(name=name, dtype=kind) for name, (kind, _) in features.items()),
+        ],
+        source=FileSource(path="unused.parquet", timestamp_field="event_timestamp"),
+    )
+    ours = feast_rows(view, batch)
+    table = pa.Table.from_batches([batch])
+    theirs = _convert_arrow_to_proto(table, view, {"job_id": ValueType.INT64})
+    for (_, values_a, *times_a), (_, values_b, *times_b) in zip(ours, theirs, strict=True):
+        assert values_a == values_b
+        assert times_a == times_b
+
+
 def test_a_missing_time_and_an_empty_list_are_written_as_such():
     batch = pa.RecordBatch.from_pydict(
         {
@@ -80,7 +116,10 @@ def test_a_missing_time_and_an_empty_list_are_written_as_such():
     )
     view = SimpleNamespace(
         join_keys=["member_id"],
-        features=[SimpleNamespace(name="jobs"), SimpleNamespace(name="last")],
+        features=[
+            Field(name="jobs", dtype=Array(Int64)),
+            Field(name="last", dtype=UnixTimestamp),
+        ],
     )
     ((_, values, _, _),) = feast_rows(view, batch)
     assert values["jobs"].WhichOneof("val") == "int64_list_val"
