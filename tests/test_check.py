@@ -7,11 +7,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast_repo import at, events_table, make_repo, small_data, vectors_table
+from hypothesis import given
+from hypothesis import strategies as st
 
-from transformations.check import LATE_EVENT, CheckReport, Difference, check
+from transformations.check import (
+    LATE_EVENT,
+    NOT_THE_SNAPSHOT,
+    REMOVED_EVENT,
+    REMOVED_VECTOR,
+    CheckReport,
+    Difference,
+    cause_of_events,
+    check,
+)
 from transformations.errors import InvalidInput
+from transformations.row_updates import entity_keys
 
 T = at(4)
 COMMAND = Path(sys.executable).with_name("activity-embeddings")
@@ -112,6 +126,98 @@ def test_a_vector_that_changed_under_its_version_is_told(published, data):
     published.materialize(at(-41), T, "--views", "job_embedding")
     report = check(published.store, sample=1000)
     assert {(d.what, d.cause) for d in report.differences} == {("stored", "stale vector")}
+
+
+def move_row(repo, view, source, target):
+    """Give one member's online row the values of another's."""
+    keys = entity_keys(repo.store.get_feature_view(view), pa.array([source, target]))
+    source_key, target_key = (serialize_entity_key(key, 3) for key in keys)
+    table = f'"activity_embeddings_{view}"'
+    with contextlib.closing(sqlite3.connect(repo.data / "online.db")) as connection:
+        rows = connection.execute(
+            f"SELECT value, feature_name FROM {table} WHERE entity_key = ?", [source_key]
+        ).fetchall()
+        for value, feature in rows:
+            connection.execute(
+                f"UPDATE {table} SET value = ? WHERE entity_key = ? AND feature_name = ?",
+                [value, target_key, feature],
+            )
+        connection.commit()
+
+
+@pytest.mark.parametrize("view", [SEQUENCE, EMBEDDINGS[1]])
+def test_a_row_that_is_not_its_snapshots_is_told(published, view):
+    move_row(published, view, 14, 28)
+    report = check(published.store, sample=1000)
+    assert causes(report, view) == {(28, "stored", "not what its snapshot says")}
+    others = [d for d in report.differences if d.view != view]
+    # The request is answered from the stored sequence.
+    assert {d.what for d in others} <= ({"request"} if view == SEQUENCE else set())
+
+
+def test_a_row_of_no_snapshot_is_told(published):
+    move_row(published, EMBEDDINGS[1], 14, 28)
+    shutil.rmtree(published.data / "snapshots" / EMBEDDINGS[1])
+    report = check(published.store, sample=1000)
+    assert causes(report, EMBEDDINGS[1]) == {(28, "stored", "row of no snapshot")}
+
+
+def test_a_vector_that_was_removed_is_told(published, data):
+    """The events are there as before: none of them is called late or removed."""
+    _, vectors = data
+    published.write_vectors(vectors_table([v for v in vectors if v[0] != 4]))
+    report = check(published.store, sample=1000)
+    assert {d.cause for d in report.differences if d.what == "stored"} == {"removed vector"}
+    assert causes(report, SEQUENCE)
+
+
+def test_another_order_is_told(tmp_path, models, data):
+    _, vectors = data
+    rows = [(1, 4, "APPLY", at(1)), (1, 3, "APPLY", at(1)), (2, 3, "APPLY", at(1))]
+    repo = make_repo(tmp_path / "repo", models, events_table(rows), vectors_table(vectors))
+    repo.run("apply")
+    repo.materialize(at(1), at(2))
+    assert not check(repo.store).differences
+    repo.write_events(events_table(rows).append_column("event_id", pa.array([1, 2, 3])))
+    report = check(repo.store)
+    assert causes(report, SEQUENCE) == {(1, "stored", "other order")}
+    (difference,) = [d for d in report.differences if d.view == SEQUENCE]
+    assert (difference.missing, difference.extra) == (0, 0)
+    assert {d.cause for d in report.differences} == {"other order"}
+
+
+EVENT = st.tuples(st.integers(0, 30), st.integers(1, 4), st.integers(1, 3))
+
+
+@given(
+    st.lists(EVENT, max_size=10, unique=True),
+    st.sampled_from([LATE_EVENT, REMOVED_EVENT, REMOVED_VECTOR, NOT_THE_SNAPSHOT]),
+    st.data(),
+)
+def test_what_was_done_to_a_sequence_is_what_is_told(events, done, data):
+    """Of a sequence that is full, too, where one event more or less moves another one."""
+    length, as_of = 5, 40
+
+    def newest(kept):
+        return sorted(kept)[-length:]
+
+    one = data.draw(EVENT.filter(lambda event: event not in events))
+    with_one, without = newest([*events, one]), newest(events)
+    if with_one == without:
+        return  # nothing to be seen
+    match done:
+        case "late event or vector":
+            held, expected, snapshot, logged = without, with_one, without, {*events, one}
+        case "removed or unlogged event":
+            held, expected, snapshot, logged = with_one, without, with_one, set(events)
+        case "removed vector":
+            held, expected, snapshot, logged = with_one, without, with_one, {*events, one}
+        case _:
+            held, expected, snapshot, logged = without, with_one, with_one, {*events, one}
+    got = cause_of_events(
+        held, expected, snapshot=snapshot, as_of=as_of, logged=logged, length=length
+    )
+    assert got == done
 
 
 def test_a_model_that_was_applied_and_not_materialized_is_told(published):

@@ -12,11 +12,11 @@ the stored events against those in the source.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +37,7 @@ from transformations.feature_views import (
 )
 from transformations.item_vectors import ItemVectors
 from transformations.live import activities_of
-from transformations.merge import Activity, activities_in, has_numbers, with_event_ids
+from transformations.merge import Activity, Id, activities_in
 from transformations.names import Role, Tag
 from transformations.pipeline import facts_of
 from transformations.row_updates import Stored, entity_keys, read_rows
@@ -49,6 +49,8 @@ from transformations.tables import codes_of, single_chunk, sorted_union
 from transformations.times import to_datetime, to_us
 from transformations.wording import counted
 
+Event: TypeAlias = tuple[int, Id, int]
+"""Time in microseconds, job id, action id."""
 TOLERANCE = 1e-5
 """Largest difference of a value, relative where vectors have values above 1."""
 _SECOND = 1_000_000
@@ -326,7 +328,7 @@ class _Check:
 
     def _logged(
         self, events: ActivityEvents, members: pa.Array, as_of: np.ndarray
-    ) -> list[set[Activity]]:
+    ) -> list[set[Event]]:
         """Return, for each member, the events of the window that the source has, on any job."""
         count = len(events.job_ids)
         known = ItemVectors(
@@ -338,47 +340,44 @@ class _Check:
         most = int(np.diff(events.member_start).max(initial=1))
         spec = replace(self._spec, length=most)
         sequences = make_sequences(events, members, as_of, spec=spec, vectors=known)
-        return [set(activities) for activities in activities_in(sequences)]
+        return [set(_bare(activities)) for activities in activities_in(sequences)]
 
     def _compare_sequences(
         self,
         ids: Sequence[Any],
         served: _Served,
         recomputed: Sequences,
-        logged: Sequence[set[Activity]],
+        logged: Sequence[set[Event]],
     ) -> dict[Any, Difference]:
         """Report stored sequences that differ; return the differences by member."""
         wrong: dict[Any, Difference] = {}
-        view = self._sequence.name
-        numbers = has_numbers(recomputed.event_ids)
-        sink = sink_of(self._sequence)
-        other_spec = {"spec": self._spec.to_dict()}
+        view, sink = self._sequence.name, sink_of(self._sequence)
+        facts = {"spec": self._spec.to_dict()}
         self._report.compared[view] = len(ids)
-        for i, expected in enumerate(activities_in(recomputed)):
-            held = activities_of(served.online[i][1], numbers=numbers)
+        for i, activities in enumerate(activities_in(recomputed)):
+            expected, held = _bare(activities), _bare(activities_of(served.online[i][1]))
             if held == expected:
                 continue
-            missing, extra = set(expected).difference(held), set(held).difference(expected)
             newest = served.published[i]
             cause = served.cause(i)
-            if cause is None and newest is not None and _made_with_other(sink, newest, other_spec):
+            if cause is None and newest is not None and _made_with_other(sink, newest, facts):
                 cause = OTHER_VERSION
-            if (
-                cause is None
-                and newest is not None
-                and _activities_in_row(newest.row, numbers)
-                == [a for a in expected if a[0] < newest.as_of]
-            ):
-                before = [a for a in held if a[0] < newest.as_of]
-                cause = NOT_THE_SNAPSHOT if set(before) < set(expected) else None
-            if cause is None and not missing and not extra:
-                cause = OTHER_ORDER
-            if cause is None and missing:
-                cause = LATE_EVENT
             if cause is None:
-                cause = REMOVED_VECTOR if extra <= logged[i] else REMOVED_EVENT
+                cause = cause_of_events(
+                    held,
+                    expected,
+                    snapshot=None if newest is None else _activities_in_row(newest.row),
+                    as_of=0 if newest is None else newest.as_of,
+                    logged=logged[i],
+                    length=self._spec.length,
+                )
             wrong[ids[i]] = Difference(
-                view, ids[i], "stored", cause, missing=len(missing), extra=len(extra)
+                view,
+                ids[i],
+                "stored",
+                cause,
+                missing=(Counter(expected) - Counter(held)).total(),
+                extra=(Counter(held) - Counter(expected)).total(),
             )
         self._report.differences += wrong.values()
         return wrong
@@ -513,13 +512,9 @@ def _cause_of_row(
         return None
     if newest is not None and any(vector is None for vector in got.values()):
         return MISSING_ROW
-    folders = [folder for folder in sink.path.parent.iterdir() if not folder.name.startswith(".")]
-    having = [
-        folder
-        for folder in folders
-        if _has_row(SnapshotSink(folder), member, _seconds(moment), got)
-    ]
-    if sink.path in having:
+    second = _seconds(moment)
+    having = [version for version in sink.versions() if _has_row(version, member, second, got)]
+    if sink in having:
         return None
     if having:
         return OTHER_VERSION
@@ -535,11 +530,55 @@ def _has_row(
     return any(row is not None and _close(got, _vectors_of_row(row.row, got)) for row in rows)
 
 
-def _activities_in_row(row: Mapping[str, Any], numbers: bool) -> list[Activity]:
+def cause_of_events(
+    held: Sequence[Event],
+    expected: Sequence[Event],
+    *,
+    snapshot: Sequence[Event] | None,
+    as_of: int,
+    logged: Collection[Event],
+    length: int,
+) -> str:
+    """Return why a stored sequence is not what it should be.
+
+    What the other sequence has no room for, since it is full of newer events, is no cause.
+
+    Parameters
+    ----------
+    held, expected : the events, oldest first, that are stored and that should be.
+    snapshot : those of the member's row in its newest snapshot, None without one.
+    as_of : of that snapshot, microseconds.
+    logged : events that the source has in the window, on any job.
+    length : most events of a sequence.
+    """
+    missing, extra = Counter(expected) - Counter(held), Counter(held) - Counter(expected)
+    if not missing and not extra:
+        return OTHER_ORDER
+    late = [event for event in missing if _has_room(held, event, length)]
+    before = [event for event in expected if event[0] < as_of]
+    unchanged = snapshot is not None and list(snapshot[len(snapshot) - len(before) :]) == before
+    if unchanged and any(event[0] < as_of for event in late):
+        return NOT_THE_SNAPSHOT
+    if late or not extra:
+        return LATE_EVENT
+    gone = [event for event in extra if _has_room(expected, event, length)] or list(extra)
+    return REMOVED_VECTOR if all(event in logged for event in gone) else REMOVED_EVENT
+
+
+def _has_room(sequence: Sequence[Event], event: Event, length: int) -> bool:
+    """Return whether a sequence would take an event, by the order that events without ids have."""
+    return len(sequence) < length or event > sequence[0]
+
+
+def _bare(activities: Sequence[Activity]) -> list[Event]:
+    """Return activities without event ids, as models see them."""
+    return [activity[:3] for activity in activities]
+
+
+def _activities_in_row(row: Mapping[str, Any]) -> list[Event]:
     """Return the activities of a row of a snapshot of sequences."""
     columns = (names.ACTIVITY_TIMES, names.ACTIVITY_JOB_IDS, names.ACTIVITY_ACTIONS)
-    activities = list(zip(*(row[column] for column in columns), strict=True))
-    return with_event_ids(activities, row[names.ACTIVITY_EVENT_IDS], numbers=numbers)
+    return list(zip(*(row[column] for column in columns), strict=True))
 
 
 def _vectors_in(
