@@ -330,13 +330,7 @@ class _Check:
         self, events: ActivityEvents, members: pa.Array, as_of: np.ndarray
     ) -> list[set[Event]]:
         """Return, for each member, the events of the window that the source has, on any job."""
-        count = len(events.job_ids)
-        known = ItemVectors(
-            job_ids=events.job_ids,
-            start=np.arange(count + 1, dtype=np.int64),
-            time=np.full(count, np.iinfo(np.int64).min, dtype=np.int64),
-            matrix=np.zeros((count + 1, 0), dtype=np.float32),
-        )
+        known = ItemVectors.always_known(events.job_ids)
         most = int(np.diff(events.member_start).max(initial=1))
         spec = replace(self._spec, length=most)
         sequences = make_sequences(events, members, as_of, spec=spec, vectors=known)

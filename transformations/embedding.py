@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from transformations import names
-from transformations.errors import InvalidInput
+from transformations.errors import InvalidInput, first_line
 from transformations.item_vectors import ItemVectors
 from transformations.model import ModelDescription
 from transformations.saved_model import SIGNATURE
@@ -242,7 +242,7 @@ def load_saved_model(path: Path, label: str) -> Any:
     except Exception as error:  # TensorFlow raises many kinds for a broken SavedModel
         raise InvalidInput(
             f"{label}: expected a loadable SavedModel at {path}. "
-            f"Received: {type(error).__name__}: {_first_line(error)}"
+            f"Received: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 
@@ -310,7 +310,7 @@ def _convert(
                 candidate = _ConvertedModel(model)
                 same = _agree(model, candidate, signature)
         except Exception as error:  # of many kinds, for operations that LiteRT does not know
-            _log.info("model %r stays a SavedModel: %s", model.name, _first_line(error))
+            _log.info("model %r stays a SavedModel: %s", model.name, first_line(error))
             return None
         if not same:
             _log.info("model %r stays a SavedModel: converted, it differs", model.name)
@@ -337,10 +337,6 @@ def _agree(model: ModelDescription, converted: _ConvertedModel, signature: Any) 
 
 def _tensors(inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {name: tensorflow().constant(values) for name, values in inputs.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _probe(model: ModelDescription, filled: Sequence[int]) -> dict[str, np.ndarray]:

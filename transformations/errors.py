@@ -49,3 +49,8 @@ def received(value: Any) -> str:
     """
     shown, kind = quote(value), f"of type {type(value).__name__}"
     return shown if value is None or isinstance(value, str) or kind in shown else f"{shown} {kind}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -56,6 +56,22 @@ class ItemVectors:
         return len(self.matrix) - 1
 
     @classmethod
+    def always_known(cls, job_ids: pa.Array) -> ItemVectors:
+        """Return vectors of no length that leave out no event of these jobs, however old.
+
+        Parameters
+        ----------
+        job_ids : distinct ids, ascending [J].
+        """
+        count = len(job_ids)
+        return cls(
+            job_ids=job_ids,
+            start=np.arange(count + 1, dtype=np.int64),
+            time=np.full(count, np.iinfo(np.int64).min, dtype=np.int64),
+            matrix=np.zeros((count + 1, 0), dtype=np.float32),
+        )
+
+    @classmethod
     def from_arrow(
         cls, table: pa.Table, embedding: ItemEmbedding, *, source: str = names.JOB_EMBEDDING
     ) -> ItemVectors:

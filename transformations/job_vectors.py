@@ -24,7 +24,7 @@ from transformations.embedding import (
     load_saved_model,
     tensorflow,
 )
-from transformations.errors import InvalidInput
+from transformations.errors import InvalidInput, first_line
 from transformations.feature_tables import TIMESTAMP, vector_chunks
 from transformations.job_encoder import JobEncoderDescription, describe_job_encoder
 from transformations.saved_model import SIGNATURE, TensorSpec
@@ -203,8 +203,7 @@ class JobEncoder:
         except (errors.OpError, ValueError) as error:
             raise InvalidInput(
                 f"{self._label} (version {self.description.version}): expected vectors for a batch "
-                f"of postings. Received: {type(error).__name__}: "
-                f"{next(iter(str(error).splitlines()), '')}"
+                f"of postings. Received: {type(error).__name__}: {first_line(error)}"
             ) from error
 
 

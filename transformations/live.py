@@ -32,7 +32,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from transformations import names
 from transformations.columns import source_names, under_our_names
-from transformations.errors import InvalidInput
+from transformations.errors import InvalidInput, first_line
 from transformations.event_log import append_events, require_event_ids
 from transformations.events import EVENT_COLUMNS, ActivityEvents
 from transformations.feature_tables import TIMESTAMP, sequence_batch
@@ -61,7 +61,7 @@ from transformations.sequences import Sequences, make_sequences
 from transformations.serving import JobVectors
 from transformations.sources import event_ids_of, source_label
 from transformations.spec import ActivitySpec
-from transformations.tables import first_line, id_column, single_chunk, time_column
+from transformations.tables import id_column, single_chunk, time_column
 from transformations.times import to_datetime, to_us
 from transformations.wording import are, counted, out_of, utc
 
@@ -443,12 +443,6 @@ def _merged_sequences(
     # Jobs without a vector are left out before; every other one is known for ever. Were it known
     # from its vector's own time on, an event could be left out now and, had a later one been
     # pushed first, have stayed.
-    count = len(events.job_ids)
-    known = ItemVectors(
-        job_ids=events.job_ids,
-        start=np.arange(count + 1, dtype=np.int64),
-        time=np.full(count, _ALWAYS, dtype=np.int64),
-        matrix=np.zeros((count + 1, 0), dtype=np.float32),
-    )
+    known = ItemVectors.always_known(events.job_ids)
     as_of = np.maximum(np.array(newest, dtype=np.int64), np.array(floor, dtype=np.int64))
     return make_sequences(events, events.member_ids, as_of, spec=spec, vectors=known)

@@ -32,9 +32,8 @@ from feast import FileSource
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 
-from transformations.errors import InvalidInput
+from transformations.errors import InvalidInput, first_line
 from transformations.tables import (
-    first_line,
     id_column,
     is_text,
     require_columns,
@@ -44,8 +43,6 @@ from transformations.tables import (
 from transformations.times import to_us
 
 DELTA_LOG = "_delta_log"
-SUMMARIES = ("_metadata", "_common_metadata")
-"""Files without rows that some writers put beside the others."""
 SUFFIXES = (".parquet", ".parq", ".pq")
 ANY = "permissive"
 """How Arrow puts columns of different types together: by the wider type, where there is one."""

@@ -21,14 +21,14 @@ from feast.types import String
 
 from transformations import names
 from transformations.columns import source_names
-from transformations.errors import InvalidInput
+from transformations.errors import InvalidInput, first_line
 from transformations.events import ActivityEvents
 from transformations.item_vectors import ITEM_COLUMNS, ItemVectors
 from transformations.names import Tag
 from transformations.parquet_files import ParquetFiles, is_parquet
 from transformations.snapshots import SnapshotSink
 from transformations.spec import ActivitySpec, ItemEmbedding
-from transformations.tables import first_line, require_columns, time_column
+from transformations.tables import require_columns, time_column
 from transformations.times import to_datetime
 
 READ_MARGIN = timedelta(days=1)

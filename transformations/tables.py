@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transformations import names
-from transformations.errors import InvalidInput
+from transformations.errors import InvalidInput, first_line
 from transformations.wording import are, out_of
 
 MOST_IN_ARRAY = 2**31 - 1
@@ -129,11 +129,6 @@ def _checked_text(values: pa.Array) -> pa.Array:
             f"{bad[0].as_py()!r} with a NUL, in {out_of(len(bad), len(values), 'row')}"
         )
     return values
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def time_column(table: pa.Table, column: str, source: str) -> np.ndarray:
