@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint format clean
 
 demo: $(VENV)/installed
-	$(BIN)/python -m training.demo --repo feature_repo --data $(DATA)
+	$(BIN)/python -m activity_embeddings.training.demo --repo feature_repo --data $(DATA)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto

@@ -24,21 +24,26 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from training.evaluation.arms import DECAY, Role
-from training.evaluation.compare import REPORT, compare
-from training.evaluation.data import Data, Timeline
-from training.evaluation.evaluate import QUICK, Size, evaluate, headline
-from training.evaluation.findings import Declared
-from training.evaluation.member_vectors import EvaluatedModel
-from training.evaluation.ranker import RankerSettings
-from training.evaluation.store import MINUTE_US, Schedule
-from training.job_market import JobMarket
-from training.models import CNN, GRU, LSTM, Architecture, Transformer
-from training.objectives import NextPositive, Objective, Proxy
-from training.sample_models import JOB_ENCODER, build_job_encoder, read_history, train_model
-from training.samples import FILMS, JOBS, TRUTH, Sample
-from transformations.embedding import tensorflow
-from transformations.job_encoder import describe_job_encoder
+from activity_embeddings.training.evaluation.arms import DECAY, Role
+from activity_embeddings.training.evaluation.compare import REPORT, compare
+from activity_embeddings.training.evaluation.data import Data, Timeline
+from activity_embeddings.training.evaluation.evaluate import QUICK, Size, evaluate, headline
+from activity_embeddings.training.evaluation.findings import Declared
+from activity_embeddings.training.evaluation.member_vectors import EvaluatedModel
+from activity_embeddings.training.evaluation.ranker import RankerSettings
+from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
+from activity_embeddings.training.job_market import JobMarket
+from activity_embeddings.training.models import CNN, GRU, LSTM, Architecture, Transformer
+from activity_embeddings.training.objectives import NextPositive, Objective, Proxy
+from activity_embeddings.training.sample_models import (
+    JOB_ENCODER,
+    build_job_encoder,
+    read_history,
+    train_model,
+)
+from activity_embeddings.training.samples import FILMS, JOBS, TRUTH, Sample
+from activity_embeddings.transformations.embedding import tensorflow
+from activity_embeddings.transformations.job_encoder import describe_job_encoder
 
 FILM_DATA = Path(__file__).parents[1] / "feature_repo" / "data"
 EARLIER_FILMS = replace(

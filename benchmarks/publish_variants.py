@@ -77,8 +77,8 @@ def run_ours(folder: Path, snapshots: int) -> dict[str, Any]:
     """
     from feast import FeatureStore
 
-    from transformations import compute_engine
-    from transformations.pipeline import Report
+    from activity_embeddings.transformations import compute_engine
+    from activity_embeddings.transformations.pipeline import Report
 
     reports: list[Report] = []
     pushes: dict[str, dict[str, float]] = {}
@@ -147,7 +147,7 @@ def run_stock(folder: Path, snapshots: int) -> dict[str, Any]:
     with clock("load models"):
         import keras
 
-        import training.models  # noqa: F401  registers the layers of the CNN
+        import activity_embeddings.training.models  # noqa: F401  registers the layers of the CNN
 
         first_duckdb_query()
 
@@ -275,11 +275,11 @@ def run_floor(folder: Path, snapshots: int) -> dict[str, Any]:
 
 def run_sequences(folder: Path, snapshots: int) -> dict[str, Any]:
     """Make the sequences of one cut-off, of tables that lie in memory, several times."""
-    from transformations.events import ActivityEvents
-    from transformations.item_vectors import ItemVectors
-    from transformations.sequences import make_sequences, members_active
-    from transformations.spec import ActivitySpec, ItemEmbedding
-    from transformations.times import to_us
+    from activity_embeddings.transformations.events import ActivityEvents
+    from activity_embeddings.transformations.item_vectors import ItemVectors
+    from activity_embeddings.transformations.sequences import make_sequences, members_active
+    from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+    from activity_embeddings.transformations.times import to_us
 
     data = folder / "ours" / "data"
     spec = ActivitySpec(window=WINDOW, length=LENGTH, actions=ACTIONS)

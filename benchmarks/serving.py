@@ -44,8 +44,8 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from publish import FEAST, FEATURE_REPO, OWN_JOB_VECTORS, _machine
 
-from transformations import names
-from transformations.serving import preload
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.serving import preload
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 from rank_jobs import order_by_cosine, rank_jobs

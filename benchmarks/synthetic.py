@@ -122,9 +122,9 @@ def write_models(packaged: Path, plain: Path, dimension: int) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
-    from training.models import CNN, GeometricDecay, UnweightedAverage
-    from training.package import package_model
-    from transformations.spec import ActivitySpec, ItemEmbedding
+    from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
+    from activity_embeddings.training.package import package_model
+    from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
     spec = ActivitySpec(window=WINDOW, length=LENGTH, actions=ACTIONS)
     items = ItemEmbedding("content_and_behaviour", "1", dimension)

@@ -37,11 +37,11 @@ import numpy as np
 import pandas as pd
 import synthetic
 
-from training.held_out import Windows
-from training.history import INPUT_JOB_ROWS, ActivityHistory
-from training.periods import Period
-from transformations.item_vectors import ItemVectors
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.held_out import Windows
+from activity_embeddings.training.history import INPUT_JOB_ROWS, ActivityHistory
+from activity_embeddings.training.periods import Period
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC = ActivitySpec(window=synthetic.WINDOW, length=synthetic.LENGTH, actions=synthetic.ACTIONS)
 PERIOD = Period(synthetic.CUTOFF - synthetic.WINDOW, synthetic.CUTOFF)
@@ -113,7 +113,7 @@ def _item_embedding(options: argparse.Namespace) -> ItemEmbedding:
 
 
 def _compare_examples(options: argparse.Namespace) -> None:
-    from training.objectives import Proxy
+    from activity_embeddings.training.objectives import Proxy
 
     started = time.perf_counter()
     history = _history(options, options.members)
@@ -276,7 +276,7 @@ def _make(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _stream(options: argparse.Namespace) -> dict[str, Any]:
-    from training.objectives import Proxy
+    from activity_embeddings.training.objectives import Proxy
 
     with options.file.open("rb") as file:
         history = pickle.load(file)
@@ -325,7 +325,7 @@ def _status(name: str) -> float:
 
 
 def _compare_steps(options: argparse.Namespace) -> None:
-    from training.models import architecture, known_models
+    from activity_embeddings.training.models import architecture, known_models
 
     # That a dataset is not shuffled again, and how long it is, is not news here.
     warnings.filterwarnings("ignore", category=UserWarning, module="keras")
@@ -364,8 +364,8 @@ def _ours(
     """Return weights, and what trains an epoch on the stream, in milliseconds a step."""
     import keras
 
-    from training.fit import training_step
-    from training.objectives import Proxy
+    from activity_embeddings.training.fit import training_step
+    from activity_embeddings.training.objectives import Proxy
 
     keras.utils.set_random_seed(0)
     sub_model = build(SPEC, _item_embedding(options))
@@ -389,8 +389,8 @@ def _ready(
     import keras
     import tensorflow as tf
 
-    from training.objectives import Proxy
-    from transformations import names
+    from activity_embeddings.training.objectives import Proxy
+    from activity_embeddings.transformations import names
 
     keras.utils.set_random_seed(0)
     sub_model = build(SPEC, _item_embedding(options))
@@ -432,7 +432,7 @@ def _first_rows(batches: Iterator[dict[str, np.ndarray]], count: int) -> dict[st
 def _optimizer() -> Any:
     import keras
 
-    from training.fit import Fit
+    from activity_embeddings.training.fit import Fit
 
     fit = Fit()
     return keras.optimizers.AdamW(

@@ -7,7 +7,7 @@ Films stand in for jobs: a proxy domain. Periods follow each other: the job enco
 `ENCODER_UNTIL`, models from there to `VALIDATE_FROM`; what is chosen is chosen on the days to
 `TEST_FROM`; `test` measures what comes after, with everything that is random, job vectors
 included, made anew for each seed. A figure is the mean over members of NDCG@10 of the next
-positive job among all jobs of the day, beside popularity; see `training.ranking`.
+positive job among all jobs of the day, beside popularity; see `activity_embeddings.training.ranking`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from training.fit import Fit
-from training.held_out import Windows
-from training.history import ActivityHistory
-from training.job_encoder import ENCODER_FIT, JobEncoder, train_job_encoder
-from training.models import (
+from activity_embeddings.training.fit import Fit
+from activity_embeddings.training.held_out import Windows
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.job_encoder import ENCODER_FIT, JobEncoder, train_job_encoder
+from activity_embeddings.training.models import (
     CNN,
     GRU,
     LSTM,
@@ -36,17 +36,17 @@ from training.models import (
     Transformer,
     UnweightedAverage,
 )
-from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
-from training.objectives import FuturePositives, NextPositive, Objective, Proxy
-from training.package import package_job_encoder
-from training.periods import TimeSplit
-from training.ranking import RankingQueries, embed_with
-from training.train import train
-from transformations.embedding import tensorflow
-from transformations.item_vectors import ItemVectors
-from transformations.job_vectors import JobEncoder as LoadedEncoder
-from transformations.job_vectors import encode_postings
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.movietweetings import EVENTS_FILE, POSTINGS_FILE
+from activity_embeddings.training.objectives import FuturePositives, NextPositive, Objective, Proxy
+from activity_embeddings.training.package import package_job_encoder
+from activity_embeddings.training.periods import TimeSplit
+from activity_embeddings.training.ranking import RankingQueries, embed_with
+from activity_embeddings.training.train import train
+from activity_embeddings.transformations.embedding import tensorflow
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.job_vectors import JobEncoder as LoadedEncoder
+from activity_embeddings.transformations.job_vectors import encode_postings
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 DATA = Path(__file__).parents[1] / "feature_repo" / "data"
 ENCODER_UNTIL = datetime(2013, 5, 1, tzinfo=UTC)

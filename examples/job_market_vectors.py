@@ -10,8 +10,12 @@ from feast import FeatureView, Field, FileSource
 from feast.types import Array, Int64, String
 from sources import DATA, OWNER, SNAPSHOTS
 
-from transformations.feature_views import item_embedding_of, job_embedding_view, posting_tags
-from transformations.names import Tag
+from activity_embeddings.transformations.feature_views import (
+    item_embedding_of,
+    job_embedding_view,
+    posting_tags,
+)
+from activity_embeddings.transformations.names import Tag
 
 JOB_ENCODER = DATA.parent / "models" / "job_encoder"
 

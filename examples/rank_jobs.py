@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from feast import FeatureService, FeatureStore
 
-from transformations.entity_rows import entity_rows
-from transformations.times import Time
+from activity_embeddings.transformations.entity_rows import entity_rows
+from activity_embeddings.transformations.times import Time
 
 JobId: TypeAlias = int | str
 

@@ -10,7 +10,11 @@ from feast import FeatureView, Field, FileSource
 from feast.types import Array, Int64, String
 from sources import DATA, OWNER, SNAPSHOTS
 
-from transformations.feature_views import item_embedding_of, job_embedding_view, posting_tags
+from activity_embeddings.transformations.feature_views import (
+    item_embedding_of,
+    job_embedding_view,
+    posting_tags,
+)
 
 JOB_ENCODER = DATA.parent / "models" / "job_encoder"
 

@@ -13,8 +13,8 @@ from feast import FeatureView, Field, FileSource
 from feast.data_format import ParquetFormat
 from feast.types import Int64, String
 
-from transformations.feature_views import event_tags
-from transformations.spec import ActivitySpec
+from activity_embeddings.transformations.feature_views import event_tags
+from activity_embeddings.transformations.spec import ActivitySpec
 
 DATA = Path(__file__).parent / "data"
 SNAPSHOTS = DATA / "snapshots"

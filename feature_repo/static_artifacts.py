@@ -7,8 +7,8 @@ from typing import Any
 
 def load_artifacts(app: Any) -> None:
     """Feast calls this when a server starts."""
-    from transformations.request_check import check_requests
-    from transformations.serving import preload
+    from activity_embeddings.transformations.request_check import check_requests
+    from activity_embeddings.transformations.serving import preload
 
     check_requests(app)
     try:

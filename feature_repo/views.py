@@ -5,7 +5,11 @@ from entities import job, member
 from job_vectors import job_embedding
 from sources import DATA, OWNER, SNAPSHOTS, SPEC, member_activity
 
-from transformations.feature_views import embedding_views, realtime_views, sequence_view
+from activity_embeddings.transformations.feature_views import (
+    embedding_views,
+    realtime_views,
+    sequence_view,
+)
 
 member_activity_sequence = sequence_view(
     events=member_activity,

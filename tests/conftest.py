@@ -16,9 +16,9 @@ def models(tmp_path_factory) -> Path:
     """The three packaged models of the feature repo; the CNN has its first, random weights."""
     import keras
 
-    from training.models import CNN, GeometricDecay, UnweightedAverage
-    from training.package import package_model
-    from transformations.spec import ActivitySpec, ItemEmbedding
+    from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
+    from activity_embeddings.training.package import package_model
+    from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
     spec, items = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)
     keras.utils.set_random_seed(7)

@@ -14,7 +14,7 @@ from feast_repo import at, events_table, make_repo, small_data, vectors_table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations.check import (
+from activity_embeddings.transformations.check import (
     LATE_EVENT,
     NOT_THE_SNAPSHOT,
     REMOVED_EVENT,
@@ -24,8 +24,8 @@ from transformations.check import (
     cause_of_events,
     check,
 )
-from transformations.errors import InvalidInput
-from transformations.row_updates import entity_keys
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.row_updates import entity_keys
 
 T = at(4)
 COMMAND = Path(sys.executable).with_name("activity-embeddings")
@@ -223,9 +223,9 @@ def test_what_was_done_to_a_sequence_is_what_is_told(events, done, data):
 def test_a_model_that_was_applied_and_not_materialized_is_told(published):
     import keras
 
-    from training.models import CNN
-    from training.package import package_model
-    from transformations.spec import ActivitySpec, ItemEmbedding
+    from activity_embeddings.training.models import CNN
+    from activity_embeddings.training.package import package_model
+    from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
     spec, items = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)
     keras.utils.set_random_seed(8)

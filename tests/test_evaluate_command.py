@@ -8,7 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from training.cli import cli
+from activity_embeddings.training.cli import cli
 
 DATES = ["--rank-from", "2024-03-05", "--test-from", "2024-03-15", "--until", "2024-04-10"]
 
@@ -98,7 +98,15 @@ def test_bad_requests_are_one_clear_error(applied, arguments, says, tmp_path):
 
 def test_an_error_after_reading_the_data_is_all_that_is_printed(applied, tmp_path):
     """In a process of its own, since libraries set filters of warnings when they are imported."""
-    command = [sys.executable, "-m", "training.cli", "-C", str(applied.path), "evaluate", *DATES]
+    command = [
+        sys.executable,
+        "-m",
+        "activity_embeddings.training.cli",
+        "-C",
+        str(applied.path),
+        "evaluate",
+        *DATES,
+    ]
     done = subprocess.run(
         [*command, "--models", "nobody", "--out", str(tmp_path / "out")],
         env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from feast_repo import DIMENSION, at, make_repo
 
-from transformations.check import check
-from transformations.entity_rows import entity_rows
-from transformations.errors import InvalidInput
-from transformations.live import SequenceWriter
+from activity_embeddings.transformations.check import check
+from activity_embeddings.transformations.entity_rows import entity_rows
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.live import SequenceWriter
 
 COMMAND = Path(sys.executable).with_name("activity-embeddings")
 IDS = [

@@ -35,13 +35,13 @@ from job_encoders import (
 )
 from reference import mean_of, sequence, vector_as_of
 
-from training.models import GeometricDecay, UnweightedAverage
-from training.package import package_model
-from transformations.check import check
-from transformations.entity_rows import entity_rows
-from transformations.errors import InvalidInput
-from transformations.feature_views import registered_model
-from transformations.spec import ActivitySpec
+from activity_embeddings.training.models import GeometricDecay, UnweightedAverage
+from activity_embeddings.training.package import package_model
+from activity_embeddings.transformations.check import check
+from activity_embeddings.transformations.entity_rows import entity_rows
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feature_views import registered_model
+from activity_embeddings.transformations.spec import ActivitySpec
 
 SEQUENCE = "member_activity_sequence"
 AVERAGE = "member_activity_embedding_unweighted_average"
@@ -282,8 +282,8 @@ def test_the_order_of_postings_and_the_offline_store_change_no_byte(repo, tmp_pa
     )
     other.edit(
         "feature_store.yaml",
-        "transformations.offline_store.OrderedDuckDBOfflineStore",
-        "transformations.dask_offline_store.OrderedDaskOfflineStore",
+        "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore",
+        "activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore",
     )
     other.run("apply")
     for each in (repo, other):
@@ -563,7 +563,13 @@ def test_after_a_teardown_the_online_store_is_filled_again(repo):
 
 
 KILLED = {
-    "between commit and push": ("transformations.snapshots", "SnapshotSink", "commit", 1, "after"),
+    "between commit and push": (
+        "activity_embeddings.transformations.snapshots",
+        "SnapshotSink",
+        "commit",
+        1,
+        "after",
+    ),
     "during the push": (
         "feast.infra.online_stores.sqlite",
         "SqliteOnlineStore",

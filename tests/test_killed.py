@@ -13,12 +13,12 @@ from feast_repo import (
     vectors_table,
 )
 
-from transformations.snapshots import SnapshotSink
+from activity_embeddings.transformations.snapshots import SnapshotSink
 
-SNAPSHOTS = ("transformations.snapshots", "SnapshotSink")
+SNAPSHOTS = ("activity_embeddings.transformations.snapshots", "SnapshotSink")
 STAGES = {
     "while a snapshot is written aside": (
-        "transformations.snapshots",
+        "activity_embeddings.transformations.snapshots",
         "SnapshotWriter",
         "write",
         6,
@@ -36,7 +36,7 @@ STAGES = {
     ),
     "before the push is recorded": (*SNAPSHOTS, "mark_published", 2, "before"),
     "before the interval is recorded": (
-        "transformations.compute_engine",
+        "activity_embeddings.transformations.compute_engine",
         "states",
         "record_materialization",
         1,

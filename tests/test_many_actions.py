@@ -5,11 +5,11 @@ import pyarrow as pa
 import pytest
 from feast_repo import DIMENSION, at, events_table, make_repo, vectors_table
 
-from training.models import CNN, UnweightedAverage
-from training.package import package_model
-from transformations.entity_rows import entity_rows
-from transformations.live import SequenceWriter
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.models import CNN, UnweightedAverage
+from activity_embeddings.training.package import package_model
+from activity_embeddings.transformations.entity_rows import entity_rows
+from activity_embeddings.transformations.live import SequenceWriter
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 ACTIONS = tuple(f"A{i}" for i in range(300))
 SPEC = ActivitySpec(length=8, actions=ACTIONS, positive_actions=("A3", "A299"))

@@ -10,8 +10,8 @@ import pytest
 from feast_repo import DIMENSION, at, events_table, make_repo, vectors_table
 from redis_server import redis_server, use_redis
 
-from transformations.check import OTHER_VERSION, check
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.check import OTHER_VERSION, check
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 VIEW = "member_activity_embedding_average"
 SPEC = ActivitySpec(window=timedelta(days=2))
@@ -30,7 +30,7 @@ def versions(tmp_path_factory):
     """SavedModels of one name, by version: their outputs differ in length or in scale."""
     import tensorflow as tf
 
-    from training.package import package_model
+    from activity_embeddings.training.package import package_model
 
     class Average(tf.Module):
         def __init__(self, width, scale):

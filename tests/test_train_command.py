@@ -16,12 +16,12 @@ from click.testing import CliRunner
 from feast_repo import PROJECT, at, make_encoder_repo, make_repo, us
 from job_encoders import package_encoder, postings_table, small_postings
 
-from training.cli import cli
-from training.feast_data import TrainingSource
-from training.periods import Period
-from training.train import RESULT, RUN
-from transformations.errors import InvalidInput
-from transformations.model import read_manifest
+from activity_embeddings.training.cli import cli
+from activity_embeddings.training.feast_data import TrainingSource
+from activity_embeddings.training.periods import Period
+from activity_embeddings.training.train import RESULT, RUN
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.model import read_manifest
 
 PERIODS = ["--from", "2024-02-20", "--validate-from", "2024-03-20", "--until", "2024-03-30"]
 QUICK = ["--epochs", "1", "--batch-size", "64"]
@@ -134,7 +134,7 @@ def test_a_search_writes_study_and_plot_and_goes_on(applied, tmp_path):
 
 
 def test_the_rate_of_a_decay_is_searched_over_its_whole_grid(applied, tmp_path):
-    from training.models.averages import DECAYS
+    from activity_embeddings.training.models.averages import DECAYS
 
     folder = tmp_path / "study"
     output = run_ok(

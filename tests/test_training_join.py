@@ -6,15 +6,15 @@ import pyarrow.parquet as pq
 import pytest
 from feast_repo import at, events_table, make_repo, small_data, vectors_table
 
-from transformations.errors import InvalidInput
-from transformations.request_time import InvalidRequest
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.request_time import InvalidRequest
 
 VIEW = "member_activity_embedding_cnn_realtime"
 FEATURES = [f"{VIEW}:{n}" for n in ("activity_embedding", "activity_count", "last_activity_at")]
 STORES = [
-    "transformations.offline_store.OrderedDuckDBOfflineStore",
+    "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore",
     "duckdb",
-    "transformations.dask_offline_store.OrderedDaskOfflineStore",
+    "activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore",
 ]
 MEMBERS, LABELS = [14, 3, 5], [at(2.5), at(4.5), at(4.2)]
 

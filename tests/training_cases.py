@@ -6,11 +6,11 @@ import pyarrow as pa
 from hypothesis import strategies as st
 from reference import US_PER_DAY
 
-from training.history import ActivityHistory
-from training.periods import Period
-from transformations.events import ActivityEvents
-from transformations.item_vectors import ItemVectors
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.periods import Period
+from activity_embeddings.transformations.events import ActivityEvents
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ACTIONS = ("APPLY", "SAVE", "DISMISS")

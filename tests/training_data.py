@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 from reference import US_PER_DAY
 
-from training.history import ActivityHistory
-from training.periods import Period
-from transformations.events import ActivityEvents
-from transformations.item_vectors import ItemVectors
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.periods import Period
+from activity_embeddings.transformations.events import ActivityEvents
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC = ActivitySpec(length=8)
 ITEMS = ItemEmbedding("test", "1", 6)

@@ -1,6 +1,6 @@
 """The command `activity-embeddings`, with what trains and measures.
 
-The commands that serve are in `transformations.cli`, which does not know training.
+The commands that serve are in `activity_embeddings.transformations.cli`, which does not know training.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from transformations.cli import cli, one_line_errors
-from transformations.errors import InvalidInput
-from transformations.wording import counted
+from activity_embeddings.transformations.cli import cli, one_line_errors
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.wording import counted
 
 # TensorFlow, Optuna and Feast take seconds to import; a command imports them when it runs.
 if TYPE_CHECKING:
-    from training.models import Architecture
-    from training.objectives import Objective
+    from activity_embeddings.training.models import Architecture
+    from activity_embeddings.training.objectives import Objective
 
 
 class Moment(click.ParamType):
@@ -86,7 +86,7 @@ def _training() -> Iterator[None]:
 
         # Of Keras about numpy and of Feast's DuckDB store about DuckDB: not for users.
         warnings.simplefilter("ignore", DeprecationWarning)
-        from transformations.embedding import tensorflow
+        from activity_embeddings.transformations.embedding import tensorflow
 
         tensorflow()
         yield
@@ -164,7 +164,7 @@ def train(
     is the folder of the run: `activity-embeddings package` makes a SavedModel of it.
     """
     with _training():
-        from training.train import train as train_model
+        from activity_embeddings.training.train import train as train_model
 
         run = run or Path("runs") / f"{model}-{seed}"
         trained = train_model(
@@ -195,8 +195,8 @@ def tune(
     plot of it, and the run of every trial.
     """
     with _training():
-        from training.tune import PLOT
-        from training.tune import tune as search
+        from activity_embeddings.training.tune import PLOT
+        from activity_embeddings.training.tune import tune as search
 
         folder = folder or Path("runs") / f"tune-{model}"
         study = search(
@@ -231,7 +231,7 @@ def package(
     Then add its line to ACTIVITY_MODELS.
     """
     with _training():
-        from training.train import load_run
+        from activity_embeddings.training.train import load_run
 
         out = out or repo / "models" / name
         described = load_run(run).package(out, name=name, version=version, description=description)
@@ -242,7 +242,7 @@ def package(
 def models() -> None:
     """List the models that `train` knows, and their hyperparameters."""
     with _training():
-        from training.models import architecture, known_models
+        from activity_embeddings.training.models import architecture, known_models
 
         for name in known_models():
             try:
@@ -301,9 +301,9 @@ def train_job_encoder(
     applied: that is not possible before its encoder is there. Without a feature repo, give files.
     """
     with _training():
-        from training import job_encoder
-        from training.encoder_data import EncoderData
-        from training.package import package_job_encoder
+        from activity_embeddings.training import job_encoder
+        from activity_embeddings.training.encoder_data import EncoderData
+        from activity_embeddings.training.package import package_job_encoder
 
         data = EncoderData.of(repo)
         module, facts = job_encoder.train_job_encoder(
@@ -395,11 +395,11 @@ def evaluate(
     with _training():
         from feast import FeatureStore
 
-        from training.evaluation.data import Timeline
-        from training.evaluation.evaluate import HTML, QUICK, Size, headline
-        from training.evaluation.evaluate import evaluate as run_evaluation
-        from training.evaluation.findings import Declared
-        from training.evaluation.from_repo import read_data, read_models
+        from activity_embeddings.training.evaluation.data import Timeline
+        from activity_embeddings.training.evaluation.evaluate import HTML, QUICK, Size, headline
+        from activity_embeddings.training.evaluation.evaluate import evaluate as run_evaluation
+        from activity_embeddings.training.evaluation.findings import Declared
+        from activity_embeddings.training.evaluation.from_repo import read_data, read_models
 
         store = FeatureStore(repo_path=str(repo))
         result = run_evaluation(
@@ -447,7 +447,7 @@ def compare(
     worse by the margin and has at most half of A's bytes.
     """
     with one_line_errors():
-        from training.evaluation.compare import compare as judge
+        from activity_embeddings.training.evaluation.compare import compare as judge
 
         verdict = judge(folders, a, b, margin=margin)
     click.echo(verdict)
@@ -467,9 +467,9 @@ def _data(
     """Return what `train` and `tune` take, from the options."""
     from feast import FeatureStore
 
-    from training.feast_data import TrainingSource
-    from training.fit import Fit
-    from training.periods import Period
+    from activity_embeddings.training.feast_data import TrainingSource
+    from activity_embeddings.training.fit import Fit
+    from activity_embeddings.training.periods import Period
 
     period, validation = Period(start, validate_from), Period(validate_from, until)
     objective = _objective(objective_name, dict(objective_settings))
@@ -486,15 +486,15 @@ def _data(
 
 
 def _architecture(name: str, settings: dict[str, Any]) -> Architecture:
-    from training.models import architecture
+    from activity_embeddings.training.models import architecture
 
     kind = architecture(name)
     return _with_settings(kind, f"model {name!r}", settings)
 
 
 def _objective(name: str, settings: dict[str, Any]) -> Objective:
-    from training.held_out import Windows
-    from training.objectives import OBJECTIVES
+    from activity_embeddings.training.held_out import Windows
+    from activity_embeddings.training.objectives import OBJECTIVES
 
     if name not in OBJECTIVES:
         raise InvalidInput(

@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from training.samples import (
+from activity_embeddings.training.samples import (
     EVENTS_FOLDER,
     FILMS,
     SAMPLES,
@@ -33,16 +33,16 @@ from training.samples import (
     Sample,
     make_market_repo,
 )
-from transformations import names
-from transformations.check import check
-from transformations.embedding import tensorflow
-from transformations.entity_rows import entity_rows
-from transformations.errors import InvalidInput
-from transformations.event_log import LIVE_FILES
-from transformations.files import empty_folder
-from transformations.serving import preload
-from transformations.spec import ActivitySpec
-from transformations.wording import counted, share
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.check import check
+from activity_embeddings.transformations.embedding import tensorflow
+from activity_embeddings.transformations.entity_rows import entity_rows
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.event_log import LIVE_FILES
+from activity_embeddings.transformations.files import empty_folder
+from activity_embeddings.transformations.serving import preload
+from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.wording import counted, share
 
 SERVICE = "jymbii_v2"
 REALTIME_SERVICE = "jymbii_v2_realtime"
@@ -103,7 +103,7 @@ def run(repo: Path, sample: Sample = FILMS) -> None:
         )
 
     tensorflow()
-    from training.sample_models import build_job_encoder, build_models
+    from activity_embeddings.training.sample_models import build_job_encoder, build_models
 
     with _step(
         f"Job encoder: content to vector, trained on activity before {sample.encoder_until:%F}"
@@ -211,10 +211,10 @@ def _print_training(manifest: Mapping[str, Any]) -> None:
 
 def _evaluate(store: FeatureStore, sample: Sample, out: Path) -> tuple[str, Path]:
     """Measure the CNN beside averages and controls; return the table and the report."""
-    from training.evaluation.data import Timeline
-    from training.evaluation.evaluate import HTML, QUICK, evaluate, headline
-    from training.evaluation.findings import Declared
-    from training.evaluation.from_repo import read_data, read_models
+    from activity_embeddings.training.evaluation.data import Timeline
+    from activity_embeddings.training.evaluation.evaluate import HTML, QUICK, evaluate, headline
+    from activity_embeddings.training.evaluation.findings import Declared
+    from activity_embeddings.training.evaluation.from_repo import read_data, read_models
 
     truth = Path(store.repo_path) / "data" / TRUTH if sample.simulated else None
     dates = {

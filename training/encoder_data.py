@@ -11,17 +11,17 @@ from typing import Any
 import pyarrow as pa
 from feast import FeatureStore, FileSource
 
-from training.repo_definitions import RepoDefinitions, read_definitions
-from transformations import names
-from transformations.columns import names_there, source_names
-from transformations.errors import InvalidInput
-from transformations.events import EVENT_COLUMNS, ActivityEvents
-from transformations.feature_views import spec_of
-from transformations.names import Role
-from transformations.parquet_files import ParquetFiles
-from transformations.sources import read_events, read_postings
-from transformations.spec import ActivitySpec
-from transformations.times import to_us
+from activity_embeddings.training.repo_definitions import RepoDefinitions, read_definitions
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.columns import names_there, source_names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.events import EVENT_COLUMNS, ActivityEvents
+from activity_embeddings.transformations.feature_views import spec_of
+from activity_embeddings.transformations.names import Role
+from activity_embeddings.transformations.parquet_files import ParquetFiles
+from activity_embeddings.transformations.sources import read_events, read_postings
+from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.times import to_us
 
 FOREVER = 2**63 - 1
 """Microseconds: later than any time."""

@@ -11,10 +11,10 @@ import pyarrow as pa
 from feast import FeatureStore
 from feast.types import Array, String
 
-from training.history import ActivityHistory
-from training.periods import Period
-from transformations.errors import InvalidInput
-from transformations.feature_views import (
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.periods import Period
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feature_views import (
     has_encoder,
     in_repo,
     item_embedding_of,
@@ -22,13 +22,18 @@ from transformations.feature_views import (
     source_views_of,
     spec_of,
 )
-from transformations.item_vectors import ItemVectors
-from transformations.job_vectors import JobEncoder, encode_postings
-from transformations.model import ActivityModel
-from transformations.names import Role, Tag
-from transformations.sources import read_events, read_item_vectors, read_postings, source_label
-from transformations.spec import ActivitySpec, ItemEmbedding
-from transformations.times import Time, parse_datetime, parse_time
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.job_vectors import JobEncoder, encode_postings
+from activity_embeddings.transformations.model import ActivityModel
+from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.sources import (
+    read_events,
+    read_item_vectors,
+    read_postings,
+    source_label,
+)
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.times import Time, parse_datetime, parse_time
 
 _ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 """Before the first event of anybody's log."""

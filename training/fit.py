@@ -18,10 +18,10 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from training.objectives.base import Task
-from training.stream import ExampleStream
-from transformations.errors import InvalidInput
-from transformations.files import make_folder, replace_file
+from activity_embeddings.training.objectives.base import Task
+from activity_embeddings.training.stream import ExampleStream
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.files import make_folder, replace_file
 
 CHECKPOINT = "checkpoint.npz"
 TENSORBOARD = "tensorboard"

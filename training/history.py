@@ -11,13 +11,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.events import ActivityEvents
-from transformations.item_vectors import ItemVectors
-from transformations.sequences import MICROSECONDS_PER_DAY, Sequences, make_sequences
-from transformations.spec import ActivitySpec
-from transformations.wording import counted, out_of
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.events import ActivityEvents
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.sequences import (
+    MICROSECONDS_PER_DAY,
+    Sequences,
+    make_sequences,
+)
+from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.wording import counted, out_of
 
 INPUT_JOB_ROWS = "job_rows"
 """Rows of the job vectors at each position: 128 bytes a sequence instead of 8 KB of vectors."""

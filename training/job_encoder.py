@@ -26,26 +26,31 @@ from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from training.fit import VALIDATION, Fit, fit_task
-from training.history import INPUT_JOB_ROWS, ActivityHistory
-from training.models.base import ACTIVITY_EMBEDDING
-from training.models.layers import LearnedDecay, OneHotAction
-from training.objectives import FuturePositives, FuturePositivesTask, Lookup, NextPositive
-from training.objectives.future_positives import (
+from activity_embeddings.training.fit import VALIDATION, Fit, fit_task
+from activity_embeddings.training.history import INPUT_JOB_ROWS, ActivityHistory
+from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
+from activity_embeddings.training.models.layers import LearnedDecay, OneHotAction
+from activity_embeddings.training.objectives import (
+    FuturePositives,
+    FuturePositivesTask,
+    Lookup,
+    NextPositive,
+)
+from activity_embeddings.training.objectives.future_positives import (
     DAY_ROWS,
     DISMISSED_ROWS,
     NEGATIVE_ROWS,
     TARGET_ROWS,
 )
-from training.periods import Period
-from training.ranking import RankingQueries, embed_with
-from transformations import names
-from transformations.embedding import held_back_stderr
-from transformations.errors import InvalidInput
-from transformations.events import ActivityEvents
-from transformations.item_vectors import ItemVectors
-from transformations.spec import ActivitySpec, ItemEmbedding
-from transformations.tables import (
+from activity_embeddings.training.periods import Period
+from activity_embeddings.training.ranking import RankingQueries, embed_with
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.embedding import held_back_stderr
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.events import ActivityEvents
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.tables import (
     id_column,
     rank_encode,
     require_columns,
@@ -54,8 +59,8 @@ from transformations.tables import (
     take_rows,
     time_column,
 )
-from transformations.times import Time, parse_datetime, to_datetime, to_us
-from transformations.wording import counted
+from activity_embeddings.transformations.times import Time, parse_datetime, to_datetime, to_us
+from activity_embeddings.transformations.wording import counted
 
 ENCODER_FIT = Fit(learning_rate=2e-3, epochs=20, patience=3)
 """How the towers are fitted by default."""
@@ -305,7 +310,7 @@ def train_job_encoder(
     events : columns `member_id`, `job_id`, `action`, `event_timestamp`; or as they were checked.
     postings : `job_id`, `event_timestamp` and the encoder's columns; of a job's several rows the
         newest before `until` counts, and jobs without one are left out.
-    until : a time with a zone, see `transformations.times.Time`. No event at or after it is read;
+    until : a time with a zone, see `activity_embeddings.transformations.times.Time`. No event at or after it is read;
         the vectors are valid from it on.
     dimension : int. Length D of a vector.
     seed : int. Of weights, examples and dropout.

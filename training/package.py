@@ -10,16 +10,21 @@ from typing import Any, TypeVar
 import keras
 import tensorflow as tf
 
-from transformations.files import make_folder, real_path
-from transformations.job_encoder import (
+from activity_embeddings.transformations.files import make_folder, real_path
+from activity_embeddings.transformations.job_encoder import (
     JobEncoderDescription,
     describe_job_encoder,
     write_encoder_manifest,
 )
-from transformations.model import ActivityModel, ModelDescription, describe_model, write_manifest
-from transformations.saved_model import SIGNATURE
-from transformations.spec import ActivitySpec, ItemEmbedding
-from transformations.times import Time
+from activity_embeddings.transformations.model import (
+    ActivityModel,
+    ModelDescription,
+    describe_model,
+    write_manifest,
+)
+from activity_embeddings.transformations.saved_model import SIGNATURE
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.times import Time
 
 Described = TypeVar("Described")
 
@@ -42,7 +47,7 @@ def package_model(
         `job_embeddings`, `actions` (and `ages`) and dict outputs.
     path : the folder, or a symbolic link to it; replaced if it is there. The new model is written
         and checked aside, so `path` never holds a half-written one.
-    name, version, spec, item_embedding : what the manifest says; see `transformations.model`.
+    name, version, spec, item_embedding : what the manifest says; see `activity_embeddings.transformations.model`.
     **facts : JSON values for the manifest: description, training, metrics, parameters, …
 
     Raises
@@ -80,7 +85,7 @@ def package_job_encoder(
     path : as in `package_model`.
     name, version : of the vectors that it makes.
     valid_from : the end of the data that it was fitted on, a time with a zone; see
-        `transformations.times.Time`. No vector of it is known earlier.
+        `activity_embeddings.transformations.times.Time`. No vector of it is known earlier.
     **facts : JSON values for the manifest: description, training, metrics, parameters, …
 
     Raises

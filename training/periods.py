@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from transformations.errors import InvalidInput
-from transformations.times import parse_datetime, to_us
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.times import parse_datetime, to_us
 
 
 def become_utc(owner: object, what: str, *fields: str) -> None:
@@ -35,7 +35,7 @@ class Period:
 
     Parameters
     ----------
-    start, end : times with a zone, see `transformations.times.Time`; `start` before `end`. They
+    start, end : times with a zone, see `activity_embeddings.transformations.times.Time`; `start` before `end`. They
         become UTC datetimes.
 
     Raises

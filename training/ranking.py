@@ -17,14 +17,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.held_out import HeldOut, Windows, hold_out
-from training.history import INPUT_JOB_ROWS, ActivityHistory
-from training.models.averages import negative_outputs
-from training.periods import Period
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.sequences import MICROSECONDS_PER_DAY, Sequences
-from transformations.spec import ActivitySpec
+from activity_embeddings.training.held_out import HeldOut, Windows, hold_out
+from activity_embeddings.training.history import INPUT_JOB_ROWS, ActivityHistory
+from activity_embeddings.training.models.averages import negative_outputs
+from activity_embeddings.training.periods import Period
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY, Sequences
+from activity_embeddings.transformations.spec import ActivitySpec
 
 TOP = 10
 POPULARITY_DAYS = 7

@@ -19,9 +19,9 @@ from types import ModuleType
 
 from feast import FeatureView
 
-from transformations.errors import InvalidInput
-from transformations.feast_compat.repo import repo_files, settings_file
-from transformations.names import Tag
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feast_compat.repo import repo_files, settings_file
+from activity_embeddings.transformations.names import Tag
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Build the sample feature repo's job encoder and its three packaged models.
 
-    python -m training.sample_models --repo feature_repo
+    python -m activity_embeddings.training.sample_models --repo feature_repo
 
-Nothing learnt sees what it is later asked about; the dates are in `training.samples`.
+Nothing learnt sees what it is later asked about; the dates are in `activity_embeddings.training.samples`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from training.fit import Fit
-from training.history import ActivityHistory
-from training.job_encoder import JobEncoder as JobEncoderSettings
-from training.job_encoder import train_job_encoder
-from training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
-from training.objectives import Objective
-from training.package import package_job_encoder
-from training.periods import Period
-from training.samples import FILMS, Sample
-from training.train import Trained, train
-from transformations.item_vectors import ItemVectors
-from transformations.job_encoder import JobEncoderDescription, describe_job_encoder
-from transformations.job_vectors import JobEncoder, encode_postings
-from transformations.model import ModelDescription
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.fit import Fit
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.job_encoder import JobEncoder as JobEncoderSettings
+from activity_embeddings.training.job_encoder import train_job_encoder
+from activity_embeddings.training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
+from activity_embeddings.training.objectives import Objective
+from activity_embeddings.training.package import package_job_encoder
+from activity_embeddings.training.periods import Period
+from activity_embeddings.training.samples import FILMS, Sample
+from activity_embeddings.training.train import Trained, train
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.job_encoder import (
+    JobEncoderDescription,
+    describe_job_encoder,
+)
+from activity_embeddings.transformations.job_vectors import JobEncoder, encode_postings
+from activity_embeddings.transformations.model import ModelDescription
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 JOB_ENCODER = "job_encoder"
 """Name of the encoder's folder among the models."""

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from training.evaluation import arms
-from training.evaluation.findings import Target
-from training.movietweetings import EVENTS_FILE, POSTINGS_FILE
-from transformations.errors import InvalidInput
-from transformations.files import real_path
+from activity_embeddings.training.evaluation import arms
+from activity_embeddings.training.evaluation.findings import Target
+from activity_embeddings.training.movietweetings import EVENTS_FILE, POSTINGS_FILE
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.files import real_path
 
 EVENTS_FOLDER = Path(EVENTS_FILE).parent
 TRUTH = "truth"
@@ -115,7 +115,7 @@ def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
     InvalidInput
         There is something else in the folder than a market.
     """
-    from training.job_market import JobMarket
+    from activity_embeddings.training.job_market import JobMarket
 
     repo = real_path(repo)
     if repo.exists() and (repo.is_file() or any(repo.iterdir())):

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from training.history import ActivityHistory
-from training.periods import Period
-from transformations.errors import InvalidInput
-from transformations.wording import counted
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.periods import Period
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.wording import counted
 
 Arrays = dict[str, np.ndarray]
 """Arrays by name, with one row an example."""

@@ -1,6 +1,6 @@
 """The contract of activity models, as checks that you can run over your own.
 
-    from training.testing import check_activity_model
+    from activity_embeddings.training.testing import check_activity_model
     check_activity_model(MyArchitecture())
 
 or, one test a check:
@@ -25,14 +25,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.models import Architecture, architecture
-from training.models.registry import is_name
-from training.package import package_model
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.model import ActivityModel, ModelDescription, describe_model, read_manifest
-from transformations.saved_model import SIGNATURE, read_signature
-from transformations.spec import PAD, ActivitySpec, ItemEmbedding
+from activity_embeddings.training.models import Architecture, architecture
+from activity_embeddings.training.models.registry import is_name
+from activity_embeddings.training.package import package_model
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.model import (
+    ActivityModel,
+    ModelDescription,
+    describe_model,
+    read_manifest,
+)
+from activity_embeddings.transformations.saved_model import SIGNATURE, read_signature
+from activity_embeddings.transformations.spec import PAD, ActivitySpec, ItemEmbedding
 
 ITEM_EMBEDDING = ItemEmbedding(name="check", version="1", dimension=8)
 """What a model is built for where a check may choose."""
@@ -59,7 +64,7 @@ def check_activity_model(
     seed: int = 0,
     checks: Iterable[str] | None = None,
 ) -> None:
-    """Check that an activity model keeps the contract of `transformations.model`, and behaves.
+    """Check that an activity model keeps the contract of `activity_embeddings.transformations.model`, and behaves.
 
     Checks, in this order:
 
@@ -92,7 +97,7 @@ def check_activity_model(
 
     Examples
     --------
-    >>> from training.models import InterleavedDecay
+    >>> from activity_embeddings.training.models import InterleavedDecay
     >>> check_activity_model(InterleavedDecay(r=0.8))
     """
     chosen = ACTIVITY_MODEL_CHECKS if checks is None else tuple(checks)

@@ -23,18 +23,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.fit import VALIDATION, Fit, fit_task, save_arrays
-from training.history import ActivityHistory
-from training.models import Architecture, architecture
-from training.objectives import NextPositive, Objective
-from training.package import package_model
-from training.periods import Period
-from training.ranking import RankingQueries, decayed_average, embed_with
-from transformations.errors import InvalidInput
-from transformations.files import make_folder, replace_file
-from transformations.model import ModelDescription
-from transformations.spec import ActivitySpec, ItemEmbedding
-from transformations.wording import share
+from activity_embeddings.training.fit import VALIDATION, Fit, fit_task, save_arrays
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.models import Architecture, architecture
+from activity_embeddings.training.objectives import NextPositive, Objective
+from activity_embeddings.training.package import package_model
+from activity_embeddings.training.periods import Period
+from activity_embeddings.training.ranking import RankingQueries, decayed_average, embed_with
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.files import make_folder, replace_file
+from activity_embeddings.transformations.model import ModelDescription
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.wording import share
 
 RUN = "run.json"
 RESULT = "result.json"

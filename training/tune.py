@@ -15,16 +15,16 @@ from typing import Any
 
 import optuna
 
-from training.fit import VALIDATION, Fit
-from training.history import ActivityHistory
-from training.models import architecture
-from training.objectives import NextPositive, Objective
-from training.periods import Period
-from training.train import Trained, train
-from transformations.errors import InvalidInput
-from transformations.files import make_folder
-from transformations.spec import ItemEmbedding
-from transformations.wording import counted
+from activity_embeddings.training.fit import VALIDATION, Fit
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.models import architecture
+from activity_embeddings.training.objectives import NextPositive, Objective
+from activity_embeddings.training.periods import Period
+from activity_embeddings.training.train import Trained, train
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.files import make_folder
+from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.wording import counted
 
 STUDY = "study.db"
 PLOT = "search.png"
@@ -35,7 +35,7 @@ Figure = Callable[[Trained], float]
 
 
 def validation_figure(trained: Trained) -> float:
-    """Return NDCG@10 of the validation period; see `training.ranking`."""
+    """Return NDCG@10 of the validation period; see `activity_embeddings.training.ranking`."""
     return trained.figure
 
 

@@ -24,30 +24,30 @@ import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 from feast.errors import FeatureViewNotFoundException
 
-from transformations import names
-from transformations.embedding import Embedder
-from transformations.entity_rows import entity_rows
-from transformations.errors import InvalidInput
-from transformations.events import ActivityEvents
-from transformations.feature_views import (
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.embedding import Embedder
+from activity_embeddings.transformations.entity_rows import entity_rows
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.events import ActivityEvents
+from activity_embeddings.transformations.feature_views import (
     item_embedding_of,
     registered_model,
     source_views_of,
     spec_of,
 )
-from transformations.item_vectors import ItemVectors
-from transformations.live import activities_of
-from transformations.merge import Activity, Id, activities_in
-from transformations.names import Role, Tag
-from transformations.pipeline import facts_of
-from transformations.row_updates import Stored, entity_keys, read_rows
-from transformations.sequences import Sequences, make_sequences, members_active
-from transformations.snapshots import SnapshotSink, read_facts
-from transformations.sources import read_events, read_item_vectors, sink_of
-from transformations.spec import describe_mismatch
-from transformations.tables import codes_of, single_chunk, sorted_union
-from transformations.times import to_datetime, to_us
-from transformations.wording import counted
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.live import activities_of
+from activity_embeddings.transformations.merge import Activity, Id, activities_in
+from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.pipeline import facts_of
+from activity_embeddings.transformations.row_updates import Stored, entity_keys, read_rows
+from activity_embeddings.transformations.sequences import Sequences, make_sequences, members_active
+from activity_embeddings.transformations.snapshots import SnapshotSink, read_facts
+from activity_embeddings.transformations.sources import read_events, read_item_vectors, sink_of
+from activity_embeddings.transformations.spec import describe_mismatch
+from activity_embeddings.transformations.tables import codes_of, single_chunk, sorted_union
+from activity_embeddings.transformations.times import to_datetime, to_us
+from activity_embeddings.transformations.wording import counted
 
 Event: TypeAlias = tuple[int, Id, int]
 """Time in microseconds, job id, action id."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from transformations.errors import InvalidInput
-from transformations.names import ACTION, EVENT_ID, EVENT_TIMESTAMP
-from transformations.wording import share
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.names import ACTION, EVENT_ID, EVENT_TIMESTAMP
+from activity_embeddings.transformations.wording import share
 
 # Feast and what it imports take seconds; a command imports them when it runs.
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def push(repo: Path, file: Path, online_only: bool) -> None:
     with one_line_errors():
         from feast import FeatureStore
 
-        from transformations.live import SequenceWriter
+        from activity_embeddings.transformations.live import SequenceWriter
 
         writer = SequenceWriter(FeatureStore(repo_path=str(repo)), offline=not online_only)
         events = read_events_file(file, writer.id_types, writer.source_names)
@@ -86,7 +86,7 @@ def check(repo: Path, sample: int, seed: int, threshold: float) -> None:
     with one_line_errors():
         from feast import FeatureStore
 
-        from transformations.check import check as run_check
+        from activity_embeddings.transformations.check import check as run_check
 
         report = run_check(FeatureStore(repo_path=str(repo)), sample=sample, seed=seed)
         click.echo(report)
@@ -210,7 +210,7 @@ def _with_times(
     """
     import pyarrow as pa
 
-    from transformations.times import to_us
+    from activity_embeddings.transformations.times import to_us
 
     column = next((name for name in columns if name in table.column_names), None)
     if column is None:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import pyarrow as pa
 from feast import FeatureView
 
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.tables import require_columns
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.tables import require_columns
 
 
 def source_names(view: FeatureView, columns: Iterable[str]) -> dict[str, str]:

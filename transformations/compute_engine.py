@@ -3,7 +3,7 @@
 Named in feature_store.yaml:
 
     batch_engine:
-      type: transformations.compute_engine.ActivityComputeEngine
+      type: activity_embeddings.transformations.compute_engine.ActivityComputeEngine
 
 It accepts all views of one `feast materialize` together, encodes the postings that have no vector
 yet, runs one pipeline for each sequence view and the embedding views derived from it, and leaves
@@ -35,10 +35,10 @@ from feast.repo_config import FeastConfigBaseModel
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
 
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.feast_compat import sqlite, states
-from transformations.feature_views import (
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feast_compat import sqlite, states
+from activity_embeddings.transformations.feature_views import (
     has_encoder,
     has_string_ids,
     item_embedding_of,
@@ -48,14 +48,24 @@ from transformations.feature_views import (
     spec_of,
     vector_table_of,
 )
-from transformations.item_vectors import ItemVectors
-from transformations.job_vector_run import JobVectorRun
-from transformations.live import keep_live_events
-from transformations.names import Role, Tag
-from transformations.online import Merge, newest_by_time, push_snapshots, push_table
-from transformations.parquet_files import ParquetFiles
-from transformations.pipeline import EmbeddingTarget, Report, SnapshotRun, cutoffs
-from transformations.sources import (
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.job_vector_run import JobVectorRun
+from activity_embeddings.transformations.live import keep_live_events
+from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.online import (
+    Merge,
+    newest_by_time,
+    push_snapshots,
+    push_table,
+)
+from activity_embeddings.transformations.parquet_files import ParquetFiles
+from activity_embeddings.transformations.pipeline import (
+    EmbeddingTarget,
+    Report,
+    SnapshotRun,
+    cutoffs,
+)
+from activity_embeddings.transformations.sources import (
     count_hidden_files,
     parquet_files,
     read_events,
@@ -66,9 +76,9 @@ from transformations.sources import (
     sink_of,
     source_label,
 )
-from transformations.times import to_datetime, to_us
-from transformations.vector_table import write_vector_table
-from transformations.wording import counted, duration, utc
+from activity_embeddings.transformations.times import to_datetime, to_us
+from activity_embeddings.transformations.vector_table import write_vector_table
+from activity_embeddings.transformations.wording import counted, duration, utc
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
 """How far in the future an interval may end, for clocks that differ."""
@@ -80,7 +90,7 @@ VectorReader: TypeAlias = Callable[[FeatureView, int], ItemVectors]
 class ActivityComputeEngineConfig(FeastConfigBaseModel):
     """Settings under `batch_engine` in feature_store.yaml."""
 
-    type: str = "transformations.compute_engine.ActivityComputeEngine"
+    type: str = "activity_embeddings.transformations.compute_engine.ActivityComputeEngine"
     """Selects this engine."""
 
     snapshot_interval_hours: PositiveFloat = 24

@@ -6,7 +6,7 @@ others in any order, and fails where a partition finds nothing. So sources are r
 store, and joined here. Named in feature_store.yaml:
 
     offline_store:
-      type: transformations.dask_offline_store.OrderedDaskOfflineStore
+      type: activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMeta
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
 
-from transformations.errors import InvalidInput
-from transformations.sources import source_of
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.sources import source_of
 
 
 class OrderedDaskOfflineStoreConfig(DaskOfflineStoreConfig):
     """Settings under `offline_store` in feature_store.yaml: those of Feast's Dask store."""
 
     # Feast's own type admits the names of its store alone.
-    type: Any = "transformations.dask_offline_store.OrderedDaskOfflineStore"
+    type: Any = "activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore"
 
 
 class OrderedDaskOfflineStore(DaskOfflineStore):

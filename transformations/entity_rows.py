@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from transformations import names
-from transformations.errors import InvalidInput, quote
-from transformations.times import Time, parse_time, to_datetime
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput, quote
+from activity_embeddings.transformations.times import Time, parse_time, to_datetime
 
 Event: TypeAlias = tuple[int | str, str, Time] | tuple[int | str, str, Time, int | str]
 
@@ -30,7 +30,7 @@ def entity_rows(
     ----------
     member_ids : who is asked for.
     recent : (job id, action name, time) of what members did lately, by member id; members may be
-        missing or have nothing. For times see `transformations.times.Time`.
+        missing or have nothing. For times see `activity_embeddings.transformations.times.Time`.
     request_timestamp : the cut-off; None for the time at which the request is answered.
     event_ids : whether the view of events declares `event_id`. Each event may then have its id,
         as (job id, action name, time, event id); of one member all or none.

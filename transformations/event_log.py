@@ -20,14 +20,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 
-from transformations import names
-from transformations.columns import source_names
-from transformations.errors import InvalidInput
-from transformations.events import EVENT_COLUMNS
-from transformations.files import move_file, real_path
-from transformations.parquet_files import ParquetFiles
-from transformations.sources import parquet_files, readable, source_label, source_of
-from transformations.tables import require_columns, single_chunk
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.columns import source_names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.events import EVENT_COLUMNS
+from activity_embeddings.transformations.files import move_file, real_path
+from activity_embeddings.transformations.parquet_files import ParquetFiles
+from activity_embeddings.transformations.sources import (
+    parquet_files,
+    readable,
+    source_label,
+    source_of,
+)
+from activity_embeddings.transformations.tables import require_columns, single_chunk
 
 LIVE_FILES = "live-*.parquet"
 """The files that were added to a folder of events, among those that were there."""

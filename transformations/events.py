@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.spec import ActivitySpec
-from transformations.tables import (
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.tables import (
     codes_of,
     id_column,
     is_text,
@@ -28,7 +28,7 @@ from transformations.tables import (
     single_chunk,
     time_column,
 )
-from transformations.wording import out_of
+from activity_embeddings.transformations.wording import out_of
 
 EVENT_COLUMNS = (names.MEMBER_ID, names.JOB_ID, names.ACTION, names.EVENT_TIMESTAMP)
 

@@ -40,29 +40,32 @@ from feast.types import (
 )
 from feast.value_type import ValueType
 
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.feature_tables import (
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feature_tables import (
     embedding_fields,
     job_vector_fields,
     request_time_fields,
     sequence_fields,
 )
-from transformations.job_encoder import JobEncoderDescription, describe_job_encoder
-from transformations.model import (
+from activity_embeddings.transformations.job_encoder import (
+    JobEncoderDescription,
+    describe_job_encoder,
+)
+from activity_embeddings.transformations.model import (
     ActivityModel,
     ModelDescription,
     describe_model,
     describe_models,
 )
-from transformations.names import Role, Tag
-from transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
-from transformations.store_config import (
+from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
+from activity_embeddings.transformations.store_config import (
     require_engine,
     require_every_label,
     require_same_place,
 )
-from transformations.wording import duration
+from activity_embeddings.transformations.wording import duration
 
 _POSTING_TYPES: dict[tuple[str, int], tuple[FeastType, ...]] = {
     ("string", 1): (String,),
@@ -252,7 +255,7 @@ def job_embedding_view(
 
     Parameters
     ----------
-    encoder : folder of the SavedModel; see `transformations.job_encoder`.
+    encoder : folder of the SavedModel; see `activity_embeddings.transformations.job_encoder`.
     postings : the view that it is derived from; the encoder's inputs are columns of it.
     job : entity; its `value_type` is the type of the ids.
     snapshots : folder under which the view keeps its vectors, each version its own.
@@ -470,7 +473,7 @@ def _realtime_view(
     # process. So it is written as source here, complete in itself.
     source = (
         f"def {name}(inputs):\n"
-        "    from transformations.serving import embed_request\n\n"
+        "    from activity_embeddings.transformations.serving import embed_request\n\n"
         "    return embed_request(\n"
         f"        inputs, repo={str(repo.resolve())!r}, view={view.name!r}, "
         f"release={release_of(view)!r}\n"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput
 
 
 def real_path(path: Path) -> Path:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.spec import ItemEmbedding
-from transformations.tables import (
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.tables import (
     bisect,
     codes_of,
     id_column,
@@ -20,7 +20,7 @@ from transformations.tables import (
     time_column,
     with_last,
 )
-from transformations.wording import counted, out_of
+from activity_embeddings.transformations.wording import counted, out_of
 
 ITEM_COLUMNS = (names.JOB_ID, names.EMBEDDING, names.EVENT_TIMESTAMP)
 NEVER = np.iinfo(np.int64).max

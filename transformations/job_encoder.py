@@ -17,13 +17,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.manifest import ManifestKind
-from transformations.saved_model import Signature, TensorSpec, fingerprint, read_signature
-from transformations.spec import LONGEST_VECTOR, ItemEmbedding
-from transformations.times import Time, parse_datetime, to_datetime, to_us
-from transformations.wording import utc
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.manifest import ManifestKind
+from activity_embeddings.transformations.saved_model import (
+    Signature,
+    TensorSpec,
+    fingerprint,
+    read_signature,
+)
+from activity_embeddings.transformations.spec import LONGEST_VECTOR, ItemEmbedding
+from activity_embeddings.transformations.times import Time, parse_datetime, to_datetime, to_us
+from activity_embeddings.transformations.wording import utc
 
 MANIFEST = ManifestKind("job encoder", "job_encoder.json", ("name", "version", "valid_from"))
 SCALAR_TYPES = ("string", "int64", "float32")
@@ -96,7 +101,7 @@ def describe_job_encoder(path: str | Path) -> JobEncoderDescription:
     if not manifest:
         raise InvalidInput(
             f"job encoder {path}: expected a manifest {MANIFEST.file}. Received: none. Package the "
-            "encoder with `training.package.package_job_encoder`"
+            "encoder with `activity_embeddings.training.package.package_job_encoder`"
         )
     name = MANIFEST.require_name(manifest["name"], path, origin="the manifest")
     content = fingerprint(path)
@@ -129,7 +134,7 @@ def write_encoder_manifest(
     Raises
     ------
     InvalidInput
-        `valid_from` is no time, see `transformations.times.Time`, or has no zone.
+        `valid_from` is no time, see `activity_embeddings.transformations.times.Time`, or has no zone.
     """
     moment = parse_datetime(valid_from, f"job encoder {name!r}: `valid_from`", zone=True)
     stated = {"name": name, "version": version, "valid_from": moment.isoformat()}

@@ -18,15 +18,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.feature_tables import TIMESTAMP
-from transformations.job_encoder import JobEncoderDescription
-from transformations.job_vectors import JobEncoder, PostingVersions, encode_postings
-from transformations.snapshots import SnapshotSink, require_same_facts
-from transformations.tables import single_chunk, time_column
-from transformations.times import to_datetime
-from transformations.wording import counted, out_of, passed_over, utc
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feature_tables import TIMESTAMP
+from activity_embeddings.transformations.job_encoder import JobEncoderDescription
+from activity_embeddings.transformations.job_vectors import (
+    JobEncoder,
+    PostingVersions,
+    encode_postings,
+)
+from activity_embeddings.transformations.snapshots import SnapshotSink, require_same_facts
+from activity_embeddings.transformations.tables import single_chunk, time_column
+from activity_embeddings.transformations.times import to_datetime
+from activity_embeddings.transformations.wording import counted, out_of, passed_over, utc
 
 POSTINGS_AT_ONCE = 65_536
 """Postings, with their text, held in memory together."""

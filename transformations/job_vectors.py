@@ -17,18 +17,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transformations import names
-from transformations.embedding import (
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.embedding import (
     BATCH_SIZE,
     held_back_stderr,
     load_saved_model,
     tensorflow,
 )
-from transformations.errors import InvalidInput, first_line
-from transformations.feature_tables import TIMESTAMP, vector_chunks
-from transformations.job_encoder import JobEncoderDescription, describe_job_encoder
-from transformations.saved_model import SIGNATURE, TensorSpec
-from transformations.tables import (
+from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.feature_tables import TIMESTAMP, vector_chunks
+from activity_embeddings.transformations.job_encoder import (
+    JobEncoderDescription,
+    describe_job_encoder,
+)
+from activity_embeddings.transformations.saved_model import SIGNATURE, TensorSpec
+from activity_embeddings.transformations.tables import (
     id_column,
     is_text,
     rank_encode,
@@ -39,7 +42,7 @@ from transformations.tables import (
     take_rows,
     time_column,
 )
-from transformations.wording import are, counted, out_of
+from activity_embeddings.transformations.wording import are, counted, out_of
 
 SOURCE = "postings"
 """What errors call a table of postings, unless they are told."""

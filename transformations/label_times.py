@@ -12,10 +12,10 @@ from typing import Any
 
 from feast.infra.offline_stores.offline_store import RetrievalJob
 
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.request_time import InvalidRequest
-from transformations.times import parse_time
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.request_time import InvalidRequest
+from activity_embeddings.transformations.times import parse_time
 
 
 def label_times(inputs: Mapping[str, Sequence[Any]], job: RetrievalJob | bool) -> list[int]:

@@ -30,15 +30,19 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStoreConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from transformations import names
-from transformations.columns import source_names, under_our_names
-from transformations.errors import InvalidInput, first_line
-from transformations.event_log import append_events, require_event_ids
-from transformations.events import EVENT_COLUMNS, ActivityEvents
-from transformations.feature_tables import TIMESTAMP, sequence_batch
-from transformations.feature_views import has_string_ids, source_views_of, spec_of
-from transformations.item_vectors import ItemVectors
-from transformations.merge import (
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.columns import source_names, under_our_names
+from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.event_log import append_events, require_event_ids
+from activity_embeddings.transformations.events import EVENT_COLUMNS, ActivityEvents
+from activity_embeddings.transformations.feature_tables import TIMESTAMP, sequence_batch
+from activity_embeddings.transformations.feature_views import (
+    has_string_ids,
+    source_views_of,
+    spec_of,
+)
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.merge import (
     Activity,
     activities_in,
     as_events,
@@ -46,10 +50,10 @@ from transformations.merge import (
     merge_activities,
     with_event_ids,
 )
-from transformations.names import Role
-from transformations.online import Merge, feast_rows
-from transformations.request_time import CLOCK_TOLERANCE_US
-from transformations.row_updates import (
+from activity_embeddings.transformations.names import Role
+from activity_embeddings.transformations.online import Merge, feast_rows
+from activity_embeddings.transformations.request_time import CLOCK_TOLERANCE_US
+from activity_embeddings.transformations.row_updates import (
     Compute,
     Needs,
     Row,
@@ -57,13 +61,13 @@ from transformations.row_updates import (
     entity_keys,
     update_rows,
 )
-from transformations.sequences import Sequences, make_sequences
-from transformations.serving import JobVectors
-from transformations.sources import event_ids_of, source_label
-from transformations.spec import ActivitySpec
-from transformations.tables import id_column, single_chunk, time_column
-from transformations.times import to_datetime, to_us
-from transformations.wording import are, counted, out_of, utc
+from activity_embeddings.transformations.sequences import Sequences, make_sequences
+from activity_embeddings.transformations.serving import JobVectors
+from activity_embeddings.transformations.sources import event_ids_of, source_label
+from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.tables import id_column, single_chunk, time_column
+from activity_embeddings.transformations.times import to_datetime, to_us
+from activity_embeddings.transformations.wording import are, counted, out_of, utc
 
 SOURCE = "pushed events"
 """What errors call them."""

@@ -16,11 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.manifest import ManifestKind
-from transformations.saved_model import Signature, TensorSpec, fingerprint, read_signature
-from transformations.spec import (
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.manifest import ManifestKind
+from activity_embeddings.transformations.saved_model import (
+    Signature,
+    TensorSpec,
+    fingerprint,
+    read_signature,
+)
+from activity_embeddings.transformations.spec import (
     LONGEST_VECTOR,
     ActivitySpec,
     ItemEmbedding,

@@ -5,7 +5,7 @@ caller holds beside the request would then silently belong to other rows. Named 
 feature_store.yaml:
 
     offline_store:
-      type: transformations.offline_store.OrderedDuckDBOfflineStore
+      type: activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineS
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 
-from transformations.names import REQUEST_ROW
+from activity_embeddings.transformations.names import REQUEST_ROW
 
 
 class OrderedDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """Settings under `offline_store` in feature_store.yaml: those of Feast's DuckDB store."""
 
-    type: str = "transformations.offline_store.OrderedDuckDBOfflineStore"
+    type: str = "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore"
 
 
 class OrderedDuckDBOfflineStore(DuckDBOfflineStore):

@@ -28,12 +28,23 @@ from feast.type_map import python_values_to_proto_values
 from feast.types import Array, Float32, Int32, Int64, String, UnixTimestamp
 from tqdm import tqdm
 
-from transformations import names
-from transformations.feature_tables import TIMESTAMP
-from transformations.row_updates import Compute, Needs, Row, entity_keys, update_rows
-from transformations.snapshots import SnapshotSink
-from transformations.tables import rank_encode, single_chunk, take_rows, time_column
-from transformations.times import to_datetime
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.feature_tables import TIMESTAMP
+from activity_embeddings.transformations.row_updates import (
+    Compute,
+    Needs,
+    Row,
+    entity_keys,
+    update_rows,
+)
+from activity_embeddings.transformations.snapshots import SnapshotSink
+from activity_embeddings.transformations.tables import (
+    rank_encode,
+    single_chunk,
+    take_rows,
+    time_column,
+)
+from activity_embeddings.transformations.times import to_datetime
 
 WRITE_BATCH = 10_000
 """Rows a call of the store, unless Feast's `materialization.online_write_batch_size` says."""

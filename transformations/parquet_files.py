@@ -32,15 +32,15 @@ from feast import FileSource
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 
-from transformations.errors import InvalidInput, first_line
-from transformations.tables import (
+from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.tables import (
     id_column,
     is_text,
     require_columns,
     require_zoned_time,
     time_column,
 )
-from transformations.times import to_us
+from activity_embeddings.transformations.times import to_us
 
 DELTA_LOG = "_delta_log"
 SUFFIXES = (".parquet", ".parq", ".pq")

@@ -21,19 +21,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transformations import names
-from transformations.embedding import Embedder
-from transformations.errors import InvalidInput
-from transformations.events import ActivityEvents
-from transformations.feature_tables import embedding_batch, sequence_batch
-from transformations.item_vectors import ItemVectors
-from transformations.model import ModelDescription
-from transformations.sequences import Sequences, make_sequences, members_active
-from transformations.snapshots import SnapshotSink, require_same_facts
-from transformations.spec import ActivitySpec
-from transformations.tables import codes_of, single_chunk, sorted_union
-from transformations.times import to_datetime
-from transformations.wording import counted, passed_over, share, utc
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.embedding import Embedder
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.events import ActivityEvents
+from activity_embeddings.transformations.feature_tables import embedding_batch, sequence_batch
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.model import ModelDescription
+from activity_embeddings.transformations.sequences import Sequences, make_sequences, members_active
+from activity_embeddings.transformations.snapshots import SnapshotSink, require_same_facts
+from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.tables import codes_of, single_chunk, sorted_union
+from activity_embeddings.transformations.times import to_datetime
+from activity_embeddings.transformations.wording import counted, passed_over, share, utc
 
 MEMBERS_AT_ONCE = 32_768
 """Members held in memory together: their sequences and every model's vectors."""

@@ -30,10 +30,14 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from transformations.errors import quote, received
-from transformations.feast_compat.requests import online_context, online_route, registry_state
-from transformations.request_columns import RequestColumns
-from transformations.request_time import InvalidRequest
+from activity_embeddings.transformations.errors import quote, received
+from activity_embeddings.transformations.feast_compat.requests import (
+    online_context,
+    online_route,
+    registry_state,
+)
+from activity_embeddings.transformations.request_columns import RequestColumns
+from activity_embeddings.transformations.request_time import InvalidRequest
 
 _log = logging.getLogger(__name__)
 _known_user = asynccontextmanager(inject_user_details)

@@ -16,23 +16,23 @@ from feast.type_map import python_values_to_proto_values
 from feast.types import Array, String
 from feast.value_type import ValueType
 
-from transformations import names
-from transformations.errors import quote, received
-from transformations.feast_compat.requests import OnlineContext
-from transformations.feature_views import spec_of
-from transformations.names import Role, Tag
-from transformations.request_time import (
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import quote, received
+from activity_embeddings.transformations.feast_compat.requests import OnlineContext
+from activity_embeddings.transformations.feature_views import spec_of
+from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.request_time import (
     InvalidRequest,
     RequestParser,
     RequestReport,
     id_problem,
 )
-from transformations.times import parse_time, to_datetime
+from activity_embeddings.transformations.times import parse_time, to_datetime
 
 NOBODY = "A request should name at least one entity, as a member. Received: none"
 HINT = (
     f"{', '.join(names.RECENT_COLUMNS)} and {names.REQUEST_TIMESTAMP} should be in every row, "
-    "as null where there is nothing. In Python, transformations.entity_rows.entity_rows makes "
+    "as null where there is nothing. In Python, activity_embeddings.transformations.entity_rows.entity_rows makes "
     "such rows"
 )
 OUR_KEYS = (ValueType.INT64, ValueType.STRING)

@@ -19,21 +19,21 @@ import pandas as pd
 import pyarrow as pa
 from feast.errors import FeastError
 
-from transformations import names
-from transformations.embedding import Embedder
-from transformations.errors import InvalidInput, quote, received
-from transformations.events import ActivityEvents
-from transformations.item_vectors import ItemVectors
-from transformations.merge import (
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.embedding import Embedder
+from activity_embeddings.transformations.errors import InvalidInput, quote, received
+from activity_embeddings.transformations.events import ActivityEvents
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.merge import (
     Activity,
     activities_in,
     as_events,
     merge_activities,
     with_event_ids,
 )
-from transformations.sequences import Sequences, make_sequences
-from transformations.spec import ActivitySpec
-from transformations.times import parse_time, to_datetime, to_us
+from activity_embeddings.transformations.sequences import Sequences, make_sequences
+from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.times import parse_time, to_datetime, to_us
 
 CLOCK_TOLERANCE_US = 60_000_000
 """How far ahead of this machine's clock a request's time may be."""

@@ -42,8 +42,8 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import make_tzaware
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from transformations.errors import InvalidInput
-from transformations.wording import counted
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.wording import counted
 
 Row: TypeAlias = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 """Key, values by feature, event time and created time: what Feast's online stores write."""

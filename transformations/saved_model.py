@@ -15,7 +15,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
-from transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput
 
 SIGNATURE = "serving_default"
 _DTYPES = (

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from transformations.events import ActivityEvents
-from transformations.item_vectors import ItemVectors
-from transformations.spec import ActivitySpec
-from transformations.tables import bisect, codes_of, ranges, with_last
+from activity_embeddings.transformations.events import ActivityEvents
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.tables import bisect, codes_of, ranges, with_last
 
 QUERIES_AT_ONCE = 32_768
 """Queries worked on together: bounds the memory of intermediate [queries, length] arrays."""

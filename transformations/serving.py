@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 from feast import FeatureStore, FeatureView
 
-from transformations import names
-from transformations.embedding import Embedder
-from transformations.errors import InvalidInput
-from transformations.feast_compat.calls import training_join
-from transformations.feature_tables import TIMESTAMP, vector_column
-from transformations.feature_views import (
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.embedding import Embedder
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feast_compat.calls import training_join
+from activity_embeddings.transformations.feature_tables import TIMESTAMP, vector_column
+from activity_embeddings.transformations.feature_views import (
     has_string_ids,
     item_embedding_of,
     registered_model,
@@ -32,15 +32,19 @@ from transformations.feature_views import (
     spec_of,
     vector_table_of,
 )
-from transformations.item_vectors import ItemVectors
-from transformations.label_times import label_times
-from transformations.names import Role, Tag
-from transformations.request_time import RequestParser, RequestTimeResult, embed_at_request
-from transformations.row_updates import entity_keys, read_rows
-from transformations.serving_metrics import count_error, count_request
-from transformations.sources import declared_event_ids
-from transformations.times import to_us
-from transformations.vector_table import VectorTableReader
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.label_times import label_times
+from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.request_time import (
+    RequestParser,
+    RequestTimeResult,
+    embed_at_request,
+)
+from activity_embeddings.transformations.row_updates import entity_keys, read_rows
+from activity_embeddings.transformations.serving_metrics import count_error, count_request
+from activity_embeddings.transformations.sources import declared_event_ids
+from activity_embeddings.transformations.times import to_us
+from activity_embeddings.transformations.vector_table import VectorTableReader
 
 _log = logging.getLogger(__name__)
 MEMBERS_A_CALL = 65_536

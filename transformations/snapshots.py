@@ -27,10 +27,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transformations.errors import InvalidInput
-from transformations.files import make_folder, move_file, real_path, replace_file
-from transformations.spec import ItemEmbedding, describe_mismatch
-from transformations.times import to_datetime, to_us
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.files import (
+    make_folder,
+    move_file,
+    real_path,
+    replace_file,
+)
+from activity_embeddings.transformations.spec import ItemEmbedding, describe_mismatch
+from activity_embeddings.transformations.times import to_datetime, to_us
 
 PARTITION = "as_of="
 FILE = "snapshot.parquet"

@@ -19,17 +19,17 @@ from feast.data_source import DataSource
 from feast.infra.offline_stores.offline_store import OfflineStore
 from feast.types import String
 
-from transformations import names
-from transformations.columns import source_names
-from transformations.errors import InvalidInput, first_line
-from transformations.events import ActivityEvents
-from transformations.item_vectors import ITEM_COLUMNS, ItemVectors
-from transformations.names import Tag
-from transformations.parquet_files import ParquetFiles, is_parquet
-from transformations.snapshots import SnapshotSink
-from transformations.spec import ActivitySpec, ItemEmbedding
-from transformations.tables import require_columns, time_column
-from transformations.times import to_datetime
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.columns import source_names
+from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.events import ActivityEvents
+from activity_embeddings.transformations.item_vectors import ITEM_COLUMNS, ItemVectors
+from activity_embeddings.transformations.names import Tag
+from activity_embeddings.transformations.parquet_files import ParquetFiles, is_parquet
+from activity_embeddings.transformations.snapshots import SnapshotSink
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.tables import require_columns, time_column
+from activity_embeddings.transformations.times import to_datetime
 
 READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether

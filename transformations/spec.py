@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from transformations.errors import InvalidInput
-from transformations.wording import duration
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.wording import duration
 
 PAD = 0
 """Action id of a padded position; also the first entry of every vocabulary."""

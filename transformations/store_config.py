@@ -16,11 +16,11 @@ from feast import FeatureStore, FileSource, RepoConfig
 from feast.errors import DataSourceObjectNotFoundException
 from feast.infra.registry.base_registry import BaseRegistry
 
-from transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput
 
-ENGINE = "transformations.compute_engine.ActivityComputeEngine"
-DASK_STORE = "transformations.dask_offline_store.OrderedDaskOfflineStore"
-DUCKDB_STORE = "transformations.offline_store.OrderedDuckDBOfflineStore"
+ENGINE = "activity_embeddings.transformations.compute_engine.ActivityComputeEngine"
+DASK_STORE = "activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore"
+DUCKDB_STORE = "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore"
 
 _LOSES_LABELS = ("dask", "file", "feast.infra.offline_stores.dask.DaskOfflineStore")
 
@@ -39,7 +39,7 @@ def require_engine(config: RepoConfig) -> None:
 
 def _is_engine(kind: str) -> bool:
     """Return whether a type names the engine or a subclass of it."""
-    from transformations.compute_engine import ActivityComputeEngine
+    from activity_embeddings.transformations.compute_engine import ActivityComputeEngine
 
     module, _, name = kind.rpartition(".")
     try:

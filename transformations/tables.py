@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transformations import names
-from transformations.errors import InvalidInput, first_line
-from transformations.wording import are, out_of
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.wording import are, out_of
 
 MOST_IN_ARRAY = 2**31 - 1
 """Arrow counts the bytes of text, and the elements of lists, of one array in int32."""

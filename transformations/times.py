@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from transformations.errors import InvalidInput, received
+from activity_embeddings.transformations.errors import InvalidInput, received
 
 Time: TypeAlias = datetime | date | np.datetime64 | float | np.integer | np.floating | str
 """A datetime (also of pandas), a date, a numpy datetime64, seconds since the epoch, or an ISO 8601

@@ -15,11 +15,11 @@ import pytest
 import tensorflow as tf
 from training_data import ITEMS, SPEC, TRAIN, turns
 
-from training.fit import CHECKPOINT, Fit, fit_task
-from training.models import CNN
-from training.objectives import FuturePositives, FuturePositivesTask, Proxy
-from training.stream import ExampleStream
-from transformations.errors import InvalidInput
+from activity_embeddings.training.fit import CHECKPOINT, Fit, fit_task
+from activity_embeddings.training.models import CNN
+from activity_embeddings.training.objectives import FuturePositives, FuturePositivesTask, Proxy
+from activity_embeddings.training.stream import ExampleStream
+from activity_embeddings.transformations.errors import InvalidInput
 
 FIT = Fit(epochs=3, batch_size=64, learning_rate=5e-3)
 HISTORY = turns(members=40)

@@ -23,10 +23,16 @@ from training_cases import (
 )
 from training_reference import POSITIVE, allowed_jobs, held_out, shifted_times
 
-from training.held_out import Windows, both, draw_negatives, hold_out, label_names
-from training.objectives import FuturePositives
-from transformations.errors import InvalidInput
-from transformations.spec import ActivitySpec
+from activity_embeddings.training.held_out import (
+    Windows,
+    both,
+    draw_negatives,
+    hold_out,
+    label_names,
+)
+from activity_embeddings.training.objectives import FuturePositives
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec
 
 DAY = US_PER_DAY
 LABELS = label_names(ActivitySpec())
@@ -281,8 +287,8 @@ def test_jobs_are_drawn_uniformly_where_nearly_all_jobs_of_the_day_are_taboo():
 
 
 def test_lists_of_allowed_jobs_are_made_for_some_at_a_time(monkeypatch):
-    monkeypatch.setattr("training.held_out.DRAWS", 0)
-    monkeypatch.setattr("training.held_out.LISTED_AT_ONCE", 13)
+    monkeypatch.setattr("activity_embeddings.training.held_out.DRAWS", 0)
+    monkeypatch.setattr("activity_embeddings.training.held_out.LISTED_AT_ONCE", 13)
     history = day_of_many(pool=5, positives=1001)
     _, drawn = negatives(history, period(0, DAY))
     counts = np.bincount(drawn.job, minlength=5)

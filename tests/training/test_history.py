@@ -21,9 +21,9 @@ from training_cases import (
 )
 from training_reference import distinct
 
-from training.history import ActivityHistory
-from transformations.errors import InvalidInput
-from transformations.spec import ActivitySpec
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec
 
 DAY = US_PER_DAY
 

@@ -9,14 +9,14 @@ import pytest
 import tensorflow as tf
 from training_data import EPOCH, day
 
-from training.fit import Fit
-from training.held_out import Windows
-from training.job_encoder import JobEncoder, train_job_encoder
-from training.objectives import FuturePositives
-from training.package import package_job_encoder
-from transformations.errors import InvalidInput
-from transformations.job_vectors import JobEncoder as LoadedEncoder
-from transformations.job_vectors import encode_postings
+from activity_embeddings.training.fit import Fit
+from activity_embeddings.training.held_out import Windows
+from activity_embeddings.training.job_encoder import JobEncoder, train_job_encoder
+from activity_embeddings.training.objectives import FuturePositives
+from activity_embeddings.training.package import package_job_encoder
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.job_vectors import JobEncoder as LoadedEncoder
+from activity_embeddings.transformations.job_vectors import encode_postings
 
 INTEGER = pa.int64()
 JOBS = 60

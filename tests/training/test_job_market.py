@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import US_PER_DAY
 
-from training.job_market import JobMarket
-from training.job_market.__main__ import main
-from training.job_market.market import TRUE_JOBS_SCHEMA, TRUE_MEMBERS_SCHEMA
-from training.job_market.members import BLOCK, Directions
-from training.job_market.occupations import OCCUPATIONS
-from training.movietweetings import EVENTS_SCHEMA
-from training.samples import make_market_repo
-from transformations.errors import InvalidInput
+from activity_embeddings.training.job_market import JobMarket
+from activity_embeddings.training.job_market.__main__ import main
+from activity_embeddings.training.job_market.market import TRUE_JOBS_SCHEMA, TRUE_MEMBERS_SCHEMA
+from activity_embeddings.training.job_market.members import BLOCK, Directions
+from activity_embeddings.training.job_market.occupations import OCCUPATIONS
+from activity_embeddings.training.movietweetings import EVENTS_SCHEMA
+from activity_embeddings.training.samples import make_market_repo
+from activity_embeddings.transformations.errors import InvalidInput
 
 DAYS = 60
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -215,7 +215,13 @@ def test_the_demo_makes_no_market_where_something_else_is(tmp_path):
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_the_market_is_the_same_whatever_the_number_of_threads(threads, tmp_path):
     JobMarket(members=10, **SMALL).write(tmp_path / "here")
-    command = [sys.executable, "-m", "training.job_market", "--out", str(tmp_path / "there")]
+    command = [
+        sys.executable,
+        "-m",
+        "activity_embeddings.training.job_market",
+        "--out",
+        str(tmp_path / "there"),
+    ]
     command += ["--members", "10"]
     for name, value in SMALL.items():
         command += [f"--{name.replace('_', '-')}", str(value)]
@@ -556,7 +562,13 @@ def test_the_first_day_may_come_in_any_form_that_says_its_zone():
 
 
 def test_the_command_writes_a_market_and_prints_its_counts(tmp_path):
-    command = [sys.executable, "-m", "training.job_market", "--out", str(tmp_path / "market")]
+    command = [
+        sys.executable,
+        "-m",
+        "activity_embeddings.training.job_market",
+        "--out",
+        str(tmp_path / "market"),
+    ]
     command += ["--members", "200", "--days", "20", "--jobs", "300", "--start", "2024-02-05"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     events = pq.read_table(tmp_path / "market" / "activity_events")

@@ -14,13 +14,13 @@ import pytest
 import tensorflow as tf
 from job_encoders import SmallEncoder, package_encoder, vector_of
 
-from training.models import CNN, GeometricDecay, UnweightedAverage
-from training.package import package_model
-from transformations.errors import InvalidInput
-from transformations.job_encoder import describe_job_encoder
-from transformations.model import ActivityModel, describe_model, read_manifest
-from transformations.saved_model import SIGNATURE
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
+from activity_embeddings.training.package import package_model
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.job_encoder import describe_job_encoder
+from activity_embeddings.transformations.model import ActivityModel, describe_model, read_manifest
+from activity_embeddings.transformations.saved_model import SIGNATURE
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC = ActivitySpec(length=6)
 ITEMS = ItemEmbedding("test", "1", 5)
@@ -310,10 +310,10 @@ def test_killed_while_it_writes_the_old_model_stays_and_the_next_run_succeeds(tm
         f"""
         import os, signal, sys
         sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
-        import training.package
-        from training.models import GeometricDecay
+        import activity_embeddings.training.package
+        from activity_embeddings.training.models import GeometricDecay
         from test_package import ITEMS, SPEC, package
-        training.package.write_manifest = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+        activity_embeddings.training.package.write_manifest = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         package(GeometricDecay(r=0.5).build(SPEC, ITEMS), {str(path)!r}, version="2")
         """
     )

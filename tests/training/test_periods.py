@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta, timezone
 import pandas as pd
 import pytest
 
-from training.evaluation.data import Timeline
-from training.periods import Period, TimeSplit
-from transformations.errors import InvalidInput
+from activity_embeddings.training.evaluation.data import Timeline
+from activity_embeddings.training.periods import Period, TimeSplit
+from activity_embeddings.transformations.errors import InvalidInput
 
 
 def day(number):

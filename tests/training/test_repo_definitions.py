@@ -9,10 +9,10 @@ from datetime import timedelta
 import pytest
 from feast_repo import DEFINITIONS
 
-from training.repo_definitions import read_definitions
-from transformations.errors import InvalidInput
-from transformations.feature_views import spec_of
-from transformations.names import Role
+from activity_embeddings.training.repo_definitions import read_definitions
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feature_views import spec_of
+from activity_embeddings.transformations.names import Role
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pytest
 from reference import US_PER_DAY
 from training_cases import ACTIONS, event, history_of, period
 
-from training.held_out import Windows
-from training.objectives import FuturePositives, Proxy
-from training.stream import ExampleStream
-from transformations.errors import InvalidInput
-from transformations.spec import ActivitySpec
+from activity_embeddings.training.held_out import Windows
+from activity_embeddings.training.objectives import FuturePositives, Proxy
+from activity_embeddings.training.stream import ExampleStream
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec
 
 DAY = US_PER_DAY
 OF = period(10 * DAY, 20 * DAY)

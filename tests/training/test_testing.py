@@ -8,15 +8,15 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from training.models import CNN, InterleavedDecay, Network
-from training.package import package_model
-from training.testing import (
+from activity_embeddings.training.models import CNN, InterleavedDecay, Network
+from activity_embeddings.training.package import package_model
+from activity_embeddings.training.testing import (
     ACTIVITY_MODEL_CHECKS,
     ActivityModelCheckFailed,
     check_activity_model,
 )
-from transformations.errors import InvalidInput
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC = ActivitySpec(length=4)
 ITEMS = ItemEmbedding("test", "1", 3)

@@ -11,14 +11,19 @@ import pytest
 import tensorflow as tf
 from training_data import ITEMS, TRAIN, VALIDATION, day, turns
 
-from training.fit import CHECKPOINT, Fit
-from training.models import CNN, GeometricDecay, InterleavedDecay, SeveralRatesDecay
-from training.objectives import FuturePositives, Proxy
-from training.periods import Period
-from training.train import BEST, RESULT, RUN, load_run, train
-from transformations.errors import InvalidInput
-from transformations.item_vectors import ItemVectors
-from transformations.model import read_manifest
+from activity_embeddings.training.fit import CHECKPOINT, Fit
+from activity_embeddings.training.models import (
+    CNN,
+    GeometricDecay,
+    InterleavedDecay,
+    SeveralRatesDecay,
+)
+from activity_embeddings.training.objectives import FuturePositives, Proxy
+from activity_embeddings.training.periods import Period
+from activity_embeddings.training.train import BEST, RESULT, RUN, load_run, train
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.model import read_manifest
 
 HISTORY = turns()
 SMALL = CNN(filters=8, convolutions=2, dropout=0.0)

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from feast_repo import DIMENSION, at, events_table, make_repo, us, vectors_table
 
-from transformations import event_log
-from transformations.errors import InvalidInput
-from transformations.event_log import LIVE_FILES, append_events
-from transformations.sources import parquet_files, read_events
-from transformations.spec import ActivitySpec
+from activity_embeddings.transformations import event_log
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.event_log import LIVE_FILES, append_events
+from activity_embeddings.transformations.sources import parquet_files, read_events
+from activity_embeddings.transformations.spec import ActivitySpec
 
 HISTORY = [(1, 1, "APPLY", at(-3)), (2, 3, "DISMISS", at(-1))]
 NEW = events_table([(1, 2, "SAVE", at(0.5)), (9, 3, "APPLY", at(-5))])
@@ -72,8 +72,8 @@ def test_a_folder_gets_one_more_file(repo, offline):
     if offline == "dask":
         repo.edit(
             "feature_store.yaml",
-            "transformations.offline_store.OrderedDuckDBOfflineStore",
-            "transformations.dask_offline_store.OrderedDaskOfflineStore",
+            "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore",
+            "activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore",
         )
     store, view = applied(repo)
     history = (repo.events / "history.parquet").read_bytes()
@@ -93,8 +93,8 @@ def test_what_a_kill_leaves_aside_is_no_event(repo, offline):
     if offline == "dask":
         repo.edit(
             "feature_store.yaml",
-            "transformations.offline_store.OrderedDuckDBOfflineStore",
-            "transformations.dask_offline_store.OrderedDaskOfflineStore",
+            "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore",
+            "activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore",
         )
     store, view = applied(repo)
     append_events(store, view, NEW)

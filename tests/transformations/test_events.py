@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from training_cases import SPEC, event, events_of, histories
 from training_reference import distinct
 
-from transformations.errors import InvalidInput
-from transformations.events import ActivityEvents
-from transformations.spec import ActivitySpec
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.events import ActivityEvents
+from activity_embeddings.transformations.spec import ActivitySpec
 
 
 def rows(events):

@@ -19,7 +19,7 @@ from feast_repo import (
 )
 from feast_server import feast_server
 
-from transformations.feast_compat import states as registry_states
+from activity_embeddings.transformations.feast_compat import states as registry_states
 
 REGISTRIES = {
     "file": "registry:\n  path: data/registry.db\n  cache_ttl_seconds: 1",
@@ -35,7 +35,12 @@ OURS = [
 ]
 SERVICES = ["jymbii_v1", "jymbii_v2", "job_search_v1", "jymbii_v2_realtime"]
 MEMBERS = [1, 2, 7, 14]
-RECORD = ("transformations.compute_engine", "states", "record_materialization", 1)
+RECORD = (
+    "activity_embeddings.transformations.compute_engine",
+    "states",
+    "record_materialization",
+    1,
+)
 
 
 @pytest.fixture(params=REGISTRIES)

@@ -4,8 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from transformations.errors import InvalidInput
-from transformations.feature_tables import MOST_VALUES, list_offsets, vector_chunks, vector_column
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feature_tables import (
+    MOST_VALUES,
+    list_offsets,
+    vector_chunks,
+    vector_column,
+)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (3, 2)])

@@ -7,8 +7,8 @@ from feast import Entity, FeatureView, Field, FileSource
 from feast.types import Int64
 from feast.value_type import ValueType
 
-from transformations.feature_views import event_tags, item_tags, sequence_view
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.feature_views import event_tags, item_tags, sequence_view
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 
 @pytest.mark.parametrize(

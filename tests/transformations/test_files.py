@@ -5,8 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from transformations.errors import InvalidInput
-from transformations.files import empty_folder, make_folder, move_file, real_path, replace_file
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.files import (
+    empty_folder,
+    make_folder,
+    move_file,
+    real_path,
+    replace_file,
+)
 
 
 def mode(file: Path) -> int:

@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from transformations.item_vectors import NEVER, ItemVectors
-from transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.item_vectors import NEVER, ItemVectors
+from activity_embeddings.transformations.spec import ItemEmbedding
 
 ITEMS = ItemEmbedding("test", "1", 2)
 

@@ -8,10 +8,10 @@ import tensorflow as tf
 from feast_repo import DIMENSION, us
 from job_encoders import VALID_FROM, SmallEncoder, package_encoder
 
-from transformations.errors import InvalidInput
-from transformations.job_encoder import describe_job_encoder
-from transformations.saved_model import SIGNATURE, TensorSpec
-from transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.job_encoder import describe_job_encoder
+from activity_embeddings.transformations.saved_model import SIGNATURE, TensorSpec
+from activity_embeddings.transformations.spec import ItemEmbedding
 
 
 def test_a_description_says_what_the_encoder_takes_gives_and_is(tmp_path):

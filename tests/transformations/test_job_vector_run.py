@@ -10,10 +10,10 @@ import pytest
 from feast_repo import at, us
 from job_encoders import expected_vectors, package_encoder, postings_table, small_postings
 
-from transformations import job_vector_run
-from transformations.errors import InvalidInput
-from transformations.job_vector_run import JobVectorReport, JobVectorRun
-from transformations.snapshots import SnapshotSink, read_facts
+from activity_embeddings.transformations import job_vector_run
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.job_vector_run import JobVectorReport, JobVectorRun
+from activity_embeddings.transformations.snapshots import SnapshotSink, read_facts
 
 ROWS = small_postings()
 END = us(at(10))

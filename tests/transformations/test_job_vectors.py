@@ -14,8 +14,12 @@ from job_encoders import (
     small_postings,
 )
 
-from transformations.errors import InvalidInput
-from transformations.job_vectors import JobEncoder, PostingVersions, encode_postings
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.job_vectors import (
+    JobEncoder,
+    PostingVersions,
+    encode_postings,
+)
 
 ROWS = small_postings()
 

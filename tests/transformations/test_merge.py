@@ -5,11 +5,16 @@ import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations.item_vectors import ItemVectors
-from transformations.merge import activities_in, as_events, merge_activities, total_order
-from transformations.sequences import make_sequences
-from transformations.spec import ActivitySpec
-from transformations.tables import codes_of
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.merge import (
+    activities_in,
+    as_events,
+    merge_activities,
+    total_order,
+)
+from activity_embeddings.transformations.sequences import make_sequences
+from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.tables import codes_of
 
 activity = st.tuples(st.integers(0, 6), st.integers(1, 4), st.integers(1, 3))
 activities = st.lists(activity, max_size=12)

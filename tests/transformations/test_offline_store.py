@@ -51,7 +51,9 @@ def test_rows_come_back_in_the_order_asked_with_every_repetition(store, labels):
 def test_the_rows_are_those_of_feasts_own_store(repo, store, labels):
     ours = store.get_historical_features(labels, FEATURES).to_df()
     repo.edit(
-        "feature_store.yaml", "transformations.offline_store.OrderedDuckDBOfflineStore", "duckdb"
+        "feature_store.yaml",
+        "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore",
+        "duckdb",
     )
     theirs = repo.store.get_historical_features(labels, FEATURES).to_df()
     order = ["label", "member_id"]

@@ -10,12 +10,16 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformations import names
-from transformations.embedding import Embedder
-from transformations.item_vectors import ItemVectors
-from transformations.model import ActivityModel, describe_models
-from transformations.request_time import InvalidRequest, RequestParser, embed_at_request
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.embedding import Embedder
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.model import ActivityModel, describe_models
+from activity_embeddings.transformations.request_time import (
+    InvalidRequest,
+    RequestParser,
+    embed_at_request,
+)
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC, ITEMS = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)
 DAY = 86_400_000_000

@@ -10,8 +10,8 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from transformations.errors import InvalidInput
-from transformations.snapshots import (
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.snapshots import (
     SnapshotSink,
     partition_name,
     read_facts,

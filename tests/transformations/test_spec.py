@@ -6,11 +6,11 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from transformations.errors import InvalidInput
-from transformations.feature_tables import MOST_VALUES
-from transformations.job_vector_run import POSTINGS_AT_ONCE
-from transformations.pipeline import MEMBERS_AT_ONCE
-from transformations.spec import (
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feature_tables import MOST_VALUES
+from activity_embeddings.transformations.job_vector_run import POSTINGS_AT_ONCE
+from activity_embeddings.transformations.pipeline import MEMBERS_AT_ONCE
+from activity_embeddings.transformations.spec import (
     LONGEST_SEQUENCE,
     LONGEST_VECTOR,
     LONGEST_WINDOW,

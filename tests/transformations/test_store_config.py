@@ -5,8 +5,8 @@ import shutil
 import pytest
 from feast_repo import Repo, at
 
-ENGINE = "type: transformations.compute_engine.ActivityComputeEngine"
-DUCKDB = "type: transformations.offline_store.OrderedDuckDBOfflineStore"
+ENGINE = "type: activity_embeddings.transformations.compute_engine.ActivityComputeEngine"
+DUCKDB = "type: activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore"
 SINK = 'SNAPSHOTS = DATA / "snapshots"'
 
 
@@ -41,7 +41,7 @@ def test_another_engine_is_refused_with_the_lines_to_add(repo, named):
 
 def test_a_subclass_of_the_engine_is_accepted(repo):
     (repo.path / "our_engine.py").write_text(
-        "from transformations.compute_engine import (\n"
+        "from activity_embeddings.transformations.compute_engine import (\n"
         "    ActivityComputeEngine,\n"
         "    ActivityComputeEngineConfig as OurEngineConfig,\n"
         ")\n\n"
@@ -62,7 +62,10 @@ def test_a_store_whose_joins_lose_labels_is_refused(repo, store):
     else:
         repo.edit("feature_store.yaml", f"offline_store:\n  {DUCKDB}", "#")
     message = refusal(repo)
-    assert "type: transformations.dask_offline_store.OrderedDaskOfflineStore" in message
+    assert (
+        "type: activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore"
+        in message
+    )
 
 
 def test_feasts_duckdb_store_is_accepted_which_loses_the_order_alone(repo):

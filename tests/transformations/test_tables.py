@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations.tables import id_column, ranges, rank_encode, single_chunk, take_rows
+from activity_embeddings.transformations.tables import (
+    id_column,
+    ranges,
+    rank_encode,
+    single_chunk,
+    take_rows,
+)
 
 
 def test_ranges_lie_one_after_the_other():

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transformations.errors import InvalidInput, received
-from transformations.times import parse_datetime, parse_time, to_datetime
+from activity_embeddings.transformations.errors import InvalidInput, received
+from activity_embeddings.transformations.times import parse_datetime, parse_time, to_datetime
 
 MOMENT = datetime(2024, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 US = 1_709_294_400_250_000

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from feast_repo import at, small_data, us, vectors_table
 
-from transformations.errors import InvalidInput
-from transformations.item_vectors import ItemVectors
-from transformations.spec import ItemEmbedding
-from transformations.vector_table import VectorTableReader, write_vector_table
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.vector_table import VectorTableReader, write_vector_table
 
 ITEMS = ItemEmbedding("content_and_behaviour", "1", 64)
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations import wording
-from transformations.wording import counted, duration, out_of, share, utc
+from activity_embeddings.transformations import wording
+from activity_embeddings.transformations.wording import counted, duration, out_of, share, utc
 
 UNITS = {
     "day": timedelta(days=1),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput
 
 NOTHING = "nothing"
 MEAN = "mean"

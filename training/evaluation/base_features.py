@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.history import ActivityHistory
-from transformations import names
-from transformations.sequences import MICROSECONDS_PER_DAY
-from transformations.tables import bisect, codes_of, single_chunk, time_column
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.transformations.tables import bisect, codes_of, single_chunk, time_column
 
 JOB_STATISTICS = (
     "positives_1d",

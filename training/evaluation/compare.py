@@ -27,10 +27,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.evaluation.findings import DECIDES, WEEK
-from training.evaluation.statistics import RESAMPLES, Difference, paired_bootstrap
-from transformations.errors import InvalidInput
-from transformations.wording import counted
+from activity_embeddings.training.evaluation.findings import DECIDES, WEEK
+from activity_embeddings.training.evaluation.statistics import (
+    RESAMPLES,
+    Difference,
+    paired_bootstrap,
+)
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.wording import counted
 
 REPORT = "report.json"
 MEMBERS = "members.parquet"

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.evaluation.base_features import (
+from activity_embeddings.training.evaluation.base_features import (
     JOB_STATISTICS,
     MEMBER_STATISTICS,
     PROFILE,
@@ -19,15 +19,18 @@ from training.evaluation.base_features import (
     Categories,
     content_match,
 )
-from training.evaluation.member_vectors import RECENT_CATEGORIES, TRUE_PREFERENCE
-from training.evaluation.queries import Queries
-from training.evaluation.store import EvaluationStore, Schedule, Table
-from training.history import ActivityHistory
-from training.periods import Period, become_utc
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.spec import ItemEmbedding
-from transformations.tables import codes_of, single_chunk, time_column
+from activity_embeddings.training.evaluation.member_vectors import (
+    RECENT_CATEGORIES,
+    TRUE_PREFERENCE,
+)
+from activity_embeddings.training.evaluation.queries import Queries
+from activity_embeddings.training.evaluation.store import EvaluationStore, Schedule, Table
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.periods import Period, become_utc
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.tables import codes_of, single_chunk, time_column
 
 MEMBER_STATISTICS_VIEW = "member_statistics"
 JOB_STATISTICS_VIEW = "job_statistics"

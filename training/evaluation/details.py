@@ -8,24 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from training.evaluation import arms
-from training.evaluation.arms import Arm, Kind, Role, Source
-from training.evaluation.base_features import Categories
-from training.evaluation.data import Data, Timeline
-from training.evaluation.findings import FIGURE, Declared, paired
-from training.evaluation.measure import Measured, measure_arm
-from training.evaluation.member_vectors import EvaluatedModel, MemberVectors
-from training.evaluation.quality import measure_quality
-from training.evaluation.queries import Queries
-from training.evaluation.ranker import RankerSettings
-from training.history import ActivityHistory
-from training.models import GeometricDecay, InterleavedDecay
-from training.models.averages import DECAYS, negative_outputs
-from training.periods import Period
-from training.ranking import RankingQueries, embed_with
-from transformations.model import ModelDescription
-from transformations.sequences import MICROSECONDS_PER_DAY
-from transformations.spec import ItemEmbedding
+from activity_embeddings.training.evaluation import arms
+from activity_embeddings.training.evaluation.arms import Arm, Kind, Role, Source
+from activity_embeddings.training.evaluation.base_features import Categories
+from activity_embeddings.training.evaluation.data import Data, Timeline
+from activity_embeddings.training.evaluation.findings import FIGURE, Declared, paired
+from activity_embeddings.training.evaluation.measure import Measured, measure_arm
+from activity_embeddings.training.evaluation.member_vectors import EvaluatedModel, MemberVectors
+from activity_embeddings.training.evaluation.quality import measure_quality
+from activity_embeddings.training.evaluation.queries import Queries
+from activity_embeddings.training.evaluation.ranker import RankerSettings
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.models import GeometricDecay, InterleavedDecay
+from activity_embeddings.training.models.averages import DECAYS, negative_outputs
+from activity_embeddings.training.periods import Period
+from activity_embeddings.training.ranking import RankingQueries, embed_with
+from activity_embeddings.transformations.model import ModelDescription
+from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.transformations.spec import ItemEmbedding
 
 SEARCH_DAYS = 14
 """Days before T1 on which r is chosen."""

@@ -25,11 +25,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.evaluation import arms
-from training.evaluation.arms import Arm, Kind, Role, Source
-from training.evaluation.base_features import BaseFeatures, Categories
-from training.evaluation.compare import MEMBERS, REPORT, SCHEMA
-from training.evaluation.data import (
+from activity_embeddings.training.evaluation import arms
+from activity_embeddings.training.evaluation.arms import Arm, Kind, Role, Source
+from activity_embeddings.training.evaluation.base_features import BaseFeatures, Categories
+from activity_embeddings.training.evaluation.compare import MEMBERS, REPORT, SCHEMA
+from activity_embeddings.training.evaluation.data import (
     TO_DATE,
     Data,
     Timeline,
@@ -39,7 +39,7 @@ from training.evaluation.data import (
     posted_at,
     true_job_vectors,
 )
-from training.evaluation.details import (
+from activity_embeddings.training.evaluation.details import (
     SEARCH_DAYS,
     freshness_curve,
     quality_of,
@@ -47,7 +47,7 @@ from training.evaluation.details import (
     search_decay,
     training_curves,
 )
-from training.evaluation.findings import (
+from activity_embeddings.training.evaluation.findings import (
     FIGURE,
     Declared,
     Target,
@@ -58,22 +58,38 @@ from training.evaluation.findings import (
     pairs_of,
     slice_rows,
 )
-from training.evaluation.measure import WITHIN_MEMBER_AUC, Measured, Task, measure
-from training.evaluation.member_vectors import EvaluatedModel, MemberVectors
-from training.evaluation.queries import DAY, WEEK, Queries, like_queries, ranking_queries
-from training.evaluation.ranker import RankerSettings
-from training.evaluation.report import write_report
-from training.evaluation.store import EvaluationStore
-from training.history import ActivityHistory
-from training.models import GeometricDecay, InterleavedDecay, SeveralRatesDecay, UnweightedAverage
-from training.package import package_model
-from training.train import fingerprints
-from transformations.errors import InvalidInput
-from transformations.files import make_folder, replace_file
-from transformations.model import ModelDescription
-from transformations.spec import ItemEmbedding
-from transformations.times import to_datetime
-from transformations.wording import counted
+from activity_embeddings.training.evaluation.measure import (
+    WITHIN_MEMBER_AUC,
+    Measured,
+    Task,
+    measure,
+)
+from activity_embeddings.training.evaluation.member_vectors import EvaluatedModel, MemberVectors
+from activity_embeddings.training.evaluation.queries import (
+    DAY,
+    WEEK,
+    Queries,
+    like_queries,
+    ranking_queries,
+)
+from activity_embeddings.training.evaluation.ranker import RankerSettings
+from activity_embeddings.training.evaluation.report import write_report
+from activity_embeddings.training.evaluation.store import EvaluationStore
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.models import (
+    GeometricDecay,
+    InterleavedDecay,
+    SeveralRatesDecay,
+    UnweightedAverage,
+)
+from activity_embeddings.training.package import package_model
+from activity_embeddings.training.train import fingerprints
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.files import make_folder, replace_file
+from activity_embeddings.transformations.model import ModelDescription
+from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.times import to_datetime
+from activity_embeddings.transformations.wording import counted
 
 HTML = "report.html"
 WORK = ".evaluation"

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from training.evaluation import arms
-from training.evaluation.arms import Arm, Role
-from training.evaluation.metrics import mean_by_member
-from training.evaluation.statistics import (
+from activity_embeddings.training.evaluation import arms
+from activity_embeddings.training.evaluation.arms import Arm, Role
+from activity_embeddings.training.evaluation.metrics import mean_by_member
+from activity_embeddings.training.evaluation.statistics import (
     CONFIDENCE,
     RESAMPLES,
     Difference,
@@ -23,7 +23,7 @@ from training.evaluation.statistics import (
     minimum_detectable_effect,
     paired_bootstrap,
 )
-from transformations.wording import counted, out_of, share
+from activity_embeddings.transformations.wording import counted, out_of, share
 
 DECIDES = "day"
 """The task that decides."""

@@ -9,15 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 from feast import FeatureStore
 
-from training.evaluation.arms import Role
-from training.evaluation.data import Data
-from training.evaluation.member_vectors import EvaluatedModel
-from training.evaluation.store import MINUTE_US, Schedule
-from training.feast_data import TrainingSource
-from transformations import names
-from transformations.compute_engine import ActivityComputeEngineConfig
-from transformations.errors import InvalidInput
-from transformations.model import read_manifest
+from activity_embeddings.training.evaluation.arms import Role
+from activity_embeddings.training.evaluation.data import Data
+from activity_embeddings.training.evaluation.member_vectors import EvaluatedModel
+from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
+from activity_embeddings.training.feast_data import TrainingSource
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.compute_engine import ActivityComputeEngineConfig
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.model import read_manifest
 
 
 def read_data(

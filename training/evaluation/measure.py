@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import log_loss, roc_auc_score
 
-from training.evaluation.arms import AGAIN, Arm
-from training.evaluation.findings import FIGURE, Declared
-from training.evaluation.member_vectors import MemberVectors
-from training.evaluation.metrics import (
+from activity_embeddings.training.evaluation.arms import AGAIN, Arm
+from activity_embeddings.training.evaluation.findings import FIGURE, Declared
+from activity_embeddings.training.evaluation.member_vectors import MemberVectors
+from activity_embeddings.training.evaluation.metrics import (
     mean_by_member,
     ndcg_at,
     places_of_groups,
@@ -22,10 +22,10 @@ from training.evaluation.metrics import (
     reciprocal_rank,
     within_member_auc,
 )
-from training.evaluation.queries import Queries
-from training.evaluation.ranker import Ranker, RankerSettings, vector_columns
-from training.ranking import TOP
-from transformations.times import to_datetime
+from activity_embeddings.training.evaluation.queries import Queries
+from activity_embeddings.training.evaluation.ranker import Ranker, RankerSettings, vector_columns
+from activity_embeddings.training.ranking import TOP
+from activity_embeddings.transformations.times import to_datetime
 
 AA_SEEDS = 1000
 """What is added to the seeds of the second of two equal arms."""

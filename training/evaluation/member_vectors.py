@@ -10,18 +10,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from training.evaluation.arms import Arm, Kind, Role, Source
-from training.evaluation.base_features import Categories
-from training.evaluation.queries import Queries
-from training.evaluation.ranker import Vectors
-from training.evaluation.store import EvaluationStore
-from training.history import ActivityHistory
-from training.models.averages import negative_outputs
-from transformations import names
-from transformations.embedding import Embedder
-from transformations.errors import InvalidInput
-from transformations.model import ActivityModel, ModelDescription, describe_model
-from transformations.spec import ItemEmbedding
+from activity_embeddings.training.evaluation.arms import Arm, Kind, Role, Source
+from activity_embeddings.training.evaluation.base_features import Categories
+from activity_embeddings.training.evaluation.queries import Queries
+from activity_embeddings.training.evaluation.ranker import Vectors
+from activity_embeddings.training.evaluation.store import EvaluationStore
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.models.averages import negative_outputs
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.embedding import Embedder
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.model import (
+    ActivityModel,
+    ModelDescription,
+    describe_model,
+)
+from activity_embeddings.transformations.spec import ItemEmbedding
 
 RECENT_CATEGORIES = "member_recent_categories"
 TRUE_PREFERENCE = "member_true_preference"

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput
 
 
 def places(scores: np.ndarray, wanted: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     """Return how many candidates are ranked before the wanted one of each list.
 
     Candidates of one score share the mean of their places, rounded down, as in
-    `training.ranking`, so that scores that are all equal rank nothing high.
+    `activity_embeddings.training.ranking`, so that scores that are all equal rank nothing high.
 
     Parameters
     ----------

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from transformations.errors import InvalidInput
-from transformations.wording import counted, out_of
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.wording import counted, out_of
 
 NEAREST = 10
 NEAREST_OF_ENTROPY = 50

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.held_out import HeldOut, Windows, at_most, hold_out
-from training.history import ActivityHistory
-from training.periods import Period
-from training.ranking import among
-from transformations.errors import InvalidInput
-from transformations.sequences import MICROSECONDS_PER_DAY, Sequences
+from activity_embeddings.training.held_out import HeldOut, Windows, at_most, hold_out
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.periods import Period
+from activity_embeddings.training.ranking import among
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY, Sequences
 
 DAY, WEEK = 1, 7
 """Days of a candidate list."""

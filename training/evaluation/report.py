@@ -18,11 +18,11 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, PackageLoader, Template, Undefined
 from markupsafe import Markup
 
-from training.evaluation import charts
-from training.evaluation.charts import Row
-from transformations.errors import InvalidInput
-from transformations.files import make_folder, replace_file
-from transformations.wording import counted, duration, share, utc
+from activity_embeddings.training.evaluation import charts
+from activity_embeddings.training.evaluation.charts import Row
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.files import make_folder, replace_file
+from activity_embeddings.transformations.wording import counted, duration, share, utc
 
 SCHEMA = 1
 BASELINE, REFERENCE = "nothing", "decay"
@@ -119,7 +119,7 @@ def render_report(result: Mapping[str, Any]) -> str:
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=PackageLoader("training.evaluation", "."),
+        loader=PackageLoader("activity_embeddings.training.evaluation", "."),
         autoescape=True,
         undefined=ChainableUndefined,
         finalize=lambda value: "" if value is None else value,

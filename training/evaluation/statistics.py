@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from transformations.errors import InvalidInput
-from transformations.wording import out_of
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.wording import out_of
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95

@@ -25,20 +25,20 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, File
 from feast.types import Array, Float32, Float64, Int64, String
 from feast.value_type import ValueType
 
-from training.history import ActivityHistory
-from transformations import names
-from transformations.feature_tables import vector_chunks
-from transformations.feature_views import (
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.feature_tables import vector_chunks
+from activity_embeddings.transformations.feature_views import (
     embedding_views,
     event_tags,
     item_tags,
     sequence_view,
 )
-from transformations.files import empty_folder
-from transformations.model import ActivityModel
-from transformations.sources import sink_of
-from transformations.spec import ItemEmbedding
-from transformations.times import to_datetime
+from activity_embeddings.transformations.files import empty_folder
+from activity_embeddings.transformations.model import ActivityModel
+from activity_embeddings.transformations.sources import sink_of
+from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.times import to_datetime
 
 _US = pa.timestamp("us", tz="UTC")
 MINUTE_US = 60_000_000
@@ -222,9 +222,11 @@ class EvaluationStore:
             repo_path=self._folder,
             entity_key_serialization_version=3,
             online_store={"type": "sqlite", "path": str(data / "online.db")},
-            offline_store={"type": "transformations.offline_store.OrderedDuckDBOfflineStore"},
+            offline_store={
+                "type": "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore"
+            },
             batch_engine={
-                "type": "transformations.compute_engine.ActivityComputeEngine",
+                "type": "activity_embeddings.transformations.compute_engine.ActivityComputeEngine",
                 "snapshot_interval_hours": self.schedule.interval_us / (60 * MINUTE_US),
                 "publishing_delay_minutes": self.schedule.delay_us / MINUTE_US,
             },

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.job_market.occupations import Occupations
-from training.job_market.settings import JOBS_STREAM, MarketSettings
-from transformations.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.training.job_market.occupations import Occupations
+from activity_embeddings.training.job_market.settings import JOBS_STREAM, MarketSettings
+from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY
 
 LEVELS = ("", "entry level", "experienced", "senior")
 LEVEL_SHARES = (0.55, 0.15, 0.15, 0.15)

@@ -10,18 +10,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.job_market.jobs import LEVELS, Jobs
-from training.job_market.members import BLOCK, Directions, draw_directions
-from training.job_market.occupations import NOTICE, Occupations
-from training.job_market.sessions import ACTIONS, Actions, draw_actions
-from training.job_market.settings import BLOCK_STREAM, MarketSettings
-from training.movietweetings import EVENTS_SCHEMA, POSTINGS_FILE
-from transformations.errors import InvalidInput
-from transformations.feature_tables import vector_column
-from transformations.files import make_folder
-from transformations.names import ACTION, EVENT_TIMESTAMP, JOB_ID, MEMBER_ID
-from transformations.sequences import MICROSECONDS_PER_DAY
-from transformations.times import to_us
+from activity_embeddings.training.job_market.jobs import LEVELS, Jobs
+from activity_embeddings.training.job_market.members import BLOCK, Directions, draw_directions
+from activity_embeddings.training.job_market.occupations import NOTICE, Occupations
+from activity_embeddings.training.job_market.sessions import ACTIONS, Actions, draw_actions
+from activity_embeddings.training.job_market.settings import BLOCK_STREAM, MarketSettings
+from activity_embeddings.training.movietweetings import EVENTS_SCHEMA, POSTINGS_FILE
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feature_tables import vector_column
+from activity_embeddings.transformations.files import make_folder
+from activity_embeddings.transformations.names import ACTION, EVENT_TIMESTAMP, JOB_ID, MEMBER_ID
+from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.transformations.times import to_us
 
 EVENTS_FOLDER = "activity_events"
 TRUE_MEMBERS_FILE = "truth/members.parquet"
@@ -56,7 +56,7 @@ HISTORY_DAYS = 28
 _README = """\
 # A simulated job market
 
-**Simulated**: made by `python -m training.job_market`, with planted preferences, to calibrate an
+**Simulated**: made by `python -m activity_embeddings.training.job_market`, with planted preferences, to calibrate an
 evaluation on. It holds no people and no companies; no figure measured on it says anything of real
 members. Say so beside every one.
 

@@ -6,11 +6,16 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from training.job_market.jobs import Jobs
-from training.job_market.members import BLOCK, RECENT_CHANGE_DAYS, Directions, draw_visits
-from training.job_market.occupations import Occupations
-from training.job_market.settings import MarketSettings
-from transformations.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.training.job_market.jobs import Jobs
+from activity_embeddings.training.job_market.members import (
+    BLOCK,
+    RECENT_CHANGE_DAYS,
+    Directions,
+    draw_visits,
+)
+from activity_embeddings.training.job_market.occupations import Occupations
+from activity_embeddings.training.job_market.settings import MarketSettings
+from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY
 
 APPLY, SAVE, DISMISS = 0, 1, 2
 ACTIONS = ("APPLY", "SAVE", "DISMISS")

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, time
 
 import numpy as np
 
-from transformations.errors import InvalidInput
-from transformations.times import parse_datetime
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.times import parse_datetime
 
 # Each use of random numbers has a stream of its own.
 DEMAND_STREAM, JOBS_STREAM, BLOCK_STREAM = 0, 1, 2
@@ -62,7 +62,7 @@ class MarketSettings:
     members : int. Numbered from 1; those without any activity have true preferences only.
     jobs : int. Postings, some of them posted before `start` and still open then.
     days : int. Simulated, from `start` on.
-    start : the first midnight, UTC, a time with a zone; see `transformations.times.Time`.
+    start : the first midnight, UTC, a time with a zone; see `activity_embeddings.transformations.times.Time`.
     seed : int, at least 0.
     dimension : int. K, the length of true vectors without the coordinate of attractiveness.
     demand_spread : float. Standard deviation of the log of an occupation's share of postings and

@@ -5,16 +5,16 @@
 A new one is one file with a class, and its line below; another package's, see `registry`.
 """
 
-from training.models.base import Architecture, Network
-from training.models.cnn import CNN
-from training.models.geometric_decay import GeometricDecay
-from training.models.gru import GRU
-from training.models.interleaved_decay import InterleavedDecay
-from training.models.lstm import LSTM
-from training.models.registry import architecture, known_models, register
-from training.models.several_rates_decay import SeveralRatesDecay
-from training.models.transformer import Transformer
-from training.models.unweighted_average import UnweightedAverage
+from activity_embeddings.training.models.base import Architecture, Network
+from activity_embeddings.training.models.cnn import CNN
+from activity_embeddings.training.models.geometric_decay import GeometricDecay
+from activity_embeddings.training.models.gru import GRU
+from activity_embeddings.training.models.interleaved_decay import InterleavedDecay
+from activity_embeddings.training.models.lstm import LSTM
+from activity_embeddings.training.models.registry import architecture, known_models, register
+from activity_embeddings.training.models.several_rates_decay import SeveralRatesDecay
+from activity_embeddings.training.models.transformer import Transformer
+from activity_embeddings.training.models.unweighted_average import UnweightedAverage
 
 __all__ = [
     "CNN",

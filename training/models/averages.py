@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 DECAYS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 """The values of r that a search tries."""

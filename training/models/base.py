@@ -15,10 +15,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from training.models.layers import AgeFeatures, LearnedDecay, OneHotAction
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.models.layers import AgeFeatures, LearnedDecay, OneHotAction
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 ACTIVITY_EMBEDDING = "activity_embedding"
 """The output of a model that gives one vector of the length of a job embedding."""
@@ -30,7 +30,7 @@ class Architecture(ABC):
 
     Attributes
     ----------
-    name : str. As it is registered; set by `training.models.register`.
+    name : str. As it is registered; set by `activity_embeddings.training.models.register`.
     trainable : bool. Whether what `build` returns is a `keras.Model` to be trained.
     """
 
@@ -39,7 +39,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def build(self, spec: ActivitySpec, item_embedding: ItemEmbedding) -> keras.Model | tf.Module:
-        """Return the model, untrained: what `training.package.package_model` takes.
+        """Return the model, untrained: what `activity_embeddings.training.package.package_model` takes.
 
         Parameters
         ----------

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from training.models.base import Network, mean_and_newest
-from training.models.registry import register
+from activity_embeddings.training.models.base import Network, mean_and_newest
+from activity_embeddings.training.models.registry import register
 
 
 @register("cnn")

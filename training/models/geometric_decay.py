@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from training.models.averages import DECAYS, Average, Averages, output_name, require_decay
-from training.models.base import Architecture
-from training.models.registry import register
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.models.averages import (
+    DECAYS,
+    Average,
+    Averages,
+    output_name,
+    require_decay,
+)
+from activity_embeddings.training.models.base import Architecture
+from activity_embeddings.training.models.registry import register
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 
 @register("geometric_decay")

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from transformations.spec import PAD
+from activity_embeddings.transformations.spec import PAD
 
 AGE_SCALES = (1 / 24, 1.0, 7.0)
 """An hour, a day and a week, in days: activity of one visit, of today, of this week."""

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from training.models.base import Network
-from training.models.registry import register
+from activity_embeddings.training.models.base import Network
+from activity_embeddings.training.models.registry import register
 
 
 @register("lstm")

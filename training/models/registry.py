@@ -17,8 +17,8 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
-from training.models.base import Architecture
-from transformations.errors import InvalidInput
+from activity_embeddings.training.models.base import Architecture
+from activity_embeddings.transformations.errors import InvalidInput
 
 ENTRY_POINT_GROUP = "activity_embeddings.models"
 """Where other packages declare their architectures."""
@@ -46,7 +46,7 @@ def register(name: str) -> Callable[[Registered], Registered]:
     Examples
     --------
     >>> from dataclasses import dataclass
-    >>> from training.models import CNN, architecture
+    >>> from activity_embeddings.training.models import CNN, architecture
     >>> @register("wide_cnn")
     ... @dataclass(frozen=True, kw_only=True)
     ... class WideCNN(CNN):
@@ -62,7 +62,7 @@ def register(name: str) -> Callable[[Registered], Registered]:
     def decorate(cls: Registered) -> Registered:
         if not (isinstance(cls, type) and issubclass(cls, Architecture)):
             raise InvalidInput(
-                f"model {name!r}: expected a subclass of training.models.Architecture. "
+                f"model {name!r}: expected a subclass of activity_embeddings.training.models.Architecture. "
                 f"Received: {cls!r}"
             )
         other = _registered.get(name)
@@ -120,7 +120,7 @@ def _load(name: str, point: EntryPoint) -> None:
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Architecture)):
         raise InvalidInput(
-            f"{where} should be a subclass of training.models.Architecture. Received: {cls!r}"
+            f"{where} should be a subclass of activity_embeddings.training.models.Architecture. Received: {cls!r}"
         )
     if _registered.get(name) is cls:
         return

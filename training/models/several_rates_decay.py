@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from training.models.averages import Average, Averages, require_decay
-from training.models.base import Architecture
-from training.models.registry import register
-from transformations.errors import InvalidInput
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.models.averages import Average, Averages, require_decay
+from activity_embeddings.training.models.base import Architecture
+from activity_embeddings.training.models.registry import register
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 RATES = ((0.5, 0.95), (0.5, 0.8, 0.95), (0.3, 0.7, 0.95), (0.5, 0.7, 0.85, 0.95))
 """The sets of rates that a search tries."""

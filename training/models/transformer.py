@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from training.models.base import Network, mean_and_newest
-from training.models.registry import register
-from transformations.errors import InvalidInput
+from activity_embeddings.training.models.base import Network, mean_and_newest
+from activity_embeddings.training.models.registry import register
+from activity_embeddings.transformations.errors import InvalidInput
 
 
 @keras.saving.register_keras_serializable(package="activity_embeddings")

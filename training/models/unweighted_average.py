@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from training.models.averages import Average, Averages, output_name
-from training.models.base import Architecture
-from training.models.registry import register
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.models.averages import Average, Averages, output_name
+from activity_embeddings.training.models.base import Architecture
+from activity_embeddings.training.models.registry import register
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 
 @register("unweighted_average")

@@ -16,13 +16,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from training.history import INPUT_JOB_ROWS, ActivityHistory
-from training.models.base import ACTIVITY_EMBEDDING
-from training.periods import Period
-from training.stream import Arrays, ExampleStream
-from transformations import names
-from transformations.errors import InvalidInput
-from transformations.item_vectors import ItemVectors
+from activity_embeddings.training.history import INPUT_JOB_ROWS, ActivityHistory
+from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
+from activity_embeddings.training.periods import Period
+from activity_embeddings.training.stream import Arrays, ExampleStream
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.item_vectors import ItemVectors
 
 WEIGHT = "weight"
 """Sample weights among a batch's arrays, float32 [n]."""

@@ -17,13 +17,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from training.held_out import Windows, hold_out
-from training.history import ActivityHistory
-from training.objectives.base import WEIGHT, Finish, Lookup, Objective, Task, member_weights
-from training.periods import Period
-from training.stream import Arrays
-from transformations.sequences import MICROSECONDS_PER_DAY
-from transformations.tables import ranges
+from activity_embeddings.training.held_out import Windows, hold_out
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.objectives.base import (
+    WEIGHT,
+    Finish,
+    Lookup,
+    Objective,
+    Task,
+    member_weights,
+)
+from activity_embeddings.training.periods import Period
+from activity_embeddings.training.stream import Arrays
+from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.transformations.tables import ranges
 
 TARGET_ROWS = "target_rows"
 DISMISSED_ROWS = "dismissed_rows"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from training.objectives.future_positives import FuturePositives
+from activity_embeddings.training.objectives.future_positives import FuturePositives
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from training.held_out import HeldOut, Windows, both, draw_negatives, hold_out
-from training.history import ActivityHistory
-from training.objectives.base import WEIGHT, Lookup, Objective, Task, member_weights
-from training.periods import Period
-from training.stream import Arrays, ExampleStream
-from transformations.errors import InvalidInput
-from transformations.item_vectors import ItemVectors
-from transformations.spec import ActivitySpec
+from activity_embeddings.training.held_out import HeldOut, Windows, both, draw_negatives, hold_out
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.objectives.base import (
+    WEIGHT,
+    Lookup,
+    Objective,
+    Task,
+    member_weights,
+)
+from activity_embeddings.training.periods import Period
+from activity_embeddings.training.stream import Arrays, ExampleStream
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.spec import ActivitySpec
 
 CANDIDATE_ROW = "candidate_row"
 WANTED = "wanted"

@@ -9,7 +9,7 @@ from types import FrameType
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.transformation.python_transformation import PythonTransformation
 
-from transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput
 
 # Both are called by Feast's RetrievalJob and OnDemandFeatureView, and by nobody else: the first
 # with the table of a training join, the second with the columns of an online request.

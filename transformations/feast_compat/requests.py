@@ -14,7 +14,7 @@ from feast.utils import _get_cached_request_context
 from feast.value_type import ValueType
 from starlette.routing import Route
 
-from transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput
 
 ONLINE_FEATURES = "/get-online-features"
 """Path of Feast's server at which online features are asked for."""

@@ -11,7 +11,7 @@ from reference import US_PER_DAY, sequence
 from training_cases import LENGTH, MOMENTS, SPEC, WINDOW_US, histories, history_of
 from training_reference import POSITIVE, distinct
 
-from training.evaluation.base_features import (
+from activity_embeddings.training.evaluation.base_features import (
     MOST_DAYS,
     PROFILE,
     BaseFeatures,

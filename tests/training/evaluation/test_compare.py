@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from training.evaluation.compare import compare
-from transformations.errors import InvalidInput
+from activity_embeddings.training.evaluation.compare import compare
+from activity_embeddings.transformations.errors import InvalidInput
 
 MEMBERS = 60
 PASSED = [{"name": "A/A", "passed": True, "says": "Fine."}]

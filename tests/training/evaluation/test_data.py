@@ -7,14 +7,14 @@ import pytest
 from reference import US_PER_DAY
 from training_cases import event, history_of, period
 
-from training.evaluation.base_features import (
+from activity_embeddings.training.evaluation.base_features import (
     JOB_STATISTICS,
     MEMBER_STATISTICS,
     PROFILE,
     BaseFeatures,
     Categories,
 )
-from training.evaluation.data import (
+from activity_embeddings.training.evaluation.data import (
     Data,
     base_columns,
     base_rows,
@@ -22,11 +22,11 @@ from training.evaluation.data import (
     posted_at,
     true_job_vectors,
 )
-from training.evaluation.measure import Task
-from training.evaluation.member_vectors import TRUE_PREFERENCE
-from training.evaluation.queries import ranking_queries
-from training.evaluation.store import MINUTE_US, EvaluationStore, Schedule
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.evaluation.measure import Task
+from activity_embeddings.training.evaluation.member_vectors import TRUE_PREFERENCE
+from activity_embeddings.training.evaluation.queries import ranking_queries
+from activity_embeddings.training.evaluation.store import MINUTE_US, EvaluationStore, Schedule
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 DAY = US_PER_DAY
 SPEC = ActivitySpec()

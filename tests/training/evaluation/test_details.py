@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from training_cases import PERIODS, SPEC, histories, history_of, period
 from training_reference import POSITIVE, distinct
 
-from training.evaluation.details import wanted_within
+from activity_embeddings.training.evaluation.details import wanted_within
 
 
 @settings(max_examples=150, deadline=None)

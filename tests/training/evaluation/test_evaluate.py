@@ -10,26 +10,26 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from training.evaluation import arms
-from training.evaluation.arms import Role
-from training.evaluation.compare import compare
-from training.evaluation.data import Data, Timeline
-from training.evaluation.details import search_decay
-from training.evaluation.evaluate import Size, evaluate, headline
-from training.evaluation.findings import Declared, Target
-from training.evaluation.member_vectors import EvaluatedModel
-from training.evaluation.queries import like_queries
-from training.evaluation.ranker import RankerSettings
-from training.evaluation.store import MINUTE_US, Schedule
-from training.history import ActivityHistory
-from training.job_market import JobMarket
-from training.models import InterleavedDecay
-from training.package import package_model
-from transformations.errors import InvalidInput
-from transformations.item_vectors import ItemVectors
-from transformations.sequences import MICROSECONDS_PER_DAY
-from transformations.spec import ActivitySpec, ItemEmbedding
-from transformations.times import to_us
+from activity_embeddings.training.evaluation import arms
+from activity_embeddings.training.evaluation.arms import Role
+from activity_embeddings.training.evaluation.compare import compare
+from activity_embeddings.training.evaluation.data import Data, Timeline
+from activity_embeddings.training.evaluation.details import search_decay
+from activity_embeddings.training.evaluation.evaluate import Size, evaluate, headline
+from activity_embeddings.training.evaluation.findings import Declared, Target
+from activity_embeddings.training.evaluation.member_vectors import EvaluatedModel
+from activity_embeddings.training.evaluation.queries import like_queries
+from activity_embeddings.training.evaluation.ranker import RankerSettings
+from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
+from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.job_market import JobMarket
+from activity_embeddings.training.models import InterleavedDecay
+from activity_embeddings.training.package import package_model
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.times import to_us
 
 MARKET = JobMarket(members=2500, jobs=300, days=70, seed=3)
 ITEMS = ItemEmbedding("truth_with_noise", "1", MARKET.dimension)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from training.evaluation import arms
-from training.evaluation.arms import Arm, Role
-from training.evaluation.findings import (
+from activity_embeddings.training.evaluation import arms
+from activity_embeddings.training.evaluation.arms import Arm, Role
+from activity_embeddings.training.evaluation.findings import (
     FIGURE,
     Declared,
     Target,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from training.evaluation.metrics import (
+from activity_embeddings.training.evaluation.metrics import (
     mean_by_member,
     ndcg_at,
     places,
@@ -17,8 +17,8 @@ from training.evaluation.metrics import (
     reciprocal_rank,
     within_member_auc,
 )
-from training.ranking import Day
-from transformations.errors import InvalidInput
+from activity_embeddings.training.ranking import Day
+from activity_embeddings.transformations.errors import InvalidInput
 
 SCORE = st.sampled_from([-math.inf, -1.0, 0.0, 0.25, 0.5, 3.0, math.inf])
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.evaluation import quality
-from training.evaluation.quality import measure_quality
-from transformations.errors import InvalidInput
+from activity_embeddings.training.evaluation import quality
+from activity_embeddings.training.evaluation.quality import measure_quality
+from activity_embeddings.transformations.errors import InvalidInput
 
 
 def csr(lists):

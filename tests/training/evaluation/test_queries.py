@@ -18,9 +18,9 @@ from training_cases import (
 )
 from training_reference import POSITIVE, held_out, ranking_queries
 
-from training.evaluation.queries import like_queries
-from training.evaluation.queries import ranking_queries as fast_queries
-from transformations.errors import InvalidInput
+from activity_embeddings.training.evaluation.queries import like_queries
+from activity_embeddings.training.evaluation.queries import ranking_queries as fast_queries
+from activity_embeddings.transformations.errors import InvalidInput
 
 DAY = US_PER_DAY
 FACTS = {"window_us": WINDOW_US, "length": LENGTH}

@@ -4,17 +4,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from training.evaluation import ranker
-from training.evaluation.metrics import ndcg_at, places_of_groups
-from training.evaluation.queries import Queries
-from training.evaluation.ranker import (
+from activity_embeddings.training.evaluation import ranker
+from activity_embeddings.training.evaluation.metrics import ndcg_at, places_of_groups
+from activity_embeddings.training.evaluation.queries import Queries
+from activity_embeddings.training.evaluation.ranker import (
     MOST_ROWS,
     Ranker,
     RankerSettings,
     Vectors,
     vector_columns,
 )
-from transformations.sequences import Sequences
+from activity_embeddings.transformations.sequences import Sequences
 
 SETTINGS = RankerSettings(rounds=40, rows_of_leaf=20)
 DIMENSION = 5

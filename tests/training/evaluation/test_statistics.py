@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.evaluation import statistics
-from training.evaluation.statistics import (
+from activity_embeddings.training.evaluation import statistics
+from activity_embeddings.training.evaluation.statistics import (
     Difference,
     holm,
     minimum_detectable_effect,
     paired_bootstrap,
 )
-from transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput
 
 TENTHS = st.integers(0, 10)
 

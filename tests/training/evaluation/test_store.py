@@ -6,13 +6,18 @@ import pytest
 from reference import US_PER_DAY, decayed_of, sequence, vector_as_of
 from training_cases import event, history_of
 
-from training.evaluation.arms import Role
-from training.evaluation.member_vectors import EvaluatedModel, MemberVectors
-from training.evaluation.queries import Queries
-from training.evaluation.store import MINUTE_US, EvaluationStore, Schedule, Table
-from training.models import InterleavedDecay
-from training.package import package_model
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.evaluation.arms import Role
+from activity_embeddings.training.evaluation.member_vectors import EvaluatedModel, MemberVectors
+from activity_embeddings.training.evaluation.queries import Queries
+from activity_embeddings.training.evaluation.store import (
+    MINUTE_US,
+    EvaluationStore,
+    Schedule,
+    Table,
+)
+from activity_embeddings.training.models import InterleavedDecay
+from activity_embeddings.training.package import package_model
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 DAY = US_PER_DAY
 SPEC = ActivitySpec()

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import decayed_of, mean_of
 
-from training.models import (
+from activity_embeddings.training.models import (
     GeometricDecay,
     InterleavedDecay,
     SeveralRatesDecay,
     UnweightedAverage,
 )
-from training.models.averages import output_name
-from transformations.errors import InvalidInput
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.models.averages import output_name
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC = ActivitySpec(length=7)
 ITEMS = ItemEmbedding("test", "1", 3)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import decayed_of
 
-from training.models import (
+from activity_embeddings.training.models import (
     CNN,
     InterleavedDecay,
     Network,
@@ -20,11 +20,11 @@ from training.models import (
     architecture,
     known_models,
 )
-from training.package import package_model
-from training.testing import ACTIVITY_MODEL_CHECKS, check_activity_model
-from transformations.embedding import Embedder
-from transformations.errors import InvalidInput
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.package import package_model
+from activity_embeddings.training.testing import ACTIVITY_MODEL_CHECKS, check_activity_model
+from activity_embeddings.transformations.embedding import Embedder
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC = ActivitySpec(length=6)
 ITEMS = ItemEmbedding("test", "1", 5)

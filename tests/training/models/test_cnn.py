@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from training.models import CNN
-from transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.training.models import CNN
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 
 def test_size_is_that_of_its_hyperparameters():

@@ -5,7 +5,12 @@ import pytest
 import tensorflow as tf
 from reference import decayed_of, mean_of
 
-from training.models.layers import AgeFeatures, LearnedDecay, OneHotAction, newer
+from activity_embeddings.training.models.layers import (
+    AgeFeatures,
+    LearnedDecay,
+    OneHotAction,
+    newer,
+)
 
 ACTIONS, POSITIVE = 3, [1, 2]
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from training.models import LSTM
+from activity_embeddings.training.models import LSTM
 
 
 def test_pad_leaves_the_state_as_it_is():

@@ -9,8 +9,7 @@ from textwrap import dedent
 
 import pytest
 
-import training
-from training.models import (
+from activity_embeddings.training.models import (
     CNN,
     InterleavedDecay,
     architecture,
@@ -18,7 +17,7 @@ from training.models import (
     register,
     registry,
 )
-from transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput
 
 OWN = [
     "cnn",
@@ -107,7 +106,7 @@ def install(site: Path, package: str, source: str, **models: str) -> None:
 
 DECORATED = """
     from dataclasses import dataclass
-    from training.models import CNN, register
+    from activity_embeddings.training.models import CNN, register
 
     @register("theirs")
     @dataclass(frozen=True, kw_only=True)
@@ -126,8 +125,8 @@ DECORATED = """
 
 ASK = """
     import json, sys
-    from training.models import architecture, known_models
-    from transformations.errors import InvalidInput
+    from activity_embeddings.training.models import architecture, known_models
+    from activity_embeddings.transformations.errors import InvalidInput
 
     answers = {"known": known_models()}
     for name in sys.argv[1:]:
@@ -187,7 +186,7 @@ def test_a_broken_package_is_named_when_its_model_is_asked_for_and_breaks_no_oth
 
 def test_an_entry_point_that_is_no_architecture_is_refused(answers):
     assert answers["number"].endswith(
-        "of package 'their_models' should be a subclass of training.models.Architecture. "
+        "of package 'their_models' should be a subclass of activity_embeddings.training.models.Architecture. "
         "Received: 7"
     )
 
@@ -199,7 +198,7 @@ def test_an_entry_point_under_another_name_than_its_class_is_refused(answers):
 def test_a_package_cannot_take_a_name_of_ours(answers):
     assert answers["lstm"] == (
         "model 'lstm': the names of models should be distinct. "
-        "Received: training.models.lstm.LSTM and their_models.Taken"
+        "Received: activity_embeddings.training.models.lstm.LSTM and their_models.Taken"
     )
 
 

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from training.models import Transformer
-from training.models.transformer import Recency, SelfAttention
-from transformations.errors import InvalidInput
+from activity_embeddings.training.models import Transformer
+from activity_embeddings.training.models.transformer import Recency, SelfAttention
+from activity_embeddings.transformations.errors import InvalidInput
 
 
 def test_attention_is_that_of_keras():

@@ -7,16 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_data import ITEMS, SPEC, TRAIN, turns
 
-from training.held_out import Windows
-from training.models import CNN
-from training.objectives import FuturePositives
-from training.objectives.future_positives import (
+from activity_embeddings.training.held_out import Windows
+from activity_embeddings.training.models import CNN
+from activity_embeddings.training.objectives import FuturePositives
+from activity_embeddings.training.objectives.future_positives import (
     DAY_ROWS,
     DISMISSED_ROWS,
     NEGATIVE_ROWS,
     TARGET_ROWS,
 )
-from transformations.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY
 
 HISTORY = turns(members=30)
 EVERY = Windows(minimum=1, prefixes=True, per_member=None)

@@ -8,11 +8,11 @@ import pytest
 from keras import ops
 from training_data import ITEMS, TRAIN, VALIDATION, turns
 
-from training.fit import Fit
-from training.held_out import Windows, hold_out
-from training.models import CNN
-from training.objectives import WEIGHT, Objective, Task
-from training.train import train
+from activity_embeddings.training.fit import Fit
+from activity_embeddings.training.held_out import Windows, hold_out
+from activity_embeddings.training.models import CNN
+from activity_embeddings.training.objectives import WEIGHT, Objective, Task
+from activity_embeddings.training.train import train
 
 HISTORY = turns()
 SHOWN = 6

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from training_data import ITEMS, SPEC, TRAIN, VALIDATION, day, turns
 
-from training.held_out import Windows, label_names
-from training.models import CNN
-from training.objectives import Proxy
-from training.objectives.proxy import CANDIDATE_ROW, WANTED
-from training.periods import Period
-from transformations.errors import InvalidInput
+from activity_embeddings.training.held_out import Windows, label_names
+from activity_embeddings.training.models import CNN
+from activity_embeddings.training.objectives import Proxy
+from activity_embeddings.training.objectives.proxy import CANDIDATE_ROW, WANTED
+from activity_embeddings.training.periods import Period
+from activity_embeddings.transformations.errors import InvalidInput
 
 HISTORY = turns()
 EVERY = Proxy(windows=Windows(prefixes=True, per_member=None))
