@@ -275,9 +275,12 @@ def run_floor(folder: Path, snapshots: int) -> dict[str, Any]:
 
 def run_sequences(folder: Path, snapshots: int) -> dict[str, Any]:
     """Make the sequences of one cut-off, of tables that lie in memory, several times."""
-    from activity_embeddings.transformations.events import ActivityEvents
-    from activity_embeddings.transformations.item_vectors import ItemVectors
-    from activity_embeddings.transformations.sequences import make_sequences, members_active
+    from activity_embeddings.transformations.activity.events import ActivityEvents
+    from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+    from activity_embeddings.transformations.activity.sequences import (
+        make_sequences,
+        members_active,
+    )
     from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
     from activity_embeddings.transformations.times import to_us
 

@@ -40,7 +40,7 @@ import synthetic
 from activity_embeddings.training.held_out import Windows
 from activity_embeddings.training.history import INPUT_JOB_ROWS, ActivityHistory
 from activity_embeddings.training.periods import Period
-from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC = ActivitySpec(window=synthetic.WINDOW, length=synthetic.LENGTH, actions=synthetic.ACTIONS)

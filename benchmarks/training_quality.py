@@ -42,8 +42,8 @@ from activity_embeddings.training.package import package_job_encoder
 from activity_embeddings.training.periods import TimeSplit
 from activity_embeddings.training.ranking import RankingQueries, embed_with
 from activity_embeddings.training.train import train
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.embedding import tensorflow
-from activity_embeddings.transformations.item_vectors import ItemVectors
 from activity_embeddings.transformations.job_vectors import JobEncoder as LoadedEncoder
 from activity_embeddings.transformations.job_vectors import encode_postings
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding

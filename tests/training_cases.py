@@ -8,8 +8,8 @@ from reference import US_PER_DAY
 
 from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.training.periods import Period
-from activity_embeddings.transformations.events import ActivityEvents
-from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

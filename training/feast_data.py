@@ -13,6 +13,7 @@ from feast.types import Array, String
 
 from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.training.periods import Period
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feature_views import (
     has_encoder,
@@ -22,7 +23,6 @@ from activity_embeddings.transformations.feature_views import (
     source_views_of,
     spec_of,
 )
-from activity_embeddings.transformations.item_vectors import ItemVectors
 from activity_embeddings.transformations.job_vectors import JobEncoder, encode_postings
 from activity_embeddings.transformations.model import ActivityModel
 from activity_embeddings.transformations.names import Role, Tag

@@ -14,8 +14,8 @@ import numpy as np
 
 from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.training.periods import Period
+from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY, Sequences
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY, Sequences
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.tables import bisect, ranges
 

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.events import ActivityEvents
-from activity_embeddings.transformations.item_vectors import ItemVectors
-from activity_embeddings.transformations.sequences import (
+from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.sequences import (
     MICROSECONDS_PER_DAY,
     Sequences,
     make_sequences,
 )
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.wording import counted, out_of
 

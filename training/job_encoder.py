@@ -45,10 +45,10 @@ from activity_embeddings.training.objectives.future_positives import (
 from activity_embeddings.training.periods import Period
 from activity_embeddings.training.ranking import RankingQueries, embed_with
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.embedding import held_back_stderr
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.events import ActivityEvents
-from activity_embeddings.transformations.item_vectors import ItemVectors
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 from activity_embeddings.transformations.tables import (
     id_column,

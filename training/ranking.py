@@ -22,8 +22,8 @@ from activity_embeddings.training.history import INPUT_JOB_ROWS, ActivityHistory
 from activity_embeddings.training.models.averages import negative_outputs
 from activity_embeddings.training.periods import Period
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY, Sequences
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY, Sequences
 from activity_embeddings.transformations.spec import ActivitySpec
 
 TOP = 10

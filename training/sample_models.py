@@ -23,7 +23,7 @@ from activity_embeddings.training.package import package_job_encoder
 from activity_embeddings.training.periods import Period
 from activity_embeddings.training.samples import FILMS, Sample
 from activity_embeddings.training.train import Trained, train
-from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.job_encoder import (
     JobEncoderDescription,
     describe_job_encoder,

@@ -25,23 +25,27 @@ from feast import FeatureStore, FeatureView
 from feast.errors import FeatureViewNotFoundException
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.merge import Activity, Id, activities_in
+from activity_embeddings.transformations.activity.sequences import (
+    Sequences,
+    make_sequences,
+    members_active,
+)
 from activity_embeddings.transformations.embedding import Embedder
 from activity_embeddings.transformations.entity_rows import entity_rows
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.events import ActivityEvents
 from activity_embeddings.transformations.feature_views import (
     item_embedding_of,
     registered_model,
     source_views_of,
     spec_of,
 )
-from activity_embeddings.transformations.item_vectors import ItemVectors
 from activity_embeddings.transformations.live import activities_of
-from activity_embeddings.transformations.merge import Activity, Id, activities_in
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.pipeline import facts_of
 from activity_embeddings.transformations.row_updates import Stored, entity_keys, read_rows
-from activity_embeddings.transformations.sequences import Sequences, make_sequences, members_active
 from activity_embeddings.transformations.snapshots import SnapshotSink, read_facts
 from activity_embeddings.transformations.sources import read_events, read_item_vectors, sink_of
 from activity_embeddings.transformations.spec import describe_mismatch

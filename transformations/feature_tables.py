@@ -13,8 +13,8 @@ from feast import Field
 from feast.types import Array, Float32, Int32, Int64, PrimitiveFeastType, String, UnixTimestamp
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.sequences import Sequences
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 MOST_VALUES = 2**31 - 1

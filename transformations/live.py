@@ -31,24 +31,25 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.columns import source_names, under_our_names
-from activity_embeddings.transformations.errors import InvalidInput, first_line
-from activity_embeddings.transformations.event_log import append_events, require_event_ids
-from activity_embeddings.transformations.events import EVENT_COLUMNS, ActivityEvents
-from activity_embeddings.transformations.feature_tables import TIMESTAMP, sequence_batch
-from activity_embeddings.transformations.feature_views import (
-    has_string_ids,
-    source_views_of,
-    spec_of,
-)
-from activity_embeddings.transformations.item_vectors import ItemVectors
-from activity_embeddings.transformations.merge import (
+from activity_embeddings.transformations.activity.events import EVENT_COLUMNS, ActivityEvents
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.merge import (
     Activity,
     activities_in,
     as_events,
     has_numbers,
     merge_activities,
     with_event_ids,
+)
+from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
+from activity_embeddings.transformations.columns import source_names, under_our_names
+from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.event_log import append_events, require_event_ids
+from activity_embeddings.transformations.feature_tables import TIMESTAMP, sequence_batch
+from activity_embeddings.transformations.feature_views import (
+    has_string_ids,
+    source_views_of,
+    spec_of,
 )
 from activity_embeddings.transformations.names import Role
 from activity_embeddings.transformations.online import Merge, feast_rows
@@ -61,7 +62,6 @@ from activity_embeddings.transformations.row_updates import (
     entity_keys,
     update_rows,
 )
-from activity_embeddings.transformations.sequences import Sequences, make_sequences
 from activity_embeddings.transformations.serving import JobVectors
 from activity_embeddings.transformations.sources import event_ids_of, source_label
 from activity_embeddings.transformations.spec import ActivitySpec

@@ -22,13 +22,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.sequences import (
+    Sequences,
+    make_sequences,
+    members_active,
+)
 from activity_embeddings.transformations.embedding import Embedder
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.events import ActivityEvents
 from activity_embeddings.transformations.feature_tables import embedding_batch, sequence_batch
-from activity_embeddings.transformations.item_vectors import ItemVectors
 from activity_embeddings.transformations.model import ModelDescription
-from activity_embeddings.transformations.sequences import Sequences, make_sequences, members_active
 from activity_embeddings.transformations.snapshots import SnapshotSink, require_same_facts
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.tables import codes_of, single_chunk, sorted_union

@@ -20,18 +20,18 @@ import pyarrow as pa
 from feast.errors import FeastError
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.embedding import Embedder
-from activity_embeddings.transformations.errors import InvalidInput, quote, received
-from activity_embeddings.transformations.events import ActivityEvents
-from activity_embeddings.transformations.item_vectors import ItemVectors
-from activity_embeddings.transformations.merge import (
+from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.merge import (
     Activity,
     activities_in,
     as_events,
     merge_activities,
     with_event_ids,
 )
-from activity_embeddings.transformations.sequences import Sequences, make_sequences
+from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
+from activity_embeddings.transformations.embedding import Embedder
+from activity_embeddings.transformations.errors import InvalidInput, quote, received
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import parse_time, to_datetime, to_us
 

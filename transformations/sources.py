@@ -20,10 +20,10 @@ from feast.infra.offline_stores.offline_store import OfflineStore
 from feast.types import String
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.item_vectors import ITEM_COLUMNS, ItemVectors
 from activity_embeddings.transformations.columns import source_names
 from activity_embeddings.transformations.errors import InvalidInput, first_line
-from activity_embeddings.transformations.events import ActivityEvents
-from activity_embeddings.transformations.item_vectors import ITEM_COLUMNS, ItemVectors
 from activity_embeddings.transformations.names import Tag
 from activity_embeddings.transformations.parquet_files import ParquetFiles, is_parquet
 from activity_embeddings.transformations.snapshots import SnapshotSink

@@ -28,9 +28,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file
-from activity_embeddings.transformations.item_vectors import ItemVectors
 from activity_embeddings.transformations.spec import ItemEmbedding, describe_mismatch
 
 CURRENT = "current.json"

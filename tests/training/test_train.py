@@ -21,8 +21,8 @@ from activity_embeddings.training.models import (
 from activity_embeddings.training.objectives import FuturePositives, Proxy
 from activity_embeddings.training.periods import Period
 from activity_embeddings.training.train import BEST, RESULT, RUN, load_run, train
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.item_vectors import ItemVectors
 from activity_embeddings.transformations.model import read_manifest
 
 HISTORY = turns()

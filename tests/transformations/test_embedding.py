@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 from feast_repo import at, events_table, small_data, us, vectors_table
 
+from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.sequences import make_sequences
 from activity_embeddings.transformations.embedding import SMALL_BATCH, Embedder
-from activity_embeddings.transformations.events import ActivityEvents
-from activity_embeddings.transformations.item_vectors import ItemVectors
 from activity_embeddings.transformations.model import ActivityModel, describe_models
-from activity_embeddings.transformations.sequences import make_sequences
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC, ITEMS = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.embedding import Embedder
-from activity_embeddings.transformations.item_vectors import ItemVectors
 from activity_embeddings.transformations.model import ActivityModel, describe_models
 from activity_embeddings.transformations.request_time import (
     InvalidRequest,

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from feast_repo import at, small_data, us, vectors_table
 
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.item_vectors import ItemVectors
 from activity_embeddings.transformations.spec import ItemEmbedding
 from activity_embeddings.transformations.vector_table import VectorTableReader, write_vector_table
 

@@ -23,8 +23,8 @@ from activity_embeddings.training.models import GeometricDecay, InterleavedDecay
 from activity_embeddings.training.models.averages import DECAYS, negative_outputs
 from activity_embeddings.training.periods import Period
 from activity_embeddings.training.ranking import RankingQueries, embed_with
+from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.model import ModelDescription
-from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.spec import ItemEmbedding
 
 SEARCH_DAYS = 14

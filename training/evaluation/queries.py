@@ -18,8 +18,8 @@ from activity_embeddings.training.held_out import HeldOut, Windows, at_most, hol
 from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.training.periods import Period
 from activity_embeddings.training.ranking import among
+from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY, Sequences
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY, Sequences
 
 DAY, WEEK = 1, 7
 """Days of a candidate list."""

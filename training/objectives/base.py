@@ -21,8 +21,8 @@ from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
 from activity_embeddings.training.periods import Period
 from activity_embeddings.training.stream import Arrays, ExampleStream
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.item_vectors import ItemVectors
 
 WEIGHT = "weight"
 """Sample weights among a batch's arrays, float32 [n]."""

@@ -29,7 +29,7 @@ from activity_embeddings.training.objectives.base import (
 )
 from activity_embeddings.training.periods import Period
 from activity_embeddings.training.stream import Arrays
-from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.tables import ranges
 
 TARGET_ROWS = "target_rows"

@@ -26,8 +26,8 @@ from activity_embeddings.training.objectives.base import (
 )
 from activity_embeddings.training.periods import Period
 from activity_embeddings.training.stream import Arrays, ExampleStream
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.item_vectors import ItemVectors
 from activity_embeddings.transformations.spec import ActivitySpec
 
 CANDIDATE_ROW = "candidate_row"

@@ -25,9 +25,9 @@ from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.training.job_market import JobMarket
 from activity_embeddings.training.models import InterleavedDecay
 from activity_embeddings.training.package import package_model
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.item_vectors import ItemVectors
-from activity_embeddings.transformations.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 from activity_embeddings.transformations.times import to_us
 

@@ -14,7 +14,7 @@ from activity_embeddings.training.evaluation.ranker import (
     Vectors,
     vector_columns,
 )
-from activity_embeddings.transformations.sequences import Sequences
+from activity_embeddings.transformations.activity.sequences import Sequences
 
 SETTINGS = RankerSettings(rounds=40, rows_of_leaf=20)
 DIMENSION = 5

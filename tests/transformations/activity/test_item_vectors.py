@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from activity_embeddings.transformations.item_vectors import NEVER, ItemVectors
+from activity_embeddings.transformations.activity.item_vectors import NEVER, ItemVectors
 from activity_embeddings.transformations.spec import ItemEmbedding
 
 ITEMS = ItemEmbedding("test", "1", 2)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from training_cases import SPEC, event, events_of, histories
 from training_reference import distinct
 
+from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.events import ActivityEvents
 from activity_embeddings.transformations.spec import ActivitySpec
 
 

@@ -5,14 +5,14 @@ import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activity_embeddings.transformations.item_vectors import ItemVectors
-from activity_embeddings.transformations.merge import (
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.merge import (
     activities_in,
     as_events,
     merge_activities,
     total_order,
 )
-from activity_embeddings.transformations.sequences import make_sequences
+from activity_embeddings.transformations.activity.sequences import make_sequences
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.tables import codes_of
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import sequence, vector_as_of
 
-from activity_embeddings.transformations.events import ActivityEvents
-from activity_embeddings.transformations.item_vectors import ItemVectors
-from activity_embeddings.transformations.sequences import make_sequences, members_active
+from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.sequences import make_sequences, members_active
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC = ActivitySpec(window=timedelta(microseconds=28), length=5)
@@ -177,7 +177,7 @@ def test_more_queries_than_are_worked_on_at_once_keep_their_order(monkeypatch):
     as_of = np.array([us(day(i % 12)) for i in range(50)])
     members = pa.array([7, 8] * 25)
     whole = make_sequences(events, members, as_of, spec=ActivitySpec(), vectors=vectors)
-    monkeypatch.setattr("activity_embeddings.transformations.sequences.QUERIES_AT_ONCE", 7)
+    monkeypatch.setattr("activity_embeddings.transformations.activity.sequences.QUERIES_AT_ONCE", 7)
     parts = make_sequences(events, members, as_of, spec=ActivitySpec(), vectors=vectors)
     np.testing.assert_array_equal(whole.job, parts.job)
     np.testing.assert_array_equal(whole.count, parts.count)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from activity_embeddings.transformations.events import ActivityEvents
-from activity_embeddings.transformations.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.tables import bisect, codes_of, ranges, with_last
 

@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from activity_embeddings.transformations.events import ActivityEvents
-from activity_embeddings.transformations.sequences import Sequences
+from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.sequences import Sequences
 
 Id: TypeAlias = int | str
 Activity: TypeAlias = tuple[int, Id, int] | tuple[int, Id, int, Id]
