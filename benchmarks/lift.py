@@ -42,8 +42,8 @@ from activity_embeddings.training.sample_models import (
     train_model,
 )
 from activity_embeddings.training.samples import FILMS, JOBS, TRUTH, Sample
+from activity_embeddings.transformations.contract.item_encoder import describe_job_encoder
 from activity_embeddings.transformations.embedding import tensorflow
-from activity_embeddings.transformations.job_encoder import describe_job_encoder
 
 FILM_DATA = Path(__file__).parents[1] / "feature_repo" / "data"
 EARLIER_FILMS = replace(

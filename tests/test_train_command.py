@@ -20,8 +20,8 @@ from activity_embeddings.training.cli import cli
 from activity_embeddings.training.feast_data import TrainingSource
 from activity_embeddings.training.periods import Period
 from activity_embeddings.training.train import RESULT, RUN
+from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.model import read_manifest
 
 PERIODS = ["--from", "2024-02-20", "--validate-from", "2024-03-20", "--until", "2024-03-30"]
 QUICK = ["--epochs", "1", "--batch-size", "64"]

@@ -14,6 +14,7 @@ from feast.types import Array, String
 from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.training.periods import Period
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.contract.activity_model import ActivityModel
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feature_views import (
     has_encoder,
@@ -24,7 +25,6 @@ from activity_embeddings.transformations.feature_views import (
     spec_of,
 )
 from activity_embeddings.transformations.job_vectors import JobEncoder, encode_postings
-from activity_embeddings.transformations.model import ActivityModel
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.sources import (
     read_events,

@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 import keras
 import tensorflow as tf
 
-from activity_embeddings.transformations.files import make_folder, real_path
-from activity_embeddings.transformations.job_encoder import (
-    JobEncoderDescription,
-    describe_job_encoder,
-    write_encoder_manifest,
-)
-from activity_embeddings.transformations.model import (
+from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     ModelDescription,
     describe_model,
     write_manifest,
 )
-from activity_embeddings.transformations.saved_model import SIGNATURE
+from activity_embeddings.transformations.contract.item_encoder import (
+    JobEncoderDescription,
+    describe_job_encoder,
+    write_encoder_manifest,
+)
+from activity_embeddings.transformations.contract.saved_model import SIGNATURE
+from activity_embeddings.transformations.files import make_folder, real_path
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 from activity_embeddings.transformations.times import Time
 
@@ -47,7 +47,7 @@ def package_model(
         `job_embeddings`, `actions` (and `ages`) and dict outputs.
     path : the folder, or a symbolic link to it; replaced if it is there. The new model is written
         and checked aside, so `path` never holds a half-written one.
-    name, version, spec, item_embedding : what the manifest says; see `activity_embeddings.transformations.model`.
+    name, version, spec, item_embedding : what the manifest says; see `activity_embeddings.transformations.contract.activity_model`.
     **facts : JSON values for the manifest: description, training, metrics, parameters, …
 
     Raises

@@ -24,12 +24,12 @@ from activity_embeddings.training.periods import Period
 from activity_embeddings.training.samples import FILMS, Sample
 from activity_embeddings.training.train import Trained, train
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.job_encoder import (
+from activity_embeddings.transformations.contract.activity_model import ModelDescription
+from activity_embeddings.transformations.contract.item_encoder import (
     JobEncoderDescription,
     describe_job_encoder,
 )
 from activity_embeddings.transformations.job_vectors import JobEncoder, encode_postings
-from activity_embeddings.transformations.model import ModelDescription
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 JOB_ENCODER = "job_encoder"

@@ -29,14 +29,14 @@ from activity_embeddings.training.models import Architecture, architecture
 from activity_embeddings.training.models.registry import is_name
 from activity_embeddings.training.package import package_model
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.model import (
+from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     ModelDescription,
     describe_model,
     read_manifest,
 )
-from activity_embeddings.transformations.saved_model import SIGNATURE, read_signature
+from activity_embeddings.transformations.contract.saved_model import SIGNATURE, read_signature
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import PAD, ActivitySpec, ItemEmbedding
 
 ITEM_EMBEDDING = ItemEmbedding(name="check", version="1", dimension=8)
@@ -64,7 +64,7 @@ def check_activity_model(
     seed: int = 0,
     checks: Iterable[str] | None = None,
 ) -> None:
-    """Check that an activity model keeps the contract of `activity_embeddings.transformations.model`, and behaves.
+    """Check that an activity model keeps the contract of `activity_embeddings.transformations.contract.activity_model`, and behaves.
 
     Checks, in this order:
 

@@ -30,9 +30,9 @@ from activity_embeddings.training.objectives import NextPositive, Objective
 from activity_embeddings.training.package import package_model
 from activity_embeddings.training.periods import Period
 from activity_embeddings.training.ranking import RankingQueries, decayed_average, embed_with
+from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file
-from activity_embeddings.transformations.model import ModelDescription
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 from activity_embeddings.transformations.wording import share
 

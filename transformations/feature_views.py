@@ -41,22 +41,22 @@ from feast.types import (
 from feast.value_type import ValueType
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.contract.activity_model import (
+    ActivityModel,
+    ModelDescription,
+    describe_model,
+    describe_models,
+)
+from activity_embeddings.transformations.contract.item_encoder import (
+    JobEncoderDescription,
+    describe_job_encoder,
+)
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feature_tables import (
     embedding_fields,
     job_vector_fields,
     request_time_fields,
     sequence_fields,
-)
-from activity_embeddings.transformations.job_encoder import (
-    JobEncoderDescription,
-    describe_job_encoder,
-)
-from activity_embeddings.transformations.model import (
-    ActivityModel,
-    ModelDescription,
-    describe_model,
-    describe_models,
 )
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
@@ -255,7 +255,7 @@ def job_embedding_view(
 
     Parameters
     ----------
-    encoder : folder of the SavedModel; see `activity_embeddings.transformations.job_encoder`.
+    encoder : folder of the SavedModel; see `activity_embeddings.transformations.contract.item_encoder`.
     postings : the view that it is derived from; the encoder's inputs are columns of it.
     job : entity; its `value_type` is the type of the ids.
     snapshots : folder under which the view keeps its vectors, each version its own.

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.contract.item_encoder import JobEncoderDescription
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feature_tables import TIMESTAMP
-from activity_embeddings.transformations.job_encoder import JobEncoderDescription
 from activity_embeddings.transformations.job_vectors import (
     JobEncoder,
     PostingVersions,

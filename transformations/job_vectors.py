@@ -18,6 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.contract.item_encoder import (
+    JobEncoderDescription,
+    describe_job_encoder,
+)
+from activity_embeddings.transformations.contract.saved_model import SIGNATURE, TensorSpec
 from activity_embeddings.transformations.embedding import (
     BATCH_SIZE,
     held_back_stderr,
@@ -26,11 +31,6 @@ from activity_embeddings.transformations.embedding import (
 )
 from activity_embeddings.transformations.errors import InvalidInput, first_line
 from activity_embeddings.transformations.feature_tables import TIMESTAMP, vector_chunks
-from activity_embeddings.transformations.job_encoder import (
-    JobEncoderDescription,
-    describe_job_encoder,
-)
-from activity_embeddings.transformations.saved_model import SIGNATURE, TensorSpec
 from activity_embeddings.transformations.tables import (
     id_column,
     is_text,

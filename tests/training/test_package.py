@@ -16,10 +16,14 @@ from job_encoders import SmallEncoder, package_encoder, vector_of
 
 from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
 from activity_embeddings.training.package import package_model
+from activity_embeddings.transformations.contract.activity_model import (
+    ActivityModel,
+    describe_model,
+    read_manifest,
+)
+from activity_embeddings.transformations.contract.item_encoder import describe_job_encoder
+from activity_embeddings.transformations.contract.saved_model import SIGNATURE
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.job_encoder import describe_job_encoder
-from activity_embeddings.transformations.model import ActivityModel, describe_model, read_manifest
-from activity_embeddings.transformations.saved_model import SIGNATURE
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC = ActivitySpec(length=6)

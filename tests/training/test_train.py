@@ -22,8 +22,8 @@ from activity_embeddings.training.objectives import FuturePositives, Proxy
 from activity_embeddings.training.periods import Period
 from activity_embeddings.training.train import BEST, RESULT, RUN, load_run, train
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.model import read_manifest
 
 HISTORY = turns()
 SMALL = CNN(filters=8, convolutions=2, dropout=0.0)

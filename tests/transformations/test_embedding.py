@@ -11,8 +11,11 @@ from feast_repo import at, events_table, small_data, us, vectors_table
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.sequences import make_sequences
+from activity_embeddings.transformations.contract.activity_model import (
+    ActivityModel,
+    describe_models,
+)
 from activity_embeddings.transformations.embedding import SMALL_BATCH, Embedder
-from activity_embeddings.transformations.model import ActivityModel, describe_models
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC, ITEMS = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)

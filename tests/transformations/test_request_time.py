@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.contract.activity_model import (
+    ActivityModel,
+    describe_models,
+)
 from activity_embeddings.transformations.embedding import Embedder
-from activity_embeddings.transformations.model import ActivityModel, describe_models
 from activity_embeddings.transformations.request_time import (
     InvalidRequest,
     RequestParser,

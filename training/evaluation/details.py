@@ -24,7 +24,7 @@ from activity_embeddings.training.models.averages import DECAYS, negative_output
 from activity_embeddings.training.periods import Period
 from activity_embeddings.training.ranking import RankingQueries, embed_with
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
-from activity_embeddings.transformations.model import ModelDescription
+from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.spec import ItemEmbedding
 
 SEARCH_DAYS = 14

@@ -84,9 +84,9 @@ from activity_embeddings.training.models import (
 )
 from activity_embeddings.training.package import package_model
 from activity_embeddings.training.train import fingerprints
+from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file
-from activity_embeddings.transformations.model import ModelDescription
 from activity_embeddings.transformations.spec import ItemEmbedding
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted

@@ -18,13 +18,13 @@ from activity_embeddings.training.evaluation.store import EvaluationStore
 from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.training.models.averages import negative_outputs
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.embedding import Embedder
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.model import (
+from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     ModelDescription,
     describe_model,
 )
+from activity_embeddings.transformations.embedding import Embedder
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ItemEmbedding
 
 RECENT_CATEGORIES = "member_recent_categories"

@@ -27,6 +27,7 @@ from feast.value_type import ValueType
 
 from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.contract.activity_model import ActivityModel
 from activity_embeddings.transformations.feature_tables import vector_chunks
 from activity_embeddings.transformations.feature_views import (
     embedding_views,
@@ -35,7 +36,6 @@ from activity_embeddings.transformations.feature_views import (
     sequence_view,
 )
 from activity_embeddings.transformations.files import empty_folder
-from activity_embeddings.transformations.model import ActivityModel
 from activity_embeddings.transformations.sources import sink_of
 from activity_embeddings.transformations.spec import ItemEmbedding
 from activity_embeddings.transformations.times import to_datetime

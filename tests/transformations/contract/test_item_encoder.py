@@ -8,9 +8,9 @@ import tensorflow as tf
 from feast_repo import DIMENSION, us
 from job_encoders import VALID_FROM, SmallEncoder, package_encoder
 
+from activity_embeddings.transformations.contract.item_encoder import describe_job_encoder
+from activity_embeddings.transformations.contract.saved_model import SIGNATURE, TensorSpec
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.job_encoder import describe_job_encoder
-from activity_embeddings.transformations.saved_model import SIGNATURE, TensorSpec
 from activity_embeddings.transformations.spec import ItemEmbedding
 
 

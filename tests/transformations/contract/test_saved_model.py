@@ -11,7 +11,11 @@ from feast_repo import DEFINITIONS
 from job_encoders import package_encoder
 from tensorflow.core.protobuf import saved_model_pb2
 
-from activity_embeddings.transformations.saved_model import TensorSpec, fingerprint, read_signature
+from activity_embeddings.transformations.contract.saved_model import (
+    TensorSpec,
+    fingerprint,
+    read_signature,
+)
 
 MODEL_NAMES = ("unweighted_average", "geometric_decay", "cnn")
 

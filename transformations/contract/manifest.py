@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from activity_embeddings.transformations.contract.saved_model import fingerprint
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.saved_model import fingerprint
 
 FOLDER = Path("assets.extra")
 FORMAT = 1

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.manifest import ManifestKind
-from activity_embeddings.transformations.saved_model import (
+from activity_embeddings.transformations.contract.manifest import ManifestKind
+from activity_embeddings.transformations.contract.saved_model import (
     Signature,
     TensorSpec,
     fingerprint,
     read_signature,
 )
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import (
     LONGEST_VECTOR,
     ActivitySpec,

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from activity_embeddings.transformations.contract.manifest import ManifestKind
+from activity_embeddings.transformations.contract.saved_model import fingerprint
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.manifest import ManifestKind
-from activity_embeddings.transformations.saved_model import fingerprint
 
 KIND = ManifestKind("thing", "thing.json", ("name",))
 
