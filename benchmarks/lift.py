@@ -43,7 +43,7 @@ from activity_embeddings.training.sample_models import (
 )
 from activity_embeddings.training.samples import FILMS, JOBS, TRUTH, Sample
 from activity_embeddings.transformations.contract.item_encoder import describe_job_encoder
-from activity_embeddings.transformations.embedding import tensorflow
+from activity_embeddings.transformations.inference.embedder import tensorflow
 
 FILM_DATA = Path(__file__).parents[1] / "feature_repo" / "data"
 EARLIER_FILMS = replace(

@@ -43,9 +43,9 @@ from activity_embeddings.training.periods import TimeSplit
 from activity_embeddings.training.ranking import RankingQueries, embed_with
 from activity_embeddings.training.train import train
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.embedding import tensorflow
-from activity_embeddings.transformations.job_vectors import JobEncoder as LoadedEncoder
-from activity_embeddings.transformations.job_vectors import encode_postings
+from activity_embeddings.transformations.inference.embedder import tensorflow
+from activity_embeddings.transformations.inference.encoder import JobEncoder as LoadedEncoder
+from activity_embeddings.transformations.inference.encoder import encode_postings
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 DATA = Path(__file__).parents[1] / "feature_repo" / "data"

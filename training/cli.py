@@ -86,7 +86,7 @@ def _training() -> Iterator[None]:
 
         # Of Keras about numpy and of Feast's DuckDB store about DuckDB: not for users.
         warnings.simplefilter("ignore", DeprecationWarning)
-        from activity_embeddings.transformations.embedding import tensorflow
+        from activity_embeddings.transformations.inference.embedder import tensorflow
 
         tensorflow()
         yield

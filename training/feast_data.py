@@ -24,7 +24,7 @@ from activity_embeddings.transformations.feature_views import (
     source_views_of,
     spec_of,
 )
-from activity_embeddings.transformations.job_vectors import JobEncoder, encode_postings
+from activity_embeddings.transformations.inference.encoder import JobEncoder, encode_postings
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.sources import (
     read_events,

@@ -47,8 +47,8 @@ from activity_embeddings.training.ranking import RankingQueries, embed_with
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.embedding import held_back_stderr
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.inference.embedder import held_back_stderr
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 from activity_embeddings.transformations.tables import (
     id_column,

@@ -29,7 +29,7 @@ from activity_embeddings.transformations.contract.item_encoder import (
     JobEncoderDescription,
     describe_job_encoder,
 )
-from activity_embeddings.transformations.job_vectors import JobEncoder, encode_postings
+from activity_embeddings.transformations.inference.encoder import JobEncoder, encode_postings
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 JOB_ENCODER = "job_encoder"

@@ -33,7 +33,6 @@ from activity_embeddings.transformations.activity.sequences import (
     make_sequences,
     members_active,
 )
-from activity_embeddings.transformations.embedding import Embedder
 from activity_embeddings.transformations.entity_rows import entity_rows
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feature_views import (
@@ -42,6 +41,7 @@ from activity_embeddings.transformations.feature_views import (
     source_views_of,
     spec_of,
 )
+from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.live import activities_of
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.pipeline import facts_of

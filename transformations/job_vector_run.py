@@ -22,7 +22,7 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.contract.item_encoder import JobEncoderDescription
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feature_tables import TIMESTAMP
-from activity_embeddings.transformations.job_vectors import (
+from activity_embeddings.transformations.inference.encoder import (
     JobEncoder,
     PostingVersions,
     encode_postings,

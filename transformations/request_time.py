@@ -30,8 +30,8 @@ from activity_embeddings.transformations.activity.merge import (
     with_event_ids,
 )
 from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
-from activity_embeddings.transformations.embedding import Embedder
 from activity_embeddings.transformations.errors import InvalidInput, quote, received
+from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import parse_time, to_datetime, to_us
 

@@ -15,8 +15,8 @@ from activity_embeddings.training.job_encoder import JobEncoder, train_job_encod
 from activity_embeddings.training.objectives import FuturePositives
 from activity_embeddings.training.package import package_job_encoder
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.job_vectors import JobEncoder as LoadedEncoder
-from activity_embeddings.transformations.job_vectors import encode_postings
+from activity_embeddings.transformations.inference.encoder import JobEncoder as LoadedEncoder
+from activity_embeddings.transformations.inference.encoder import encode_postings
 
 INTEGER = pa.int64()
 JOBS = 60

@@ -16,7 +16,7 @@ from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     describe_models,
 )
-from activity_embeddings.transformations.embedding import Embedder
+from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.request_time import (
     InvalidRequest,
     RequestParser,

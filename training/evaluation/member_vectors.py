@@ -23,8 +23,8 @@ from activity_embeddings.transformations.contract.activity_model import (
     ModelDescription,
     describe_model,
 )
-from activity_embeddings.transformations.embedding import Embedder
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.spec import ItemEmbedding
 
 RECENT_CATEGORIES = "member_recent_categories"

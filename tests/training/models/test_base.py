@@ -22,8 +22,8 @@ from activity_embeddings.training.models import (
 )
 from activity_embeddings.training.package import package_model
 from activity_embeddings.training.testing import ACTIVITY_MODEL_CHECKS, check_activity_model
-from activity_embeddings.transformations.embedding import Embedder
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC = ActivitySpec(length=6)

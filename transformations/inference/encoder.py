@@ -23,14 +23,14 @@ from activity_embeddings.transformations.contract.item_encoder import (
     describe_job_encoder,
 )
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE, TensorSpec
-from activity_embeddings.transformations.embedding import (
+from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.feature_tables import TIMESTAMP, vector_chunks
+from activity_embeddings.transformations.inference.embedder import (
     BATCH_SIZE,
     held_back_stderr,
     load_saved_model,
     tensorflow,
 )
-from activity_embeddings.transformations.errors import InvalidInput, first_line
-from activity_embeddings.transformations.feature_tables import TIMESTAMP, vector_chunks
 from activity_embeddings.transformations.tables import (
     id_column,
     is_text,

@@ -15,7 +15,7 @@ from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     describe_models,
 )
-from activity_embeddings.transformations.embedding import SMALL_BATCH, Embedder
+from activity_embeddings.transformations.inference.embedder import SMALL_BATCH, Embedder
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 SPEC, ITEMS = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)

@@ -15,7 +15,7 @@ from job_encoders import (
 )
 
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.job_vectors import (
+from activity_embeddings.transformations.inference.encoder import (
     JobEncoder,
     PostingVersions,
     encode_postings,
