@@ -282,8 +282,8 @@ def test_the_order_of_postings_and_the_offline_store_change_no_byte(repo, tmp_pa
     )
     other.edit(
         "feature_store.yaml",
-        "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore",
-        "activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore",
+        "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore",
+        "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore",
     )
     other.run("apply")
     for each in (repo, other):
@@ -564,7 +564,7 @@ def test_after_a_teardown_the_online_store_is_filled_again(repo):
 
 KILLED = {
     "between commit and push": (
-        "activity_embeddings.transformations.snapshots",
+        "activity_embeddings.transformations.offline.snapshots",
         "SnapshotSink",
         "commit",
         1,

@@ -13,12 +13,12 @@ from feast_repo import (
     vectors_table,
 )
 
-from activity_embeddings.transformations.snapshots import SnapshotSink
+from activity_embeddings.transformations.offline.snapshots import SnapshotSink
 
-SNAPSHOTS = ("activity_embeddings.transformations.snapshots", "SnapshotSink")
+SNAPSHOTS = ("activity_embeddings.transformations.offline.snapshots", "SnapshotSink")
 STAGES = {
     "while a snapshot is written aside": (
-        "activity_embeddings.transformations.snapshots",
+        "activity_embeddings.transformations.offline.snapshots",
         "SnapshotWriter",
         "write",
         6,

@@ -10,8 +10,8 @@ import pytest
 from feast_repo import DIMENSION, at, events_table, interval, make_repo, vectors_table
 
 STORES = [
-    "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore",
-    "activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore",
+    "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore",
+    "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore",
 ]
 EVENTS = [(1, 1, "APPLY", at(-1)), (2, 2, "SAVE", at(-3)), (1, 3, "SAVE", at(-0.5))]
 VECTORS = [(job, at(-60), np.full(DIMENSION, job, dtype=np.float32)) for job in (1, 2, 3)]

@@ -12,9 +12,9 @@ from activity_embeddings.transformations.request_time import InvalidRequest
 VIEW = "member_activity_embedding_cnn_realtime"
 FEATURES = [f"{VIEW}:{n}" for n in ("activity_embedding", "activity_count", "last_activity_at")]
 STORES = [
-    "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore",
+    "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore",
     "duckdb",
-    "activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore",
+    "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore",
 ]
 MEMBERS, LABELS = [14, 3, 5], [at(2.5), at(4.5), at(4.2)]
 

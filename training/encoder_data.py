@@ -14,12 +14,12 @@ from feast import FeatureStore, FileSource
 from activity_embeddings.training.repo_definitions import RepoDefinitions, read_definitions
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import EVENT_COLUMNS, ActivityEvents
-from activity_embeddings.transformations.columns import names_there, source_names
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feature_views import spec_of
 from activity_embeddings.transformations.names import Role
-from activity_embeddings.transformations.parquet_files import ParquetFiles
-from activity_embeddings.transformations.sources import read_events, read_postings
+from activity_embeddings.transformations.offline.columns import names_there, source_names
+from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
+from activity_embeddings.transformations.offline.sources import read_events, read_postings
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import to_us
 

@@ -26,7 +26,7 @@ from activity_embeddings.transformations.feature_views import (
 )
 from activity_embeddings.transformations.inference.encoder import JobEncoder, encode_postings
 from activity_embeddings.transformations.names import Role, Tag
-from activity_embeddings.transformations.sources import (
+from activity_embeddings.transformations.offline.sources import (
     read_events,
     read_item_vectors,
     read_postings,

@@ -44,10 +44,14 @@ from activity_embeddings.transformations.feature_views import (
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.live import activities_of
 from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.offline.snapshots import SnapshotSink, read_facts
+from activity_embeddings.transformations.offline.sources import (
+    read_events,
+    read_item_vectors,
+    sink_of,
+)
 from activity_embeddings.transformations.pipeline import facts_of
 from activity_embeddings.transformations.row_updates import Stored, entity_keys, read_rows
-from activity_embeddings.transformations.snapshots import SnapshotSink, read_facts
-from activity_embeddings.transformations.sources import read_events, read_item_vectors, sink_of
 from activity_embeddings.transformations.spec import describe_mismatch
 from activity_embeddings.transformations.tables import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.times import to_datetime, to_us

@@ -52,20 +52,8 @@ from activity_embeddings.transformations.feature_views import (
 from activity_embeddings.transformations.job_vector_run import JobVectorRun
 from activity_embeddings.transformations.live import keep_live_events
 from activity_embeddings.transformations.names import Role, Tag
-from activity_embeddings.transformations.online import (
-    Merge,
-    newest_by_time,
-    push_snapshots,
-    push_table,
-)
-from activity_embeddings.transformations.parquet_files import ParquetFiles
-from activity_embeddings.transformations.pipeline import (
-    EmbeddingTarget,
-    Report,
-    SnapshotRun,
-    cutoffs,
-)
-from activity_embeddings.transformations.sources import (
+from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
+from activity_embeddings.transformations.offline.sources import (
     count_hidden_files,
     parquet_files,
     read_events,
@@ -75,6 +63,18 @@ from activity_embeddings.transformations.sources import (
     read_published_vectors,
     sink_of,
     source_label,
+)
+from activity_embeddings.transformations.online import (
+    Merge,
+    newest_by_time,
+    push_snapshots,
+    push_table,
+)
+from activity_embeddings.transformations.pipeline import (
+    EmbeddingTarget,
+    Report,
+    SnapshotRun,
+    cutoffs,
 )
 from activity_embeddings.transformations.times import to_datetime, to_us
 from activity_embeddings.transformations.vector_table import write_vector_table

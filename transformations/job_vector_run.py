@@ -27,7 +27,7 @@ from activity_embeddings.transformations.inference.encoder import (
     PostingVersions,
     encode_postings,
 )
-from activity_embeddings.transformations.snapshots import SnapshotSink, require_same_facts
+from activity_embeddings.transformations.offline.snapshots import SnapshotSink, require_same_facts
 from activity_embeddings.transformations.tables import single_chunk, time_column
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted, out_of, passed_over, utc

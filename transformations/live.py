@@ -42,9 +42,7 @@ from activity_embeddings.transformations.activity.merge import (
     with_event_ids,
 )
 from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
-from activity_embeddings.transformations.columns import source_names, under_our_names
 from activity_embeddings.transformations.errors import InvalidInput, first_line
-from activity_embeddings.transformations.event_log import append_events, require_event_ids
 from activity_embeddings.transformations.feature_tables import TIMESTAMP, sequence_batch
 from activity_embeddings.transformations.feature_views import (
     has_string_ids,
@@ -52,6 +50,9 @@ from activity_embeddings.transformations.feature_views import (
     spec_of,
 )
 from activity_embeddings.transformations.names import Role
+from activity_embeddings.transformations.offline.columns import source_names, under_our_names
+from activity_embeddings.transformations.offline.event_log import append_events, require_event_ids
+from activity_embeddings.transformations.offline.sources import event_ids_of, source_label
 from activity_embeddings.transformations.online import Merge, feast_rows
 from activity_embeddings.transformations.request_time import CLOCK_TOLERANCE_US
 from activity_embeddings.transformations.row_updates import (
@@ -63,7 +64,6 @@ from activity_embeddings.transformations.row_updates import (
     update_rows,
 )
 from activity_embeddings.transformations.serving import JobVectors
-from activity_embeddings.transformations.sources import event_ids_of, source_label
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.tables import id_column, single_chunk, time_column
 from activity_embeddings.transformations.times import to_datetime, to_us

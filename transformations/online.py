@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.feature_tables import TIMESTAMP
+from activity_embeddings.transformations.offline.snapshots import SnapshotSink
 from activity_embeddings.transformations.row_updates import (
     Compute,
     Needs,
@@ -37,7 +38,6 @@ from activity_embeddings.transformations.row_updates import (
     entity_keys,
     update_rows,
 )
-from activity_embeddings.transformations.snapshots import SnapshotSink
 from activity_embeddings.transformations.tables import (
     rank_encode,
     single_chunk,

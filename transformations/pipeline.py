@@ -33,7 +33,7 @@ from activity_embeddings.transformations.contract.activity_model import ModelDes
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feature_tables import embedding_batch, sequence_batch
 from activity_embeddings.transformations.inference.embedder import Embedder
-from activity_embeddings.transformations.snapshots import SnapshotSink, require_same_facts
+from activity_embeddings.transformations.offline.snapshots import SnapshotSink, require_same_facts
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.tables import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.times import to_datetime

@@ -35,6 +35,7 @@ from activity_embeddings.transformations.feature_views import (
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.label_times import label_times
 from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.offline.sources import declared_event_ids
 from activity_embeddings.transformations.request_time import (
     RequestParser,
     RequestTimeResult,
@@ -42,7 +43,6 @@ from activity_embeddings.transformations.request_time import (
 )
 from activity_embeddings.transformations.row_updates import entity_keys, read_rows
 from activity_embeddings.transformations.serving_metrics import count_error, count_request
-from activity_embeddings.transformations.sources import declared_event_ids
 from activity_embeddings.transformations.times import to_us
 from activity_embeddings.transformations.vector_table import VectorTableReader
 

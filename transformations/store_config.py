@@ -19,8 +19,8 @@ from feast.infra.registry.base_registry import BaseRegistry
 from activity_embeddings.transformations.errors import InvalidInput
 
 ENGINE = "activity_embeddings.transformations.compute_engine.ActivityComputeEngine"
-DASK_STORE = "activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore"
-DUCKDB_STORE = "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore"
+DASK_STORE = "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore"
+DUCKDB_STORE = "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore"
 
 _LOSES_LABELS = ("dask", "file", "feast.infra.offline_stores.dask.DaskOfflineStore")
 

@@ -13,7 +13,7 @@ from job_encoders import expected_vectors, package_encoder, postings_table, smal
 from activity_embeddings.transformations import job_vector_run
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.job_vector_run import JobVectorReport, JobVectorRun
-from activity_embeddings.transformations.snapshots import SnapshotSink, read_facts
+from activity_embeddings.transformations.offline.snapshots import SnapshotSink, read_facts
 
 ROWS = small_postings()
 END = us(at(10))

@@ -6,7 +6,7 @@ import pytest
 from feast_repo import Repo, at
 
 ENGINE = "type: activity_embeddings.transformations.compute_engine.ActivityComputeEngine"
-DUCKDB = "type: activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore"
+DUCKDB = "type: activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore"
 SINK = 'SNAPSHOTS = DATA / "snapshots"'
 
 
@@ -63,8 +63,7 @@ def test_a_store_whose_joins_lose_labels_is_refused(repo, store):
         repo.edit("feature_store.yaml", f"offline_store:\n  {DUCKDB}", "#")
     message = refusal(repo)
     assert (
-        "type: activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore"
-        in message
+        "type: activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore" in message
     )
 
 

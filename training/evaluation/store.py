@@ -36,7 +36,7 @@ from activity_embeddings.transformations.feature_views import (
     sequence_view,
 )
 from activity_embeddings.transformations.files import empty_folder
-from activity_embeddings.transformations.sources import sink_of
+from activity_embeddings.transformations.offline.sources import sink_of
 from activity_embeddings.transformations.spec import ItemEmbedding
 from activity_embeddings.transformations.times import to_datetime
 
@@ -223,7 +223,7 @@ class EvaluationStore:
             entity_key_serialization_version=3,
             online_store={"type": "sqlite", "path": str(data / "online.db")},
             offline_store={
-                "type": "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore"
+                "type": "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore"
             },
             batch_engine={
                 "type": "activity_embeddings.transformations.compute_engine.ActivityComputeEngine",

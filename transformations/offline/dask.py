@@ -6,7 +6,7 @@ others in any order, and fails where a partition finds nothing. So sources are r
 store, and joined here. Named in feature_store.yaml:
 
     offline_store:
-      type: activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore
+      type: activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_
 from feast.infra.registry.base_registry import BaseRegistry
 
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.sources import source_of
+from activity_embeddings.transformations.offline.sources import source_of
 
 
 class OrderedDaskOfflineStoreConfig(DaskOfflineStoreConfig):
     """Settings under `offline_store` in feature_store.yaml: those of Feast's Dask store."""
 
     # Feast's own type admits the names of its store alone.
-    type: Any = "activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore"
+    type: Any = "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore"
 
 
 class OrderedDaskOfflineStore(DaskOfflineStore):

@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from activity_embeddings.transformations.columns import under_our_names
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.offline.columns import under_our_names
 
 CALLED = {"member_id": "user", "job_id": "posting", "event_timestamp": "when", "event_id": "id"}
 

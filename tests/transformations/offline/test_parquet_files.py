@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.parquet_files import ParquetFiles
+from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UTC_US = pa.timestamp("us", "UTC")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.snapshots import (
+from activity_embeddings.transformations.offline.snapshots import (
     SnapshotSink,
     partition_name,
     read_facts,

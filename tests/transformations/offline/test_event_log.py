@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from feast_repo import DIMENSION, at, events_table, make_repo, us, vectors_table
 
-from activity_embeddings.transformations import event_log
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.event_log import LIVE_FILES, append_events
-from activity_embeddings.transformations.sources import parquet_files, read_events
+from activity_embeddings.transformations.offline import event_log
+from activity_embeddings.transformations.offline.event_log import LIVE_FILES, append_events
+from activity_embeddings.transformations.offline.sources import parquet_files, read_events
 from activity_embeddings.transformations.spec import ActivitySpec
 
 HISTORY = [(1, 1, "APPLY", at(-3)), (2, 3, "DISMISS", at(-1))]
@@ -72,8 +72,8 @@ def test_a_folder_gets_one_more_file(repo, offline):
     if offline == "dask":
         repo.edit(
             "feature_store.yaml",
-            "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore",
-            "activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore",
+            "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore",
+            "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore",
         )
     store, view = applied(repo)
     history = (repo.events / "history.parquet").read_bytes()
@@ -93,8 +93,8 @@ def test_what_a_kill_leaves_aside_is_no_event(repo, offline):
     if offline == "dask":
         repo.edit(
             "feature_store.yaml",
-            "activity_embeddings.transformations.offline_store.OrderedDuckDBOfflineStore",
-            "activity_embeddings.transformations.dask_offline_store.OrderedDaskOfflineStore",
+            "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore",
+            "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore",
         )
     store, view = applied(repo)
     append_events(store, view, NEW)

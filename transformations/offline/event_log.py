@@ -22,11 +22,11 @@ from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import EVENT_COLUMNS
-from activity_embeddings.transformations.columns import source_names
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import move_file, real_path
-from activity_embeddings.transformations.parquet_files import ParquetFiles
-from activity_embeddings.transformations.sources import (
+from activity_embeddings.transformations.offline.columns import source_names
+from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
+from activity_embeddings.transformations.offline.sources import (
     parquet_files,
     readable,
     source_label,
