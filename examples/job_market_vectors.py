@@ -10,7 +10,7 @@ from feast import FeatureView, Field, FileSource
 from feast.types import Array, Int64, String
 from sources import DATA, OWNER, SNAPSHOTS
 
-from activity_embeddings.transformations.feature_views import (
+from activity_embeddings.transformations.definitions.views import (
     item_embedding_of,
     job_embedding_view,
     posting_tags,

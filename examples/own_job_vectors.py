@@ -11,7 +11,7 @@ from feast import FeatureView, Field, FileSource
 from feast.types import Array, Float32, Int64
 from sources import DATA, OWNER
 
-from activity_embeddings.transformations.feature_views import item_tags
+from activity_embeddings.transformations.definitions.views import item_tags
 from activity_embeddings.transformations.spec import ItemEmbedding
 
 ITEM_EMBEDDING = ItemEmbedding(name="content_and_behaviour", version="1", dimension=64)

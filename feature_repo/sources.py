@@ -13,7 +13,7 @@ from feast import FeatureView, Field, FileSource
 from feast.data_format import ParquetFormat
 from feast.types import Int64, String
 
-from activity_embeddings.transformations.feature_views import event_tags
+from activity_embeddings.transformations.definitions.views import event_tags
 from activity_embeddings.transformations.spec import ActivitySpec
 
 DATA = Path(__file__).parent / "data"

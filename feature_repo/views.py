@@ -5,7 +5,7 @@ from entities import job, member
 from job_vectors import job_embedding
 from sources import DATA, OWNER, SNAPSHOTS, SPEC, member_activity
 
-from activity_embeddings.transformations.feature_views import (
+from activity_embeddings.transformations.definitions.views import (
     embedding_views,
     realtime_views,
     sequence_view,

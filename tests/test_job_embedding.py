@@ -38,9 +38,9 @@ from reference import mean_of, sequence, vector_as_of
 from activity_embeddings.training.models import GeometricDecay, UnweightedAverage
 from activity_embeddings.training.package import package_model
 from activity_embeddings.transformations.check import check
+from activity_embeddings.transformations.definitions.views import registered_model
 from activity_embeddings.transformations.entity_rows import entity_rows
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feature_views import registered_model
 from activity_embeddings.transformations.spec import ActivitySpec
 
 SEQUENCE = "member_activity_sequence"

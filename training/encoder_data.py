@@ -14,8 +14,8 @@ from feast import FeatureStore, FileSource
 from activity_embeddings.training.repo_definitions import RepoDefinitions, read_definitions
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import EVENT_COLUMNS, ActivityEvents
+from activity_embeddings.transformations.definitions.views import spec_of
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feature_views import spec_of
 from activity_embeddings.transformations.names import Role
 from activity_embeddings.transformations.offline.columns import names_there, source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles

@@ -15,8 +15,7 @@ from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.training.periods import Period
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feature_views import (
+from activity_embeddings.transformations.definitions.views import (
     has_encoder,
     in_repo,
     item_embedding_of,
@@ -24,6 +23,7 @@ from activity_embeddings.transformations.feature_views import (
     source_views_of,
     spec_of,
 )
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.encoder import JobEncoder, encode_postings
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sources import (

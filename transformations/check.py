@@ -33,14 +33,14 @@ from activity_embeddings.transformations.activity.sequences import (
     make_sequences,
     members_active,
 )
-from activity_embeddings.transformations.entity_rows import entity_rows
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feature_views import (
+from activity_embeddings.transformations.definitions.views import (
     item_embedding_of,
     registered_model,
     source_views_of,
     spec_of,
 )
+from activity_embeddings.transformations.entity_rows import entity_rows
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.live import activities_of
 from activity_embeddings.transformations.names import Role, Tag

@@ -37,9 +37,7 @@ from tqdm import tqdm
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feast_compat import sqlite, states
-from activity_embeddings.transformations.feature_views import (
+from activity_embeddings.transformations.definitions.views import (
     has_encoder,
     has_string_ids,
     item_embedding_of,
@@ -49,6 +47,8 @@ from activity_embeddings.transformations.feature_views import (
     spec_of,
     vector_table_of,
 )
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feast_compat import sqlite, states
 from activity_embeddings.transformations.job_vector_run import JobVectorRun
 from activity_embeddings.transformations.live import keep_live_events
 from activity_embeddings.transformations.names import Role, Tag

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.contract.item_encoder import JobEncoderDescription
+from activity_embeddings.transformations.definitions.schemas import TIMESTAMP
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feature_tables import TIMESTAMP
 from activity_embeddings.transformations.inference.encoder import (
     JobEncoder,
     PostingVersions,

@@ -42,13 +42,13 @@ from activity_embeddings.transformations.activity.merge import (
     with_event_ids,
 )
 from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
-from activity_embeddings.transformations.errors import InvalidInput, first_line
-from activity_embeddings.transformations.feature_tables import TIMESTAMP, sequence_batch
-from activity_embeddings.transformations.feature_views import (
+from activity_embeddings.transformations.definitions.schemas import TIMESTAMP, sequence_batch
+from activity_embeddings.transformations.definitions.views import (
     has_string_ids,
     source_views_of,
     spec_of,
 )
+from activity_embeddings.transformations.errors import InvalidInput, first_line
 from activity_embeddings.transformations.names import Role
 from activity_embeddings.transformations.offline.columns import source_names, under_our_names
 from activity_embeddings.transformations.offline.event_log import append_events, require_event_ids

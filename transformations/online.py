@@ -29,7 +29,7 @@ from feast.types import Array, Float32, Int32, Int64, String, UnixTimestamp
 from tqdm import tqdm
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.feature_tables import TIMESTAMP
+from activity_embeddings.transformations.definitions.schemas import TIMESTAMP
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink
 from activity_embeddings.transformations.row_updates import (
     Compute,

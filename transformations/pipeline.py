@@ -30,8 +30,8 @@ from activity_embeddings.transformations.activity.sequences import (
     members_active,
 )
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
+from activity_embeddings.transformations.definitions.schemas import embedding_batch, sequence_batch
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feature_tables import embedding_batch, sequence_batch
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink, require_same_facts
 from activity_embeddings.transformations.spec import ActivitySpec

@@ -17,9 +17,9 @@ from feast.types import Array, String
 from feast.value_type import ValueType
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.definitions.views import spec_of
 from activity_embeddings.transformations.errors import quote, received
 from activity_embeddings.transformations.feast_compat.requests import OnlineContext
-from activity_embeddings.transformations.feature_views import spec_of
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.request_time import (
     InvalidRequest,

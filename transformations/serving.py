@@ -20,10 +20,8 @@ from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feast_compat.calls import training_join
-from activity_embeddings.transformations.feature_tables import TIMESTAMP, vector_column
-from activity_embeddings.transformations.feature_views import (
+from activity_embeddings.transformations.definitions.schemas import TIMESTAMP, vector_column
+from activity_embeddings.transformations.definitions.views import (
     has_string_ids,
     item_embedding_of,
     registered_model,
@@ -32,6 +30,8 @@ from activity_embeddings.transformations.feature_views import (
     spec_of,
     vector_table_of,
 )
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feast_compat.calls import training_join
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.label_times import label_times
 from activity_embeddings.transformations.names import Role, Tag

@@ -28,8 +28,8 @@ from feast.value_type import ValueType
 from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
-from activity_embeddings.transformations.feature_tables import vector_chunks
-from activity_embeddings.transformations.feature_views import (
+from activity_embeddings.transformations.definitions.schemas import vector_chunks
+from activity_embeddings.transformations.definitions.views import (
     embedding_views,
     event_tags,
     item_tags,

@@ -17,8 +17,8 @@ from activity_embeddings.training.job_market.sessions import ACTIONS, Actions, d
 from activity_embeddings.training.job_market.settings import BLOCK_STREAM, MarketSettings
 from activity_embeddings.training.movietweetings import EVENTS_SCHEMA, POSTINGS_FILE
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.transformations.definitions.schemas import vector_column
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feature_tables import vector_column
 from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.names import ACTION, EVENT_TIMESTAMP, JOB_ID, MEMBER_ID
 from activity_embeddings.transformations.times import to_us

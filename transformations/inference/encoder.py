@@ -23,8 +23,8 @@ from activity_embeddings.transformations.contract.item_encoder import (
     describe_job_encoder,
 )
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE, TensorSpec
+from activity_embeddings.transformations.definitions.schemas import TIMESTAMP, vector_chunks
 from activity_embeddings.transformations.errors import InvalidInput, first_line
-from activity_embeddings.transformations.feature_tables import TIMESTAMP, vector_chunks
 from activity_embeddings.transformations.inference.embedder import (
     BATCH_SIZE,
     held_back_stderr,

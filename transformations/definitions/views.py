@@ -51,20 +51,20 @@ from activity_embeddings.transformations.contract.item_encoder import (
     JobEncoderDescription,
     describe_job_encoder,
 )
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feature_tables import (
+from activity_embeddings.transformations.definitions.schemas import (
     embedding_fields,
     job_vector_fields,
     request_time_fields,
     sequence_fields,
 )
-from activity_embeddings.transformations.names import Role, Tag
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
-from activity_embeddings.transformations.store_config import (
+from activity_embeddings.transformations.definitions.store_config import (
     require_engine,
     require_every_label,
     require_same_place,
 )
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
 from activity_embeddings.transformations.wording import duration
 
 _POSTING_TYPES: dict[tuple[str, int], tuple[FeastType, ...]] = {

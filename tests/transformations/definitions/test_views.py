@@ -7,7 +7,11 @@ from feast import Entity, FeatureView, Field, FileSource
 from feast.types import Int64
 from feast.value_type import ValueType
 
-from activity_embeddings.transformations.feature_views import event_tags, item_tags, sequence_view
+from activity_embeddings.transformations.definitions.views import (
+    event_tags,
+    item_tags,
+    sequence_view,
+)
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feature_tables import (
+from activity_embeddings.transformations.definitions.schemas import (
     MOST_VALUES,
     list_offsets,
     vector_chunks,
     vector_column,
 )
+from activity_embeddings.transformations.errors import InvalidInput
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (3, 2)])
