@@ -16,7 +16,7 @@ from feast_repo import DIMENSION, at, make_repo
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.entity_rows import entity_rows
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.live import SequenceWriter
+from activity_embeddings.transformations.online.push import SequenceWriter
 
 COMMAND = Path(sys.executable).with_name("activity-embeddings")
 IDS = [

@@ -30,7 +30,7 @@ from redis_server import redis_server, use_redis
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.cli import cli
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.live import PushReport, SequenceWriter
+from activity_embeddings.transformations.online.push import PushReport, SequenceWriter
 
 SEQUENCE = "member_activity_sequence"
 FEATURES = ["activity_job_ids", "activity_actions", "activity_times", "activity_count"]
@@ -232,7 +232,7 @@ def test_a_redis_key_without_a_row_of_the_view_is_no_row(tmp_path, address):
 WRITER = """
 import sys, pyarrow.parquet as pq
 from feast import FeatureStore
-from activity_embeddings.transformations.live import SequenceWriter
+from activity_embeddings.transformations.online.push import SequenceWriter
 repo, file = sys.argv[1:]
 writer = SequenceWriter(FeatureStore(repo_path=repo), offline=False)
 table = pq.read_table(file)

@@ -42,7 +42,6 @@ from activity_embeddings.transformations.definitions.views import (
 from activity_embeddings.transformations.entity_rows import entity_rows
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import Embedder
-from activity_embeddings.transformations.live import activities_of
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink, read_facts
 from activity_embeddings.transformations.offline.sources import (
@@ -50,8 +49,9 @@ from activity_embeddings.transformations.offline.sources import (
     read_item_vectors,
     sink_of,
 )
+from activity_embeddings.transformations.online.push import activities_of
+from activity_embeddings.transformations.online.rows import Stored, entity_keys, read_rows
 from activity_embeddings.transformations.pipeline import facts_of
-from activity_embeddings.transformations.row_updates import Stored, entity_keys, read_rows
 from activity_embeddings.transformations.spec import describe_mismatch
 from activity_embeddings.transformations.tables import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.times import to_datetime, to_us

@@ -59,7 +59,7 @@ def push(repo: Path, file: Path, online_only: bool) -> None:
     with one_line_errors():
         from feast import FeatureStore
 
-        from activity_embeddings.transformations.live import SequenceWriter
+        from activity_embeddings.transformations.online.push import SequenceWriter
 
         writer = SequenceWriter(FeatureStore(repo_path=str(repo)), offline=not online_only)
         events = read_events_file(file, writer.id_types, writer.source_names)

@@ -50,7 +50,6 @@ from activity_embeddings.transformations.definitions.views import (
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat import sqlite, states
 from activity_embeddings.transformations.job_vector_run import JobVectorRun
-from activity_embeddings.transformations.live import keep_live_events
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sources import (
@@ -64,12 +63,14 @@ from activity_embeddings.transformations.offline.sources import (
     sink_of,
     source_label,
 )
-from activity_embeddings.transformations.online import (
+from activity_embeddings.transformations.online.publish import (
     Merge,
     newest_by_time,
     push_snapshots,
     push_table,
 )
+from activity_embeddings.transformations.online.push import keep_live_events
+from activity_embeddings.transformations.online.vector_table import write_vector_table
 from activity_embeddings.transformations.pipeline import (
     EmbeddingTarget,
     Report,
@@ -77,7 +78,6 @@ from activity_embeddings.transformations.pipeline import (
     cutoffs,
 )
 from activity_embeddings.transformations.times import to_datetime, to_us
-from activity_embeddings.transformations.vector_table import write_vector_table
 from activity_embeddings.transformations.wording import counted, duration, utc
 
 CLOCK_TOLERANCE = timedelta(minutes=1)

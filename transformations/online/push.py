@@ -53,9 +53,8 @@ from activity_embeddings.transformations.names import Role
 from activity_embeddings.transformations.offline.columns import source_names, under_our_names
 from activity_embeddings.transformations.offline.event_log import append_events, require_event_ids
 from activity_embeddings.transformations.offline.sources import event_ids_of, source_label
-from activity_embeddings.transformations.online import Merge, feast_rows
-from activity_embeddings.transformations.request_time import CLOCK_TOLERANCE_US
-from activity_embeddings.transformations.row_updates import (
+from activity_embeddings.transformations.online.publish import Merge, feast_rows
+from activity_embeddings.transformations.online.rows import (
     Compute,
     Needs,
     Row,
@@ -63,6 +62,7 @@ from activity_embeddings.transformations.row_updates import (
     entity_keys,
     update_rows,
 )
+from activity_embeddings.transformations.request_time import CLOCK_TOLERANCE_US
 from activity_embeddings.transformations.serving import JobVectors
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.tables import id_column, single_chunk, time_column

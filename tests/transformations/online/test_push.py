@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import sequence
 
-from activity_embeddings.transformations.live import PushReport, SequenceWriter
+from activity_embeddings.transformations.online.push import PushReport, SequenceWriter
 
 LENGTH = 4
 SEQUENCE = "member_activity_sequence"

@@ -12,9 +12,9 @@ from feast.types import Array, Int64
 from feast.value_type import ValueType
 from redis_server import redis_server
 
-from activity_embeddings.transformations import row_updates
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.row_updates import entity_keys, read_rows, update_rows
+from activity_embeddings.transformations.online import rows as row_updates
+from activity_embeddings.transformations.online.rows import entity_keys, read_rows, update_rows
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 VIEW = FeatureView(

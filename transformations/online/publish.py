@@ -31,7 +31,7 @@ from tqdm import tqdm
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.definitions.schemas import TIMESTAMP
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink
-from activity_embeddings.transformations.row_updates import (
+from activity_embeddings.transformations.online.rows import (
     Compute,
     Needs,
     Row,

@@ -11,8 +11,11 @@ from feast_repo import at, small_data, us, vectors_table
 
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.online.vector_table import (
+    VectorTableReader,
+    write_vector_table,
+)
 from activity_embeddings.transformations.spec import ItemEmbedding
-from activity_embeddings.transformations.vector_table import VectorTableReader, write_vector_table
 
 ITEMS = ItemEmbedding("content_and_behaviour", "1", 64)
 

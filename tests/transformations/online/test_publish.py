@@ -12,7 +12,7 @@ from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, Uni
 from feast.utils import _convert_arrow_to_proto
 from feast.value_type import ValueType
 
-from activity_embeddings.transformations.online import feast_rows, store_identity
+from activity_embeddings.transformations.online.publish import feast_rows, store_identity
 
 STAMPS = pa.timestamp("us", "UTC")
 
