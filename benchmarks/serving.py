@@ -45,7 +45,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from publish import FEAST, FEATURE_REPO, OWN_JOB_VECTORS, _machine
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.serving import preload
+from activity_embeddings.transformations.serving.process import preload
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 from rank_jobs import order_by_cosine, rank_jobs

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from feast import FeatureService, FeatureStore
 
-from activity_embeddings.transformations.entity_rows import entity_rows
+from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.times import Time
 
 JobId: TypeAlias = int | str

@@ -7,8 +7,8 @@ from typing import Any
 
 def load_artifacts(app: Any) -> None:
     """Feast calls this when a server starts."""
-    from activity_embeddings.transformations.request_check import check_requests
-    from activity_embeddings.transformations.serving import preload
+    from activity_embeddings.transformations.serving.process import preload
+    from activity_embeddings.transformations.serving.refusals import check_requests
 
     check_requests(app)
     try:

@@ -14,9 +14,9 @@ import pytest
 from feast_repo import DIMENSION, at, make_repo
 
 from activity_embeddings.transformations.check import check
-from activity_embeddings.transformations.entity_rows import entity_rows
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.online.push import SequenceWriter
+from activity_embeddings.transformations.serving.entity_rows import entity_rows
 
 COMMAND = Path(sys.executable).with_name("activity-embeddings")
 IDS = [

@@ -39,8 +39,8 @@ from activity_embeddings.training.models import GeometricDecay, UnweightedAverag
 from activity_embeddings.training.package import package_model
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.definitions.views import registered_model
-from activity_embeddings.transformations.entity_rows import entity_rows
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import ActivitySpec
 
 SEQUENCE = "member_activity_sequence"

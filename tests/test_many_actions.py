@@ -7,8 +7,8 @@ from feast_repo import DIMENSION, at, events_table, make_repo, vectors_table
 
 from activity_embeddings.training.models import CNN, UnweightedAverage
 from activity_embeddings.training.package import package_model
-from activity_embeddings.transformations.entity_rows import entity_rows
 from activity_embeddings.transformations.online.push import SequenceWriter
+from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 ACTIONS = tuple(f"A{i}" for i in range(300))

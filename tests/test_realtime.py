@@ -11,10 +11,10 @@ import pytest
 from feast.errors import RequestDataNotFoundInEntityRowsException
 from feast_repo import at, events_table, make_repo, small_data, us, vectors_table
 
-from activity_embeddings.transformations import serving
-from activity_embeddings.transformations.entity_rows import entity_rows
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.request_time import InvalidRequest
+from activity_embeddings.transformations.serving import process as serving
+from activity_embeddings.transformations.serving.entity_rows import entity_rows
+from activity_embeddings.transformations.serving.request import InvalidRequest
 
 MODELS = {
     "cnn": ["activity_embedding"],
@@ -523,7 +523,7 @@ def test_apply_does_not_load_tensorflow_or_models(repo):
     (repo.path / "feature_store.yaml").write_text((repo.path / "feature_store.yaml").read_text())
     done = repo.process("apply", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0, done.stderr
-    assert "| activity_embeddings.transformations.serving" not in done.stderr
+    assert "| activity_embeddings.transformations.serving.process" not in done.stderr
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}
     assert "feast" in imported
     assert "tensorflow" not in imported

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 from redis_server import redis_server, use_redis
 
-from activity_embeddings.transformations.entity_rows import entity_rows
+from activity_embeddings.transformations.serving.entity_rows import entity_rows
 
 T = at(4)
 MEMBERS = [*range(1, 43), 999]

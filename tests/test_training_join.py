@@ -7,7 +7,7 @@ import pytest
 from feast_repo import at, events_table, make_repo, small_data, vectors_table
 
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.request_time import InvalidRequest
+from activity_embeddings.transformations.serving.request import InvalidRequest
 
 VIEW = "member_activity_embedding_cnn_realtime"
 FEATURES = [f"{VIEW}:{n}" for n in ("activity_embedding", "activity_count", "last_activity_at")]

@@ -35,12 +35,12 @@ from activity_embeddings.training.samples import (
 )
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.check import check
-from activity_embeddings.transformations.entity_rows import entity_rows
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import empty_folder
 from activity_embeddings.transformations.inference.embedder import tensorflow
 from activity_embeddings.transformations.offline.event_log import LIVE_FILES
-from activity_embeddings.transformations.serving import preload
+from activity_embeddings.transformations.serving.entity_rows import entity_rows
+from activity_embeddings.transformations.serving.process import preload
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.wording import counted, share
 

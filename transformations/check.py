@@ -39,7 +39,6 @@ from activity_embeddings.transformations.definitions.views import (
     source_views_of,
     spec_of,
 )
-from activity_embeddings.transformations.entity_rows import entity_rows
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import Role, Tag
@@ -52,6 +51,7 @@ from activity_embeddings.transformations.offline.sources import (
 from activity_embeddings.transformations.online.push import activities_of
 from activity_embeddings.transformations.online.rows import Stored, entity_keys, read_rows
 from activity_embeddings.transformations.pipeline import facts_of
+from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import describe_mismatch
 from activity_embeddings.transformations.tables import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.times import to_datetime, to_us

@@ -62,8 +62,8 @@ from activity_embeddings.transformations.online.rows import (
     entity_keys,
     update_rows,
 )
-from activity_embeddings.transformations.request_time import CLOCK_TOLERANCE_US
-from activity_embeddings.transformations.serving import JobVectors
+from activity_embeddings.transformations.serving.process import JobVectors
+from activity_embeddings.transformations.serving.request import CLOCK_TOLERANCE_US
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.tables import id_column, single_chunk, time_column
 from activity_embeddings.transformations.times import to_datetime, to_us

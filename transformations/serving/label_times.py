@@ -14,7 +14,7 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.request_time import InvalidRequest
+from activity_embeddings.transformations.serving.request import InvalidRequest
 from activity_embeddings.transformations.times import parse_time
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from activity_embeddings.transformations.entity_rows import entity_rows
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.serving.entity_rows import entity_rows
 
 MOMENT = datetime(2024, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from prometheus_client import Counter, Histogram
 
-from activity_embeddings.transformations.request_time import RequestReport
+from activity_embeddings.transformations.serving.request import RequestReport
 
 REQUESTS = Counter(
     "activity_embedding_requests_total", "Requests for a request-time embedding.", ["model"]

@@ -4,8 +4,8 @@ import pytest
 from feast_repo import at, events_table, make_repo, small_data, vectors_table
 
 from activity_embeddings.transformations.feast_compat.requests import online_context
-from activity_embeddings.transformations.request_columns import RequestColumns
-from activity_embeddings.transformations.request_time import InvalidRequest
+from activity_embeddings.transformations.serving.request import InvalidRequest
+from activity_embeddings.transformations.serving.request_columns import RequestColumns
 
 REALTIME = ["member_activity_embedding_cnn_realtime:activity_embedding"]
 STORED = ["member_activity_sequence:activity_count"]

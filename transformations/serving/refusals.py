@@ -36,8 +36,8 @@ from activity_embeddings.transformations.feast_compat.requests import (
     online_route,
     registry_state,
 )
-from activity_embeddings.transformations.request_columns import RequestColumns
-from activity_embeddings.transformations.request_time import InvalidRequest
+from activity_embeddings.transformations.serving.request import InvalidRequest
+from activity_embeddings.transformations.serving.request_columns import RequestColumns
 
 _log = logging.getLogger(__name__)
 _known_user = asynccontextmanager(inject_user_details)

@@ -33,17 +33,17 @@ from activity_embeddings.transformations.definitions.views import (
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.calls import training_join
 from activity_embeddings.transformations.inference.embedder import Embedder
-from activity_embeddings.transformations.label_times import label_times
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sources import declared_event_ids
 from activity_embeddings.transformations.online.rows import entity_keys, read_rows
 from activity_embeddings.transformations.online.vector_table import VectorTableReader
-from activity_embeddings.transformations.request_time import (
+from activity_embeddings.transformations.serving.label_times import label_times
+from activity_embeddings.transformations.serving.metrics import count_error, count_request
+from activity_embeddings.transformations.serving.request import (
     RequestParser,
     RequestTimeResult,
     embed_at_request,
 )
-from activity_embeddings.transformations.serving_metrics import count_error, count_request
 from activity_embeddings.transformations.times import to_us
 
 _log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from activity_embeddings.transformations.definitions.views import spec_of
 from activity_embeddings.transformations.errors import quote, received
 from activity_embeddings.transformations.feast_compat.requests import OnlineContext
 from activity_embeddings.transformations.names import Role, Tag
-from activity_embeddings.transformations.request_time import (
+from activity_embeddings.transformations.serving.request import (
     InvalidRequest,
     RequestParser,
     RequestReport,
@@ -32,7 +32,7 @@ from activity_embeddings.transformations.times import parse_time, to_datetime
 NOBODY = "A request should name at least one entity, as a member. Received: none"
 HINT = (
     f"{', '.join(names.RECENT_COLUMNS)} and {names.REQUEST_TIMESTAMP} should be in every row, "
-    "as null where there is nothing. In Python, activity_embeddings.transformations.entity_rows.entity_rows makes "
+    "as null where there is nothing. In Python, activity_embeddings.transformations.serving.entity_rows.entity_rows makes "
     "such rows"
 )
 OUR_KEYS = (ValueType.INT64, ValueType.STRING)

@@ -17,7 +17,7 @@ from activity_embeddings.transformations.contract.activity_model import (
     describe_models,
 )
 from activity_embeddings.transformations.inference.embedder import Embedder
-from activity_embeddings.transformations.request_time import (
+from activity_embeddings.transformations.serving.request import (
     InvalidRequest,
     RequestParser,
     embed_at_request,
