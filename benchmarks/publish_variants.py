@@ -77,8 +77,8 @@ def run_ours(folder: Path, snapshots: int) -> dict[str, Any]:
     """
     from feast import FeatureStore
 
-    from activity_embeddings.transformations import compute_engine
-    from activity_embeddings.transformations.pipeline import Report
+    from activity_embeddings.transformations.batch import engine as compute_engine
+    from activity_embeddings.transformations.batch.snapshot_run import Report
 
     reports: list[Report] = []
     pushes: dict[str, dict[str, float]] = {}

@@ -36,7 +36,7 @@ STAGES = {
     ),
     "before the push is recorded": (*SNAPSHOTS, "mark_published", 2, "before"),
     "before the interval is recorded": (
-        "activity_embeddings.transformations.compute_engine",
+        "activity_embeddings.transformations.batch.engine",
         "states",
         "record_materialization",
         1,

@@ -36,7 +36,7 @@ OURS = [
 SERVICES = ["jymbii_v1", "jymbii_v2", "job_search_v1", "jymbii_v2_realtime"]
 MEMBERS = [1, 2, 7, 14]
 RECORD = (
-    "activity_embeddings.transformations.compute_engine",
+    "activity_embeddings.transformations.batch.engine",
     "states",
     "record_materialization",
     1,

@@ -6,10 +6,10 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from activity_embeddings.transformations.batch.snapshot_run import MEMBERS_AT_ONCE
+from activity_embeddings.transformations.batch.vector_run import POSTINGS_AT_ONCE
 from activity_embeddings.transformations.definitions.schemas import MOST_VALUES
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.job_vector_run import POSTINGS_AT_ONCE
-from activity_embeddings.transformations.pipeline import MEMBERS_AT_ONCE
 from activity_embeddings.transformations.spec import (
     LONGEST_SEQUENCE,
     LONGEST_VECTOR,

@@ -15,7 +15,7 @@ from activity_embeddings.training.evaluation.member_vectors import EvaluatedMode
 from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
 from activity_embeddings.training.feast_data import TrainingSource
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.compute_engine import ActivityComputeEngineConfig
+from activity_embeddings.transformations.batch.engine import ActivityComputeEngineConfig
 from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.errors import InvalidInput
 

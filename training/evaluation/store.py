@@ -226,7 +226,7 @@ class EvaluationStore:
                 "type": "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore"
             },
             batch_engine={
-                "type": "activity_embeddings.transformations.compute_engine.ActivityComputeEngine",
+                "type": "activity_embeddings.transformations.batch.engine.ActivityComputeEngine",
                 "snapshot_interval_hours": self.schedule.interval_us / (60 * MINUTE_US),
                 "publishing_delay_minutes": self.schedule.delay_us / MINUTE_US,
             },

@@ -18,7 +18,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 
 from activity_embeddings.transformations.errors import InvalidInput
 
-ENGINE = "activity_embeddings.transformations.compute_engine.ActivityComputeEngine"
+ENGINE = "activity_embeddings.transformations.batch.engine.ActivityComputeEngine"
 DASK_STORE = "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore"
 DUCKDB_STORE = "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore"
 
@@ -39,7 +39,7 @@ def require_engine(config: RepoConfig) -> None:
 
 def _is_engine(kind: str) -> bool:
     """Return whether a type names the engine or a subclass of it."""
-    from activity_embeddings.transformations.compute_engine import ActivityComputeEngine
+    from activity_embeddings.transformations.batch.engine import ActivityComputeEngine
 
     module, _, name = kind.rpartition(".")
     try:

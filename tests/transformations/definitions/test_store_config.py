@@ -5,7 +5,7 @@ import shutil
 import pytest
 from feast_repo import Repo, at
 
-ENGINE = "type: activity_embeddings.transformations.compute_engine.ActivityComputeEngine"
+ENGINE = "type: activity_embeddings.transformations.batch.engine.ActivityComputeEngine"
 DUCKDB = "type: activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore"
 SINK = 'SNAPSHOTS = DATA / "snapshots"'
 
@@ -41,7 +41,7 @@ def test_another_engine_is_refused_with_the_lines_to_add(repo, named):
 
 def test_a_subclass_of_the_engine_is_accepted(repo):
     (repo.path / "our_engine.py").write_text(
-        "from activity_embeddings.transformations.compute_engine import (\n"
+        "from activity_embeddings.transformations.batch.engine import (\n"
         "    ActivityComputeEngine,\n"
         "    ActivityComputeEngineConfig as OurEngineConfig,\n"
         ")\n\n"

@@ -3,7 +3,7 @@
 import pytest
 from feast_repo import at, us
 
-from activity_embeddings.transformations.pipeline import Report, cutoffs
+from activity_embeddings.transformations.batch.snapshot_run import Report, cutoffs
 
 DAY = 86_400_000_000
 

@@ -10,9 +10,9 @@ import pytest
 from feast_repo import at, us
 from job_encoders import expected_vectors, package_encoder, postings_table, small_postings
 
-from activity_embeddings.transformations import job_vector_run
+from activity_embeddings.transformations.batch import vector_run as job_vector_run
+from activity_embeddings.transformations.batch.vector_run import JobVectorReport, JobVectorRun
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.job_vector_run import JobVectorReport, JobVectorRun
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink, read_facts
 
 ROWS = small_postings()

@@ -3,7 +3,7 @@
 Named in feature_store.yaml:
 
     batch_engine:
-      type: activity_embeddings.transformations.compute_engine.ActivityComputeEngine
+      type: activity_embeddings.transformations.batch.engine.ActivityComputeEngine
 
 It accepts all views of one `feast materialize` together, encodes the postings that have no vector
 yet, runs one pipeline for each sequence view and the embedding views derived from it, and leaves
@@ -37,6 +37,13 @@ from tqdm import tqdm
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.batch.snapshot_run import (
+    EmbeddingTarget,
+    Report,
+    SnapshotRun,
+    cutoffs,
+)
+from activity_embeddings.transformations.batch.vector_run import JobVectorRun
 from activity_embeddings.transformations.definitions.views import (
     has_encoder,
     has_string_ids,
@@ -49,7 +56,6 @@ from activity_embeddings.transformations.definitions.views import (
 )
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat import sqlite, states
-from activity_embeddings.transformations.job_vector_run import JobVectorRun
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sources import (
@@ -71,12 +77,6 @@ from activity_embeddings.transformations.online.publish import (
 )
 from activity_embeddings.transformations.online.push import keep_live_events
 from activity_embeddings.transformations.online.vector_table import write_vector_table
-from activity_embeddings.transformations.pipeline import (
-    EmbeddingTarget,
-    Report,
-    SnapshotRun,
-    cutoffs,
-)
 from activity_embeddings.transformations.times import to_datetime, to_us
 from activity_embeddings.transformations.wording import counted, duration, utc
 
@@ -90,7 +90,7 @@ VectorReader: TypeAlias = Callable[[FeatureView, int], ItemVectors]
 class ActivityComputeEngineConfig(FeastConfigBaseModel):
     """Settings under `batch_engine` in feature_store.yaml."""
 
-    type: str = "activity_embeddings.transformations.compute_engine.ActivityComputeEngine"
+    type: str = "activity_embeddings.transformations.batch.engine.ActivityComputeEngine"
     """Selects this engine."""
 
     snapshot_interval_hours: PositiveFloat = 24
