@@ -15,9 +15,9 @@ import numpy as np
 from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.training.periods import Period
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY, Sequences
+from activity_embeddings.transformations.arrow import bisect, ranges
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
-from activity_embeddings.transformations.tables import bisect, ranges
 
 DRAWS = 8
 """Times a job is drawn and rejected before the allowed ones are listed, which costs more."""

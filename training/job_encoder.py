@@ -47,10 +47,7 @@ from activity_embeddings.training.ranking import RankingQueries, embed_with
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.inference.embedder import held_back_stderr
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
-from activity_embeddings.transformations.tables import (
+from activity_embeddings.transformations.arrow import (
     id_column,
     rank_encode,
     require_columns,
@@ -59,6 +56,9 @@ from activity_embeddings.transformations.tables import (
     take_rows,
     time_column,
 )
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.inference.embedder import held_back_stderr
+from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 from activity_embeddings.transformations.times import Time, parse_datetime, to_datetime, to_us
 from activity_embeddings.transformations.wording import counted
 

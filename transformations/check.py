@@ -33,6 +33,7 @@ from activity_embeddings.transformations.activity.sequences import (
     make_sequences,
     members_active,
 )
+from activity_embeddings.transformations.arrow import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.batch.snapshot_run import facts_of
 from activity_embeddings.transformations.definitions.views import (
     item_embedding_of,
@@ -53,7 +54,6 @@ from activity_embeddings.transformations.online.push import activities_of
 from activity_embeddings.transformations.online.rows import Stored, entity_keys, read_rows
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import describe_mismatch
-from activity_embeddings.transformations.tables import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.times import to_datetime, to_us
 from activity_embeddings.transformations.wording import counted
 

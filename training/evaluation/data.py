@@ -28,9 +28,9 @@ from activity_embeddings.training.evaluation.store import EvaluationStore, Sched
 from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.training.periods import Period, become_utc
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.arrow import codes_of, single_chunk, time_column
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ItemEmbedding
-from activity_embeddings.transformations.tables import codes_of, single_chunk, time_column
 
 MEMBER_STATISTICS_VIEW = "member_statistics"
 JOB_STATISTICS_VIEW = "job_statistics"

@@ -30,7 +30,7 @@ from activity_embeddings.training.objectives.base import (
 from activity_embeddings.training.periods import Period
 from activity_embeddings.training.stream import Arrays
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
-from activity_embeddings.transformations.tables import ranges
+from activity_embeddings.transformations.arrow import ranges
 
 TARGET_ROWS = "target_rows"
 DISMISSED_ROWS = "dismissed_rows"

@@ -14,9 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ActivitySpec
-from activity_embeddings.transformations.tables import (
+from activity_embeddings.transformations.arrow import (
     codes_of,
     id_column,
     is_text,
@@ -28,6 +26,8 @@ from activity_embeddings.transformations.tables import (
     single_chunk,
     time_column,
 )
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.wording import out_of
 
 EVENT_COLUMNS = (names.MEMBER_ID, names.JOB_ID, names.ACTION, names.EVENT_TIMESTAMP)

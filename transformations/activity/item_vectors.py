@@ -8,9 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ItemEmbedding
-from activity_embeddings.transformations.tables import (
+from activity_embeddings.transformations.arrow import (
     bisect,
     codes_of,
     id_column,
@@ -20,6 +18,8 @@ from activity_embeddings.transformations.tables import (
     time_column,
     with_last,
 )
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ItemEmbedding
 from activity_embeddings.transformations.wording import counted, out_of
 
 ITEM_COLUMNS = (names.JOB_ID, names.EMBEDDING, names.EVENT_TIMESTAMP)

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.arrow import bisect, codes_of, ranges, with_last
 from activity_embeddings.transformations.spec import ActivitySpec
-from activity_embeddings.transformations.tables import bisect, codes_of, ranges, with_last
 
 QUERIES_AT_ONCE = 32_768
 """Queries worked on together: bounds the memory of intermediate [queries, length] arrays."""

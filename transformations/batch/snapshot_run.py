@@ -29,13 +29,13 @@ from activity_embeddings.transformations.activity.sequences import (
     make_sequences,
     members_active,
 )
+from activity_embeddings.transformations.arrow import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.definitions.schemas import embedding_batch, sequence_batch
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink, require_same_facts
 from activity_embeddings.transformations.spec import ActivitySpec
-from activity_embeddings.transformations.tables import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted, passed_over, share, utc
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.arrow import single_chunk, time_column
 from activity_embeddings.transformations.contract.item_encoder import JobEncoderDescription
 from activity_embeddings.transformations.definitions.schemas import TIMESTAMP
 from activity_embeddings.transformations.errors import InvalidInput
@@ -28,7 +29,6 @@ from activity_embeddings.transformations.inference.encoder import (
     encode_postings,
 )
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink, require_same_facts
-from activity_embeddings.transformations.tables import single_chunk, time_column
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted, out_of, passed_over, utc
 

@@ -18,6 +18,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.arrow import (
+    id_column,
+    is_text,
+    rank_encode,
+    require_columns,
+    require_no_nulls,
+    require_utf8,
+    single_chunk,
+    take_rows,
+    time_column,
+)
 from activity_embeddings.transformations.contract.item_encoder import (
     JobEncoderDescription,
     describe_job_encoder,
@@ -30,17 +41,6 @@ from activity_embeddings.transformations.inference.embedder import (
     held_back_stderr,
     load_saved_model,
     tensorflow,
-)
-from activity_embeddings.transformations.tables import (
-    id_column,
-    is_text,
-    rank_encode,
-    require_columns,
-    require_no_nulls,
-    require_utf8,
-    single_chunk,
-    take_rows,
-    time_column,
 )
 from activity_embeddings.transformations.wording import are, counted, out_of
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 from feast import FeatureView
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.arrow import require_columns
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.tables import require_columns
 
 
 def source_names(view: FeatureView, columns: Iterable[str]) -> dict[str, str]:

@@ -22,6 +22,7 @@ from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import EVENT_COLUMNS
+from activity_embeddings.transformations.arrow import require_columns, single_chunk
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import move_file, real_path
 from activity_embeddings.transformations.offline.columns import source_names
@@ -32,7 +33,6 @@ from activity_embeddings.transformations.offline.sources import (
     source_label,
     source_of,
 )
-from activity_embeddings.transformations.tables import require_columns, single_chunk
 
 LIVE_FILES = "live-*.parquet"
 """The files that were added to a folder of events, among those that were there."""

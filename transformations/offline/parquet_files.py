@@ -32,14 +32,14 @@ from feast import FileSource
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 
-from activity_embeddings.transformations.errors import InvalidInput, first_line
-from activity_embeddings.transformations.tables import (
+from activity_embeddings.transformations.arrow import (
     id_column,
     is_text,
     require_columns,
     require_zoned_time,
     time_column,
 )
+from activity_embeddings.transformations.errors import InvalidInput, first_line
 from activity_embeddings.transformations.times import to_us
 
 DELTA_LOG = "_delta_log"

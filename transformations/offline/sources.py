@@ -22,13 +22,13 @@ from feast.types import String
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ITEM_COLUMNS, ItemVectors
+from activity_embeddings.transformations.arrow import require_columns, time_column
 from activity_embeddings.transformations.errors import InvalidInput, first_line
 from activity_embeddings.transformations.names import Tag
 from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles, is_parquet
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
-from activity_embeddings.transformations.tables import require_columns, time_column
 from activity_embeddings.transformations.times import to_datetime
 
 READ_MARGIN = timedelta(days=1)

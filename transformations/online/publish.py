@@ -29,6 +29,12 @@ from feast.types import Array, Float32, Int32, Int64, String, UnixTimestamp
 from tqdm import tqdm
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.arrow import (
+    rank_encode,
+    single_chunk,
+    take_rows,
+    time_column,
+)
 from activity_embeddings.transformations.definitions.schemas import TIMESTAMP
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink
 from activity_embeddings.transformations.online.rows import (
@@ -37,12 +43,6 @@ from activity_embeddings.transformations.online.rows import (
     Row,
     entity_keys,
     update_rows,
-)
-from activity_embeddings.transformations.tables import (
-    rank_encode,
-    single_chunk,
-    take_rows,
-    time_column,
 )
 from activity_embeddings.transformations.times import to_datetime
 

@@ -42,6 +42,7 @@ from activity_embeddings.transformations.activity.merge import (
     with_event_ids,
 )
 from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
+from activity_embeddings.transformations.arrow import id_column, single_chunk, time_column
 from activity_embeddings.transformations.definitions.schemas import TIMESTAMP, sequence_batch
 from activity_embeddings.transformations.definitions.views import (
     has_string_ids,
@@ -65,7 +66,6 @@ from activity_embeddings.transformations.online.rows import (
 from activity_embeddings.transformations.serving.process import JobVectors
 from activity_embeddings.transformations.serving.request import CLOCK_TOLERANCE_US
 from activity_embeddings.transformations.spec import ActivitySpec
-from activity_embeddings.transformations.tables import id_column, single_chunk, time_column
 from activity_embeddings.transformations.times import to_datetime, to_us
 from activity_embeddings.transformations.wording import are, counted, out_of, utc
 

@@ -13,8 +13,8 @@ from activity_embeddings.transformations.activity.merge import (
     total_order,
 )
 from activity_embeddings.transformations.activity.sequences import make_sequences
+from activity_embeddings.transformations.arrow import codes_of
 from activity_embeddings.transformations.spec import ActivitySpec
-from activity_embeddings.transformations.tables import codes_of
 
 activity = st.tuples(st.integers(0, 6), st.integers(1, 4), st.integers(1, 3))
 activities = st.lists(activity, max_size=12)

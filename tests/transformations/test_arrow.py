@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activity_embeddings.transformations.tables import (
+from activity_embeddings.transformations.arrow import (
     id_column,
     ranges,
     rank_encode,
