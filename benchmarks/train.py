@@ -37,9 +37,9 @@ import numpy as np
 import pandas as pd
 import synthetic
 
-from activity_embeddings.training.held_out import Windows
-from activity_embeddings.training.history import INPUT_JOB_ROWS, ActivityHistory
-from activity_embeddings.training.periods import Period
+from activity_embeddings.training.examples.held_out import Windows
+from activity_embeddings.training.examples.history import INPUT_JOB_ROWS, ActivityHistory
+from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 

@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from activity_embeddings.training.examples.held_out import Windows
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import TimeSplit
 from activity_embeddings.training.fit import Fit
-from activity_embeddings.training.held_out import Windows
-from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.training.job_encoder import ENCODER_FIT, JobEncoder, train_job_encoder
 from activity_embeddings.training.models import (
     CNN,
@@ -39,7 +40,6 @@ from activity_embeddings.training.models import (
 from activity_embeddings.training.movietweetings import EVENTS_FILE, POSTINGS_FILE
 from activity_embeddings.training.objectives import FuturePositives, NextPositive, Objective, Proxy
 from activity_embeddings.training.package import package_job_encoder
-from activity_embeddings.training.periods import TimeSplit
 from activity_embeddings.training.ranking import RankingQueries, embed_with
 from activity_embeddings.training.train import train
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors

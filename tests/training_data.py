@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 from reference import US_PER_DAY
 
-from activity_embeddings.training.history import ActivityHistory
-from activity_embeddings.training.periods import Period
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding

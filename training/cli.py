@@ -467,9 +467,9 @@ def _data(
     """Return what `train` and `tune` take, from the options."""
     from feast import FeatureStore
 
+    from activity_embeddings.training.examples.periods import Period
     from activity_embeddings.training.feast_data import TrainingSource
     from activity_embeddings.training.fit import Fit
-    from activity_embeddings.training.periods import Period
 
     period, validation = Period(start, validate_from), Period(validate_from, until)
     objective = _objective(objective_name, dict(objective_settings))
@@ -493,7 +493,7 @@ def _architecture(name: str, settings: dict[str, Any]) -> Architecture:
 
 
 def _objective(name: str, settings: dict[str, Any]) -> Objective:
-    from activity_embeddings.training.held_out import Windows
+    from activity_embeddings.training.examples.held_out import Windows
     from activity_embeddings.training.objectives import OBJECTIVES
 
     if name not in OBJECTIVES:

@@ -11,8 +11,8 @@ import pyarrow as pa
 from feast import FeatureStore
 from feast.types import Array, String
 
-from activity_embeddings.training.history import ActivityHistory
-from activity_embeddings.training.periods import Period
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
 from activity_embeddings.transformations.definitions.views import (

@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from activity_embeddings.training.examples.stream import ExampleStream
 from activity_embeddings.training.objectives.base import Task
-from activity_embeddings.training.stream import ExampleStream
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file
 

@@ -17,10 +17,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from activity_embeddings.training.held_out import HeldOut, Windows, hold_out
-from activity_embeddings.training.history import INPUT_JOB_ROWS, ActivityHistory
+from activity_embeddings.training.examples.held_out import HeldOut, Windows, hold_out
+from activity_embeddings.training.examples.history import INPUT_JOB_ROWS, ActivityHistory
+from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.models.averages import negative_outputs
-from activity_embeddings.training.periods import Period
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY, Sequences
 from activity_embeddings.transformations.errors import InvalidInput

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fit import Fit
-from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.training.job_encoder import JobEncoder as JobEncoderSettings
 from activity_embeddings.training.job_encoder import train_job_encoder
 from activity_embeddings.training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
 from activity_embeddings.training.objectives import Objective
 from activity_embeddings.training.package import package_job_encoder
-from activity_embeddings.training.periods import Period
 from activity_embeddings.training.samples import FILMS, Sample
 from activity_embeddings.training.train import Trained, train
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors

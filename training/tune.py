@@ -15,11 +15,11 @@ from typing import Any
 
 import optuna
 
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fit import VALIDATION, Fit
-from activity_embeddings.training.history import ActivityHistory
 from activity_embeddings.training.models import architecture
 from activity_embeddings.training.objectives import NextPositive, Objective
-from activity_embeddings.training.periods import Period
 from activity_embeddings.training.train import Trained, train
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder

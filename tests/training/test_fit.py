@@ -15,10 +15,10 @@ import pytest
 import tensorflow as tf
 from training_data import ITEMS, SPEC, TRAIN, turns
 
+from activity_embeddings.training.examples.stream import ExampleStream
 from activity_embeddings.training.fit import CHECKPOINT, Fit, fit_task
 from activity_embeddings.training.models import CNN
 from activity_embeddings.training.objectives import FuturePositives, FuturePositivesTask, Proxy
-from activity_embeddings.training.stream import ExampleStream
 from activity_embeddings.transformations.errors import InvalidInput
 
 FIT = Fit(epochs=3, batch_size=64, learning_rate=5e-3)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.arrow import bisect, codes_of, single_chunk, time_column

@@ -25,8 +25,8 @@ from activity_embeddings.training.evaluation.member_vectors import (
 )
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.store import EvaluationStore, Schedule, Table
-from activity_embeddings.training.history import ActivityHistory
-from activity_embeddings.training.periods import Period, become_utc
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period, become_utc
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, time_column
 from activity_embeddings.transformations.errors import InvalidInput

@@ -18,10 +18,10 @@ from activity_embeddings.training.evaluation.member_vectors import EvaluatedMode
 from activity_embeddings.training.evaluation.quality import measure_quality
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.ranker import RankerSettings
-from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.models import GeometricDecay, InterleavedDecay
 from activity_embeddings.training.models.averages import DECAYS, negative_outputs
-from activity_embeddings.training.periods import Period
 from activity_embeddings.training.ranking import RankingQueries, embed_with
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.contract.activity_model import ModelDescription

@@ -75,7 +75,7 @@ from activity_embeddings.training.evaluation.queries import (
 from activity_embeddings.training.evaluation.ranker import RankerSettings
 from activity_embeddings.training.evaluation.report import write_report
 from activity_embeddings.training.evaluation.store import EvaluationStore
-from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.models import (
     GeometricDecay,
     InterleavedDecay,

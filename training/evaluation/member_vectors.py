@@ -15,7 +15,7 @@ from activity_embeddings.training.evaluation.base_features import Categories
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.ranker import Vectors
 from activity_embeddings.training.evaluation.store import EvaluationStore
-from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.models.averages import negative_outputs
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.contract.activity_model import (

@@ -20,7 +20,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from activity_embeddings.training.evaluation.queries import Queries
-from activity_embeddings.training.held_out import at_most
+from activity_embeddings.training.examples.held_out import at_most
 
 COSINE, DOT, HADAMARD = "cosine", "dot", "hadamard"
 COLUMNS = (COSINE, DOT, HADAMARD)

@@ -25,7 +25,7 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, File
 from feast.types import Array, Float32, Float64, Int64, String
 from feast.value_type import ValueType
 
-from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
 from activity_embeddings.transformations.definitions.schemas import vector_chunks

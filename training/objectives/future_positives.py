@@ -17,8 +17,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from activity_embeddings.training.held_out import Windows, hold_out
-from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.examples.held_out import Windows, hold_out
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.training.examples.stream import Arrays
 from activity_embeddings.training.objectives.base import (
     WEIGHT,
     Finish,
@@ -27,8 +29,6 @@ from activity_embeddings.training.objectives.base import (
     Task,
     member_weights,
 )
-from activity_embeddings.training.periods import Period
-from activity_embeddings.training.stream import Arrays
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.arrow import ranges
 

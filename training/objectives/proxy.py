@@ -15,8 +15,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from activity_embeddings.training.held_out import HeldOut, Windows, both, draw_negatives, hold_out
-from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.examples.held_out import (
+    HeldOut,
+    Windows,
+    both,
+    draw_negatives,
+    hold_out,
+)
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.training.examples.stream import Arrays, ExampleStream
 from activity_embeddings.training.objectives.base import (
     WEIGHT,
     Lookup,
@@ -24,8 +32,6 @@ from activity_embeddings.training.objectives.base import (
     Task,
     member_weights,
 )
-from activity_embeddings.training.periods import Period
-from activity_embeddings.training.stream import Arrays, ExampleStream
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec

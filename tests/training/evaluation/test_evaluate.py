@@ -21,7 +21,7 @@ from activity_embeddings.training.evaluation.member_vectors import EvaluatedMode
 from activity_embeddings.training.evaluation.queries import like_queries
 from activity_embeddings.training.evaluation.ranker import RankerSettings
 from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
-from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.job_market import JobMarket
 from activity_embeddings.training.models import InterleavedDecay
 from activity_embeddings.training.package import package_model

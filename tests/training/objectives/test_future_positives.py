@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_data import ITEMS, SPEC, TRAIN, turns
 
-from activity_embeddings.training.held_out import Windows
+from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.models import CNN
 from activity_embeddings.training.objectives import FuturePositives
 from activity_embeddings.training.objectives.future_positives import (

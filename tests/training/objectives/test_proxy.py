@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from training_data import ITEMS, SPEC, TRAIN, VALIDATION, day, turns
 
-from activity_embeddings.training.held_out import Windows, label_names
+from activity_embeddings.training.examples.held_out import Windows, label_names
+from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.models import CNN
 from activity_embeddings.training.objectives import Proxy
 from activity_embeddings.training.objectives.proxy import CANDIDATE_ROW, WANTED
-from activity_embeddings.training.periods import Period
 from activity_embeddings.transformations.errors import InvalidInput
 
 HISTORY = turns()

@@ -21,7 +21,7 @@ from training_cases import (
 )
 from training_reference import distinct
 
-from activity_embeddings.training.history import ActivityHistory
+from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from activity_embeddings.training.history import ActivityHistory
-from activity_embeddings.training.periods import Period
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.wording import counted
 

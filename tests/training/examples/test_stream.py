@@ -8,9 +8,9 @@ import pytest
 from reference import US_PER_DAY
 from training_cases import ACTIONS, event, history_of, period
 
-from activity_embeddings.training.held_out import Windows
+from activity_embeddings.training.examples.held_out import Windows
+from activity_embeddings.training.examples.stream import ExampleStream
 from activity_embeddings.training.objectives import FuturePositives, Proxy
-from activity_embeddings.training.stream import ExampleStream
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
 

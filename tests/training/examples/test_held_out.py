@@ -23,7 +23,7 @@ from training_cases import (
 )
 from training_reference import POSITIVE, allowed_jobs, held_out, shifted_times
 
-from activity_embeddings.training.held_out import (
+from activity_embeddings.training.examples.held_out import (
     Windows,
     both,
     draw_negatives,
@@ -287,8 +287,8 @@ def test_jobs_are_drawn_uniformly_where_nearly_all_jobs_of_the_day_are_taboo():
 
 
 def test_lists_of_allowed_jobs_are_made_for_some_at_a_time(monkeypatch):
-    monkeypatch.setattr("activity_embeddings.training.held_out.DRAWS", 0)
-    monkeypatch.setattr("activity_embeddings.training.held_out.LISTED_AT_ONCE", 13)
+    monkeypatch.setattr("activity_embeddings.training.examples.held_out.DRAWS", 0)
+    monkeypatch.setattr("activity_embeddings.training.examples.held_out.LISTED_AT_ONCE", 13)
     history = day_of_many(pool=5, positives=1001)
     _, drawn = negatives(history, period(0, DAY))
     counts = np.bincount(drawn.job, minlength=5)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from activity_embeddings.training.evaluation.data import Timeline
-from activity_embeddings.training.periods import Period, TimeSplit
+from activity_embeddings.training.examples.periods import Period, TimeSplit
 from activity_embeddings.transformations.errors import InvalidInput
 
 
