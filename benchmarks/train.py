@@ -364,7 +364,7 @@ def _ours(
     """Return weights, and what trains an epoch on the stream, in milliseconds a step."""
     import keras
 
-    from activity_embeddings.training.fit import training_step
+    from activity_embeddings.training.fitting.loop import training_step
     from activity_embeddings.training.objectives import Proxy
 
     keras.utils.set_random_seed(0)
@@ -432,7 +432,7 @@ def _first_rows(batches: Iterator[dict[str, np.ndarray]], count: int) -> dict[st
 def _optimizer() -> Any:
     import keras
 
-    from activity_embeddings.training.fit import Fit
+    from activity_embeddings.training.fitting.loop import Fit
 
     fit = Fit()
     return keras.optimizers.AdamW(

@@ -7,7 +7,7 @@ Films stand in for jobs: a proxy domain. Periods follow each other: the job enco
 `ENCODER_UNTIL`, models from there to `VALIDATE_FROM`; what is chosen is chosen on the days to
 `TEST_FROM`; `test` measures what comes after, with everything that is random, job vectors
 included, made anew for each seed. A figure is the mean over members of NDCG@10 of the next
-positive job among all jobs of the day, beside popularity; see `activity_embeddings.training.ranking`.
+positive job among all jobs of the day, beside popularity; see `activity_embeddings.training.fitting.validation`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ import pyarrow.parquet as pq
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import TimeSplit
-from activity_embeddings.training.fit import Fit
+from activity_embeddings.training.fitting.loop import Fit
+from activity_embeddings.training.fitting.train import train
+from activity_embeddings.training.fitting.validation import RankingQueries, embed_with
 from activity_embeddings.training.job_encoder import ENCODER_FIT, JobEncoder, train_job_encoder
 from activity_embeddings.training.models import (
     CNN,
@@ -40,8 +42,6 @@ from activity_embeddings.training.models import (
 from activity_embeddings.training.movietweetings import EVENTS_FILE, POSTINGS_FILE
 from activity_embeddings.training.objectives import FuturePositives, NextPositive, Objective, Proxy
 from activity_embeddings.training.package import package_job_encoder
-from activity_embeddings.training.ranking import RankingQueries, embed_with
-from activity_embeddings.training.train import train
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.inference.embedder import tensorflow
 from activity_embeddings.transformations.inference.encoder import JobEncoder as LoadedEncoder

@@ -164,7 +164,7 @@ def train(
     is the folder of the run: `activity-embeddings package` makes a SavedModel of it.
     """
     with _training():
-        from activity_embeddings.training.train import train as train_model
+        from activity_embeddings.training.fitting.train import train as train_model
 
         run = run or Path("runs") / f"{model}-{seed}"
         trained = train_model(
@@ -195,8 +195,8 @@ def tune(
     plot of it, and the run of every trial.
     """
     with _training():
-        from activity_embeddings.training.tune import PLOT
-        from activity_embeddings.training.tune import tune as search
+        from activity_embeddings.training.fitting.search import PLOT
+        from activity_embeddings.training.fitting.search import tune as search
 
         folder = folder or Path("runs") / f"tune-{model}"
         study = search(
@@ -231,7 +231,7 @@ def package(
     Then add its line to ACTIVITY_MODELS.
     """
     with _training():
-        from activity_embeddings.training.train import load_run
+        from activity_embeddings.training.fitting.train import load_run
 
         out = out or repo / "models" / name
         described = load_run(run).package(out, name=name, version=version, description=description)
@@ -469,7 +469,7 @@ def _data(
 
     from activity_embeddings.training.examples.periods import Period
     from activity_embeddings.training.feast_data import TrainingSource
-    from activity_embeddings.training.fit import Fit
+    from activity_embeddings.training.fitting.loop import Fit
 
     period, validation = Period(start, validate_from), Period(validate_from, until)
     objective = _objective(objective_name, dict(objective_settings))

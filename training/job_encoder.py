@@ -28,7 +28,8 @@ from sklearn.feature_extraction.text import TfidfTransformer
 
 from activity_embeddings.training.examples.history import INPUT_JOB_ROWS, ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.fit import VALIDATION, Fit, fit_task
+from activity_embeddings.training.fitting.loop import VALIDATION, Fit, fit_task
+from activity_embeddings.training.fitting.validation import RankingQueries, embed_with
 from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
 from activity_embeddings.training.models.layers import LearnedDecay, OneHotAction
 from activity_embeddings.training.objectives import (
@@ -43,7 +44,6 @@ from activity_embeddings.training.objectives.future_positives import (
     NEGATIVE_ROWS,
     TARGET_ROWS,
 )
-from activity_embeddings.training.ranking import RankingQueries, embed_with
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.fit import Fit
+from activity_embeddings.training.fitting.loop import Fit
+from activity_embeddings.training.fitting.train import Trained, train
 from activity_embeddings.training.job_encoder import JobEncoder as JobEncoderSettings
 from activity_embeddings.training.job_encoder import train_job_encoder
 from activity_embeddings.training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
 from activity_embeddings.training.objectives import Objective
 from activity_embeddings.training.package import package_job_encoder
 from activity_embeddings.training.samples import FILMS, Sample
-from activity_embeddings.training.train import Trained, train
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.contract.item_encoder import (

@@ -10,7 +10,7 @@ import tensorflow as tf
 from training_data import EPOCH, day
 
 from activity_embeddings.training.examples.held_out import Windows
-from activity_embeddings.training.fit import Fit
+from activity_embeddings.training.fitting.loop import Fit
 from activity_embeddings.training.job_encoder import JobEncoder, train_job_encoder
 from activity_embeddings.training.objectives import FuturePositives
 from activity_embeddings.training.package import package_job_encoder

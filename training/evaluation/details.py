@@ -20,9 +20,9 @@ from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.ranker import RankerSettings
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.training.fitting.validation import RankingQueries, embed_with
 from activity_embeddings.training.models import GeometricDecay, InterleavedDecay
 from activity_embeddings.training.models.averages import DECAYS, negative_outputs
-from activity_embeddings.training.ranking import RankingQueries, embed_with
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.spec import ItemEmbedding

@@ -76,6 +76,7 @@ from activity_embeddings.training.evaluation.ranker import RankerSettings
 from activity_embeddings.training.evaluation.report import write_report
 from activity_embeddings.training.evaluation.store import EvaluationStore
 from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.fitting.train import fingerprints
 from activity_embeddings.training.models import (
     GeometricDecay,
     InterleavedDecay,
@@ -83,7 +84,6 @@ from activity_embeddings.training.models import (
     UnweightedAverage,
 )
 from activity_embeddings.training.package import package_model
-from activity_embeddings.training.train import fingerprints
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file

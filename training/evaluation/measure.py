@@ -24,7 +24,7 @@ from activity_embeddings.training.evaluation.metrics import (
 )
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.ranker import Ranker, RankerSettings, vector_columns
-from activity_embeddings.training.ranking import TOP
+from activity_embeddings.training.fitting.validation import TOP
 from activity_embeddings.transformations.times import to_datetime
 
 AA_SEEDS = 1000

@@ -15,7 +15,7 @@ def places(scores: np.ndarray, wanted: np.ndarray, candidate: np.ndarray) -> np.
     """Return how many candidates are ranked before the wanted one of each list.
 
     Candidates of one score share the mean of their places, rounded down, as in
-    `activity_embeddings.training.ranking`, so that scores that are all equal rank nothing high.
+    `activity_embeddings.training.fitting.validation`, so that scores that are all equal rank nothing high.
 
     Parameters
     ----------

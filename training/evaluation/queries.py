@@ -17,7 +17,7 @@ import numpy as np
 from activity_embeddings.training.examples.held_out import HeldOut, Windows, at_most, hold_out
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.ranking import among
+from activity_embeddings.training.fitting.validation import among
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY, Sequences
 from activity_embeddings.transformations.errors import InvalidInput
 

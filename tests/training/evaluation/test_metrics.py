@@ -17,7 +17,7 @@ from activity_embeddings.training.evaluation.metrics import (
     reciprocal_rank,
     within_member_auc,
 )
-from activity_embeddings.training.ranking import Day
+from activity_embeddings.training.fitting.validation import Day
 from activity_embeddings.transformations.errors import InvalidInput
 
 SCORE = st.sampled_from([-math.inf, -1.0, 0.0, 0.25, 0.5, 3.0, math.inf])

@@ -9,10 +9,10 @@ from keras import ops
 from training_data import ITEMS, TRAIN, VALIDATION, turns
 
 from activity_embeddings.training.examples.held_out import Windows, hold_out
-from activity_embeddings.training.fit import Fit
+from activity_embeddings.training.fitting.loop import Fit
+from activity_embeddings.training.fitting.train import train
 from activity_embeddings.training.models import CNN
 from activity_embeddings.training.objectives import WEIGHT, Objective, Task
-from activity_embeddings.training.train import train
 
 HISTORY = turns()
 SHOWN = 6

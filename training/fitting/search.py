@@ -17,10 +17,10 @@ import optuna
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.fit import VALIDATION, Fit
+from activity_embeddings.training.fitting.loop import VALIDATION, Fit
+from activity_embeddings.training.fitting.train import Trained, train
 from activity_embeddings.training.models import architecture
 from activity_embeddings.training.objectives import NextPositive, Objective
-from activity_embeddings.training.train import Trained, train
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.spec import ItemEmbedding
@@ -35,7 +35,7 @@ Figure = Callable[[Trained], float]
 
 
 def validation_figure(trained: Trained) -> float:
-    """Return NDCG@10 of the validation period; see `activity_embeddings.training.ranking`."""
+    """Return NDCG@10 of the validation period; see `activity_embeddings.training.fitting.validation`."""
     return trained.figure
 
 

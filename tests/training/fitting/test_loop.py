@@ -16,7 +16,7 @@ import tensorflow as tf
 from training_data import ITEMS, SPEC, TRAIN, turns
 
 from activity_embeddings.training.examples.stream import ExampleStream
-from activity_embeddings.training.fit import CHECKPOINT, Fit, fit_task
+from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit, fit_task
 from activity_embeddings.training.models import CNN
 from activity_embeddings.training.objectives import FuturePositives, FuturePositivesTask, Proxy
 from activity_embeddings.transformations.errors import InvalidInput

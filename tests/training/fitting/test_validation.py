@@ -24,8 +24,13 @@ from training_cases import (
 )
 from training_reference import gain, mean_of_members, ranking_queries
 
+from activity_embeddings.training.fitting.validation import (
+    SHARES,
+    RankingQueries,
+    decayed_average,
+    embed_with,
+)
 from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
-from activity_embeddings.training.ranking import SHARES, RankingQueries, decayed_average, embed_with
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
 
@@ -263,7 +268,7 @@ def test_an_average_without_a_model_equals_the_formulas():
 
 
 def test_a_model_embeds_sequences_in_their_order(monkeypatch):
-    monkeypatch.setattr("activity_embeddings.training.ranking.BATCH", 3)
+    monkeypatch.setattr("activity_embeddings.training.fitting.validation.BATCH", 3)
     spec = ActivitySpec(window=timedelta(days=2), length=4)
     jobs = keras.Input((spec.length, 2), name="job_embeddings")
     ages = keras.Input((spec.length,), name="ages")

@@ -25,11 +25,15 @@ import tensorflow as tf
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.fit import VALIDATION, Fit, fit_task, save_arrays
+from activity_embeddings.training.fitting.loop import VALIDATION, Fit, fit_task, save_arrays
+from activity_embeddings.training.fitting.validation import (
+    RankingQueries,
+    decayed_average,
+    embed_with,
+)
 from activity_embeddings.training.models import Architecture, architecture
 from activity_embeddings.training.objectives import NextPositive, Objective
 from activity_embeddings.training.package import package_model
-from activity_embeddings.training.ranking import RankingQueries, decayed_average, embed_with
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file

@@ -12,7 +12,8 @@ import tensorflow as tf
 from training_data import ITEMS, TRAIN, VALIDATION, day, turns
 
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.fit import CHECKPOINT, Fit
+from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit
+from activity_embeddings.training.fitting.train import BEST, RESULT, RUN, load_run, train
 from activity_embeddings.training.models import (
     CNN,
     GeometricDecay,
@@ -20,7 +21,6 @@ from activity_embeddings.training.models import (
     SeveralRatesDecay,
 )
 from activity_embeddings.training.objectives import FuturePositives, Proxy
-from activity_embeddings.training.train import BEST, RESULT, RUN, load_run, train
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.errors import InvalidInput
