@@ -123,7 +123,7 @@ def write_models(packaged: Path, plain: Path, dimension: int) -> None:
     import keras
 
     from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
-    from activity_embeddings.training.package import package_model
+    from activity_embeddings.training.packaging import package_model
     from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
     spec = ActivitySpec(window=WINDOW, length=LENGTH, actions=ACTIONS)

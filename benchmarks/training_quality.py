@@ -41,7 +41,7 @@ from activity_embeddings.training.models import (
 )
 from activity_embeddings.training.movietweetings import EVENTS_FILE, POSTINGS_FILE
 from activity_embeddings.training.objectives import FuturePositives, NextPositive, Objective, Proxy
-from activity_embeddings.training.package import package_job_encoder
+from activity_embeddings.training.packaging import package_job_encoder
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.inference.embedder import tensorflow
 from activity_embeddings.transformations.inference.encoder import JobEncoder as LoadedEncoder

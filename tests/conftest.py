@@ -17,7 +17,7 @@ def models(tmp_path_factory) -> Path:
     import keras
 
     from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
-    from activity_embeddings.training.package import package_model
+    from activity_embeddings.training.packaging import package_model
     from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
     spec, items = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)

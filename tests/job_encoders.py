@@ -5,7 +5,7 @@ import pyarrow as pa
 import tensorflow as tf
 from feast_repo import DIMENSION, at, us
 
-from activity_embeddings.training.package import package_job_encoder
+from activity_embeddings.training.packaging import package_job_encoder
 
 NAME = "content"
 VALID_FROM = at(-30)

@@ -224,7 +224,7 @@ def test_a_model_that_was_applied_and_not_materialized_is_told(published):
     import keras
 
     from activity_embeddings.training.models import CNN
-    from activity_embeddings.training.package import package_model
+    from activity_embeddings.training.packaging import package_model
     from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
     spec, items = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)

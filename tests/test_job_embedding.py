@@ -36,7 +36,7 @@ from job_encoders import (
 from reference import mean_of, sequence, vector_as_of
 
 from activity_embeddings.training.models import GeometricDecay, UnweightedAverage
-from activity_embeddings.training.package import package_model
+from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.definitions.views import registered_model
 from activity_embeddings.transformations.errors import InvalidInput

@@ -6,7 +6,7 @@ import pytest
 from feast_repo import DIMENSION, at, events_table, make_repo, vectors_table
 
 from activity_embeddings.training.models import CNN, UnweightedAverage
-from activity_embeddings.training.package import package_model
+from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.online.push import SequenceWriter
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding

@@ -30,7 +30,7 @@ def versions(tmp_path_factory):
     """SavedModels of one name, by version: their outputs differ in length or in scale."""
     import tensorflow as tf
 
-    from activity_embeddings.training.package import package_model
+    from activity_embeddings.training.packaging import package_model
 
     class Average(tf.Module):
         def __init__(self, width, scale):

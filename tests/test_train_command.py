@@ -18,8 +18,8 @@ from job_encoders import package_encoder, postings_table, small_postings
 
 from activity_embeddings.training.cli import cli
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.feast_data import TrainingSource
 from activity_embeddings.training.fitting.train import RESULT, RUN
+from activity_embeddings.training.from_repo import TrainingSource
 from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.errors import InvalidInput
 

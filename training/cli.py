@@ -303,7 +303,7 @@ def train_job_encoder(
     with _training():
         from activity_embeddings.training import job_encoder
         from activity_embeddings.training.encoder_data import EncoderData
-        from activity_embeddings.training.package import package_job_encoder
+        from activity_embeddings.training.packaging import package_job_encoder
 
         data = EncoderData.of(repo)
         module, facts = job_encoder.train_job_encoder(
@@ -468,8 +468,8 @@ def _data(
     from feast import FeatureStore
 
     from activity_embeddings.training.examples.periods import Period
-    from activity_embeddings.training.feast_data import TrainingSource
     from activity_embeddings.training.fitting.loop import Fit
+    from activity_embeddings.training.from_repo import TrainingSource
 
     period, validation = Period(start, validate_from), Period(validate_from, until)
     objective = _objective(objective_name, dict(objective_settings))

@@ -21,7 +21,7 @@ from activity_embeddings.training.job_encoder import JobEncoder as JobEncoderSet
 from activity_embeddings.training.job_encoder import train_job_encoder
 from activity_embeddings.training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
 from activity_embeddings.training.objectives import Objective
-from activity_embeddings.training.package import package_job_encoder
+from activity_embeddings.training.packaging import package_job_encoder
 from activity_embeddings.training.samples import FILMS, Sample
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import ModelDescription

@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from activity_embeddings.training.models import Architecture, architecture
 from activity_embeddings.training.models.registry import is_name
-from activity_embeddings.training.package import package_model
+from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,

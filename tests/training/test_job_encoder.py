@@ -13,7 +13,7 @@ from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.fitting.loop import Fit
 from activity_embeddings.training.job_encoder import JobEncoder, train_job_encoder
 from activity_embeddings.training.objectives import FuturePositives
-from activity_embeddings.training.package import package_job_encoder
+from activity_embeddings.training.packaging import package_job_encoder
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.encoder import JobEncoder as LoadedEncoder
 from activity_embeddings.transformations.inference.encoder import encode_postings

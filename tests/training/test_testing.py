@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from activity_embeddings.training.models import CNN, InterleavedDecay, Network
-from activity_embeddings.training.package import package_model
+from activity_embeddings.training.packaging import package_model
 from activity_embeddings.training.testing import (
     ACTIVITY_MODEL_CHECKS,
     ActivityModelCheckFailed,

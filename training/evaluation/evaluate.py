@@ -83,7 +83,7 @@ from activity_embeddings.training.models import (
     SeveralRatesDecay,
     UnweightedAverage,
 )
-from activity_embeddings.training.package import package_model
+from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file

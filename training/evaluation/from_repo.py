@@ -13,7 +13,7 @@ from activity_embeddings.training.evaluation.arms import Role
 from activity_embeddings.training.evaluation.data import Data
 from activity_embeddings.training.evaluation.member_vectors import EvaluatedModel
 from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
-from activity_embeddings.training.feast_data import TrainingSource
+from activity_embeddings.training.from_repo import TrainingSource
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.batch.engine import ActivityComputeEngineConfig
 from activity_embeddings.transformations.contract.activity_model import read_manifest

@@ -101,7 +101,7 @@ def describe_job_encoder(path: str | Path) -> JobEncoderDescription:
     if not manifest:
         raise InvalidInput(
             f"job encoder {path}: expected a manifest {MANIFEST.file}. Received: none. Package the "
-            "encoder with `activity_embeddings.training.package.package_job_encoder`"
+            "encoder with `activity_embeddings.training.packaging.package_job_encoder`"
         )
     name = MANIFEST.require_name(manifest["name"], path, origin="the manifest")
     content = fingerprint(path)

@@ -24,7 +24,7 @@ from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.job_market import JobMarket
 from activity_embeddings.training.models import InterleavedDecay
-from activity_embeddings.training.package import package_model
+from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.errors import InvalidInput

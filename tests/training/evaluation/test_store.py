@@ -16,7 +16,7 @@ from activity_embeddings.training.evaluation.store import (
     Table,
 )
 from activity_embeddings.training.models import InterleavedDecay
-from activity_embeddings.training.package import package_model
+from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 
 DAY = US_PER_DAY

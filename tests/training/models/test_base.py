@@ -20,7 +20,7 @@ from activity_embeddings.training.models import (
     architecture,
     known_models,
 )
-from activity_embeddings.training.package import package_model
+from activity_embeddings.training.packaging import package_model
 from activity_embeddings.training.testing import ACTIVITY_MODEL_CHECKS, check_activity_model
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import Embedder

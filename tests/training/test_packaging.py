@@ -15,7 +15,7 @@ import tensorflow as tf
 from job_encoders import SmallEncoder, package_encoder, vector_of
 
 from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
-from activity_embeddings.training.package import package_model
+from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     describe_model,
@@ -314,10 +314,10 @@ def test_killed_while_it_writes_the_old_model_stays_and_the_next_run_succeeds(tm
         f"""
         import os, signal, sys
         sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
-        import activity_embeddings.training.package
+        import activity_embeddings.training.packaging
         from activity_embeddings.training.models import GeometricDecay
         from test_package import ITEMS, SPEC, package
-        activity_embeddings.training.package.write_manifest = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+        activity_embeddings.training.packaging.write_manifest = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         package(GeometricDecay(r=0.5).build(SPEC, ITEMS), {str(path)!r}, version="2")
         """
     )
