@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from activity_embeddings.training.datasets.movietweetings import EVENTS_FILE, POSTINGS_FILE
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import TimeSplit
@@ -39,7 +40,6 @@ from activity_embeddings.training.models import (
     Transformer,
     UnweightedAverage,
 )
-from activity_embeddings.training.movietweetings import EVENTS_FILE, POSTINGS_FILE
 from activity_embeddings.training.objectives import FuturePositives, NextPositive, Objective, Proxy
 from activity_embeddings.training.packaging import package_job_encoder
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors

@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from activity_embeddings.training.samples import (
+from activity_embeddings.training.datasets.sample import (
     EVENTS_FOLDER,
     FILMS,
     SAMPLES,

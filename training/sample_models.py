@@ -2,7 +2,7 @@
 
     python -m activity_embeddings.training.sample_models --repo feature_repo
 
-Nothing learnt sees what it is later asked about; the dates are in `activity_embeddings.training.samples`.
+Nothing learnt sees what it is later asked about; the dates are in `activity_embeddings.training.datasets.sample`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from activity_embeddings.training.datasets.sample import FILMS, Sample
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.loop import Fit
@@ -22,7 +23,6 @@ from activity_embeddings.training.job_encoder import train_job_encoder
 from activity_embeddings.training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
 from activity_embeddings.training.objectives import Objective
 from activity_embeddings.training.packaging import package_job_encoder
-from activity_embeddings.training.samples import FILMS, Sample
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.contract.item_encoder import (

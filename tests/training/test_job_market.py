@@ -15,13 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import US_PER_DAY
 
-from activity_embeddings.training.job_market import JobMarket
-from activity_embeddings.training.job_market.__main__ import main
-from activity_embeddings.training.job_market.market import TRUE_JOBS_SCHEMA, TRUE_MEMBERS_SCHEMA
-from activity_embeddings.training.job_market.members import BLOCK, Directions
-from activity_embeddings.training.job_market.occupations import OCCUPATIONS
-from activity_embeddings.training.movietweetings import EVENTS_SCHEMA
-from activity_embeddings.training.samples import make_market_repo
+from activity_embeddings.training.datasets.job_market import JobMarket
+from activity_embeddings.training.datasets.job_market.__main__ import main
+from activity_embeddings.training.datasets.job_market.market import (
+    TRUE_JOBS_SCHEMA,
+    TRUE_MEMBERS_SCHEMA,
+)
+from activity_embeddings.training.datasets.job_market.members import BLOCK, Directions
+from activity_embeddings.training.datasets.job_market.occupations import OCCUPATIONS
+from activity_embeddings.training.datasets.movietweetings import EVENTS_SCHEMA
+from activity_embeddings.training.datasets.sample import make_market_repo
 from activity_embeddings.transformations.errors import InvalidInput
 
 DAYS = 60
@@ -218,7 +221,7 @@ def test_the_market_is_the_same_whatever_the_number_of_threads(threads, tmp_path
     command = [
         sys.executable,
         "-m",
-        "activity_embeddings.training.job_market",
+        "activity_embeddings.training.datasets.job_market",
         "--out",
         str(tmp_path / "there"),
     ]
@@ -565,7 +568,7 @@ def test_the_command_writes_a_market_and_prints_its_counts(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "activity_embeddings.training.job_market",
+        "activity_embeddings.training.datasets.job_market",
         "--out",
         str(tmp_path / "market"),
     ]

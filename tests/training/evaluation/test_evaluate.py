@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
+from activity_embeddings.training.datasets.job_market import JobMarket
 from activity_embeddings.training.evaluation import arms
 from activity_embeddings.training.evaluation.arms import Role
 from activity_embeddings.training.evaluation.compare import compare
@@ -22,7 +23,6 @@ from activity_embeddings.training.evaluation.queries import like_queries
 from activity_embeddings.training.evaluation.ranker import RankerSettings
 from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
 from activity_embeddings.training.examples.history import ActivityHistory
-from activity_embeddings.training.job_market import JobMarket
 from activity_embeddings.training.models import InterleavedDecay
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from activity_embeddings.training.job_market.occupations import RELATED, Occupations, unit
-from activity_embeddings.training.job_market.settings import MarketSettings
+from activity_embeddings.training.datasets.job_market.occupations import RELATED, Occupations, unit
+from activity_embeddings.training.datasets.job_market.settings import MarketSettings
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 
 BLOCK = 10_000

@@ -22,9 +22,9 @@ The story, each part with a setting in `settings.MarketSettings`:
 - An action is mostly positive, APPLY or SAVE; a DISMISS is of a recommended posting of low utility.
   Nobody acts twice on one posting.
 
-    python -m activity_embeddings.training.job_market --out DIR --members 6000
+    python -m activity_embeddings.training.datasets.job_market --out DIR --members 6000
 """
 
-from activity_embeddings.training.job_market.market import JobMarket
+from activity_embeddings.training.datasets.job_market.market import JobMarket
 
 __all__ = ["JobMarket"]

@@ -6,10 +6,10 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-import activity_embeddings.training.job_market
-from activity_embeddings.training.job_market.market import JobMarket
-from activity_embeddings.training.job_market.sessions import ACTIONS
-from activity_embeddings.training.job_market.settings import RANGES, MarketSettings
+import activity_embeddings.training.datasets.job_market
+from activity_embeddings.training.datasets.job_market.market import JobMarket
+from activity_embeddings.training.datasets.job_market.sessions import ACTIONS
+from activity_embeddings.training.datasets.job_market.settings import RANGES, MarketSettings
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.wording import share
 
@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         Arguments, those of the process by default.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m activity_embeddings.training.job_market",
-        description=activity_embeddings.training.job_market.__doc__.split("\n", 1)[0],
+        prog="python -m activity_embeddings.training.datasets.job_market",
+        description=activity_embeddings.training.datasets.job_market.__doc__.split("\n", 1)[0],
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument(

@@ -10,12 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from activity_embeddings.training.job_market.jobs import LEVELS, Jobs
-from activity_embeddings.training.job_market.members import BLOCK, Directions, draw_directions
-from activity_embeddings.training.job_market.occupations import NOTICE, Occupations
-from activity_embeddings.training.job_market.sessions import ACTIONS, Actions, draw_actions
-from activity_embeddings.training.job_market.settings import BLOCK_STREAM, MarketSettings
-from activity_embeddings.training.movietweetings import EVENTS_SCHEMA, POSTINGS_FILE
+from activity_embeddings.training.datasets.job_market.jobs import LEVELS, Jobs
+from activity_embeddings.training.datasets.job_market.members import (
+    BLOCK,
+    Directions,
+    draw_directions,
+)
+from activity_embeddings.training.datasets.job_market.occupations import NOTICE, Occupations
+from activity_embeddings.training.datasets.job_market.sessions import ACTIONS, Actions, draw_actions
+from activity_embeddings.training.datasets.job_market.settings import BLOCK_STREAM, MarketSettings
+from activity_embeddings.training.datasets.movietweetings import EVENTS_SCHEMA, POSTINGS_FILE
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.definitions.schemas import vector_column
 from activity_embeddings.transformations.errors import InvalidInput
@@ -56,7 +60,7 @@ HISTORY_DAYS = 28
 _README = """\
 # A simulated job market
 
-**Simulated**: made by `python -m activity_embeddings.training.job_market`, with planted preferences, to calibrate an
+**Simulated**: made by `python -m activity_embeddings.training.datasets.job_market`, with planted preferences, to calibrate an
 evaluation on. It holds no people and no companies; no figure measured on it says anything of real
 members. Say so beside every one.
 

@@ -4,7 +4,7 @@ No public data set of job applications carries job content, apply/save/dismiss a
 together, so rated films stand in for jobs: a user is a member, a film is a job posting, and the
 rating says which action was taken. Every figure measured on it is a figure from a proxy domain.
 
-    python -m activity_embeddings.training.movietweetings --raw RAW --out feature_repo/data
+    python -m activity_embeddings.training.datasets.movietweetings --raw RAW --out feature_repo/data
 """
 
 import argparse
@@ -101,7 +101,7 @@ every fifth user left out). MIT licence, copied in `LICENSE.movietweetings`. Ple
 
 With `ratings.dat`, `movies.dat` and `LICENSE` of the source in a folder `RAW`:
 
-    python -m activity_embeddings.training.movietweetings --raw RAW --out feature_repo/data
+    python -m activity_embeddings.training.datasets.movietweetings --raw RAW --out feature_repo/data
 """
 
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from activity_embeddings.training.job_market.jobs import Jobs
-from activity_embeddings.training.job_market.members import (
+from activity_embeddings.training.datasets.job_market.jobs import Jobs
+from activity_embeddings.training.datasets.job_market.members import (
     BLOCK,
     RECENT_CHANGE_DAYS,
     Directions,
     draw_visits,
 )
-from activity_embeddings.training.job_market.occupations import Occupations
-from activity_embeddings.training.job_market.settings import MarketSettings
+from activity_embeddings.training.datasets.job_market.occupations import Occupations
+from activity_embeddings.training.datasets.job_market.settings import MarketSettings
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 
 APPLY, SAVE, DISMISS = 0, 1, 2

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from activity_embeddings.training.datasets.movietweetings import EVENTS_FILE, POSTINGS_FILE
 from activity_embeddings.training.evaluation import arms
 from activity_embeddings.training.evaluation.findings import Target
-from activity_embeddings.training.movietweetings import EVENTS_FILE, POSTINGS_FILE
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import real_path
 
@@ -115,7 +115,7 @@ def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
     InvalidInput
         There is something else in the folder than a market.
     """
-    from activity_embeddings.training.job_market import JobMarket
+    from activity_embeddings.training.datasets.job_market import JobMarket
 
     repo = real_path(repo)
     if repo.exists() and (repo.is_file() or any(repo.iterdir())):

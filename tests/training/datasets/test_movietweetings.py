@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from activity_embeddings.training.movietweetings import (
+from activity_embeddings.training.datasets.movietweetings import (
     EVENTS_FILE,
     EVENTS_SCHEMA,
     LICENSE_FILE,

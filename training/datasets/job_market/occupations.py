@@ -12,7 +12,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
 
-from activity_embeddings.training.job_market.settings import DEMAND_STREAM, MarketSettings
+from activity_embeddings.training.datasets.job_market.settings import DEMAND_STREAM, MarketSettings
 
 OCCUPATIONS = Path(__file__).parents[1] / "data" / "onet" / "occupations.txt"
 RELATED = 20
