@@ -28,7 +28,11 @@ from activity_embeddings.training.examples.periods import TimeSplit
 from activity_embeddings.training.fitting.loop import Fit
 from activity_embeddings.training.fitting.train import train
 from activity_embeddings.training.fitting.validation import RankingQueries, embed_with
-from activity_embeddings.training.job_encoder import ENCODER_FIT, JobEncoder, train_job_encoder
+from activity_embeddings.training.item_encoder.train import (
+    ENCODER_FIT,
+    JobEncoder,
+    train_job_encoder,
+)
 from activity_embeddings.training.models import (
     CNN,
     GRU,

@@ -301,8 +301,8 @@ def train_job_encoder(
     applied: that is not possible before its encoder is there. Without a feature repo, give files.
     """
     with _training():
-        from activity_embeddings.training import job_encoder
-        from activity_embeddings.training.encoder_data import EncoderData
+        from activity_embeddings.training.item_encoder import train as job_encoder
+        from activity_embeddings.training.item_encoder.data import EncoderData
         from activity_embeddings.training.packaging import package_job_encoder
 
         data = EncoderData.of(repo)

@@ -18,8 +18,8 @@ from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.loop import Fit
 from activity_embeddings.training.fitting.train import Trained, train
-from activity_embeddings.training.job_encoder import JobEncoder as JobEncoderSettings
-from activity_embeddings.training.job_encoder import train_job_encoder
+from activity_embeddings.training.item_encoder.train import JobEncoder as JobEncoderSettings
+from activity_embeddings.training.item_encoder.train import train_job_encoder
 from activity_embeddings.training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
 from activity_embeddings.training.objectives import Objective
 from activity_embeddings.training.packaging import package_job_encoder

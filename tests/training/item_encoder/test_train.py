@@ -11,7 +11,7 @@ from training_data import EPOCH, day
 
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.fitting.loop import Fit
-from activity_embeddings.training.job_encoder import JobEncoder, train_job_encoder
+from activity_embeddings.training.item_encoder.train import JobEncoder, train_job_encoder
 from activity_embeddings.training.objectives import FuturePositives
 from activity_embeddings.training.packaging import package_job_encoder
 from activity_embeddings.transformations.errors import InvalidInput
