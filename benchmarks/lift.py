@@ -26,6 +26,12 @@ import pyarrow as pa
 
 from activity_embeddings.training.datasets.job_market import JobMarket
 from activity_embeddings.training.datasets.sample import FILMS, JOBS, TRUTH, Sample
+from activity_embeddings.training.demo.models import (
+    JOB_ENCODER,
+    build_job_encoder,
+    read_history,
+    train_model,
+)
 from activity_embeddings.training.evaluation.arms import DECAY, Role
 from activity_embeddings.training.evaluation.compare import REPORT, compare
 from activity_embeddings.training.evaluation.data import Data, Timeline
@@ -36,12 +42,6 @@ from activity_embeddings.training.evaluation.ranker import RankerSettings
 from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
 from activity_embeddings.training.models import CNN, GRU, LSTM, Architecture, Transformer
 from activity_embeddings.training.objectives import NextPositive, Objective, Proxy
-from activity_embeddings.training.sample_models import (
-    JOB_ENCODER,
-    build_job_encoder,
-    read_history,
-    train_model,
-)
 from activity_embeddings.transformations.contract.item_encoder import describe_job_encoder
 from activity_embeddings.transformations.inference.embedder import tensorflow
 

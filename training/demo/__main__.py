@@ -103,7 +103,7 @@ def run(repo: Path, sample: Sample = FILMS) -> None:
         )
 
     tensorflow()
-    from activity_embeddings.training.sample_models import build_job_encoder, build_models
+    from activity_embeddings.training.demo.models import build_job_encoder, build_models
 
     with _step(
         f"Job encoder: content to vector, trained on activity before {sample.encoder_until:%F}"
