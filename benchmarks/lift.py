@@ -33,10 +33,10 @@ from activity_embeddings.training.demo.models import (
     train_model,
 )
 from activity_embeddings.training.evaluation.arms import DECAY, Role
-from activity_embeddings.training.evaluation.compare import REPORT, compare
 from activity_embeddings.training.evaluation.data import Data, Timeline
 from activity_embeddings.training.evaluation.evaluate import QUICK, Size, evaluate, headline
 from activity_embeddings.training.evaluation.findings import Declared
+from activity_embeddings.training.evaluation.gate import REPORT, compare
 from activity_embeddings.training.evaluation.member_vectors import EvaluatedModel
 from activity_embeddings.training.evaluation.ranker import RankerSettings
 from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule

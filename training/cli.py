@@ -447,7 +447,7 @@ def compare(
     worse by the margin and has at most half of A's bytes.
     """
     with one_line_errors():
-        from activity_embeddings.training.evaluation.compare import compare as judge
+        from activity_embeddings.training.evaluation.gate import compare as judge
 
         verdict = judge(folders, a, b, margin=margin)
     click.echo(verdict)

@@ -28,7 +28,6 @@ import pyarrow.parquet as pq
 from activity_embeddings.training.evaluation import arms
 from activity_embeddings.training.evaluation.arms import Arm, Kind, Role, Source
 from activity_embeddings.training.evaluation.base_features import BaseFeatures, Categories
-from activity_embeddings.training.evaluation.compare import MEMBERS, REPORT, SCHEMA
 from activity_embeddings.training.evaluation.data import (
     TO_DATE,
     Data,
@@ -58,6 +57,7 @@ from activity_embeddings.training.evaluation.findings import (
     pairs_of,
     slice_rows,
 )
+from activity_embeddings.training.evaluation.gate import MEMBERS, REPORT, SCHEMA
 from activity_embeddings.training.evaluation.measure import (
     WITHIN_MEMBER_AUC,
     Measured,

@@ -14,7 +14,6 @@ import numpy as np
 
 from activity_embeddings.training.evaluation import arms
 from activity_embeddings.training.evaluation.arms import Arm, Role
-from activity_embeddings.training.evaluation.metrics import mean_by_member
 from activity_embeddings.training.evaluation.statistics import (
     CONFIDENCE,
     RESAMPLES,
@@ -23,6 +22,7 @@ from activity_embeddings.training.evaluation.statistics import (
     minimum_detectable_effect,
     paired_bootstrap,
 )
+from activity_embeddings.training.metrics import mean_by_member
 from activity_embeddings.transformations.wording import counted, out_of, share
 
 DECIDES = "day"

@@ -14,7 +14,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 from activity_embeddings.training.evaluation.arms import AGAIN, Arm
 from activity_embeddings.training.evaluation.findings import FIGURE, Declared
 from activity_embeddings.training.evaluation.member_vectors import MemberVectors
-from activity_embeddings.training.evaluation.metrics import (
+from activity_embeddings.training.evaluation.queries import Queries
+from activity_embeddings.training.evaluation.ranker import Ranker, RankerSettings, vector_columns
+from activity_embeddings.training.fitting.validation import TOP
+from activity_embeddings.training.metrics import (
     mean_by_member,
     ndcg_at,
     places_of_groups,
@@ -22,9 +25,6 @@ from activity_embeddings.training.evaluation.metrics import (
     reciprocal_rank,
     within_member_auc,
 )
-from activity_embeddings.training.evaluation.queries import Queries
-from activity_embeddings.training.evaluation.ranker import Ranker, RankerSettings, vector_columns
-from activity_embeddings.training.fitting.validation import TOP
 from activity_embeddings.transformations.times import to_datetime
 
 AA_SEEDS = 1000

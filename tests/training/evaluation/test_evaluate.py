@@ -13,11 +13,11 @@ import tensorflow as tf
 from activity_embeddings.training.datasets.job_market import JobMarket
 from activity_embeddings.training.evaluation import arms
 from activity_embeddings.training.evaluation.arms import Role
-from activity_embeddings.training.evaluation.compare import compare
 from activity_embeddings.training.evaluation.data import Data, Timeline
 from activity_embeddings.training.evaluation.details import search_decay
 from activity_embeddings.training.evaluation.evaluate import Size, evaluate, headline
 from activity_embeddings.training.evaluation.findings import Declared, Target
+from activity_embeddings.training.evaluation.gate import compare
 from activity_embeddings.training.evaluation.member_vectors import EvaluatedModel
 from activity_embeddings.training.evaluation.queries import like_queries
 from activity_embeddings.training.evaluation.ranker import RankerSettings

@@ -5,7 +5,6 @@ import pyarrow as pa
 import pytest
 
 from activity_embeddings.training.evaluation import ranker
-from activity_embeddings.training.evaluation.metrics import ndcg_at, places_of_groups
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.ranker import (
     MOST_ROWS,
@@ -14,6 +13,7 @@ from activity_embeddings.training.evaluation.ranker import (
     Vectors,
     vector_columns,
 )
+from activity_embeddings.training.metrics import ndcg_at, places_of_groups
 from activity_embeddings.transformations.activity.sequences import Sequences
 
 SETTINGS = RankerSettings(rounds=40, rows_of_leaf=20)

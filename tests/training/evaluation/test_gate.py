@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from activity_embeddings.training.evaluation.compare import compare
+from activity_embeddings.training.evaluation.gate import compare
 from activity_embeddings.transformations.errors import InvalidInput
 
 MEMBERS = 60

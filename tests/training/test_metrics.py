@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from activity_embeddings.training.evaluation.metrics import (
+from activity_embeddings.training.fitting.validation import Day
+from activity_embeddings.training.metrics import (
     mean_by_member,
     ndcg_at,
     places,
@@ -17,7 +18,6 @@ from activity_embeddings.training.evaluation.metrics import (
     reciprocal_rank,
     within_member_auc,
 )
-from activity_embeddings.training.fitting.validation import Day
 from activity_embeddings.transformations.errors import InvalidInput
 
 SCORE = st.sampled_from([-math.inf, -1.0, 0.0, 0.25, 0.5, 3.0, math.inf])
