@@ -73,7 +73,7 @@ from activity_embeddings.training.evaluation.queries import (
     ranking_queries,
 )
 from activity_embeddings.training.evaluation.ranker import RankerSettings
-from activity_embeddings.training.evaluation.report import write_report
+from activity_embeddings.training.evaluation.report.page import write_report
 from activity_embeddings.training.evaluation.store import EvaluationStore
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.fitting.train import fingerprints

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from activity_embeddings.training.datasets.job_market.settings import DEMAND_STREAM, MarketSettings
 
-OCCUPATIONS = Path(__file__).parents[1] / "data" / "onet" / "occupations.txt"
+OCCUPATIONS = Path(__file__).parents[1] / "onet" / "occupations.txt"
 RELATED = 20
 """How many occupations count as related to one."""
 NOTICE = (

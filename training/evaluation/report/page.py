@@ -1,6 +1,6 @@
 """Write what an evaluation found as one HTML page that needs nothing else: `report.html`.
 
-The page is `report.html.jinja`; here its figures become text and its charts are drawn. Whatever a
+The page is `page.html.jinja`; here its figures become text and its charts are drawn. Whatever a
 result leaves out is left out of the page: a column without a figure, a section without a row.
 """
 
@@ -18,8 +18,8 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, PackageLoader, Template, Undefined
 from markupsafe import Markup
 
-from activity_embeddings.training.evaluation import charts
-from activity_embeddings.training.evaluation.charts import Row
+from activity_embeddings.training.evaluation.report import charts
+from activity_embeddings.training.evaluation.report.charts import Row
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file
 from activity_embeddings.transformations.wording import counted, duration, share, utc
@@ -119,7 +119,7 @@ def render_report(result: Mapping[str, Any]) -> str:
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=PackageLoader("activity_embeddings.training.evaluation", "."),
+        loader=PackageLoader("activity_embeddings.training.evaluation.report", "."),
         autoescape=True,
         undefined=ChainableUndefined,
         finalize=lambda value: "" if value is None else value,
@@ -143,7 +143,7 @@ def _template() -> Template:
         task_name=lambda name: TASKS.get(name, name),
         breakable=_text(_breakable),
     )
-    return environment.get_template("report.html.jinja")
+    return environment.get_template("page.html.jinja")
 
 
 def _breakable(name: str) -> Markup:

@@ -19,9 +19,9 @@ from evaluation_results import sample_result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activity_embeddings.training.evaluation import charts
-from activity_embeddings.training.evaluation.charts import Row
-from activity_embeddings.training.evaluation.report import render_report, write_report
+from activity_embeddings.training.evaluation.report import charts
+from activity_embeddings.training.evaluation.report.charts import Row
+from activity_embeddings.training.evaluation.report.page import render_report, write_report
 from activity_embeddings.transformations.errors import InvalidInput
 
 PHONE, DESK = (360, 800), (1280, 900)
@@ -766,7 +766,7 @@ def test_the_same_result_gives_the_same_bytes_in_every_process(tmp_path):
     (tmp_path / "matplotlibrc").write_text("font.size: 30\nsvg.fonttype: path\naxes.grid: True\n")
     script = (
         "import json, sys; from pathlib import Path\n"
-        "from activity_embeddings.training.evaluation.report import write_report\n"
+        "from activity_embeddings.training.evaluation.report.page import write_report\n"
         "write_report(json.loads(Path('result.json').read_text()), Path('there.html'))\n"
     )
     environment = os.environ | {

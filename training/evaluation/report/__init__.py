@@ -1,0 +1,1 @@
+"""The page of an evaluation: figures as text, and charts."""
