@@ -1,11 +1,11 @@
-"""What activity embeddings add to a job ranker: every architecture, two cut dates, two data sets.
+"""What activity embeddings add to an item ranker: every architecture, two cut dates, two data sets.
 
     python benchmarks/lift.py                         films at two cut dates, and the job market
-    python benchmarks/lift.py --data jobs --seeds 3   one of them, fewer seeds
+    python benchmarks/lift.py --data items --seeds 3   one of them, fewer seeds
     python benchmarks/lift.py --quick                 fewer queries, no lists of weeks: a look
     python benchmarks/lift.py --resume                go on with what was trained before
 
-Everything is made anew: the job encoder learns before the models, the models before the ranker,
+Everything is made anew: the item encoder learns before the models, the models before the ranker,
 the ranker before the test. Each seed has models of its own. Films stand in for jobs (a proxy
 domain), and the members of the job market are simulated. Writes a report for each into `--folder`,
 prints each headline table and target, and says what `compare` says of the CNN and the decay.
@@ -25,10 +25,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from activity_embeddings.training.datasets.job_market import JobMarket
-from activity_embeddings.training.datasets.sample import FILMS, JOBS, TRUTH, Sample
+from activity_embeddings.training.datasets.sample import FILMS, ITEMS, TRUTH, Sample
 from activity_embeddings.training.demo.models import (
-    JOB_ENCODER,
-    build_job_encoder,
+    ITEM_ENCODER,
+    build_item_encoder,
     read_history,
     train_model,
 )
@@ -42,7 +42,7 @@ from activity_embeddings.training.evaluation.ranker import RankerSettings
 from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
 from activity_embeddings.training.models import CNN, GRU, LSTM, Architecture, Transformer
 from activity_embeddings.training.objectives import NextPositive, Objective, Proxy
-from activity_embeddings.transformations.contract.item_encoder import describe_job_encoder
+from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
 from activity_embeddings.transformations.inference.embedder import tensorflow
 
 FILM_DATA = Path(__file__).parents[1] / "feature_repo" / "data"
@@ -56,7 +56,7 @@ EARLIER_FILMS = replace(
     until=datetime(2013, 8, 1, tzinfo=UTC),
 )
 """The second cut date: everything a month earlier."""
-SAMPLES = {FILMS.name: FILMS, EARLIER_FILMS.name: EARLIER_FILMS, JOBS.name: JOBS}
+SAMPLES = {FILMS.name: FILMS, EARLIER_FILMS.name: EARLIER_FILMS, ITEMS.name: ITEMS}
 DAILY = Schedule(interval_us=24 * 60 * MINUTE_US, delay_us=30 * MINUTE_US)
 """As in `feature_repo/feature_store.yaml`."""
 MODELS: dict[str, tuple[Architecture, Objective]] = {
@@ -88,9 +88,9 @@ def run(
         data = folder / "data"
         shutil.rmtree(data, ignore_errors=True)
         JobMarket().write(data)
-    if not (resume and (folder / JOB_ENCODER).is_dir()):
-        build_job_encoder(data, folder, sample=sample)
-    items = describe_job_encoder(folder / JOB_ENCODER).item_embedding
+    if not (resume and (folder / ITEM_ENCODER).is_dir()):
+        build_item_encoder(data, folder, sample=sample)
+    vector_spec = describe_item_encoder(folder / ITEM_ENCODER).vector_spec
     history = read_history(data, folder, sample=sample)
     trained = []
     for name in models:
@@ -100,7 +100,7 @@ def run(
             if resume and path.is_dir():
                 continue
             train_model(
-                model, history, items, sample=sample, objective=objective, seed=seed
+                model, history, vector_spec, sample=sample, objective=objective, seed=seed
             ).package(path, name=name, version=str(seed))
         trained.append(EvaluatedModel(name, f"{name}, one for each seed", Role.LEARNED, paths))
     print(f"trained: {time.perf_counter() - started:.0f} s", flush=True)
@@ -109,7 +109,7 @@ def run(
     result = evaluate(
         Data(
             history=history,
-            item_embedding=items,
+            vector_spec=vector_spec,
             postings=postings,
             category_columns=tuple(lists),
             schedule=DAILY,
@@ -153,7 +153,7 @@ def main() -> None:
             RankerSettings(hadamard=arguments.hadamard),
             resume=arguments.resume,
         )
-    for data in (FILMS, EARLIER_FILMS), (JOBS,):
+    for data in (FILMS, EARLIER_FILMS), (ITEMS,):
         folders = [arguments.folder / sample.name for sample in data]
         if SHIPPED in arguments.models and all((f / REPORT).is_file() for f in folders):
             print(f"\n{', '.join(sample.name for sample in data)}: {DECAY} or {SHIPPED}?")

@@ -35,7 +35,7 @@ LOAD = "load models"
 PUSH = "push online"
 STAGES = {
     LOAD: "import TensorFlow and DuckDB, load models",
-    "read job vectors": "read job vectors",
+    "read item vectors": "read item vectors",
     "read events": "read events (ours: check and order)",
     "sequences": "sequences",
     "tensors": "tensors (ours: inside the models)",
@@ -79,8 +79,8 @@ def _options() -> argparse.Namespace:
     add = parser.add_argument
     add("--members", type=int, default=100_000)
     add("--events-per-member", type=float, default=12, help="mean number in a window")
-    add("--jobs", type=int, default=50_000)
-    add("--dimension", type=int, default=64, help="length of a job vector")
+    add("--items", type=int, default=50_000)
+    add("--dimension", type=int, default=64, help="length of an item vector")
     add("--snapshots", type=int, default=1, help="daily cut-offs; stock and floor need 1")
     add("--repeat", type=int, default=1, help="run everything this often, print medians")
     add("--skip-stock", action="store_true")
@@ -129,7 +129,7 @@ def _prepare(folder: Path, options: argparse.Namespace, *, members: int, snapsho
         repo / "data",
         members=members,
         events_per_member=options.events_per_member,
-        jobs=options.jobs,
+        items=options.items,
         dimension=options.dimension,
         snapshots=snapshots,
     )
@@ -201,7 +201,7 @@ def _print_stages(results: dict[str, Result], options: argparse.Namespace) -> No
     ours = results["ours"]
     times = f", median of {options.repeat} runs" if options.repeat > 1 else ""
     print(
-        f"data: {options.members:,} members, {ours['events']:,} events, {options.jobs:,} jobs "
+        f"data: {options.members:,} members, {ours['events']:,} events, {options.items:,} items "
         f"({synthetic.SHARE_UNKNOWN:.0%} without a vector), {options.dimension} dimensions, "
         f"{ours['snapshots']} snapshot(s)\n"
     )

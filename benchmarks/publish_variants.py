@@ -152,18 +152,18 @@ def run_stock(folder: Path, snapshots: int) -> dict[str, Any]:
         first_duckdb_query()
 
         models = {name: keras.models.load_model(folder / f"keras/{name}.keras") for name in MODELS}
-    with clock("read job vectors"):
-        jobs = pd.read_parquet(data / "job_embeddings.parquet")
-        vectors = np.stack(jobs["embedding"])
+    with clock("read item vectors"):
+        items = pd.read_parquet(data / "job_embeddings.parquet")
+        vectors = np.stack(items["embedding"])
         vectors = np.concatenate([vectors, np.zeros_like(vectors[:1])])
-        row_of_job = pd.Index(jobs["job_id"])
+        row_of_item = pd.Index(items["job_id"])
     with clock("read events"):
         events = pd.read_parquet(data / "activity_events")
         times = events["event_timestamp"]
         events = events[(times >= CUTOFF - WINDOW) & (times < CUTOFF)]
     with clock("sequences"):
         events = events.assign(
-            row=row_of_job.get_indexer(events["job_id"]),
+            row=row_of_item.get_indexer(events["job_id"]),
             code=events["action"].map({name: i for i, name in enumerate(ACTIONS, start=1)}),
         )
         events = events[events["row"] >= 0].sort_values(["member_id", "event_timestamp"])
@@ -173,7 +173,7 @@ def run_stock(folder: Path, snapshots: int) -> dict[str, Any]:
         pad = keras.utils.pad_sequences
         rows = pad(sequences["row"], maxlen=LENGTH, padding="pre", value=len(vectors) - 1)
         inputs = {
-            "job_embeddings": vectors[rows],
+            "item_embeddings": vectors[rows],
             "actions": pad(sequences["code"], maxlen=LENGTH, padding="pre", value=0),
         }
     for name, model in models.items():
@@ -281,15 +281,17 @@ def run_sequences(folder: Path, snapshots: int) -> dict[str, Any]:
         make_sequences,
         members_active,
     )
-    from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+    from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
     from activity_embeddings.transformations.times import to_us
 
     data = folder / "ours" / "data"
     spec = ActivitySpec(window=WINDOW, length=LENGTH, actions=ACTIONS)
     table = pq.read_table(data / "activity_events")
-    items = pq.read_table(data / "job_embeddings.parquet")
-    dimension = len(items.column("embedding")[0])
-    vectors = ItemVectors.from_arrow(items, ItemEmbedding("content_and_behaviour", "1", dimension))
+    vector_spec = pq.read_table(data / "job_embeddings.parquet")
+    dimension = len(vector_spec.column("embedding")[0])
+    vectors = ItemVectors.from_arrow(
+        vector_spec, ItemVectorSpec("content_and_behaviour", "1", dimension)
+    )
     cutoff = to_us(CUTOFF)
     runs = []
     for _ in range(SEQUENCE_RUNS):
@@ -345,7 +347,7 @@ def _largest_difference(folder: Path) -> float:
         (file,) = (folder / "ours/data/snapshots" / view).rglob("snapshot.parquet")
         ours = pq.read_table(file, partitioning=None).sort_by("member_id")
         stock = pq.read_table(folder / "stock" / f"{name}.parquet").sort_by("member_id")
-        # Members all of whose jobs are unknown: zero vectors for us, no row in stock.
+        # Members all of whose items are unknown: zero vectors for us, no row in stock.
         both = np.isin(ours.column("member_id"), stock.column("member_id"))
         for column in (c for c in stock.column_names if c.endswith("_embedding")):
             a, b = (
@@ -363,21 +365,21 @@ def _ready_batches(data: Path) -> list[dict[str, Any]]:
 
     (file,) = (data / "snapshots" / "member_activity_sequence").rglob("snapshot.parquet")
     sequences = pq.read_table(file, partitioning=None)
-    items = pq.read_table(data / "job_embeddings.parquet")
-    job_ids = items.column("job_id").to_numpy()
-    matrix = np.asarray(items.column("embedding").combine_chunks().flatten())
-    matrix = np.pad(matrix.reshape(len(items), -1), [(0, 1), (0, 0)])
+    vector_spec = pq.read_table(data / "job_embeddings.parquet")
+    item_ids = vector_spec.column("job_id").to_numpy()
+    matrix = np.asarray(vector_spec.column("embedding").combine_chunks().flatten())
+    matrix = np.pad(matrix.reshape(len(vector_spec), -1), [(0, 1), (0, 0)])
 
     count = sequences.column("activity_count").to_numpy()
     filled = np.arange(LENGTH) >= LENGTH - count[:, None]
-    jobs = sequences.column("activity_job_ids").combine_chunks().flatten().to_numpy()
-    rows = np.full(filled.shape, len(items))
-    rows[filled] = np.searchsorted(job_ids, jobs)
+    items = sequences.column("activity_job_ids").combine_chunks().flatten().to_numpy()
+    rows = np.full(filled.shape, len(vector_spec))
+    rows[filled] = np.searchsorted(item_ids, items)
     actions = np.zeros(filled.shape, dtype=np.int32)
     actions[filled] = sequences.column("activity_actions").combine_chunks().flatten().to_numpy()
     return [
         {
-            "job_embeddings": tf.constant(matrix[rows[start : start + BATCH]]),
+            "item_embeddings": tf.constant(matrix[rows[start : start + BATCH]]),
             "actions": tf.constant(actions[start : start + BATCH]),
         }
         for start in range(0, len(rows), BATCH)

@@ -67,7 +67,7 @@ GROWTH = 0.002
 """Memory that rose by more than this share in the second half of a soak has grown."""
 
 MODEL = names.embedding_view_name("cnn")
-SEQUENCE_FEATURES = [names.ACTIVITY_JOB_IDS, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]
+SEQUENCE_FEATURES = [names.ACTIVITY_ITEM_IDS, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]
 NOW = synthetic.CUTOFF + timedelta(minutes=1)
 BATCH, REALTIME, STORED, NOTHING = "jymbii_v2", "jymbii_v2_realtime", "stored", "nothing"
 MORE_DEFINITIONS = f'''
@@ -122,7 +122,7 @@ class Request:
     """What one request asks for, in every way: a member, three new events, candidates."""
 
     member: int
-    jobs: list[int]
+    items: list[int]
     actions: list[str]
     times: list[float]
     candidates: list[int]
@@ -131,7 +131,7 @@ class Request:
         """Return the request's columns, with its events or without."""
         return {
             names.MEMBER_ID: [self.member],
-            names.RECENT_JOB_IDS: [self.jobs if recent else None],
+            names.RECENT_ITEM_IDS: [self.items if recent else None],
             names.RECENT_ACTIONS: [self.actions if recent else None],
             names.RECENT_TIMESTAMPS: [self.times if recent else None],
             names.REQUEST_TIMESTAMP: [at],
@@ -179,8 +179,8 @@ WHAT_NOTHING = "Feast: on-demand view that does nothing"
 WHAT_BATCH = "batch value"
 WHAT_QUIET = "request-time value, no new events"
 WHAT_RECENT = "request-time value, 3 new events"
-WHAT_BARE_RANKING = f"store: sequence, {CANDIDATES} job vectors"
-WHAT_RANKING = f"ranking: 1 member, {CANDIDATES} jobs"
+WHAT_BARE_RANKING = f"store: sequence, {CANDIDATES} item vectors"
+WHAT_RANKING = f"ranking: 1 member, {CANDIDATES} items"
 
 
 def main() -> None:
@@ -196,8 +196,8 @@ def main() -> None:
         _write_source(folder / "source", options)
         stores = {name: _publish(name, folder, stack) for name in options.stores}
         known = pq.read_table(folder / "source" / "data" / "job_embeddings.parquet")
-        jobs = known[names.JOB_ID].to_numpy()
-        requests = _requests(options.members, jobs)
+        items = known[names.ITEM_ID].to_numpy()
+        requests = _requests(options.members, items)
         for name, store in stores.items():
             preload(store)
             _check(name, store, requests)
@@ -212,14 +212,14 @@ def main() -> None:
             _print_differences(variants, options.stores)
         if options.soak:
             name, store = next(iter(stores.items()))
-            _soak(name, store, options.soak, options.members, jobs.tolist())
+            _soak(name, store, options.soak, options.members, items.tolist())
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--members", type=int, default=20_000)
-    add("--jobs", type=int, default=10_000)
+    add("--items", type=int, default=10_000)
     add("--requests", type=int, default=2000, help="of each variant; 0 leaves the table out")
     add("--rounds", type=int, default=10)
     add("--stores", type=lambda text: text.split(","), default=["sqlite", "redis"])
@@ -246,7 +246,7 @@ def _write_source(source: Path, options: argparse.Namespace) -> None:
         source / "data",
         members=options.members,
         events_per_member=EVENTS_PER_MEMBER,
-        jobs=options.jobs,
+        items=options.items,
         dimension=DIMENSION,
     )
     # In a process of its own: in this one TensorFlow should be set up by `preload`.
@@ -270,7 +270,7 @@ def _publish(name: str, folder: Path, stack: ExitStack) -> FeatureStore:
     end = synthetic.CUTOFF
     first_vector = end - 2 * synthetic.WINDOW - timedelta(days=1)
     _feast(repo, "apply")
-    _feast(repo, "materialize", _iso(first_vector), _iso(end), "--views", names.JOB_EMBEDDING)
+    _feast(repo, "materialize", _iso(first_vector), _iso(end), "--views", names.ITEM_VECTORS)
     ours = [option for view in _activity_views(repo) for option in ("--views", view)]
     _feast(repo, "materialize", _iso(end - timedelta(days=1)), _iso(end), *ours)
     return FeatureStore(repo_path=str(repo))
@@ -381,17 +381,17 @@ def _feast_serve(repo: Path) -> Iterator[int]:
         yield port
 
 
-def _requests(members: int, jobs: np.ndarray) -> list[Request]:
+def _requests(members: int, items: np.ndarray) -> list[Request]:
     """Return seeded requests of different members, whose events are seconds old."""
     chosen = np.random.default_rng(1)
     actions = synthetic.ACTIONS
     return [
         Request(
             member=int(member),
-            jobs=chosen.choice(jobs, 3, replace=False).tolist(),
+            items=chosen.choice(items, 3, replace=False).tolist(),
             actions=[actions[i] for i in chosen.integers(len(actions), size=3)],
             times=[NOW.timestamp() - age for age in (30.25, 20.5, 10.75)],
-            candidates=chosen.choice(jobs, min(CANDIDATES, len(jobs)), replace=False).tolist(),
+            candidates=chosen.choice(items, min(CANDIDATES, len(items)), replace=False).tolist(),
         )
         for member in chosen.integers(1, members + 1, DISTINCT_REQUESTS)
     ]
@@ -409,7 +409,7 @@ def _check(name: str, store: FeatureStore, requests: Sequence[Request]) -> None:
         recent = store.get_online_features(realtime, request.row(recent=True)).to_dict()
         if stored[names.ACTIVITY_COUNT] != quiet[names.ACTIVITY_COUNT]:
             sys.exit(f"{name}: the stored and the request-time sequence differ for {request}")
-        if recent[names.NEW_ACTIVITY_COUNT] != [len(request.jobs)]:
+        if recent[names.NEW_ACTIVITY_COUNT] != [len(request.items)]:
             sys.exit(f"{name}: new events were left out for {request}")
         vectors = [np.array(found["activity_embedding"][0]) for found in (stored, quiet)]
         largest = max(largest, float(np.abs(vectors[0] - vectors[1]).max()))
@@ -434,7 +434,7 @@ def _in_process(name: str, store: FeatureStore) -> list[Variant]:
     """Return the variants that call Feast, or its store, in this process."""
     online = get_online_store_from_config(store.config.online_store)
     sequence = store.get_feature_view(names.MEMBER_ACTIVITY_SEQUENCE)
-    items = store.get_feature_view(names.JOB_EMBEDDING)
+    vector_spec = store.get_feature_view(names.ITEM_VECTORS)
     services = {s: store.get_feature_service(s) for s in (BATCH, REALTIME, STORED, NOTHING)}
 
     def read_sequence(request: Request) -> object:
@@ -443,8 +443,8 @@ def _in_process(name: str, store: FeatureStore) -> list[Variant]:
         return online.online_read(store.config, sequence, keys, list(SEQUENCE_FEATURES))
 
     def read_ranking(request: Request) -> object:
-        keys = [_key(names.JOB_ID, job) for job in request.candidates]
-        vectors = online.online_read(store.config, items, keys, [names.EMBEDDING])
+        keys = [_key(names.ITEM_ID, item) for item in request.candidates]
+        vectors = online.online_read(store.config, vector_spec, keys, [names.EMBEDDING])
         return read_sequence(request), vectors
 
     def fetch(service: str) -> Callable[[Request], object]:
@@ -458,7 +458,7 @@ def _in_process(name: str, store: FeatureStore) -> list[Variant]:
         ).to_dict()
 
     def rank(request: Request) -> object:
-        events = list(zip(request.jobs, request.actions, request.times, strict=True))
+        events = list(zip(request.items, request.actions, request.times, strict=True))
         return rank_jobs(
             store,
             request.member,
@@ -505,14 +505,14 @@ class Client:
         return dict(zip(answer["metadata"]["feature_names"], columns, strict=True))
 
     def rank(self, request: Request) -> object:
-        """Rank jobs as the example does, with both fetches over HTTP."""
+        """Rank items as the example does, with both fetches over HTTP."""
         member = self.ask(request.row(recent=True), feature_service=REALTIME)
-        jobs = self.ask(
-            {names.JOB_ID: request.candidates},
-            features=[f"{names.JOB_EMBEDDING}:{names.EMBEDDING}"],
+        items = self.ask(
+            {names.ITEM_ID: request.candidates},
+            features=[f"{names.ITEM_VECTORS}:{names.EMBEDDING}"],
         )
         return order_by_cosine(
-            member["activity_embedding"][0], request.candidates, jobs[names.EMBEDDING]
+            member["activity_embedding"][0], request.candidates, items[names.EMBEDDING]
         )
 
 
@@ -638,7 +638,7 @@ def _print_differences(variants: Sequence[Variant], stores: Sequence[str]) -> No
 
 
 def _soak(
-    name: str, store: FeatureStore, seconds: float, members: int, jobs: Sequence[int]
+    name: str, store: FeatureStore, seconds: float, members: int, items: Sequence[int]
 ) -> None:
     """Serve mixed requests for so long, and say whether memory grows."""
     print(f"\nsoak: {name}, {seconds:g} s of mixed request-time requests in one process")
@@ -652,7 +652,7 @@ def _soak(
     started = time.monotonic()
     for sample in range(SOAK_SAMPLES + 1):
         while time.monotonic() - started < seconds * sample / SOAK_SAMPLES:
-            rows = _mixed_rows(chosen, members, jobs)
+            rows = _mixed_rows(chosen, members, items)
             store.get_online_features(service, rows).to_dict()
             asked += 1
             asked_members += len(rows[names.MEMBER_ID])
@@ -681,15 +681,15 @@ def _print_slope(unit: str, samples: Sequence[tuple[int, int]]) -> bool:
     return share > GROWTH
 
 
-def _mixed_rows(chosen: random.Random, members: int, jobs: Sequence[int]) -> dict[str, list[Any]]:
+def _mixed_rows(chosen: random.Random, members: int, items: Sequence[int]) -> dict[str, list[Any]]:
     """Return a request of 1 to 16 members, some never seen, with 0 to 5 events each.
 
-    One job in ten is one that no store has a vector of.
+    One item in ten is one that no store has a vector of.
     """
     now = NOW.timestamp() + chosen.uniform(0, 3600)
     columns: dict[str, list[Any]] = {
         names.MEMBER_ID: [],
-        names.RECENT_JOB_IDS: [],
+        names.RECENT_ITEM_IDS: [],
         names.RECENT_ACTIONS: [],
         names.RECENT_TIMESTAMPS: [],
         names.REQUEST_TIMESTAMP: [],
@@ -697,7 +697,7 @@ def _mixed_rows(chosen: random.Random, members: int, jobs: Sequence[int]) -> dic
     for _ in range(chosen.randint(1, 16)):
         events = range(chosen.randint(0, 5))
         unknown = -chosen.randint(1, 10**9)
-        recent = [chosen.choice(jobs) if chosen.random() < 0.9 else unknown for _ in events]
+        recent = [chosen.choice(items) if chosen.random() < 0.9 else unknown for _ in events]
         row = [
             chosen.randint(1, members + members // 100),
             recent or None,

@@ -18,7 +18,7 @@ LENGTH = 32
 ACTIONS = ("APPLY", "SAVE", "DISMISS")
 DECAY = 0.8
 SHARE_UNKNOWN = 0.01
-"""Share of the jobs that have activity but no vector."""
+"""Share of the items that have activity but no vector."""
 
 
 def write_activity(
@@ -26,7 +26,7 @@ def write_activity(
     *,
     members: int,
     events_per_member: float,
-    jobs: int,
+    items: int,
     dimension: int,
     snapshots: int = 1,
     seed: int = 0,
@@ -35,39 +35,39 @@ def write_activity(
 
     `folder` is where to write; the rest is as in `make_activity`.
     """
-    events, items = make_activity(
+    events, vector_spec = make_activity(
         members=members,
         events_per_member=events_per_member,
-        jobs=jobs,
+        items=items,
         dimension=dimension,
         snapshots=snapshots,
         seed=seed,
     )
     (folder / "activity_events").mkdir(exist_ok=True)
     pq.write_table(events, folder / "activity_events" / "history.parquet")
-    pq.write_table(items, folder / "job_embeddings.parquet")
+    pq.write_table(vector_spec, folder / "job_embeddings.parquet")
 
 
 def make_activity(
     *,
     members: int,
     events_per_member: float,
-    jobs: int,
+    items: int,
     dimension: int,
     snapshots: int = 1,
     seed: int = 0,
 ) -> tuple[pa.Table, pa.Table]:
-    """Return activity events and job vectors.
+    """Return activity events and item vectors.
 
     Activity is as dense in the window of every one of the daily snapshots up to `CUTOFF`. Members
-    differ in how much they act (log-normal, everyone at least once), jobs in how popular they
+    differ in how much they act (log-normal, everyone at least once), items in how popular they
     are (a power law). Rows lie in the order of time, as in a log.
 
     Parameters
     ----------
-    members, jobs : int. How many there are.
+    members, items : int. How many there are.
     events_per_member : float. Mean number of events in a window.
-    dimension : int. Length of a job vector.
+    dimension : int. Length of an item vector.
     snapshots : int. Daily cut-offs, the last at `CUTOFF`.
     seed : int. The same seed gives the same rows.
     """
@@ -78,10 +78,10 @@ def make_activity(
     counts = 1 + random.multinomial(max(total - members, 0), shares / shares.sum())
     member = np.repeat(np.arange(1, members + 1), counts)
 
-    popularity = 1.0 / (10.0 + np.arange(jobs)) ** 0.8
+    popularity = 1.0 / (10.0 + np.arange(items)) ** 0.8
     rank = np.searchsorted(np.cumsum(popularity / popularity.sum()), random.random(len(member)))
-    job_ids = random.permutation(np.arange(1, jobs + 1))
-    job = job_ids[np.minimum(rank, jobs - 1)]
+    item_ids = random.permutation(np.arange(1, items + 1))
+    item = item_ids[np.minimum(rank, items - 1)]
     action = random.choice(len(ACTIONS), len(member), p=[0.5, 0.35, 0.15])
     last = int(CUTOFF.timestamp() * 1e6)
     time = last - random.integers(1, span // timedelta(microseconds=1), len(member))
@@ -89,22 +89,22 @@ def make_activity(
     order = np.argsort(time, kind="stable")
     events = {
         "member_id": pa.array(member[order]),
-        "job_id": pa.array(job[order]),
+        "job_id": pa.array(item[order]),
         "action": pa.array(ACTIONS).take(pa.array(action[order])),
         "event_timestamp": pa.array(time[order]).cast(pa.timestamp("us", "UTC")),
     }
 
-    known = np.sort(random.permutation(job_ids)[round(SHARE_UNKNOWN * jobs) :])
+    known = np.sort(random.permutation(item_ids)[round(SHARE_UNKNOWN * items) :])
     vectors = random.normal(size=(len(known), dimension)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     offsets = np.arange(len(known) + 1, dtype=np.int32) * dimension
     since = np.full(len(known), last - (span + WINDOW) // timedelta(microseconds=1))
-    items = {
+    vector_spec = {
         "job_id": pa.array(known),
         "embedding": pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.ravel())),
         "event_timestamp": pa.array(since).cast(pa.timestamp("us", "UTC")),
     }
-    return pa.table(events), pa.table(items)
+    return pa.table(events), pa.table(vector_spec)
 
 
 def write_models(packaged: Path, plain: Path, dimension: int) -> None:
@@ -117,26 +117,26 @@ def write_models(packaged: Path, plain: Path, dimension: int) -> None:
     ----------
     packaged : folder of the SavedModels, as `feature_repo/models`.
     plain : folder of the `.keras` files.
-    dimension : int. Length of a job vector.
+    dimension : int. Length of an item vector.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
     from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
     from activity_embeddings.training.packaging import package_model
-    from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+    from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
     spec = ActivitySpec(window=WINDOW, length=LENGTH, actions=ACTIONS)
-    items = ItemEmbedding("content_and_behaviour", "1", dimension)
+    vector_spec = ItemVectorSpec("content_and_behaviour", "1", dimension)
     keras.utils.set_random_seed(0)
-    cnn = CNN().build(spec, items)
+    cnn = CNN().build(spec, vector_spec)
     for name, model in {
-        "unweighted_average": UnweightedAverage().build(spec, items),
-        "geometric_decay": GeometricDecay(r=DECAY).build(spec, items),
+        "unweighted_average": UnweightedAverage().build(spec, vector_spec),
+        "geometric_decay": GeometricDecay(r=DECAY).build(spec, vector_spec),
         "cnn": cnn,
     }.items():
         package_model(
-            model, packaged / name, name=name, version="1", spec=spec, item_embedding=items
+            model, packaged / name, name=name, version="1", spec=spec, vector_spec=vector_spec
         )
     plain.mkdir(parents=True)
     for name, model in {
@@ -152,7 +152,7 @@ def _keras_average(dimension: int, r: float | None) -> Any:
     import keras
     from keras import ops
 
-    jobs = keras.Input((LENGTH, dimension), dtype="float32", name="job_embeddings")
+    items = keras.Input((LENGTH, dimension), dtype="float32", name="item_embeddings")
     actions = keras.Input((LENGTH,), dtype="int32", name="actions")
     outputs = {}
     for i, action in enumerate(ACTIONS, start=1):
@@ -163,6 +163,6 @@ def _keras_average(dimension: int, r: float | None) -> Any:
         else:
             newer = ops.flip(ops.cumsum(ops.flip(chosen, axis=1), axis=1), axis=1) - chosen
             weights = chosen * r**newer * (1.0 - r) / (1.0 - r**count)
-        average = ops.sum(ops.expand_dims(weights, 2) * jobs, axis=1)
+        average = ops.sum(ops.expand_dims(weights, 2) * items, axis=1)
         outputs[f"{action.lower()}_embedding"] = average
-    return keras.Model({"job_embeddings": jobs, "actions": actions}, outputs)
+    return keras.Model({"item_embeddings": items, "actions": actions}, outputs)

@@ -38,10 +38,10 @@ import pandas as pd
 import synthetic
 
 from activity_embeddings.training.examples.held_out import Windows
-from activity_embeddings.training.examples.history import INPUT_JOB_ROWS, ActivityHistory
+from activity_embeddings.training.examples.history import INPUT_ITEM_ROWS, ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 SPEC = ActivitySpec(window=synthetic.WINDOW, length=synthetic.LENGTH, actions=synthetic.ACTIONS)
 PERIOD = Period(synthetic.CUTOFF - synthetic.WINDOW, synthetic.CUTOFF)
@@ -79,8 +79,8 @@ def _options() -> argparse.Namespace:
     add("--parts", nargs="+", choices=parts, default=parts)
     add("--members", type=int, default=60_000, help="of the run that counts examples a second")
     add("--events-per-member", type=float, default=12, help="mean number in the period")
-    add("--jobs", type=int, default=50_000)
-    add("--dimension", type=int, default=64, help="length of a job vector")
+    add("--items", type=int, default=50_000)
+    add("--dimension", type=int, default=64, help="length of an item vector")
     add("--sample", type=int, default=300, help="members of the loop in pandas")
     add("--repeat", type=int, default=3, help="passes and epochs of which medians are printed")
     add("--memory", type=float, nargs="+", default=[1e6, 5e6], help="examples of the memory runs")
@@ -94,19 +94,19 @@ def _options() -> argparse.Namespace:
 
 
 def _history(options: argparse.Namespace, members: int) -> ActivityHistory:
-    events, items = synthetic.make_activity(
+    events, vector_spec = synthetic.make_activity(
         members=members,
         events_per_member=options.events_per_member,
-        jobs=options.jobs,
+        items=options.items,
         dimension=options.dimension,
     )
     return ActivityHistory.from_arrow(
-        events, ItemVectors.from_arrow(items, _item_embedding(options)), SPEC
+        events, ItemVectors.from_arrow(vector_spec, _vector_spec(options)), SPEC
     )
 
 
-def _item_embedding(options: argparse.Namespace) -> ItemEmbedding:
-    return ItemEmbedding("synthetic", "1", options.dimension)
+def _vector_spec(options: argparse.Namespace) -> ItemVectorSpec:
+    return ItemVectorSpec("synthetic", "1", options.dimension)
 
 
 # Examples a second
@@ -120,7 +120,7 @@ def _compare_examples(options: argparse.Namespace) -> None:
     spent = time.perf_counter() - started
     print(
         f"\nexamples: {options.members:,} members, {len(history.events):,} events, "
-        f"{options.jobs:,} jobs; making, checking and ordering them took {spent:.1f} s"
+        f"{options.items:,} items; making, checking and ordering them took {spent:.1f} s"
     )
     print(f"{'held out':<20}{'examples':>12}{'ours/s':>12}{'pandas/s':>12}{'ratio':>8}")
     for name, windows in WINDOWS.items():
@@ -145,7 +145,7 @@ def _compare_examples(options: argparse.Namespace) -> None:
 
 
 def _count(stream: Any) -> int:
-    return sum(len(batch[INPUT_JOB_ROWS]) for batch in stream.batches())
+    return sum(len(batch[INPUT_ITEM_ROWS]) for batch in stream.batches())
 
 
 def _median_rate(count: Callable[[], int], repeat: int) -> tuple[int, float]:
@@ -160,22 +160,22 @@ def _median_rate(count: Callable[[], int], repeat: int) -> tuple[int, float]:
 def _in_pandas(history: ActivityHistory, windows: Windows, members: int) -> int:
     """Make the same examples by loops over members and activities; return how many.
 
-    What is ready before: a frame of the events in order, with rows of job vectors, and the distinct
-    jobs of each day. Vectors are known all along here, so nobody has to look for the one of a time.
+    What is ready before: a frame of the events in order, with rows of item vectors, and the distinct
+    items of each day. Vectors are known all along here, so nobody has to look for the one of a time.
     """
     events = history.events
     last = events.member_start[members]
     frame = pd.DataFrame(
         {
             "member": events.member[:last],
-            "row": events.job[:last],
+            "row": events.item[:last],
             "action": events.action[:last].astype(np.int32),
             "time": events.time[:last],
         }
     )
     random = np.random.default_rng(0)
     day = events.time // US_PER_DAY
-    jobs_of_day = {d: np.unique(events.job[day == d]) for d in np.unique(day).tolist()}
+    items_of_day = {d: np.unique(events.item[day == d]) for d in np.unique(day).tolist()}
     made = []
     for _, group in frame.groupby("member"):
         inside = group[(group.time >= PERIOD.start_us) & (group.time < PERIOD.end_us)]
@@ -197,9 +197,9 @@ def _in_pandas(history: ActivityHistory, windows: Windows, members: int) -> int:
                 before = _before(group, moment)
                 that_day = group[group.time // US_PER_DAY == event.time // US_PER_DAY]
                 taboo = {*_window(group, moment).row, *that_day.row}
-                jobs = jobs_of_day[event.time // US_PER_DAY]
-                drawn = jobs[random.integers(0, len(jobs), 64)]
-                allowed = next((job for job in drawn if job not in taboo), None)
+                items = items_of_day[event.time // US_PER_DAY]
+                drawn = items[random.integers(0, len(items), 64)]
+                allowed = next((item for item in drawn if item not in taboo), None)
                 if allowed is not None:
                     made.append(_example(before, moment, allowed, False, 0.5))
     batch = {name: np.stack([example[name] for example in made]) for name in made[0]}
@@ -225,7 +225,7 @@ def _example(
 ) -> dict[str, Any]:
     pad = SPEC.length - len(before)
     return {
-        "job_rows": np.pad(before.row.to_numpy(), (pad, 0), constant_values=-1),
+        "item_rows": np.pad(before.row.to_numpy(), (pad, 0), constant_values=-1),
         "actions": np.pad(before.action.to_numpy(), (pad, 0)),
         "ages": np.pad((moment - before.time.to_numpy()) / US_PER_DAY, (pad, 0)).astype(np.float32),
         "candidate_row": np.int32(row),
@@ -260,7 +260,7 @@ def _compare_memory(options: argparse.Namespace) -> None:
 def _child(variant: str, file: Path, *more: Any) -> dict[str, Any]:
     *arguments, options = more
     command = [sys.executable, __file__, "--variant", variant, "--file", file, *arguments]
-    command += ["--jobs", options.jobs, "--dimension", options.dimension]
+    command += ["--items", options.items, "--dimension", options.dimension]
     command += ["--events-per-member", options.events_per_member]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode:
@@ -355,7 +355,7 @@ def _compare_steps(options: argparse.Namespace) -> None:
         print(
             f"{name:<24}{weights:>10,}{ours_ms:>10.1f}{ready_ms:>10.1f}{ratio:>12.2f}", flush=True
         )
-    print("ready: model.fit on arrays with the job vectors joined, which lie in memory")
+    print("ready: model.fit on arrays with the item vectors joined, which lie in memory")
 
 
 def _ours(
@@ -368,7 +368,7 @@ def _ours(
     from activity_embeddings.training.objectives import Proxy
 
     keras.utils.set_random_seed(0)
-    sub_model = build(SPEC, _item_embedding(options))
+    sub_model = build(SPEC, _vector_spec(options))
     objective = Proxy(windows=WINDOWS["every activity"])
     stream = objective.stream(history, PERIOD, batch_size=options.batch_size)
     epochs = itertools.count()
@@ -393,7 +393,7 @@ def _ready(
     from activity_embeddings.transformations import names
 
     keras.utils.set_random_seed(0)
-    sub_model = build(SPEC, _item_embedding(options))
+    sub_model = build(SPEC, _vector_spec(options))
     candidate = keras.Input((options.dimension,), name="candidate")
     embedding = sub_model(sub_model.input)["activity_embedding"]
     wanted = keras.layers.Dense(2, activation="softmax")(embedding * candidate)
@@ -403,7 +403,7 @@ def _ready(
     arrays = _first_rows(stream.batches(), options.steps * options.batch_size)
     matrix = history.vectors.matrix
     inputs = {
-        names.INPUT_JOB_EMBEDDINGS: matrix[arrays[INPUT_JOB_ROWS]],
+        names.INPUT_ITEM_EMBEDDINGS: matrix[arrays[INPUT_ITEM_ROWS]],
         names.INPUT_ACTIONS: arrays[names.INPUT_ACTIONS],
         names.INPUT_AGES: arrays[names.INPUT_AGES],
         "candidate": matrix[arrays["candidate_row"]],
@@ -425,7 +425,7 @@ def _epoch(steps: int, train: Callable[[], Any]) -> float:
 def _first_rows(batches: Iterator[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
     parts = list(batches)
     arrays = {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
-    assert len(arrays[INPUT_JOB_ROWS]) == count
+    assert len(arrays[INPUT_ITEM_ROWS]) == count
     return arrays
 
 

@@ -3,11 +3,11 @@
     python benchmarks/training_quality.py search     configurations, on the validation period
     python benchmarks/training_quality.py test       the chosen ones, on the test period, by seed
 
-Films stand in for jobs: a proxy domain. Periods follow each other: the job encoder learns before
+Films stand in for jobs: a proxy domain. Periods follow each other: the item encoder learns before
 `ENCODER_UNTIL`, models from there to `VALIDATE_FROM`; what is chosen is chosen on the days to
-`TEST_FROM`; `test` measures what comes after, with everything that is random, job vectors
+`TEST_FROM`; `test` measures what comes after, with everything that is random, item vectors
 included, made anew for each seed. A figure is the mean over members of NDCG@10 of the next
-positive job among all jobs of the day, beside popularity; see `activity_embeddings.training.fitting.validation`.
+positive item among all items of the day, beside popularity; see `activity_embeddings.training.fitting.validation`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from activity_embeddings.training.fitting.train import train
 from activity_embeddings.training.fitting.validation import RankingQueries, embed_with
 from activity_embeddings.training.item_encoder.train import (
     ENCODER_FIT,
-    JobEncoder,
-    train_job_encoder,
+    ItemEncoder,
+    train_item_encoder,
 )
 from activity_embeddings.training.models import (
     CNN,
@@ -45,12 +45,12 @@ from activity_embeddings.training.models import (
     UnweightedAverage,
 )
 from activity_embeddings.training.objectives import FuturePositives, NextPositive, Objective, Proxy
-from activity_embeddings.training.packaging import package_job_encoder
+from activity_embeddings.training.packaging import package_item_encoder
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.inference.embedder import tensorflow
-from activity_embeddings.transformations.inference.encoder import JobEncoder as LoadedEncoder
+from activity_embeddings.transformations.inference.encoder import ItemEncoder as LoadedEncoder
 from activity_embeddings.transformations.inference.encoder import encode_postings
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 DATA = Path(__file__).parents[1] / "feature_repo" / "data"
 ENCODER_UNTIL = datetime(2013, 5, 1, tzinfo=UTC)
@@ -68,20 +68,20 @@ NEXT = NextPositive()
 PINNERFORMER = FuturePositives()
 
 ENCODERS = {
-    "chosen": (JobEncoder(), NEXT, ENCODER_FIT),
-    "content alone": (JobEncoder(), NEXT, replace(ENCODER_FIT, learning_rate=1e-7)),
+    "chosen": (ItemEncoder(), NEXT, ENCODER_FIT),
+    "content alone": (ItemEncoder(), NEXT, replace(ENCODER_FIT, learning_rate=1e-7)),
     "learning rate 5e-4": (
-        JobEncoder(),
+        ItemEncoder(),
         NEXT,
         replace(ENCODER_FIT, learning_rate=5e-4),
     ),
-    "less dropout": (JobEncoder(dropout=0.3, id_dropout=0.5), NEXT, ENCODER_FIT),
+    "less dropout": (ItemEncoder(dropout=0.3, id_dropout=0.5), NEXT, ENCODER_FIT),
     "positives of 7 days": (
-        JobEncoder(),
+        ItemEncoder(),
         replace(NEXT, horizon_days=7, targets=8),
         ENCODER_FIT,
     ),
-    "in-batch and drawn, logQ": (JobEncoder(), PINNERFORMER, ENCODER_FIT),
+    "in-batch and drawn, logQ": (ItemEncoder(), PINNERFORMER, ENCODER_FIT),
 }
 
 FIT = Fit(epochs=20, patience=4)
@@ -156,11 +156,11 @@ RIVAL = "interleaved_decay r=0.5"
 
 def history_of(
     folder: Path, name: str, seed: int
-) -> tuple[ActivityHistory, ItemEmbedding, dict[str, float]]:
+) -> tuple[ActivityHistory, ItemVectorSpec, dict[str, float]]:
     """Train an encoder, and return the history with its vectors and its own validation figures."""
     events, postings = pq.read_table(DATA / EVENTS_FILE), pq.read_table(DATA / POSTINGS_FILE)
     encoder, objective, fit = ENCODERS[name]
-    module, facts = train_job_encoder(
+    module, facts = train_item_encoder(
         events,
         postings,
         until=ENCODER_UNTIL,
@@ -171,42 +171,42 @@ def history_of(
         fit=fit,
         spec=SPEC,
     )
-    described = package_job_encoder(
-        module, folder / "job_encoder", name="jobs", version=str(seed), valid_from=ENCODER_UNTIL
+    described = package_item_encoder(
+        module, folder / "item_encoder", name="items", version=str(seed), valid_from=ENCODER_UNTIL
     )
-    items = described.item_embedding
+    vector_spec = described.vector_spec
     table = encode_postings(LoadedEncoder(described), postings)
-    vectors = ItemVectors.from_arrow(table, items)
+    vectors = ItemVectors.from_arrow(table, vector_spec)
     return (
         ActivityHistory.from_arrow(events, vectors, SPEC),
-        items,
+        vector_spec,
         facts["metrics"]["validation"],
     )
 
 
 def search(folder: Path, only: str) -> None:
     """Print the validation figures of every configuration whose name holds `only`."""
-    print("job encoders                        own  beside decayed average: validation, alone")
+    print("item encoders                        own  beside decayed average: validation, alone")
     histories = {}
     for name in ENCODERS if not only else ["chosen"]:
         started = time.perf_counter()
-        history, items, own = history_of(folder, name, seed=0)
-        histories[name] = (history, items)
+        history, vector_spec, own = history_of(folder, name, seed=0)
+        histories[name] = (history, vector_spec)
         queries = RankingQueries.of(history, SPLIT.validation)
-        model = InterleavedDecay(r=0.9).build(SPEC, items)
+        model = InterleavedDecay(r=0.9).build(SPEC, vector_spec)
         figures = queries.measure(embed_with(model, SPEC))
         print(
             f"{name:35} {own['ndcg_at_10']:.4f}  {figures['ndcg_at_10']:.4f} "
             f"{figures['ndcg_at_10_alone']:.4f}  {time.perf_counter() - started:5.0f} s",
             flush=True,
         )
-    history, items = histories["chosen"]
+    history, vector_spec = histories["chosen"]
     queries = RankingQueries.of(history, SPLIT.validation)
     print(f"\nmodels, {len(queries):,} validation queries; popularity {queries.popularity():.4f}")
     print(f"{'':50} beside popularity (share), alone, best epoch, seconds")
     for name in (name for name in MODELS if only in name):
         started = time.perf_counter()
-        trained = fitted(name, history, items, seed=0)
+        trained = fitted(name, history, vector_spec, seed=0)
         figures = trained.result["metrics"]["validation"]
         print(
             f"{name:50} {figures['ndcg_at_10']:.4f} ({figures['share']:.1f})  "
@@ -216,13 +216,13 @@ def search(folder: Path, only: str) -> None:
         )
 
 
-def fitted(name: str, history: ActivityHistory, items: ItemEmbedding, *, seed: int):
+def fitted(name: str, history: ActivityHistory, vector_spec: ItemVectorSpec, *, seed: int):
     """Train a configuration."""
     model, objective, fit = MODELS[name]
     return train(
         model,
         history,
-        item_embedding=items,
+        vector_spec=vector_spec,
         period=SPLIT.train,
         validation=SPLIT.validation,
         objective=objective,
@@ -240,12 +240,12 @@ def test(folder: Path, seeds: int) -> None:
     gains: dict[str, list[np.ndarray]] = {}
     alone: dict[str, list[float]] = {}
     for seed in range(seeds):
-        history, items, _ = history_of(folder, "chosen", seed)
+        history, vector_spec, _ = history_of(folder, "chosen", seed)
         queries = RankingQueries.of(history, SPLIT.test)
         nothing = np.zeros((len(queries), DIMENSION), np.float32)
         gains.setdefault("popularity", []).append(queries.ndcg_of_members(nothing, 0.0))
         for name in TESTED:
-            trained = fitted(name, history, items, seed=seed)
+            trained = fitted(name, history, vector_spec, seed=seed)
             share = trained.result["metrics"]["validation"]["share"]
             embeddings = embed_with(trained.model, SPEC)(queries.sequences, history)
             gains.setdefault(name, []).append(queries.ndcg_of_members(embeddings, share))

@@ -1,6 +1,6 @@
 """Job vectors of your own, not an encoder's: copy this file over `feature_repo/job_vectors.py`.
 
-The rest of the feature repo takes `ITEM_EMBEDDING` and `job_embedding` from there, and does not
+The rest of the feature repo takes `VECTOR_SPEC` and `job_embedding` from there, and does not
 know where vectors come from.
 """
 
@@ -11,10 +11,10 @@ from feast import FeatureView, Field, FileSource
 from feast.types import Array, Float32, Int64
 from sources import DATA, OWNER
 
-from activity_embeddings.transformations.definitions.views import item_tags
-from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.definitions.views import vector_tags
+from activity_embeddings.transformations.spec import ItemVectorSpec
 
-ITEM_EMBEDDING = ItemEmbedding(name="content_and_behaviour", version="1", dimension=64)
+VECTOR_SPEC = ItemVectorSpec(name="content_and_behaviour", version="1", dimension=64)
 
 job_embeddings = FileSource(
     name="job_embeddings",
@@ -35,6 +35,6 @@ job_embedding = FeatureView(
     ttl=timedelta(days=0),
     online=True,
     description="Job vectors; a job is known from its first one on.",
-    tags=item_tags(ITEM_EMBEDDING, table="data/job_vectors"),
+    tags=vector_tags(VECTOR_SPEC, table="data/job_vectors"),
     owner=OWNER,
 )

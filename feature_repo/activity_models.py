@@ -4,13 +4,13 @@ Each line names a TensorFlow SavedModel. What it is, what it was trained on and 
 it expects stand in its manifest; for a SavedModel without one, give them here:
 
     ActivityModel(
-        MODELS / "my_model", name="my_model", version="1", spec=SPEC, item_embedding=ITEM_EMBEDDING
+        MODELS / "my_model", name="my_model", version="1", spec=SPEC, vector_spec=VECTOR_SPEC
     )
 """
 
 from pathlib import Path
 
-from job_vectors import ITEM_EMBEDDING  # noqa: F401  for lines like the one above
+from job_vectors import VECTOR_SPEC  # noqa: F401  for lines like the one above
 from sources import SPEC  # noqa: F401
 
 from activity_embeddings.transformations.contract.activity_model import ActivityModel

@@ -1,4 +1,4 @@
-"""Job vectors from the content of postings, by the encoder in `models/job_encoder`.
+"""Job vectors from the content of postings, by the encoder in `models/item_encoder`.
 
 With vectors of your own, copy `examples/own_job_vectors.py` over this file.
 """
@@ -11,12 +11,12 @@ from feast.types import Array, Int64, String
 from sources import DATA, OWNER, SNAPSHOTS
 
 from activity_embeddings.transformations.definitions.views import (
-    item_embedding_of,
-    job_embedding_view,
+    encoded_vector_view,
     posting_tags,
+    vector_spec_of,
 )
 
-JOB_ENCODER = DATA.parent / "models" / "job_encoder"
+ITEM_ENCODER = DATA.parent / "models" / "item_encoder"
 
 job_postings = FileSource(
     name="job_postings",
@@ -38,19 +38,19 @@ job_posting = FeatureView(
     ],
     ttl=timedelta(days=0),
     online=False,
-    description="Content of job postings; the job encoder reads what it needs of it.",
+    description="Content of job postings; the item encoder reads what it needs of it.",
     tags=posting_tags(),
     owner=OWNER,
 )
 
-job_embedding = job_embedding_view(
-    JOB_ENCODER,
+job_embedding = encoded_vector_view(
+    ITEM_ENCODER,
     postings=job_posting,
-    job=job,
+    item=job,
     snapshots=SNAPSHOTS,
     repo=DATA.parent,
     table="data/job_vectors",
     owner=OWNER,
 )
 
-ITEM_EMBEDDING = item_embedding_of(job_embedding)
+VECTOR_SPEC = vector_spec_of(job_embedding)

@@ -13,9 +13,9 @@ from activity_embeddings.transformations.definitions.views import (
 
 member_activity_sequence = sequence_view(
     events=member_activity,
-    items=job_embedding,
+    vectors=job_embedding,
     member=member,
-    job=job,
+    item=job,
     spec=SPEC,
     snapshots=SNAPSHOTS,
     owner=OWNER,
@@ -24,7 +24,7 @@ member_activity_sequence = sequence_view(
 EMBEDDING_VIEWS = embedding_views(
     ACTIVITY_MODELS,
     sequence=member_activity_sequence,
-    items=job_embedding,
+    vectors=job_embedding,
     member=member,
     snapshots=SNAPSHOTS,
     repo=DATA.parent,
@@ -34,7 +34,7 @@ EMBEDDING_VIEWS = embedding_views(
 REALTIME_VIEWS = realtime_views(
     EMBEDDING_VIEWS,
     sequence=member_activity_sequence,
-    job=job,
+    item=job,
     repo=DATA.parent,
     owner=OWNER,
 )

@@ -43,11 +43,11 @@ def sample_result(*, simulated: bool = False) -> dict[str, Any]:
         "description": "MovieTweetings: films stand in for jobs (a proxy domain)",
         "events": 79570,
         "members": 13244,
-        "jobs": 10506,
+        "items": 10506,
         "from": "2013-02-28T14:38:27+00:00",
         "until": "2014-09-01T00:00:00+00:00",
         "events_fingerprint": "5f1c9c33a2b14dcf8f6c3a6be0b0cf11",
-        "item_embedding": {
+        "vector_spec": {
             "name": "content_and_behaviour",
             "version": "2",
             "dimension": 64,
@@ -56,11 +56,11 @@ def sample_result(*, simulated: bool = False) -> dict[str, Any]:
     }
     if simulated:
         data["description"] = (
-            "a generator of members whose interests move from job family to family"
+            "a generator of members whose interests move from item family to family"
         )
     return {
         "schema": 1,
-        "title": "Does it help? Activity embeddings in a job ranker",
+        "title": "Does it help? Activity embeddings in an item ranker",
         "created": "2026-02-03T09:12:44Z",
         "seconds": 312.4,
         "simulated": simulated,
@@ -100,7 +100,7 @@ def sample_result(*, simulated: bool = False) -> dict[str, Any]:
         ],
         "tasks": {
             "day": {
-                "title": "Rank the job that the member went on to want, among all jobs of that day",
+                "title": "Rank the item that the member went on to want, among all items of that day",
                 "queries": 7012,
                 "members": 3518,
                 "candidates": {"median": 281, "max": 423},
@@ -116,14 +116,14 @@ def sample_result(*, simulated: bool = False) -> dict[str, Any]:
                 "figures": to_date,
             },
             "week": {
-                "title": "The same among all jobs of that week",
+                "title": "The same among all items of that week",
                 "queries": 7012,
                 "members": 3518,
                 "candidates": {"median": 1207, "max": 1611},
                 "figures": week,
             },
             "like": {
-                "title": "Tell a job that is liked from one that is dismissed",
+                "title": "Tell an item that is liked from one that is dismissed",
                 "rows": 9120,
                 "members": 3711,
                 "figures": like,
@@ -287,9 +287,9 @@ def _checks(simulated: bool) -> list[dict[str, Any]]:
             "says": "The embedding of another member: -.0007 [-.0045, +.0032].",
         },
         {
-            "name": "job-only floor",
+            "name": "item-only floor",
             "passed": False,
-            "says": "A ranker that sees jobs alone reaches .1391, less than .01 under nothing.",
+            "says": "A ranker that sees items alone reaches .1391, less than .01 under nothing.",
         },
         {
             "name": "leak canary",

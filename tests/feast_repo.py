@@ -173,7 +173,7 @@ class Repo:
 def make_repo(path: Path, models: Path, events: pa.Table, vectors: pa.Table) -> Repo:
     """Copy the definitions to `path` and give them data and packaged models.
 
-    The job vectors are the user's own, by the file that the README says to copy.
+    The item vectors are the user's own, by the file that the README says to copy.
     """
     repo = _copy_definitions(path, models)
     shutil.copy(OWN_JOB_VECTORS, path / "job_vectors.py")
@@ -183,7 +183,7 @@ def make_repo(path: Path, models: Path, events: pa.Table, vectors: pa.Table) -> 
 
 
 def make_encoder_repo(path: Path, models: Path, events: pa.Table, postings: pa.Table) -> Repo:
-    """Copy the definitions as they are; `models` holds a job encoder and models for its vectors."""
+    """Copy the definitions as they are; `models` holds an item encoder and models for its vectors."""
     repo = _copy_definitions(path, models)
     repo.write_events(events)
     repo.write_postings(postings)
@@ -200,12 +200,12 @@ def _copy_definitions(path: Path, models: Path) -> Repo:
 
 
 def events_table(rows: list[tuple[int, int, str, datetime]]) -> pa.Table:
-    """Return (member_id, job_id, action, time) as an event source."""
-    members, jobs, actions, times = zip(*rows, strict=True) if rows else ((), (), (), ())
+    """Return (member_id, item_id, action, time) as an event source."""
+    members, items, actions, times = zip(*rows, strict=True) if rows else ((), (), (), ())
     return pa.table(
         {
             "member_id": pa.array(members, pa.int64()),
-            "job_id": pa.array(jobs, pa.int64()),
+            "job_id": pa.array(items, pa.int64()),
             "action": pa.array(actions, pa.string()),
             "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
         }
@@ -213,11 +213,11 @@ def events_table(rows: list[tuple[int, int, str, datetime]]) -> pa.Table:
 
 
 def vectors_table(rows: list[tuple[int, datetime, np.ndarray]]) -> pa.Table:
-    """Return (job_id, time, vector) as a job-embedding source."""
-    jobs, times, vectors = zip(*rows, strict=True)
+    """Return (item_id, time, vector) as an item-embedding source."""
+    items, times, vectors = zip(*rows, strict=True)
     return pa.table(
         {
-            "job_id": pa.array(jobs, pa.int64()),
+            "job_id": pa.array(items, pa.int64()),
             "embedding": pa.array([v.tolist() for v in vectors], pa.list_(pa.float32())),
             "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
         }
@@ -227,27 +227,27 @@ def vectors_table(rows: list[tuple[int, datetime, np.ndarray]]) -> pa.Table:
 def small_data(seed: int = 0, members: int = 40, days: int = 45) -> tuple[list, list]:
     """Return (events, vectors) rows with the cases that matter.
 
-    Members differ in how much and until when they act; some jobs get a vector late or never, some
+    Members differ in how much and until when they act; some items get a vector late or never, some
     get a second one; some events repeat.
     """
     random = np.random.default_rng(seed)
-    jobs = 30
+    items = 30
     events = []
     for member in range(1, members + 1):
         silent_after = days if member % 3 else random.integers(1, 12)
         for _ in range(int(random.integers(1, 60 if member % 7 == 0 else 12))):
             when = at(-20 + float(random.uniform(0, 20 + silent_after)))
             action = ("APPLY", "SAVE", "DISMISS")[random.choice(3, p=[0.5, 0.35, 0.15])]
-            events.append((member, int(random.integers(1, jobs + 4)), action, when))
+            events.append((member, int(random.integers(1, items + 4)), action, when))
     events += events[:5]
     # On the edges of windows: at a cut-off, and exactly 28 days before one.
     events += [(members + 1, 1, "APPLY", at(0)), (members + 2, 2, "SAVE", at(-25))]
     vectors = []
-    for job in range(1, jobs + 1):
-        known_from = at(-40) if job % 5 else at(float(random.uniform(-5, 8)))
-        vectors.append((job, known_from, random.normal(size=DIMENSION).astype(np.float32)))
-        if job % 11 == 0:
-            vectors.append((job, at(5), random.normal(size=DIMENSION).astype(np.float32)))
+    for item in range(1, items + 1):
+        known_from = at(-40) if item % 5 else at(float(random.uniform(-5, 8)))
+        vectors.append((item, known_from, random.normal(size=DIMENSION).astype(np.float32)))
+        if item % 11 == 0:
+            vectors.append((item, at(5), random.normal(size=DIMENSION).astype(np.float32)))
     return events, vectors
 
 

@@ -1,11 +1,11 @@
-"""A small job encoder for tests, postings for it, and what they should give, by plain numpy."""
+"""A small item encoder for tests, postings for it, and what they should give, by plain numpy."""
 
 import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 from feast_repo import DIMENSION, at, us
 
-from activity_embeddings.training.packaging import package_job_encoder
+from activity_embeddings.training.packaging import package_item_encoder
 
 NAME = "content"
 VALID_FROM = at(-30)
@@ -47,33 +47,33 @@ def vector_of(title, genres, year, scale=1.0):
 
 def package_encoder(path, encoder=None, **changes):
     facts = {"name": NAME, "version": "1", "valid_from": VALID_FROM, **changes}
-    return package_job_encoder(encoder or SmallEncoder(), path, **facts)
+    return package_item_encoder(encoder or SmallEncoder(), path, **facts)
 
 
-def small_postings(jobs=30):
-    """Return (job_id, time, title, genres, year) rows with the cases that matter.
+def small_postings(items=30):
+    """Return (item_id, time, title, genres, year) rows with the cases that matter.
 
-    Some jobs are posted late, some get a second version, some had two before the encoder was
+    Some items are posted late, some get a second version, some had two before the encoder was
     valid, one has no genres.
     """
     rows = []
-    for job in range(1, jobs + 1):
-        genres = ["drama", "war", "short"][: job % 4]
-        since = at(-40) if job % 5 else at(-5 + job / 3)
-        rows.append((job, since, "x" * (3 + job), genres, 1990 + job))
-        if job % 11 == 0:
-            rows.append((job, at(5), "y" * job, [*genres, "new"], 2010))
-        if job % 7 == 0:
-            rows.append((job, at(-35), "z" * (40 + job), genres, 2011))
+    for item in range(1, items + 1):
+        genres = ["drama", "war", "short"][: item % 4]
+        since = at(-40) if item % 5 else at(-5 + item / 3)
+        rows.append((item, since, "x" * (3 + item), genres, 1990 + item))
+        if item % 11 == 0:
+            rows.append((item, at(5), "y" * item, [*genres, "new"], 2010))
+        if item % 7 == 0:
+            rows.append((item, at(-35), "z" * (40 + item), genres, 2011))
     return rows
 
 
 def postings_table(rows):
     """Return such rows as a source of postings."""
-    jobs, times, titles, genres, years = zip(*rows, strict=True)
+    items, times, titles, genres, years = zip(*rows, strict=True)
     return pa.table(
         {
-            "job_id": pa.array(jobs, pa.int64()),
+            "job_id": pa.array(items, pa.int64()),
             "title": pa.array(titles, pa.string()),
             "genres": pa.array(genres, pa.list_(pa.string())),
             "year": pa.array(years, pa.int32()),
@@ -83,22 +83,22 @@ def postings_table(rows):
 
 
 def expected_vectors(rows, end, *, valid_from=VALID_FROM, scale=1.0):
-    """Return {(job, time): vector} that an encoder should have published by a time.
+    """Return {(item, time): vector} that an encoder should have published by a time.
 
-    The slow way: at every time at which anything can change, look at each job's newest posting.
+    The slow way: at every time at which anything can change, look at each item's newest posting.
     """
     found = {}
     moments = {valid_from, *(time for _, time, *_ in rows if time > valid_from)}
     for moment in sorted(m for m in moments if valid_from <= m <= end):
-        for job in {job for job, *_ in rows}:
-            known = [row for row in rows if row[0] == job and row[1] <= moment]
+        for item in {item for item, *_ in rows}:
+            known = [row for row in rows if row[0] == item and row[1] <= moment]
             if not known:
                 continue
             _, time, title, genres, year = max(known, key=lambda row: row[1])
-            found[job, max(time, valid_from)] = vector_of(title, genres, year, scale)
+            found[item, max(time, valid_from)] = vector_of(title, genres, year, scale)
     return found
 
 
 def as_reference(vectors):
     """Return `expected_vectors` as `reference` takes them."""
-    return [(job, us(time), vector.tolist()) for (job, time), vector in vectors.items()]
+    return [(item, us(time), vector.tolist()) for (item, time), vector in vectors.items()]

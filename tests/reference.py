@@ -8,14 +8,14 @@ import math
 US_PER_DAY = 86_400_000_000
 
 
-def vector_as_of(vectors, job_id, as_of):
-    """Return the newest vector of a job with time <= as_of, or None.
+def vector_as_of(vectors, item_id, as_of):
+    """Return the newest vector of an item with time <= as_of, or None.
 
-    `vectors` is a list of (job_id, time_us, vector).
+    `vectors` is a list of (item_id, time_us, vector).
     """
     newest = None
     for other, time, vector in vectors:
-        if other == job_id and time <= as_of and (newest is None or time > newest[0]):
+        if other == item_id and time <= as_of and (newest is None or time > newest[0]):
             newest = (time, vector)
     return None if newest is None else newest[1]
 
@@ -35,9 +35,9 @@ def joined(rows, key, label_time, ttl_us):
 
 
 def sequence(events, vectors, member_id, as_of, *, window_us, length):
-    """Return ([(job_id, action, time_us)], unknown) of one member, oldest first, not padded.
+    """Return ([(item_id, action, time_us)], unknown) of one member, oldest first, not padded.
 
-    `events` is a list of dicts with member_id, job_id, action, time and perhaps event_id.
+    `events` is a list of dicts with member_id, item_id, action, time and perhaps event_id.
     """
     seen = []
     for event in events:

@@ -84,7 +84,7 @@ BAD_EVENTS = {
         ["'action'", "string", "Received: int64"],
     ),
     "a null member": (with_null(TWO_DAYS, "member_id"), ["'member_id'", "no nulls", "1 of"]),
-    "a null job": (with_null(TWO_DAYS, "job_id"), ["'job_id'", "no nulls", "1 of"]),
+    "a null item": (with_null(TWO_DAYS, "job_id"), ["'job_id'", "no nulls", "1 of"]),
     "a null action": (with_null(TWO_DAYS, "action"), ["'action'", "no nulls", "1 of"]),
     "a null time": (
         with_null(TWO_DAYS, "event_timestamp"),
@@ -169,7 +169,7 @@ BAD_VECTORS = {
         vectors_with(2, [0.5] * 63),
         ["'embedding'", "length 64", "Received: length 63", "1 of"],
     ),
-    "NaN": (vectors_with(2, [np.nan] + [0.0] * 63), ["finite", "NaN", "job", "1 of"]),
+    "NaN": (vectors_with(2, [np.nan] + [0.0] * 63), ["finite", "NaN", "item", "1 of"]),
     "infinity": (vectors_with(2, [np.inf] + [0.0] * 63), ["finite", "infinity", "1 of"]),
     "a null inside a vector": (vectors_with(2, [None] + [0.0] * 63), ["finite", "null", "1 of"]),
     "a null vector": (vectors_with(2, None), ["'embedding'", "no nulls", "1 of"]),
@@ -177,23 +177,23 @@ BAD_VECTORS = {
         pa.concat_tables([GOOD_VECTORS, GOOD_VECTORS.slice(OLD_VECTOR, 1)]),
         ["one vector at one time", "has two at 2024-"],
     ),
-    "a null job": (with_null(GOOD_VECTORS, "job_id"), ["'job_id'", "no nulls"]),
+    "a null item": (with_null(GOOD_VECTORS, "job_id"), ["'job_id'", "no nulls"]),
     "a null time": (with_null(GOOD_VECTORS, "event_timestamp"), ["no nulls", "1 of"]),
-    "jobs of another type than in the events": (
+    "items of another type than in the events": (
         with_column(GOOD_VECTORS, "job_id", GOOD_VECTORS["job_id"].cast(pa.string())),
-        ["job_id in member_activity", "one type", "string", "int64"],
+        ["item_id in member_activity", "one type", "string", "int64"],
     ),
 }
 
 
 @pytest.mark.parametrize("case", BAD_VECTORS)
-def test_bad_job_vectors_are_refused(case, repo):
+def test_bad_item_vectors_are_refused(case, repo):
     table, expected = BAD_VECTORS[case]
     repo.write_vectors(table)
     assert_refused(repo, MATERIALIZE, "job_embedding", *expected)
 
 
-def test_bad_job_vectors_are_refused_when_only_their_own_view_is_materialized(repo):
+def test_bad_item_vectors_are_refused_when_only_their_own_view_is_materialized(repo):
     repo.write_vectors(vectors_with(2, [np.nan] + [0.0] * 63))
     assert_refused(repo, [*MATERIALIZE, "--views", "job_embedding"], "job_embedding", "NaN")
 
@@ -207,15 +207,15 @@ def edit_manifest(repo, name, change):
 
 BAD_MANIFESTS = {
     "another dimension": (
-        lambda m: m["item_embedding"].update(dimension=32),
-        ["'cnn'", "item embedding", "`dimension` should be 64", "Received: 32"],
+        lambda m: m["vector_spec"].update(dimension=32),
+        ["'cnn'", "item vectors", "`dimension` should be 64", "Received: 32"],
     ),
     "another item-embedding version": (
-        lambda m: m["item_embedding"].update(version="0"),
-        ["'cnn'", "item embedding", "`version` should be '1'", "Received: '0'"],
+        lambda m: m["vector_spec"].update(version="0"),
+        ["'cnn'", "item vectors", "`version` should be '1'", "Received: '0'"],
     ),
-    "another item embedding": (
-        lambda m: m["item_embedding"].update(name="titles"),
+    "another item vectors": (
+        lambda m: m["vector_spec"].update(name="titles"),
         ["'cnn'", "`name` should be 'content_and_behaviour'", "'titles'"],
     ),
     "another vocabulary": (
@@ -260,7 +260,7 @@ def save_plain(repo, signature=True, **shapes):
     import tensorflow as tf
 
     length, dimension = shapes.get("length", 32), shapes.get("dimension", DIMENSION)
-    first = shapes.get("first_input", "job_embeddings")
+    first = shapes.get("first_input", "item_embeddings")
     scale = shapes.get("scale", 1.0)
 
     class Plain(tf.Module):
@@ -286,13 +286,13 @@ def save_plain(repo, signature=True, **shapes):
         "activity_models.py",
         'ActivityModel(MODELS / "cnn"),',
         'ActivityModel(MODELS / "cnn", name="cnn", version="9", spec=SPEC, '
-        "item_embedding=ITEM_EMBEDDING),",
+        "vector_spec=VECTOR_SPEC),",
     )
 
 
 def test_signatures_that_do_not_fit_are_refused_at_apply(repo):
     save_plain(repo, dimension=32)
-    assert_refused(repo, ["apply"], "'cnn'", "'job_embeddings'", "[?, 32, 64]", "[?, 32, 32]")
+    assert_refused(repo, ["apply"], "'cnn'", "'item_embeddings'", "[?, 32, 64]", "[?, 32, 32]")
 
 
 def test_a_sequence_length_that_does_not_fit_is_refused_at_apply(repo):
@@ -301,8 +301,8 @@ def test_a_sequence_length_that_does_not_fit_is_refused_at_apply(repo):
 
 
 def test_an_unknown_input_is_refused_at_apply(repo):
-    save_plain(repo, first_input="jobs")
-    assert_refused(repo, ["apply"], "'cnn'", "inputs should be named", "actions, jobs")
+    save_plain(repo, first_input="items")
+    assert_refused(repo, ["apply"], "'cnn'", "inputs should be named", "actions, items")
 
 
 def test_an_input_of_a_wrong_type_is_refused_at_apply(repo):

@@ -225,18 +225,18 @@ def test_a_model_that_was_applied_and_not_materialized_is_told(published):
 
     from activity_embeddings.training.models import CNN
     from activity_embeddings.training.packaging import package_model
-    from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+    from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
-    spec, items = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)
+    spec, vector_spec = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", 64)
     keras.utils.set_random_seed(8)
     shutil.rmtree(published.path / "models" / "cnn")
     package_model(
-        CNN(residual=False).build(spec, items),
+        CNN(residual=False).build(spec, vector_spec),
         published.path / "models" / "cnn",
         name="cnn",
         version="2",
         spec=spec,
-        item_embedding=items,
+        vector_spec=vector_spec,
     )
     published.run("apply")
     report = check(published.store, sample=1000)

@@ -34,7 +34,7 @@ def test_a_days_work_with_the_feast_command(repo, ran):
 
     backfill = ran("materialize", f"{at(0):%Y-%m-%dT%H:%M:%S}", f"{at(3):%Y-%m-%dT%H:%M:%S}")
     assert "3 snapshots from 2024-03-02 00:00 to 2024-03-04 00:00 UTC" in backfill
-    assert "% of the activity in the windows is on unknown jobs" in backfill
+    assert "% of the activity in the windows is on unknown items" in backfill
 
     again = ran("apply")
     assert "Created" not in again and "Deleted" not in again

@@ -1,4 +1,4 @@
-"""Two different strings are two different members, and two different jobs, on every path."""
+"""Two different strings are two different members, and two different items, on every path."""
 
 import csv
 import json
@@ -28,11 +28,11 @@ IDS = [
 UNWEIGHTED = "member_activity_embedding_unweighted_average"
 
 
-def events(ids, day, jobs=None):
+def events(ids, day, items=None):
     return pa.table(
         {
             "member_id": pa.array(ids, pa.string()),
-            "job_id": pa.array(jobs or ids, pa.string()),
+            "job_id": pa.array(items or ids, pa.string()),
             "action": ["APPLY"] * len(ids),
             "event_timestamp": pa.array([at(day)] * len(ids), pa.timestamp("us", "UTC")),
         }
@@ -79,8 +79,8 @@ def test_in_the_batch_and_the_stores(repo):
     files = repo.data / "snapshots" / "member_activity_sequence" / "v1"
     rows = pq.read_table(files, partitioning=None).to_pylist()
     assert {row["member_id"]: row["activity_job_ids"] for row in rows} == {i: [i] for i in IDS}
-    jobs, vectors = stored(repo)
-    assert jobs == [[job] for job in IDS]
+    items, vectors = stored(repo)
+    assert items == [[item] for item in IDS]
     assert np.array_equal(vectors, [vector(i) for i in range(len(IDS))])
     assert not check(repo.store).differences
 
@@ -90,13 +90,13 @@ def test_in_a_training_join(repo):
     names = ["member_activity_sequence:activity_job_ids", f"{UNWEIGHTED}:apply_embedding"]
     joined = repo.store.get_historical_features(labels, names).to_df()
     assert joined["member_id"].tolist() == IDS
-    assert [list(jobs) for jobs in joined["activity_job_ids"]] == [[job] for job in IDS]
+    assert [list(items) for items in joined["activity_job_ids"]] == [[item] for item in IDS]
 
 
 def test_at_request_time(repo):
     recent = {
-        member: [(job, "APPLY", at(-0.5))]
-        for member, job in zip(IDS, [*IDS[1:], IDS[0]], strict=True)
+        member: [(item, "APPLY", at(-0.5))]
+        for member, item in zip(IDS, [*IDS[1:], IDS[0]], strict=True)
     }
     rows = entity_rows(IDS, recent, request_timestamp=at(0))
     got = repo.store.get_online_features([f"{UNWEIGHTED}_realtime:apply_embedding"], rows).to_dict()
@@ -108,9 +108,9 @@ def test_at_request_time(repo):
 @pytest.mark.parametrize("way", ["table", "parquet", "csv", "jsonl"])
 def test_when_pushed(repo, way, tmp_path):
     before, _ = stored(repo)
-    jobs = [*IDS[2:], *IDS[:2]]
+    items = [*IDS[2:], *IDS[:2]]
     day = 0.25 + 0.1 * ["table", "parquet", "csv", "jsonl"].index(way)
-    table = events(IDS, day, jobs)
+    table = events(IDS, day, items)
     file = tmp_path / f"events.{way}"
     columns = table.to_pydict() | {"event_timestamp": [at(day).isoformat()] * len(IDS)}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -132,7 +132,7 @@ def test_when_pushed(repo, way, tmp_path):
         )
         assert done.returncode == 0, done.stderr
     after, _ = stored(repo)
-    assert after == [[*held, job] for held, job in zip(before, jobs, strict=True)]
+    assert after == [[*held, item] for held, item in zip(before, items, strict=True)]
 
 
 @pytest.mark.parametrize("bad", ["a\0", "\0", "a\0b"])
@@ -140,9 +140,9 @@ def test_an_id_with_a_nul_is_refused_at_every_door(repo, bad, tmp_path):
     """C strings, numpy and PostgreSQL would take it for another id."""
     stores = repo.stores()
     writer = SequenceWriter(repo.store)
-    for members, jobs in ([bad], ["a"]), (["a"], [bad]):
+    for members, items in ([bad], ["a"]), (["a"], [bad]):
         with pytest.raises(InvalidInput, match="without NUL"):
-            writer.push(events(members, 0.9, jobs))
+            writer.push(events(members, 0.9, items))
     pq.write_table(events(["b", bad], 0.9), repo.events / "bad.parquet")
     try:
         outcome = repo.feast("materialize", "2024-03-01T00:00:00", "2024-03-02T00:00:00")

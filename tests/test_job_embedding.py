@@ -1,4 +1,4 @@
-"""Job vectors by an encoder, with the real `feast` command and stores, held to plain numpy."""
+"""Item vectors by an encoder, with the real `feast` command and stores, held to plain numpy."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from feast_repo import (
     small_data,
     us,
 )
-from job_encoders import (
+from item_encoders import (
     VALID_FROM,
     SmallEncoder,
     as_reference,
@@ -45,36 +45,38 @@ from activity_embeddings.transformations.spec import ActivitySpec
 
 SEQUENCE = "member_activity_sequence"
 AVERAGE = "member_activity_embedding_unweighted_average"
-ONLINE = "activity_embeddings_job_embedding"
-JOBS_ONLY = ("--views", "job_embedding")
+ONLINE = "activity_embeddings_item_embedding"
+ITEMS_ONLY = ("--views", "job_embedding")
 EVENTS, _ = small_data(seed=6, members=20, days=12)
 POSTINGS = small_postings()
 DELAY = timedelta(minutes=30)
 
 
-class NewestJob(tf.Module):
-    """A model in the CNN's place: the vector of the newest job."""
+class NewestItem(tf.Module):
+    """A model in the CNN's place: the vector of the newest item."""
 
     @tf.function(
         input_signature=[
-            tf.TensorSpec([None, 32, DIMENSION], tf.float32, "job_embeddings"),
+            tf.TensorSpec([None, 32, DIMENSION], tf.float32, "item_embeddings"),
             tf.TensorSpec([None, 32], tf.int32, "actions"),
         ]
     )
-    def serve(self, job_embeddings, actions):
-        return {"activity_embedding": job_embeddings[:, -1]}
+    def serve(self, item_embeddings, actions):
+        return {"activity_embedding": item_embeddings[:, -1]}
 
 
 def package_all(folder, encoder=None, **changes):
-    """Package a job encoder, and the three models of the feature repo for its vectors."""
-    described = package_encoder(folder / "job_encoder", encoder, **changes)
-    spec, items = ActivitySpec(), described.item_embedding
+    """Package an item encoder, and the three models of the feature repo for its vectors."""
+    described = package_encoder(folder / "item_encoder", encoder, **changes)
+    spec, vector_spec = ActivitySpec(), described.vector_spec
     for name, model in {
-        "unweighted_average": UnweightedAverage().build(spec, items),
-        "geometric_decay": GeometricDecay(r=0.8).build(spec, items),
-        "cnn": NewestJob(),
+        "unweighted_average": UnweightedAverage().build(spec, vector_spec),
+        "geometric_decay": GeometricDecay(r=0.8).build(spec, vector_spec),
+        "cnn": NewestItem(),
     }.items():
-        package_model(model, folder / name, name=name, version="1", spec=spec, item_embedding=items)
+        package_model(
+            model, folder / name, name=name, version="1", spec=spec, vector_spec=vector_spec
+        )
     return described
 
 
@@ -87,7 +89,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def repo(tmp_path, models):
-    """A feature repo whose job vectors an encoder makes, applied."""
+    """A feature repo whose item vectors an encoder makes, applied."""
     repo = make_encoder_repo(
         tmp_path / "repo", models, events_table(EVENTS), postings_table(POSTINGS)
     )
@@ -105,13 +107,13 @@ def published(tmp_path_factory, models):
     repo.run("apply")
     outcome = repo.materialize(at(0), at(4.5))
     count = sum(time <= at(4.5) for _, time, *_ in POSTINGS)
-    said = f"job vectors: {count - 4} new by encoder content 1, of {count} postings (4 superseded)"
+    said = f"item vectors: {count - 4} new by encoder content 1, of {count} postings (4 superseded)"
     assert said in outcome.output
     return repo
 
 
 def offline(repo, version=1):
-    """Return {(job, time): vector} of everything that is published, and check its stamps."""
+    """Return {(item, time): vector} of everything that is published, and check its stamps."""
     folder = repo.data / "snapshots" / "job_embedding" / f"v{version}"
     rows = pq.read_table(folder, partitioning=None).to_pylist()
     assert all(row["created_timestamp"] == row["event_timestamp"] + DELAY for row in rows)
@@ -120,18 +122,18 @@ def offline(repo, version=1):
     return found
 
 
-def online(repo, jobs=range(1, 31)):
-    """Return {job: vector} of the jobs that the online store has."""
+def online(repo, items=range(1, 31)):
+    """Return {item: vector} of the items that the online store has."""
     answer = repo.store.get_online_features(
-        ["job_embedding:embedding"], [{"job_id": job} for job in jobs]
+        ["job_embedding:embedding"], [{"job_id": item} for item in items]
     ).to_dict()
     pairs = zip(answer["job_id"], answer["embedding"], strict=True)
-    return {job: vector for job, vector in pairs if vector is not None}
+    return {item: vector for item, vector in pairs if vector is not None}
 
 
 def newest(vectors):
-    """Return {job: vector}, the newest of each."""
-    return {job: vector for (job, _), vector in sorted(vectors.items(), key=lambda item: item[0])}
+    """Return {item: vector}, the newest of each."""
+    return {item: vector for (item, _), vector in sorted(vectors.items(), key=lambda item: item[0])}
 
 
 def assert_same(got, expected):
@@ -174,28 +176,28 @@ def test_sequences_of_the_same_call_use_a_vector_from_its_own_time_on(published)
         member = [e for e in events if e["member_id"] == row["member_id"]]
         window = {"window_us": 28 * US_PER_DAY, "length": 32}
         activities, unknown = sequence(member, vectors, row["member_id"], moment, **window)
-        assert row["activity_job_ids"] == [job for job, _, _ in activities]
+        assert row["activity_job_ids"] == [item for item, _, _ in activities]
         assert row["activity_times"] == [time for _, _, time in activities]
-        applied = [vector_as_of(vectors, job, moment) for job, a, _ in activities if a == "APPLY"]
+        applied = [vector_as_of(vectors, item, moment) for item, a, _ in activities if a == "APPLY"]
         np.testing.assert_allclose(
             average["apply_embedding"], mean_of(applied, DIMENSION), atol=1e-5, rtol=0
         )
         seen_late += unknown
-    assert seen_late, "some activity should have been on jobs that were not known yet"
+    assert seen_late, "some activity should have been on items that were not known yet"
 
 
 def test_a_training_join_never_sees_a_vector_before_posting_and_encoder(published):
     expected = expected_vectors(POSTINGS, at(4.5))
     moments = {time for _, time in expected} | {at(-100), at(3)}
     early = timedelta(microseconds=1)
-    labels = [(job, m + d) for job in range(1, 31) for m in moments for d in (-early, early * 0)]
+    labels = [(item, m + d) for item in range(1, 31) for m in moments for d in (-early, early * 0)]
     frame = pd.DataFrame(labels, columns=["job_id", "event_timestamp"])
     frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"], utc=True)
     joined = published.store.get_historical_features(frame, ["job_embedding:embedding"]).to_df()
-    for (job, moment), vector in zip(labels, joined["embedding"], strict=True):
-        known = [time for other, time in expected if other == job and time <= moment]
+    for (item, moment), vector in zip(labels, joined["embedding"], strict=True):
+        known = [time for other, time in expected if other == item and time <= moment]
         if known:
-            np.testing.assert_allclose(vector, expected[job, max(known)], atol=1e-6, rtol=0)
+            np.testing.assert_allclose(vector, expected[item, max(known)], atol=1e-6, rtol=0)
         else:
             assert vector is None or vector is pd.NA or np.ndim(vector) == 0
     assert min(time for _, time in expected) == VALID_FROM
@@ -231,10 +233,10 @@ def test_a_run_adds_one_folder_with_what_is_new_and_changes_nothing_else(repo):
     more = [
         *(row for row in POSTINGS if row[0] != 4),
         (3, at(2.5), "a new version", [], 2020),
-        (50, at(2.5), "a new job", ["war"], 2020),
-        (51, at(-60), "an old job that came late", ["war"], 2020),
+        (50, at(2.5), "a new item", ["war"], 2020),
+        (51, at(-60), "an old item that came late", ["war"], 2020),
         # Published as of VALID_FROM already; its posting was given another time since.
-        (4, at(1), "the same job", ["war"], 2020),
+        (4, at(1), "the same item", ["war"], 2020),
     ]
     repo.write_postings(postings_table(more))
     repo.run("materialize-incremental", f"{at(3):%Y-%m-%dT%H:%M:%S}")
@@ -244,22 +246,22 @@ def test_a_run_adds_one_folder_with_what_is_new_and_changes_nothing_else(repo):
     sink = repo.data / "snapshots" / "job_embedding" / "v1"
     added = pq.read_table(sink / folders(repo)[1], partitioning=None).to_pylist()
     times = {(row["job_id"], row["event_timestamp"]) for row in added}
-    late = {(job, t) for job, t, *_ in POSTINGS if at(2) < t <= at(3)}
+    late = {(item, t) for item, t, *_ in POSTINGS if at(2) < t <= at(3)}
     new = {(3, at(2.5)), (50, at(2.5)), (51, VALID_FROM), (4, at(1))}
     assert times == late | new
     served = online(repo, [3, 4, 50, 51])
-    assert_same(served, {job: v for job, v in newest(offline(repo)).items() if job in served})
+    assert_same(served, {item: v for item, v in newest(offline(repo)).items() if item in served})
     assert len(served) == 4
 
 
 def test_a_late_posting_within_an_interval_that_was_published_is_published_too(repo):
-    repo.materialize(at(0), at(2), *JOBS_ONLY)
+    repo.materialize(at(0), at(2), *ITEMS_ONLY)
     more = [*POSTINGS, (3, at(1.75), "newest", [], 2020), (5, at(-4), "older", [], 2020)]
     repo.write_postings(postings_table(more))
-    repo.materialize(at(0), at(2), *JOBS_ONLY)
+    repo.materialize(at(0), at(2), *ITEMS_ONLY)
     assert folders(repo) == ["as_of=20240303T000000Z", "as_of=20240303T000000.000001Z"][::-1]
     assert_same(offline(repo), expected_vectors(more, at(2)))
-    # Job 5 has a newer one online already, which stays.
+    # Item 5 has a newer one online already, which stays.
     assert_same(online(repo), newest(expected_vectors(more, at(2))))
 
 
@@ -268,7 +270,7 @@ def test_materializing_again_or_less_changes_no_byte(repo):
     once = repo.stores()
     repo.materialize(at(0), at(3))
     assert repo.stores() == once
-    repo.materialize(at(1), at(2), *JOBS_ONLY)
+    repo.materialize(at(1), at(2), *ITEMS_ONLY)
     assert repo.stores() == once
 
 
@@ -294,7 +296,7 @@ def test_the_order_of_postings_and_the_offline_store_change_no_byte(repo, tmp_pa
 
 def test_steps_and_one_backfill_publish_the_same_vectors(repo, published):
     for end in (at(0.5), at(2), at(4.5)):
-        repo.materialize(at(0), end, *JOBS_ONLY)
+        repo.materialize(at(0), end, *ITEMS_ONLY)
     assert len(folders(repo)) == 3
     assert_same(offline(repo), offline(published))
     assert_same(online(repo), online(published))
@@ -317,44 +319,42 @@ def test_nothing_is_known_before_the_encoder_was_fitted(tmp_path, models):
 
 def test_models_refuse_the_vectors_of_an_encoder_retrained_under_its_version(repo):
     repo.materialize(at(0), at(1))
-    package_encoder(repo.path / "models" / "job_encoder", SmallEncoder(scale=0.5))
+    package_encoder(repo.path / "models" / "item_encoder", SmallEncoder(scale=0.5))
     assert_refused(
         repo, interval(at(1), at(2)), "'content'", "applied", "`fingerprint`", "feast apply"
     )
-    assert_refused(
-        repo, ["apply"], "'unweighted_average'", "another item embedding", "`fingerprint`"
-    )
+    assert_refused(repo, ["apply"], "'unweighted_average'", "another item vectors", "`fingerprint`")
 
 
 def test_a_model_of_another_encoder_is_refused_when_it_is_loaded(repo):
     manifest = repo.path / "models" / "cnn" / "assets.extra" / "activity_model.json"
     facts = json.loads(manifest.read_text())
-    facts["item_embedding"]["fingerprint"] = "0123456789abcdef"
+    facts["vector_spec"]["fingerprint"] = "0123456789abcdef"
     manifest.write_text(json.dumps(facts))
     store = repo.store
     with pytest.raises(InvalidInput, match=r"'cnn'.*`fingerprint` should be .*0123456789abcdef"):
         registered_model(
             store.get_feature_view("member_activity_embedding_cnn"),
             spec=ActivitySpec(),
-            items=store.get_feature_view("job_embedding"),
+            vector_spec=store.get_feature_view("job_embedding"),
             repo=repo.path,
         )
     assert_refused(repo, interval(at(0), at(1)), "'cnn'", "`fingerprint`", "0123456789abcdef")
     # A model from before there were fingerprints is no better.
-    del facts["item_embedding"]["fingerprint"]
+    del facts["vector_spec"]["fingerprint"]
     manifest.write_text(json.dumps(facts))
     assert_refused(repo, ["apply"], "'cnn'", "`fingerprint`", "Received: ''")
 
 
 def test_a_retrained_encoder_starts_a_history_of_its_own_and_can_be_taken_back(repo, models):
-    repo.materialize(at(0), at(1), *JOBS_ONLY)
+    repo.materialize(at(0), at(1), *ITEMS_ONLY)
     package_all(repo.path / "models", SmallEncoder(scale=0.5))
     repo.run("apply")
     assert_refused(repo, interval(at(0), at(1)), "'content'", "new version", "fingerprint")
     # The embedding views have no snapshots yet; only the encoder needs another version.
     package_all(repo.path / "models", SmallEncoder(scale=0.5), version="2")
     repo.run("apply")
-    repo.materialize(at(0), at(1), *JOBS_ONLY)
+    repo.materialize(at(0), at(1), *ITEMS_ONLY)
     halved = expected_vectors(POSTINGS, at(1), scale=0.5)
     assert_same(offline(repo, version=2), halved)
     assert_same(online(repo), newest(halved))
@@ -363,12 +363,12 @@ def test_a_retrained_encoder_starts_a_history_of_its_own_and_can_be_taken_back(r
     shutil.rmtree(repo.path / "models")
     shutil.copytree(models, repo.path / "models")
     repo.run("apply")
-    repo.materialize(at(0), at(1), *JOBS_ONLY)
+    repo.materialize(at(0), at(1), *ITEMS_ONLY)
     assert_same(online(repo), newest(expected_vectors(POSTINGS, at(1))))
 
 
 def test_an_encoder_whose_time_was_moved_is_refused(repo):
-    manifest = repo.path / "models" / "job_encoder" / "assets.extra" / "job_encoder.json"
+    manifest = repo.path / "models" / "item_encoder" / "assets.extra" / "item_encoder.json"
     facts = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**facts, "valid_from": at(-31).isoformat()}))
     assert_refused(repo, interval(at(0), at(1)), "'content'", "`valid_from`", "feast apply")
@@ -390,7 +390,7 @@ def test_vectors_of_ones_own_and_of_an_encoder_take_turns_in_one_repo(repo):
     for name in ("unweighted_average", "geometric_decay", "cnn"):
         file = repo.path / "models" / name / "assets.extra" / "activity_model.json"
         facts = json.loads(file.read_text())
-        kept = facts["item_embedding"].pop("fingerprint")
+        kept = facts["vector_spec"].pop("fingerprint")
         file.write_text(json.dumps(facts))
     repo.run("apply")
     repo.materialize(at(-2), at(1))
@@ -400,13 +400,13 @@ def test_vectors_of_ones_own_and_of_an_encoder_take_turns_in_one_repo(repo):
     assert_refused(repo, ["apply"], f"`fingerprint` should be '{kept}'")
     package_all(repo.path / "models")
     repo.run("apply")
-    repo.materialize(at(-2), at(1), *JOBS_ONLY)
+    repo.materialize(at(-2), at(1), *ITEMS_ONLY)
     assert_same(online(repo), newest(expected_vectors(POSTINGS, at(1))))
 
 
 def test_string_ids_and_mapped_columns(tmp_path, models):
     table = postings_table(POSTINGS)
-    table = table.set_column(0, "posting", pa.array([f"j{job}" for job, *_ in POSTINGS]))
+    table = table.set_column(0, "posting", pa.array([f"j{item}" for item, *_ in POSTINGS]))
     events = events_table(EVENTS)
     for column, prefix in (("member_id", "m"), ("job_id", "j")):
         texts = pa.array([f"{prefix}{each}" for each in events[column].to_pylist()])
@@ -428,9 +428,9 @@ def test_string_ids_and_mapped_columns(tmp_path, models):
     repo.materialize(at(0), at(2))
     repo.materialize(at(2), at(3))
     expected = expected_vectors(POSTINGS, at(3))
-    assert_same(offline(repo), {(f"j{job}", time): v for (job, time), v in expected.items()})
-    jobs = [f"j{job}" for job in range(1, 31)]
-    assert_same(online(repo, jobs), {f"j{job}": v for job, v in newest(expected).items()})
+    assert_same(offline(repo), {(f"j{item}", time): v for (item, time), v in expected.items()})
+    items = [f"j{item}" for item in range(1, 31)]
+    assert_same(online(repo, items), {f"j{item}": v for item, v in newest(expected).items()})
 
 
 def with_column(name, values):
@@ -453,7 +453,7 @@ BAD_POSTINGS = {
     "a null list": (with_value("genres", None), ["'genres'", "no nulls", "1 of"]),
     "a null in a list": (with_value("genres", ["a", None]), ["'genres'", "1 of", "null"]),
     "a null year": (with_value("year", None), ["'year'", "no nulls"]),
-    "a null job": (with_value("job_id", None), ["'job_id'", "no nulls"]),
+    "a null item": (with_value("job_id", None), ["'job_id'", "no nulls"]),
     "a null time": (with_value("event_timestamp", None), ["'event_timestamp'", "no nulls"]),
     "years as text": (
         with_column("year", pa.array(["1999"] * len(TABLE))),
@@ -463,7 +463,7 @@ BAD_POSTINGS = {
         with_column("genres", pa.array(["war"] * len(TABLE))),
         ["'genres'", "list<string>", "Received: string"],
     ),
-    "jobs of another type": (
+    "items of another type": (
         with_column("job_id", TABLE["job_id"].cast(pa.string())),
         ["'job_id'", "int64", "string"],
     ),
@@ -471,9 +471,9 @@ BAD_POSTINGS = {
         with_column("event_timestamp", TABLE["event_timestamp"].cast(pa.timestamp("us"))),
         ["'event_timestamp'", "naive"],
     ),
-    "two postings of a job at one time": (
+    "two postings of an item at one time": (
         pa.concat_tables([TABLE, TABLE.slice(0, 1)]),
-        ["job_posting", "one posting at one time", "job 1"],
+        ["job_posting", "one posting at one time", "item 1"],
     ),
     "no rows": (TABLE.slice(0, 0), ["job_posting", "expected postings", "none"]),
 }
@@ -488,7 +488,7 @@ def applied(tmp_path_factory, models):
         postings_table(POSTINGS),
     )
     repo.run("apply")
-    repo.materialize(at(0), at(1), *JOBS_ONLY)
+    repo.materialize(at(0), at(1), *ITEMS_ONLY)
     return repo
 
 
@@ -501,14 +501,14 @@ def test_bad_postings_are_refused_and_nothing_is_published(case, applied):
     os.rename(sink, aside)
     applied.write_postings(table)
     try:
-        assert_refused(applied, interval(at(1), at(2), *JOBS_ONLY), *expected)
+        assert_refused(applied, interval(at(1), at(2), *ITEMS_ONLY), *expected)
     finally:
         shutil.rmtree(sink, ignore_errors=True)
         os.rename(aside, sink)
         applied.write_postings(postings_table(POSTINGS))
 
 
-def test_bad_events_leave_the_job_vectors_of_the_same_call_unpublished(repo):
+def test_bad_events_leave_the_item_vectors_of_the_same_call_unpublished(repo):
     repo.write_events(events_table([*EVENTS, (1, 1, "VIEW", at(0.5))]))
     assert_refused(repo, interval(at(0), at(1)), "'VIEW'")
     assert not folders(repo)
@@ -518,19 +518,19 @@ def test_bad_events_leave_the_job_vectors_of_the_same_call_unpublished(repo):
 
 
 def test_an_encoder_that_gives_nan_or_is_gone_is_refused(repo):
-    encoder = repo.path / "models" / "job_encoder"
+    encoder = repo.path / "models" / "item_encoder"
     kept = repo.path / "kept"
     os.rename(encoder, kept)
-    assert_refused(repo, interval(at(0), at(1)), "job encoder", "expected a TensorFlow SavedModel")
-    assert_refused(repo, ["apply"], "job encoder", "expected a TensorFlow SavedModel")
+    assert_refused(repo, interval(at(0), at(1)), "item encoder", "expected a TensorFlow SavedModel")
+    assert_refused(repo, ["apply"], "item encoder", "expected a TensorFlow SavedModel")
     package_all(repo.path / "models", SmallEncoder(scale=float("nan")))
     repo.run("apply")
     assert_refused(repo, interval(at(0), at(1)), "'content'", "finite", "NaN", "27 of 27")
 
 
-def test_sequences_alone_need_published_job_vectors(repo):
+def test_sequences_alone_need_published_item_vectors(repo):
     assert_refused(repo, interval(at(0), at(1), "--views", SEQUENCE), "job_embedding", "published")
-    repo.materialize(at(0), at(1), *JOBS_ONLY)
+    repo.materialize(at(0), at(1), *ITEMS_ONLY)
     repo.materialize(at(0), at(1), "--views", SEQUENCE)
     rows = pq.read_table(repo.data / "snapshots" / SEQUENCE / "v1", partitioning=None)
     assert sum(rows["activity_count"].to_pylist())
@@ -549,12 +549,12 @@ def test_an_input_that_is_no_column_of_the_postings_is_refused_at_apply(change, 
 
 
 def test_after_a_teardown_the_online_store_is_filled_again(repo):
-    repo.materialize(at(0), at(2), *JOBS_ONLY)
+    repo.materialize(at(0), at(2), *ITEMS_ONLY)
     before = repo.online_rows()[ONLINE]
     repo.run("teardown")
     assert ONLINE not in repo.online_rows()
     repo.run("apply")
-    repo.materialize(at(1), at(2), *JOBS_ONLY)
+    repo.materialize(at(1), at(2), *ITEMS_ONLY)
 
     def content(rows):
         return [row[:3] for row in rows]
@@ -588,25 +588,25 @@ def test_a_killed_run_is_finished_by_the_next_interval(stage, tmp_path, models):
     with (repo.path / "feature_store.yaml").open("a") as file:
         file.write("materialization:\n  online_write_batch_size: 7\n")
     repo.run("apply")
-    killed = run_killed(repo, KILLED[stage], at(0), at(1), *JOBS_ONLY)
+    killed = run_killed(repo, KILLED[stage], at(0), at(1), *ITEMS_ONLY)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert len(folders(repo)) == 1
-    repo.materialize(at(1), at(2), *JOBS_ONLY)
+    repo.materialize(at(1), at(2), *ITEMS_ONLY)
     expected = expected_vectors(POSTINGS, at(2))
     assert_same(offline(repo), expected)
     assert_same(online(repo), newest(expected))
     assert not (repo.data / "snapshots" / "job_embedding" / ".v1.staging").exists()
 
 
-def test_an_encoder_may_read_the_job_id(repo):
+def test_an_encoder_may_read_the_item_id(repo):
     class ById(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, "job_id")])
-        def serve(self, job_id):
-            column = tf.cast(job_id, tf.float32)[:, None] / 100
+        def serve(self, item_id):
+            column = tf.cast(item_id, tf.float32)[:, None] / 100
             return {"embedding": tf.tile(column, [1, DIMENSION])}
 
     package_all(repo.path / "models", ById())
     repo.run("apply")
-    repo.materialize(at(0), at(1), *JOBS_ONLY)
-    known = {job for job, time, *_ in POSTINGS if time <= at(1)}
-    assert_same(online(repo), {job: [job / 100] * DIMENSION for job in known})
+    repo.materialize(at(0), at(1), *ITEMS_ONLY)
+    known = {item for item, time, *_ in POSTINGS if time <= at(1)}
+    assert_same(online(repo), {item: [item / 100] * DIMENSION for item in known})

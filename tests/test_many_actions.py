@@ -9,11 +9,11 @@ from activity_embeddings.training.models import CNN, UnweightedAverage
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.online.push import SequenceWriter
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 ACTIONS = tuple(f"A{i}" for i in range(300))
 SPEC = ActivitySpec(length=8, actions=ACTIONS, positive_actions=("A3", "A299"))
-ITEMS = ItemEmbedding("content_and_behaviour", "1", DIMENSION)
+VECTOR_SPEC = ItemVectorSpec("content_and_behaviour", "1", DIMENSION)
 HISTORY = [(1, 1, "A0", at(-3)), (1, 2, "A150", at(-2)), (2, 3, "A299", at(-1))]
 
 
@@ -21,10 +21,14 @@ HISTORY = [(1, 1, "A0", at(-3)), (1, 2, "A150", at(-2)), (2, 3, "A299", at(-1))]
 def repo(tmp_path):
     models = tmp_path / "models"
     for name, model in (("unweighted_average", UnweightedAverage()), ("cnn", CNN(filters=4))):
-        built = model.build(SPEC, ITEMS)
-        package_model(built, models / name, name=name, version="1", spec=SPEC, item_embedding=ITEMS)
+        built = model.build(SPEC, VECTOR_SPEC)
+        package_model(
+            built, models / name, name=name, version="1", spec=SPEC, vector_spec=VECTOR_SPEC
+        )
     random = np.random.default_rng(0)
-    vectors = [(job, at(-9), random.normal(size=DIMENSION).astype(np.float32)) for job in (1, 2, 3)]
+    vectors = [
+        (item, at(-9), random.normal(size=DIMENSION).astype(np.float32)) for item in (1, 2, 3)
+    ]
     repo = make_repo(tmp_path / "repo", models, events_table(HISTORY), vectors_table(vectors))
     repo.edit(
         "sources.py",

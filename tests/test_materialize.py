@@ -39,7 +39,7 @@ class Oracle:
         self.events = [
             {"member_id": m, "job_id": j, "action": a, "time": us(t)} for m, j, a, t in events
         ]
-        self.vectors = [(job, us(time), vector.tolist()) for job, time, vector in vectors]
+        self.vectors = [(item, us(time), vector.tolist()) for item, time, vector in vectors]
         self.members = sorted({e["member_id"] for e in self.events})
 
     def sequence(self, member, moment):
@@ -56,7 +56,7 @@ class Oracle:
         """Return {feature: value} of the sequence view and the two formula models."""
         activities = self.sequence(member, moment)
         found = {
-            "activity_job_ids": [job for job, _, _ in activities],
+            "activity_job_ids": [item for item, _, _ in activities],
             "activity_actions": [
                 ["PAD", "APPLY", "SAVE", "DISMISS"].index(action) for _, action, _ in activities
             ],
@@ -65,8 +65,8 @@ class Oracle:
         }
         for action in ("APPLY", "SAVE", "DISMISS"):
             chosen = [
-                vector_as_of(self.vectors, job, us(moment))
-                for job, act, _ in activities
+                vector_as_of(self.vectors, item, us(moment))
+                for item, act, _ in activities
                 if act == action
             ]
             name = f"{action.lower()}_embedding"
@@ -75,7 +75,7 @@ class Oracle:
         return found
 
     def had_event(self, member, moment):
-        """Whether the member has any event in the window, on a known job or not."""
+        """Whether the member has any event in the window, on a known item or not."""
         return any(
             e["member_id"] == member and us(moment) - 28 * US_PER_DAY <= e["time"] < us(moment)
             for e in self.events
@@ -192,10 +192,10 @@ def test_the_cnn_gives_what_its_saved_model_gives_to_a_plain_caller(published, d
             continue
         vectors = np.zeros((1, 32, DIMENSION), dtype=np.float32)
         actions = np.zeros((1, 32), dtype=np.int32)
-        for i, (job, action, _) in enumerate(reversed(activities)):
-            vectors[0, 31 - i] = vector_as_of(oracle.vectors, job, us(moment))
+        for i, (item, action, _) in enumerate(reversed(activities)):
+            vectors[0, 31 - i] = vector_as_of(oracle.vectors, item, us(moment))
             actions[0, 31 - i] = ["PAD", "APPLY", "SAVE", "DISMISS"].index(action)
-        direct = serve(job_embeddings=tf.constant(vectors), actions=tf.constant(actions))
+        direct = serve(item_embeddings=tf.constant(vectors), actions=tf.constant(actions))
         np.testing.assert_allclose(
             row["activity_embedding"], direct["activity_embedding"][0], atol=1e-5, rtol=0
         )
@@ -418,24 +418,24 @@ def test_a_backfill_of_older_days_neither_overwrites_online_nor_leaves_anyone_ac
 def test_one_line_publishes_a_fourth_model_that_knows_nothing_of_this_package(repo):
     import tensorflow as tf
 
-    class LastJob(tf.Module):
+    class LastItem(tf.Module):
         @tf.function(
             input_signature=[
-                tf.TensorSpec([None, 32, 64], tf.float32, "job_embeddings"),
+                tf.TensorSpec([None, 32, 64], tf.float32, "item_embeddings"),
                 tf.TensorSpec([None, 32], tf.int32, "actions"),
                 tf.TensorSpec([None, 32], tf.float32, "ages"),
             ]
         )
-        def serve(self, job_embeddings, actions, ages):
+        def serve(self, item_embeddings, actions, ages):
             seen = tf.cast(actions > 0, tf.float32)
             return {
-                "last_job": job_embeddings[:, -1],
+                "last_item": item_embeddings[:, -1],
                 "recency": tf.reduce_sum(seen * tf.exp(-ages), axis=1, keepdims=True),
             }
 
-    plain = LastJob()
+    plain = LastItem()
     tf.saved_model.save(
-        plain, str(repo.path / "models" / "last_job"), signatures={"serving_default": plain.serve}
+        plain, str(repo.path / "models" / "last_item"), signatures={"serving_default": plain.serve}
     )
     repo.run("apply")
     repo.materialize(at(0), at(2))
@@ -444,8 +444,8 @@ def test_one_line_publishes_a_fourth_model_that_knows_nothing_of_this_package(re
     repo.edit(
         "activity_models.py",
         'ActivityModel(MODELS / "cnn"),',
-        'ActivityModel(MODELS / "cnn"),\n    ActivityModel(MODELS / "last_job", name="last_job", '
-        'version="3", spec=SPEC, item_embedding=ITEM_EMBEDDING),',
+        'ActivityModel(MODELS / "cnn"),\n    ActivityModel(MODELS / "last_item", name="last_item", '
+        'version="3", spec=SPEC, vector_spec=VECTOR_SPEC),',
     )
     repo.run("apply")
     repo.materialize(at(0), at(2))
@@ -459,13 +459,13 @@ def test_one_line_publishes_a_fourth_model_that_knows_nothing_of_this_package(re
         newest = [0.0] * DIMENSION
         if activities:
             newest = vector_as_of(oracle.vectors, activities[-1][0], us(row["event_timestamp"]))
-        assert row["last_job"] == pytest.approx(newest, abs=1e-6)
+        assert row["last_item"] == pytest.approx(newest, abs=1e-6)
         ages = [(us(row["event_timestamp"]) - t) / US_PER_DAY for _, _, t in activities]
         assert row["recency"][0] == pytest.approx(sum(np.exp(-np.array(ages))), abs=1e-5)
     online = repo.store.get_online_features(
-        [f"{view}:last_job"], [{"member_id": row["member_id"]} for row in table.to_pylist()]
+        [f"{view}:last_item"], [{"member_id": row["member_id"]} for row in table.to_pylist()]
     ).to_dict()
-    assert all(vector is not None for vector in online["last_job"])
+    assert all(vector is not None for vector in online["last_item"])
     # The three models that were there are as they were.
     snapshots, rows = repo.stores()
     assert {k: v for k, v in snapshots.items() if view not in k} == before[0]
@@ -500,11 +500,11 @@ def test_string_ids_and_mapped_column_names_and_event_ids(tmp_path, models):
             "extra": pa.array(["ignored"] * len(named)),
         }
     )
-    job_vectors = vectors_table(vectors)
-    job_vectors = job_vectors.set_column(
-        0, "job_id", pa.array([f"j{j}" for j in job_vectors["job_id"].to_pylist()])
+    item_vectors = vectors_table(vectors)
+    item_vectors = item_vectors.set_column(
+        0, "job_id", pa.array([f"j{j}" for j in item_vectors["job_id"].to_pylist()])
     )
-    repo = make_repo(tmp_path / "repo", models, table, job_vectors)
+    repo = make_repo(tmp_path / "repo", models, table, item_vectors)
     repo.edit("entities.py", "ValueType.INT64", "ValueType.STRING")
     repo.edit("sources.py", "dtype=Int64", "dtype=String")
     repo.edit("sources.py", "Int64, String", "String")
@@ -533,7 +533,7 @@ def test_string_ids_and_mapped_column_names_and_event_ids(tmp_path, models):
             and vector_as_of(oracle.vectors, e["job_id"], us(moment)) is not None
         ]
         activities.sort(key=lambda pair: pair[1])
-        assert row["activity_job_ids"] == [job for job, _ in activities[-32:]]
+        assert row["activity_job_ids"] == [item for item, _ in activities[-32:]]
         assert row["activity_times"] == [time for _, time in activities[-32:]]
     member = next(member for (member, moment) in rows if moment == at(2))
     online = repo.store.get_online_features(

@@ -11,11 +11,11 @@ from feast_repo import DIMENSION, at, events_table, make_repo, vectors_table
 from redis_server import redis_server, use_redis
 
 from activity_embeddings.transformations.check import OTHER_VERSION, check
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 VIEW = "member_activity_embedding_average"
 SPEC = ActivitySpec(window=timedelta(days=2))
-VECTORS = [(job, at(-90), np.full(DIMENSION, job, dtype=np.float32)) for job in (1, 2, 3)]
+VECTORS = [(item, at(-90), np.full(DIMENSION, item, dtype=np.float32)) for item in (1, 2, 3)]
 EVENTS = [
     (1, 1, "APPLY", at(-0.5)),  # silent from day 2 on
     (2, 2, "SAVE", at(0.5)),  # seen as of days 1 and 2 alone
@@ -39,16 +39,16 @@ def versions(tmp_path_factory):
 
         @tf.function(
             input_signature=[
-                tf.TensorSpec([None, 32, DIMENSION], tf.float32, "job_embeddings"),
+                tf.TensorSpec([None, 32, DIMENSION], tf.float32, "item_embeddings"),
                 tf.TensorSpec([None, 32], tf.int32, "actions"),
             ]
         )
-        def serve(self, job_embeddings, actions):
-            total = tf.reduce_sum(job_embeddings, axis=1)[:, : self._width]
+        def serve(self, item_embeddings, actions):
+            total = tf.reduce_sum(item_embeddings, axis=1)[:, : self._width]
             return {"apply_embedding": total * self._scale}
 
     folder = tmp_path_factory.mktemp("versions")
-    items = ItemEmbedding("content_and_behaviour", "1", DIMENSION)
+    vector_spec = ItemVectorSpec("content_and_behaviour", "1", DIMENSION)
     for version, width in WIDTHS.items():
         package_model(
             Average(width, float(version)),
@@ -56,7 +56,7 @@ def versions(tmp_path_factory):
             name="average",
             version=version,
             spec=SPEC,
-            item_embedding=items,
+            vector_spec=vector_spec,
         )
     return folder
 

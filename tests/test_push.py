@@ -35,7 +35,7 @@ from activity_embeddings.transformations.online.push import PushReport, Sequence
 SEQUENCE = "member_activity_sequence"
 FEATURES = ["activity_job_ids", "activity_actions", "activity_times", "activity_count"]
 COMMAND = Path(sys.executable).with_name("activity-embeddings")
-VECTORS = [(job, at(-90), np.full(DIMENSION, job, dtype=np.float32)) for job in range(1, 41)]
+VECTORS = [(item, at(-90), np.full(DIMENSION, item, dtype=np.float32)) for item in range(1, 41)]
 HISTORY = [
     (1, 1, "APPLY", at(-3)),
     (1, 2, "SAVE", at(-2)),
@@ -56,7 +56,7 @@ def sequence_repo(path: Path, history=HISTORY, vectors=VECTORS) -> Repo:
 
 
 def served(repo: Repo, members) -> dict:
-    """Return {member: (jobs, actions, times)} as the online store serves them."""
+    """Return {member: (items, actions, times)} as the online store serves them."""
     online = repo.store.get_online_features(
         [f"{SEQUENCE}:{name}" for name in FEATURES], [{"member_id": m} for m in members]
     ).to_dict()
@@ -146,8 +146,8 @@ def test_the_next_batch_agrees_and_keeps_what_is_newer_than_it(either):
         either.data / "snapshots" / SEQUENCE / "v1", partitioning=None
     ).to_pylist()
     rows = {r["member_id"]: r for r in offline if r["event_timestamp"] == at(2)}
-    for member, (jobs, actions, times) in before.items():
-        assert rows[member]["activity_job_ids"] == jobs
+    for member, (items, actions, times) in before.items():
+        assert rows[member]["activity_job_ids"] == items
         assert rows[member]["activity_actions"] == actions
         assert rows[member]["activity_times"] == times
 
@@ -289,8 +289,8 @@ def test_two_threads_with_stores_of_their_own_lose_nothing(either):
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(push, range(2)))
-    for jobs, _, _ in served(either, range(5, 21)).values():
-        assert jobs == list(range(1, 31))
+    for items, _, _ in served(either, range(5, 21)).values():
+        assert items == list(range(1, 31))
     assert len(logged(either)) == len(HISTORY) + 30 * 20
 
 
@@ -436,16 +436,16 @@ def assert_one_order(repo, kind):
         ids = [str(each) for each in ids] if pa.types.is_string(pushed_as) else ids
         writer.push(numbered([rows[i] for i in part], ids, pushed_as))
 
-    def jobs():
+    def items():
         return {member: row[0] for member, row in served(repo, range(1, 5)).items()}
 
-    assert jobs() == expected
+    assert items() == expected
     assert not check(repo.store).differences
     repo.materialize(at(0), at(1))
-    assert jobs() == expected
+    assert items() == expected
     report = writer.push(numbered([rows[i] for i in rest], [text[i] for i in rest], kind))
     assert (report.new, report.already_there) == (0, len(rest))
-    assert jobs() == expected
+    assert items() == expected
 
 
 def test_the_same_event_under_two_ids_counts_twice_as_in_the_batch(tmp_path):
@@ -506,7 +506,7 @@ def test_string_ids(tmp_path):
         SequenceWriter(repo.store).push(events_table(NEW))
 
 
-def test_a_job_that_only_the_online_store_knows_counts_as_known(either):
+def test_a_item_that_only_the_online_store_knows_counts_as_known(either):
     """Feast's Redis store answers a missing row with an empty value, which is no vector."""
     either.write_vectors(vectors_table([*VECTORS, (99, at(0.1), np.ones(DIMENSION))]))
     either.materialize(at(0), at(0.2), "--views", "job_embedding")
@@ -622,7 +622,7 @@ BAD_FILES = {
     "surrogate.jsonl": ('{"action": "\\ud800"}', "text that can be UTF-8. Received: 'utf-8' codec"),
     "huge.jsonl": (f'{{"member_id": {10**30}}}', "integers of int64"),
     "ids.csv": ("member_id\none\n", "CSV conversion error"),
-    "columns.csv": ("member_id,job_id\n1,2\n", "columns 'action', 'event_timestamp' are missing"),
+    "columns.csv": ("member_id,item_id\n1,2\n", "columns 'action', 'event_timestamp' are missing"),
     "naive.csv": ("event_timestamp\n2024-03-01T12:00:00\n", "line 2: 'event_timestamp'"),
 }
 

@@ -21,7 +21,7 @@ from rank_jobs import order_by_cosine, rank_jobs
 NOW = at(4)
 NEVER_SEEN = 10_000
 WITHOUT_VECTOR = 31
-JOBS = [30, 7, WITHOUT_VECTOR, 1, 12, NEVER_SEEN, 18, 3]
+ITEMS = [30, 7, WITHOUT_VECTOR, 1, 12, NEVER_SEEN, 18, 3]
 MEMBER = 14
 CNN = "member_activity_embedding_cnn"
 
@@ -41,11 +41,11 @@ def published(tmp_path_factory, models):
     return repo
 
 
-def job_vectors():
-    """Return the newest vector of each job that had one by NOW, from the raw rows."""
-    rows = [(job, us(time), vector.tolist()) for job, time, vector in small_data()[1]]
-    found = {job: vector_as_of(rows, job, us(NOW)) for job in JOBS}
-    return {job: vector for job, vector in found.items() if vector is not None}
+def item_vectors():
+    """Return the newest vector of each item that had one by NOW, from the raw rows."""
+    rows = [(item, us(time), vector.tolist()) for item, time, vector in small_data()[1]]
+    found = {item: vector_as_of(rows, item, us(NOW)) for item in ITEMS}
+    return {item: vector for item, vector in found.items() if vector is not None}
 
 
 def stored_vector(repo, member):
@@ -60,28 +60,28 @@ def stored_vector(repo, member):
 
 
 def expected_ranking(member_vector):
-    vectors = job_vectors()
+    vectors = item_vectors()
     scores = {
-        job: np.dot(member_vector, vectors[job])
-        / (math.hypot(*member_vector) * math.hypot(*vectors[job]))
-        for job in vectors
+        item: np.dot(member_vector, vectors[item])
+        / (math.hypot(*member_vector) * math.hypot(*vectors[item]))
+        for item in vectors
     }
-    known = sorted(scores, key=lambda job: -scores[job])
-    missing = [job for job in JOBS if job not in vectors]
-    return [(job, scores[job]) for job in known] + [(job, -math.inf) for job in missing]
+    known = sorted(scores, key=lambda item: -scores[item])
+    missing = [item for item in ITEMS if item not in vectors]
+    return [(item, scores[item]) for item in known] + [(item, -math.inf) for item in missing]
 
 
 def assert_same_ranking(ranked, expected):
-    assert [job for job, _ in ranked] == [job for job, _ in expected]
+    assert [item for item, _ in ranked] == [item for item, _ in expected]
     np.testing.assert_allclose(
         [score for _, score in ranked], [score for _, score in expected], atol=1e-5, rtol=0
     )
 
 
 def test_the_ranking_is_that_of_the_stored_vectors(published):
-    ranked = rank_jobs(published.store, MEMBER, JOBS, request_timestamp=NOW)
+    ranked = rank_jobs(published.store, MEMBER, ITEMS, request_timestamp=NOW)
     assert_same_ranking(ranked, expected_ranking(stored_vector(published, MEMBER)))
-    assert [job for job, score in ranked if score == -math.inf] == [WITHOUT_VECTOR, NEVER_SEEN]
+    assert [item for item, score in ranked if score == -math.inf] == [WITHOUT_VECTOR, NEVER_SEEN]
 
 
 def test_seconds_old_activity_moves_the_ranking_as_it_moves_the_embedding(published):
@@ -97,10 +97,10 @@ def test_seconds_old_activity_moves_the_ranking_as_it_moves_the_embedding(publis
     served = store.get_online_features(store.get_feature_service(example.SERVICE), [row]).to_dict()
     assert served["new_activity_count"] == [2]
 
-    ranked = rank_jobs(store, MEMBER, JOBS, recent, request_timestamp=us(NOW) / 1e6)
+    ranked = rank_jobs(store, MEMBER, ITEMS, recent, request_timestamp=us(NOW) / 1e6)
 
     assert_same_ranking(ranked, expected_ranking(served["activity_embedding"][0]))
-    assert ranked != rank_jobs(store, MEMBER, JOBS, request_timestamp=us(NOW) / 1e6)
+    assert ranked != rank_jobs(store, MEMBER, ITEMS, request_timestamp=us(NOW) / 1e6)
 
 
 def test_a_ranking_request_is_two_online_calls(published):
@@ -118,8 +118,10 @@ def test_a_ranking_request_is_two_online_calls(published):
 
 
 def test_a_member_never_seen_leaves_the_order_as_it_was(published):
-    ranked = rank_jobs(published.store, NEVER_SEEN, JOBS, request_timestamp=NOW)
-    assert ranked[:-2] == [(job, 0.0) for job in JOBS if job not in (WITHOUT_VECTOR, NEVER_SEEN)]
+    ranked = rank_jobs(published.store, NEVER_SEEN, ITEMS, request_timestamp=NOW)
+    assert ranked[:-2] == [
+        (item, 0.0) for item in ITEMS if item not in (WITHOUT_VECTOR, NEVER_SEEN)
+    ]
     assert ranked[-2:] == [(WITHOUT_VECTOR, -math.inf), (NEVER_SEEN, -math.inf)]
     assert rank_jobs(published.store, NEVER_SEEN, []) == []
 
@@ -140,5 +142,5 @@ def test_the_command_prints_titles_of_the_best(published, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", command)
     example.main()
     head, first, second = capsys.readouterr().out.splitlines()
-    assert head == "the best of 2 jobs for member 14:"
+    assert head == "the best of 2 items for member 14:"
     assert {first.split("  ")[-1], second.split("  ")[-1]} == {"Engineer", "Analyst"}

@@ -168,13 +168,13 @@ def test_an_event_of_the_second_in_which_the_request_is_made_counts(store):
 
 def test_what_is_stored_already_counts_once_in_whatever_precision_it_comes(store):
     stored = store.get_online_features(
-        [f"member_activity_sequence:activity_{n}" for n in ("job_ids", "actions", "times")],
+        [f"member_activity_sequence:activity_{n}" for n in ("item_ids", "actions", "times")],
         [{"member_id": BUSY}],
     ).to_dict()
     names = ["PAD", "APPLY", "SAVE", "DISMISS"]
     events = [
-        (job, names[action], time)
-        for job, action, time in zip(
+        (item, names[action], time)
+        for item, action, time in zip(
             stored["activity_job_ids"][0],
             stored["activity_actions"][0],
             stored["activity_times"][0],
@@ -182,13 +182,13 @@ def test_what_is_stored_already_counts_once_in_whatever_precision_it_comes(store
         )
     ]
     assert any(time % 1_000_000 for _, _, time in events)
-    exact = [(job, action, time / 1e6) for job, action, time in events]
+    exact = [(item, action, time / 1e6) for item, action, time in events]
     assert online(store, entity_rows([BUSY], {BUSY: exact * 2}, request_timestamp=T))[
         "new_activity_count"
     ] == [0]
     cut = {
         "member_id": BUSY,
-        "recent_job_ids": [job for job, _, _ in events],
+        "recent_job_ids": [item for item, _, _ in events],
         "recent_actions": [action for _, action, _ in events],
         "recent_timestamps": [datetime.fromtimestamp(t // 10**6, UTC) for _, _, t in events],
         "request_timestamp": T,
@@ -196,7 +196,7 @@ def test_what_is_stored_already_counts_once_in_whatever_precision_it_comes(store
     assert online(store, [cut])["new_activity_count"] == [0]
 
 
-def test_unknown_jobs_and_actions_and_late_events_are_left_out_and_counted(store):
+def test_unknown_items_and_actions_and_late_events_are_left_out_and_counted(store):
     recent = [
         (1, "APPLY", at(3.9)),
         (77_777, "APPLY", at(3.9)),
@@ -208,7 +208,7 @@ def test_unknown_jobs_and_actions_and_late_events_are_left_out_and_counted(store
     assert got["activity_count"] == [1]
     counted = metric("activity_embedding_ignored_events_total", "cnn")
     assert {key: counted[key] - before.get(key, 0) for key in counted} == {
-        "unknown_job": 1,
+        "unknown_item": 1,
         "unknown_action": 1,
         "future": 1,
     }
@@ -274,14 +274,14 @@ def test_adding_events_by_request_equals_materializing_them(tmp_path, models, mo
 
     members = list(range(1, 50))
     recent = {}
-    for member, job, action, time in random.permutation(np.array(new, dtype=object)):
-        recent.setdefault(member, []).append((job, action, time))
+    for member, item, action, time in random.permutation(np.array(new, dtype=object)):
+        recent.setdefault(member, []).append((item, action, time))
     got = online(before.store, entity_rows(members, recent, request_timestamp=later), model)
     expected = after.store.get_online_features(
         [*features_of(model, realtime=False), "member_activity_sequence:activity_count"],
         [{"member_id": member} for member in members],
     ).to_dict()
-    # A job whose first vector came between the two is the one thing a stored sequence lacks.
+    # An item whose first vector came between the two is the one thing a stored sequence lacks.
     newly_known = {row[0] for row in vectors if T < row[1] <= later}
     affected = {row[0] for row in until_t if row[1] in newly_known}
     keep = [i for i, member in enumerate(members) if member not in affected]
@@ -362,7 +362,7 @@ def test_the_feature_services_are_there(store):
         assert set(got) == {"member_id", *MODELS[outputs], *COUNTS}
 
 
-def test_a_job_newer_than_the_table_comes_from_the_online_store(published, models, tmp_path):
+def test_a_item_newer_than_the_table_comes_from_the_online_store(published, models, tmp_path):
     events, vectors = small_data()
     repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
     repo.run("apply")
@@ -396,7 +396,7 @@ def test_a_job_newer_than_the_table_comes_from_the_online_store(published, model
 
 def test_without_a_table_all_vectors_come_from_the_online_store(published, tmp_path, models):
     events, vectors = small_data()
-    # One vector a job: the online store holds only the newest.
+    # One vector an item: the online store holds only the newest.
     vectors = list({row[0]: row for row in reversed(vectors)}.values())
     answers = []
     for name in ("with", "without"):
@@ -508,14 +508,14 @@ def test_a_broken_table_and_a_model_that_is_gone_are_one_clear_error(tmp_path, m
     kept = matrix.read_bytes()
     matrix.write_bytes(kept[:100])
     current = table / "current.json"
-    current.write_text(current.read_text().replace('"jobs"', ' "jobs"'))
+    current.write_text(current.read_text().replace('"items"', ' "items"'))
     current.touch()
-    with pytest.raises(InvalidInput, match=r"vector table .*job_vectors/v1: expected the files"):
+    with pytest.raises(InvalidInput, match=r"vector table .*item_vectors/v1: expected the files"):
         online(store, rows)
     matrix.write_bytes(kept)
     assert online(store, rows) == expected
     current.write_text(current.read_text().replace('"version": "1"', '"version": "2"'))
-    with pytest.raises(InvalidInput, match="another item embedding: `version` should be '1'"):
+    with pytest.raises(InvalidInput, match="another item vectors: `version` should be '1'"):
         online(store, rows)
 
 
@@ -556,7 +556,7 @@ def test_a_request_orders_events_of_one_time_by_their_ids_where_these_are_declar
 
     def asked(ids):
         events = [
-            (job, action, time, *i) for (_, job, action, time, _), i in zip(new, ids, strict=True)
+            (item, action, time, *i) for (_, item, action, time, _), i in zip(new, ids, strict=True)
         ]
         # In whatever order they come, and with an event that is stored already.
         again = (4, "APPLY", at(-1), *(("21" if strings else 21,) if ids[0] else ()))
@@ -577,5 +577,5 @@ def test_a_request_orders_events_of_one_time_by_their_ids_where_these_are_declar
     ).to_dict()
     assert np.allclose(got["save_embedding"][0], batch["save_embedding"][0], atol=1e-5)
     assert np.allclose(got["apply_embedding"][0], batch["apply_embedding"][0], atol=1e-5)
-    # Without ids they are ordered by job: the order of ids is what counted.
+    # Without ids they are ordered by item: the order of ids is what counted.
     assert not np.allclose(without["save_embedding"][0], batch["save_embedding"][0], atol=1e-3)

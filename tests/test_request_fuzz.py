@@ -122,7 +122,7 @@ NAMES += [
     "\ud800",
 ]
 REFERENCES = ["x", ":", "x:", ":x", "x:y", f"{CNN}:x", f"{CNN}:", f"{CNN}@v1:activity_embedding"]
-REFERENCES += ["member_activity:job_id", "job_embedding:embedding", "jymbii_v2", "page_clicks:*"]
+REFERENCES += ["member_activity:item_id", "job_embedding:embedding", "jymbii_v2", "page_clicks:*"]
 TYPES = ["text/plain", "application/octet-stream", "", "application/x-www-form-urlencoded", "x"]
 TYPES += ["application/json; charset=latin-1", "application/problem+json", "multipart/form-data"]
 

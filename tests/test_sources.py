@@ -14,7 +14,7 @@ STORES = [
     "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore",
 ]
 EVENTS = [(1, 1, "APPLY", at(-1)), (2, 2, "SAVE", at(-3)), (1, 3, "SAVE", at(-0.5))]
-VECTORS = [(job, at(-60), np.full(DIMENSION, job, dtype=np.float32)) for job in (1, 2, 3)]
+VECTORS = [(item, at(-60), np.full(DIMENSION, item, dtype=np.float32)) for item in (1, 2, 3)]
 UNWEIGHTED = "member_activity_embedding_unweighted_average"
 PLANS = """
 from datetime import timedelta
@@ -68,10 +68,10 @@ def test_files_of_pandas_under_any_name_are_read_by_every_path(repo):
     for i, name in enumerate(["000000_0", "b.parq", "sub/c.PARQUET"]):
         as_pandas_writes(events_table(EVENTS[i : i + 1]), repo.events / name)
     (repo.data / "job_embeddings.parquet").unlink()
-    folder = repo.data / "job_embeddings"
+    folder = repo.data / "item_embeddings"
     for i, name in enumerate(["part-0", "part-1.parquet", "part-2.pq"]):
         as_pandas_writes(vectors_table(VECTORS[i : i + 1]), folder / name)
-    repo.edit("job_vectors.py", '"job_embeddings.parquet"', '"job_embeddings"')
+    repo.edit("job_vectors.py", '"job_embeddings.parquet"', '"item_embeddings"')
     (repo.path / "plans.py").write_text(PLANS)
     times = pa.array([at(-9), at(-8)], pa.timestamp("us", "UTC"))
     plans = pa.table({"member_id": [1, 2], "plan": ["a", "b"], "since": times, "paid": times})
@@ -81,8 +81,8 @@ def test_files_of_pandas_under_any_name_are_read_by_every_path(repo):
 
     assert published(repo) == {1: [1, 3], 2: [2]}
     store = repo.store
-    jobs = [{"job_id": job} for job in (1, 2, 3)]
-    online = store.get_online_features(["job_embedding:embedding"], jobs).to_dict()
+    items = [{"job_id": item} for item in (1, 2, 3)]
+    online = store.get_online_features(["job_embedding:embedding"], items).to_dict()
     assert np.array_equal(online["embedding"], [vector for *_, vector in VECTORS])
     names = [f"{UNWEIGHTED}:apply_embedding", "member_plan:plan", "member_plan:paid"]
     got = store.get_online_features(names, [{"member_id": 1}]).to_dict()
@@ -102,10 +102,10 @@ def test_a_file_that_cannot_be_read_leaves_the_stores_as_they_were(repo, what):
     before = repo.stores()
     folder = repo.events
     if what == "vectors":
-        folder = repo.data / "job_embeddings"
+        folder = repo.data / "item_embeddings"
         folder.mkdir()
         (repo.data / "job_embeddings.parquet").rename(folder / "a.parquet")
-        repo.edit("job_vectors.py", '"job_embeddings.parquet"', '"job_embeddings"')
+        repo.edit("job_vectors.py", '"job_embeddings.parquet"', '"item_embeddings"')
         repo.run("apply")
     (folder / "b.parquet").write_bytes(b"PAR1 half a file")
     outcome = repo.feast(*interval(at(0), at(1)))
@@ -117,25 +117,25 @@ def test_a_file_that_cannot_be_read_leaves_the_stores_as_they_were(repo, what):
 
 
 def late(days):
-    return [(job, at(days), vector) for job, _, vector in VECTORS]
+    return [(item, at(days), vector) for item, _, vector in VECTORS]
 
 
 @pytest.mark.parametrize(
     ("events", "vectors", "words"),
     [
-        (EVENTS, late(5), ["no job has one"]),
-        (EVENTS, late(0.5), ["3 jobs have one, the first from 2024-03-01 12:00 UTC", "such as 1"]),
+        (EVENTS, late(5), ["no item has one"]),
+        (EVENTS, late(0.5), ["3 items have one, the first from 2024-03-01 12:00 UTC", "such as 1"]),
         ([(m, j + 900, a, t) for m, j, a, t in EVENTS], VECTORS, ["such as 901", "such as 1"]),
-        (EVENTS, [(9, at(-60), VECTORS[0][2])], ["1 job has one", "such as 9"]),
+        (EVENTS, [(9, at(-60), VECTORS[0][2])], ["1 item has one", "such as 9"]),
     ],
     ids=[
         "vectors of later days",
         "vectors of a later hour",
         "ids of another form",
-        "vectors of other jobs",
+        "vectors of other items",
     ],
 )
-def test_a_snapshot_whose_every_activity_is_on_unknown_jobs_is_refused(
+def test_a_snapshot_whose_every_activity_is_on_unknown_items_is_refused(
     tmp_path, models, events, vectors, words
 ):
     repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
@@ -144,12 +144,12 @@ def test_a_snapshot_whose_every_activity_is_on_unknown_jobs_is_refused(
     outcome = repo.feast(*interval(at(-1), at(0.75)))
     assert outcome.code == 1
     (error,) = [line for line in outcome.output.splitlines() if line.startswith("Error: ")]
-    for expected in ("snapshot as of 2024-03-01", "on jobs without", *words):
+    for expected in ("snapshot as of 2024-03-01", "on items without", *words):
         assert expected in error
     assert repo.stores() == before
 
 
-def test_members_without_activity_are_no_unknown_jobs(tmp_path, models):
+def test_members_without_activity_are_no_unknown_items(tmp_path, models):
     """Who fell silent is published as empty, also where nobody else is active."""
     repo = make_repo(tmp_path / "repo", models, events_table(EVENTS[1:2]), vectors_table(VECTORS))
     repo.run("apply")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from feast_repo import PROJECT, at, make_encoder_repo, make_repo, us
-from job_encoders import package_encoder, postings_table, small_postings
+from item_encoders import package_encoder, postings_table, small_postings
 
 from activity_embeddings.training.cli import cli
 from activity_embeddings.training.examples.periods import Period
@@ -85,8 +85,8 @@ def test_vectors_of_an_encoder_are_made_from_the_postings(models, data_of_encode
     repo, encoder = data_of_encoder
     source = TrainingSource(repo.store)
     history = source.history(Period(at(-10), at(30)))
-    assert source.item_embedding == encoder.item_embedding
-    assert len(history.vectors.job_ids) > 20
+    assert source.vector_spec == encoder.vector_spec
+    assert len(history.vectors.item_ids) > 20
     assert not (repo.data / "snapshots").exists()
     last = at(-10) - source.spec.window
     assert (history.events.time >= int(last.timestamp() * 1e6)).all()
@@ -107,7 +107,7 @@ def data_of_encoder(tmp_path, models):
     events, vectors = small_data()
     repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
     shutil.copy(PROJECT / "feature_repo" / "job_vectors.py", repo.path)
-    encoder = package_encoder(repo.path / "models" / "job_encoder")
+    encoder = package_encoder(repo.path / "models" / "item_encoder")
     pq.write_table(postings_table(small_postings()), repo.data / "job_postings.parquet")
     # The packaged models are for users' own vectors: without any, the repo can be applied.
     repo.edit("activity_models.py", 'ActivityModel(MODELS / "cnn"),', "")
@@ -160,15 +160,15 @@ def test_models_are_listed():
     ]
 
 
-def test_a_job_encoder_is_trained_from_files(tmp_path, repo):
+def test_a_item_encoder_is_trained_from_files(tmp_path, repo):
     rows = 400
     random = np.random.default_rng(0)
-    job = random.integers(1, 31, rows)
+    item = random.integers(1, 31, rows)
     times = np.sort(random.integers(us(at(-20)), us(at(20)), rows))
     events = pa.table(
         {
             "member_id": random.integers(0, 20, rows),
-            "job_id": job,
+            "job_id": item,
             "action": random.choice(["APPLY", "DISMISS"], rows),
             "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
         }
@@ -176,13 +176,13 @@ def test_a_job_encoder_is_trained_from_files(tmp_path, repo):
     pq.write_table(events, tmp_path / "events.parquet")
     pq.write_table(postings_table(small_postings()), tmp_path / "postings.parquet")
     output = run_ok(
-        repo, "train-job-encoder", "--events", tmp_path / "events.parquet",
+        repo, "train-item-encoder", "--events", tmp_path / "events.parquet",
         "--postings", tmp_path / "postings.parquet", "--category", "genres", "--category", "year",
         "--until", "2024-03-21", "--dimension", 8, "--epochs", 1, "--run", tmp_path / "run",
     )  # fmt: skip
     assert "content_and_behaviour version 1" in output
     assert "valid from 2024-03-21 00:00 UTC" in output
-    assert (repo.path / "models" / "job_encoder" / "saved_model.pb").is_file()
+    assert (repo.path / "models" / "item_encoder" / "saved_model.pb").is_file()
 
 
 @pytest.mark.parametrize("given", ["nothing", "files"])
@@ -226,14 +226,14 @@ def test_the_encoder_is_trained_on_what_the_feature_repo_defines(given, tmp_path
     ]  # fmt: skip
     before = set(sys.modules), list(sys.path)
     output = run_ok(
-        repo, "train-job-encoder", *(files if given == "files" else []), "--category", "genres",
+        repo, "train-item-encoder", *(files if given == "files" else []), "--category", "genres",
         "--until", "2024-03-21", "--dimension", 8, "--epochs", 1, "--run", tmp_path / "run",
     )  # fmt: skip
     assert "valid from 2024-03-21 00:00 UTC" in output
     assert not {"sources", "entities", "job_vectors"} & (set(sys.modules) - before[0])
     assert sys.path == before[1]
     manifest = json.loads(
-        (repo.path / "models" / "job_encoder" / "assets.extra" / "job_encoder.json").read_text()
+        (repo.path / "models" / "item_encoder" / "assets.extra" / "item_encoder.json").read_text()
     )
     assert manifest["training"]["end"] == "2024-03-21T00:00:00+00:00"
     assert manifest["training"]["examples"]
@@ -241,7 +241,7 @@ def test_the_encoder_is_trained_on_what_the_feature_repo_defines(given, tmp_path
 
 def test_without_a_feature_repo_the_encoder_needs_files(tmp_path):
     result = CliRunner().invoke(
-        cli, ["-C", str(tmp_path), "train-job-encoder", "--until", "2024-03-21"]
+        cli, ["-C", str(tmp_path), "train-item-encoder", "--until", "2024-03-21"]
     )
     assert result.exit_code == 1
     (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
@@ -261,7 +261,7 @@ def test_without_a_feature_repo_the_encoder_needs_files(tmp_path):
         (
             ["train", "cnn", "--from", "1999-01-01", "--validate-from", "1999-02-01", "--until",
              "1999-03-01"],
-            "expected events on jobs that have a vector.*no events",
+            "expected events on items that have a vector.*no events",
         ),
         (["tune", "cnn", *PERIODS, "--trials", "0"], "`trials` should be 1 or more. Received: 0"),
     ],

@@ -10,7 +10,7 @@ from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ACTIONS = ("APPLY", "SAVE", "DISMISS")
@@ -29,8 +29,8 @@ def period(start, end):
     return Period(at(start), at(end))
 
 
-def event(member, job, action, time):
-    return {"member_id": member, "job_id": job, "action": action, "time": time}
+def event(member, item, action, time):
+    return {"member_id": member, "job_id": item, "action": action, "time": time}
 
 
 def events_of(events, spec=SPEC):
@@ -47,11 +47,11 @@ def events_of(events, spec=SPEC):
 
 def vectors_of(vectors, dimension=2):
     columns = {
-        "job_id": pa.array([job for job, _, _ in vectors], pa.int64()),
+        "job_id": pa.array([item for item, _, _ in vectors], pa.int64()),
         "embedding": pa.array([v for _, _, v in vectors], pa.list_(pa.float32())),
         "event_timestamp": pa.array([t for _, t, _ in vectors], pa.timestamp("us", "UTC")),
     }
-    return ItemVectors.from_arrow(pa.table(columns), ItemEmbedding("test", "1", dimension))
+    return ItemVectors.from_arrow(pa.table(columns), ItemVectorSpec("test", "1", dimension))
 
 
 def history_of(events, vectors, spec=WIDE):
@@ -59,12 +59,12 @@ def history_of(events, vectors, spec=WIDE):
 
 
 def sequence_lists(sequences, spec=SPEC):
-    """Return each sequence as the reference does: [(job_id, action, time)], oldest first."""
+    """Return each sequence as the reference does: [(item_id, action, time)], oldest first."""
     lists = []
-    for job, action, time in zip(sequences.job, sequences.action, sequences.time, strict=True):
+    for item, action, time in zip(sequences.item, sequences.action, sequences.time, strict=True):
         kept = action > 0
-        assert (job[~kept] == -1).all()
-        ids = [sequences.job_ids[int(j)].as_py() for j in job[kept]]
+        assert (item[~kept] == -1).all()
+        ids = [sequences.item_ids[int(j)].as_py() for j in item[kept]]
         names = [spec.vocabulary[a] for a in action[kept]]
         lists.append(list(zip(ids, names, time[kept].tolist(), strict=True)))
     return lists
@@ -72,12 +72,12 @@ def sequence_lists(sequences, spec=SPEC):
 
 def held_out_dicts(held_out, history, labels):
     """Return examples as dicts by ids and vectors, whatever positions they have."""
-    member_ids, job_ids = history.events.member_ids, history.vectors.job_ids
+    member_ids, item_ids = history.events.member_ids, history.vectors.item_ids
     return [
         {
             "member": member_ids[int(held_out.member[i])].as_py(),
-            "job": job_ids[int(held_out.job[i])].as_py(),
-            "vector": history.vectors.matrix[held_out.job_rows[i]].tolist(),
+            "item": item_ids[int(held_out.item[i])].as_py(),
+            "vector": history.vectors.matrix[held_out.item_rows[i]].tolist(),
             "label": labels[held_out.label[i]],
             "time": int(held_out.sequences.as_of[i]),
             "before": before,
@@ -106,7 +106,7 @@ PERIODS = st.tuples(st.one_of(st.just(-US_PER_DAY), MOMENTS), MOMENTS).filter(
 
 @st.composite
 def histories(draw):
-    """Return (events, vectors) of few members, jobs and moments: ties and edges are common.
+    """Return (events, vectors) of few members, items and moments: ties and edges are common.
 
     Dense enough that most cases have examples and negatives.
     """
@@ -122,9 +122,9 @@ def histories(draw):
     events = draw(st.lists(st.fixed_dictionaries(one), min_size=size, max_size=size))
     events += events[: draw(st.integers(0, 2))]
     stamps = draw(st.lists(st.tuples(st.integers(0, 8), MOMENTS), max_size=6, unique=True))
-    # Jobs 0 to 5 are known all along, jobs 6 to 8 late or never.
-    stamps += [(job, -30 * US_PER_DAY) for job in range(6)]
-    vectors = [(job, time, [job + 1.0, float(i)]) for i, (job, time) in enumerate(stamps)]
+    # Items 0 to 5 are known all along, items 6 to 8 late or never.
+    stamps += [(item, -30 * US_PER_DAY) for item in range(6)]
+    vectors = [(item, time, [item + 1.0, float(i)]) for i, (item, time) in enumerate(stamps)]
     if not any(e["job_id"] < 6 for e in events):
         events[0]["job_id"] = 0
     return draw(st.permutations(events)), vectors

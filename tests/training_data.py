@@ -10,12 +10,12 @@ from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 SPEC = ActivitySpec(length=8)
-ITEMS = ItemEmbedding("test", "1", 6)
+VECTOR_SPEC = ItemVectorSpec("test", "1", 6)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-JOBS = 40
+ITEMS = 40
 
 
 def day(number: float) -> datetime:
@@ -26,20 +26,20 @@ TRAIN, VALIDATION = Period(day(0), day(20)), Period(day(20), day(30))
 
 
 def turning_events(members=100, per_member=16, seed=0) -> pa.Table:
-    """Members who want a job of the other kind than that of their newest activity.
+    """Members who want an item of the other kind than that of their newest activity.
 
     What they wanted before misleads, the more the newer it is; the newest position tells.
     """
     random = np.random.default_rng(seed)
-    job = random.integers(0, JOBS, (members, per_member))
-    wanted = np.ones(job.shape, dtype=bool)
-    wanted[:, 1:] = job[:, 1:] % 2 != job[:, :-1] % 2
-    action = np.where(wanted, random.choice(["APPLY", "SAVE"], job.shape), "DISMISS").ravel()
+    item = random.integers(0, ITEMS, (members, per_member))
+    wanted = np.ones(item.shape, dtype=bool)
+    wanted[:, 1:] = item[:, 1:] % 2 != item[:, :-1] % 2
+    action = np.where(wanted, random.choice(["APPLY", "SAVE"], item.shape), "DISMISS").ravel()
     times = np.sort(random.integers(0, 30 * US_PER_DAY, (members, per_member))).ravel()
     return pa.table(
         {
             "member_id": np.repeat(np.arange(members), per_member),
-            "job_id": job.ravel(),
+            "job_id": item.ravel(),
             "action": action,
             "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
         }
@@ -47,18 +47,18 @@ def turning_events(members=100, per_member=16, seed=0) -> pa.Table:
 
 
 def two_kinds(seed=0) -> ItemVectors:
-    """Vectors that tell even from odd jobs by their first value."""
+    """Vectors that tell even from odd items by their first value."""
     random = np.random.default_rng(seed)
-    vectors = random.normal(size=(JOBS, ITEMS.dimension)) * 0.3
-    vectors[:, 0] += np.where(np.arange(JOBS) % 2, 1.0, -1.0)
+    vectors = random.normal(size=(ITEMS, VECTOR_SPEC.dimension)) * 0.3
+    vectors[:, 0] += np.where(np.arange(ITEMS) % 2, 1.0, -1.0)
     table = pa.table(
         {
-            "job_id": np.arange(JOBS),
+            "job_id": np.arange(ITEMS),
             "embedding": pa.array(vectors.tolist(), pa.list_(pa.float32())),
-            "event_timestamp": pa.array([-1] * JOBS, pa.timestamp("us", "UTC")),
+            "event_timestamp": pa.array([-1] * ITEMS, pa.timestamp("us", "UTC")),
         }
     )
-    return ItemVectors.from_arrow(table, ITEMS)
+    return ItemVectors.from_arrow(table, VECTOR_SPEC)
 
 
 def turns(**options) -> ActivityHistory:

@@ -1,7 +1,7 @@
 """The slow, obvious implementation of examples and ranking that the fast ones are held to.
 
 Plain Python over dicts and lists; shares no code with `training` or `transformations`. Events are
-dicts with member_id, job_id, action, time and perhaps event_id; vectors are (job_id, time, vector).
+dicts with member_id, item_id, action, time and perhaps event_id; vectors are (item_id, time, vector).
 """
 
 import math
@@ -70,8 +70,8 @@ def shifted_times(own_time, *, shift, start, end):
     ]
 
 
-def allowed_jobs(events, vectors, member, time, *, window_us, end):
-    """Return the jobs that a negative of a member at a time may have."""
+def allowed_items(events, vectors, member, time, *, window_us, end):
+    """Return the items that a negative of a member at a time may have."""
     day = time // US_PER_DAY
     that_day = [e for e in events if e["time"] // US_PER_DAY == day and e["time"] < end]
     own = {
@@ -87,8 +87,8 @@ def allowed_jobs(events, vectors, member, time, *, window_us, end):
 
 
 def ranking_queries(events, vectors, *, window_us, length, start, end):
-    """Return dicts of member, time, wanted, before, candidates and popularity (job to count)."""
-    ever_known = {job for job, _, _ in vectors}
+    """Return dicts of member, time, wanted, before, candidates and popularity (item to count)."""
+    ever_known = {item for item, _, _ in vectors}
     queries = []
     for event, before in held_out(
         events,
@@ -103,7 +103,7 @@ def ranking_queries(events, vectors, *, window_us, length, start, end):
         if event["action"] not in POSITIVE:
             continue
         day = event["time"] // US_PER_DAY
-        done = {job for job, _, _ in before}
+        done = {item for item, _, _ in before}
         if event["job_id"] in done:
             continue
         candidates = {
@@ -117,11 +117,11 @@ def ranking_queries(events, vectors, *, window_us, length, start, end):
         }
         week = range((day - 7) * US_PER_DAY, day * US_PER_DAY)
         popularity = {
-            job: sum(
-                e["job_id"] == job and e["action"] in POSITIVE and e["time"] in week
+            item: sum(
+                e["job_id"] == item and e["action"] in POSITIVE and e["time"] in week
                 for e in distinct(events)
             )
-            for job in ever_known
+            for item in ever_known
         }
         queries.append(
             {
@@ -137,7 +137,7 @@ def ranking_queries(events, vectors, *, window_us, length, start, end):
 
 
 def gain(score, others):
-    """Return NDCG@10 of one wanted job: 1 / log2(rank + 1), the mean rank of ties rounded down."""
+    """Return NDCG@10 of one wanted item: 1 / log2(rank + 1), the mean rank of ties rounded down."""
     better = sum(other > score for other in others)
     rank = 1 + better + sum(other == score for other in others) // 2
     return 1 / math.log2(rank + 1) if rank <= 10 else 0.0

@@ -1,1 +1,1 @@
-"""Offline learning: sample data, job embeddings, examples, models, packaging and measurement."""
+"""Offline learning: sample data, item embeddings, examples, models, packaging and measurement."""

@@ -158,7 +158,7 @@ def train(
     seed: int,
     **options: Any,
 ) -> None:
-    """Train MODEL on the activity and job vectors of the feature repo.
+    """Train MODEL on the activity and item vectors of the feature repo.
 
     The repo must have been applied. `activity-embeddings models` lists the models. What comes out
     is the folder of the run: `activity-embeddings package` makes a SavedModel of it.
@@ -251,17 +251,17 @@ def models() -> None:
                 click.echo(f"{name}: {error}", err=True)
 
 
-@cli.command("train-job-encoder")
+@cli.command("train-item-encoder")
 @click.option(
     "--events",
     type=click.Path(exists=True, path_type=Path),
-    help="Parquet file or folder: member_id, job_id, action, event_timestamp, or the feature "
+    help="Parquet file or folder: member_id, item_id, action, event_timestamp, or the feature "
     "repo's names for them. Default: the source of the feature repo.",
 )
 @click.option(
     "--postings",
     type=click.Path(exists=True, path_type=Path),
-    help="Parquet file or folder: job_id, event_timestamp and content. Default: the same.",
+    help="Parquet file or folder: item_id, event_timestamp and content. Default: the same.",
 )
 @click.option("--text", multiple=True, default=("title",), show_default=True, help="Text columns.")
 @click.option("--category", multiple=True, help="Columns of categories or lists of them.")
@@ -274,13 +274,13 @@ def models() -> None:
 @click.option("--name", default="content_and_behaviour", show_default=True, help="Of the vectors.")
 @click.option("--version", default="1", show_default=True, help="A retrained one needs a new one.")
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="Default: models/job_encoder."
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Default: models/item_encoder."
 )
 @click.option(
-    "--run", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/job-encoder")
+    "--run", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/item-encoder")
 )
 @click.pass_obj
-def train_job_encoder(
+def train_item_encoder(
     repo: Path,
     events: Path | None,
     postings: Path | None,
@@ -295,31 +295,31 @@ def train_job_encoder(
     out: Path | None,
     run: Path,
 ) -> None:
-    """Train and package the encoder that the view job_embedding is computed with.
+    """Train and package the encoder that the view item_embedding is computed with.
 
     Actions, names of columns and sources are those of the feature repo, which need not have been
     applied: that is not possible before its encoder is there. Without a feature repo, give files.
     """
     with _training():
-        from activity_embeddings.training.item_encoder import train as job_encoder
+        from activity_embeddings.training.item_encoder import train as item_encoder
         from activity_embeddings.training.item_encoder.data import EncoderData
-        from activity_embeddings.training.packaging import package_job_encoder
+        from activity_embeddings.training.packaging import package_item_encoder
 
         data = EncoderData.of(repo)
-        module, facts = job_encoder.train_job_encoder(
+        module, facts = item_encoder.train_item_encoder(
             data.events(events, until),
             data.postings(postings, [*text, *category], until),
             spec=data.spec,
             until=until,
             dimension=dimension,
             seed=seed,
-            encoder=job_encoder.JobEncoder(text=text, categories=category),
-            fit=replace(job_encoder.ENCODER_FIT, **({} if epochs is None else {"epochs": epochs})),
+            encoder=item_encoder.TowerSettings(text=text, categories=category),
+            fit=replace(item_encoder.ENCODER_FIT, **({} if epochs is None else {"epochs": epochs})),
             run=run,
             verbose=1,
         )
-        out = out or repo / "models" / "job_encoder"
-        described = package_job_encoder(
+        out = out or repo / "models" / "item_encoder"
+        described = package_item_encoder(
             module, out, name=name, version=version, valid_from=until, **facts
         )
         click.echo(f"{described.summary()}\n{out}")
@@ -443,7 +443,7 @@ def compare(
     """Say whether embedding B should replace embedding A; exit status 1 if not.
 
     In every evaluation its checks must have passed, and either B is better (the 95 % interval of
-    the difference in NDCG@10 is above 0, among the day's and among the week's jobs), or it is not
+    the difference in NDCG@10 is above 0, among the day's and among the week's items), or it is not
     worse by the margin and has at most half of A's bytes.
     """
     with one_line_errors():
@@ -477,7 +477,7 @@ def _data(
     source = TrainingSource(FeatureStore(repo_path=str(repo)))
     return {
         "history": source.history(Period(start, until)),
-        "item_embedding": source.item_embedding,
+        "vector_spec": source.vector_spec,
         "period": period,
         "validation": validation,
         "objective": objective,

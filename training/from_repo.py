@@ -18,13 +18,13 @@ from activity_embeddings.transformations.contract.activity_model import Activity
 from activity_embeddings.transformations.definitions.views import (
     has_encoder,
     in_repo,
-    item_embedding_of,
     registered_encoder,
     source_views_of,
     spec_of,
+    vector_spec_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.inference.encoder import JobEncoder, encode_postings
+from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sources import (
     read_events,
@@ -32,7 +32,7 @@ from activity_embeddings.transformations.offline.sources import (
     read_postings,
     source_label,
 )
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Time, parse_datetime, parse_time
 
 _ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
@@ -56,12 +56,12 @@ class TrainingSource:
         return spec_of(self._view(Role.EVENTS))
 
     @property
-    def item_embedding(self) -> ItemEmbedding:
-        """Which job vectors the repo has."""
-        return item_embedding_of(self._view(Role.ITEMS))
+    def vector_spec(self) -> ItemVectorSpec:
+        """Which item vectors the repo has."""
+        return vector_spec_of(self._view(Role.VECTORS))
 
     def history(self, period: Period) -> ActivityHistory:
-        """Return the activity of a period, with the look-back of the window, and job vectors.
+        """Return the activity of a period, with the look-back of the window, and item vectors.
 
         Vectors that an encoder makes are made here, from the postings: nothing need have been
         materialized.
@@ -69,19 +69,19 @@ class TrainingSource:
         Raises
         ------
         InvalidInput
-            A source is missing or malformed, or holds no activity on jobs with a vector.
+            A source is missing or malformed, or holds no activity on items with a vector.
         """
-        spec, items = self.spec, self._view(Role.ITEMS)
+        spec, vector_spec = self.spec, self._view(Role.VECTORS)
         start, end = period.start_us - spec.window_us, period.end_us
         events = read_events(*self._offline, self._view(Role.EVENTS), spec, start=start, end=end)
-        if has_encoder(items):
-            vectors = self._encoded(items, end)
+        if has_encoder(vector_spec):
+            vectors = self._encoded(vector_spec, end)
         else:
-            vectors = read_item_vectors(*self._offline, items, self.item_embedding, end=end)
+            vectors = read_item_vectors(*self._offline, vector_spec, self.vector_spec, end=end)
         return ActivityHistory.of(events, vectors, spec)
 
     def whole_history(self, until: Time) -> ActivityHistory:
-        """Return all activity before a time, which has a zone, and job vectors."""
+        """Return all activity before a time, which has a zone, and item vectors."""
         return self.history(Period(_ALWAYS, parse_datetime(until, "`until`", zone=True)))
 
     def postings(self, columns: Sequence[str], until: Time) -> pa.Table | None:
@@ -137,10 +137,10 @@ class TrainingSource:
             )
         return views[0]
 
-    def _encoded(self, items: Any, end: int) -> ItemVectors:
-        encoder = registered_encoder(items, repo=self.store.config.repo_path)
-        name = source_views_of(items)[Role.POSTINGS]
+    def _encoded(self, vector_spec: Any, end: int) -> ItemVectors:
+        encoder = registered_encoder(vector_spec, repo=self.store.config.repo_path)
+        name = source_views_of(vector_spec)[Role.POSTINGS]
         view = self.store.registry.get_feature_view(name, self.store.project)
         postings = read_postings(*self._offline, view, encoder.content_columns, end=end)
-        table = encode_postings(JobEncoder(encoder), postings, source=source_label(view))
-        return ItemVectors.from_arrow(table, encoder.item_embedding, source=source_label(view))
+        table = encode_postings(ItemEncoder(encoder), postings, source=source_label(view))
+        return ItemVectors.from_arrow(table, encoder.vector_spec, source=source_label(view))

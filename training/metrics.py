@@ -1,4 +1,4 @@
-"""In which place a ranker puts the one job that was wanted, and the figures of those places.
+"""In which place a ranker puts the one item that was wanted, and the figures of those places.
 
 Lists are whole: metrics on sampled candidates can order two rankers wrongly (Krichene and Rendle,
 KDD 2020). AUC over all rows and log loss are scikit-learn's `roc_auc_score` and `log_loss`.
@@ -95,19 +95,19 @@ def places_of_groups(scores: np.ndarray, group_start: np.ndarray, wanted: np.nda
 
 
 def _refuse_nan(found: bool | np.bool_) -> None:
-    # A NaN is before nothing and after nothing: a wanted job with one would be first.
+    # A NaN is before nothing and after nothing: a wanted item with one would be first.
     if found:
         raise InvalidInput("`scores` should be numbers. Received: NaN among them")
 
 
 def ndcg_at(places: np.ndarray, k: int) -> np.ndarray:
-    """Return NDCG@k of lists with one relevant job, float [n]: `1 / log2(place + 2)`, else 0."""
+    """Return NDCG@k of lists with one relevant item, float [n]: `1 / log2(place + 2)`, else 0."""
     places = np.asarray(places)
     return np.where(places < k, 1 / np.log2(places + 2), 0.0)
 
 
 def recall_at(places: np.ndarray, k: int) -> np.ndarray:
-    """Return whether the wanted job is among the best k, float [n]: 1 or 0."""
+    """Return whether the wanted item is among the best k, float [n]: 1 or 0."""
     return (np.asarray(places) < k).astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Package a model or a job encoder as a SavedModel with its manifest, for the feature repo."""
+"""Package a model or an item encoder as a SavedModel with its manifest, for the feature repo."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from activity_embeddings.transformations.contract.activity_model import (
     write_manifest,
 )
 from activity_embeddings.transformations.contract.item_encoder import (
-    JobEncoderDescription,
-    describe_job_encoder,
+    ItemEncoderDescription,
+    describe_item_encoder,
     write_encoder_manifest,
 )
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
 from activity_embeddings.transformations.files import make_folder, real_path
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Time
 
 Described = TypeVar("Described")
@@ -36,7 +36,7 @@ def package_model(
     name: str,
     version: str,
     spec: ActivitySpec,
-    item_embedding: ItemEmbedding,
+    vector_spec: ItemVectorSpec,
     **facts: Any,
 ) -> ModelDescription:
     """Write `model` to the folder `path`, check it against the contract, and describe it.
@@ -44,10 +44,10 @@ def package_model(
     Parameters
     ----------
     model : a `tf.Module` with a function `serve`, or a Keras Functional model with dict inputs
-        `job_embeddings`, `actions` (and `ages`) and dict outputs.
+        `item_embeddings`, `actions` (and `ages`) and dict outputs.
     path : the folder, or a symbolic link to it; replaced if it is there. The new model is written
         and checked aside, so `path` never holds a half-written one.
-    name, version, spec, item_embedding : what the manifest says; see `activity_embeddings.transformations.contract.activity_model`.
+    name, version, spec, vector_spec : what the manifest says; see `activity_embeddings.transformations.contract.activity_model`.
     **facts : JSON values for the manifest: description, training, metrics, parameters, …
 
     Raises
@@ -58,16 +58,16 @@ def package_model(
 
     def write(folder: Path) -> None:
         write_manifest(
-            folder, name=name, version=version, spec=spec, item_embedding=item_embedding, **facts
+            folder, name=name, version=version, spec=spec, vector_spec=vector_spec, **facts
         )
 
     def describe(folder: Path) -> ModelDescription:
-        return describe_model(ActivityModel(folder), spec=spec, item_embedding=item_embedding)
+        return describe_model(ActivityModel(folder), spec=spec, vector_spec=vector_spec)
 
     return _package(model, Path(path), write, describe)
 
 
-def package_job_encoder(
+def package_item_encoder(
     model: tf.Module | keras.Model,
     path: str | Path,
     *,
@@ -75,8 +75,8 @@ def package_job_encoder(
     version: str,
     valid_from: Time,
     **facts: Any,
-) -> JobEncoderDescription:
-    """Write a job encoder to the folder `path`, check it against the contract, and describe it.
+) -> ItemEncoderDescription:
+    """Write an item encoder to the folder `path`, check it against the contract, and describe it.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def package_job_encoder(
     def write(folder: Path) -> None:
         write_encoder_manifest(folder, name=name, version=version, valid_from=valid_from, **facts)
 
-    return _package(model, Path(path), write, describe_job_encoder)
+    return _package(model, Path(path), write, describe_item_encoder)
 
 
 def _package(

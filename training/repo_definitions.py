@@ -1,6 +1,6 @@
 """The views of events and postings that a feature repo defines, read without applying it.
 
-A feature repo cannot be applied before its job encoder exists, and the encoder is trained on the
+A feature repo cannot be applied before its item encoder exists, and the encoder is trained on the
 sources that the repo defines. So its modules are imported as `feast apply` imports them, and of a
 module that raises, as `job_vectors.py` does without an encoder, what it had defined until then
 counts.

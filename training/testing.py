@@ -37,9 +37,9 @@ from activity_embeddings.transformations.contract.activity_model import (
 )
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE, read_signature
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import PAD, ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import PAD, ActivitySpec, ItemVectorSpec
 
-ITEM_EMBEDDING = ItemEmbedding(name="check", version="1", dimension=8)
+VECTOR_SPEC = ItemVectorSpec(name="check", version="1", dimension=8)
 """What a model is built for where a check may choose."""
 
 TOLERANCE = 1e-5
@@ -60,7 +60,7 @@ def check_activity_model(
     model: Architecture | keras.Model | tf.Module | str | Path,
     *,
     spec: ActivitySpec | None = None,
-    item_embedding: ItemEmbedding = ITEM_EMBEDDING,
+    vector_spec: ItemVectorSpec = VECTOR_SPEC,
     seed: int = 0,
     checks: Iterable[str] | None = None,
 ) -> None:
@@ -83,7 +83,7 @@ def check_activity_model(
         `tf.Module` with a function `serve`, as it is. Or the folder of a SavedModel; one in the
         working directory as "./folder" or a `Path`, since a bare word is a name.
     spec : what the model was built for, or is to be. Default: `ActivitySpec()`.
-    item_embedding : likewise. A packaged model's own should be given.
+    vector_spec : likewise. A packaged model's own should be given.
     seed : int. Of weights and made-up sequences.
     checks : names out of `ACTIVITY_MODEL_CHECKS`; default all.
 
@@ -107,7 +107,7 @@ def check_activity_model(
                 f"`checks` should be among {', '.join(ACTIVITY_MODEL_CHECKS)}. Received: {name!r}"
             )
     with tempfile.TemporaryDirectory() as folder:
-        subject = _Subject(model, spec or ActivitySpec(), item_embedding, seed, Path(folder))
+        subject = _Subject(model, spec or ActivitySpec(), vector_spec, seed, Path(folder))
         for name in chosen:
             try:
                 _CHECKS[name](subject)
@@ -129,11 +129,11 @@ class _Subject:
         self,
         model: Architecture | keras.Model | tf.Module | str | Path,
         spec: ActivitySpec,
-        item_embedding: ItemEmbedding,
+        vector_spec: ItemVectorSpec,
         seed: int,
         folder: Path,
     ) -> None:
-        self.spec, self.item_embedding, self.seed, self.folder = spec, item_embedding, seed, folder
+        self.spec, self.vector_spec, self.seed, self.folder = spec, vector_spec, seed, folder
         self.path: Path | None = None
         self.architecture: Architecture | None = None
         if isinstance(model, Path) or (isinstance(model, str) and not is_name(model)):
@@ -162,7 +162,7 @@ class _Subject:
             return tf.saved_model.load(str(self.path))
         if self.architecture is None:
             return self._given
-        built = self.architecture.build(self.spec, self.item_embedding)
+        built = self.architecture.build(self.spec, self.vector_spec)
         generator = np.random.default_rng(self.seed)
         for weight in built.trainable_variables:
             noise = generator.normal(0.0, 0.3, weight.shape)
@@ -178,7 +178,7 @@ class _Subject:
     @cached_property
     def described(self) -> ModelDescription:
         """The SavedModel, packaged into the temporary folder if it is not one yet."""
-        facts: dict[str, Any] = {"spec": self.spec, "item_embedding": self.item_embedding}
+        facts: dict[str, Any] = {"spec": self.spec, "vector_spec": self.vector_spec}
         if self.path is None:
             return package_model(
                 self.built, self.folder / "packaged", name="checked", version="1", **facts
@@ -194,7 +194,7 @@ class _Subject:
     def inputs(self) -> Inputs:
         """Made-up sequences of 0, 1, …, `length` activities, padded on the left with zeros."""
         generator = np.random.default_rng(self.seed)
-        length, dimension = self.spec.length, self.item_embedding.dimension
+        length, dimension = self.spec.length, self.vector_spec.dimension
         count = np.arange(length + 1)
         kept = np.arange(length) >= length - count[:, None]
         shape = kept.shape
@@ -203,7 +203,7 @@ class _Subject:
         days = self.spec.window / timedelta(days=1)
         ages = np.sort(generator.uniform(0, days, shape))[:, ::-1]
         made_up = {
-            names.INPUT_JOB_EMBEDDINGS: np.where(kept[..., None], vectors, 0).astype(np.float32),
+            names.INPUT_ITEM_EMBEDDINGS: np.where(kept[..., None], vectors, 0).astype(np.float32),
             names.INPUT_ACTIONS: np.where(kept, actions, PAD).astype(np.int32),
             names.INPUT_AGES: np.where(kept, ages, 0).astype(np.float32),
         }
@@ -225,9 +225,9 @@ def _check_signature(subject: _Subject) -> None:
 
 
 def _check_wrong_inputs(subject: _Subject) -> None:
-    spec, items, right = subject.spec, subject.item_embedding, subject.inputs
+    spec, vector_spec, right = subject.spec, subject.vector_spec, subject.inputs
     fixed = {
-        names.INPUT_JOB_EMBEDDINGS: (None, spec.length, items.dimension),
+        names.INPUT_ITEM_EMBEDDINGS: (None, spec.length, vector_spec.dimension),
         names.INPUT_ACTIONS: (None, spec.length),
         names.INPUT_AGES: (None, spec.length),
     }
@@ -244,10 +244,10 @@ def _check_wrong_inputs(subject: _Subject) -> None:
             f"sequences of {spec.length + 1} positions": {
                 name: np.concatenate([value[:, :1], value], axis=1) for name, value in right.items()
             },
-            f"job embeddings of length {items.dimension + 1}": {
+            f"item embeddings of length {vector_spec.dimension + 1}": {
                 **right,
-                names.INPUT_JOB_EMBEDDINGS: np.pad(
-                    right[names.INPUT_JOB_EMBEDDINGS], ((0, 0), (0, 0), (0, 1))
+                names.INPUT_ITEM_EMBEDDINGS: np.pad(
+                    right[names.INPUT_ITEM_EMBEDDINGS], ((0, 0), (0, 0), (0, 1))
                 ),
             },
         }
@@ -322,7 +322,7 @@ def _check_padding_invariance(subject: _Subject) -> None:
     if subject.architecture is None:
         return
     longer = subject.architecture.build(
-        replace(subject.spec, length=subject.spec.length + MORE_PAD), subject.item_embedding
+        replace(subject.spec, length=subject.spec.length + MORE_PAD), subject.vector_spec
     )
     _copy_weights(subject.built, longer)
     padded = {

@@ -2,7 +2,7 @@
 
     stored       the row of the online store, as the batch run or a push left it
     request      the on-demand view's answer as of the same time
-    recomputed   from the raw events and job vectors, by the batch functions, now
+    recomputed   from the raw events and item vectors, by the batch functions, now
 
 Where they differ, the report names the cause. A cause is named for what shows it, and for nothing
 else: the row against the member's newest snapshot, the snapshot against the registered version, and
@@ -36,10 +36,10 @@ from activity_embeddings.transformations.activity.sequences import (
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.batch.snapshot_run import facts_of
 from activity_embeddings.transformations.definitions.views import (
-    item_embedding_of,
     registered_model,
     source_views_of,
     spec_of,
+    vector_spec_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import Embedder
@@ -58,7 +58,7 @@ from activity_embeddings.transformations.times import to_datetime, to_us
 from activity_embeddings.transformations.wording import counted
 
 Event: TypeAlias = tuple[int, Id, int]
-"""Time in microseconds, job id, action id."""
+"""Time in microseconds, item id, action id."""
 TOLERANCE = 1e-5
 """Largest difference of a value, relative where vectors have values above 1."""
 _SECOND = 1_000_000
@@ -79,13 +79,13 @@ NO_SNAPSHOT = "row of no snapshot"
 OTHER_ORDER = "other order"
 """The right events, in another order."""
 LATE_EVENT = "late event or vector"
-"""The source has an event now, on a job with a vector, that the stored sequence lacks."""
+"""The source has an event now, on an item with a vector, that the stored sequence lacks."""
 REMOVED_EVENT = "removed or unlogged event"
 """The stored sequence has an event that is not in the source."""
 REMOVED_VECTOR = "removed vector"
-"""The stored sequence has an event whose job has no vector as of that time."""
+"""The stored sequence has an event whose item has no vector as of that time."""
 STALE_VECTOR = "stale vector"
-"""The events are the right ones and the model is the registered one: a job's vector is another."""
+"""The events are the right ones and the model is the registered one: an item's vector is another."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class _Check:
                 f"{names.MEMBER_ACTIVITY_SEQUENCE}. Received: none. Run `feast apply`"
             ) from error
         sources = source_views_of(self._sequence)
-        self._items = self._view(sources[Role.ITEMS])
+        self._vector_view = self._view(sources[Role.VECTORS])
         self._events_view = self._view(sources[Role.EVENTS])
         self._spec = spec_of(self._sequence)
         self._embedding_views = [
@@ -266,8 +266,8 @@ class _Check:
         vectors = read_item_vectors(
             self._store.config,
             self._provider.offline_store,
-            self._items,
-            item_embedding_of(self._items),
+            self._vector_view,
+            vector_spec_of(self._vector_view),
             end=last,
         )
         recomputed = {
@@ -281,7 +281,7 @@ class _Check:
         wrong = self._compare_sequences(ids, served[self._sequence.name], sequences, logged)
         for view in self._embedding_views:
             model = registered_model(
-                view, spec=self._spec, items=self._items, repo=self._store.repo_path
+                view, spec=self._spec, vectors=self._vector_view, repo=self._store.repo_path
             )
             embedder = Embedder([model])
             expected = embedder(recomputed[view.name], vectors)[model.name]
@@ -337,8 +337,8 @@ class _Check:
     def _logged(
         self, events: ActivityEvents, members: pa.Array, as_of: np.ndarray
     ) -> list[set[Event]]:
-        """Return, for each member, the events of the window that the source has, on any job."""
-        known = ItemVectors.always_known(events.job_ids)
+        """Return, for each member, the events of the window that the source has, on any item."""
+        known = ItemVectors.always_known(events.item_ids)
         most = int(np.diff(events.member_start).max(initial=1))
         spec = replace(self._spec, length=most)
         sequences = make_sequences(events, members, as_of, spec=spec, vectors=known)
@@ -550,7 +550,7 @@ def cause_of_events(
     held, expected : the events, oldest first, that are stored and that should be.
     snapshot : those of the member's row in its newest snapshot, None without one.
     as_of : of that snapshot, microseconds.
-    logged : events that the source has in the window, on any job.
+    logged : events that the source has in the window, on any item.
     length : most events of a sequence.
     """
     missing, extra = Counter(expected) - Counter(held), Counter(held) - Counter(expected)
@@ -579,7 +579,7 @@ def _bare(activities: Sequence[Activity]) -> list[Event]:
 
 def _activities_in_row(row: Mapping[str, Any]) -> list[Event]:
     """Return the activities of a row of a snapshot of sequences."""
-    columns = (names.ACTIVITY_TIMES, names.ACTIVITY_JOB_IDS, names.ACTIVITY_ACTIONS)
+    columns = (names.ACTIVITY_TIMES, names.ACTIVITY_ITEM_IDS, names.ACTIVITY_ACTIONS)
     return list(zip(*(row[column] for column in columns), strict=True))
 
 

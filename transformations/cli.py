@@ -52,7 +52,7 @@ def push(repo: Path, file: Path, online_only: bool) -> None:
     """Merge the events in FILE into the served sequences, and log them.
 
     FILE is .parquet, .csv or .jsonl, or - for JSON lines on standard input, with the columns
-    member_id, job_id, action, event_timestamp and, if the source has it, event_id, or those of the
+    member_id, item_id, action, event_timestamp and, if the source has it, event_id, or those of the
     source that field_mapping and timestamp_field name. Times are ISO 8601 with a zone, as
     2024-03-01T12:00:00Z. Pushing a file again changes nothing.
     """

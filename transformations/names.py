@@ -4,14 +4,14 @@ One place, so that definitions, engine, training and tests cannot drift apart.
 """
 
 MEMBER_ID = "member_id"
-JOB_ID = "job_id"
+ITEM_ID = "job_id"
 ACTION = "action"
 EVENT_ID = "event_id"
 EMBEDDING = "embedding"
 EVENT_TIMESTAMP = "event_timestamp"
 CREATED_TIMESTAMP = "created_timestamp"
 
-ACTIVITY_JOB_IDS = "activity_job_ids"
+ACTIVITY_ITEM_IDS = "activity_job_ids"
 ACTIVITY_ACTIONS = "activity_actions"
 ACTIVITY_TIMES = "activity_times"
 ACTIVITY_EVENT_IDS = "activity_event_ids"
@@ -20,11 +20,11 @@ LAST_ACTIVITY_AT = "last_activity_at"
 
 NEW_ACTIVITY_COUNT = "new_activity_count"
 
-RECENT_JOB_IDS = "recent_job_ids"
+RECENT_ITEM_IDS = "recent_job_ids"
 RECENT_ACTIONS = "recent_actions"
 RECENT_TIMESTAMPS = "recent_timestamps"
 RECENT_EVENT_IDS = "recent_event_ids"
-RECENT_COLUMNS = (RECENT_JOB_IDS, RECENT_ACTIONS, RECENT_TIMESTAMPS)
+RECENT_COLUMNS = (RECENT_ITEM_IDS, RECENT_ACTIONS, RECENT_TIMESTAMPS)
 REQUEST_TIMESTAMP = "request_timestamp"
 REQUEST_COLUMNS = (*RECENT_COLUMNS, REQUEST_TIMESTAMP)
 
@@ -32,8 +32,8 @@ REQUEST_ROW = "__request_row"
 """Carries the order of a training join through the store; not in its result."""
 
 MEMBER_ACTIVITY = "member_activity"
-JOB_POSTING = "job_posting"
-JOB_EMBEDDING = "job_embedding"
+ITEM_POSTING = "job_posting"
+ITEM_VECTORS = "job_embedding"
 MEMBER_ACTIVITY_SEQUENCE = "member_activity_sequence"
 
 
@@ -56,12 +56,12 @@ class Tag:
     MODEL_VERSION = "model_version"
     MODEL_FINGERPRINT = "model_fingerprint"
     MODEL_PATH = "model_path"
-    ITEM_EMBEDDING = "item_embedding"
-    ITEM_EMBEDDING_VERSION = "item_embedding_version"
-    ITEM_EMBEDDING_DIMENSION = "item_embedding_dimension"
-    ITEM_EMBEDDING_FINGERPRINT = "item_embedding_fingerprint"
-    ENCODER_PATH = "job_encoder_path"
-    ENCODER_VALID_FROM = "job_encoder_valid_from"
+    VECTORS = "item_vectors"
+    VECTORS_VERSION = "item_vectors_version"
+    VECTORS_DIMENSION = "item_vectors_dimension"
+    VECTORS_FINGERPRINT = "item_vectors_fingerprint"
+    ENCODER_PATH = "item_encoder_path"
+    ENCODER_VALID_FROM = "item_encoder_valid_from"
     VECTOR_TABLE = "vector_table"
     SIMULATED = "simulated"
 
@@ -71,13 +71,13 @@ class Role:
 
     EVENTS = "events"
     POSTINGS = "job_postings"
-    ITEMS = "item_embeddings"
+    VECTORS = "item_vectors"
     SEQUENCE = "sequence"
     EMBEDDING = "embedding"
     REALTIME = "realtime_embedding"
 
 
 # The inputs that a model may name in its `serving_default` signature.
-INPUT_JOB_EMBEDDINGS = "job_embeddings"
+INPUT_ITEM_EMBEDDINGS = "item_embeddings"
 INPUT_ACTIONS = "actions"
 INPUT_AGES = "ages"

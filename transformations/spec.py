@@ -22,7 +22,7 @@ MOST_ACTIONS = 16_000
 LONGEST_SEQUENCE = 32_767
 """Arrow counts the elements of lists in int32, of 65,536 lists of a batch together."""
 LONGEST_VECTOR = 32_767
-"""The same for job vectors, and for the vectors that models give."""
+"""The same for item vectors, and for the vectors that models give."""
 LONGEST_WINDOW = timedelta(days=36_525)
 """A hundred years: times before that are out of reach of some stores."""
 
@@ -40,7 +40,7 @@ class ActivitySpec:
     length : int. Positions of a sequence, default 32, at most 32,767.
     actions : tuple of str. Names in the order of their ids; the first has id 1, since id 0 is PAD.
         At most 16,000.
-    positive_actions : tuple of str. The actions that say the member wants such jobs.
+    positive_actions : tuple of str. The actions that say the member wants such items.
     """
 
     window: timedelta = timedelta(days=28)
@@ -120,8 +120,8 @@ class ActivitySpec:
 
 
 @dataclass(frozen=True, slots=True)
-class ItemEmbedding:
-    """Which job vectors a model was made for.
+class ItemVectorSpec:
+    """Which item vectors a model was made for.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ class ItemEmbedding:
     def __post_init__(self) -> None:
         if not isinstance(self.dimension, int) or not 1 <= self.dimension <= LONGEST_VECTOR:
             raise InvalidInput(
-                f"item embedding {self.name!r}: `dimension` should be a positive int of at most "
+                f"item vectors {self.name!r}: `dimension` should be a positive int of at most "
                 f"{LONGEST_VECTOR:,}. Received: {self.dimension!r}"
             )
 
@@ -148,7 +148,7 @@ class ItemEmbedding:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> ItemEmbedding:
+    def from_dict(cls, value: Mapping[str, Any]) -> ItemVectorSpec:
         """Invert `to_dict`; what was written before there were fingerprints has none."""
         return cls(
             name=value["name"],

@@ -1,4 +1,4 @@
-"""Places of the wanted job in whole lists, their figures, and the AUC within members."""
+"""Places of the wanted item in whole lists, their figures, and the AUC within members."""
 
 import math
 

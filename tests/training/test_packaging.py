@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from job_encoders import SmallEncoder, package_encoder, vector_of
+from item_encoders import SmallEncoder, package_encoder, vector_of
 
 from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
 from activity_embeddings.training.packaging import package_model
@@ -21,17 +21,17 @@ from activity_embeddings.transformations.contract.activity_model import (
     describe_model,
     read_manifest,
 )
-from activity_embeddings.transformations.contract.item_encoder import describe_job_encoder
+from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 SPEC = ActivitySpec(length=6)
-ITEMS = ItemEmbedding("test", "1", 5)
+VECTOR_SPEC = ItemVectorSpec("test", "1", 5)
 
 
 def package(model, path, **changes):
-    facts = {"name": "some", "version": "1", "spec": SPEC, "item_embedding": ITEMS, **changes}
+    facts = {"name": "some", "version": "1", "spec": SPEC, "vector_spec": VECTOR_SPEC, **changes}
     return package_model(model, path, **facts)
 
 
@@ -40,7 +40,7 @@ def inputs(n=20, seed=0):
     kept = np.arange(6)[::-1] < (np.arange(n) % 7)[:, None]
     actions = np.where(kept, generator.integers(1, 4, (n, 6)), 0).astype(np.int32)
     embeddings = (generator.normal(size=(n, 6, 5)) * kept[:, :, None]).astype(np.float32)
-    return {"job_embeddings": tf.constant(embeddings), "actions": tf.constant(actions)}
+    return {"item_embeddings": tf.constant(embeddings), "actions": tf.constant(actions)}
 
 
 def reload(path):
@@ -49,7 +49,7 @@ def reload(path):
 
 def cnn():
     """A CNN whose every weight is random, so that each one matters to the outputs."""
-    model = CNN(filters=8).build(SPEC, ITEMS)
+    model = CNN(filters=8).build(SPEC, VECTOR_SPEC)
     generator = np.random.default_rng(3)
     model.set_weights(
         [generator.normal(0.0, 0.5, w.shape).astype(np.float32) for w in model.get_weights()]
@@ -70,7 +70,8 @@ def test_a_packaged_keras_model_gives_what_keras_gives(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "model", [UnweightedAverage().build(SPEC, ITEMS), GeometricDecay(r=0.8).build(SPEC, ITEMS)]
+    "model",
+    [UnweightedAverage().build(SPEC, VECTOR_SPEC), GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC)],
 )
 def test_a_packaged_formula_gives_what_its_module_gives(model, tmp_path):
     described = package(model, tmp_path / "formula")
@@ -92,14 +93,14 @@ def test_the_manifest_says_what_was_given_and_what_was_written(tmp_path):
         "metrics": {"auc": 0.7},
         "parameters": {"r": 0.8},
     }
-    described = package(GeometricDecay(r=0.8).build(SPEC, ITEMS), tmp_path / "model", **facts)
+    described = package(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), tmp_path / "model", **facts)
     manifest = read_manifest(tmp_path / "model")
     assert manifest == {
         "format": 1,
         "name": "some",
         "version": "1",
         "spec": SPEC.to_dict(),
-        "item_embedding": ITEMS.to_dict(),
+        "vector_spec": VECTOR_SPEC.to_dict(),
         "fingerprint": described.fingerprint,
         **facts,
     }
@@ -108,22 +109,22 @@ def test_the_manifest_says_what_was_given_and_what_was_written(tmp_path):
 
 def test_packaging_again_replaces_the_model_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "models" / "model"
-    first = package(GeometricDecay(r=0.8).build(SPEC, ITEMS), path)
-    second = package(GeometricDecay(r=0.5).build(SPEC, ITEMS), path, version="2")
+    first = package(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), path)
+    second = package(GeometricDecay(r=0.5).build(SPEC, VECTOR_SPEC), path, version="2")
     assert first.fingerprint != second.fingerprint
-    assert describe_model(ActivityModel(path), spec=SPEC, item_embedding=ITEMS) == second
+    assert describe_model(ActivityModel(path), spec=SPEC, vector_spec=VECTOR_SPEC) == second
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_packaging_to_a_link_replaces_the_model_that_it_points_to(tmp_path):
     real, link = tmp_path / "disk" / "model-2024", tmp_path / "models" / "model"
-    package(GeometricDecay(r=0.8).build(SPEC, ITEMS), real)
+    package(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), real)
     real.chmod(0o750)
     link.parent.mkdir()
     link.symlink_to(real)
-    second = package(GeometricDecay(r=0.5).build(SPEC, ITEMS), link, version="2")
+    second = package(GeometricDecay(r=0.5).build(SPEC, VECTOR_SPEC), link, version="2")
     assert second.path == link and link.is_symlink()
-    assert describe_model(ActivityModel(real), spec=SPEC, item_embedding=ITEMS).version == "2"
+    assert describe_model(ActivityModel(real), spec=SPEC, vector_spec=VECTOR_SPEC).version == "2"
     assert list(real.parent.iterdir()) == [real] and list(link.parent.iterdir()) == [link]
     assert stat.S_IMODE(real.stat().st_mode) == 0o750
 
@@ -131,7 +132,7 @@ def test_packaging_to_a_link_replaces_the_model_that_it_points_to(tmp_path):
 def test_packaging_to_a_broken_link_is_refused(tmp_path):
     (tmp_path / "model").symlink_to(tmp_path / "gone")
     with pytest.raises(InvalidInput, match="gone, which is not there"):
-        package(GeometricDecay(r=0.8).build(SPEC, ITEMS), tmp_path / "model")
+        package(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -142,7 +143,7 @@ class Broken(tf.Module):
         super().__init__()
         outputs = outputs or (lambda x: {"embedding": tf.reduce_sum(x, axis=1)})
         self.serve = tf.function(
-            lambda **tensors: outputs(tensors["job_embeddings"])
+            lambda **tensors: outputs(tensors["item_embeddings"])
         ).get_concrete_function(
             **{
                 name: tf.TensorSpec(shape, tf.float32 if name != "actions" else tf.int32, name)
@@ -151,33 +152,33 @@ class Broken(tf.Module):
         )
 
 
-GOOD = {"job_embeddings": [None, 6, 5], "actions": [None, 6]}
+GOOD = {"item_embeddings": [None, 6, 5], "actions": [None, 6]}
 BROKEN = {
-    "job embeddings of another length": (
-        {**GOOD, "job_embeddings": [None, 6, 4]},
+    "item embeddings of another length": (
+        {**GOOD, "item_embeddings": [None, 6, 4]},
         None,
-        r"input 'job_embeddings' should be float32 \[\?, 6, 5\]. "
+        r"input 'item_embeddings' should be float32 \[\?, 6, 5\]. "
         r"Received: float32 \[\?, 6, 4\]",
     ),
     "another number of positions": (
-        {"job_embeddings": [None, 7, 5], "actions": [None, 7]},
+        {"item_embeddings": [None, 7, 5], "actions": [None, 7]},
         None,
         r"should be (float32 \[\?, 6, 5\]|int32 \[\?, 6\]). Received: (float32|int32) \[\?, 7",
     ),
     "a fixed batch": (
-        {"job_embeddings": [4, 6, 5], "actions": [4, 6]},
+        {"item_embeddings": [4, 6, 5], "actions": [4, 6]},
         None,
         r"Received: (float32|int32) \[4, 6",
     ),
     "an unknown input": (
         {**GOOD, "member_age": [None, 6]},
         None,
-        r"inputs should be named job_embeddings, actions .*Received: .*member_age",
+        r"inputs should be named item_embeddings, actions .*Received: .*member_age",
     ),
     "no actions": (
-        {"job_embeddings": [None, 6, 5]},
+        {"item_embeddings": [None, 6, 5]},
         None,
-        r"inputs should be named .*Received: job_embeddings$",
+        r"inputs should be named .*Received: item_embeddings$",
     ),
     "an output a position": (
         GOOD,
@@ -196,26 +197,26 @@ BROKEN = {
 def test_a_broken_model_is_refused_by_name_and_the_old_one_stays(fault, tmp_path):
     shapes, outputs, message = BROKEN[fault]
     path = tmp_path / "model"
-    good = package(UnweightedAverage().build(SPEC, ITEMS), path)
+    good = package(UnweightedAverage().build(SPEC, VECTOR_SPEC), path)
     expected = reload(path)(**inputs())["apply_embedding"].numpy()
 
     with pytest.raises(InvalidInput, match=rf"(?s)model 'some': .*{message}"):
         package(Broken(outputs, **shapes), path)
 
-    assert describe_model(ActivityModel(path), spec=SPEC, item_embedding=ITEMS) == good
+    assert describe_model(ActivityModel(path), spec=SPEC, vector_spec=VECTOR_SPEC) == good
     np.testing.assert_array_equal(reload(path)(**inputs())["apply_embedding"], expected)
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_broken_model_leaves_nothing_where_nothing_was(tmp_path):
     with pytest.raises(InvalidInput):
-        package(Broken(job_embeddings=[None, 6, 5]), tmp_path / "models" / "model")
+        package(Broken(item_embeddings=[None, 6, 5]), tmp_path / "models" / "model")
     assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_a_name_that_cannot_name_a_view_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match=r"`name` should be lower-case.*Received: 'Not-A-Name'"):
-        package(UnweightedAverage().build(SPEC, ITEMS), tmp_path / "model", name="Not-A-Name")
+        package(UnweightedAverage().build(SPEC, VECTOR_SPEC), tmp_path / "model", name="Not-A-Name")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -232,42 +233,42 @@ def test_a_keras_model_without_names_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"item_embedding": ItemEmbedding("test", "1", 4)}, "`dimension` should be 4"),
-        ({"item_embedding": ItemEmbedding("test", "2", 5)}, "`version` should be '2'"),
-        ({"item_embedding": ItemEmbedding("other", "1", 5)}, "`name` should be 'other'"),
+        ({"vector_spec": ItemVectorSpec("test", "1", 4)}, "`dimension` should be 4"),
+        ({"vector_spec": ItemVectorSpec("test", "2", 5)}, "`version` should be '2'"),
+        ({"vector_spec": ItemVectorSpec("other", "1", 5)}, "`name` should be 'other'"),
         (
-            {"item_embedding": ItemEmbedding("test", "1", 5, "retrained")},
+            {"vector_spec": ItemVectorSpec("test", "1", 5, "retrained")},
             "`fingerprint` should be 'retrained'. Received: ''",
         ),
         ({"spec": ActivitySpec(length=7)}, "`length` should be 7"),
     ],
 )
 def test_a_model_made_for_other_facts_is_refused_by_name(change, message, tmp_path):
-    package(UnweightedAverage().build(SPEC, ITEMS), tmp_path / "model")
-    facts = {"spec": SPEC, "item_embedding": ITEMS, **change}
+    package(UnweightedAverage().build(SPEC, VECTOR_SPEC), tmp_path / "model")
+    facts = {"spec": SPEC, "vector_spec": VECTOR_SPEC, **change}
     with pytest.raises(InvalidInput, match=rf"model 'some' \(version 1\).*{message}"):
         describe_model(ActivityModel(tmp_path / "model"), **facts)
 
 
 def test_a_changed_file_is_refused_by_name(tmp_path):
-    package(GeometricDecay(r=0.8).build(SPEC, ITEMS), tmp_path / "model")
+    package(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), tmp_path / "model")
     data = next(Path(tmp_path / "model" / "variables").glob("*.data-*"))
     data.write_bytes(data.read_bytes() + b"x")
     with pytest.raises(InvalidInput, match=r"model 'some': .*changed or corrupt file"):
-        describe_model(ActivityModel(tmp_path / "model"), spec=SPEC, item_embedding=ITEMS)
+        describe_model(ActivityModel(tmp_path / "model"), spec=SPEC, vector_spec=VECTOR_SPEC)
 
 
 def test_a_model_packaged_before_there_were_fingerprints_takes_vectors_of_ones_own(tmp_path):
-    described = package(UnweightedAverage().build(SPEC, ITEMS), tmp_path / "model")
+    described = package(UnweightedAverage().build(SPEC, VECTOR_SPEC), tmp_path / "model")
     file = tmp_path / "model" / "assets.extra" / "activity_model.json"
     manifest = json.loads(file.read_text())
-    del manifest["item_embedding"]["fingerprint"]
+    del manifest["vector_spec"]["fingerprint"]
     file.write_text(json.dumps(manifest))
-    again = describe_model(ActivityModel(tmp_path / "model"), spec=SPEC, item_embedding=ITEMS)
-    assert again.item_embedding == described.item_embedding == ITEMS
+    again = describe_model(ActivityModel(tmp_path / "model"), spec=SPEC, vector_spec=VECTOR_SPEC)
+    assert again.vector_spec == described.vector_spec == VECTOR_SPEC
 
 
-def test_a_packaged_job_encoder_gives_what_its_module_gives_and_replaces_the_one_before(tmp_path):
+def test_a_packaged_item_encoder_gives_what_its_module_gives_and_replaces_the_one_before(tmp_path):
     path = tmp_path / "models" / "encoder"
     package_encoder(path, SmallEncoder(scale=2.0))
     described = package_encoder(path, version="2", training={"examples": 3})
@@ -281,7 +282,7 @@ def test_a_packaged_job_encoder_gives_what_its_module_gives_and_replaces_the_one
     np.testing.assert_allclose(got[0], vector_of("title", ["war", "short"], 2010), atol=1e-6)
 
 
-def test_a_keras_job_encoder_is_packaged_with_its_vocabulary(tmp_path):
+def test_a_keras_item_encoder_is_packaged_with_its_vocabulary(tmp_path):
     title = keras.Input((), dtype="string", name="title")
     words = keras.layers.TextVectorization(vocabulary=["nurse", "cook"], output_mode="multi_hot")
     vectors = keras.layers.Dense(5, name="dense")(words(title))
@@ -296,35 +297,35 @@ def test_a_keras_job_encoder_is_packaged_with_its_vocabulary(tmp_path):
     )
 
 
-def test_a_broken_job_encoder_is_refused_and_the_old_one_stays(tmp_path):
+def test_a_broken_item_encoder_is_refused_and_the_old_one_stays(tmp_path):
     good = package_encoder(tmp_path / "encoder")
-    with pytest.raises(InvalidInput, match="job encoder"):
-        package_encoder(tmp_path / "encoder", GeometricDecay(r=0.8).build(SPEC, ITEMS))
+    with pytest.raises(InvalidInput, match="item encoder"):
+        package_encoder(tmp_path / "encoder", GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC))
     with pytest.raises(InvalidInput, match=r"`version` should be letters"):
         package_encoder(tmp_path / "encoder", version="a/b")
-    assert describe_job_encoder(tmp_path / "encoder") == good
+    assert describe_item_encoder(tmp_path / "encoder") == good
     assert list(tmp_path.iterdir()) == [tmp_path / "encoder"]
 
 
 def test_killed_while_it_writes_the_old_model_stays_and_the_next_run_succeeds(tmp_path):
     """SIGKILL in a process of its own, after the SavedModel and before its manifest."""
     path = tmp_path / "model"
-    old = package(GeometricDecay(r=0.8).build(SPEC, ITEMS), path)
+    old = package(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), path)
     script = textwrap.dedent(
         f"""
         import os, signal, sys
         sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
         import activity_embeddings.training.packaging
         from activity_embeddings.training.models import GeometricDecay
-        from test_package import ITEMS, SPEC, package
+        from test_package import VECTOR_SPEC, SPEC, package
         activity_embeddings.training.packaging.write_manifest = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
-        package(GeometricDecay(r=0.5).build(SPEC, ITEMS), {str(path)!r}, version="2")
+        package(GeometricDecay(r=0.5).build(SPEC, VECTOR_SPEC), {str(path)!r}, version="2")
         """
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    described = describe_model(ActivityModel(path), spec=SPEC, item_embedding=ITEMS)
+    described = describe_model(ActivityModel(path), spec=SPEC, vector_spec=VECTOR_SPEC)
     assert described.fingerprint == old.fingerprint
-    new = package(GeometricDecay(r=0.5).build(SPEC, ITEMS), path, version="2")
+    new = package(GeometricDecay(r=0.5).build(SPEC, VECTOR_SPEC), path, version="2")
     assert new.version == "2"
     assert [file.name for file in tmp_path.iterdir()] == ["model"]

@@ -16,11 +16,11 @@ from activity_embeddings.training.testing import (
     check_activity_model,
 )
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 SPEC = ActivitySpec(length=4)
-ITEMS = ItemEmbedding("test", "1", 3)
-FACTS = {"spec": SPEC, "item_embedding": ITEMS}
+VECTOR_SPEC = ItemVectorSpec("test", "1", 3)
+FACTS = {"spec": SPEC, "vector_spec": VECTOR_SPEC}
 
 
 def packaged(model, path):
@@ -32,8 +32,8 @@ def packaged(model, path):
 
 
 def test_a_name_an_architecture_a_built_model_and_a_saved_model_pass(tmp_path):
-    built = CNN(filters=4, residual=False, ages=True).build(SPEC, ITEMS)
-    formula = InterleavedDecay().build(SPEC, ITEMS)
+    built = CNN(filters=4, residual=False, ages=True).build(SPEC, VECTOR_SPEC)
+    formula = InterleavedDecay().build(SPEC, VECTOR_SPEC)
     with_manifest = packaged(formula, tmp_path / "formula")
     without = tmp_path / "plain"
     tf.saved_model.save(formula, str(without), signatures={"serving_default": formula.serve})
@@ -50,7 +50,7 @@ def test_a_name_an_architecture_a_built_model_and_a_saved_model_pass(tmp_path):
 
 
 def test_what_is_checked_is_left_as_it_was(tmp_path):
-    built = CNN(filters=4).build(SPEC, ITEMS)
+    built = CNN(filters=4).build(SPEC, VECTOR_SPEC)
     before = built.get_weights()
     check_activity_model(built, **FACTS)
     for one, other in zip(built.get_weights(), before, strict=True):
@@ -70,9 +70,9 @@ def test_checks_run_one_by_one(check):
 # ---- bad models, one for each way in which a check can fail
 
 
-def summed(job_embeddings, actions):
+def summed(item_embeddings, actions):
     """Good: the sum of the vectors at positions that are not PAD."""
-    return tf.reduce_sum(job_embeddings * tf.cast(actions > 0, tf.float32)[..., None], axis=1)
+    return tf.reduce_sum(item_embeddings * tf.cast(actions > 0, tf.float32)[..., None], axis=1)
 
 
 class Module(tf.Module):
@@ -81,16 +81,16 @@ class Module(tf.Module):
     def __init__(self, compute=summed, *, length=4, dimension=3):
         super().__init__(name="bad")
         self.serve = tf.function(
-            lambda job_embeddings, actions: {"x": compute(job_embeddings, actions)},
+            lambda item_embeddings, actions: {"x": compute(item_embeddings, actions)},
             input_signature=[
-                tf.TensorSpec([None, length, dimension], tf.float32, "job_embeddings"),
+                tf.TensorSpec([None, length, dimension], tf.float32, "item_embeddings"),
                 tf.TensorSpec([None, length], tf.int32, "actions"),
             ],
         )
 
 
-def mean_of_batch(job_embeddings, actions):
-    total = summed(job_embeddings, actions)
+def mean_of_batch(item_embeddings, actions):
+    total = summed(item_embeddings, actions)
     return total - tf.reduce_mean(total, axis=0)
 
 
@@ -141,14 +141,14 @@ class Unlike(Bad):
 
 
 def keras_model(compute, *, actions="actions", kind=keras.Model):
-    """A Keras model of job embeddings, actions and ages that computes what a test wants."""
+    """A Keras model of item embeddings, actions and ages that computes what a test wants."""
     inputs = {
-        "job_embeddings": keras.Input((4, 3), name="job_embeddings"),
+        "item_embeddings": keras.Input((4, 3), name="item_embeddings"),
         actions: keras.Input((4,), dtype="int32", name=actions),
         "ages": keras.Input((4,), name="ages"),
     }
     active = ops.cast(inputs[actions] > 0, "float32")
-    vectors = inputs["job_embeddings"] * ops.expand_dims(active, 2)
+    vectors = inputs["item_embeddings"] * ops.expand_dims(active, 2)
     return kind(inputs, {"x": compute(vectors, inputs["ages"])}, name="bad")
 
 
@@ -168,7 +168,7 @@ BAD = [
     (
         "signature",
         lambda: keras_model(sum_beside_ages, actions="kinds"),
-        r"inputs should be named job_embeddings, act",
+        r"inputs should be named item_embeddings, act",
     ),
     ("signature", lambda: Module(dimension=2), r"should be float32 \[\?, 4, 3\]. Received: .* 2\]"),
     (
@@ -200,7 +200,7 @@ BAD = [
     (
         "padding_invariance",
         lambda: Module(lambda x, a: tf.reduce_sum(x, axis=1)),
-        r"expected what 'job_embeddings' holds at PAD positions not to be read.*differs by",
+        r"expected what 'item_embeddings' holds at PAD positions not to be read.*differs by",
     ),
     (
         "padding_invariance",
@@ -248,11 +248,11 @@ def test_an_error_inside_a_model_is_reported_as_one_of_the_check():
 
 
 def test_a_saved_model_made_for_something_else_fails(tmp_path):
-    path = packaged(InterleavedDecay().build(SPEC, ITEMS), tmp_path / "model")
+    path = packaged(InterleavedDecay().build(SPEC, VECTOR_SPEC), tmp_path / "model")
     with pytest.raises(
         ActivityModelCheckFailed, match=r"'signature' failed: .*`length` should be 32"
     ):
-        check_activity_model(path, item_embedding=ITEMS)
+        check_activity_model(path, vector_spec=VECTOR_SPEC)
     with pytest.raises(ActivityModelCheckFailed, match=r"`name` should be 'check'"):
         check_activity_model(path, spec=SPEC)
     with pytest.raises(ActivityModelCheckFailed, match=r"Received: no file saved_model.pb"):

@@ -16,7 +16,7 @@ from activity_embeddings.transformations.spec import (
     LONGEST_WINDOW,
     MOST_ACTIONS,
     ActivitySpec,
-    ItemEmbedding,
+    ItemVectorSpec,
     describe_mismatch,
 )
 
@@ -45,9 +45,9 @@ def test_the_limits_are_those_of_the_types_behind_them():
     # Elements of the lists of one Arrow array, for the largest batches.
     assert MEMBERS_AT_ONCE * LONGEST_SEQUENCE <= MOST_VALUES
     assert max(MEMBERS_AT_ONCE, POSTINGS_AT_ONCE) * LONGEST_VECTOR <= MOST_VALUES
-    assert ItemEmbedding("a", "1", LONGEST_VECTOR).dimension == LONGEST_VECTOR
+    assert ItemVectorSpec("a", "1", LONGEST_VECTOR).dimension == LONGEST_VECTOR
     with pytest.raises(InvalidInput, match=r"at most 32,767. Received: 32768"):
-        ItemEmbedding("a", "1", LONGEST_VECTOR + 1)
+        ItemVectorSpec("a", "1", LONGEST_VECTOR + 1)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_impossible_specs_are_refused(wrong, message):
 
 
 def test_a_mismatch_is_named_with_both_values():
-    ours, theirs = ItemEmbedding("a", "1", 64), ItemEmbedding("a", "2", 64)
+    ours, theirs = ItemVectorSpec("a", "1", 64), ItemVectorSpec("a", "2", 64)
     assert describe_mismatch(ours.to_dict(), ours.to_dict()) is None
     assert describe_mismatch(ours.to_dict(), theirs.to_dict()) == (
         "`version` should be '1'. Received: '2'"
@@ -81,13 +81,13 @@ def test_a_mismatch_is_named_with_both_values():
 
 
 def test_an_encoder_is_told_from_one_retrained_under_its_version():
-    ours, theirs = ItemEmbedding("a", "1", 64, "one"), ItemEmbedding("a", "1", 64, "two")
+    ours, theirs = ItemVectorSpec("a", "1", 64, "one"), ItemVectorSpec("a", "1", 64, "two")
     assert describe_mismatch(ours.to_dict(), theirs.to_dict()) == (
         "`fingerprint` should be 'one'. Received: 'two'"
     )
-    assert ItemEmbedding.from_dict(ours.to_dict()) == ours
+    assert ItemVectorSpec.from_dict(ours.to_dict()) == ours
 
 
 def test_an_item_embedding_from_before_there_were_fingerprints_has_none():
     before = {"name": "a", "version": "1", "dimension": 64}
-    assert ItemEmbedding.from_dict(before) == ItemEmbedding("a", "1", 64, fingerprint="")
+    assert ItemVectorSpec.from_dict(before) == ItemVectorSpec("a", "1", 64, fingerprint="")

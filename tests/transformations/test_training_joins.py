@@ -58,7 +58,7 @@ def labels():
         },
         index=random.integers(0, 5, rows),
     )
-    return pd.concat([frame, frame.iloc[::-3], frame.iloc[:20].assign(job_id=3)])
+    return pd.concat([frame, frame.iloc[::-3], frame.iloc[:20].assign(item_id=3)])
 
 
 def snapshots(repo, view):
@@ -70,7 +70,7 @@ def snapshots(repo, view):
     return rows
 
 
-def job_vectors(repo):
+def item_vectors(repo):
     table = pq.read_table(repo.data / "job_embeddings.parquet")
     return [(row["job_id"], us(row["event_timestamp"]), row) for row in table.to_pylist()]
 
@@ -88,7 +88,7 @@ def check(joined, labels, repo, *, label_time="event_timestamp", jobs=False, nam
     """Check each row of a join, with loops."""
     rows = [(feature, snapshots(repo, view), "member_id", TTL) for view, feature in each_feature()]
     if jobs:
-        rows.append((("job_embedding", "embedding"), job_vectors(repo), "job_id", 0))
+        rows.append((("job_embedding", "embedding"), item_vectors(repo), "job_id", 0))
     assert len(joined) == len(labels)
     found = 0
     for (view, feature), table, key, ttl in rows:

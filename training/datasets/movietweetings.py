@@ -1,7 +1,7 @@
 """Turn the raw MovieTweetings files into the sample data that the feature repository ships.
 
-No public data set of job applications carries job content, apply/save/dismiss actions and times
-together, so rated films stand in for jobs: a user is a member, a film is a job posting, and the
+No public data set of item applications carries item content, apply/save/dismiss actions and times
+together, so rated films stand in for jobs: a user is a member, a film is an item posting, and the
 rating says which action was taken. Every figure measured on it is a figure from a proxy domain.
 
     python -m activity_embeddings.training.datasets.movietweetings --raw RAW --out feature_repo/data
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder
-from activity_embeddings.transformations.names import ACTION, EVENT_TIMESTAMP, JOB_ID, MEMBER_ID
+from activity_embeddings.transformations.names import ACTION, EVENT_TIMESTAMP, ITEM_ID, MEMBER_ID
 
 EVENTS_FILE = "activity_events/history.parquet"
 POSTINGS_FILE = "job_postings.parquet"
@@ -28,14 +28,14 @@ README_FILE = "README.md"
 EVENTS_SCHEMA = pa.schema(
     [
         (MEMBER_ID, pa.int64()),
-        (JOB_ID, pa.int64()),
+        (ITEM_ID, pa.int64()),
         (ACTION, pa.string()),
         (EVENT_TIMESTAMP, pa.timestamp("us", tz="UTC")),
     ]
 )
 POSTINGS_SCHEMA = pa.schema(
     [
-        (JOB_ID, pa.int64()),
+        (ITEM_ID, pa.int64()),
         ("title", pa.string()),
         ("year", pa.int32()),
         ("genres", pa.list_(pa.string())),
@@ -46,7 +46,7 @@ POSTINGS_SCHEMA = pa.schema(
 _MICROSECOND = timedelta(microseconds=1)
 _DAY_US = timedelta(days=1) // _MICROSECOND
 NIGHTLY_JOB = timedelta(hours=4)
-"""Time after midnight UTC at which a nightly job has taken up the day's new postings."""
+"""Time after midnight UTC at which a nightly item has taken up the day's new postings."""
 
 APPLY_FROM_RATING = 8
 SAVE_FROM_RATING = 6
@@ -60,19 +60,19 @@ _README = """\
 # Sample data
 
 Real, timestamped, positive and negative actions, small enough to commit. It is a **proxy domain**:
-no public data set of job applications carries job content, apply/save/dismiss actions and times
+no public data set of item applications carries item content, apply/save/dismiss actions and times
 together, so films stand in for jobs. Say so beside every figure measured on it.
 
 | File | Rows | One row per | Columns |
 | --- | --- | --- | --- |
 | `activity_events/history.parquet` | {events:,} | action | `member_id`, `job_id`, `action`, \
 `event_timestamp` |
-| `job_postings.parquet` | {postings:,} | job | `job_id`, `title`, `year`, `genres`, \
+| `job_postings.parquet` | {postings:,} | item | `job_id`, `title`, `year`, `genres`, \
 `event_timestamp` |
 
 Times are UTC. A posting is known from its `event_timestamp` on. Events are a folder, to which
-`activity-embeddings push` adds files; those are not committed. Job vectors are made from the
-postings by the feature repo's job encoder.
+`activity-embeddings push` adds files; those are not committed. Item vectors are made from the
+postings by the feature repo's item encoder.
 
 ## Where it comes from
 
@@ -85,16 +85,16 @@ every fifth user left out). MIT licence, copied in `LICENSE.movietweetings`. Ple
 
 ## What was modified
 
-- A user is a member and a film is a job. Ids keep their numeric value; as integers, film ids lose
+- A user is a member and a film is an item. Ids keep their numeric value; as integers, film ids lose
   their leading zeros.
 - A rating of 8 or more is `APPLY`, 6 or 7 is `SAVE`, 5 or less is `DISMISS`; the rating itself is
   dropped. Of {events:,} events that makes {APPLY:,}, {SAVE:,} and {DISMISS:,}.
-- Events are sorted by time, then member, then job. Times run from {first} to {last}, UTC.
+- Events are sorted by time, then member, then item. Times run from {first} to {last}, UTC.
 - The year in brackets at the end of a film's title is a column of its own.
 - Films without genres ({postings_without_genres:,}) have an empty list. Events on films without a
-  row in `movies.dat` ({events_on_unknown_jobs:,}) are kept.
+  row in `movies.dat` ({events_on_unknown_items:,}) are kept.
 - The source does not say when a film became known, so the time of a posting is that of a nightly
-  job: 04:00 UTC on the day after its first event. The {postings_without_events:,} films without
+  item: 04:00 UTC on the day after its first event. The {postings_without_events:,} films without
   any event have the start of the first day.
 
 ## How to make it again
@@ -109,8 +109,8 @@ def prepare_movietweetings(raw_dir: Path, out_dir: Path) -> dict[str, int]:
     """Write the sample events, postings, licence and README made from the raw files.
 
     Both raw files are read and checked whole before anything is written, so bad input leaves
-    `out_dir` as it was. Events on films without a row in `movies.dat` are kept: a job that has
-    activity before it has content is the ordinary "unknown job" of production data.
+    `out_dir` as it was. Events on films without a row in `movies.dat` are kept: an item that has
+    activity before it has content is the ordinary "unknown item" of production data.
 
     Parameters
     ----------
@@ -123,9 +123,9 @@ def prepare_movietweetings(raw_dir: Path, out_dir: Path) -> dict[str, int]:
     Returns
     -------
     dict[str, int]
-        Counts: `events`, `members`, `jobs_in_events`, `APPLY`, `SAVE`, `DISMISS`, `postings`,
-        `postings_without_genres`, `postings_without_events`, `unknown_jobs` (jobs acted on that
-        have no posting) and `events_on_unknown_jobs`.
+        Counts: `events`, `members`, `items_in_events`, `APPLY`, `SAVE`, `DISMISS`, `postings`,
+        `postings_without_genres`, `postings_without_events`, `unknown_items` (items acted on that
+        have no posting) and `events_on_unknown_items`.
 
     Raises
     ------
@@ -139,18 +139,18 @@ def prepare_movietweetings(raw_dir: Path, out_dir: Path) -> dict[str, int]:
     license_text = _read_bytes(raw_dir / "LICENSE")
 
     actions = events[ACTION].to_pylist()
-    job_ids = events[JOB_ID].to_pylist()
-    unknown = set(job_ids) - set(postings[JOB_ID].to_pylist())
+    item_ids = events[ITEM_ID].to_pylist()
+    unknown = set(item_ids) - set(postings[ITEM_ID].to_pylist())
     counts = {
         "events": events.num_rows,
         "members": len(set(events[MEMBER_ID].to_pylist())),
-        "jobs_in_events": len(set(job_ids)),
+        "items_in_events": len(set(item_ids)),
         **{action: actions.count(action) for action in ("APPLY", "SAVE", "DISMISS")},
         "postings": postings.num_rows,
         "postings_without_genres": sum(not genres for genres in postings["genres"].to_pylist()),
-        "postings_without_events": len(set(postings[JOB_ID].to_pylist()) - set(job_ids)),
-        "unknown_jobs": len(unknown),
-        "events_on_unknown_jobs": sum(job_id in unknown for job_id in job_ids),
+        "postings_without_events": len(set(postings[ITEM_ID].to_pylist()) - set(item_ids)),
+        "unknown_items": len(unknown),
+        "events_on_unknown_items": sum(item_id in unknown for item_id in item_ids),
     }
     times = events[EVENT_TIMESTAMP]
     readme = _README.format(
@@ -196,58 +196,58 @@ def action_of_rating(rating: int) -> str:
 
 
 def _read_events(path: Path) -> pa.Table:
-    """Return `ratings.dat` as a table of `EVENTS_SCHEMA`, sorted by time, member and job."""
+    """Return `ratings.dat` as a table of `EVENTS_SCHEMA`, sorted by time, member and item."""
     rows = []
     for number, line in _lines(path):
         match = _RATING_LINE.fullmatch(line)
         if match is None:
             raise _malformed(path, number, "user_id::movie_id::rating::unix_seconds", line)
-        member_id, job_id, rating, seconds = map(int, match.groups())
+        member_id, item_id, rating, seconds = map(int, match.groups())
         try:
             action = action_of_rating(rating)
         except InvalidInput as error:
             raise InvalidInput(f"{path}, line {number}: {error}") from None
-        rows.append((seconds * 1_000_000, member_id, job_id, action))
+        rows.append((seconds * 1_000_000, member_id, item_id, action))
     rows.sort()
-    times, member_ids, job_ids, actions = zip(*rows, strict=True)
-    return pa.table([member_ids, job_ids, actions, times], schema=EVENTS_SCHEMA)
+    times, member_ids, item_ids, actions = zip(*rows, strict=True)
+    return pa.table([member_ids, item_ids, actions, times], schema=EVENTS_SCHEMA)
 
 
 def _read_postings(path: Path) -> pa.Table:
-    """Return `movies.dat` as a table of `POSTINGS_SCHEMA` without times, sorted by job."""
+    """Return `movies.dat` as a table of `POSTINGS_SCHEMA` without times, sorted by item."""
     rows = {}
     for number, line in _lines(path):
         match = _MOVIE_LINE.fullmatch(line)
         if match is None:
             raise _malformed(path, number, "movie_id::title (year)::genre|genre", line)
-        job_id, title, year, genres = match.groups()
-        if int(job_id) in rows:
+        item_id, title, year, genres = match.groups()
+        if int(item_id) in rows:
             raise InvalidInput(
                 f"{path}, line {number}: expected one line per film, "
-                f"received movie_id {int(job_id)} again"
+                f"received movie_id {int(item_id)} again"
             )
-        rows[int(job_id)] = (title, int(year), [genre for genre in genres.split("|") if genre])
-    job_ids = sorted(rows)
-    titles, years, genre_lists = zip(*(rows[job_id] for job_id in job_ids), strict=True)
+        rows[int(item_id)] = (title, int(year), [genre for genre in genres.split("|") if genre])
+    item_ids = sorted(rows)
+    titles, years, genre_lists = zip(*(rows[item_id] for item_id in item_ids), strict=True)
     schema = pa.schema([field for field in POSTINGS_SCHEMA if field.name != EVENT_TIMESTAMP])
-    return pa.table([job_ids, titles, years, genre_lists], schema=schema)
+    return pa.table([item_ids, titles, years, genre_lists], schema=schema)
 
 
 def _with_times(postings: pa.Table, events: pa.Table) -> pa.Table:
     """Add when each posting became known: `NIGHTLY_JOB` after the day of its first event.
 
-    Jobs without any event were there from the start of the first day of all events.
+    Items without any event were there from the start of the first day of all events.
     """
     times = events[EVENT_TIMESTAMP].cast(pa.int64()).to_pylist()
     first: dict[int, int] = {}
-    for job_id, time in zip(events[JOB_ID].to_pylist(), times, strict=True):
-        first.setdefault(job_id, time)
+    for item_id, time in zip(events[ITEM_ID].to_pylist(), times, strict=True):
+        first.setdefault(item_id, time)
     start = times[0] // _DAY_US * _DAY_US
     known = [
-        (first[job_id] // _DAY_US + 1) * _DAY_US + NIGHTLY_JOB // _MICROSECOND
-        if job_id in first
+        (first[item_id] // _DAY_US + 1) * _DAY_US + NIGHTLY_JOB // _MICROSECOND
+        if item_id in first
         else start
-        for job_id in postings[JOB_ID].to_pylist()
+        for item_id in postings[ITEM_ID].to_pylist()
     ]
     field = POSTINGS_SCHEMA.field(EVENT_TIMESTAMP)
     return postings.append_column(field, pa.array(known, pa.int64()).cast(field.type))

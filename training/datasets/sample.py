@@ -1,4 +1,4 @@
-"""The two data sets that the demo runs on: rated films as jobs, and a simulated job market."""
+"""The two data sets that the demo runs on: rated films as items, and a simulated job market."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Sample:
     name : str.
     description : str. One line for people.
     simulated : bool. Whether members are made up; their truth lies in the folder `truth` then.
-    encoder_until : datetime. The job encoder learns before it.
+    encoder_until : datetime. The item encoder learns before it.
     validate_from : datetime. Models learn before it, and are chosen from it on.
     rank_from : datetime. Models are chosen before it; the ranker learns from it on, and it is the
         first as-of time of the demo.
     test_from, until : datetime. The ranker is tested in between.
-    text, categories : columns of the postings that the job encoder reads.
+    text, categories : columns of the postings that the item encoder reads.
     words : int. At most so many words and categories of a posting are read.
     targets : what an evaluation should find, declared before it was run.
     """
@@ -84,8 +84,8 @@ FILMS = Sample(
         )
     ),
 )
-JOBS = Sample(
-    name="jobs",
+ITEMS = Sample(
+    name="items",
     description="A simulated job market: real occupations, made-up members",
     simulated=True,
     encoder_until=datetime(2024, 2, 12, tzinfo=UTC),
@@ -98,7 +98,7 @@ JOBS = Sample(
     words=64,
     targets=(Target("cnn", arms.DECAY),),
 )
-SAMPLES = {sample.name: sample for sample in (FILMS, JOBS)}
+SAMPLES = {sample.name: sample for sample in (FILMS, ITEMS)}
 
 
 def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:

@@ -1,7 +1,7 @@
 """The whole path on the sample data, with the real `feast` command: `make demo`.
 
 It works in the feature repo itself, so that afterwards `feast ui` and everything else can be
-tried there, and begins by removing what an earlier demo left. `make demo DATA=jobs` does the same
+tried there, and begins by removing what an earlier demo left. `make demo DATA=items` does the same
 on a simulated job market, in a feature repo that it makes in `build/job_market`.
 """
 
@@ -95,20 +95,20 @@ def run(repo: Path, sample: Sample = FILMS) -> None:
     _remove_outputs(repo)
     with _step(sample.description):
         events = sample.events(data)
-        postings = sample.postings(data).to_pandas().set_index(names.JOB_ID)
+        postings = sample.postings(data).to_pandas().set_index(names.ITEM_ID)
         members = events[names.MEMBER_ID].to_pandas().nunique()
         print(
             f"{counted(len(events), 'event')} of {counted(members, 'member')} on "
-            f"{counted(len(postings), 'job')}"
+            f"{counted(len(postings), 'item')}"
         )
 
     tensorflow()
-    from activity_embeddings.training.demo.models import build_job_encoder, build_models
+    from activity_embeddings.training.demo.models import build_item_encoder, build_models
 
     with _step(
-        f"Job encoder: content to vector, trained on activity before {sample.encoder_until:%F}"
+        f"Item encoder: content to vector, trained on activity before {sample.encoder_until:%F}"
     ):
-        print(build_job_encoder(data, repo / "models", sample=sample).summary())
+        print(build_item_encoder(data, repo / "models", sample=sample).summary())
     with _step("Models: two formulas, and a CNN trained on what members went on to want"):
         for model in build_models(data, repo / "models", sample=sample):
             print(model.summary())
@@ -135,22 +135,22 @@ def run(repo: Path, sample: Sample = FILMS) -> None:
             f"member {member}: {counted(online[names.ACTIVITY_COUNT][0], 'activity')}, a vector of "
             f"{len(online[EMBEDDING][0])}, in {milliseconds:.1f} ms with the first call's set-up"
         )
-    job_ids, vectors = _vectors_online(store, postings)
+    item_ids, vectors = _vectors_online(store, postings)
     seen = _show_member(store, member, postings)
     before = np.array(online[EMBEDDING][0])
-    print("Jobs nearest to the activity embedding, by cosine, of those not acted on:")
-    _show_nearest(before, job_ids, vectors, postings, seen)
-    with _step("Serving as of the request: the same member has just saved three jobs of one kind"):
+    print("Items nearest to the activity embedding, by cosine, of those not acted on:")
+    _show_nearest(before, item_ids, vectors, postings, seen)
+    with _step("Serving as of the request: the same member has just saved three items of one kind"):
         now = next_week + timedelta(minutes=1)
-        recent = _unlike(before, job_ids, vectors, now)
-        for job, _, _ in recent:
-            print(f"  SAVE     {_title(postings, job)}")
+        recent = _unlike(before, item_ids, vectors, now)
+        for item, _, _ in recent:
+            print(f"  SAVE     {_title(postings, item)}")
         after = _ask_with_recent(store, member, recent, now)
-    print("Jobs nearest to the activity embedding now:")
-    _show_nearest(after, job_ids, vectors, postings, seen | {job for job, _, _ in recent})
+    print("Items nearest to the activity embedding now:")
+    _show_nearest(after, item_ids, vectors, postings, seen | {item for item, _, _ in recent})
     with _step("activity-embeddings check"):
         print(check(store, sample=CHECKED))
-    with _step("activity-embeddings evaluate --quick   (what does it add to a job ranker?)"):
+    with _step("activity-embeddings evaluate --quick   (what does it add to an item ranker?)"):
         table, report = _evaluate(store, sample, repo / EVALUATION)
     print(f"\n{table}\n")
     print(
@@ -201,7 +201,7 @@ def _print_training(manifest: Mapping[str, Any]) -> None:
     """Print what the CNN learnt, beside rivals that need no learning."""
     training, metrics = manifest["training"], manifest["metrics"]
     print(
-        f"validation NDCG@10 of the next positive job among the day's, of "
+        f"validation NDCG@10 of the next positive item among the day's, of "
         f"{metrics['validation_queries']:,}; best of {training['epochs']} epochs: "
         f"{training['best_epoch']}"
     )
@@ -251,7 +251,7 @@ def _join_labels(store: FeatureStore, events: pd.DataFrame, start: datetime, end
     """Join a week, each event a label at its own time."""
     times = events[names.EVENT_TIMESTAMP]
     labels = events[(times >= start) & (times < end)]
-    labels = labels[[names.MEMBER_ID, names.JOB_ID, names.ACTION, names.EVENT_TIMESTAMP]]
+    labels = labels[[names.MEMBER_ID, names.ITEM_ID, names.ACTION, names.EVENT_TIMESTAMP]]
     joined = store.get_historical_features(labels, store.get_feature_service(SERVICE)).to_df()
     active = int((joined[names.ACTIVITY_COUNT].fillna(0) > 0).sum())
     seen = joined[joined[names.LAST_ACTIVITY_AT].notna()]
@@ -274,43 +274,43 @@ def _a_member_with_history(data: Path) -> int:
 
 
 def _show_member(store: FeatureStore, member: int, postings: pd.DataFrame) -> set[int]:
-    """Print a member's recent activity; return the jobs acted on."""
-    features = [names.ACTIVITY_JOB_IDS, names.ACTIVITY_ACTIONS]
+    """Print a member's recent activity; return the items acted on."""
+    features = [names.ACTIVITY_ITEM_IDS, names.ACTIVITY_ACTIONS]
     sequence = store.get_online_features(
         [f"{names.MEMBER_ACTIVITY_SEQUENCE}:{name}" for name in features],
         [{names.MEMBER_ID: member}],
     ).to_dict()
-    jobs = sequence[names.ACTIVITY_JOB_IDS][0]
+    items = sequence[names.ACTIVITY_ITEM_IDS][0]
     actions = sequence[names.ACTIVITY_ACTIONS][0]
-    print(f"\nMember {member}, newest of {counted(len(jobs), 'activity')} last:")
-    for job, action in list(zip(jobs, actions, strict=True))[-SHOWN_ACTIVITIES:]:
-        print(f"  {ActivitySpec().vocabulary[action]:8} {_title(postings, job)}")
-    return set(jobs)
+    print(f"\nMember {member}, newest of {counted(len(items), 'activity')} last:")
+    for item, action in list(zip(items, actions, strict=True))[-SHOWN_ACTIVITIES:]:
+        print(f"  {ActivitySpec().vocabulary[action]:8} {_title(postings, item)}")
+    return set(items)
 
 
 def _vectors_online(store: FeatureStore, postings: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids and unit vectors of all jobs that have one."""
+    """Return ids and unit vectors of all items that have one."""
     answer = store.get_online_features(
-        [f"{names.JOB_EMBEDDING}:{names.EMBEDDING}"],
-        [{names.JOB_ID: int(job)} for job in postings.index],
+        [f"{names.ITEM_VECTORS}:{names.EMBEDDING}"],
+        [{names.ITEM_ID: int(item)} for item in postings.index],
     ).to_dict()
     known = [
-        (job, vector)
-        for job, vector in zip(answer[names.JOB_ID], answer[names.EMBEDDING], strict=True)
+        (item, vector)
+        for item, vector in zip(answer[names.ITEM_ID], answer[names.EMBEDDING], strict=True)
         if vector is not None
     ]
     matrix = np.array([vector for _, vector in known])
-    return np.array([job for job, _ in known]), matrix / np.linalg.norm(matrix, axis=1)[:, None]
+    return np.array([item for item, _ in known]), matrix / np.linalg.norm(matrix, axis=1)[:, None]
 
 
 def _unlike(
-    embedding: np.ndarray, job_ids: np.ndarray, vectors: np.ndarray, now: datetime
+    embedding: np.ndarray, item_ids: np.ndarray, vectors: np.ndarray, now: datetime
 ) -> list[tuple[int, str, datetime]]:
-    """Return three saves, seconds old, of jobs that are alike and unlike an embedding."""
+    """Return three saves, seconds old, of items that are alike and unlike an embedding."""
     furthest = int(np.argmin(vectors @ embedding))
     alike = np.argsort(-(vectors @ vectors[furthest]))[:3]
     return [
-        (int(job_ids[row]), "SAVE", now - timedelta(seconds=int(20 - 5 * i)))
+        (int(item_ids[row]), "SAVE", now - timedelta(seconds=int(20 - 5 * i)))
         for i, row in enumerate(alike)
     ]
 
@@ -337,22 +337,22 @@ def _ask_with_recent(
 
 def _show_nearest(
     embedding: np.ndarray,
-    job_ids: np.ndarray,
+    item_ids: np.ndarray,
     vectors: np.ndarray,
     postings: pd.DataFrame,
     seen: set[int],
 ) -> None:
-    """Print the jobs nearest to an embedding, by title, of those not seen."""
+    """Print the items nearest to an embedding, by title, of those not seen."""
     cosine = vectors @ embedding / np.linalg.norm(embedding)
-    new = [row for row in np.argsort(-cosine) if job_ids[row] not in seen]
+    new = [row for row in np.argsort(-cosine) if item_ids[row] not in seen]
     for row in new[:NEAREST]:
-        print(f"  {cosine[row]:.2f}     {_title(postings, int(job_ids[row]))}")
+        print(f"  {cosine[row]:.2f}     {_title(postings, int(item_ids[row]))}")
 
 
-def _title(postings: pd.DataFrame, job: int) -> str:
-    if job not in postings.index:
-        return f"job {job}"
-    row = postings.loc[job]
+def _title(postings: pd.DataFrame, item: int) -> str:
+    if item not in postings.index:
+        return f"item {item}"
+    row = postings.loc[item]
     kinds = [str(row["year"]), *row["genres"]] if "genres" in row else row["group"]
     return f"{row['title']} ({', '.join(kinds)})"
 

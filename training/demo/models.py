@@ -1,4 +1,4 @@
-"""Build the sample feature repo's job encoder and its three packaged models.
+"""Build the sample feature repo's item encoder and its three packaged models.
 
     python -m activity_embeddings.training.demo.models --repo feature_repo
 
@@ -18,84 +18,81 @@ from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.loop import Fit
 from activity_embeddings.training.fitting.train import Trained, train
-from activity_embeddings.training.item_encoder.train import JobEncoder as JobEncoderSettings
-from activity_embeddings.training.item_encoder.train import train_job_encoder
+from activity_embeddings.training.item_encoder.train import TowerSettings, train_item_encoder
 from activity_embeddings.training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
 from activity_embeddings.training.objectives import Objective
-from activity_embeddings.training.packaging import package_job_encoder
+from activity_embeddings.training.packaging import package_item_encoder
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.contract.item_encoder import (
-    JobEncoderDescription,
-    describe_job_encoder,
+    ItemEncoderDescription,
+    describe_item_encoder,
 )
-from activity_embeddings.transformations.inference.encoder import JobEncoder, encode_postings
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
-JOB_ENCODER = "job_encoder"
+ITEM_ENCODER = "item_encoder"
 """Name of the encoder's folder among the models."""
 DIMENSION = 64
-"""Length of a job vector."""
+"""Length of an item vector."""
 FIT = Fit(epochs=20, learning_rate=1e-4)
 """How each model is fitted: what was best on the validation days of the films."""
 SAMPLE_MODELS: tuple[tuple[Architecture, str], ...] = (
-    (UnweightedAverage(), "Plain mean of the job embeddings of each action."),
+    (UnweightedAverage(), "Plain mean of the item embeddings of each action."),
     (
         GeometricDecay(r=0.9),
-        "Geometrically decaying average of each action's job embeddings, r = 0.9.",
+        "Geometrically decaying average of each action's item embeddings, r = 0.9.",
     ),
     (CNN(), "One vector from a CNN over the interleaved activities, as a correction of a decay."),
 )
 
 
-def build_job_encoder(
+def build_item_encoder(
     data: Path, models: Path, *, sample: Sample = FILMS, seed: int = 0, verbose: int = 0
-) -> JobEncoderDescription:
+) -> ItemEncoderDescription:
     """Train the encoder on the sample data in folder `data`, and package it into `models`."""
-    encoder, facts = train_job_encoder(
+    encoder, facts = train_item_encoder(
         sample.events(data),
         sample.postings(data),
         until=sample.encoder_until,
         dimension=DIMENSION,
-        encoder=JobEncoderSettings(
-            text=sample.text, categories=sample.categories, tokens=sample.words
-        ),
+        encoder=TowerSettings(text=sample.text, categories=sample.categories, tokens=sample.words),
         seed=seed,
         verbose=verbose,
     )
-    return package_job_encoder(
+    return package_item_encoder(
         encoder,
-        models / JOB_ENCODER,
+        models / ITEM_ENCODER,
         name="content_and_behaviour",
         version="1",
         valid_from=sample.encoder_until,
-        **{"description": "Job vectors from the content of postings.", **facts},
+        **{"description": "Item vectors from the content of postings.", **facts},
     )
 
 
 def read_history(data: Path, models: Path, *, sample: Sample = FILMS) -> ActivityHistory:
-    """Read the activity in folder `data`, with vectors of the job encoder that lies in `models`."""
-    encoder = describe_job_encoder(models / JOB_ENCODER)
-    encoded = encode_postings(JobEncoder(encoder), sample.postings(data))
-    vectors = ItemVectors.from_arrow(encoded, encoder.item_embedding)
+    """Read the activity in folder `data`, with vectors of the item encoder that lies in `models`."""
+    encoder = describe_item_encoder(models / ITEM_ENCODER)
+    encoded = encode_postings(ItemEncoder(encoder), sample.postings(data))
+    vectors = ItemVectors.from_arrow(encoded, encoder.vector_spec)
     return ActivityHistory.from_arrow(sample.events(data), vectors, ActivitySpec())
 
 
 def train_model(
     model: Architecture,
     history: ActivityHistory,
-    item_embedding: ItemEmbedding,
+    vector_spec: ItemVectorSpec,
     *,
     sample: Sample = FILMS,
     objective: Objective | None = None,
     seed: int = 0,
     verbose: int = 0,
 ) -> Trained:
-    """Train a model on the days between the job encoder's and the ranker's."""
+    """Train a model on the days between the item encoder's and the ranker's."""
     return train(
         model,
         history,
-        item_embedding=item_embedding,
+        vector_spec=vector_spec,
         period=Period(sample.encoder_until, sample.validate_from),
         validation=Period(sample.validate_from, sample.rank_from),
         objective=objective,
@@ -109,12 +106,14 @@ def build_models(
 ) -> Iterator[ModelDescription]:
     """Train and package the three models into folder `models`, one at a time.
 
-    They read the vectors of the job encoder that is there.
+    They read the vectors of the item encoder that is there.
     """
-    items = describe_job_encoder(models / JOB_ENCODER).item_embedding
+    vector_spec = describe_item_encoder(models / ITEM_ENCODER).vector_spec
     history = read_history(data, models, sample=sample)
     for model, description in SAMPLE_MODELS:
-        trained = train_model(model, history, items, sample=sample, seed=seed, verbose=verbose)
+        trained = train_model(
+            model, history, vector_spec, sample=sample, seed=seed, verbose=verbose
+        )
         yield trained.package(
             models / model.name, name=model.name, version="1", description=description
         )
@@ -127,7 +126,7 @@ def main() -> None:
     repo = parser.parse_args().repo
     # Of Keras about numpy.
     warnings.simplefilter("ignore", DeprecationWarning)
-    print(build_job_encoder(repo / "data", repo / "models").summary())
+    print(build_item_encoder(repo / "data", repo / "models").summary())
     for model in build_models(repo / "data", repo / "models"):
         print(model.summary())
 

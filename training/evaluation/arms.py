@@ -22,7 +22,7 @@ CATEGORY_SUMS = "category_sums"
 DECAY_AND_RATES = "decay+two_rates"
 TWO_RATES = "two_rates"
 PLACEBO = "placebo"
-JOB_ONLY = "job_only"
+ITEM_ONLY = "item_only"
 CANARY = "leak_canary"
 AGAIN = "nothing_again"
 ORACLE = "oracle"
@@ -37,7 +37,7 @@ RESERVED = frozenset(
         TWO_RATES,
         DECAY_AND_RATES,
         PLACEBO,
-        JOB_ONLY,
+        ITEM_ONLY,
         CANARY,
         AGAIN,
         ORACLE,
@@ -66,11 +66,11 @@ class Kind(StrEnum):
     AS_OF = "as of"
     """Computed as of the time of the query, minus a lag."""
     CONSTANT = "constant"
-    """Ones, the same for everyone: what is left is the job's own vector."""
+    """Ones, the same for everyone: what is left is the item's own vector."""
     CATEGORIES = "categories"
-    """Sums of the categories of recent jobs, beside the job's own categories."""
+    """Sums of the categories of recent items, beside the item's own categories."""
     TRUTH = "truth"
-    """The true preference in a simulated market, beside the job's true vector."""
+    """The true preference in a simulated market, beside the item's true vector."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def controls(candidate: str, *, leaking: str) -> list[Arm]:
             (Source(Kind.OTHER_MEMBER, candidate),),
         ),
         Arm(
-            JOB_ONLY,
-            "the job's own vector, nothing of the member",
+            ITEM_ONLY,
+            "the item's own vector, nothing of the member",
             Role.CONTROL,
             (Source(Kind.CONSTANT),),
         ),

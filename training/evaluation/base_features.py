@@ -1,7 +1,7 @@
-"""What any job recommender knows without an activity embedding, as of when a daily run knew it.
+"""What any item recommender knows without an activity embedding, as of when a daily run knew it.
 
-Popularity and age of jobs, how much of what a member did was positive, the categories of the jobs
-that a member ever wanted, and, as an older baseline, sums of the categories of recent jobs. Every
+Popularity and age of items, how much of what a member did was positive, the categories of the items
+that a member ever wanted, and, as an older baseline, sums of the categories of recent items. Every
 row is as of the newest daily run whose values were there at the time of the query, so that no
 query sees itself.
 """
@@ -21,7 +21,7 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.arrow import bisect, codes_of, single_chunk, time_column
 
-JOB_STATISTICS = (
+ITEM_STATISTICS = (
     "positives_1d",
     "positives_7d",
     "positives_28d",
@@ -33,7 +33,7 @@ JOB_STATISTICS = (
 )
 MEMBER_STATISTICS = ("activities", "positive_share")
 PROFILE = "wanted_categories"
-"""Feature of a member: how often each category was among the jobs wanted, to date."""
+"""Feature of a member: how often each category was among the items wanted, to date."""
 _DAYS = (1, 7, 28)
 _PRIOR = 10
 """Activities at the mean share that every share of positives starts with: few say little."""
@@ -43,45 +43,45 @@ MOST_DAYS = 365.0
 
 @dataclass(frozen=True, eq=False)
 class Categories:
-    """Which categories each of J jobs has, and how much each of C counts.
+    """Which categories each of J items has, and how much each of C counts.
 
     Attributes
     ----------
     names : of the categories, ascending.
-    of_jobs : float32 [J, C]; 1 where a job has a category.
-    weights : float32 [C]; log(J / jobs with the category), the inverse document frequency.
+    of_items : float32 [J, C]; 1 where an item has a category.
+    weights : float32 [C]; log(J / items with the category), the inverse document frequency.
     """
 
     names: tuple[str, ...]
-    of_jobs: np.ndarray
+    of_items: np.ndarray
     weights: np.ndarray
 
     @classmethod
     def from_arrow(
-        cls, postings: pa.Table, columns: Sequence[str], job_ids: pa.Array, *, until: int
+        cls, postings: pa.Table, columns: Sequence[str], item_ids: pa.Array, *, until: int
     ) -> Categories:
         """Read categories from columns of text or lists of text.
 
-        A job has those of its newest posting up to a time, or else of its first one: a later
+        An item has those of its newest posting up to a time, or else of its first one: a later
         change of a posting is not known before.
 
         Parameters
         ----------
         postings : `job_id`, `event_timestamp` and the columns.
         columns : names of columns; a category is named `column=value`.
-        job_ids : the J jobs.
+        item_ids : the J items.
         until : microseconds since the epoch.
         """
-        job = codes_of(single_chunk(postings, names.JOB_ID).cast(job_ids.type), job_ids)
-        time = time_column(postings, names.EVENT_TIMESTAMP, names.JOB_POSTING)
+        item = codes_of(single_chunk(postings, names.ITEM_ID).cast(item_ids.type), item_ids)
+        time = time_column(postings, names.EVENT_TIMESTAMP, names.ITEM_POSTING)
         # The row that counts comes last: later ones, newest first, then those up to the time.
         order = np.lexsort((np.where(time <= until, time, -time), time <= until))
-        order = order[job[order] >= 0]
-        chosen = np.full(len(job_ids), -1)
-        chosen[job[order]] = order
+        order = order[item[order] >= 0]
+        chosen = np.full(len(item_ids), -1)
+        chosen[item[order]] = order
         rows = pa.array(chosen[chosen >= 0])
         owner = np.flatnonzero(chosen >= 0)
-        jobs, values = [], []
+        items, values = [], []
         for column in columns:
             cells = single_chunk(postings, column).take(rows)
             if pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type):
@@ -90,26 +90,26 @@ class Categories:
             else:
                 of = owner
             present = cells.is_valid()
-            jobs.append(of[present.to_numpy(zero_copy_only=False)])
+            items.append(of[present.to_numpy(zero_copy_only=False)])
             texts = cells.filter(present).cast(pa.string()).to_pylist()
             values += [f"{column}={text}" for text in texts]
         known = tuple(sorted(set(values)))
         place = {value: i for i, value in enumerate(known)}
-        of_jobs = np.zeros((len(job_ids), len(known)), np.float32)
+        of_items = np.zeros((len(item_ids), len(known)), np.float32)
         if known:
-            of_jobs[np.concatenate(jobs), [place[value] for value in values]] = 1
-        having = np.maximum(of_jobs.sum(axis=0), 1)
-        return cls(known, of_jobs, np.log(max(len(job_ids), 1) / having).astype(np.float32))
+            of_items[np.concatenate(items), [place[value] for value in values]] = 1
+        having = np.maximum(of_items.sum(axis=0), 1)
+        return cls(known, of_items, np.log(max(len(item_ids), 1) / having).astype(np.float32))
 
 
 class BaseFeatures:
-    """Computes the features of jobs and members as of any moment.
+    """Computes the features of items and members as of any moment.
 
     Parameters
     ----------
     history : all events there are; later ones are not looked at.
-    posted : int64 [J]; when each job was posted, microseconds since the epoch.
-    categories : of the jobs.
+    posted : int64 [J]; when each item was posted, microseconds since the epoch.
+    categories : of the items.
     """
 
     def __init__(
@@ -119,34 +119,34 @@ class BaseFeatures:
         self.history, self.posted, self.categories = history, posted, categories
         positive = np.isin(events.action, spec.positive_ids)
         order = np.argsort(events.time, kind="stable")
-        self._time, self._job = events.time[order], events.job[order]
+        self._time, self._item = events.time[order], events.item[order]
         self._positive = positive[order]
         # Positives up to each event of a member, for counts within a member's own slice.
         self._positives_before = np.concatenate([[0], np.cumsum(positive)])
 
-    def of_jobs(self, moment: int) -> dict[str, np.ndarray]:
-        """Return `JOB_STATISTICS` of each job as of a moment, float32 [J]; strictly before it."""
-        jobs = len(self.history.vectors.job_ids)
+    def of_items(self, moment: int) -> dict[str, np.ndarray]:
+        """Return `ITEM_STATISTICS` of each item as of a moment, float32 [J]; strictly before it."""
+        items = len(self.history.vectors.item_ids)
         end = int(np.searchsorted(self._time, moment))
-        job, positive = self._job[:end], self._positive[:end]
+        item, positive = self._item[:end], self._positive[:end]
         columns: dict[str, np.ndarray] = {}
         for days in _DAYS:
             first = int(np.searchsorted(self._time, moment - days * MICROSECONDS_PER_DAY))
-            recent = job[first:][positive[first:]]
-            columns[f"positives_{days}d"] = np.bincount(recent, minlength=jobs)
-        columns["positives"] = np.bincount(job[positive], minlength=jobs)
+            recent = item[first:][positive[first:]]
+            columns[f"positives_{days}d"] = np.bincount(recent, minlength=items)
+        columns["positives"] = np.bincount(item[positive], minlength=items)
         share = positive.mean() if end else 0.0
-        activities = np.bincount(job, minlength=jobs)
+        activities = np.bincount(item, minlength=items)
         columns["positive_share"] = (columns["positives"] + _PRIOR * share) / (activities + _PRIOR)
-        last = np.full(jobs, -1, np.int64)
-        last[job] = np.arange(end)  # in order of time: the newest stays
-        first_of = np.full(jobs, -1, np.int64)
-        first_of[job[::-1]] = np.arange(end)[::-1]
+        last = np.full(items, -1, np.int64)
+        last[item] = np.arange(end)  # in order of time: the newest stays
+        first_of = np.full(items, -1, np.int64)
+        first_of[item[::-1]] = np.arange(end)[::-1]
         for name, place in (("activity", last), ("first_activity", first_of)):
-            since = (moment - self._time[np.maximum(place, 0)]) if end else np.zeros(jobs)
+            since = (moment - self._time[np.maximum(place, 0)]) if end else np.zeros(items)
             columns[f"days_since_{name}"] = _days(np.where(place >= 0, since, np.inf))
         columns["days_since_posted"] = _days(moment - self.posted)
-        return {name: columns[name].astype(np.float32) for name in JOB_STATISTICS}
+        return {name: columns[name].astype(np.float32) for name in ITEM_STATISTICS}
 
     def of_members(self, member: np.ndarray, moments: np.ndarray) -> dict[str, np.ndarray]:
         """Return what is known of members, each as of a moment of its own; strictly before it.
@@ -172,7 +172,7 @@ class BaseFeatures:
         profile = np.zeros((len(member), len(self.categories.names)), np.float32)
         positive = np.isin(events.action, self.history.spec.positive_ids)
         for i, (a, b) in enumerate(zip(first, end, strict=True)):
-            profile[i] = self.categories.of_jobs[events.job[a:b][positive[a:b]]].sum(axis=0)
+            profile[i] = self.categories.of_items[events.item[a:b][positive[a:b]]].sum(axis=0)
         return {
             "activities": activities.astype(np.float32),
             "positive_share": ((positives + _PRIOR * share) / (activities + _PRIOR)).astype(
@@ -182,7 +182,7 @@ class BaseFeatures:
         }
 
     def recent_categories(self, member: np.ndarray, moments: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the categories of the jobs in each member's sequence, summed for each action.
+        """Return the categories of the items in each member's sequence, summed for each action.
 
         Returns
         -------
@@ -191,18 +191,20 @@ class BaseFeatures:
         sequences = self.history.sequences(member, moments)
         spec = self.history.spec
         # The last row, for PAD, has no category.
-        of_jobs = np.vstack([self.categories.of_jobs, np.zeros_like(self.categories.of_jobs[:1])])
+        of_items = np.vstack(
+            [self.categories.of_items, np.zeros_like(self.categories.of_items[:1])]
+        )
         return {
-            f"{action.lower()}_categories": _sums(sequences.job, sequences.action == i, of_jobs)
+            f"{action.lower()}_categories": _sums(sequences.item, sequences.action == i, of_items)
             for i, action in enumerate(spec.actions, start=1)
         }
 
 
-def _sums(job: np.ndarray, chosen: np.ndarray, of_jobs: np.ndarray) -> np.ndarray:
-    """Sum the rows of the chosen jobs, position by position: float32 [n, C] from [n, L]."""
-    total = np.zeros((len(job), of_jobs.shape[1]), np.float32)
-    for position in range(job.shape[1]):
-        total += of_jobs[np.where(chosen[:, position], job[:, position], -1)]
+def _sums(item: np.ndarray, chosen: np.ndarray, of_items: np.ndarray) -> np.ndarray:
+    """Sum the rows of the chosen items, position by position: float32 [n, C] from [n, L]."""
+    total = np.zeros((len(item), of_items.shape[1]), np.float32)
+    for position in range(item.shape[1]):
+        total += of_items[np.where(chosen[:, position], item[:, position], -1)]
     return total
 
 
@@ -211,25 +213,25 @@ def _days(microseconds: np.ndarray) -> np.ndarray:
 
 
 def content_match(
-    profile: np.ndarray, categories: Categories, query: np.ndarray, job: np.ndarray
+    profile: np.ndarray, categories: Categories, query: np.ndarray, item: np.ndarray
 ) -> np.ndarray:
-    """Return the cosine of members' wanted categories with those of jobs, float32 [R].
+    """Return the cosine of members' wanted categories with those of items, float32 [R].
 
     Both are weighted by inverse document frequency; 0 where either has none.
 
     Parameters
     ----------
     profile : float32 [n, C].
-    categories : of the jobs.
+    categories : of the items.
     query : int [R], ascending; row of `profile`.
-    job : int [R].
+    item : int [R].
     """
     own = _unit(profile * categories.weights)
-    jobs = _unit(categories.of_jobs * categories.weights)
+    items = _unit(categories.of_items * categories.weights)
     match = np.empty(len(query), np.float32)
     start = np.searchsorted(query, np.arange(len(profile) + 1))
     for i, (a, b) in enumerate(itertools.pairwise(start)):
-        match[a:b] = jobs[job[a:b]] @ own[i]
+        match[a:b] = items[item[a:b]] @ own[i]
     return match
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from activity_embeddings.training.evaluation.base_features import (
-    JOB_STATISTICS,
+    ITEM_STATISTICS,
     MEMBER_STATISTICS,
     PROFILE,
     BaseFeatures,
@@ -30,16 +30,16 @@ from activity_embeddings.training.examples.periods import Period, become_utc
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, time_column
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.spec import ItemVectorSpec
 
 MEMBER_STATISTICS_VIEW = "member_statistics"
-JOB_STATISTICS_VIEW = "job_statistics"
+ITEM_STATISTICS_VIEW = "item_statistics"
 TRUE_MEMBERS = "members.parquet"
-TRUE_JOBS = "jobs.parquet"
+TRUE_ITEMS = "items.parquet"
 CONTENT_MATCH = "content_match"
 MEMBER = "member_"
 TO_DATE = ("positives", "days_since_activity", f"{MEMBER}positive_share", CONTENT_MATCH)
-"""The least that a ranker has: popularity and recency of a job, the member's positive rate and
+"""The least that a ranker has: popularity and recency of an item, the member's positive rate and
 content match, all to date. What was popular of late is not among them."""
 
 
@@ -82,18 +82,18 @@ class Data:
 
     Parameters
     ----------
-    history : all events from the first on, and job vectors.
-    item_embedding : which vectors.
+    history : all events from the first on, and item vectors.
+    vector_spec : which vectors.
     postings : `job_id`, `event_timestamp` and the columns of categories.
     category_columns : their names.
     schedule : of the daily run.
     description : one line for people.
     simulated : whether members are made up.
-    truth : folder with `members.parquet` and `jobs.parquet` of a simulated market, or None.
+    truth : folder with `members.parquet` and `items.parquet` of a simulated market, or None.
     """
 
     history: ActivityHistory
-    item_embedding: ItemEmbedding
+    vector_spec: ItemVectorSpec
     postings: pa.Table
     category_columns: tuple[str, ...]
     schedule: Schedule
@@ -106,7 +106,7 @@ class Data:
             return
         known = {
             TRUE_MEMBERS: (names.MEMBER_ID, self.history.events.member_ids.type),
-            TRUE_JOBS: (names.JOB_ID, self.history.vectors.job_ids.type),
+            TRUE_ITEMS: (names.ITEM_ID, self.history.vectors.item_ids.type),
         }
         for file, (column, of_type) in known.items():
             path = self.truth / file
@@ -124,13 +124,13 @@ class Data:
 
 
 def posted_at(data: Data) -> np.ndarray:
-    """Return when each job was posted first, or else when it first had a vector, int64 [J]."""
+    """Return when each item was posted first, or else when it first had a vector, int64 [J]."""
     vectors = data.history.vectors
-    posted = vectors.known_at(vectors.job_ids).copy()
-    ids = single_chunk(data.postings, names.JOB_ID).cast(vectors.job_ids.type)
-    job = codes_of(ids, vectors.job_ids)
-    time = time_column(data.postings, names.EVENT_TIMESTAMP, names.JOB_POSTING)
-    np.minimum.at(posted, job[job >= 0], time[job >= 0])
+    posted = vectors.known_at(vectors.item_ids).copy()
+    ids = single_chunk(data.postings, names.ITEM_ID).cast(vectors.item_ids.type)
+    item = codes_of(ids, vectors.item_ids)
+    time = time_column(data.postings, names.EVENT_TIMESTAMP, names.ITEM_POSTING)
+    np.minimum.at(posted, item[item >= 0], time[item >= 0])
     return posted
 
 
@@ -142,16 +142,16 @@ def feature_tables(base: BaseFeatures, queries: Sequence[Queries], data: Data) -
     pairs = np.unique(np.stack([member, as_of]), axis=1)
     ids = history.events.member_ids.take(pa.array(pairs[0]))
     moments = np.unique(as_of)
-    of_jobs = [base.of_jobs(int(moment)) for moment in moments]
-    jobs = history.vectors.job_ids
+    of_items = [base.of_items(int(moment)) for moment in moments]
+    items = history.vectors.item_ids
     tables = [
         Table(MEMBER_STATISTICS_VIEW, "member", ids, pairs[1], base.of_members(pairs[0], pairs[1])),
         Table(
-            JOB_STATISTICS_VIEW,
-            "job",
-            pa.concat_arrays([jobs] * len(moments)),
-            np.repeat(moments, len(jobs)),
-            {name: np.concatenate([c[name] for c in of_jobs]) for name in JOB_STATISTICS},
+            ITEM_STATISTICS_VIEW,
+            "item",
+            pa.concat_arrays([items] * len(moments)),
+            np.repeat(moments, len(items)),
+            {name: np.concatenate([c[name] for c in of_items]) for name in ITEM_STATISTICS},
         ),
     ]
     if base.categories.names:
@@ -179,15 +179,15 @@ def _true_preferences(data: Data) -> Table:
     )
 
 
-def true_job_vectors(data: Data) -> np.ndarray | None:
-    """Return the true vectors of the jobs of a simulated market, float32 [J, D], or None."""
+def true_item_vectors(data: Data) -> np.ndarray | None:
+    """Return the true vectors of the items of a simulated market, float32 [J, D], or None."""
     if data.truth is None:
         return None
-    truth = pq.read_table(data.truth / TRUE_JOBS)
-    jobs = data.history.vectors.job_ids
+    truth = pq.read_table(data.truth / TRUE_ITEMS)
+    items = data.history.vectors.item_ids
     vectors = np.stack(single_chunk(truth, "vector").to_numpy(zero_copy_only=False))
-    matrix = np.zeros((len(jobs), vectors.shape[1]), np.float32)
-    place = codes_of(single_chunk(truth, names.JOB_ID), jobs)
+    matrix = np.zeros((len(items), vectors.shape[1]), np.float32)
+    place = codes_of(single_chunk(truth, names.ITEM_ID), items)
     matrix[place[place >= 0]] = vectors[place >= 0]
     return matrix
 
@@ -195,7 +195,7 @@ def true_job_vectors(data: Data) -> np.ndarray | None:
 def base_columns(categories: Categories) -> tuple[str, ...]:
     """Return the names of the columns of `base_rows`."""
     of_members = tuple(f"{MEMBER}{name}" for name in MEMBER_STATISTICS)
-    return (*JOB_STATISTICS, *of_members, *((CONTENT_MATCH,) if categories.names else ()))
+    return (*ITEM_STATISTICS, *of_members, *((CONTENT_MATCH,) if categories.names else ()))
 
 
 def base_rows(
@@ -207,18 +207,18 @@ def base_rows(
     of_member = store.join(MEMBER_STATISTICS_VIEW, ids, queries.time)
     query = queries.query
     as_of = schedule.newest(queries.time)[query]
-    # A job's values change with the daily run alone: each pair is joined once.
+    # An item's values change with the daily run alone: each pair is joined once.
     moments, moment = np.unique(as_of, return_inverse=True)
-    pair = moment * len(history.vectors.job_ids) + queries.job
+    pair = moment * len(history.vectors.item_ids) + queries.item
     pairs, row = np.unique(pair, return_inverse=True)
-    job = pairs % len(history.vectors.job_ids)
-    of_job = store.join(
-        JOB_STATISTICS_VIEW,
-        history.vectors.job_ids.take(pa.array(job)),
-        moments[pairs // len(history.vectors.job_ids)] + schedule.delay_us,
+    item = pairs % len(history.vectors.item_ids)
+    of_item = store.join(
+        ITEM_STATISTICS_VIEW,
+        history.vectors.item_ids.take(pa.array(item)),
+        moments[pairs // len(history.vectors.item_ids)] + schedule.delay_us,
     )
-    columns = [of_job[name][row] for name in JOB_STATISTICS]
+    columns = [of_item[name][row] for name in ITEM_STATISTICS]
     columns += [of_member[name][query] for name in MEMBER_STATISTICS]
     if categories.names:
-        columns.append(content_match(of_member[PROFILE], categories, query, queries.job))
+        columns.append(content_match(of_member[PROFILE], categories, query, queries.item))
     return np.stack(columns, axis=1).astype(np.float32)

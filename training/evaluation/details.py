@@ -25,12 +25,12 @@ from activity_embeddings.training.models import GeometricDecay, InterleavedDecay
 from activity_embeddings.training.models.averages import DECAYS, negative_outputs
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
-from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.spec import ItemVectorSpec
 
 SEARCH_DAYS = 14
 """Days before T1 on which r is chosen."""
 FUTURE_DAYS = 7
-"""Days after T2 whose positives the nearest jobs should hold."""
+"""Days after T2 whose positives the nearest items should hold."""
 LAGS = {
     "0": timedelta(0),
     "1 minute": timedelta(minutes=1),
@@ -41,11 +41,11 @@ LAGS = {
 HISTORY_SLICES = {"new (1-3)": (1, 3), "light (4-8)": (4, 8), "heavy (9 and more)": (9, 10**9)}
 AGE_SLICES = {"under 1 day": (0, 1), "1-7 days": (1, 7), "over 7 days": (7, 10**9)}
 FEW_MOVES = 4
-"""Wanted jobs from which on a member's interests can be said to have moved."""
+"""Wanted items from which on a member's interests can be said to have moved."""
 
 
 def search_decay(
-    history: ActivityHistory, item_embedding: ItemEmbedding, timeline: Timeline
+    history: ActivityHistory, vector_spec: ItemVectorSpec, timeline: Timeline
 ) -> list[dict[str, Any]]:
     """Choose r on the days before T1, by the figure that networks are chosen by.
 
@@ -60,7 +60,7 @@ def search_decay(
     for arm, kind in ((arms.DECAY, GeometricDecay), (arms.SINGLE_DECAY, InterleavedDecay)):
         points = []
         for r in DECAYS:
-            average = kind(r=r).build(history.spec, item_embedding)
+            average = kind(r=r).build(history.spec, vector_spec)
             figures = queries.measure(embed_with(average, history.spec))
             points.append({"r": r, "value": figures["ndcg_at_10"]})
         best = max(points, key=lambda point: point["value"])["r"]
@@ -94,7 +94,7 @@ def query_slices(
 def _movement(queries: Queries, history: ActivityHistory) -> np.ndarray:
     """Return the cosine of the older and the newer half of what each member wanted, float [n].
 
-    NaN for members with fewer than `FEW_MOVES` wanted jobs.
+    NaN for members with fewer than `FEW_MOVES` wanted items.
     """
     wanted = np.isin(queries.sequences.action, history.spec.positive_ids)
     rows = queries.sequences.rows(history.vectors)
@@ -123,13 +123,13 @@ def quality_of(
     as_of = int(data.schedule.newest(np.array([now]))[0])
     recent = (events.time >= as_of - history.spec.window_us) & (events.time < as_of)
     member = np.unique(events.member[recent])
-    # Jobs that can be recommended: with a vector, and acted on by anyone within the window.
-    known = history.vectors.known_at(history.vectors.job_ids) <= now
-    jobs = np.flatnonzero(known & np.isin(np.arange(len(known)), events.job[recent]))
-    rows = history.rows(jobs, np.full(len(jobs), now))
+    # Items that can be recommended: with a vector, and acted on by anyone within the window.
+    known = history.vectors.known_at(history.vectors.item_ids) <= now
+    items = np.flatnonzero(known & np.isin(np.arange(len(known)), events.item[recent]))
+    rows = history.rows(items, np.full(len(items), now))
     week = Period(timeline.test_from, timeline.test_from + timedelta(days=FUTURE_DAYS))
-    start, wanted = wanted_within(history, week, member, jobs)
-    kinds = [np.flatnonzero(categories.of_jobs[job]) for job in jobs]
+    start, wanted = wanted_within(history, week, member, items)
+    kinds = [np.flatnonzero(categories.of_items[item]) for item in items]
     negative = negative_outputs(history.spec)
     quality = {}
     for name, model in models.items():
@@ -142,28 +142,28 @@ def quality_of(
 
 
 def wanted_within(
-    history: ActivityHistory, period: Period, member: np.ndarray, jobs: np.ndarray
+    history: ActivityHistory, period: Period, member: np.ndarray, items: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return which of some jobs each of some members acted on positively in a period.
+    """Return which of some items each of some members acted on positively in a period.
 
     Parameters
     ----------
     member : int [n], ascending; positions in `history.events.member_ids`.
-    jobs : int [J]; positions in `history.vectors.job_ids`.
+    items : int [J]; positions in `history.vectors.item_ids`.
 
     Returns
     -------
     start : int [n + 1], and
-    wanted : int [W]; those of member i are `wanted[start[i]:start[i + 1]]`, positions in `jobs`.
+    wanted : int [W]; those of member i are `wanted[start[i]:start[i + 1]]`, positions in `items`.
     """
     events = history.events
-    place = np.full(len(history.vectors.job_ids), -1)
-    place[jobs] = np.arange(len(jobs))
+    place = np.full(len(history.vectors.item_ids), -1)
+    place[items] = np.arange(len(items))
     kept = (events.time >= period.start_us) & (events.time < period.end_us)
-    kept &= np.isin(events.action, history.spec.positive_ids) & (place[events.job] >= 0)
+    kept &= np.isin(events.action, history.spec.positive_ids) & (place[events.item] >= 0)
     kept &= np.isin(events.member, member)
     start = np.searchsorted(events.member[kept], [*member, len(events.member_ids)])
-    return start, place[events.job[kept]]
+    return start, place[events.item[kept]]
 
 
 def freshness_curve(

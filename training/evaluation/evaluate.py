@@ -1,6 +1,6 @@
 """Does an activity embedding help? One evaluation, from data and models to a report.
 
-    before T1      job encoder, models and r learn
+    before T1      item encoder, models and r learn
     T1 to T2       the ranker learns
     T2 to T3       one test
 
@@ -36,7 +36,7 @@ from activity_embeddings.training.evaluation.data import (
     base_rows,
     feature_tables,
     posted_at,
-    true_job_vectors,
+    true_item_vectors,
 )
 from activity_embeddings.training.evaluation.details import (
     SEARCH_DAYS,
@@ -87,7 +87,7 @@ from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file
-from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted
 
@@ -95,10 +95,10 @@ HTML = "report.html"
 WORK = ".evaluation"
 """Folder of the Feast repo and of the averages, within that of the report."""
 TITLES = {
-    "day": "The next positive job among all jobs of the day",
+    "day": "The next positive item among all items of the day",
     "to_date": "The same by a ranker that knows less",
-    "week": "The next positive job among all jobs of the week",
-    "like": "Will the member like or dismiss the job acted on",
+    "week": "The next positive item among all items of the week",
+    "like": "Will the member like or dismiss the item acted on",
 }
 
 Say = Callable[[str], None]
@@ -177,24 +177,24 @@ def evaluate(
         )
     folder = make_folder(folder)
     history = data.history
-    described = {m.name: m.describe(history, data.item_embedding) for m in models}
+    described = {m.name: m.describe(history, data.vector_spec) for m in models}
     for name, of_seeds in described.items():
         for model in of_seeds:
             _require_earlier(name, model.manifest, timeline)
 
-    searches = search_decay(history, data.item_embedding, timeline)
+    searches = search_decay(history, data.vector_spec, timeline)
     rates = {search["arm"]: search["best"] for search in searches}
     chosen = ", ".join(f"r = {r:g} of {name}" for name, r in rates.items())
     say(f"{chosen}: chosen on the {SEARCH_DAYS} days before {timeline.rank_from:%F}")
-    references = _references(folder / WORK / "models", history, data.item_embedding, rates)
+    references = _references(folder / WORK / "models", history, data.vector_spec, rates)
     everything = {model.name: model for model in (*references, *models)}
-    described |= {m.name: m.describe(history, data.item_embedding) for m in references}
+    described |= {m.name: m.describe(history, data.vector_spec) for m in references}
     learned = [model.name for model in models if model.role == Role.LEARNED]
     candidate = learned[-1] if learned else arms.DECAY
     categories = Categories.from_arrow(
         data.postings,
         data.category_columns,
-        history.vectors.job_ids,
+        history.vectors.item_ids,
         until=timeline.ranker.start_us,
     )
     compared = _arms(everything, learned, candidate, bool(categories.names), data)
@@ -211,7 +211,7 @@ def evaluate(
     store = EvaluationStore(
         folder / WORK / "feast",
         history,
-        item_embedding=data.item_embedding,
+        vector_spec=data.vector_spec,
         schedule=data.schedule,
         models={
             view: path
@@ -246,10 +246,10 @@ def evaluate(
     vectors = MemberVectors(
         store,
         history,
-        item_embedding=data.item_embedding,
+        vector_spec=data.vector_spec,
         models=everything,
         categories=categories,
-        job_truth=true_job_vectors(data),
+        item_truth=true_item_vectors(data),
     )
     results = {
         name: measure(task, measured_arms[name], vectors, settings, declared, say)
@@ -419,7 +419,7 @@ def _of_unknown_training(described: Mapping[str, Sequence[ModelDescription]]) ->
 def _references(
     folder: Path,
     history: ActivityHistory,
-    item_embedding: ItemEmbedding,
+    vector_spec: ItemVectorSpec,
     chosen: Mapping[str, float],
 ) -> list[EvaluatedModel]:
     """Package the averages that every embedding has to be compared with."""
@@ -437,12 +437,12 @@ def _references(
     }
     for name, (_, model) in models.items():
         package_model(
-            model.build(history.spec, item_embedding),
+            model.build(history.spec, vector_spec),
             folder / name,
             name=name,
             version="1",
             spec=history.spec,
-            item_embedding=item_embedding,
+            vector_spec=vector_spec,
         )
     return [
         EvaluatedModel(name, title, Role.REFERENCE, (folder / name,))
@@ -465,7 +465,7 @@ def _arms(
         compared.append(
             Arm(
                 arms.CATEGORY_SUMS,
-                "sums of the categories of recent jobs, for each action",
+                "sums of the categories of recent items, for each action",
                 Role.REFERENCE,
                 (Source(Kind.CATEGORIES),),
             )
@@ -578,12 +578,12 @@ def _facts(data: Data) -> dict[str, Any]:
         "description": data.description,
         "events": len(events),
         "members": len(events.member_ids),
-        "jobs": len(data.history.vectors.job_ids),
+        "items": len(data.history.vectors.item_ids),
         "from": to_datetime(int(events.time.min())).isoformat(),
         "until": to_datetime(int(events.time.max())).isoformat(),
         "events_fingerprint": prints["events_fingerprint"],
         "item_vectors_fingerprint": prints["item_vectors_fingerprint"],
-        "item_embedding": data.item_embedding.to_dict(),
+        "vector_spec": data.vector_spec.to_dict(),
     }
 
 

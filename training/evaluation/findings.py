@@ -341,7 +341,7 @@ def _collapses(quality: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
                 _check(
                     "collapse",
                     False,
-                    f"{name}: {share(coverage)} of the jobs make up 90 % of all members' "
+                    f"{name}: {share(coverage)} of the items make up 90 % of all members' "
                     f"nearest, of the plain mean {share(usual)}: it has collapsed",
                     name,
                 )
@@ -418,7 +418,7 @@ def conclude(
             sentences.append(f"Better than {says}: {_list(better)}.")
         if unsure:
             sentences.append(
-                f"Better than {says} among the jobs of a day, which those of a week do not "
+                f"Better than {says} among the items of a day, which those of a week do not "
                 f"confirm: {_list(unsure)}."
             )
         if worse:

@@ -28,11 +28,11 @@ def read_data(
     description: str = "",
     truth: Path | None = None,
 ) -> Data:
-    """Read events, job vectors and postings through Feast.
+    """Read events, item vectors and postings through Feast.
 
     Parameters
     ----------
-    store : the feature store, after `feast apply`. Nothing need have been materialized but job
+    store : the feature store, after `feast apply`. Nothing need have been materialized but item
         vectors of the user's own.
     until : no later event is read.
     categories : columns of the postings with categories, default all lists of text.
@@ -46,13 +46,13 @@ def read_data(
     if postings is None:
         if categories:
             raise InvalidInput(
-                f"categories: expected a view `{names.JOB_POSTING}` with the columns "
+                f"categories: expected a view `{names.ITEM_POSTING}` with the columns "
                 f"{', '.join(categories)}. Received: a feature repo without postings"
             )
         columns = ()
         postings = pa.table(
             {
-                names.JOB_ID: history.vectors.job_ids[:0],
+                names.ITEM_ID: history.vectors.item_ids[:0],
                 names.EVENT_TIMESTAMP: pa.array([], pa.timestamp("us", tz="UTC")),
             }
         )
@@ -61,7 +61,7 @@ def read_data(
         engine = ActivityComputeEngineConfig()
     return Data(
         history=history,
-        item_embedding=source.item_embedding,
+        vector_spec=source.vector_spec,
         postings=postings,
         category_columns=columns,
         schedule=Schedule(

@@ -58,7 +58,7 @@ class Verdict:
     reasons : list of str. Sentences with the figures: of every evaluation where B replaces A, else
         of those that speak against it.
     simulated : bool. An evaluation is of simulated data.
-    day_alone : list of Path. Evaluations without the jobs of a week, as quick ones are.
+    day_alone : list of Path. Evaluations without the items of a week, as quick ones are.
     """
 
     a: str
@@ -71,7 +71,7 @@ class Verdict:
     def __str__(self) -> str:
         first = f"Replace `{self.a}` by `{self.b}`." if self.replace else f"Keep `{self.a}`."
         label = ["Simulated data: says nothing about members of a job site."] * self.simulated
-        label += [f"{folder}: the jobs of a week were not measured." for folder in self.day_alone]
+        label += [f"{folder}: the items of a week were not measured." for folder in self.day_alone]
         return "\n".join([first, *label, *(f"- {reason}" for reason in self.reasons)])
 
 

@@ -25,7 +25,7 @@ from activity_embeddings.transformations.contract.activity_model import (
 )
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import Embedder
-from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.spec import ItemVectorSpec
 
 RECENT_CATEGORIES = "member_recent_categories"
 TRUE_PREFERENCE = "member_true_preference"
@@ -62,19 +62,19 @@ class EvaluatedModel:
         return self.views[seed % len(self.views)]
 
     def describe(
-        self, history: ActivityHistory, item_embedding: ItemEmbedding
+        self, history: ActivityHistory, vector_spec: ItemVectorSpec
     ) -> list[ModelDescription]:
         """Read and check every SavedModel.
 
         Raises
         ------
         InvalidInput
-            A vector cannot be multiplied with a job's, no vector is of something wanted, or one
+            A vector cannot be multiplied with an item's, no vector is of something wanted, or one
             SavedModel has other outputs than the first.
         """
         described = [
             describe_model(
-                ActivityModel(path, name=view), spec=history.spec, item_embedding=item_embedding
+                ActivityModel(path, name=view), spec=history.spec, vector_spec=vector_spec
             )
             for path, view in zip(self.paths, self.views, strict=True)
         ]
@@ -87,10 +87,10 @@ class EvaluatedModel:
                     f"{self.paths[0]}, {dict(described[0].outputs)}. Received: {dict(outputs)} of "
                     f"{path}"
                 )
-            if set(outputs.values()) != {item_embedding.dimension} or not set(outputs) - unwanted:
+            if set(outputs.values()) != {vector_spec.dimension} or not set(outputs) - unwanted:
                 raise InvalidInput(
-                    f"model {self.name!r}: expected vectors as long as a job's, "
-                    f"{item_embedding.dimension}, to be multiplied with it, and one of what was "
+                    f"model {self.name!r}: expected vectors as long as an item's, "
+                    f"{vector_spec.dimension}, to be multiplied with it, and one of what was "
                     f"wanted. Received: {dict(outputs)} of {path}"
                 )
         return described
@@ -102,11 +102,11 @@ class MemberVectors:
     Parameters
     ----------
     store : where values were published.
-    history : events and job vectors.
-    item_embedding : which job vectors these are.
+    history : events and item vectors.
+    vector_spec : which item vectors these are.
     models : by name of the arm.
-    categories : of the jobs.
-    job_truth : float32 [J, D]; the true vectors of jobs in a simulated market.
+    categories : of the items.
+    item_truth : float32 [J, D]; the true vectors of items in a simulated market.
     """
 
     def __init__(
@@ -114,13 +114,13 @@ class MemberVectors:
         store: EvaluationStore,
         history: ActivityHistory,
         *,
-        item_embedding: ItemEmbedding,
+        vector_spec: ItemVectorSpec,
         models: Mapping[str, EvaluatedModel],
         categories: Categories,
-        job_truth: np.ndarray | None,
+        item_truth: np.ndarray | None,
     ) -> None:
-        self._store, self._history, self._items = store, history, item_embedding
-        self._models, self._categories, self._job_truth = models, categories, job_truth
+        self._store, self._history, self._vector_spec = store, history, vector_spec
+        self._models, self._categories, self._item_truth = models, categories, item_truth
         self._embedders: dict[str, Embedder] = {}
         self._joined: dict[tuple[str, int, bool], dict[str, np.ndarray]] = {}
 
@@ -167,7 +167,7 @@ class MemberVectors:
             described = describe_model(
                 ActivityModel(path, name=model),
                 spec=self._history.spec,
-                item_embedding=self._items,
+                vector_spec=self._vector_spec,
             )
             self._embedders[model] = Embedder([described])
         sequences = self._history.sequences(member, as_of)
@@ -180,12 +180,12 @@ class MemberVectors:
             return [Vectors(ones, matrix, rows)]
         if source.kind == Kind.CATEGORIES:
             sums = self._join(RECENT_CATEGORIES, queries)
-            jobs = self._categories.of_jobs * self._categories.weights
-            return [Vectors(_wide(s, jobs.shape[1]), jobs, queries.job) for s in sums.values()]
+            items = self._categories.of_items * self._categories.weights
+            return [Vectors(_wide(s, items.shape[1]), items, queries.item) for s in sums.values()]
         if source.kind == Kind.TRUTH:
-            assert self._job_truth is not None
+            assert self._item_truth is not None
             (preference,) = self._join(TRUE_PREFERENCE, queries).values()
-            return [Vectors(preference, self._job_truth, queries.job)]
+            return [Vectors(preference, self._item_truth, queries.item)]
         model = self._models[source.model].view(seed)
         if source.kind == Kind.AS_OF:
             as_of = queries.time - source.lag // timedelta(microseconds=1)

@@ -1,7 +1,7 @@
 """Figures of activity embeddings on their own, without a ranker.
 
-Those by which PinnerFormer (Pancha et al., KDD 2022) was judged: do the jobs nearest to a member's
-embedding hold those wanted later, do they span interests, and do members get different jobs? They
+Those by which PinnerFormer (Pancha et al., KDD 2022) was judged: do the items nearest to a member's
+embedding hold those wanted later, do they span interests, and do members get different items? They
 are cheap and say what went wrong, but the ranker says what helps.
 """
 
@@ -18,45 +18,45 @@ from activity_embeddings.transformations.wording import counted, out_of
 NEAREST = 10
 NEAREST_OF_ENTROPY = 50
 COVERED = 90
-"""Percent of all nearest jobs that the coverage accounts for."""
+"""Percent of all nearest items that the coverage accounts for."""
 DECIMALS = 5
-"""Of a cosine. Float32 is not surer, so that jobs this close are tied, on any machine."""
+"""Of a cosine. Float32 is not surer, so that items this close are tied, on any machine."""
 BLOCK = 16_000_000
 """Cosines computed at once; bounds the memory to some 200 MB, whatever the number of members."""
 
 
 def measure_quality(
     embeddings: np.ndarray,
-    job_vectors: np.ndarray,
+    item_vectors: np.ndarray,
     wanted_start: np.ndarray,
-    wanted_jobs: np.ndarray,
+    wanted_items: np.ndarray,
     categories: Sequence[Sequence[Any] | np.ndarray | None],
 ) -> dict[str, float | None]:
-    """Measure embeddings of n members against J jobs.
+    """Measure embeddings of n members against J items.
 
-    The nearest jobs are those of the largest cosine; of tied ones, the first. A zero vector has
+    The nearest items are those of the largest cosine; of tied ones, the first. A zero vector has
     the cosine 0 with everything.
 
     Parameters
     ----------
-    embeddings : float32 [n, D]; a row of zeros is an empty member, whose nearest jobs are none.
-    job_vectors : float32 [J, D].
+    embeddings : float32 [n, D]; a row of zeros is an empty member, whose nearest items are none.
+    item_vectors : float32 [J, D].
     wanted_start : int [n + 1].
-    wanted_jobs : int [total]; the jobs that member i wanted in the days after are
-        `wanted_jobs[wanted_start[i]:wanted_start[i + 1]]`, positions among the J.
-    categories : J lists of the categories of interest of each job, names or numbers; None is a job
+    wanted_items : int [total]; the items that member i wanted in the days after are
+        `wanted_items[wanted_start[i]:wanted_start[i + 1]]`, positions among the J.
+    categories : J lists of the categories of interest of each item, names or numbers; None is an item
         without.
 
     Returns
     -------
     dict
-        recall_at_10 : mean over members who wanted a job later, of the share of their jobs, of
+        recall_at_10 : mean over members who wanted an item later, of the share of their items, of
             which at most 10 count, among the 10 nearest; an empty member has 0.
         interest_entropy_at_50 : mean over members who are not empty, of the entropy, in nats, of
-            the categories of the 50 nearest jobs, each category of each job counted once. None
-            where no job has a category.
-        p90_coverage_at_10 : the smallest share of the J jobs that makes up 90 % of all members'
-            10 nearest. If all members get the same jobs, this is about 9 / J: the alarm for a
+            the categories of the 50 nearest items, each category of each item counted once. None
+            where no item has a category.
+        p90_coverage_at_10 : the smallest share of the J items that makes up 90 % of all members'
+            10 nearest. If all members get the same items, this is about 9 / J: the alarm for a
             collapsed embedding.
         norm_p10, norm_p50, norm_p90 : percentiles of the length of embeddings that are not empty.
         empty_share : share of members who are empty.
@@ -66,24 +66,24 @@ def measure_quality(
     Raises
     ------
     InvalidInput
-        Shapes do not fit, a value is not finite, or a wanted job is not among the J.
+        Shapes do not fit, a value is not finite, or a wanted item is not among the J.
     """
-    embeddings, job_vectors = np.asarray(embeddings), np.asarray(job_vectors)
-    wanted_start, wanted_jobs = np.asarray(wanted_start), np.asarray(wanted_jobs)
-    _check(embeddings, job_vectors, wanted_start, wanted_jobs, categories)
-    jobs = len(job_vectors)
-    is_wanted = _Pairs(wanted_start, wanted_jobs, jobs)
+    embeddings, item_vectors = np.asarray(embeddings), np.asarray(item_vectors)
+    wanted_start, wanted_items = np.asarray(wanted_start), np.asarray(wanted_items)
+    _check(embeddings, item_vectors, wanted_start, wanted_items, categories)
+    items = len(item_vectors)
+    is_wanted = _Pairs(wanted_start, wanted_items, items)
     category_start, category = _numbered(categories)
     kinds = int(category.max(initial=-1)) + 1
     filled = np.flatnonzero(embeddings.any(axis=1))
 
     hits = np.zeros(len(embeddings), np.int64)
     entropy_sum = 0.0
-    shown = np.zeros(jobs, np.int64)
-    for member, nearest in _nearest(embeddings, filled, job_vectors, NEAREST_OF_ENTROPY):
+    shown = np.zeros(items, np.int64)
+    for member, nearest in _nearest(embeddings, filled, item_vectors, NEAREST_OF_ENTROPY):
         top = nearest[:, :NEAREST]
         hits[member] = is_wanted(member[:, None], top).sum(axis=1)
-        shown += np.bincount(top.ravel(), minlength=jobs)
+        shown += np.bincount(top.ravel(), minlength=items)
         entropy_sum += _entropies(nearest, category_start, category, kinds).sum()
 
     wanting = is_wanted.count > 0
@@ -106,96 +106,96 @@ def measure_quality(
 
 def _check(
     embeddings: np.ndarray,
-    job_vectors: np.ndarray,
+    item_vectors: np.ndarray,
     wanted_start: np.ndarray,
-    wanted_jobs: np.ndarray,
+    wanted_items: np.ndarray,
     categories: Sequence[Any],
 ) -> None:
     """Refuse what cannot be measured."""
     if (
         embeddings.ndim != 2
-        or job_vectors.ndim != 2
-        or embeddings.shape[1] != job_vectors.shape[1]
-        or not (len(embeddings) and len(job_vectors))
+        or item_vectors.ndim != 2
+        or embeddings.shape[1] != item_vectors.shape[1]
+        or not (len(embeddings) and len(item_vectors))
     ):
         raise InvalidInput(
             "quality: `embeddings` should be [n, D] and `job_vectors` [J, D], neither without "
-            f"rows. Received: {list(embeddings.shape)} and {list(job_vectors.shape)}"
+            f"rows. Received: {list(embeddings.shape)} and {list(item_vectors.shape)}"
         )
-    for name, values in (("embeddings", embeddings), ("job_vectors", job_vectors)):
+    for name, values in (("embeddings", embeddings), ("job_vectors", item_vectors)):
         if not np.isfinite(values).all():
             raise InvalidInput(
                 f"quality: `{name}` should be finite. Received: NaN or infinity in "
                 f"{out_of(int((~np.isfinite(values)).any(axis=1).sum()), len(values), 'row')}"
             )
-    n, jobs = len(embeddings), len(job_vectors)
+    n, items = len(embeddings), len(item_vectors)
     if (
         wanted_start.shape != (n + 1,)
         or wanted_start[0] != 0
-        or wanted_start[-1] != len(wanted_jobs)
+        or wanted_start[-1] != len(wanted_items)
         or (np.diff(wanted_start) < 0).any()
     ):
         raise InvalidInput(
             f"quality: `wanted_start` should be {n + 1} ascending positions from 0 to "
-            f"{len(wanted_jobs)}. Received: {len(wanted_start)}, from {wanted_start[:1].tolist()} "
+            f"{len(wanted_items)}. Received: {len(wanted_start)}, from {wanted_start[:1].tolist()} "
             f"to {wanted_start[-1:].tolist()}"
         )
-    if len(wanted_jobs) and not 0 <= wanted_jobs.min() <= wanted_jobs.max() < jobs:
+    if len(wanted_items) and not 0 <= wanted_items.min() <= wanted_items.max() < items:
         raise InvalidInput(
-            f"quality: `wanted_jobs` should be positions among {counted(jobs, 'job')}. "
-            f"Received: from {wanted_jobs.min()} to {wanted_jobs.max()}"
+            f"quality: `wanted_items` should be positions among {counted(items, 'item')}. "
+            f"Received: from {wanted_items.min()} to {wanted_items.max()}"
         )
-    if len(categories) != jobs:
+    if len(categories) != items:
         raise InvalidInput(
-            f"quality: `categories` should have a list for each of {counted(jobs, 'job')}. "
+            f"quality: `categories` should have a list for each of {counted(items, 'item')}. "
             f"Received: {len(categories)}"
         )
 
 
 class _Pairs:
-    """Which jobs each member wanted, each once: asked by member and job."""
+    """Which items each member wanted, each once: asked by member and item."""
 
-    def __init__(self, start: np.ndarray, jobs: np.ndarray, total: int):
+    def __init__(self, start: np.ndarray, items: np.ndarray, total: int):
         member = np.repeat(np.arange(len(start) - 1), np.diff(start))
         # Never empty, so that a search ends at something: no pair is as large.
         none = (len(start) - 1) * total
-        self.sorted = np.append(np.unique(member * total + jobs.astype(np.int64)), none)
+        self.sorted = np.append(np.unique(member * total + items.astype(np.int64)), none)
         self.total = total
         self.count = np.bincount(self.sorted[:-1] // total, minlength=len(start) - 1)
 
-    def __call__(self, member: np.ndarray, job: np.ndarray) -> np.ndarray:
-        """Return whether each member wanted each job, bool of their shape."""
-        pair = member * self.total + job
+    def __call__(self, member: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Return whether each member wanted each item, bool of their shape."""
+        pair = member * self.total + item
         return self.sorted[np.searchsorted(self.sorted, pair)] == pair
 
 
 def _numbered(categories: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return categories as (start [J + 1], numbers [total])."""
-    lists = [[] if of_job is None else list(of_job) for of_job in categories]
+    lists = [[] if of_item is None else list(of_item) for of_item in categories]
     number: dict[Any, int] = {}
-    flat = [number.setdefault(c, len(number)) for of_job in lists for c in dict.fromkeys(of_job)]
-    start = np.cumsum([0, *(len(set(of_job)) for of_job in lists)])
+    flat = [number.setdefault(c, len(number)) for of_item in lists for c in dict.fromkeys(of_item)]
+    start = np.cumsum([0, *(len(set(of_item)) for of_item in lists)])
     return start, np.array(flat, np.int64)
 
 
 def _nearest(
-    embeddings: np.ndarray, rows: np.ndarray, job_vectors: np.ndarray, most: int
+    embeddings: np.ndarray, rows: np.ndarray, item_vectors: np.ndarray, most: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield rows of embeddings, and positions of the jobs nearest to each, nearest first."""
-    jobs = _normalised(job_vectors)
-    most = min(most, len(jobs))
-    size = max(1, BLOCK // len(jobs))
+    """Yield rows of embeddings, and positions of the items nearest to each, nearest first."""
+    items = _normalised(item_vectors)
+    most = min(most, len(items))
+    size = max(1, BLOCK // len(items))
     for first in range(0, len(rows), size):
         block = rows[first : first + size]
-        cosine = _normalised(embeddings[block]) @ jobs.T
+        cosine = _normalised(embeddings[block]) @ items.T
         np.round(cosine, DECIMALS, out=cosine)
-        least = np.partition(cosine, len(jobs) - most, axis=1)[:, len(jobs) - most]
+        least = np.partition(cosine, len(items) - most, axis=1)[:, len(items) - most]
         # At least `most` a row, more where some are tied; then the first of those.
-        row, job = np.nonzero(cosine >= least[:, None])
-        order = np.lexsort((job, -cosine[row, job], row))
+        row, item = np.nonzero(cosine >= least[:, None])
+        order = np.lexsort((item, -cosine[row, item], row))
         counts = np.bincount(row, minlength=len(block))
         start = np.cumsum(counts) - counts
-        yield block, job[order][start[:, None] + np.arange(most)]
+        yield block, item[order][start[:, None] + np.arange(most)]
 
 
 def _normalised(vectors: np.ndarray) -> np.ndarray:
@@ -208,12 +208,12 @@ def _normalised(vectors: np.ndarray) -> np.ndarray:
 def _entropies(
     nearest: np.ndarray, start: np.ndarray, category: np.ndarray, kinds: int
 ) -> np.ndarray:
-    """Return the entropy of the categories of each row of jobs, nats, float64 [rows]."""
-    jobs = nearest.ravel()
-    sizes = start[jobs + 1] - start[jobs]
+    """Return the entropy of the categories of each row of items, nats, float64 [rows]."""
+    items = nearest.ravel()
+    sizes = start[items + 1] - start[items]
     ends = np.cumsum(sizes)
     within = np.arange(sizes.sum()) - np.repeat(ends - sizes, sizes)
-    found = category[np.repeat(start[jobs], sizes) + within]
+    found = category[np.repeat(start[items], sizes) + within]
     row = np.repeat(np.repeat(np.arange(len(nearest)), nearest.shape[1]), sizes)
     pair, counts = np.unique(row * kinds + found, return_counts=True)
     row = pair // max(kinds, 1)
@@ -223,7 +223,7 @@ def _entropies(
 
 
 def _coverage(shown: np.ndarray) -> float:
-    """Return the smallest share of jobs that makes up `COVERED` percent of those shown."""
+    """Return the smallest share of items that makes up `COVERED` percent of those shown."""
     most_first = np.cumsum(np.sort(shown)[::-1])
     enough = most_first * 100 >= COVERED * most_first[-1]
     return float((np.argmax(enough) + 1) / len(shown))

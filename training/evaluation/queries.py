@@ -1,9 +1,9 @@
 """What a ranker is asked: queries with their whole candidate lists, the same for every arm.
 
-Two tasks. In the first a member wants a job, and the question is in which place a ranker puts it
-among all jobs that anyone acted on during the same day, or the same week; lists are whole, since
+Two tasks. In the first a member wants an item, and the question is in which place a ranker puts it
+among all items that anyone acted on during the same day, or the same week; lists are whole, since
 metrics on sampled candidates can order models wrongly (Krichene and Rendle, KDD 2020). In the
-second a member acts on a job, and the question is whether that was wanted or dismissed. Lists are
+second a member acts on an item, and the question is whether that was wanted or dismissed. Lists are
 made in one way, whatever they are for: those that a ranker learns from are drawn as those that it
 is tested on.
 """
@@ -36,16 +36,16 @@ class Queries:
     sequences : the activity of each member strictly before the query, at most 32.
     member : int [n]; position in `history.events.member_ids`.
     start : int64 [n + 1]; the rows of query i are `start[i]:start[i + 1]`.
-    job : int32 [R]; position in `history.vectors.job_ids`.
-    vector_row : int32 [R]; row of the job's vector as of the query.
+    item : int32 [R]; position in `history.vectors.item_ids`.
+    vector_row : int32 [R]; row of the item's vector as of the query.
     target : int8 [R]; 1 for what the member wanted, else 0.
-    ranked : bool. Whether a query is a list with one wanted job, and not a single row.
+    ranked : bool. Whether a query is a list with one wanted item, and not a single row.
     """
 
     sequences: Sequences
     member: np.ndarray
     start: np.ndarray
-    job: np.ndarray
+    item: np.ndarray
     vector_row: np.ndarray
     target: np.ndarray
     ranked: bool = True
@@ -70,7 +70,7 @@ class Queries:
 
     @property
     def wanted(self) -> np.ndarray:
-        """The row of the wanted job of each query, int64 [n], where each has exactly one."""
+        """The row of the wanted item of each query, int64 [n], where each has exactly one."""
         return np.flatnonzero(self.target)
 
 
@@ -85,10 +85,10 @@ def ranking_queries(
 ) -> Queries:
     """Make a query of each positive activity in a period that has activity before it.
 
-    Candidates are the distinct jobs that anyone acted on during the same UTC day, or the same
+    Candidates are the distinct items that anyone acted on during the same UTC day, or the same
     week from Monday on, before the period's end: those with a vector as of the query, without
-    those in the member's sequence. Nothing is asked about a job that is in the sequence itself, as
-    when a saved job is applied to: the only known one among new ones would be found by its
+    those in the member's sequence. Nothing is asked about an item that is in the sequence itself, as
+    when a saved item is applied to: the only known one among new ones would be found by its
     likeness to itself.
 
     Parameters
@@ -115,7 +115,7 @@ def ranking_queries(
         held_out = held_out.take(np.sort(random.permutation(len(held_out))[:most]))
     if not len(held_out):
         raise InvalidInput(
-            f"evaluation: expected members with activity before a positive one on a new job from "
+            f"evaluation: expected members with activity before a positive one on a new item from "
             f"{period.start} to before {period.end}. Received: none"
         )
     day = held_out.sequences.as_of // MICROSECONDS_PER_DAY
@@ -124,14 +124,14 @@ def ranking_queries(
     for first in np.unique(first_day):
         of_span = np.flatnonzero(first_day == first)
         parts.append(_lists(history, held_out, of_span, int(first), days, period.end_us))
-    query, job, row, target = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    query, item, row, target = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     order = np.argsort(query, kind="stable")
     sizes = np.bincount(query, minlength=len(held_out))
     return Queries(
         sequences=held_out.sequences,
         member=held_out.member,
         start=np.concatenate([[0], np.cumsum(sizes)]),
-        job=job[order].astype(np.int32),
+        item=item[order].astype(np.int32),
         vector_row=row[order],
         target=target[order].astype(np.int8),
     )
@@ -140,7 +140,7 @@ def ranking_queries(
 def like_queries(history: ActivityHistory, period: Period) -> Queries:
     """Make a query with one row of each activity in a period that has activity before it.
 
-    The target is 1 if the member wanted the job, 0 if it was dismissed.
+    The target is 1 if the member wanted the item, 0 if it was dismissed.
 
     Raises
     ------
@@ -158,8 +158,8 @@ def like_queries(history: ActivityHistory, period: Period) -> Queries:
         sequences=held_out.sequences,
         member=held_out.member,
         start=np.arange(len(held_out) + 1),
-        job=held_out.job.astype(np.int32),
-        vector_row=held_out.job_rows,
+        item=held_out.item.astype(np.int32),
+        vector_row=held_out.item_rows,
         target=positive.astype(np.int8),
         ranked=False,
     )
@@ -179,11 +179,11 @@ def _lists(
     days: int,
     before: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return query, job, vector row and target of each candidate of the queries of one span."""
-    of_days = history.jobs_of_days
+    """Return query, item, vector row and target of each candidate of the queries of one span."""
+    of_days = history.items_of_days
     low, high = of_days.slices(np.arange(first_day, first_day + days), before)
-    jobs = np.unique(np.concatenate([of_days.jobs[a:b] for a, b in zip(low, high, strict=True)]))
-    rows, candidate, wanted = among(history, held_out, query, jobs)
+    items = np.unique(np.concatenate([of_days.items[a:b] for a, b in zip(low, high, strict=True)]))
+    rows, candidate, wanted = among(history, held_out, query, items)
     candidate[np.arange(len(query)), wanted] = True
     at, column = np.nonzero(candidate)
-    return query[at], jobs[column], rows[at, column], wanted[at] == column
+    return query[at], items[column], rows[at, column], wanted[at] == column

@@ -1,7 +1,7 @@
 """The job recommendation model that embeddings are judged by: a LightGBM ranker.
 
 Its table has the base features and, for each vector of a member, three columns: the cosine with
-the candidate job's vector, the dot product, and the Hadamard product through a linear layer, the
+the candidate item's vector, the dot product, and the Hadamard product through a linear layer, the
 head of the original design. The layer is a logistic regression on the ranker's own training rows,
 fitted on one half of the queries for the other, so that the column says the same of rows that the
 ranker learns from as of rows that it is tested on. `hadamard="coordinates"` makes each coordinate
@@ -41,7 +41,7 @@ class RankerSettings:
     columns_of_tree : float. Share of the columns, at random for each tree.
     rows_of_tree : float. Share of the queries, or rows, at random for each tree.
     layer_penalty : float. Strength of the ridge penalty on the linear layer.
-    layer_negatives : int. Candidates drawn for each wanted job to fit the layer.
+    layer_negatives : int. Candidates drawn for each wanted item to fit the layer.
     hadamard : "layer" or "coordinates". What becomes of the Hadamard product: one column, or as
         many as the vector is long.
     """
@@ -63,18 +63,18 @@ class RankerSettings:
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """A vector of each query's member, and of each row's job.
+    """A vector of each query's member, and of each row's item.
 
     Attributes
     ----------
     member : float32 [n, D].
-    jobs : float32 [K, D].
-    job : int [R]; the row of `jobs` of each row of the queries.
+    items : float32 [K, D].
+    item : int [R]; the row of `items` of each row of the queries.
     """
 
     member: np.ndarray
-    jobs: np.ndarray
-    job: np.ndarray
+    items: np.ndarray
+    item: np.ndarray
 
 
 def vector_columns(
@@ -114,26 +114,26 @@ def vector_columns(
 
 
 def _joined(columns: list[np.ndarray], queries: Queries) -> np.ndarray:
-    return np.concatenate([np.empty((len(queries.job), 0), np.float32), *columns], axis=1)
+    return np.concatenate([np.empty((len(queries.item), 0), np.float32), *columns], axis=1)
 
 
 def _columns(queries: Queries, vectors: Vectors, layer: np.ndarray) -> np.ndarray:
     """Return cosine, dot and layer of each row, float32 [R, 3]; `layer` is float [n, D]."""
-    norms = np.linalg.norm(vectors.jobs, axis=1)
+    norms = np.linalg.norm(vectors.items, axis=1)
     own = np.linalg.norm(vectors.member, axis=1)
     both = np.stack([vectors.member, vectors.member * layer], axis=2).astype(np.float32)
-    columns = np.empty((len(queries.job), len(COLUMNS)), np.float32)
+    columns = np.empty((len(queries.item), len(COLUMNS)), np.float32)
     for i in range(len(queries)):
         rows = slice(queries.start[i], queries.start[i + 1])
-        job = vectors.job[rows]
-        columns[rows, 1:] = vectors.jobs[job] @ both[i]
-        columns[rows, 0] = columns[rows, 1] / np.maximum(norms[job] * own[i], 1e-9)
+        item = vectors.item[rows]
+        columns[rows, 1:] = vectors.items[item] @ both[i]
+        columns[rows, 0] = columns[rows, 1] / np.maximum(norms[item] * own[i], 1e-9)
     return columns
 
 
 def _products(queries: Queries, vectors: Vectors) -> np.ndarray:
     """Return the Hadamard product of each row, float32 [R, D]."""
-    products = vectors.jobs[vectors.job]
+    products = vectors.items[vectors.item]
     for i in range(len(queries)):
         products[queries.start[i] : queries.start[i + 1]] *= vectors.member[i]
     return products
@@ -152,7 +152,7 @@ def _fit_layer(
     target = queries.target[rows]
     if len(np.unique(target)) < 2:
         return np.zeros(vectors.member.shape[1])
-    products = vectors.member[queries.query[rows]] * vectors.jobs[vectors.job[rows]]
+    products = vectors.member[queries.query[rows]] * vectors.items[vectors.item[rows]]
     spread = np.maximum(products.std(axis=0), 1e-9)
     fitted = LogisticRegression(C=1 / settings.layer_penalty, max_iter=200)
     fitted.fit(products / spread, target)
@@ -185,7 +185,7 @@ class Ranker:
 
         Lists are ranked by cross-entropy between the scores of a list and what was wanted (Bruch
         et al., "An Alternative Cross Entropy Loss for Learning-to-Rank", 2021); single rows are
-        classified. Of a list longer than LightGBM takes, the wanted job and others at random are
+        classified. Of a list longer than LightGBM takes, the wanted item and others at random are
         learned from, the same ones in every arm; lists are always tested whole.
 
         Parameters

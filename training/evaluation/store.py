@@ -32,12 +32,12 @@ from activity_embeddings.transformations.definitions.schemas import vector_chunk
 from activity_embeddings.transformations.definitions.views import (
     embedding_views,
     event_tags,
-    item_tags,
     sequence_view,
+    vector_tags,
 )
 from activity_embeddings.transformations.files import empty_folder
 from activity_embeddings.transformations.offline.sources import sink_of
-from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.times import to_datetime
 
 _US = pa.timestamp("us", tz="UTC")
@@ -88,8 +88,8 @@ class EvaluationStore:
     Parameters
     ----------
     folder : is emptied first.
-    history : events and job vectors.
-    item_embedding : which vectors these are.
+    history : events and item vectors.
+    vector_spec : which vectors these are.
     schedule : of the daily run.
     models : SavedModels by name of the view that publishes them.
     tables : other feature views. Each view and each model has a feature service of its name.
@@ -100,7 +100,7 @@ class EvaluationStore:
         folder: Path,
         history: ActivityHistory,
         *,
-        item_embedding: ItemEmbedding,
+        vector_spec: ItemVectorSpec,
         schedule: Schedule,
         models: Mapping[str, Path],
         tables: Sequence[Table] = (),
@@ -110,21 +110,21 @@ class EvaluationStore:
         self._folder = empty_folder(folder)
         (self._folder / "data").mkdir()
         self.store = FeatureStore(config=self._config())
-        member, job = (
+        member, item = (
             Entity(name=name, join_keys=[key], value_type=_value_type(ids))
             for name, key, ids in (
                 ("member", names.MEMBER_ID, history.events.member_ids),
-                ("job", names.JOB_ID, history.vectors.job_ids),
+                ("job", names.ITEM_ID, history.vectors.item_ids),
             )
         )
-        entities = {"member": member, "job": job}
-        events, items = self._events(member), self._items(job, item_embedding)
+        entities = {"member": member, "job": item}
+        events, vectors = self._events(member), self._vectors(item, vector_spec)
         snapshots = self._folder / "snapshots"
         sequence = sequence_view(
             events=events,
-            items=items,
+            vectors=vectors,
             member=member,
-            job=job,
+            item=item,
             spec=history.spec,
             snapshots=snapshots,
         )
@@ -133,7 +133,7 @@ class EvaluationStore:
             for view in embedding_views(
                 [ActivityModel(path.resolve(), name=name) for name, path in models.items()],
                 sequence=sequence,
-                items=items,
+                vectors=vectors,
                 member=member,
                 snapshots=snapshots,
                 repo=self._folder,
@@ -151,7 +151,7 @@ class EvaluationStore:
                 for name, view in self.embeddings.items()
             ]
             self.store.apply(
-                [member, job, events, items, *self._published, *views.values(), *services]
+                [member, item, events, vectors, *self._published, *views.values(), *services]
             )
 
     def publish(self, start: int, end: int) -> None:
@@ -237,7 +237,7 @@ class EvaluationStore:
         table = pa.table(
             {
                 names.MEMBER_ID: events.member_ids.take(pa.array(events.member)),
-                names.JOB_ID: events.job_ids.take(pa.array(events.job)),
+                names.ITEM_ID: events.item_ids.take(pa.array(events.item)),
                 names.ACTION: pa.array(spec.vocabulary).take(pa.array(events.action)),
                 # Their order is known: events of one time keep it.
                 names.EVENT_ID: np.arange(len(events)),
@@ -250,7 +250,7 @@ class EvaluationStore:
             source=self._write(names.MEMBER_ACTIVITY, table),
             schema=[
                 _id_field(names.MEMBER_ID, table),
-                _id_field(names.JOB_ID, table),
+                _id_field(names.ITEM_ID, table),
                 Field(name=names.ACTION, dtype=String),
                 Field(name=names.EVENT_ID, dtype=Int64),
             ],
@@ -259,28 +259,28 @@ class EvaluationStore:
             tags=event_tags(spec),
         )
 
-    def _items(self, job: Entity, item_embedding: ItemEmbedding) -> FeatureView:
+    def _vectors(self, item: Entity, vector_spec: ItemVectorSpec) -> FeatureView:
         vectors = self._history.vectors
         table = pa.table(
             {
-                names.JOB_ID: vectors.job_ids.take(
-                    pa.array(np.repeat(np.arange(len(vectors.job_ids)), np.diff(vectors.start)))
+                names.ITEM_ID: vectors.item_ids.take(
+                    pa.array(np.repeat(np.arange(len(vectors.item_ids)), np.diff(vectors.start)))
                 ),
                 names.EMBEDDING: _lists(vectors.matrix[:-1]),
                 names.EVENT_TIMESTAMP: pa.array(vectors.time).cast(_US),
             }
         )
         return FeatureView(
-            name=names.JOB_EMBEDDING,
-            entities=[job],
-            source=self._write(names.JOB_EMBEDDING, table),
+            name=names.ITEM_VECTORS,
+            entities=[item],
+            source=self._write(names.ITEM_VECTORS, table),
             schema=[
-                _id_field(names.JOB_ID, table),
+                _id_field(names.ITEM_ID, table),
                 Field(name=names.EMBEDDING, dtype=Array(Float32)),
             ],
             ttl=timedelta(0),
             online=False,
-            tags=item_tags(item_embedding),
+            tags=vector_tags(vector_spec),
         )
 
     def _view(self, table: Table, entity: Entity) -> FeatureView:

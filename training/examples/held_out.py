@@ -20,9 +20,9 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
 
 DRAWS = 8
-"""Times a job is drawn and rejected before the allowed ones are listed, which costs more."""
+"""Times an item is drawn and rejected before the allowed ones are listed, which costs more."""
 LISTED_AT_ONCE = 1_000_000
-"""Jobs in such lists worked on together: bounds the memory where days have many jobs."""
+"""Items in such lists worked on together: bounds the memory where days have many items."""
 
 
 def label_names(spec: ActivitySpec) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ class Windows:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """n examples: an input sequence, one job, and what the member did with it.
+    """n examples: an input sequence, one item, and what the member did with it.
 
     Attributes
     ----------
@@ -76,16 +76,16 @@ class HeldOut:
     member : int [n]; position in `events.member_ids`.
     event : int64 [n]; position in `events` of the held-out activity, or of the one that a
         negative was drawn for.
-    job : int32 [n]; position in `vectors.job_ids`.
-    job_rows : int32 [n]; row of the job's vector as of `sequences.as_of`.
+    item : int32 [n]; position in `vectors.item_ids`.
+    item_rows : int32 [n]; row of the item's vector as of `sequences.as_of`.
     label : int16 [n]; position in `label_names(spec)`.
     """
 
     sequences: Sequences
     member: np.ndarray
     event: np.ndarray
-    job: np.ndarray
-    job_rows: np.ndarray
+    item: np.ndarray
+    item_rows: np.ndarray
     label: np.ndarray
 
     def __len__(self) -> int:
@@ -93,15 +93,15 @@ class HeldOut:
 
     def take(self, index: np.ndarray) -> HeldOut:
         """Return the examples at the positions `index`, or where it is True, in that order."""
-        columns = ("member", "event", "job", "job_rows", "label")
+        columns = ("member", "event", "item", "item_rows", "label")
         return HeldOut(
             sequences=self.sequences.take(index),
             **{name: getattr(self, name)[index] for name in columns},
         )
 
     def wanted_new(self, spec: ActivitySpec) -> HeldOut:
-        """Return the positive ones on jobs that are not in the input."""
-        repeated = (self.sequences.job == self.job[:, None]).any(axis=1)
+        """Return the positive ones on items that are not in the input."""
+        repeated = (self.sequences.item == self.item[:, None]).any(axis=1)
         return self.take(np.isin(self.label, spec.positive_ids) & ~repeated)
 
     def counts(self, spec: ActivitySpec) -> dict[str, int]:
@@ -122,7 +122,7 @@ def hold_out(
     Parameters
     ----------
     history : with at least the spec's window before the period, where there is any. Activity on
-        jobs without a vector at its time is neither held out nor part of an input.
+        items without a vector at its time is neither held out nor part of an input.
     period : held-out activities lie in it.
     windows : which are held out, default `Windows()`.
     random : draws where a member has more rows than `windows.per_member`.
@@ -134,7 +134,7 @@ def hold_out(
     """
     windows = windows or Windows()
     events, spec = history.events, history.spec
-    known = history.vectors.known_at(events.job_ids)[events.job] <= events.time
+    known = history.vectors.known_at(events.item_ids)[events.item] <= events.time
     inside = (events.time >= period.start_us) & (events.time < period.end_us) & known
     event = np.flatnonzero(inside)
     member = events.member[event]
@@ -155,13 +155,13 @@ def hold_out(
     if windows.per_member is not None:
         rows = rows[at_most(windows.per_member, member[rows], random)]
     event, member, sequences = event[rows], member[rows], sequences.take(rows)
-    job = events.job[event]
+    item = events.item[event]
     return HeldOut(
         sequences=sequences,
         member=member,
         event=event,
-        job=job,
-        job_rows=history.rows(job, sequences.as_of),
+        item=item,
+        item_rows=history.rows(item, sequences.as_of),
         label=events.action[event],
     )
 
@@ -174,13 +174,13 @@ def draw_negatives(
     shift: timedelta = timedelta(hours=1),
     random: np.random.Generator,
 ) -> HeldOut:
-    """Draw one negative for each positive: the same member, another job, another moment.
+    """Draw one negative for each positive: the same member, another item, another moment.
 
     Held-out activities are mostly positive (86 % in the sample data), and what a member dismissed
-    is close to what the member wanted: telling the two apart says little about which jobs suit
-    whom. So each positive gets a job drawn uniformly from the distinct jobs that any member acted
-    on during the same UTC day, before the period's end. Left out are jobs that the member acted on
-    in the window before the negative's time, or on that day, and jobs without a vector at that
+    is close to what the member wanted: telling the two apart says little about which items suit
+    whom. So each positive gets an item drawn uniformly from the distinct items that any member acted
+    on during the same UTC day, before the period's end. Left out are items that the member acted on
+    in the window before the negative's time, or on that day, and items without a vector at that
     time; a positive for which none remains gets no negative.
 
     The negative's time differs from the positive's by a uniform random amount in either
@@ -194,7 +194,7 @@ def draw_negatives(
     held_out : from `hold_out`.
     history, period : what it was made from.
     shift : timedelta. The largest shift, default 1 hour.
-    random : draws jobs and shifts.
+    random : draws items and shifts.
 
     Returns
     -------
@@ -213,41 +213,41 @@ def draw_negatives(
     latest = np.minimum(own_time + reach, day_end - 1)
     time = random.integers(earliest, latest, endpoint=True)
 
-    jobs = history.jobs_of_days.jobs
-    low, high = history.jobs_of_days.slices(day, period.end_us)
+    items = history.items_of_days.items
+    low, high = history.items_of_days.slices(day, period.end_us)
     acted_on = _ActedOn(history)
     # The window before the time, which lies within the day, and the day itself are one interval.
     taboo_from = np.minimum(time - spec.window_us, day_start)
 
     def allowed(i: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        """Return whether the jobs may be drawn for the positives `i`, bool."""
+        """Return whether the items may be drawn for the positives `i`, bool."""
         known = history.rows(drawn, time[i]) != history.vectors.pad_row
         return known & ~acted_on(member[i], drawn, taboo_from[i], day_end[i])
 
-    job = np.full(len(positive), -1, dtype=np.int32)
+    item = np.full(len(positive), -1, dtype=np.int32)
     i = np.arange(len(positive))
     for _ in range(DRAWS):
-        drawn = jobs[random.integers(low[i], high[i])]
+        drawn = items[random.integers(low[i], high[i])]
         accepted = allowed(i, drawn)
-        job[i[accepted]] = drawn[accepted]
+        item[i[accepted]] = drawn[accepted]
         i = i[~accepted]
     for some in _parts(i, (high - low)[i], LISTED_AT_ONCE):
         sizes = (high - low)[some]
-        of, drawn = np.repeat(some, sizes), jobs[ranges(low[some], sizes)]
+        of, drawn = np.repeat(some, sizes), items[ranges(low[some], sizes)]
         accepted = allowed(of, drawn)
-        drawn, count = drawn[accepted], np.bincount(of[accepted], minlength=len(job))[some]
+        drawn, count = drawn[accepted], np.bincount(of[accepted], minlength=len(item))[some]
         any_left = count > 0
         place = (np.cumsum(count) - count)[any_left] + random.integers(0, count[any_left])
-        job[some[any_left]] = drawn[place]
+        item[some[any_left]] = drawn[place]
 
-    found = job >= 0
-    positive, member, job, time = positive[found], member[found], job[found], time[found]
+    found = item >= 0
+    positive, member, item, time = positive[found], member[found], item[found], time[found]
     return HeldOut(
         sequences=history.sequences(member, time),
         member=member,
         event=held_out.event[positive],
-        job=job,
-        job_rows=history.rows(job, time),
+        item=item,
+        item_rows=history.rows(item, time),
         label=(held_out.label[positive] + len(spec.actions)).astype(np.int16),
     )
 
@@ -269,11 +269,11 @@ def both(one: HeldOut, other: HeldOut) -> HeldOut:
     sequences = Sequences(
         **{
             name: np.concatenate([getattr(one.sequences, name), getattr(other.sequences, name)])
-            for name in ("job", "action", "time", "as_of", "count", "unknown")
+            for name in ("item", "action", "time", "as_of", "count", "unknown")
         },
-        job_ids=one.sequences.job_ids,
+        item_ids=one.sequences.item_ids,
     )
-    columns = ("member", "event", "job", "job_rows", "label")
+    columns = ("member", "event", "item", "item_rows", "label")
     return HeldOut(
         sequences=sequences,
         **{name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in columns},
@@ -281,22 +281,22 @@ def both(one: HeldOut, other: HeldOut) -> HeldOut:
 
 
 class _ActedOn:
-    """Answers whether a member acted on a job within an interval of time."""
+    """Answers whether a member acted on an item within an interval of time."""
 
     def __init__(self, history: ActivityHistory) -> None:
         events = history.events
-        self._jobs = max(len(events.job_ids), 1)
-        pair = events.member.astype(np.int64) * self._jobs + events.job
+        self._items = max(len(events.item_ids), 1)
+        pair = events.member.astype(np.int64) * self._items + events.item
         # Stable, and events of a member are in order of time: so they stay, within each pair.
         order = np.argsort(pair, kind="stable")
         self._pair, self._time = pair[order], events.time[order]
         self._last = len(order) - 1
 
     def __call__(
-        self, member: np.ndarray, job: np.ndarray, start: np.ndarray, end: np.ndarray
+        self, member: np.ndarray, item: np.ndarray, start: np.ndarray, end: np.ndarray
     ) -> np.ndarray:
         """Return bool [n]: an event with `start <= t < end`; times in microseconds."""
-        pair = member.astype(np.int64) * self._jobs + job
+        pair = member.astype(np.int64) * self._items + item
         low = np.searchsorted(self._pair, pair, side="left")
         high = np.searchsorted(self._pair, pair, side="right")
         first = bisect(self._time, low, high, start, right=False)

@@ -1,4 +1,4 @@
-"""What training reads: activity events and job vectors, made for each other once.
+"""What training reads: activity events and item vectors, made for each other once.
 
 Everything that is trained or measured asks this one object, and it asks `make_sequences`: there
 is no second sequence builder.
@@ -23,68 +23,68 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.wording import counted, out_of
 
-INPUT_JOB_ROWS = "job_rows"
-"""Rows of the job vectors at each position: 128 bytes a sequence instead of 8 KB of vectors."""
+INPUT_ITEM_ROWS = "item_rows"
+"""Rows of the item vectors at each position: 128 bytes a sequence instead of 8 KB of vectors."""
 
 
 @dataclass(frozen=True, eq=False)
-class JobsOfDays:
-    """The jobs that members acted on, for each UTC day, in the order in which they became known.
+class ItemsOfDays:
+    """The items that members acted on, for each UTC day, in the order in which they became known.
 
-    An event counts from its own time on or, where its job got a vector later on the same day, from
+    An event counts from its own time on or, where its item got a vector later on the same day, from
     then on; where the vector came on a later day, the event is left out. So what counts before a
     moment is the same whatever comes after it.
 
     Attributes
     ----------
     days : int64 [n]; days since the epoch, ascending.
-    start : int64 [n + 1]; the distinct jobs of day i are `jobs[start[i]:start[i + 1]]`.
-    jobs : int32; positions in the job ids.
-    since : int64; when each of `jobs` counts first, microseconds since the epoch, ascending.
+    start : int64 [n + 1]; the distinct items of day i are `items[start[i]:start[i + 1]]`.
+    items : int32; positions in the item ids.
+    since : int64; when each of `items` counts first, microseconds since the epoch, ascending.
     event_start : int64 [n + 1]; those of day i are `events[event_start[i]:event_start[i + 1]]`.
-    events : int32; the job of each event, as often as it was acted on.
+    events : int32; the item of each event, as often as it was acted on.
     event_since : int64; when each of `events` counts, ascending.
     """
 
     days: np.ndarray
     start: np.ndarray
-    jobs: np.ndarray
+    items: np.ndarray
     since: np.ndarray
     event_start: np.ndarray
     events: np.ndarray
     event_since: np.ndarray
 
     @classmethod
-    def of(cls, events: ActivityEvents, known_at: np.ndarray) -> JobsOfDays:
-        """Collect the jobs of each day.
+    def of(cls, events: ActivityEvents, known_at: np.ndarray) -> ItemsOfDays:
+        """Collect the items of each day.
 
         Parameters
         ----------
         events : the events.
-        known_at : int64 [J]; when each job first has a vector.
+        known_at : int64 [J]; when each item first has a vector.
         """
-        since = np.maximum(events.time, known_at[events.job])
+        since = np.maximum(events.time, known_at[events.item])
         same_day = since // MICROSECONDS_PER_DAY == events.time // MICROSECONDS_PER_DAY
         order = np.argsort(since, kind="stable")
         order = order[same_day[order]]
-        since, job = since[order], events.job[order]
+        since, item = since[order], events.item[order]
         day = since // MICROSECONDS_PER_DAY
         days, event_start = np.unique(day, return_index=True)
         # The first of equal pairs is the earliest.
-        _, first = np.unique(day * max(len(events.job_ids), 1) + job, return_index=True)
+        _, first = np.unique(day * max(len(events.item_ids), 1) + item, return_index=True)
         first.sort()
         return cls(
             days=days,
             start=np.append(np.searchsorted(first, event_start), len(first)),
-            jobs=job[first],
+            items=item[first],
             since=since[first],
             event_start=np.append(event_start, len(day)),
-            events=job,
+            events=item,
             event_since=since,
         )
 
     def slices(self, days: np.ndarray, before: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the slice [low, high) of `jobs` of each day, those that count before a moment."""
+        """Return the slice [low, high) of `items` of each day, those that count before a moment."""
         return self._slices(days, self.start, np.searchsorted(self.since, before))
 
     def event_slices(self, days: np.ndarray, before: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,47 +102,47 @@ class JobsOfDays:
 
 @dataclass(frozen=True, eq=False)
 class ActivityHistory:
-    """Events on jobs that have a vector, and these vectors.
+    """Events on items that have a vector, and these vectors.
 
     Attributes
     ----------
-    events : jobs are counted in `vectors.job_ids`.
-    vectors : of all jobs.
+    events : items are counted in `vectors.item_ids`.
+    vectors : of all items.
     spec : window, length and actions.
-    jobs_of_days : of all members, also where `events` are those of a few.
+    items_of_days : of all members, also where `events` are those of a few.
     """
 
     events: ActivityEvents
     vectors: ItemVectors
     spec: ActivitySpec
-    jobs_of_days: JobsOfDays
+    items_of_days: ItemsOfDays
 
     @classmethod
     def of(
         cls, events: ActivityEvents, vectors: ItemVectors, spec: ActivitySpec
     ) -> ActivityHistory:
-        """Match events with vectors; events on jobs that never get one are left out.
+        """Match events with vectors; events on items that never get one are left out.
 
         Raises
         ------
         InvalidInput
-            There is no event on a job with a vector, or a vector is not finite.
+            There is no event on an item with a vector, or a vector is not finite.
         """
         bad = int((~np.isfinite(vectors.matrix).all(axis=1)).sum())
         if bad:
             raise InvalidInput(
-                f"{names.JOB_EMBEDDING}: vectors should be finite to train on. Received: NaN or "
+                f"{names.ITEM_VECTORS}: vectors should be finite to train on. Received: NaN or "
                 f"infinity in {out_of(bad, len(vectors.matrix) - 1, 'vector')}"
             )
-        known = events.on_jobs(vectors.job_ids)
+        known = events.on_items(vectors.item_ids)
         if not len(known):
             raise InvalidInput(
-                f"{names.MEMBER_ACTIVITY}: expected events on jobs that have a vector to train on. "
+                f"{names.MEMBER_ACTIVITY}: expected events on items that have a vector to train on. "
                 f"Received: {counted(len(events), 'event')} on "
-                f"{counted(len(events.job_ids), 'job')}, none of them among the "
-                f"{len(vectors.job_ids):,} with a vector"
+                f"{counted(len(events.item_ids), 'item')}, none of them among the "
+                f"{len(vectors.item_ids):,} with a vector"
             )
-        return cls(known, vectors, spec, JobsOfDays.of(known, vectors.known_at(known.job_ids)))
+        return cls(known, vectors, spec, ItemsOfDays.of(known, vectors.known_at(known.item_ids)))
 
     @classmethod
     def from_arrow(
@@ -166,26 +166,26 @@ class ActivityHistory:
         ids = self.events.member_ids.take(pa.array(member))
         return make_sequences(self.events, ids, as_of, spec=self.spec, vectors=self.vectors)
 
-    def rows(self, job: np.ndarray, as_of: np.ndarray) -> np.ndarray:
-        """Return the row of each job's vector as of a time, int32; see `ItemVectors.rows`.
+    def rows(self, item: np.ndarray, as_of: np.ndarray) -> np.ndarray:
+        """Return the row of each item's vector as of a time, int32; see `ItemVectors.rows`.
 
         Parameters
         ----------
-        job : int [n] or [n, m]; positions in `vectors.job_ids`, -1 for none.
+        item : int [n] or [n, m]; positions in `vectors.item_ids`, -1 for none.
         as_of : int64 [n].
         """
-        table = job[:, None] if job.ndim == 1 else job
-        return self.vectors.rows(self.vectors.job_ids, table, as_of).reshape(job.shape)
+        table = item[:, None] if item.ndim == 1 else item
+        return self.vectors.rows(self.vectors.item_ids, table, as_of).reshape(item.shape)
 
     def model_inputs(self, sequences: Sequences) -> dict[str, np.ndarray]:
-        """Return what an activity model reads, with job vectors as rows to be gathered.
+        """Return what an activity model reads, with item vectors as rows to be gathered.
 
         Returns
         -------
-        dict with `job_rows` int32 [n, L], `actions` int32 [n, L] and `ages` float32 [n, L] (days).
+        dict with `item_rows` int32 [n, L], `actions` int32 [n, L] and `ages` float32 [n, L] (days).
         """
         return {
-            INPUT_JOB_ROWS: sequences.rows(self.vectors),
+            INPUT_ITEM_ROWS: sequences.rows(self.vectors),
             names.INPUT_ACTIONS: sequences.action,
             names.INPUT_AGES: sequences.ages,
         }

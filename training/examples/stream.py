@@ -111,7 +111,7 @@ class ExampleStream:
                 f"examples: expected members with enough activity from {self.period.start} to "
                 f"before {self.period.end}. Received: no example of "
                 f"{counted(len(self.history.events.member_ids), 'member')} with "
-                f"{counted(len(self.history.events), 'activity')} on known jobs"
+                f"{counted(len(self.history.events), 'activity')} on known items"
             )
         signature = {
             name: tf.TensorSpec([None, *values.shape[1:]], values.dtype)

@@ -23,7 +23,7 @@ from activity_embeddings.training.models import architecture
 from activity_embeddings.training.objectives import NextPositive, Objective
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder
-from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.wording import counted
 
 STUDY = "study.db"
@@ -45,7 +45,7 @@ def tune(
     folder: Path,
     *,
     trials: int,
-    item_embedding: ItemEmbedding,
+    vector_spec: ItemVectorSpec,
     period: Period,
     validation: Period,
     objective: Objective | None = None,
@@ -58,7 +58,7 @@ def tune(
     Parameters
     ----------
     model : name of the architecture; its `suggest` says what is searched.
-    history, item_embedding, period, validation, objective : see `train`.
+    history, vector_spec, period, validation, objective : see `train`.
     folder : holds `study.db`, `search.png` and a folder for each trial's run.
     trials : int. Complete trials in all; a grid ends earlier when it has been tried whole.
     fit : settings of every trial; its seed is that of the search too. The learning rate of networks
@@ -93,7 +93,7 @@ def tune(
         "objective": objective.to_dict(),
         "period": period.to_dict(),
         "validation": validation.to_dict(),
-        "item_embedding": item_embedding.to_dict(),
+        "vector_spec": vector_spec.to_dict(),
     }
     _require_same(study, about, folder)
 
@@ -106,7 +106,7 @@ def tune(
         trained = train(
             chosen,
             history,
-            item_embedding=item_embedding,
+            vector_spec=vector_spec,
             period=period,
             validation=validation,
             objective=objective,

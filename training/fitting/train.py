@@ -37,7 +37,7 @@ from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.wording import share
 
 RUN = "run.json"
@@ -82,7 +82,7 @@ class Trained:
             name=name,
             version=version,
             spec=ActivitySpec.from_dict(self.identity["spec"]),
-            item_embedding=ItemEmbedding(**self.identity["item_embedding"]),
+            vector_spec=ItemVectorSpec(**self.identity["vector_spec"]),
             code_version=self.identity["code_version"],
             **{**self.result, **facts},
         )
@@ -92,7 +92,7 @@ def train(
     model: Architecture,
     history: ActivityHistory,
     *,
-    item_embedding: ItemEmbedding,
+    vector_spec: ItemVectorSpec,
     period: Period,
     validation: Period,
     objective: Objective | None = None,
@@ -108,7 +108,7 @@ def train(
     ----------
     model : architecture and hyperparameters.
     history : events and vectors; events after the validation period are not looked at.
-    item_embedding : which vectors these are: the model will refuse others.
+    vector_spec : which vectors these are: the model will refuse others.
     period, validation : of the held-out activities; validation begins where the period ends or
         later.
     objective : what the model learns to do, default `NextPositive()`.
@@ -138,7 +138,7 @@ def train(
         "objective": objective.to_dict(),
         "fit": fit.to_dict(),
         "spec": history.spec.to_dict(),
-        "item_embedding": item_embedding.to_dict(),
+        "vector_spec": vector_spec.to_dict(),
         "period": period.to_dict(),
         "validation": validation.to_dict(),
         "data": fingerprints(history, validation.end_us),
@@ -150,7 +150,7 @@ def train(
             return load_run(run)
 
     keras.utils.set_random_seed(fit.seed)
-    built = model.build(history.spec, item_embedding)
+    built = model.build(history.spec, vector_spec)
     queries = RankingQueries.of(history, validation)
     epochs: list[dict[str, float]] = []
     balance: dict[str, Any] = {}
@@ -229,7 +229,7 @@ def load_run(run: Path) -> Trained:
         for name, value in identity["hyperparameters"].items()
     }
     built = architecture(identity["model"])(**hyperparameters).build(
-        ActivitySpec.from_dict(identity["spec"]), ItemEmbedding(**identity["item_embedding"])
+        ActivitySpec.from_dict(identity["spec"]), ItemVectorSpec(**identity["vector_spec"])
     )
     if isinstance(built, keras.Model):
         with np.load(run / BEST, allow_pickle=False) as weights:
@@ -277,15 +277,15 @@ def fingerprints(history: ActivityHistory, end: int | None = None) -> dict[str, 
     if end is not None:
         events = events.where(events.time < end)
     ids = str(events.member_ids.to_pylist()).encode()
-    job_ids = str(vectors.job_ids.to_pylist()).encode()
+    item_ids = str(vectors.item_ids.to_pylist()).encode()
     return {
         "events": len(events),
         "members": int((np.diff(events.member_start) > 0).sum()),
-        "jobs": len(vectors.job_ids),
+        "items": len(vectors.item_ids),
         "events_fingerprint": _hash(
-            ids, events.member_start, events.job, events.action, events.time
+            ids, events.member_start, events.item, events.action, events.time
         ),
-        "item_vectors_fingerprint": _hash(job_ids, vectors.start, vectors.time, vectors.matrix),
+        "item_vectors_fingerprint": _hash(item_ids, vectors.start, vectors.time, vectors.matrix),
     }
 
 

@@ -1,7 +1,7 @@
-"""The validation figure: NDCG@10 of the jobs that members went on to want.
+"""The validation figure: NDCG@10 of the items that members went on to want.
 
-Each positive activity of a period is a query: among all jobs that anyone acted on during that UTC
-day, in which place does the activity embedding put the job that the member wanted? Popularity in
+Each positive activity of a period is a query: among all items that anyone acted on during that UTC
+day, in which place does the activity embedding put the item that the member wanted? Popularity in
 the week before, which any recommender knows, is counted beside it, so that a model gains by what
 it adds. The list is whole, since metrics on sampled candidates can order models wrongly (Krichene
 and Rendle, KDD 2020). Every model and every objective is measured in the same way.
@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from activity_embeddings.training.examples.held_out import HeldOut, Windows, hold_out
-from activity_embeddings.training.examples.history import INPUT_JOB_ROWS, ActivityHistory
+from activity_embeddings.training.examples.history import INPUT_ITEM_ROWS, ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.models.averages import negative_outputs
 from activity_embeddings.transformations import names
@@ -44,10 +44,10 @@ class Day:
     Attributes
     ----------
     query : int [n]; positions among all queries.
-    rows : int32 [n, m] or, where all queries see the same vectors, [1, m]; rows of job vectors.
-    candidate : bool [n, m]; jobs to be ranked against the wanted one.
-    wanted : int [n]; position of the wanted job among the m.
-    popularity : float [m]; log of 1 + the positive activities on each job in the week before.
+    rows : int32 [n, m] or, where all queries see the same vectors, [1, m]; rows of item vectors.
+    candidate : bool [n, m]; items to be ranked against the wanted one.
+    wanted : int [n]; position of the wanted item among the m.
+    popularity : float [m]; log of 1 + the positive activities on each item in the week before.
     """
 
     query: np.ndarray
@@ -57,15 +57,15 @@ class Day:
     popularity: np.ndarray
 
     def scores(self, embeddings: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """Return the dot product of each query with each job, float32 [n, m]."""
+        """Return the dot product of each query with each item, float32 [n, m]."""
         if len(self.rows) == 1:
             return embeddings[self.query] @ vectors[self.rows[0]].T
         return np.einsum("nd,nmd->nm", embeddings[self.query], vectors[self.rows])
 
     def gains(self, scores: np.ndarray) -> np.ndarray:
-        """Return `1 / log2(rank + 1)` of each wanted job in the best ten places, else 0.
+        """Return `1 / log2(rank + 1)` of each wanted item in the best ten places, else 0.
 
-        Jobs of one score share the mean of their places, rounded down, so that scores that are all
+        Items of one score share the mean of their places, rounded down, so that scores that are all
         equal rank nothing.
         """
         own = np.take_along_axis(scores, self.wanted[:, None], axis=1)
@@ -76,11 +76,11 @@ class Day:
 
 @dataclass(frozen=True, eq=False)
 class RankingQueries:
-    """n queries: what a member had done, the job wanted next, and the candidates.
+    """n queries: what a member had done, the item wanted next, and the candidates.
 
-    Candidates are the jobs that anyone acted on during the day, before the period's end: those
+    Candidates are the items that anyone acted on during the day, before the period's end: those
     with a vector as of the query's time, without those in the member's sequence. Nothing is asked
-    about a job in the sequence itself, as when a saved job is applied to: the only known one
+    about an item in the sequence itself, as when a saved item is applied to: the only known one
     among new ones would be found by its likeness to itself.
 
     Attributes
@@ -101,7 +101,7 @@ class RankingQueries:
 
     @classmethod
     def of(cls, history: ActivityHistory, period: Period) -> RankingQueries:
-        """Make a query of every positive activity on a new job in a period, with activity before.
+        """Make a query of every positive activity on a new item in a period, with activity before.
 
         Raises
         ------
@@ -113,7 +113,7 @@ class RankingQueries:
         positive = held_out.wanted_new(history.spec)
         if not len(positive):
             raise InvalidInput(
-                "validation: expected members with activity before a positive one on a new job "
+                "validation: expected members with activity before a positive one on a new item "
                 f"from {period.start} to before {period.end}. Received: none, of "
                 f"{len(held_out):,} held out"
             )
@@ -130,8 +130,8 @@ class RankingQueries:
         Parameters
         ----------
         embeddings : float32 [n, D], of `sequences`.
-        share : float in [0, 1]. How much the dot product of embedding and job counts; the rest is
-            the job's popularity. Both are divided by their standard deviation over all candidates.
+        share : float in [0, 1]. How much the dot product of embedding and item counts; the rest is
+            the item's popularity. Both are divided by their standard deviation over all candidates.
         """
         vectors = self.history.vectors.matrix
         scores = [day.scores(embeddings, vectors) for day in self.days]
@@ -170,44 +170,44 @@ def _day(
     history: ActivityHistory, held_out: HeldOut, query: np.ndarray, day: int, before: int
 ) -> Day:
     """Collect what is ranked on one day, by events before a moment."""
-    days, vectors = history.jobs_of_days, history.vectors
+    days, vectors = history.items_of_days, history.vectors
     (low,), (high,) = days.slices(np.array([day]), before)
-    jobs = np.sort(days.jobs[low:high])
-    rows, candidate, wanted = among(history, held_out, query, jobs)
+    items = np.sort(days.items[low:high])
+    rows, candidate, wanted = among(history, held_out, query, items)
     if (rows == rows[:1]).all():
         rows = rows[:1]
     events, end = history.events, day * MICROSECONDS_PER_DAY
     lately = (events.time < end) & (events.time >= end - POPULARITY_DAYS * MICROSECONDS_PER_DAY)
     lately &= np.isin(events.action, history.spec.positive_ids)
-    counts = np.bincount(events.job[lately], minlength=len(vectors.job_ids))
-    return Day(query, rows, candidate, wanted, np.log1p(counts[jobs]))
+    counts = np.bincount(events.item[lately], minlength=len(vectors.item_ids))
+    return Day(query, rows, candidate, wanted, np.log1p(counts[items]))
 
 
 def among(
-    history: ActivityHistory, held_out: HeldOut, query: np.ndarray, jobs: np.ndarray
+    history: ActivityHistory, held_out: HeldOut, query: np.ndarray, items: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Say which jobs are candidates of n of the held-out activities.
+    """Say which items are candidates of n of the held-out activities.
 
     Parameters
     ----------
     history, held_out : the events, and the activities held out of them.
     query : int [n]; positions in `held_out`.
-    jobs : int32 [m]; ascending positions in `vectors.job_ids`, with each job held out among them.
+    items : int32 [m]; ascending positions in `vectors.item_ids`, with each item held out among them.
 
     Returns
     -------
-    rows : int32 [n, m]; rows of job vectors as of each query.
-    candidate : bool [n, m]; jobs with a vector as of the query, without those in the member's
+    rows : int32 [n, m]; rows of item vectors as of each query.
+    candidate : bool [n, m]; items with a vector as of the query, without those in the member's
         sequence and the one held out.
-    wanted : int [n]; which of the m jobs was held out.
+    wanted : int [n]; which of the m items was held out.
     """
     as_of = held_out.sequences.as_of[query]
-    rows = history.rows(np.broadcast_to(jobs, (len(query), len(jobs))), as_of)
-    wanted = np.searchsorted(jobs, held_out.job[query])
+    rows = history.rows(np.broadcast_to(items, (len(query), len(items))), as_of)
+    wanted = np.searchsorted(items, held_out.item[query])
     candidate = rows != history.vectors.pad_row
-    seen = held_out.sequences.job[query]
-    places = np.minimum(np.searchsorted(jobs, seen), len(jobs) - 1)
-    query_of, position = np.nonzero(jobs[places] == seen)
+    seen = held_out.sequences.item[query]
+    places = np.minimum(np.searchsorted(items, seen), len(items) - 1)
+    query_of, position = np.nonzero(items[places] == seen)
     candidate[query_of, places[query_of, position]] = False
     candidate[np.arange(len(query)), wanted] = False
     return rows, candidate, wanted
@@ -249,7 +249,7 @@ def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
         for first in range(0, len(sequences), BATCH):
             part = np.arange(first, min(first + BATCH, len(sequences)))
             inputs = history.model_inputs(sequences.take(part))
-            inputs[names.INPUT_JOB_EMBEDDINGS] = matrix[inputs.pop(INPUT_JOB_ROWS)]
+            inputs[names.INPUT_ITEM_EMBEDDINGS] = matrix[inputs.pop(INPUT_ITEM_ROWS)]
             tensors = {name: tf.convert_to_tensor(inputs[name]) for name in inputs_of}
             parts.append(call(tensors).numpy())
         return np.concatenate(parts)

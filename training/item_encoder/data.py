@@ -1,4 +1,4 @@
-"""What a job encoder is trained on: the sources of a feature repo, or files with their columns."""
+"""What an item encoder is trained on: the sources of a feature repo, or files with their columns."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class EncoderData:
         if file is None:
             view = self._source(Role.POSTINGS, "--postings")
             return read_postings(*self._offline, view, list(content), end=to_us(until))
-        columns = list(dict.fromkeys([names.JOB_ID, names.EVENT_TIMESTAMP, *content]))
+        columns = list(dict.fromkeys([names.ITEM_ID, names.EVENT_TIMESTAMP, *content]))
         return self._read(file, Role.POSTINGS, columns, [])
 
     def _source(self, role: str, option: str) -> Any:
@@ -108,7 +108,7 @@ class EncoderData:
         source.timestamp_field = chosen.pop(names.EVENT_TIMESTAMP)
         return ParquetFiles(source, None, str(file)).read(
             chosen,
-            ids=[names.MEMBER_ID, names.JOB_ID, names.EVENT_ID],
+            ids=[names.MEMBER_ID, names.ITEM_ID, names.EVENT_ID],
             time=names.EVENT_TIMESTAMP,
             start=None,
             end=FOREVER,

@@ -1,11 +1,11 @@
-"""Job embeddings: a two-tower model of what postings say and of who wanted them.
+"""Item embeddings: a two-tower model of what postings say and of who wanted them.
 
-The job tower reads a posting: a bag of its words and categories through a small network, plus a
-vector of the job's own, which is dropped at random in training, so that a posting that nobody has
+The item tower reads a posting: a bag of its words and categories through a small network, plus a
+vector of the item's own, which is dropped at random in training, so that a posting that nobody has
 acted on yet gets a useful vector from its content. The member tower is the decaying average of
-the vectors of the jobs that the member wanted lately, by the same job tower. Both are trained
-together to rank the jobs that members go on to want (see `FuturePositives`): a score is the sum
-of the element-wise product of the two towers. Then the job tower is split off and packaged.
+the vectors of the items that the member wanted lately, by the same item tower. Both are trained
+together to rank the items that members go on to want (see `FuturePositives`): a score is the sum
+of the element-wise product of the two towers. Then the item tower is split off and packaged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from activity_embeddings.training.examples.history import INPUT_JOB_ROWS, ActivityHistory
+from activity_embeddings.training.examples.history import INPUT_ITEM_ROWS, ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.loop import VALIDATION, Fit, fit_task
 from activity_embeddings.training.fitting.validation import RankingQueries, embed_with
@@ -58,7 +58,7 @@ from activity_embeddings.transformations.arrow import (
 )
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import held_back_stderr
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Time, parse_datetime, to_datetime, to_us
 from activity_embeddings.transformations.wording import counted
 
@@ -67,14 +67,14 @@ ENCODER_FIT = Fit(learning_rate=2e-3, epochs=20, patience=3)
 
 MOST_BUCKETS = 2**31 - 2
 TOKENS = "tokens"
-"""Input of the job tower: hashed words and categories, int32 [jobs, n], 0 for none."""
-KNOWN_JOB = "known_job"
-"""Input of the job tower: number of the job's own vector, int32 [jobs], 0 for none."""
+"""Input of the item tower: hashed words and categories, int32 [items, n], 0 for none."""
+KNOWN_ITEM = "known_item"
+"""Input of the item tower: number of the item's own vector, int32 [items], 0 for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobEncoder:
-    """The job tower's columns and size.
+class TowerSettings:
+    """The item tower's columns and size.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class JobEncoder:
     buckets : int. Words and categories are hashed into so many vectors, at most 2^31 - 2.
     hidden : int. Length of the hidden layer.
     dropout : float. Share of the hidden layer dropped in training.
-    id_dropout : float. Share of the jobs' own vectors dropped in training.
+    id_dropout : float. Share of the items' own vectors dropped in training.
     """
 
     text: tuple[str, ...] = ("title",)
@@ -98,27 +98,27 @@ class JobEncoder:
     def __post_init__(self) -> None:
         if not 1 <= self.buckets <= MOST_BUCKETS:
             raise InvalidInput(
-                f"job encoder: `buckets` should be from 1 to {MOST_BUCKETS:,}, since tokens are "
+                f"item encoder: `buckets` should be from 1 to {MOST_BUCKETS:,}, since tokens are "
                 f"int32. Received: {self.buckets:,}"
             )
 
-    def build(self, known_jobs: int, words: np.ndarray) -> keras.Model:
-        """Return the untrained job tower.
+    def build(self, known_items: int, words: np.ndarray) -> keras.Model:
+        """Return the untrained item tower.
 
         Parameters
         ----------
-        known_jobs : how many jobs have a vector of their own.
+        known_items : how many items have a vector of their own.
         words : float32 [buckets + 1, D]; the tokens' vectors to start from.
 
         Returns
         -------
         keras.Model
-            Inputs `tokens` int32 [jobs, n] and `known_job` int32 [jobs]; output unit vectors
-            float32 [jobs, D]. It starts at the sum of the tokens' vectors.
+            Inputs `tokens` int32 [items, n] and `known_item` int32 [items]; output unit vectors
+            float32 [items, D]. It starts at the sum of the tokens' vectors.
         """
         dimension = words.shape[1]
         tokens = keras.Input((None,), dtype="int32", name=TOKENS)
-        known_job = keras.Input((), dtype="int32", name=KNOWN_JOB)
+        known_item = keras.Input((), dtype="int32", name=KNOWN_ITEM)
         embed = keras.layers.Embedding(len(words), dimension, name="words")
         there = ops.expand_dims(ops.cast(tokens > 0, "float32"), 2)
         bag = keras.layers.UnitNormalization(name="bag")(ops.sum(embed(tokens) * there, axis=1))
@@ -129,15 +129,15 @@ class JobEncoder:
             dimension, kernel_initializer="zeros", use_bias=False, name="content"
         )(hidden)
         own = keras.layers.Embedding(
-            known_jobs + 1, dimension, embeddings_initializer="zeros", name="own"
-        )(known_job)
-        # One draw for a job's whole vector.
+            known_items + 1, dimension, embeddings_initializer="zeros", name="own"
+        )(known_item)
+        # One draw for an item's whole vector.
         own = keras.layers.Dropout(self.id_dropout, noise_shape=(None, 1), name="own_dropout")(own)
-        is_known = ops.expand_dims(ops.cast(known_job > 0, "float32"), 1)
+        is_known = ops.expand_dims(ops.cast(known_item > 0, "float32"), 1)
         return keras.Model(
-            {TOKENS: tokens, KNOWN_JOB: known_job},
+            {TOKENS: tokens, KNOWN_ITEM: known_item},
             keras.layers.UnitNormalization(name="unit")(content + own * is_known),
-            name="job_tower",
+            name="item_tower",
         )
 
     def semantic_words(self, tokens: np.ndarray, dimension: int, seed: int) -> np.ndarray:
@@ -149,7 +149,7 @@ class JobEncoder:
 
         Parameters
         ----------
-        tokens : int32 [jobs, n], of the postings to learn from.
+        tokens : int32 [items, n], of the postings to learn from.
         dimension : length D of a vector; unused dimensions of tiny data are zero.
         seed : of the randomised SVD.
 
@@ -184,12 +184,12 @@ class JobEncoder:
 
         Parameters
         ----------
-        columns : tensors by name: strings or integers [jobs], lists of strings [jobs, n] padded
+        columns : tensors by name: strings or integers [items], lists of strings [items, n] padded
             with "".
 
         Returns
         -------
-        int32 [jobs, tokens]; 0 where there are fewer.
+        int32 [items, tokens]; 0 where there are fewer.
         """
         parts = []
         for name in self.text:
@@ -215,30 +215,30 @@ class JobEncoder:
 
 
 class _TwoTowerTask(FuturePositivesTask):
-    """The task of future positives with job vectors that are learnt."""
+    """The task of future positives with item vectors that are learnt."""
 
     def __init__(
         self,
         member_tower: keras.Model,
-        job_tower: keras.Model,
+        item_tower: keras.Model,
         inputs: Mapping[str, np.ndarray],
         history: ActivityHistory,
         period: Period,
         settings: FuturePositives,
     ) -> None:
         super().__init__(member_tower, history, period, settings)
-        self.job_tower = job_tower
-        self.job_inputs = {name: ops.convert_to_tensor(values) for name, values in inputs.items()}
+        self.item_tower = item_tower
+        self.item_inputs = {name: ops.convert_to_tensor(values) for name, values in inputs.items()}
 
     def lookup(self, inputs: dict[str, Any], training: bool | None = None) -> Lookup:
-        """Encode the jobs of the batch, each once; see `Task.lookup`."""
-        kinds = (INPUT_JOB_ROWS, TARGET_ROWS, DISMISSED_ROWS, NEGATIVE_ROWS, DAY_ROWS)
+        """Encode the items of the batch, each once; see `Task.lookup`."""
+        kinds = (INPUT_ITEM_ROWS, TARGET_ROWS, DISMISSED_ROWS, NEGATIVE_ROWS, DAY_ROWS)
         there = [ops.reshape(inputs[name], (-1,)) for name in kinds if name in inputs]
         rows = ops.concatenate(there, axis=0)
         distinct, _ = tf.unique(rows)
         places = tf.scatter_nd(distinct[:, None], tf.range(tf.size(distinct)), [self.pad_row + 1])
-        encoded = self.job_tower(
-            {name: ops.take(values, distinct, axis=0) for name, values in self.job_inputs.items()},
+        encoded = self.item_tower(
+            {name: ops.take(values, distinct, axis=0) for name, values in self.item_inputs.items()},
             training=training,
         )
         encoded = encoded * ops.cast(distinct != self.pad_row, "float32")[:, None]
@@ -246,10 +246,10 @@ class _TwoTowerTask(FuturePositivesTask):
 
 
 class _PackagedEncoder(tf.Module):
-    """The job tower from raw columns of postings on: what is packaged."""
+    """The item tower from raw columns of postings on: what is packaged."""
 
     def __init__(
-        self, settings: JobEncoder, tower: keras.Model, known_ids: pa.Array, columns: pa.Schema
+        self, settings: TowerSettings, tower: keras.Model, known_ids: pa.Array, columns: pa.Schema
     ) -> None:
         super().__init__()
         self._settings = settings
@@ -262,7 +262,7 @@ class _PackagedEncoder(tf.Module):
             ),
             default_value=0,
         )
-        signature = {names.JOB_ID: tf.TensorSpec([None], id_type, names.JOB_ID)}
+        signature = {names.ITEM_ID: tf.TensorSpec([None], id_type, names.ITEM_ID)}
         for name in (*settings.text, *settings.categories):
             kind = columns.field(name).type
             is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
@@ -276,8 +276,8 @@ class _PackagedEncoder(tf.Module):
 
     def _serve(self, *columns: Any) -> dict[str, Any]:
         given = dict(zip(self.columns, columns, strict=True))
-        known_job = self._numbers.lookup(given[names.JOB_ID])
-        inputs = {TOKENS: self._settings.tokens_of(given), KNOWN_JOB: known_job}
+        known_item = self._numbers.lookup(given[names.ITEM_ID])
+        inputs = {TOKENS: self._settings.tokens_of(given), KNOWN_ITEM: known_item}
         return {names.EMBEDDING: self._tower(inputs, training=False)}
 
 
@@ -285,7 +285,7 @@ def _tensor_type(kind: pa.DataType) -> tf.DType:
     return tf.int64 if pa.types.is_integer(kind) else tf.string
 
 
-def train_job_encoder(
+def train_item_encoder(
     events: pa.Table | ActivityEvents,
     postings: pa.Table,
     *,
@@ -293,14 +293,14 @@ def train_job_encoder(
     dimension: int = 64,
     seed: int = 0,
     validation_days: float = 14.0,
-    encoder: JobEncoder | None = None,
+    encoder: TowerSettings | None = None,
     objective: FuturePositives | None = None,
     fit: Fit | None = None,
     spec: ActivitySpec | None = None,
     run: Path | None = None,
     verbose: int = 0,
 ) -> tuple[tf.Module, dict[str, Any]]:
-    """Train job embeddings on activity strictly before `until`, and split the encoder off.
+    """Train item embeddings on activity strictly before `until`, and split the encoder off.
 
     The last `validation_days` say when to stop; then the same number of epochs is trained anew on
     all activity before `until`, since what is newest matters most.
@@ -308,8 +308,8 @@ def train_job_encoder(
     Parameters
     ----------
     events : columns `member_id`, `job_id`, `action`, `event_timestamp`; or as they were checked.
-    postings : `job_id`, `event_timestamp` and the encoder's columns; of a job's several rows the
-        newest before `until` counts, and jobs without one are left out.
+    postings : `job_id`, `event_timestamp` and the encoder's columns; of an item's several rows the
+        newest before `until` counts, and items without one are left out.
     until : a time with a zone, see `activity_embeddings.transformations.times.Time`. No event at or after it is read;
         the vectors are valid from it on.
     dimension : int. Length D of a vector.
@@ -321,7 +321,7 @@ def train_job_encoder(
     Returns
     -------
     (module, facts)
-        What `package_job_encoder` takes: a module with a function `serve`, and `training`,
+        What `package_item_encoder` takes: a module with a function `serve`, and `training`,
         `metrics` and `parameters` as JSON values.
 
     Raises
@@ -330,14 +330,14 @@ def train_job_encoder(
         Events or postings are malformed, or there is too little activity before `until`, which is
         no time or has no zone.
     """
-    until = parse_datetime(until, "job encoder: `until`", zone=True)
-    encoder, spec = encoder or JobEncoder(), spec or ActivitySpec()
+    until = parse_datetime(until, "item encoder: `until`", zone=True)
+    encoder, spec = encoder or TowerSettings(), spec or ActivitySpec()
     fit = replace(fit or ENCODER_FIT, seed=seed)
     objective = objective or NextPositive()
     if isinstance(events, pa.Table):
         events = ActivityEvents.from_arrow(events, spec)
     past = _before(events, until)
-    postings = _one_a_job(postings, until)
+    postings = _one_a_item(postings, until)
     columns = {
         **{name: _tensor(postings, name, lists=False) for name in encoder.text},
         **{name: _tensor(postings, name, lists=True) for name in encoder.categories},
@@ -347,7 +347,7 @@ def train_job_encoder(
     tokens = np.vstack([tokens, np.zeros(encoder.tokens, np.int32)])
     # Columns that no posting fills would be looked up in every step.
     tokens = tokens[:, : max(1, int((tokens > 0).any(axis=0).sum()))]
-    vectors = _placeholder_vectors(postings.column(names.JOB_ID), dimension)
+    vectors = _placeholder_vectors(postings.column(names.ITEM_ID), dimension)
     history = ActivityHistory.of(past, vectors, spec)
 
     start = to_datetime(int(history.events.time.min()))
@@ -360,7 +360,7 @@ def train_job_encoder(
     final.fit(None, _within(run, "final"), verbose)
     facts = {
         "training": {
-            "task": "jobs that members go on to want, by two towers",
+            "task": "items that members go on to want, by two towers",
             **Period(start, until).to_dict(),
             "validation_start": split_at.isoformat(),
             "examples": objective.balance(history, Period(start, until), seed=seed),
@@ -372,11 +372,11 @@ def train_job_encoder(
             "encoder": encoder.to_dict(),
             **objective.to_dict(),
             "fit": fit.to_dict(),
-            "weights": final.job_tower.count_params(),
+            "weights": final.item_tower.count_params(),
         },
     }
-    known_ids = vectors.job_ids.take(pa.array(final.known_jobs))
-    return _PackagedEncoder(encoder, final.job_tower, known_ids, postings.schema), facts
+    known_ids = vectors.item_ids.take(pa.array(final.known_items))
+    return _PackagedEncoder(encoder, final.item_tower, known_ids, postings.schema), facts
 
 
 class _Towers:
@@ -384,7 +384,7 @@ class _Towers:
 
     def __init__(
         self,
-        encoder: JobEncoder,
+        encoder: TowerSettings,
         objective: FuturePositives,
         history: ActivityHistory,
         tokens: np.ndarray,
@@ -395,18 +395,18 @@ class _Towers:
         self.encoder, self.objective, self.period = encoder, objective, period
         events, vectors = history.events, history.vectors
         inside = (events.time >= period.start_us) & (events.time < period.end_us)
-        self.known_jobs = np.unique(events.job[inside])
-        known_job = np.zeros(len(vectors.matrix), np.int32)
-        known_job[self.known_jobs] = np.arange(1, len(self.known_jobs) + 1)
+        self.known_items = np.unique(events.item[inside])
+        known_item = np.zeros(len(vectors.matrix), np.int32)
+        known_item[self.known_items] = np.arange(1, len(self.known_items) + 1)
 
         keras.utils.set_random_seed(settings.seed)
-        words = encoder.semantic_words(tokens[self.known_jobs], vectors.dimension, settings.seed)
-        self.job_tower = encoder.build(len(self.known_jobs), words)
-        items = ItemEmbedding("job_tower", "1", vectors.dimension)
-        self.member_tower = _member_tower(history.spec, items)
-        self.inputs = {TOKENS: tokens, KNOWN_JOB: known_job}
+        words = encoder.semantic_words(tokens[self.known_items], vectors.dimension, settings.seed)
+        self.item_tower = encoder.build(len(self.known_items), words)
+        vector_spec = ItemVectorSpec("item_tower", "1", vectors.dimension)
+        self.member_tower = _member_tower(history.spec, vector_spec)
+        self.inputs = {TOKENS: tokens, KNOWN_ITEM: known_item}
         self.task = _TwoTowerTask(
-            self.member_tower, self.job_tower, self.inputs, history, period, objective
+            self.member_tower, self.item_tower, self.inputs, history, period, objective
         )
         self.embed = embed_with(self.member_tower, history.spec)
         self.stream = objective.stream(
@@ -427,7 +427,7 @@ class _Towers:
             "fit": self.settings.to_dict(),
             "period": self.period.to_dict(),
             "events": len(self.history.events),
-            "weights": self.job_tower.count_params(),
+            "weights": self.item_tower.count_params(),
         }
         return fit_task(
             self.task,
@@ -441,22 +441,24 @@ class _Towers:
 
     def _measure(self, queries: RankingQueries) -> dict[str, float]:
         """Return the validation figures of the towers as they are."""
-        matrix = self.job_tower.predict(self.inputs, batch_size=4096, verbose=0)
+        matrix = self.item_tower.predict(self.inputs, batch_size=4096, verbose=0)
         matrix[-1] = 0.0
         history = replace(self.history, vectors=replace(self.history.vectors, matrix=matrix))
         queries = replace(queries, history=history)
         return queries.measure(self.embed)
 
 
-def _member_tower(spec: ActivitySpec, items: ItemEmbedding) -> keras.Model:
+def _member_tower(spec: ActivitySpec, vector_spec: ItemVectorSpec) -> keras.Model:
     """Return the decaying average with its decay to be learnt."""
-    job_embeddings = keras.Input((spec.length, items.dimension), name=names.INPUT_JOB_EMBEDDINGS)
+    item_embeddings = keras.Input(
+        (spec.length, vector_spec.dimension), name=names.INPUT_ITEM_EMBEDDINGS
+    )
     actions = keras.Input((spec.length,), dtype="int32", name=names.INPUT_ACTIONS)
     chosen = OneHotAction(len(spec.actions))(actions)
     average = LearnedDecay(len(spec.actions), list(spec.positive_ids), name="learned_decay")
     return keras.Model(
-        {names.INPUT_JOB_EMBEDDINGS: job_embeddings, names.INPUT_ACTIONS: actions},
-        {ACTIVITY_EMBEDDING: average(job_embeddings, chosen)},
+        {names.INPUT_ITEM_EMBEDDINGS: item_embeddings, names.INPUT_ACTIONS: actions},
+        {ACTIVITY_EMBEDDING: average(item_embeddings, chosen)},
         name="member_tower",
     )
 
@@ -465,17 +467,17 @@ def _before(events: ActivityEvents, until: datetime) -> ActivityEvents:
     return events.where(events.time < to_us(until))
 
 
-def _one_a_job(postings: pa.Table, until: datetime) -> pa.Table:
-    """Return the newest posting of each job before a time, ascending by id.
+def _one_a_item(postings: pa.Table, until: datetime) -> pa.Table:
+    """Return the newest posting of each item before a time, ascending by id.
 
     Raises
     ------
     InvalidInput
         A column is missing or malformed, or no posting is so old.
     """
-    require_columns(postings.column_names, (names.JOB_ID, names.EVENT_TIMESTAMP), "postings")
+    require_columns(postings.column_names, (names.ITEM_ID, names.EVENT_TIMESTAMP), "postings")
     time = time_column(postings, names.EVENT_TIMESTAMP, "postings")
-    _, code = rank_encode(id_column(postings, names.JOB_ID, "postings"))
+    _, code = rank_encode(id_column(postings, names.ITEM_ID, "postings"))
     order = np.lexsort((time, code))
     order = order[time[order] < to_us(until)]
     if not len(order):
@@ -487,11 +489,11 @@ def _one_a_job(postings: pa.Table, until: datetime) -> pa.Table:
     return take_rows(postings, order[newest])
 
 
-def _placeholder_vectors(job_ids: pa.ChunkedArray, dimension: int) -> ItemVectors:
-    """Return one zero vector a job, known always: the towers make the real ones."""
-    count = len(job_ids)
+def _placeholder_vectors(item_ids: pa.ChunkedArray, dimension: int) -> ItemVectors:
+    """Return one zero vector an item, known always: the towers make the real ones."""
+    count = len(item_ids)
     return ItemVectors(
-        job_ids=job_ids.combine_chunks(),
+        item_ids=item_ids.combine_chunks(),
         start=np.arange(count + 1),
         time=np.full(count, np.iinfo(np.int64).min),
         matrix=np.zeros((count + 1, dimension), np.float32),

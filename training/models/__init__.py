@@ -1,6 +1,6 @@
 """Activity models by name: the architectures that can be built, trained, searched and packaged.
 
-    architecture("cnn")(filters=64).build(spec, item_embedding)
+    architecture("cnn")(filters=64).build(spec, vector_spec)
 
 A new one is one file with a class, and its line below; another package's, see `registry`.
 """

@@ -1,4 +1,4 @@
-"""The base of formula models: decaying averages of job embeddings, one an output."""
+"""The base of formula models: decaying averages of item embeddings, one an output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 DECAYS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 """The values of r that a search tries."""
@@ -30,26 +30,26 @@ class Average(NamedTuple):
 
 
 class Averages(tf.Module):
-    """Weighted sums of job embeddings, one an output; the zero vector where there is nothing.
+    """Weighted sums of item embeddings, one an output; the zero vector where there is nothing.
 
     The i-th of n chosen activities, oldest first, weighs `(1 - r) / (1 - r**n) * r**(n - i)`; the
     weights sum to 1 and the newest weighs most. From LinkedIn's description of its activity
     features (2022). At r = 1 each weighs `1 / n`.
 
-    Its function `serve` takes `job_embeddings` float32 [batch, L, D] and `actions` int32
+    Its function `serve` takes `item_embeddings` float32 [batch, L, D] and `actions` int32
     [batch, L], and gives float32 [batch, D] for each output.
 
     Parameters
     ----------
     spec : length and actions.
-    item_embedding : the length D of a job embedding.
+    vector_spec : the length D of an item embedding.
     outputs : the averages by the name of their output.
     """
 
     def __init__(
         self,
         spec: ActivitySpec,
-        item_embedding: ItemEmbedding,
+        vector_spec: ItemVectorSpec,
         outputs: Mapping[str, Average],
     ) -> None:
         super().__init__()
@@ -79,18 +79,18 @@ class Averages(tf.Module):
             self._serve,
             input_signature=[
                 tf.TensorSpec(
-                    [None, spec.length, item_embedding.dimension],
+                    [None, spec.length, vector_spec.dimension],
                     tf.float32,
-                    names.INPUT_JOB_EMBEDDINGS,
+                    names.INPUT_ITEM_EMBEDDINGS,
                 ),
                 tf.TensorSpec([None, spec.length], tf.int32, names.INPUT_ACTIONS),
             ],
         )
 
-    def _serve(self, job_embeddings: Any, actions: Any) -> dict[str, Any]:
+    def _serve(self, item_embeddings: Any, actions: Any) -> dict[str, Any]:
         is_one = actions[:, None, None, :] == self._ids[None, :, :, None]
         chosen = tf.reduce_sum(tf.cast(is_one, tf.float32), axis=2)
-        averages = tf.matmul(self._weights(chosen), job_embeddings)
+        averages = tf.matmul(self._weights(chosen), item_embeddings)
         return {name: averages[:, i] for i, name in enumerate(self._names)}
 
     def _weights(self, chosen: Any) -> Any:

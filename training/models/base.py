@@ -18,10 +18,10 @@ from keras import ops
 from activity_embeddings.training.models.layers import AgeFeatures, LearnedDecay, OneHotAction
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 ACTIVITY_EMBEDDING = "activity_embedding"
-"""The output of a model that gives one vector of the length of a job embedding."""
+"""The output of a model that gives one vector of the length of an item embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +38,14 @@ class Architecture(ABC):
     trainable: ClassVar[bool]
 
     @abstractmethod
-    def build(self, spec: ActivitySpec, item_embedding: ItemEmbedding) -> keras.Model | tf.Module:
+    def build(self, spec: ActivitySpec, vector_spec: ItemVectorSpec) -> keras.Model | tf.Module:
         """Return the model, untrained: what `activity_embeddings.training.packaging.package_model` takes.
 
         Parameters
         ----------
         spec : length and actions. The shapes of weights do not depend on the length, so weights
             learnt at one length work at another.
-        item_embedding : the length D of a job embedding.
+        vector_spec : the length D of an item embedding.
         """
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Architecture(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Network(Architecture):
-    """Base of the learned models: one vector `activity_embedding` of the job embedding's length.
+    """Base of the learned models: one vector `activity_embedding` of the item embedding's length.
 
     A subclass gives `encode`. Its width, through a dense layer without bias, becomes the
     embedding; with `residual` it becomes a correction of `LearnedDecay` that starts at zero, so
@@ -106,7 +106,7 @@ class Network(Architecture):
 
         Parameters
         ----------
-        features : float32 [batch, length, F]: [job embedding ; one-hot action ; features of the
+        features : float32 [batch, length, F]: [item embedding ; one-hot action ; features of the
             age if wanted], zero for PAD.
         mask : float32 [batch, length, 1]; 1 for activities, 0 for PAD.
 
@@ -116,25 +116,25 @@ class Network(Architecture):
         PAD positions are on the left.
         """
 
-    def build(self, spec: ActivitySpec, item_embedding: ItemEmbedding) -> keras.Model:
+    def build(self, spec: ActivitySpec, vector_spec: ItemVectorSpec) -> keras.Model:
         """Return an untrained Functional model.
 
-        Inputs `job_embeddings` float32 [L, D], `actions` int32 [L] and, with `ages`, `ages`
+        Inputs `item_embeddings` float32 [L, D], `actions` int32 [L] and, with `ages`, `ages`
         float32 [L] in days; output `activity_embedding` float32 [D]. A sequence of nothing but
         PAD gives the zero vector; what lies at a PAD position is not read.
         """
-        job_embeddings = keras.Input(
-            (spec.length, item_embedding.dimension),
+        item_embeddings = keras.Input(
+            (spec.length, vector_spec.dimension),
             dtype="float32",
-            name=names.INPUT_JOB_EMBEDDINGS,
+            name=names.INPUT_ITEM_EMBEDDINGS,
         )
         actions = keras.Input((spec.length,), dtype="int32", name=names.INPUT_ACTIONS)
         # Dicts in and out: Keras then exports with these names and types.
-        inputs = {names.INPUT_JOB_EMBEDDINGS: job_embeddings, names.INPUT_ACTIONS: actions}
+        inputs = {names.INPUT_ITEM_EMBEDDINGS: item_embeddings, names.INPUT_ACTIONS: actions}
 
         chosen = OneHotAction(len(spec.actions), name="one_hot_action")(actions)
         mask = ops.sum(chosen, axis=2, keepdims=True)
-        parts = [job_embeddings * mask, chosen]
+        parts = [item_embeddings * mask, chosen]
         if self.ages:
             ages = keras.Input((spec.length,), dtype="float32", name=names.INPUT_AGES)
             inputs[names.INPUT_AGES] = ages
@@ -145,7 +145,7 @@ class Network(Architecture):
 
         # Without a bias, all-PAD stays zero.
         correction = keras.layers.Dense(
-            item_embedding.dimension,
+            vector_spec.dimension,
             use_bias=False,
             kernel_initializer="zeros" if self.residual else "glorot_uniform",
             name="correction" if self.residual else ACTIVITY_EMBEDDING,
@@ -153,7 +153,7 @@ class Network(Architecture):
         if self.residual:
             average = LearnedDecay(
                 len(spec.actions), list(spec.positive_ids), self.decay, name="learned_decay"
-            )(job_embeddings, chosen)
+            )(item_embeddings, chosen)
             correction = keras.layers.Add(name=ACTIVITY_EMBEDDING)([average, correction])
         # A class need not be registered to be built.
         name = getattr(self, "name", None)

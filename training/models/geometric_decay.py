@@ -14,13 +14,13 @@ from activity_embeddings.training.models.averages import (
 )
 from activity_embeddings.training.models.base import Architecture
 from activity_embeddings.training.models.registry import register
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 
 @register("geometric_decay")
 @dataclass(frozen=True, kw_only=True)
 class GeometricDecay(Architecture):
-    """Geometrically decaying average of the job embeddings of each action.
+    """Geometrically decaying average of the item embeddings of each action.
 
     One output an action, as `apply_embedding`. The formula is that of `Averages`.
 
@@ -36,11 +36,11 @@ class GeometricDecay(Architecture):
     def __post_init__(self) -> None:
         require_decay("geometric_decay", self.r)
 
-    def build(self, spec: ActivitySpec, item_embedding: ItemEmbedding) -> Averages:
+    def build(self, spec: ActivitySpec, vector_spec: ItemVectorSpec) -> Averages:
         """Return the module; see `Averages`."""
         return Averages(
             spec,
-            item_embedding,
+            vector_spec,
             {output_name(a): Average((i,), self.r) for i, a in enumerate(spec.actions, start=1)},
         )
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from activity_embeddings.training.models.averages import DECAYS, Average, Averages, require_decay
 from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING, Architecture
 from activity_embeddings.training.models.registry import register
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 
 @register("interleaved_decay")
@@ -31,11 +31,9 @@ class InterleavedDecay(Architecture):
     def __post_init__(self) -> None:
         require_decay("interleaved_decay", self.r)
 
-    def build(self, spec: ActivitySpec, item_embedding: ItemEmbedding) -> Averages:
+    def build(self, spec: ActivitySpec, vector_spec: ItemVectorSpec) -> Averages:
         """Return the module; see `Averages`."""
-        return Averages(
-            spec, item_embedding, {ACTIVITY_EMBEDDING: Average(spec.positive_ids, self.r)}
-        )
+        return Averages(spec, vector_spec, {ACTIVITY_EMBEDDING: Average(spec.positive_ids, self.r)})
 
     @classmethod
     def suggest(cls, trial: Any) -> Self:

@@ -123,12 +123,12 @@ class LearnedDecay(keras.layers.Layer):
         """Return float32 [actions], 1 for positive ones."""
         return np.isin(np.arange(1, self.actions + 1), self.positive_ids).astype(np.float32)
 
-    def call(self, job_embeddings: Any, chosen: Any) -> Any:
+    def call(self, item_embeddings: Any, chosen: Any) -> Any:
         """Average over the positions.
 
         Parameters
         ----------
-        job_embeddings : float32 [batch, length, D].
+        item_embeddings : float32 [batch, length, D].
         chosen : float32 [batch, length, actions]; one-hot actions, all zero for PAD.
 
         Returns
@@ -145,7 +145,7 @@ class LearnedDecay(keras.layers.Layer):
         # are 0, which only activities that are not positive can have.
         share = ops.sum(weights / ops.where(total > 0, total, ops.ones_like(total)), axis=2)
         gained = ops.expand_dims(share, 2) * ops.matmul(chosen, self.gains)
-        return ops.sum(gained * job_embeddings, axis=1)
+        return ops.sum(gained * item_embeddings, axis=1)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""

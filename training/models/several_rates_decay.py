@@ -11,7 +11,7 @@ from activity_embeddings.training.models.averages import Average, Averages, requ
 from activity_embeddings.training.models.base import Architecture
 from activity_embeddings.training.models.registry import register
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 RATES = ((0.5, 0.95), (0.5, 0.8, 0.95), (0.3, 0.7, 0.95), (0.5, 0.7, 0.85, 0.95))
 """The sets of rates that a search tries."""
@@ -46,11 +46,11 @@ class SeveralRatesDecay(Architecture):
         for rate in self.rates:
             require_decay("several_rates_decay", rate)
 
-    def build(self, spec: ActivitySpec, item_embedding: ItemEmbedding) -> Averages:
+    def build(self, spec: ActivitySpec, vector_spec: ItemVectorSpec) -> Averages:
         """Return the module; see `Averages`."""
         return Averages(
             spec,
-            item_embedding,
+            vector_spec,
             {rate_output_name(r): Average(spec.positive_ids, r) for r in self.rates},
         )
 

@@ -8,20 +8,20 @@ from typing import ClassVar
 from activity_embeddings.training.models.averages import Average, Averages, output_name
 from activity_embeddings.training.models.base import Architecture
 from activity_embeddings.training.models.registry import register
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 
 @register("unweighted_average")
 @dataclass(frozen=True, kw_only=True)
 class UnweightedAverage(Architecture):
-    """Plain mean of the job embeddings of each action; one output each, as `apply_embedding`."""
+    """Plain mean of the item embeddings of each action; one output each, as `apply_embedding`."""
 
     trainable: ClassVar[bool] = False
 
-    def build(self, spec: ActivitySpec, item_embedding: ItemEmbedding) -> Averages:
+    def build(self, spec: ActivitySpec, vector_spec: ItemVectorSpec) -> Averages:
         """Return the module; see `Averages`."""
         return Averages(
             spec,
-            item_embedding,
+            vector_spec,
             {output_name(a): Average((i,), 1.0) for i, a in enumerate(spec.actions, start=1)},
         )

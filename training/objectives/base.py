@@ -2,7 +2,7 @@
 
 It says which examples it wants (`examples`, and `finisher` for what is drawn once a batch) and what
 a model should do with them (`task`). Everything else - streams, epochs, checkpoints, early
-stopping on the ranking of held-out jobs, packaging - is the same for all.
+stopping on the ranking of held-out items, packaging - is the same for all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from activity_embeddings.training.examples.history import INPUT_JOB_ROWS, ActivityHistory
+from activity_embeddings.training.examples.history import INPUT_ITEM_ROWS, ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.examples.stream import Arrays, ExampleStream
 from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
@@ -31,7 +31,7 @@ Finish = Callable[[Arrays, np.random.Generator], Arrays]
 """From a batch to the batch with what is drawn for it."""
 
 Lookup = Callable[[Any], Any]
-"""From rows of job vectors, int32 [...], to the vectors, float32 [..., D]."""
+"""From rows of item vectors, int32 [...], to the vectors, float32 [..., D]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def member_weights(member: np.ndarray, exponent: float) -> np.ndarray:
 
 
 class Task(keras.Model):
-    """A sub-model, frozen job vectors and a loss.
+    """A sub-model, frozen item vectors and a loss.
 
     Subclasses give `losses_of`. `call` returns the loss of each row; the loss of a batch is their
     mean under the batch's weights.
@@ -110,7 +110,7 @@ class Task(keras.Model):
     Parameters
     ----------
     sub_model : the activity model; an output `activity_embedding` of the vectors' length.
-    vectors : the job vectors that example rows point into.
+    vectors : the item vectors that example rows point into.
 
     Raises
     ------
@@ -125,17 +125,17 @@ class Task(keras.Model):
         if shapes.get(ACTIVITY_EMBEDDING) != (None, vectors.dimension):
             raise InvalidInput(
                 f"model {sub_model.name!r}: training expects an output {ACTIVITY_EMBEDDING!r} of "
-                f"length {vectors.dimension}, that of a job embedding. "
+                f"length {vectors.dimension}, that of an item embedding. "
                 f"Received: {shapes or 'no dict of outputs'}"
             )
         self.sub_model = sub_model
         self.matrix = self.add_weight(
-            shape=vectors.matrix.shape, initializer="zeros", trainable=False, name="job_embeddings"
+            shape=vectors.matrix.shape, initializer="zeros", trainable=False, name="item_embeddings"
         )
         self.matrix.assign(vectors.matrix)
 
     def lookup(self, inputs: dict[str, Any], training: bool | None = None) -> Lookup:
-        """Return the function from rows of a batch to job vectors, float32 [..., D]."""
+        """Return the function from rows of a batch to item vectors, float32 [..., D]."""
         return lambda rows: ops.take(self.matrix, rows, axis=0)
 
     def embed(
@@ -143,7 +143,7 @@ class Task(keras.Model):
     ) -> Any:
         """Return the activity embeddings of a batch, float32 [n, D]."""
         known = {
-            names.INPUT_JOB_EMBEDDINGS: vectors_of(inputs[INPUT_JOB_ROWS]),
+            names.INPUT_ITEM_EMBEDDINGS: vectors_of(inputs[INPUT_ITEM_ROWS]),
             names.INPUT_ACTIONS: inputs[names.INPUT_ACTIONS],
             names.INPUT_AGES: inputs[names.INPUT_AGES],
         }
@@ -157,7 +157,7 @@ class Task(keras.Model):
         ----------
         embedding : float32 [n, D].
         inputs : a batch of the objective's examples.
-        vectors_of : from rows to job vectors.
+        vectors_of : from rows to item vectors.
         """
         raise NotImplementedError
 

@@ -1,9 +1,9 @@
-"""Rank the jobs that the member goes on to want before others: sampled softmax.
+"""Rank the items that the member goes on to want before others: sampled softmax.
 
 All of the positive activities of the following days are targets, as in PinnerFormer (Pancha et
 al., KDD 2022, "dense all action loss"), each against the other targets of the batch and drawn
-negatives. A job that is among the candidates more often is no better for that, so logits are
-corrected by the log of how often a job is expected there (logQ; Yi et al., RecSys 2019; for the
+negatives. An item that is among the candidates more often is no better for that, so logits are
+corrected by the log of how often an item is expected there (logQ; Yi et al., RecSys 2019; for the
 mixture of in-batch and uniform candidates Yang et al., WWW 2020).
 """
 
@@ -48,14 +48,14 @@ class FuturePositives(Objective):
     horizon_days : float. Targets lie within so many days from the moment. 0 means those at the
         moment itself: the next activity, if positive.
     targets : int. At most so many for each moment, the first ones.
-    uniform_negatives, popular_negatives : int. Jobs drawn for each batch, uniformly and by how
+    uniform_negatives, popular_negatives : int. Items drawn for each batch, uniformly and by how
         often they are wanted.
-    day_negatives : int. Jobs drawn for each moment from the activity of its UTC day, as often as
+    day_negatives : int. Items drawn for each moment from the activity of its UTC day, as often as
         members acted on them: what else there was to want. Their logits are not corrected, so
         that popularity on the day is not learnt, which a ranker knows better from fresh counts.
     in_batch : bool. Whether the other targets of the batch are candidates too.
-    log_q : bool. Whether logits are corrected for how often a job is a candidate.
-    dismiss_weight : float. Weight of a pairwise term that ranks targets before the jobs that the
+    log_q : bool. Whether logits are corrected for how often an item is a candidate.
+    dismiss_weight : float. Weight of a pairwise term that ranks targets before the items that the
         member dismisses within the same time; 0 leaves it out.
     member_weight : float. A moment of a member with n moments weighs `n**-member_weight`.
     """
@@ -98,9 +98,9 @@ class FuturePositives(Objective):
 
     def finisher(self, history: ActivityHistory, period: Period) -> Finish:
         """Return the function that adds drawn negatives: vectors as of the period's end."""
-        rows = history.rows(np.arange(len(history.vectors.job_ids)), _ends(history, period))
+        rows = history.rows(np.arange(len(history.vectors.item_ids)), _ends(history, period))
         known = rows[rows != history.vectors.pad_row]
-        wanted = rows[_wanted_jobs(history, period)]
+        wanted = rows[_wanted_items(history, period)]
         wanted = wanted[wanted != history.vectors.pad_row]
 
         def finish(batch: Arrays, random: np.random.Generator) -> Arrays:
@@ -118,7 +118,7 @@ class FuturePositives(Objective):
 def _following(
     history: ActivityHistory, event: np.ndarray, until: np.ndarray, wanted: np.ndarray, most: int
 ) -> np.ndarray:
-    """Return rows of the first jobs from each event on, before a time, int32 [n, most].
+    """Return rows of the first items from each event on, before a time, int32 [n, most].
 
     `wanted`, bool [E], says which events count. Vectors are those of the time of `event`.
     """
@@ -132,9 +132,9 @@ def _following(
     row = np.repeat(np.arange(len(event)), sizes)
     column = ranges(np.zeros_like(sizes), sizes)
     inside = events.time[found] < until[row]
-    job = np.full((len(event), most), -1, dtype=np.int32)
-    job[row[inside], column[inside]] = events.job[found[inside]]
-    return history.rows(job, events.time[event])
+    item = np.full((len(event), most), -1, dtype=np.int32)
+    item[row[inside], column[inside]] = events.item[found[inside]]
+    return history.rows(item, events.time[event])
 
 
 def _first_of_time(history: ActivityHistory, event: np.ndarray) -> np.ndarray:
@@ -146,16 +146,16 @@ def _first_of_time(history: ActivityHistory, event: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(np.where(starts, np.arange(len(events)), 0))[event]
 
 
-def _wanted_jobs(history: ActivityHistory, period: Period) -> np.ndarray:
-    """Return the job of each positive activity before the period's end."""
+def _wanted_items(history: ActivityHistory, period: Period) -> np.ndarray:
+    """Return the item of each positive activity before the period's end."""
     events = history.events
     before = (events.time < period.end_us) & np.isin(events.action, history.spec.positive_ids)
-    return events.job[before]
+    return events.item[before]
 
 
 def _ends(history: ActivityHistory, period: Period) -> np.ndarray:
-    """Return the period's end for each job."""
-    return np.full(len(history.vectors.job_ids), period.end_us)
+    """Return the period's end for each item."""
+    return np.full(len(history.vectors.item_ids), period.end_us)
 
 
 def _of_the_day(
@@ -165,20 +165,20 @@ def _of_the_day(
     most: int,
     random: np.random.Generator,
 ) -> np.ndarray:
-    """Return rows of jobs drawn from each moment's UTC day, of its activity before a time.
+    """Return rows of items drawn from each moment's UTC day, of its activity before a time.
 
     int32 [n, most]. `before` is the end of the period: what follows it is not to be learnt.
     """
-    days = history.jobs_of_days
+    days = history.items_of_days
     low, high = days.event_slices(as_of // MICROSECONDS_PER_DAY, before)
     drawn = days.events[random.integers(low[:, None], high[:, None], (len(as_of), most))]
     return history.rows(drawn, as_of)
 
 
 class FuturePositivesTask(Task):
-    """Softmax of `scale * dot(activity, job) - logQ(job)` over targets and negatives.
+    """Softmax of `scale * dot(activity, item) - logQ(item)` over targets and negatives.
 
-    A job that is one of a row's own targets, or the row's own dismissed ones, is no negative of
+    An item that is one of a row's own targets, or the row's own dismissed ones, is no negative of
     that row. `scale`, one over the temperature, is learnt.
     """
 
@@ -201,13 +201,15 @@ class FuturePositivesTask(Task):
             initializer=keras.initializers.Constant(math.log(self.INITIAL_SCALE)),
             name="log_scale",
         )
-        jobs = len(vectors.job_ids)
-        counts = np.bincount(_wanted_jobs(history, period), minlength=jobs)
-        job_of_row = np.repeat(np.arange(jobs + 1), np.diff([*vectors.start, len(vectors.matrix)]))
-        self.job_of_row = ops.convert_to_tensor(job_of_row.astype(np.int32))
-        self.known_jobs = max(int((vectors.known_at(vectors.job_ids) <= period.end_us).sum()), 1)
-        # Add-one smoothing: a job that nobody wanted yet is expected somewhere.
-        share = np.append((counts + 1) / (counts.sum() + jobs), 1.0)
+        items = len(vectors.item_ids)
+        counts = np.bincount(_wanted_items(history, period), minlength=items)
+        item_of_row = np.repeat(
+            np.arange(items + 1), np.diff([*vectors.start, len(vectors.matrix)])
+        )
+        self.item_of_row = ops.convert_to_tensor(item_of_row.astype(np.int32))
+        self.known_items = max(int((vectors.known_at(vectors.item_ids) <= period.end_us).sum()), 1)
+        # Add-one smoothing: an item that nobody wanted yet is expected somewhere.
+        share = np.append((counts + 1) / (counts.sum() + items), 1.0)
         self.popularity = ops.convert_to_tensor(share.astype(np.float32))
 
     def losses_of(self, embedding: Any, inputs: dict[str, Any], vectors_of: Lookup) -> Any:
@@ -217,23 +219,23 @@ class FuturePositivesTask(Task):
         candidates = inputs[NEGATIVE_ROWS]
         if self.settings.in_batch:
             candidates = ops.concatenate([ops.reshape(targets, (-1,)), candidates], axis=0)
-        target_jobs = ops.take(self.job_of_row, targets)
-        candidate_jobs = ops.take(self.job_of_row, candidates)
+        target_items = ops.take(self.item_of_row, targets)
+        candidate_items = ops.take(self.item_of_row, candidates)
         scale = ops.exp(self.log_scale)
         target_scores = scale * ops.einsum("nd,npd->np", embedding, vectors_of(targets))
         scores = scale * ops.matmul(embedding, ops.transpose(vectors_of(candidates)))
-        target_logits = target_scores - self._log_q(target_jobs, is_target)
-        logits = scores - self._log_q(candidate_jobs, is_target)
+        target_logits = target_scores - self._log_q(target_items, is_target)
+        logits = scores - self._log_q(candidate_items, is_target)
 
         dismissed = inputs[DISMISSED_ROWS]
-        own = ops.concatenate([target_jobs, ops.take(self.job_of_row, dismissed)], axis=1)
-        excluded = ops.any(own[:, :, None] == candidate_jobs[None, None, :], axis=1)
+        own = ops.concatenate([target_items, ops.take(self.item_of_row, dismissed)], axis=1)
+        excluded = ops.any(own[:, :, None] == candidate_items[None, None, :], axis=1)
         excluded = ops.logical_or(excluded, (candidates == self.pad_row)[None, :])
         logits = ops.where(excluded, self.NEVER, logits)
         if self.settings.day_negatives:
             day = inputs[DAY_ROWS]
             day_scores = scale * ops.einsum("nd,nkd->nk", embedding, vectors_of(day))
-            of_own = ops.any(own[:, :, None] == ops.take(self.job_of_row, day)[:, None, :], axis=1)
+            of_own = ops.any(own[:, :, None] == ops.take(self.item_of_row, day)[:, None, :], axis=1)
             of_own = ops.logical_or(of_own, day == self.pad_row)
             logits = ops.concatenate([logits, ops.where(of_own, self.NEVER, day_scores)], axis=1)
         others = ops.logsumexp(logits, axis=1, keepdims=True)
@@ -247,13 +249,13 @@ class FuturePositivesTask(Task):
             losses += self.settings.dismiss_weight * ops.sum(ops.softplus(gap) * there, axis=2)
         return ops.sum(losses * is_target, axis=1) / ops.maximum(ops.sum(is_target, axis=1), 1.0)
 
-    def _log_q(self, jobs: Any, is_target: Any) -> Any:
-        """Return the log of how often each job is expected among the candidates."""
+    def _log_q(self, items: Any, is_target: Any) -> Any:
+        """Return the log of how often each item is expected among the candidates."""
         if not self.settings.log_q:
-            return ops.zeros_like(jobs, dtype="float32")
-        popularity = ops.take(self.popularity, jobs)
+            return ops.zeros_like(items, dtype="float32")
+        popularity = ops.take(self.popularity, items)
         by_popularity = float(self.settings.popular_negatives)
         if self.settings.in_batch:
             by_popularity = by_popularity + ops.sum(is_target)
-        uniform = self.settings.uniform_negatives / self.known_jobs
+        uniform = self.settings.uniform_negatives / self.known_items
         return ops.log(by_popularity * popularity + uniform + 1e-9)

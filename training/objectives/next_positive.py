@@ -1,4 +1,4 @@
-"""Rank the job wanted next before others of the same day."""
+"""Rank the item wanted next before others of the same day."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from activity_embeddings.training.objectives.future_positives import FuturePosit
 
 @dataclass(frozen=True, kw_only=True)
 class NextPositive(FuturePositives):
-    """`FuturePositives` with one target, the activity at the moment itself, and its day's jobs.
+    """`FuturePositives` with one target, the activity at the moment itself, and its day's items.
 
-    Jobs come and go. Against jobs of all times a model learns which jobs belong to which season,
-    which is no news on the day, and job vectors learnt so put new postings last. So the negatives
+    Items come and go. Against items of all times a model learns which items belong to which season,
+    which is no news on the day, and item vectors learnt so put new postings last. So the negatives
     are what members did on the same UTC day, as often as they did it; compare
     `benchmarks/training_quality.py`.
     """

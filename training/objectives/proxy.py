@@ -1,6 +1,6 @@
-"""The proxy task: which held-out jobs did the member want?
+"""The proxy task: which held-out items did the member want?
 
-`softmax(W (activity_embedding * job_embedding) + b)` over (not wanted, wanted), with the
+`softmax(W (activity_embedding * item_embedding) + b)` over (not wanted, wanted), with the
 element-wise (Hadamard) product, cross-entropy and sample weights; as LinkedIn described its
 training of activity embeddings (2022).
 """
@@ -42,13 +42,13 @@ WANTED = "wanted"
 
 @dataclass(frozen=True, kw_only=True)
 class Proxy(Objective):
-    """Tell wanted from unwanted jobs, with same-day random negatives.
+    """Tell wanted from unwanted items, with same-day random negatives.
 
     Parameters
     ----------
     windows : which activities are held out.
     negative_weight : float. Sample weight of a drawn negative: nobody said that the member does
-        not want that job, so it weighs less than a real DISMISS.
+        not want that item, so it weighs less than a real DISMISS.
     dismiss_weight, positive_weight : float. Sample weights of real activities.
     member_weight : float. An example of a member with n examples weighs `n**-member_weight` times
         as much. 0 by default, since `Windows.per_member` keeps heavy members from dominating.
@@ -79,7 +79,7 @@ class Proxy(Objective):
         spec = history.spec
         return {
             **history.model_inputs(held_out.sequences),
-            CANDIDATE_ROW: held_out.job_rows,
+            CANDIDATE_ROW: held_out.item_rows,
             WANTED: np.isin(held_out.label, spec.positive_ids).astype(np.int32),
             WEIGHT: self._weights(spec)[held_out.label]
             * member_weights(held_out.member, self.member_weight),
@@ -125,14 +125,14 @@ class Proxy(Objective):
         wanted = sum(counts["before_negatives"].get(a, 0) for a in history.spec.positive_actions)
         if not 0 < wanted < sum(counts["after_negatives"].values()):
             raise InvalidInput(
-                f"proxy task: expected examples of wanted and of other jobs from {period.start} "
+                f"proxy task: expected examples of wanted and of other items from {period.start} "
                 f"to before {period.end}. Received: {counts['after_negatives'] or 'none'}"
             )
         return counts
 
 
 class ProxyTask(Task):
-    """Softmax over (not wanted, wanted) of an activity embedding times the held-out job's.
+    """Softmax over (not wanted, wanted) of an activity embedding times the held-out item's.
 
     `W` starts as a scaled dot product, so that training starts at what the sub-model's own
     average can tell.

@@ -1,7 +1,7 @@
 """Activity events, checked and put into their total order once, ready for any query.
 
 The order is by member and time; ties are broken by event id where the source has one, then by
-job id and action. Exact duplicates count once. Two tables with the same rows in another order
+item id and action. Exact duplicates count once. Two tables with the same rows in another order
 become equal objects, which is why everything downstream is reproducible to the byte.
 """
 
@@ -30,18 +30,18 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.wording import out_of
 
-EVENT_COLUMNS = (names.MEMBER_ID, names.JOB_ID, names.ACTION, names.EVENT_TIMESTAMP)
+EVENT_COLUMNS = (names.MEMBER_ID, names.ITEM_ID, names.ACTION, names.EVENT_TIMESTAMP)
 
 
 @dataclass(frozen=True, eq=False)
 class ActivityEvents:
-    """E events of M members on J jobs, in total order.
+    """E events of M members on J items, in total order.
 
     Attributes
     ----------
-    member_ids, job_ids : distinct ids, ascending; int64 or string arrays [M] and [J].
+    member_ids, item_ids : distinct ids, ascending; int64 or string arrays [M] and [J].
     member_start : int64 [M + 1]; events of member m are `member_start[m]:member_start[m + 1]`.
-    job : int32 [E]; position in `job_ids`.
+    item : int32 [E]; position in `item_ids`.
     action : int16 [E]; action id of the spec, 1 and up.
     time : int64 [E]; microseconds since the epoch, ascending within each member.
     duplicates : int. Rows left out because an equal row was kept.
@@ -50,9 +50,9 @@ class ActivityEvents:
     """
 
     member_ids: pa.Array
-    job_ids: pa.Array
+    item_ids: pa.Array
     member_start: np.ndarray
-    job: np.ndarray
+    item: np.ndarray
     action: np.ndarray
     time: np.ndarray
     duplicates: int
@@ -79,17 +79,17 @@ class ActivityEvents:
         sizes = np.diff(before[self.member_start])
         return self._chosen(np.flatnonzero(kept), np.arange(len(self.member_ids)), sizes)
 
-    def on_jobs(self, job_ids: pa.Array) -> ActivityEvents:
-        """Return the events on jobs of `job_ids`, ascending and distinct, counted in these ids."""
-        job = codes_of(self.job_ids, job_ids, what=names.JOB_ID)[self.job]
-        return replace(self, job=job, job_ids=job_ids).where(job >= 0)
+    def on_items(self, item_ids: pa.Array) -> ActivityEvents:
+        """Return the events on items of `item_ids`, ascending and distinct, counted in these ids."""
+        item = codes_of(self.item_ids, item_ids, what=names.ITEM_ID)[self.item]
+        return replace(self, item=item, item_ids=item_ids).where(item >= 0)
 
     def _chosen(self, events: np.ndarray, members: np.ndarray, sizes: np.ndarray) -> ActivityEvents:
         return replace(
             self,
             member_ids=self.member_ids.take(pa.array(members)),
             member_start=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-            job=self.job[events],
+            item=self.item[events],
             action=self.action[events],
             time=self.time[events],
             event=None if self.event is None else self.event[events],
@@ -116,10 +116,10 @@ class ActivityEvents:
         """
         require_columns(table.column_names, EVENT_COLUMNS, source)
         member_ids, member = rank_encode(id_column(table, names.MEMBER_ID, source))
-        job_ids, job = rank_encode(id_column(table, names.JOB_ID, source))
+        item_ids, item = rank_encode(id_column(table, names.ITEM_ID, source))
         action = _action_ids(table, spec, source)
         time = time_column(table, names.EVENT_TIMESTAMP, source)
-        tie_breakers = [job, action]
+        tie_breakers = [item, action]
         event_ids = event = None
         if names.EVENT_ID in table.column_names:
             event_ids, event = rank_encode(id_column(table, names.EVENT_ID, source))
@@ -136,9 +136,9 @@ class ActivityEvents:
         counts = np.bincount(member[order], minlength=len(member_ids))
         return cls(
             member_ids=member_ids,
-            job_ids=job_ids,
+            item_ids=item_ids,
             member_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            job=job[order],
+            item=item[order],
             action=action[order],
             time=time[order],
             duplicates=int(repeats.sum()),

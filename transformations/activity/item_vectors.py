@@ -1,4 +1,4 @@
-"""Job vectors as of a time: from job id and moment to a row of one dense float32 matrix."""
+"""Item vectors as of a time: from item id and moment to a row of one dense float32 matrix."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from activity_embeddings.transformations.arrow import (
     with_last,
 )
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.wording import counted, out_of
 
-ITEM_COLUMNS = (names.JOB_ID, names.EMBEDDING, names.EVENT_TIMESTAMP)
+ITEM_COLUMNS = (names.ITEM_ID, names.EMBEDDING, names.EVENT_TIMESTAMP)
 NEVER = np.iinfo(np.int64).max
-"""`known_at` of a job that has no vector."""
-_JOB_IDS = f"{names.JOB_ID} in {names.MEMBER_ACTIVITY} and in {names.JOB_EMBEDDING}"
+"""`known_at` of an item that has no vector."""
+_ITEM_IDS = f"{names.ITEM_ID} in {names.MEMBER_ACTIVITY} and in {names.ITEM_VECTORS}"
 
 
 @dataclass(frozen=True, eq=False)
 class ItemVectors:
-    """V vectors of J jobs; a job has one or several, each valid from its own time on.
+    """V vectors of J items; an item has one or several, each valid from its own time on.
 
     Attributes
     ----------
-    job_ids : distinct ids, ascending [J].
-    start : int64 [J + 1]; vectors of job j are rows `start[j]:start[j + 1]`.
-    time : int64 [V]; microseconds since the epoch from which the row is valid, ascending per job.
+    item_ids : distinct ids, ascending [J].
+    start : int64 [J + 1]; vectors of item j are rows `start[j]:start[j + 1]`.
+    time : int64 [V]; microseconds since the epoch from which the row is valid, ascending per item.
     matrix : float32 [V + 1, D]; the last row is the zero vector that stands for PAD.
     """
 
-    job_ids: pa.Array
+    item_ids: pa.Array
     start: np.ndarray
     time: np.ndarray
     matrix: np.ndarray
@@ -56,16 +56,16 @@ class ItemVectors:
         return len(self.matrix) - 1
 
     @classmethod
-    def always_known(cls, job_ids: pa.Array) -> ItemVectors:
-        """Return vectors of no length that leave out no event of these jobs, however old.
+    def always_known(cls, item_ids: pa.Array) -> ItemVectors:
+        """Return vectors of no length that leave out no event of these items, however old.
 
         Parameters
         ----------
-        job_ids : distinct ids, ascending [J].
+        item_ids : distinct ids, ascending [J].
         """
-        count = len(job_ids)
+        count = len(item_ids)
         return cls(
-            job_ids=job_ids,
+            item_ids=item_ids,
             start=np.arange(count + 1, dtype=np.int64),
             time=np.full(count, np.iinfo(np.int64).min, dtype=np.int64),
             matrix=np.zeros((count + 1, 0), dtype=np.float32),
@@ -73,9 +73,9 @@ class ItemVectors:
 
     @classmethod
     def from_arrow(
-        cls, table: pa.Table, embedding: ItemEmbedding, *, source: str = names.JOB_EMBEDDING
+        cls, table: pa.Table, embedding: ItemVectorSpec, *, source: str = names.ITEM_VECTORS
     ) -> ItemVectors:
-        """Check a table of job vectors and put it into rows.
+        """Check a table of item vectors and put it into rows.
 
         Parameters
         ----------
@@ -87,81 +87,81 @@ class ItemVectors:
         ------
         InvalidInput
             A column is missing, of another type or holds nulls, a vector has another length or
-            a value that is not finite, or one job has two vectors for one time.
+            a value that is not finite, or one item has two vectors for one time.
         """
         require_columns(table.column_names, ITEM_COLUMNS, source)
-        ids = id_column(table, names.JOB_ID, source)
-        job_ids, job = rank_encode(ids)
+        ids = id_column(table, names.ITEM_ID, source)
+        item_ids, item = rank_encode(ids)
         time = time_column(table, names.EVENT_TIMESTAMP, source)
         vectors = _dense(table.column(names.EMBEDDING), ids, embedding, source)
 
-        order = np.lexsort((time, job))
-        job, time = job[order], time[order]
-        twice = np.flatnonzero((job[1:] == job[:-1]) & (time[1:] == time[:-1]))
+        order = np.lexsort((time, item))
+        item, time = item[order], time[order]
+        twice = np.flatnonzero((item[1:] == item[:-1]) & (time[1:] == time[:-1]))
         if len(twice):
             moment = np.datetime64(int(time[twice[0]]), "us")
             raise InvalidInput(
-                f"{source}: a job should have one vector at one time. Received: job "
-                f"{job_ids[int(job[twice[0]])].as_py()!r} has two at {moment}Z "
+                f"{source}: an item should have one vector at one time. Received: item "
+                f"{item_ids[int(item[twice[0]])].as_py()!r} has two at {moment}Z "
                 f"({counted(len(twice), 'such row')})"
             )
         matrix = np.zeros((len(order) + 1, embedding.dimension), dtype=np.float32)
         matrix[:-1] = vectors[order]
-        counts = np.bincount(job, minlength=len(job_ids))
+        counts = np.bincount(item, minlength=len(item_ids))
         return cls(
-            job_ids=job_ids,
+            item_ids=item_ids,
             start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             time=time,
             matrix=matrix,
         )
 
-    def known_at(self, job_ids: pa.Array) -> np.ndarray:
-        """Return when each job first has a vector: int64 microseconds [n], `NEVER` if it has none.
+    def known_at(self, item_ids: pa.Array) -> np.ndarray:
+        """Return when each item first has a vector: int64 microseconds [n], `NEVER` if it has none.
 
-        A job is unknown as of every `T < known_at`.
+        An item is unknown as of every `T < known_at`.
         """
-        if job_ids is self.job_ids:
+        if item_ids is self.item_ids:
             return self.time[self.start[:-1]]
-        codes = codes_of(job_ids, self.job_ids, what=_JOB_IDS)
+        codes = codes_of(item_ids, self.item_ids, what=_ITEM_IDS)
         first = np.full(len(codes), NEVER, dtype=np.int64)
         known = codes >= 0
         first[known] = self.time[self.start[codes[known]]]
         return first
 
-    def rows(self, job_ids: pa.Array, job: np.ndarray, as_of: np.ndarray) -> np.ndarray:
-        """Return the matrix row of each job as of a time.
+    def rows(self, item_ids: pa.Array, item: np.ndarray, as_of: np.ndarray) -> np.ndarray:
+        """Return the matrix row of each item as of a time.
 
         Parameters
         ----------
-        job_ids : the ids that `job` counts in.
-        job : int32 [n, L]; positions in `job_ids`, -1 for PAD.
+        item_ids : the ids that `item` counts in.
+        item : int32 [n, L]; positions in `item_ids`, -1 for PAD.
         as_of : int64 [n]; the newest vector with `time <= as_of` is taken.
 
         Returns
         -------
-        int32 [n, L]; `pad_row` for PAD and for jobs without a vector as of that time.
+        int32 [n, L]; `pad_row` for PAD and for items without a vector as of that time.
         """
-        codes = job
-        if job_ids is not self.job_ids:
-            codes = with_last(codes_of(job_ids, self.job_ids, what=_JOB_IDS), -1)[job]
+        codes = item
+        if item_ids is not self.item_ids:
+            codes = with_last(codes_of(item_ids, self.item_ids, what=_ITEM_IDS), -1)[item]
         known = codes >= 0
-        if len(self.time) == len(self.job_ids):
+        if len(self.time) == len(self.item_ids):
             row = np.where(known, codes, self.pad_row).astype(np.int32)
             if len(self.time) and len(as_of) and self.time.max() > as_of.min():
                 late = with_last(self.time, 0)[row] > as_of[:, None]
                 row[late & known] = self.pad_row
             return row
         flat = codes[known]
-        moments = np.broadcast_to(as_of[:, None], job.shape)[known]
+        moments = np.broadcast_to(as_of[:, None], item.shape)[known]
         low, high = self.start[flat], self.start[flat + 1]
         position = bisect(self.time, low, high, moments, right=True)
-        row = np.full(job.shape, self.pad_row, dtype=np.int32)
+        row = np.full(item.shape, self.pad_row, dtype=np.int32)
         row[known] = np.where(position > low, position - 1, self.pad_row)
         return row
 
 
 def _dense(
-    vectors: pa.ChunkedArray, ids: pa.Array, embedding: ItemEmbedding, source: str
+    vectors: pa.ChunkedArray, ids: pa.Array, embedding: ItemVectorSpec, source: str
 ) -> np.ndarray:
     """Return list<float> as float32 [n, D], after checking lengths and values."""
     kind = vectors.type
@@ -179,7 +179,7 @@ def _dense(
         raise InvalidInput(
             f"{source}: column {names.EMBEDDING!r} should hold vectors of length "
             f"{embedding.dimension} ({embedding.name} version {embedding.version}). Received: "
-            f"length {int(lengths[wrong[0]])} for job {ids[int(wrong[0])].as_py()!r} "
+            f"length {int(lengths[wrong[0]])} for item {ids[int(wrong[0])].as_py()!r} "
             f"({out_of(len(wrong), len(lengths), 'row')})"
         )
     # Chunk by chunk: together they may have more values than one Arrow array holds.
@@ -193,7 +193,7 @@ def _dense(
     if len(bad):
         raise InvalidInput(
             f"{source}: column {names.EMBEDDING!r} should hold finite values. Received: NaN, "
-            f"null or infinity for job {ids[int(bad[0])].as_py()!r} "
+            f"null or infinity for item {ids[int(bad[0])].as_py()!r} "
             f"({out_of(len(bad), len(lengths), 'row')})"
         )
     return dense

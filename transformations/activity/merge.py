@@ -1,7 +1,7 @@
 """Merge a stored sequence with newer activity: at request time, and when events are pushed.
 
 The result is an `ActivityEvents`, so that the one function that makes sequences goes on from here:
-window, newest `length`, unknown jobs. Written for few members at a time and little work for each.
+window, newest `length`, unknown items. Written for few members at a time and little work for each.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from activity_embeddings.transformations.activity.sequences import Sequences
 
 Id: TypeAlias = int | str
 Activity: TypeAlias = tuple[int, Id, int] | tuple[int, Id, int, Id]
-"""One event of a member: time in microseconds since the epoch, job id, action id of the spec and,
+"""One event of a member: time in microseconds since the epoch, item id, action id of the spec and,
 where the source has event ids, its event id."""
 
 _SECOND = 1_000_000
 
 
 def total_order(activity: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what a member's events are ordered by: time, event id if any, job id, action."""
+    """Return what a member's events are ordered by: time, event id if any, item id, action."""
     return activity[0], activity[3:], activity[1], activity[2]
 
 
@@ -74,7 +74,7 @@ def merge_activities(
     stored : in total order.
     recent : in any order.
     whole_seconds : those of `recent` whose time was cut to the second. Such a one equals a stored
-        event on that job, by that action, anywhere in that second.
+        event on that item, by that action, anywhere in that second.
 
     Returns
     -------
@@ -132,16 +132,16 @@ def as_events(members: Sequence[Sequence[Activity]]) -> ActivityEvents:
     Members are numbered 0 to n - 1.
     """
     flat = [activity for activities in members for activity in activities]
-    times, jobs, actions = zip(*(a[:3] for a in flat), strict=True) if flat else ((), (), ())
-    distinct = sorted(set(jobs))
-    position = {job: i for i, job in enumerate(distinct)}
+    times, items, actions = zip(*(a[:3] for a in flat), strict=True) if flat else ((), (), ())
+    distinct = sorted(set(items))
+    position = {item: i for i, item in enumerate(distinct)}
     ends = accumulate(map(len, members), initial=0)
     event_ids, event = _event_ids(flat)
     return ActivityEvents(
         member_ids=_numbers(len(members)),
-        job_ids=_id_array(distinct),
+        item_ids=_id_array(distinct),
         member_start=np.array(list(ends), dtype=np.int64),
-        job=np.array([position[job] for job in jobs], dtype=np.int32),
+        item=np.array([position[item] for item in items], dtype=np.int32),
         action=np.array(actions, dtype=np.int16),
         time=np.array(times, dtype=np.int64),
         duplicates=0,
@@ -166,12 +166,12 @@ def _id_array(ids: Sequence[Id]) -> pa.Array:
 
 def activities_in(sequences: Sequences) -> list[list[Activity]]:
     """Invert `as_events` for sequences."""
-    jobs = sequences.job_ids.to_pylist()
+    items = sequences.item_ids.to_pylist()
     rows = zip(
-        sequences.time.tolist(), sequences.job.tolist(), sequences.action.tolist(), strict=True
+        sequences.time.tolist(), sequences.item.tolist(), sequences.action.tolist(), strict=True
     )
     found: list[list[Activity]] = [
-        [(t, jobs[j], a) for t, j, a in zip(*row, strict=True) if a] for row in rows
+        [(t, items[j], a) for t, j, a in zip(*row, strict=True) if a] for row in rows
     ]
     if sequences.event is None or sequences.event_ids is None:
         return found

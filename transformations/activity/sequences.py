@@ -27,24 +27,24 @@ class Sequences:
 
     Attributes
     ----------
-    job : int32 [n, L]; position in `job_ids`, -1 for PAD.
+    item : int32 [n, L]; position in `item_ids`, -1 for PAD.
     action : int32 [n, L]; action id, 0 for PAD.
     time : int64 [n, L]; microseconds since the epoch, 0 for PAD.
     as_of : int64 [n]; microseconds since the epoch.
     count : int32 [n]; positions that are not PAD.
-    unknown : int32 [n]; events in the window left out because their job has no vector.
-    job_ids : the ids that `job` counts in.
+    unknown : int32 [n]; events in the window left out because their item has no vector.
+    item_ids : the ids that `item` counts in.
     event : int32 [n, L]; position in `event_ids`, -1 for PAD; None where events have no ids.
     event_ids : the ids that `event` counts in, or None.
     """
 
-    job: np.ndarray
+    item: np.ndarray
     action: np.ndarray
     time: np.ndarray
     as_of: np.ndarray
     count: np.ndarray
     unknown: np.ndarray
-    job_ids: pa.Array
+    item_ids: pa.Array
     event: np.ndarray | None = None
     event_ids: pa.Array | None = None
 
@@ -54,13 +54,13 @@ class Sequences:
     def take(self, index: np.ndarray) -> Sequences:
         """Return the sequences at the positions `index`, or where it is True, in that order."""
         return Sequences(
-            job=self.job[index],
+            item=self.item[index],
             action=self.action[index],
             time=self.time[index],
             as_of=self.as_of[index],
             count=self.count[index],
             unknown=self.unknown[index],
-            job_ids=self.job_ids,
+            item_ids=self.item_ids,
             event=None if self.event is None else self.event[index],
             event_ids=self.event_ids,
         )
@@ -73,7 +73,7 @@ class Sequences:
 
     def rows(self, vectors: ItemVectors) -> np.ndarray:
         """Row of each position in `vectors.matrix` as of each query's time, int32 [n, L]."""
-        return vectors.rows(self.job_ids, self.job, self.as_of)
+        return vectors.rows(self.item_ids, self.item, self.as_of)
 
 
 def make_sequences(
@@ -86,7 +86,7 @@ def make_sequences(
 ) -> Sequences:
     """Answer n queries: each member's newest known activities before a time.
 
-    An event is in the window of `T` if `T - spec.window <= t < T`. Events on jobs without a vector
+    An event is in the window of `T` if `T - spec.window <= t < T`. Events on items without a vector
     as of `T` are left out first; then the newest `spec.length` are kept.
 
     Parameters
@@ -95,7 +95,7 @@ def make_sequences(
     member_ids : n ids, of the type of `events.member_ids`; a member without events gives PAD.
     as_of : int64 [n] microseconds since the epoch.
     spec : window and length.
-    vectors : says since when each job is known.
+    vectors : says since when each item is known.
 
     Returns
     -------
@@ -104,9 +104,9 @@ def make_sequences(
     """
     as_of = np.asarray(as_of, dtype=np.int64)
     first, last = _events_of(events, member_ids)
-    known_at = vectors.known_at(events.job_ids)[events.job]
+    known_at = vectors.known_at(events.item_ids)[events.item]
     late = np.flatnonzero(known_at > int(as_of.min(initial=np.iinfo(np.int64).max)))
-    job_or_pad = with_last(events.job, -1)
+    item_or_pad = with_last(events.item, -1)
     action_or_pad = with_last(events.action, 0).astype(np.int32)
     time_or_pad = with_last(events.time, 0)
     event_or_pad = None if events.event is None else with_last(events.event, -1)
@@ -128,22 +128,22 @@ def make_sequences(
             )
             unknown[:] = _count_late(low, high, as_of[part], late, known_at[late], int(as_of.max()))
         count = (newest >= 0).sum(axis=1, dtype=np.int32)
-        part_of = [job_or_pad[newest], action_or_pad[newest], time_or_pad[newest], count, unknown]
+        part_of = [item_or_pad[newest], action_or_pad[newest], time_or_pad[newest], count, unknown]
         if event_or_pad is not None:
             part_of.append(event_or_pad[newest])
         parts.append(tuple(part_of))
-    job, action, time, count, unknown, *event = (
+    item, action, time, count, unknown, *event = (
         columns[0] if len(parts) == 1 else np.concatenate(columns)
         for columns in zip(*parts, strict=True)
     )
     return Sequences(
-        job,
+        item,
         action,
         time,
         as_of,
         count,
         unknown,
-        events.job_ids,
+        events.item_ids,
         event=event[0] if event else None,
         event_ids=events.event_ids,
     )
@@ -188,9 +188,9 @@ def _newest(low: np.ndarray, high: np.ndarray, length: int) -> np.ndarray:
 def _newest_known(
     low: np.ndarray, high: np.ndarray, as_of: np.ndarray, known_at: np.ndarray, length: int
 ) -> np.ndarray:
-    """Return positions as `_newest`, leaving out events whose job is unknown as of the time.
+    """Return positions as `_newest`, leaving out events whose item is unknown as of the time.
 
-    Looks at the newest `length` events of each query; those that met unknown jobs and have older
+    Looks at the newest `length` events of each query; those that met unknown items and have older
     events look at twice as many, and so on.
     """
     newest = np.full((len(low), length), -1, dtype=np.int64)
@@ -220,9 +220,9 @@ def _count_late(
     known_at: np.ndarray,
     latest: int,
 ) -> np.ndarray:
-    """Count, for each query, the events of its window whose job is unknown as of its time.
+    """Count, for each query, the events of its window whose item is unknown as of its time.
 
-    `late` are the few positions of events whose job is unknown at some query's time.
+    `late` are the few positions of events whose item is unknown at some query's time.
     """
     first, last = np.searchsorted(late, low), np.searchsorted(late, high)
     never = np.concatenate([[0], np.cumsum(known_at > latest)])

@@ -43,15 +43,15 @@ from activity_embeddings.transformations.batch.snapshot_run import (
     SnapshotRun,
     cutoffs,
 )
-from activity_embeddings.transformations.batch.vector_run import JobVectorRun
+from activity_embeddings.transformations.batch.vector_run import VectorRun
 from activity_embeddings.transformations.definitions.views import (
     has_encoder,
     has_string_ids,
-    item_embedding_of,
     registered_encoder,
     registered_model,
     source_views_of,
     spec_of,
+    vector_spec_of,
     vector_table_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput
@@ -101,7 +101,7 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
     `event_timestamp`."""
 
     batch_size: PositiveInt = 1024
-    """Members a model call, and postings a call of the job encoder."""
+    """Members a model call, and postings a call of the item encoder."""
 
 
 class ActivityComputeEngine(ComputeEngine):
@@ -176,7 +176,7 @@ class ActivityComputeEngine(ComputeEngine):
         given = [
             task
             for task in tasks
-            if _role(task) == Role.ITEMS and not has_encoder(task.feature_view)
+            if _role(task) == Role.VECTORS and not has_encoder(task.feature_view)
         ]
         mine = {id(task) for task in [*ours, *encoded, *given]}
         others = [task for task in tasks if id(task) not in mine]
@@ -192,21 +192,21 @@ class ActivityComputeEngine(ComputeEngine):
             for view in [*(task.feature_view for task in encoded), *sequences.values()]:
                 stack.enter_context(sink_of(view).locked())
             vectors: dict[str, ItemVectors] = {}
-            encodings: list[tuple[MaterializationTask, JobVectorRun]] = []
+            encodings: list[tuple[MaterializationTask, VectorRun]] = []
             for task in encoded:
                 view, encoding = task.feature_view, self._encoding(registry, task)
                 stack.callback(encoding.abandon)
-                encoding.stage(partial(_bar, task, "job vectors"))
+                encoding.stage(partial(_bar, task, "item vectors"))
                 # As they will be once these are committed: sequences of this call see them.
                 vectors[view.name] = read_published_vectors(
-                    view, item_embedding_of(view), more=encoding.staged_files
+                    view, vector_spec_of(view), more=encoding.staged_files
                 )
                 encodings.append((task, encoding))
             tables = {task.feature_view.name: self._read_given(task) for task in given}
             for task in given:
                 view = task.feature_view
                 vectors[view.name] = ItemVectors.from_arrow(
-                    tables[view.name], item_embedding_of(view), source=source_label(view)
+                    tables[view.name], vector_spec_of(view), source=source_label(view)
                 )
             read_vectors = self._vector_reader(vectors)
             runs = {
@@ -254,13 +254,13 @@ class ActivityComputeEngine(ComputeEngine):
             self.online_store.update(self.repo_config, [], views, [], [], partial=True)
             sqlite.keep_readable(self.repo_config, self.online_store)
 
-    def _encoding(self, registry: BaseRegistry, task: MaterializationTask) -> JobVectorRun:
+    def _encoding(self, registry: BaseRegistry, task: MaterializationTask) -> VectorRun:
         """Return the run that encodes the postings which have no vector yet."""
         view = task.feature_view
         _, end = _interval_of(task)
         encoder = registered_encoder(view, repo=self.repo_config.repo_path)
         postings = registry.get_feature_view(source_views_of(view)[Role.POSTINGS], task.project)
-        encoding = JobVectorRun(
+        encoding = VectorRun(
             encoder=encoder,
             sink=sink_of(view),
             read=partial(read_postings, self.repo_config, self.offline_store, postings),
@@ -274,7 +274,7 @@ class ActivityComputeEngine(ComputeEngine):
         return encoding
 
     def _publish_vectors(
-        self, task: MaterializationTask, encoding: JobVectorRun, vectors: ItemVectors
+        self, task: MaterializationTask, encoding: VectorRun, vectors: ItemVectors
     ) -> None:
         """Commit new vectors offline, push each job's newest online, and write the table."""
         view, sink = task.feature_view, encoding.sink
@@ -301,7 +301,7 @@ class ActivityComputeEngine(ComputeEngine):
         """
         _require_times(task)
         view, end = task.feature_view, to_us(task.end_time)
-        columns = [names.JOB_ID, *(field.name for field in view.features)]
+        columns = [names.ITEM_ID, *(field.name for field in view.features)]
         return read_feature_rows(self.repo_config, self.offline_store, view, columns, end=end)
 
     def _publish_given(
@@ -333,18 +333,18 @@ class ActivityComputeEngine(ComputeEngine):
                 return known[view.name]
             if (view.name, end) not in read:
                 read[view.name, end] = read_item_vectors(
-                    self.repo_config, self.offline_store, view, item_embedding_of(view), end=end
+                    self.repo_config, self.offline_store, view, vector_spec_of(view), end=end
                 )
             return read[view.name, end]
 
         return vectors_of
 
     def _write_vector_table(self, task: MaterializationTask, vectors: ItemVectors) -> None:
-        """Commit the table from which request-time views read job vectors."""
+        """Commit the table from which request-time views read item vectors."""
         view = task.feature_view
         path = vector_table_of(view, self.repo_config.repo_path)
         if path is not None:
-            write_vector_table(path, vectors, item_embedding_of(view), end=to_us(task.end_time))
+            write_vector_table(path, vectors, vector_spec_of(view), end=to_us(task.end_time))
 
     def _stage(
         self,
@@ -356,7 +356,7 @@ class ActivityComputeEngine(ComputeEngine):
         """Stage all snapshots of one sequence view and its models."""
         sources = source_views_of(sequence)
         events = registry.get_feature_view(sources[Role.EVENTS], tasks[0].project)
-        items = registry.get_feature_view(sources[Role.ITEMS], tasks[0].project)
+        vector_view = registry.get_feature_view(sources[Role.VECTORS], tasks[0].project)
         spec = spec_of(sequence)
         files = parquet_files(self.repo_config, events)
         earliest = None if files is None else files.earliest()
@@ -364,7 +364,10 @@ class ActivityComputeEngine(ComputeEngine):
         targets = [
             EmbeddingTarget(
                 registered_model(
-                    task.feature_view, spec=spec, items=items, repo=self.repo_config.repo_path
+                    task.feature_view,
+                    spec=spec,
+                    vectors=vector_view,
+                    repo=self.repo_config.repo_path,
                 ),
                 sink_of(task.feature_view),
                 moments[task.feature_view.name],
@@ -372,15 +375,15 @@ class ActivityComputeEngine(ComputeEngine):
             for task in tasks
             if _role(task) == Role.EMBEDDING
         ]
-        read = [events] if has_encoder(items) else [events, items]
+        read = [events] if has_encoder(vector_view) else [events, vector_view]
         report = Report()
         report.hidden_files = count_hidden_files(self.repo_config, *read)
         last = max(max(times, default=0) for times in moments.values())
-        with report.stage("read job vectors"):
-            vectors = read_vectors(items, last)
-        if has_encoder(items) and not len(vectors.time):
+        with report.stage("read item vectors"):
+            vectors = read_vectors(vector_view, last)
+        if has_encoder(vector_view) and not len(vectors.time):
             raise InvalidInput(
-                f"{items.name}: expected published job vectors, from which {sequence.name} is "
+                f"{vector_view.name}: expected published item vectors, from which {sequence.name} is "
                 "made. Received: none. Materialize that view first, or both together"
             )
         run = SnapshotRun(
@@ -463,8 +466,8 @@ def _merge_of(view: FeatureView) -> Merge | None:
 
 
 def _is_ours(task: MaterializationTask) -> bool:
-    """Return whether a view is served as ours are; job vectors of the user's own are, too."""
-    return _role(task) in (Role.SEQUENCE, Role.EMBEDDING, Role.ITEMS)
+    """Return whether a view is served as ours are; item vectors of the user's own are, too."""
+    return _role(task) in (Role.SEQUENCE, Role.EMBEDDING, Role.VECTORS)
 
 
 def _role(task: MaterializationTask) -> str | None:

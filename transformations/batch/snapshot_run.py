@@ -1,6 +1,6 @@
 """From an interval to staged and committed snapshots: the steps of `feast materialize`.
 
-    cut-offs -> events and job vectors -> sequences -> every model -> staged snapshots -> commit
+    cut-offs -> events and item vectors -> sequences -> every model -> staged snapshots -> commit
 
 Nothing is visible before the commit, so bad input anywhere in the interval leaves the stores as
 they were. The engine in `compute_engine` feeds this from Feast's registry and pushes online.
@@ -95,7 +95,7 @@ class Report:
             f"activity embeddings: {counted(len(self.snapshots), 'snapshot')}{self._span()}, "
             f"{counted(self.changed, 'file')} new or changed\n"
             f"  events   {self.events:,} read, {counted(self.duplicates, 'duplicate')} left out; "
-            f"{unknown} of the activity in the windows is on unknown jobs\n"
+            f"{unknown} of the activity in the windows is on unknown items\n"
             f"  members  {self.members:,} in the last snapshot, {self.silent:,} of them silent\n"
             f"  rows     {self.rows:,} offline in {counted(self.views, 'view')}; "
             f"{self.pushed_rows:,} online ({counted(self.pushed_values, 'value')})\n"
@@ -137,7 +137,7 @@ class SnapshotRun:
         they say who had activity, whatever views are asked for.
     sequence_cutoffs : as-of times asked of the sequence view.
     targets : the models to run.
-    vectors : job vectors up to the last cut-off.
+    vectors : item vectors up to the last cut-off.
     read_events : returns the events with `start <= t < end`.
     publishing_delay : microseconds from a cut-off to when its values are available.
     batch_size : members a model call.
@@ -249,7 +249,7 @@ class SnapshotRun:
         targets: Sequence[EmbeddingTarget],
         write_sequences: bool,
     ) -> tuple[int, int]:
-        """Return how many activities the snapshot has, and how many are on unknown jobs."""
+        """Return how many activities the snapshot has, and how many are on unknown items."""
         positions = unknown = 0
         sinks = [target.sink for target in targets]
         if write_sequences:
@@ -295,20 +295,20 @@ class SnapshotRun:
         return positions, unknown
 
     def _all_unknown(self, as_of: int, unknown: int, events: ActivityEvents) -> str:
-        """Return what is said of a snapshot that would be empty because no job has a vector."""
+        """Return what is said of a snapshot that would be empty because no item has a vector."""
         vectors = self.vectors
-        known = "no job has one"
+        known = "no item has one"
         if len(vectors.time):
-            count = len(vectors.job_ids)
+            count = len(vectors.item_ids)
             known = (
-                f"{counted(count, 'job')} {'has' if count == 1 else 'have'} one, the first from "
+                f"{counted(count, 'item')} {'has' if count == 1 else 'have'} one, the first from "
                 f"{utc(to_datetime(int(vectors.time.min())))} on, with ids such as "
-                f"{vectors.job_ids[0].as_py()!r}"
+                f"{vectors.item_ids[0].as_py()!r}"
             )
         return (
-            f"snapshot as of {utc(to_datetime(as_of))}: expected activity on jobs with a vector as "
-            f"of that time. Received: {counted(unknown, 'activity')}, all on jobs without, with "
-            f"ids such as {events.job_ids[0].as_py()!r}; {known}. Give the jobs vectors from an "
+            f"snapshot as of {utc(to_datetime(as_of))}: expected activity on items with a vector as "
+            f"of that time. Received: {counted(unknown, 'activity')}, all on items without, with "
+            f"ids such as {events.item_ids[0].as_py()!r}; {known}. Give the items vectors from an "
             "earlier time on, or start the interval later"
         )
 
@@ -424,7 +424,7 @@ class SnapshotRun:
         """Return the rows of members without activity."""
         moments = np.full(len(members), as_of, dtype=np.int64)
         created = moments + self.publishing_delay
-        empty = _empty_sequences(moments, self.spec.length, self.vectors.job_ids.slice(0, 0))
+        empty = _empty_sequences(moments, self.spec.length, self.vectors.item_ids.slice(0, 0))
         if sink == self.sequence_sink:
             return sequence_batch(members, empty, created)
         (model,) = [target.model for target in self.targets if target.sink == sink]
@@ -435,17 +435,17 @@ class SnapshotRun:
         return embedding_batch(members, empty, created, zeros)
 
 
-def _empty_sequences(as_of: np.ndarray, length: int, job_ids: pa.Array) -> Sequences:
+def _empty_sequences(as_of: np.ndarray, length: int, item_ids: pa.Array) -> Sequences:
     """Return sequences without any activity."""
     shape = (len(as_of), length)
     return Sequences(
-        job=np.full(shape, -1, dtype=np.int32),
+        item=np.full(shape, -1, dtype=np.int32),
         action=np.zeros(shape, dtype=np.int32),
         time=np.zeros(shape, dtype=np.int64),
         as_of=as_of,
         count=np.zeros(len(as_of), dtype=np.int32),
         unknown=np.zeros(len(as_of), dtype=np.int32),
-        job_ids=job_ids,
+        item_ids=item_ids,
     )
 
 
@@ -455,6 +455,6 @@ def facts_of(model: ModelDescription) -> dict[str, Any]:
         "model": model.name,
         "version": model.version,
         "fingerprint": model.fingerprint,
-        "item_embedding": model.item_embedding.to_dict(),
+        "vector_spec": model.vector_spec.to_dict(),
         "spec": model.spec.to_dict(),
     }

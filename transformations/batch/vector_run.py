@@ -1,4 +1,4 @@
-"""From postings to a committed folder of job vectors: what `feast materialize` does for jobs.
+"""From postings to a committed folder of item vectors: what `feast materialize` does for items.
 
     keys of all postings -> those that the sink lacks -> encoded slice by slice -> staged -> commit
 
@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import single_chunk, time_column
-from activity_embeddings.transformations.contract.item_encoder import JobEncoderDescription
+from activity_embeddings.transformations.contract.item_encoder import ItemEncoderDescription
 from activity_embeddings.transformations.definitions.schemas import TIMESTAMP
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.encoder import (
-    JobEncoder,
+    ItemEncoder,
     PostingVersions,
     encode_postings,
 )
@@ -44,15 +44,15 @@ class PostingReader(Protocol):
 
 
 @dataclass
-class JobVectorReport:
+class VectorReport:
     """What a run did, in numbers a person can read.
 
     Attributes
     ----------
     postings : int. Postings up to the end of the interval.
-    superseded : int. Postings that a newer one of the job replaced before the encoder was valid.
+    superseded : int. Postings that a newer one of the item replaced before the encoder was valid.
     new : int. Vectors that the sink did not hold.
-    pushed : int. Jobs whose newest vector went online.
+    pushed : int. Items whose newest vector went online.
     hidden_files : int. Parquet files in hidden folders of the source, which are not read.
     """
 
@@ -67,7 +67,7 @@ class JobVectorReport:
     def __str__(self) -> str:
         superseded = f" ({self.superseded:,} superseded)" if self.superseded else ""
         return (
-            f"job vectors: {self.new:,} new by encoder {self.encoder}, of "
+            f"item vectors: {self.new:,} new by encoder {self.encoder}, of "
             f"{counted(self.postings, 'posting')}{superseded} up to {utc(to_datetime(self.end))}; "
             f"{self.pushed:,} online"
             + (f"\n  files    {passed_over(self.hidden_files)}" if self.hidden_files else "")
@@ -75,8 +75,8 @@ class JobVectorReport:
 
 
 @dataclass
-class JobVectorRun:
-    """One run of one job encoder over the postings up to a time.
+class VectorRun:
+    """One run of one item encoder over the postings up to a time.
 
     What the sink holds is read once: the caller keeps other runs out, see `SnapshotSink.locked`.
 
@@ -86,13 +86,13 @@ class JobVectorRun:
     sink : where its vectors go.
     read : reads the postings.
     end : microseconds; a vector is made if it is valid by then.
-    id_type : Arrow type of job ids in the feature repo.
+    id_type : Arrow type of item ids in the feature repo.
     source : what errors call the postings.
     publishing_delay : microseconds from a vector's time to when it is available.
     batch_size : postings a call of the encoder.
     """
 
-    encoder: JobEncoderDescription
+    encoder: ItemEncoderDescription
     sink: SnapshotSink
     read: PostingReader
     end: int
@@ -103,7 +103,7 @@ class JobVectorRun:
     _staged: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.report = JobVectorReport(f"{self.encoder.name} {self.encoder.version}", self.end)
+        self.report = VectorReport(f"{self.encoder.name} {self.encoder.version}", self.end)
 
     @property
     def staged_files(self) -> list[Path]:
@@ -129,7 +129,7 @@ class JobVectorRun:
                 self.sink,
                 committed[-1],
                 self.encoder.facts(),
-                what=f"job encoder {self.encoder.name!r}",
+                what=f"item encoder {self.encoder.name!r}",
             )
         versions = self._versions()
         missing = np.flatnonzero(~self._held(versions, committed))
@@ -141,7 +141,7 @@ class JobVectorRun:
         bar = progress(len(missing)) if progress else None
         writer = self.sink.stage(as_of, self.encoder.facts())
         try:
-            encoder = JobEncoder(self.encoder, batch_size=self.batch_size)
+            encoder = ItemEncoder(self.encoder, batch_size=self.batch_size)
             for part in _slices(missing):
                 vectors = self._encode(encoder, versions.take(part))
                 for batch in vectors.to_batches():
@@ -169,7 +169,7 @@ class JobVectorRun:
         """Read the keys of all postings; return those that give a vector by the end."""
         if self.end < self.encoder.valid_from:
             raise InvalidInput(
-                f"job encoder {self.encoder.name!r}: expected an interval that ends at or after "
+                f"item encoder {self.encoder.name!r}: expected an interval that ends at or after "
                 f"{utc(to_datetime(self.encoder.valid_from))}, since when its vectors can be "
                 f"known. Received: end {utc(to_datetime(self.end))}"
             )
@@ -180,10 +180,10 @@ class JobVectorRun:
                 "Received: none"
             )
         versions = PostingVersions.from_arrow(keys, self.encoder.valid_from, source=self.source)
-        if versions.job_ids.type != self.id_type:
+        if versions.item_ids.type != self.id_type:
             raise InvalidInput(
-                f"{self.source}: column {names.JOB_ID!r} should be {self.id_type}, as in the "
-                f"feature repo. Received: {versions.job_ids.type}"
+                f"{self.source}: column {names.ITEM_ID!r} should be {self.id_type}, as in the "
+                f"feature repo. Received: {versions.item_ids.type}"
             )
         self.report.postings = len(keys)
         self.report.superseded = len(keys) - len(versions)
@@ -193,25 +193,25 @@ class JobVectorRun:
         """Return which vectors the sink holds: bool [n]."""
         held = np.zeros(len(versions), dtype=bool)
         for as_of in committed:
-            columns = [names.JOB_ID, names.EVENT_TIMESTAMP]
+            columns = [names.ITEM_ID, names.EVENT_TIMESTAMP]
             table = pq.read_table(self.sink.file(as_of), columns=columns, partitioning=None)
             rows, _ = _matches(
-                versions.job_ids,
+                versions.item_ids,
                 versions.time,
-                single_chunk(table, names.JOB_ID),
+                single_chunk(table, names.ITEM_ID),
                 time_column(table, names.EVENT_TIMESTAMP, str(self.sink.path)),
             )
             held[rows] = True
         return held
 
-    def _encode(self, encoder: JobEncoder, versions: PostingVersions) -> pa.Table:
+    def _encode(self, encoder: ItemEncoder, versions: PostingVersions) -> pa.Table:
         """Read the content of a few postings, and return the rows of the sink."""
         first, last = int(versions.posted[0]), int(versions.posted[-1])
         postings = self.read(self.encoder.content_columns, start=first, end=last)
         _, rows = _matches(
-            versions.job_ids,
+            versions.item_ids,
             versions.posted,
-            single_chunk(postings, names.JOB_ID),
+            single_chunk(postings, names.ITEM_ID),
             time_column(postings, names.EVENT_TIMESTAMP, self.source),
         )
         if len(rows) != len(versions):
@@ -239,7 +239,7 @@ def _matches(
     ids: pa.Array, time: np.ndarray, other_ids: pa.Array, other_time: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return where two lists of distinct (id, time) hold the same pair: rows of both, ascending."""
-    key = [names.JOB_ID, "time"]
+    key = [names.ITEM_ID, "time"]
     ours = pa.table([ids, time, np.arange(len(ids))], [*key, "row"])
     theirs = pa.table([other_ids, other_time, np.arange(len(other_ids))], [*key, "other_row"])
     both = ours.join(theirs, key, join_type="inner").sort_by("row")

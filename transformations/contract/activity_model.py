@@ -1,6 +1,6 @@
 """The model contract: a TensorFlow SavedModel, what it takes, what it gives, what it was made for.
 
-`serving_default` takes, by name, `job_embeddings` float32 [batch, length, dim], `actions` int32
+`serving_default` takes, by name, `item_embeddings` float32 [batch, length, dim], `actions` int32
 [batch, length] and, if the model asks for it, `ages` float32 [batch, length] in days before the
 as-of time. Every output `x` float32 [batch, d] becomes feature `x` of the model's view.
 
@@ -28,13 +28,11 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import (
     LONGEST_VECTOR,
     ActivitySpec,
-    ItemEmbedding,
+    ItemVectorSpec,
     describe_mismatch,
 )
 
-MANIFEST = ManifestKind(
-    "model", "activity_model.json", ("name", "version", "spec", "item_embedding")
-)
+MANIFEST = ManifestKind("model", "activity_model.json", ("name", "version", "spec", "vector_spec"))
 Fact = TypeVar("Fact")
 
 
@@ -48,7 +46,7 @@ class ActivityModel:
     name : str. Names the view `member_activity_embedding_<name>`; default: the manifest's.
     version : str. Default: the manifest's.
     spec : ActivitySpec. What the model was made for; needed only without a manifest.
-    item_embedding : ItemEmbedding. Likewise.
+    vector_spec : ItemVectorSpec. Likewise.
     description, owner : str. Shown by `feast ui`.
     """
 
@@ -56,7 +54,7 @@ class ActivityModel:
     name: str | None = None
     version: str | None = None
     spec: ActivitySpec | None = None
-    item_embedding: ItemEmbedding | None = None
+    vector_spec: ItemVectorSpec | None = None
     description: str = ""
     owner: str = ""
 
@@ -77,7 +75,7 @@ class ModelDescription:
     version: str
     path: Path
     spec: ActivitySpec
-    item_embedding: ItemEmbedding
+    vector_spec: ItemVectorSpec
     outputs: dict[str, int]
     uses_ages: bool
     fingerprint: str
@@ -90,24 +88,24 @@ class ModelDescription:
         outputs = ", ".join(f"{name}[{size}]" for name, size in self.outputs.items())
         return (
             f"{self.name} version {self.version} ({self.fingerprint}): "
-            f"{self.item_embedding.name} {self.item_embedding.version} -> {outputs}"
+            f"{self.vector_spec.name} {self.vector_spec.version} -> {outputs}"
         )
 
 
 def describe_models(
-    models: Sequence[ActivityModel], *, spec: ActivitySpec, item_embedding: ItemEmbedding
+    models: Sequence[ActivityModel], *, spec: ActivitySpec, vector_spec: ItemVectorSpec
 ) -> list[ModelDescription]:
     """Check every line of `ACTIVITY_MODELS` against what the feature repo computes.
 
     Raises
     ------
     InvalidInput
-        A model does not exist, cannot be read or was made for another spec or item embedding, or
+        A model does not exist, cannot be read or was made for another spec or item vectors, or
         two lines have one name. The message names the model.
     """
     described: dict[str, ModelDescription] = {}
     for model in models:
-        description = describe_model(model, spec=spec, item_embedding=item_embedding)
+        description = describe_model(model, spec=spec, vector_spec=vector_spec)
         if description.name in described:
             raise InvalidInput(
                 f"model {description.name!r}: names in ACTIVITY_MODELS should be distinct. "
@@ -118,7 +116,7 @@ def describe_models(
 
 
 def describe_model(
-    model: ActivityModel, *, spec: ActivitySpec, item_embedding: ItemEmbedding
+    model: ActivityModel, *, spec: ActivitySpec, vector_spec: ItemVectorSpec
 ) -> ModelDescription:
     """Check one line; see `describe_models`."""
     path = Path(model.path)
@@ -131,15 +129,15 @@ def describe_model(
     if manifest:
         MANIFEST.require_unchanged({**manifest, "name": name}, path, content)
     packaged_spec = ActivitySpec.from_dict(manifest["spec"]) if manifest else None
-    packaged_items = ItemEmbedding.from_dict(manifest["item_embedding"]) if manifest else None
+    packaged_vectors = ItemVectorSpec.from_dict(manifest["vector_spec"]) if manifest else None
     version = _one_fact(name, path, "version", manifest.get("version"), model.version)
     made_for_spec = _one_fact(name, path, "spec", packaged_spec, model.spec)
-    made_for_items = _one_fact(name, path, "item_embedding", packaged_items, model.item_embedding)
+    made_for_vectors = _one_fact(name, path, "vector_spec", packaged_vectors, model.vector_spec)
     for what, mismatch in (
         ("activity spec", describe_mismatch(spec.to_dict(), made_for_spec.to_dict())),
         (
-            "item embedding",
-            describe_mismatch(item_embedding.to_dict(), made_for_items.to_dict()),
+            "item vectors",
+            describe_mismatch(vector_spec.to_dict(), made_for_vectors.to_dict()),
         ),
     ):
         if mismatch:
@@ -151,8 +149,8 @@ def describe_model(
         version=str(version),
         path=path,
         spec=spec,
-        item_embedding=item_embedding,
-        outputs=_check_signature(name, signature, spec, item_embedding),
+        vector_spec=vector_spec,
+        outputs=_check_signature(name, signature, spec, vector_spec),
         uses_ages=names.INPUT_AGES in signature.inputs,
         fingerprint=content,
         description=model.description or manifest.get("description", ""),
@@ -178,20 +176,20 @@ def _one_fact(name: str, path: Path, fact: str, packaged: Fact | None, given: Fa
 
 
 def _check_signature(
-    name: str, signature: Signature, spec: ActivitySpec, item_embedding: ItemEmbedding
+    name: str, signature: Signature, spec: ActivitySpec, vector_spec: ItemVectorSpec
 ) -> dict[str, int]:
     """Return output lengths after checking names, types and shapes."""
-    length, dimension = spec.length, item_embedding.dimension
+    length, dimension = spec.length, vector_spec.dimension
     expected = {
-        names.INPUT_JOB_EMBEDDINGS: TensorSpec("float32", (None, length, dimension)),
+        names.INPUT_ITEM_EMBEDDINGS: TensorSpec("float32", (None, length, dimension)),
         names.INPUT_ACTIONS: TensorSpec("int32", (None, length)),
         names.INPUT_AGES: TensorSpec("float32", (None, length)),
     }
-    required = {names.INPUT_JOB_EMBEDDINGS, names.INPUT_ACTIONS}
+    required = {names.INPUT_ITEM_EMBEDDINGS, names.INPUT_ACTIONS}
     received = set(signature.inputs)
     if not required <= received <= set(expected):
         raise InvalidInput(
-            f"model {name!r}: inputs should be named job_embeddings, actions and, if wanted, "
+            f"model {name!r}: inputs should be named item_embeddings, actions and, if wanted, "
             f"ages. Received: {', '.join(sorted(received)) or 'none'}"
         )
     for input_name, tensor in signature.inputs.items():
@@ -232,7 +230,7 @@ def write_manifest(
     name: str,
     version: str,
     spec: ActivitySpec,
-    item_embedding: ItemEmbedding,
+    vector_spec: ItemVectorSpec,
     **facts: Any,
 ) -> dict[str, Any]:
     """Write the manifest of the SavedModel in `path`; `facts` are JSON values of your own.
@@ -244,6 +242,6 @@ def write_manifest(
         "name": name,
         "version": version,
         "spec": spec.to_dict(),
-        "item_embedding": item_embedding.to_dict(),
+        "vector_spec": vector_spec.to_dict(),
     }
     return MANIFEST.write(path, {**stated, **facts})

@@ -1,4 +1,4 @@
-"""The contract of a job encoder: a TensorFlow SavedModel from a job's content to its vector.
+"""The contract of an item encoder: a TensorFlow SavedModel from an item's content to its vector.
 
 `serving_default` takes, by name, columns of the view of postings: scalars as string, int64 or
 float32 [batch], lists of text as string [batch, n] padded with "". `job_id` may be among them. Its
@@ -26,19 +26,19 @@ from activity_embeddings.transformations.contract.saved_model import (
     read_signature,
 )
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import LONGEST_VECTOR, ItemEmbedding
+from activity_embeddings.transformations.spec import LONGEST_VECTOR, ItemVectorSpec
 from activity_embeddings.transformations.times import Time, parse_datetime, to_datetime, to_us
 from activity_embeddings.transformations.wording import utc
 
-MANIFEST = ManifestKind("job encoder", "job_encoder.json", ("name", "version", "valid_from"))
+MANIFEST = ManifestKind("item encoder", "item_encoder.json", ("name", "version", "valid_from"))
 SCALAR_TYPES = ("string", "int64", "float32")
 _SHAPES = {("string", 2), *((dtype, 1) for dtype in SCALAR_TYPES)}
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class JobEncoderDescription:
-    """A job encoder that was found, read and checked.
+class ItemEncoderDescription:
+    """An item encoder that was found, read and checked.
 
     Attributes
     ----------
@@ -61,19 +61,19 @@ class JobEncoderDescription:
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def item_embedding(self) -> ItemEmbedding:
-        """Which job vectors this encoder makes, as models are checked against it."""
-        return ItemEmbedding(self.name, self.version, self.dimension, self.fingerprint)
+    def vector_spec(self) -> ItemVectorSpec:
+        """Which item vectors this encoder makes, as models are checked against it."""
+        return ItemVectorSpec(self.name, self.version, self.dimension, self.fingerprint)
 
     @property
     def content_columns(self) -> list[str]:
-        """Columns of a posting that the encoder reads, beside the job's id."""
-        return [name for name in self.inputs if name != names.JOB_ID]
+        """Columns of a posting that the encoder reads, beside the item's id."""
+        return [name for name in self.inputs if name != names.ITEM_ID]
 
     def facts(self) -> dict[str, Any]:
         """Return what vectors record of the encoder that made them, as JSON values."""
         return {
-            "item_embedding": self.item_embedding.to_dict(),
+            "vector_spec": self.vector_spec.to_dict(),
             "valid_from": to_datetime(self.valid_from).isoformat(),
         }
 
@@ -86,8 +86,8 @@ class JobEncoderDescription:
         )
 
 
-def describe_job_encoder(path: str | Path) -> JobEncoderDescription:
-    """Read and check the job encoder in folder `path`.
+def describe_item_encoder(path: str | Path) -> ItemEncoderDescription:
+    """Read and check the item encoder in folder `path`.
 
     Raises
     ------
@@ -96,12 +96,12 @@ def describe_job_encoder(path: str | Path) -> JobEncoderDescription:
         The message names the encoder.
     """
     path = Path(path)
-    signature = read_signature(path, what=MANIFEST.what, declared="JOB_ENCODER")
+    signature = read_signature(path, what=MANIFEST.what, declared="ITEM_ENCODER")
     manifest = MANIFEST.read(path)
     if not manifest:
         raise InvalidInput(
-            f"job encoder {path}: expected a manifest {MANIFEST.file}. Received: none. Package the "
-            "encoder with `activity_embeddings.training.packaging.package_job_encoder`"
+            f"item encoder {path}: expected a manifest {MANIFEST.file}. Received: none. Package the "
+            "encoder with `activity_embeddings.training.packaging.package_item_encoder`"
         )
     name = MANIFEST.require_name(manifest["name"], path, origin="the manifest")
     content = fingerprint(path)
@@ -109,10 +109,10 @@ def describe_job_encoder(path: str | Path) -> JobEncoderDescription:
     version = manifest["version"]
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         raise InvalidInput(
-            f"job encoder {name!r}: `version` should be letters, digits, '.', '_' and '-'. "
+            f"item encoder {name!r}: `version` should be letters, digits, '.', '_' and '-'. "
             f"Received: {version!r}"
         )
-    return JobEncoderDescription(
+    return ItemEncoderDescription(
         name=name,
         version=version,
         path=path,
@@ -127,7 +127,7 @@ def describe_job_encoder(path: str | Path) -> JobEncoderDescription:
 def write_encoder_manifest(
     path: Path, *, name: str, version: str, valid_from: Time, **facts: Any
 ) -> dict[str, Any]:
-    """Write the manifest of the job encoder in `path`; `facts` are JSON values of your own.
+    """Write the manifest of the item encoder in `path`; `facts` are JSON values of your own.
 
     Customary facts: `description`, `training` (range and counts), `metrics`, `parameters`.
 
@@ -136,7 +136,7 @@ def write_encoder_manifest(
     InvalidInput
         `valid_from` is no time, see `activity_embeddings.transformations.times.Time`, or has no zone.
     """
-    moment = parse_datetime(valid_from, f"job encoder {name!r}: `valid_from`", zone=True)
+    moment = parse_datetime(valid_from, f"item encoder {name!r}: `valid_from`", zone=True)
     stated = {"name": name, "version": version, "valid_from": moment.isoformat()}
     return MANIFEST.write(path, {**stated, **facts})
 
@@ -145,14 +145,14 @@ def _check_inputs(name: str, signature: Signature) -> dict[str, TensorSpec]:
     """Return the inputs by name, after checking types and shapes."""
     if not signature.inputs:
         raise InvalidInput(
-            f"job encoder {name!r}: expected inputs named like columns of the postings. "
+            f"item encoder {name!r}: expected inputs named like columns of the postings. "
             "Received: none"
         )
     for column, tensor in sorted(signature.inputs.items()):
         shape = tensor.shape
         if shape is None or (tensor.dtype, len(shape)) not in _SHAPES or set(shape) != {None}:
             raise InvalidInput(
-                f"job encoder {name!r}: input {column!r} should be {', '.join(SCALAR_TYPES)} [?], "
+                f"item encoder {name!r}: input {column!r} should be {', '.join(SCALAR_TYPES)} [?], "
                 f"or string [?, ?] for a list. Received: {tensor}"
             )
     return dict(sorted(signature.inputs.items()))
@@ -167,7 +167,7 @@ def _check_output(name: str, signature: Signature) -> int:
             return size
     received = ", ".join(f"{output} {tensor}" for output, tensor in signature.outputs.items())
     raise InvalidInput(
-        f"job encoder {name!r}: expected one output {names.EMBEDDING!r}, float32 [?, d] with a "
+        f"item encoder {name!r}: expected one output {names.EMBEDDING!r}, float32 [?, d] with a "
         f"fixed length d of at most {LONGEST_VECTOR:,}. Received: {received or 'none'}"
     )
 
@@ -180,7 +180,7 @@ def _parse_valid_from(name: str, text: Any) -> int:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise InvalidInput(
-            f"job encoder {name!r}: `valid_from` should be an ISO 8601 time with its zone, as "
+            f"item encoder {name!r}: `valid_from` should be an ISO 8601 time with its zone, as "
             f"2024-03-01T00:00:00+00:00. Received: {text!r}"
         )
     return to_us(moment)

@@ -1,7 +1,7 @@
 """Manifests: a JSON file in a SavedModel's `assets.extra` that says what TensorFlow cannot.
 
 TensorFlow keeps that folder as it is. One kind of manifest belongs to activity models, another to
-job encoders; both say their format, and the fingerprint of the content that they were written for.
+item encoders; both say their format, and the fingerprint of the content that they were written for.
 """
 
 from __future__ import annotations

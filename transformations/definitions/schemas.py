@@ -21,14 +21,14 @@ MOST_VALUES = 2**31 - 1
 """Arrow counts the elements of the lists of an array in int32."""
 
 
-def sequence_fields(member_type: PrimitiveFeastType, job_type: PrimitiveFeastType) -> list[Field]:
+def sequence_fields(member_type: PrimitiveFeastType, item_type: PrimitiveFeastType) -> list[Field]:
     """Return the schema of the sequence view."""
     return [
         Field(name=names.MEMBER_ID, dtype=member_type, description="The member."),
         Field(
-            name=names.ACTIVITY_JOB_IDS,
-            dtype=Array(job_type),
-            description="Jobs of the newest activities in the window, oldest first.",
+            name=names.ACTIVITY_ITEM_IDS,
+            dtype=Array(item_type),
+            description="Items of the newest activities in the window, oldest first.",
         ),
         Field(
             name=names.ACTIVITY_ACTIONS,
@@ -73,10 +73,10 @@ def embedding_fields(member_type: PrimitiveFeastType, outputs: Mapping[str, int]
     ]
 
 
-def job_vector_fields(job_type: PrimitiveFeastType, dimension: int) -> list[Field]:
-    """Return the schema of a view of job vectors that an encoder makes."""
+def vector_fields(item_type: PrimitiveFeastType, dimension: int) -> list[Field]:
+    """Return the schema of a view of item vectors that an encoder makes."""
     return [
-        Field(name=names.JOB_ID, dtype=job_type, description="The job."),
+        Field(name=names.ITEM_ID, dtype=item_type, description="The item."),
         Field(
             name=names.EMBEDDING,
             dtype=Array(Float32),
@@ -120,8 +120,8 @@ def sequence_batch(members: pa.Array, sequences: Sequences, created: np.ndarray)
     empty = sequences.count == 0
     columns = {
         names.MEMBER_ID: members,
-        names.ACTIVITY_JOB_IDS: pa.ListArray.from_arrays(
-            offsets, sequences.job_ids.take(pa.array(sequences.job[filled]))
+        names.ACTIVITY_ITEM_IDS: pa.ListArray.from_arrays(
+            offsets, sequences.item_ids.take(pa.array(sequences.item[filled]))
         ),
         names.ACTIVITY_ACTIONS: pa.ListArray.from_arrays(
             offsets, pa.array(sequences.action[filled], pa.int32())

@@ -48,14 +48,14 @@ from activity_embeddings.transformations.contract.activity_model import (
     describe_models,
 )
 from activity_embeddings.transformations.contract.item_encoder import (
-    JobEncoderDescription,
-    describe_job_encoder,
+    ItemEncoderDescription,
+    describe_item_encoder,
 )
 from activity_embeddings.transformations.definitions.schemas import (
     embedding_fields,
-    job_vector_fields,
     request_time_fields,
     sequence_fields,
+    vector_fields,
 )
 from activity_embeddings.transformations.definitions.store_config import (
     require_engine,
@@ -64,7 +64,7 @@ from activity_embeddings.transformations.definitions.store_config import (
 )
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.names import Role, Tag
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding, describe_mismatch
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec, describe_mismatch
 from activity_embeddings.transformations.wording import duration
 
 _POSTING_TYPES: dict[tuple[str, int], tuple[FeastType, ...]] = {
@@ -109,25 +109,25 @@ def event_tags(spec: ActivitySpec) -> dict[str, str]:
 
 
 def posting_tags() -> dict[str, str]:
-    """Return the tags of the view of job postings."""
+    """Return the tags of the view of item postings."""
     return {Tag.ROLE: Role.POSTINGS}
 
 
-def item_tags(embedding: ItemEmbedding, *, table: Path | str | None = None) -> dict[str, str]:
-    """Return the tags of the view of job embeddings: which vectors these are.
+def vector_tags(embedding: ItemVectorSpec, *, table: Path | str | None = None) -> dict[str, str]:
+    """Return the tags of the view of item embeddings: which vectors these are.
 
     Parameters
     ----------
     embedding : name, version and dimension.
     table : folder for the tables that serving processes map into memory, within the feature repo
         or absolute; each version of the vectors has its own. None: request-time views read all
-        job vectors from the online store.
+        item vectors from the online store.
     """
     tags = {
-        Tag.ROLE: Role.ITEMS,
-        Tag.ITEM_EMBEDDING: embedding.name,
-        Tag.ITEM_EMBEDDING_VERSION: embedding.version,
-        Tag.ITEM_EMBEDDING_DIMENSION: str(embedding.dimension),
+        Tag.ROLE: Role.VECTORS,
+        Tag.VECTORS: embedding.name,
+        Tag.VECTORS_VERSION: embedding.version,
+        Tag.VECTORS_DIMENSION: str(embedding.dimension),
     }
     tags |= _fingerprint_tag(embedding)
     if table is not None:
@@ -135,25 +135,25 @@ def item_tags(embedding: ItemEmbedding, *, table: Path | str | None = None) -> d
     return tags
 
 
-def _fingerprint_tag(embedding: ItemEmbedding) -> dict[str, str]:
+def _fingerprint_tag(embedding: ItemVectorSpec) -> dict[str, str]:
     """Return the tag that tells one encoder from another; the user's own vectors have none."""
     if not embedding.fingerprint:
         return {}
-    return {Tag.ITEM_EMBEDDING_FINGERPRINT: embedding.fingerprint}
+    return {Tag.VECTORS_FINGERPRINT: embedding.fingerprint}
 
 
-def item_embedding_of(view: FeatureView) -> ItemEmbedding:
-    """Invert `item_tags`."""
-    return ItemEmbedding(
-        view.tags[Tag.ITEM_EMBEDDING],
-        view.tags[Tag.ITEM_EMBEDDING_VERSION],
-        int(view.tags[Tag.ITEM_EMBEDDING_DIMENSION]),
-        view.tags.get(Tag.ITEM_EMBEDDING_FINGERPRINT, ""),
+def vector_spec_of(view: FeatureView) -> ItemVectorSpec:
+    """Invert `vector_tags`."""
+    return ItemVectorSpec(
+        view.tags[Tag.VECTORS],
+        view.tags[Tag.VECTORS_VERSION],
+        int(view.tags[Tag.VECTORS_DIMENSION]),
+        view.tags.get(Tag.VECTORS_FINGERPRINT, ""),
     )
 
 
 def has_encoder(view: FeatureView) -> bool:
-    """Return whether a view of job vectors is made by a job encoder, and not the user's own."""
+    """Return whether a view of item vectors is made by an item encoder, and not the user's own."""
     return Tag.ENCODER_PATH in view.tags
 
 
@@ -169,7 +169,7 @@ def has_string_ids(view: FeatureView) -> bool:
 
 
 def vector_table_of(view: FeatureView, repo: Path | None) -> Path | None:
-    """Return the folder of the vector table of a view of job embeddings, None without one."""
+    """Return the folder of the vector table of a view of item embeddings, None without one."""
     tag = view.tags.get(Tag.VECTOR_TABLE)
     return None if tag is None else in_repo(tag, repo)
 
@@ -185,7 +185,7 @@ def source_views_of(view: FeatureView) -> dict[str | None, str]:
 
 
 def registered_model(
-    view: FeatureView, *, spec: ActivitySpec, items: FeatureView, repo: Path | None
+    view: FeatureView, *, spec: ActivitySpec, vectors: FeatureView, repo: Path | None
 ) -> ModelDescription:
     """Return the model of a registered embedding view, after checking that it is still the same.
 
@@ -195,7 +195,7 @@ def registered_model(
         The SavedModel is gone, corrupt or another than the one that was applied.
     """
     path = in_repo(view.tags[Tag.MODEL_PATH], repo)
-    embedding = item_embedding_of(items)
+    embedding = vector_spec_of(vectors)
     packaged = (path / "assets.extra").is_dir()
     model = describe_model(
         ActivityModel(
@@ -203,10 +203,10 @@ def registered_model(
             name=view.tags[Tag.MODEL],
             version=view.tags[Tag.MODEL_VERSION],
             spec=None if packaged else spec,
-            item_embedding=None if packaged else embedding,
+            vector_spec=None if packaged else embedding,
         ),
         spec=spec,
-        item_embedding=embedding,
+        vector_spec=embedding,
     )
     if model.fingerprint != view.tags[Tag.MODEL_FINGERPRINT]:
         raise InvalidInput(
@@ -217,74 +217,74 @@ def registered_model(
     return model
 
 
-def registered_encoder(view: FeatureView, *, repo: Path | None) -> JobEncoderDescription:
-    """Return the encoder of a registered view of job vectors, after checking that it is the same.
+def registered_encoder(view: FeatureView, *, repo: Path | None) -> ItemEncoderDescription:
+    """Return the encoder of a registered view of item vectors, after checking that it is the same.
 
     Raises
     ------
     InvalidInput
         The SavedModel is gone, corrupt or another than the one that was applied.
     """
-    encoder = describe_job_encoder(in_repo(view.tags[Tag.ENCODER_PATH], repo))
+    encoder = describe_item_encoder(in_repo(view.tags[Tag.ENCODER_PATH], repo))
     mismatch = describe_mismatch(
         {
-            **item_embedding_of(view).to_dict(),
+            **vector_spec_of(view).to_dict(),
             "valid_from": view.tags[Tag.ENCODER_VALID_FROM],
         },
-        {**encoder.item_embedding.to_dict(), "valid_from": encoder.facts()["valid_from"]},
+        {**encoder.vector_spec.to_dict(), "valid_from": encoder.facts()["valid_from"]},
     )
     if mismatch:
         raise InvalidInput(
-            f"job encoder {encoder.name!r}: the SavedModel at {encoder.path} should be the one "
+            f"item encoder {encoder.name!r}: the SavedModel at {encoder.path} should be the one "
             f"that was applied: {mismatch}. Run `feast apply` to publish the changed encoder"
         )
     return encoder
 
 
-def job_embedding_view(
+def encoded_vector_view(
     encoder: Path | str,
     *,
     postings: FeatureView,
-    job: Entity,
+    item: Entity,
     snapshots: Path,
     repo: Path,
     table: Path | str | None = None,
     owner: str = "",
 ) -> BatchFeatureView:
-    """Return the view `job_embedding`, whose vectors a job encoder makes from postings.
+    """Return the view `job_embedding`, whose vectors an item encoder makes from postings.
 
     Parameters
     ----------
     encoder : folder of the SavedModel; see `activity_embeddings.transformations.contract.item_encoder`.
     postings : the view that it is derived from; the encoder's inputs are columns of it.
-    job : entity; its `value_type` is the type of the ids.
+    item : entity; its `value_type` is the type of the ids.
     snapshots : folder under which the view keeps its vectors, each version its own.
     repo : folder of the feature repo. An encoder in it is registered by its path within it.
-    table : as in `item_tags`.
+    table : as in `vector_tags`.
 
     Raises
     ------
     InvalidInput
         The encoder does not keep the contract, or takes what the postings do not have; or the
-        entity is not that of the postings, or has another join key than jobs have.
+        entity is not that of the postings, or has another join key than items have.
     """
-    _require_join_key(job, names.JOB_ID)
-    _require_entity(postings, job)
-    described = describe_job_encoder(encoder)
+    _require_join_key(item, names.ITEM_ID)
+    _require_entity(postings, item)
+    described = describe_item_encoder(encoder)
     _require_inputs(described, postings)
     path = described.path
     made_by = path.relative_to(repo) if path.is_relative_to(repo) else path
     return _batch_view(
-        name=names.JOB_EMBEDDING,
-        entities=[job],
+        name=names.ITEM_VECTORS,
+        entities=[item],
         ttl=timedelta(0),
         source=[postings],
-        sink_source=_sink(names.JOB_EMBEDDING, snapshots / f"v{described.version}", owner),
-        schema=job_vector_fields(_id_type(job), described.dimension),
+        sink_source=_sink(names.ITEM_VECTORS, snapshots / f"v{described.version}", owner),
+        schema=vector_fields(_id_type(item), described.dimension),
         description=described.manifest.get("description")
-        or f"Job vectors by the encoder {described.name}; a job is known from its first one on.",
+        or f"Item vectors by the encoder {described.name}; an item is known from its first one on.",
         tags={
-            **item_tags(described.item_embedding, table=table),
+            **vector_tags(described.vector_spec, table=table),
             Tag.ENCODER_PATH: made_by.as_posix(),
             Tag.ENCODER_VALID_FROM: described.facts()["valid_from"],
         },
@@ -292,7 +292,7 @@ def job_embedding_view(
     )
 
 
-def _require_inputs(encoder: JobEncoderDescription, postings: FeatureView) -> None:
+def _require_inputs(encoder: ItemEncoderDescription, postings: FeatureView) -> None:
     """Raise `InvalidInput` unless the inputs of an encoder are columns of the view of postings."""
     columns = [*postings.entity_columns, *postings.features]
     types = {column.name: str(column.dtype) for column in columns}
@@ -300,7 +300,7 @@ def _require_inputs(encoder: JobEncoderDescription, postings: FeatureView) -> No
         accepted = [str(kind) for kind in _POSTING_TYPES[tensor.dtype, len(tensor.shape or ())]]
         if types.get(name) not in accepted:
             raise InvalidInput(
-                f"job encoder {encoder.name!r}: input {name!r} ({tensor}) should be a column of "
+                f"item encoder {encoder.name!r}: input {name!r} ({tensor}) should be a column of "
                 f"{postings.name} of type {' or '.join(accepted)}. "
                 f"Received: {types.get(name, 'no such column')}"
             )
@@ -309,9 +309,9 @@ def _require_inputs(encoder: JobEncoderDescription, postings: FeatureView) -> No
 def sequence_view(
     *,
     events: FeatureView,
-    items: FeatureView,
+    vectors: FeatureView,
     member: Entity,
-    job: Entity,
+    item: Entity,
     spec: ActivitySpec,
     snapshots: Path,
     owner: str = "",
@@ -320,8 +320,8 @@ def sequence_view(
 
     Parameters
     ----------
-    events, items : the views it is derived from: items say which jobs are known.
-    member, job : entities; their `value_type` is the type of the ids.
+    events, vectors : the views it is derived from: vectors say which items are known.
+    member, item : entities; their `value_type` is the type of the ids.
     spec : window, length and actions.
     snapshots : folder under which the view keeps its snapshots.
 
@@ -331,19 +331,19 @@ def sequence_view(
         An entity has another join key than its ids have, or a view is of another entity.
     """
     _require_join_key(member, names.MEMBER_ID)
-    _require_join_key(job, names.JOB_ID)
+    _require_join_key(item, names.ITEM_ID)
     _require_entity(events, member)
-    _require_entity(items, job)
+    _require_entity(vectors, item)
     return _batch_view(
         name=names.MEMBER_ACTIVITY_SEQUENCE,
         entities=[member],
         ttl=spec.window,
-        source=[events, items],
+        source=[events, vectors],
         sink_source=_sink(names.MEMBER_ACTIVITY_SEQUENCE, snapshots / "v1", owner),
-        schema=sequence_fields(_id_type(member), _id_type(job)),
+        schema=sequence_fields(_id_type(member), _id_type(item)),
         description=(
             f"The newest activities, at most {spec.length:,}, within {duration(spec.window)}, on "
-            "jobs with a vector, oldest first."
+            "items with a vector, oldest first."
         ),
         tags={Tag.ROLE: Role.SEQUENCE, Tag.SPEC: spec.to_json()},
         owner=owner,
@@ -354,7 +354,7 @@ def embedding_views(
     models: Sequence[ActivityModel],
     *,
     sequence: FeatureView,
-    items: FeatureView,
+    vectors: FeatureView,
     member: Entity,
     snapshots: Path,
     repo: Path,
@@ -365,7 +365,7 @@ def embedding_views(
     Parameters
     ----------
     models : the lines.
-    sequence, items : the views they are derived from.
+    sequence, vectors : the views they are derived from.
     member : the entity.
     snapshots : folder under which each view keeps its snapshots.
     repo : folder of the feature repo. Models in it are registered by their path within it, so
@@ -374,14 +374,16 @@ def embedding_views(
     Raises
     ------
     InvalidInput
-        A model does not keep the contract, or was made for another spec or item embedding; or
+        A model does not keep the contract, or was made for another spec or item vectors; or
         the entity is not that of the sequence.
     """
     _require_join_key(member, names.MEMBER_ID)
     _require_entity(sequence, member)
     spec = spec_of(sequence)
-    described = describe_models(models, spec=spec, item_embedding=item_embedding_of(items))
-    views = [_embedding_view(m, sequence, items, member, snapshots, repo, owner) for m in described]
+    described = describe_models(models, spec=spec, vector_spec=vector_spec_of(vectors))
+    views = [
+        _embedding_view(m, sequence, vectors, member, snapshots, repo, owner) for m in described
+    ]
     return {view.name: view for view in views}
 
 
@@ -389,7 +391,7 @@ def realtime_views(
     views: Mapping[str, FeatureView],
     *,
     sequence: FeatureView,
-    job: Entity,
+    item: Entity,
     repo: Path,
     owner: str = "",
 ) -> dict[str, OnDemandFeatureView]:
@@ -402,15 +404,15 @@ def realtime_views(
     ----------
     views : embedding views by name.
     sequence : the view of stored sequences.
-    job : entity; its `value_type` is the type of `recent_job_ids`.
+    item : entity; its `value_type` is the type of `recent_job_ids`.
     repo : folder of the feature repo.
 
     Raises
     ------
     InvalidInput
-        The entity has another join key than jobs have.
+        The entity has another join key than items have.
     """
-    _require_join_key(job, names.JOB_ID)
+    _require_join_key(item, names.ITEM_ID)
     events = [v for v in sequence.source_views or [] if v.tags.get(Tag.ROLE) == Role.EVENTS]
     event_ids = [
         field for view in events for field in view.features if field.name == names.EVENT_ID
@@ -427,9 +429,9 @@ def realtime_views(
                 for field in event_ids
             ),
             Field(
-                name=names.RECENT_JOB_IDS,
-                dtype=Array(_id_type(job)),
-                description="Jobs of activity that the stored sequence may not hold yet, or null.",
+                name=names.RECENT_ITEM_IDS,
+                dtype=Array(_id_type(item)),
+                description="Items of activity that the stored sequence may not hold yet, or null.",
             ),
             Field(
                 name=names.RECENT_ACTIONS,
@@ -502,7 +504,7 @@ def _realtime_view(
 
 def _stored_features(request: RequestSource) -> list[str]:
     """Return what requests need of the stored sequence: event ids only if they have some."""
-    features = [names.ACTIVITY_JOB_IDS, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]
+    features = [names.ACTIVITY_ITEM_IDS, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]
     if any(field.name == names.RECENT_EVENT_IDS for field in request.schema):
         features.append(names.ACTIVITY_EVENT_IDS)
     return features
@@ -517,7 +519,7 @@ def release_of(view: FeatureView) -> str:
 def _embedding_view(
     model: ModelDescription,
     sequence: FeatureView,
-    items: FeatureView,
+    vectors: FeatureView,
     member: Entity,
     snapshots: Path,
     repo: Path,
@@ -536,7 +538,7 @@ def _embedding_view(
         name=name,
         entities=[member],
         ttl=model.spec.window,
-        source=[sequence, items],
+        source=[sequence, vectors],
         # A new version starts a new history: vectors of two versions never meet in one table.
         sink_source=_sink(name, snapshots / f"v{model.version}", model.owner or owner),
         schema=embedding_fields(_id_type(member), model.outputs),
@@ -547,9 +549,9 @@ def _embedding_view(
             Tag.MODEL_VERSION: model.version,
             Tag.MODEL_FINGERPRINT: model.fingerprint,
             Tag.MODEL_PATH: path.as_posix(),
-            Tag.ITEM_EMBEDDING: model.item_embedding.name,
-            Tag.ITEM_EMBEDDING_VERSION: model.item_embedding.version,
-            **_fingerprint_tag(model.item_embedding),
+            Tag.VECTORS: model.vector_spec.name,
+            Tag.VECTORS_VERSION: model.vector_spec.version,
+            **_fingerprint_tag(model.vector_spec),
         },
         owner=model.owner or owner,
     )

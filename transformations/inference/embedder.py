@@ -35,7 +35,7 @@ CONVERTED_TOLERANCE = 1e-5
 class Embedder:
     """Runs loaded models over sequences.
 
-    One TensorFlow function gathers the job vectors of a batch once and calls every model on
+    One TensorFlow function gathers the item vectors of a batch once and calls every model on
     them: a member's data is prepared once, whatever the number of models.
 
     Parameters
@@ -129,7 +129,7 @@ class Embedder:
         """Call every model on one batch."""
         if self._converted is not None and len(rows) <= SMALL_BATCH:
             inputs = {
-                names.INPUT_JOB_EMBEDDINGS: vectors.matrix[rows],
+                names.INPUT_ITEM_EMBEDDINGS: vectors.matrix[rows],
                 names.INPUT_ACTIONS: actions,
                 names.INPUT_AGES: ages,
             }
@@ -247,12 +247,12 @@ def load_saved_model(path: Path, label: str) -> Any:
 
 
 def _call_all(
-    loaded: Sequence[tuple[ModelDescription, Any]], job_embeddings: Any, actions: Any, ages: Any
+    loaded: Sequence[tuple[ModelDescription, Any]], item_embeddings: Any, actions: Any, ages: Any
 ) -> list[dict[str, Any]]:
     """Call every model on the same tensors."""
     outputs = []
     for model, signature in loaded:
-        inputs = {names.INPUT_JOB_EMBEDDINGS: job_embeddings, names.INPUT_ACTIONS: actions}
+        inputs = {names.INPUT_ITEM_EMBEDDINGS: item_embeddings, names.INPUT_ACTIONS: actions}
         if model.uses_ages:
             inputs[names.INPUT_AGES] = ages
         outputs.append(signature(**inputs))
@@ -343,13 +343,13 @@ def _probe(model: ModelDescription, filled: Sequence[int]) -> dict[str, np.ndarr
     """Return the inputs of made-up sequences with so many activities each."""
     random = np.random.default_rng(0)
     shape = (len(filled), model.spec.length)
-    dimension = model.item_embedding.dimension
+    dimension = model.vector_spec.dimension
     pad = np.arange(model.spec.length) < model.spec.length - np.array(filled)[:, None]
     vectors = random.normal(size=(*shape, dimension)) / np.sqrt(dimension)
     actions = random.integers(1, len(model.spec.vocabulary), shape)
     ages = np.sort(random.uniform(0, model.spec.window_us / MICROSECONDS_PER_DAY, shape))
     return {
-        names.INPUT_JOB_EMBEDDINGS: np.where(pad[..., None], 0, vectors).astype(np.float32),
+        names.INPUT_ITEM_EMBEDDINGS: np.where(pad[..., None], 0, vectors).astype(np.float32),
         names.INPUT_ACTIONS: np.where(pad, 0, actions).astype(np.int32),
         names.INPUT_AGES: np.where(pad, 0, ages[:, ::-1]).astype(np.float32),
     }
@@ -370,10 +370,10 @@ def _build_step(loaded: list[tuple[ModelDescription, Any]]) -> Any:
     def step(matrix: Any, rows: Any, actions: Any, ages: Any) -> list[dict[str, Any]]:
         if not loaded:
             return []
-        spec, items = loaded[0][0].spec, loaded[0][0].item_embedding
+        spec, vector_view = loaded[0][0].spec, loaded[0][0].vector_spec
         return _call_all(
             loaded,
-            tf.ensure_shape(tf.gather(matrix, rows), [None, spec.length, items.dimension]),
+            tf.ensure_shape(tf.gather(matrix, rows), [None, spec.length, vector_view.dimension]),
             tf.ensure_shape(actions, [None, spec.length]),
             tf.ensure_shape(ages, [None, spec.length]),
         )

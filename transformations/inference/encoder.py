@@ -1,10 +1,10 @@
-"""From postings to job vectors: which posting gives a vector, from when, and what it is.
+"""From postings to item vectors: which posting gives a vector, from when, and what it is.
 
 One function, `encode_postings`, for the engine, which publishes the vectors, and for training,
 which needs the same ones.
 
 A vector is valid from the time of its posting, and never before the end of the data that the
-encoder was fitted on. So of the postings of a job up to that time only the newest one counts.
+encoder was fitted on. So of the postings of an item up to that time only the newest one counts.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from activity_embeddings.transformations.arrow import (
     time_column,
 )
 from activity_embeddings.transformations.contract.item_encoder import (
-    JobEncoderDescription,
-    describe_job_encoder,
+    ItemEncoderDescription,
+    describe_item_encoder,
 )
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE, TensorSpec
 from activity_embeddings.transformations.definitions.schemas import TIMESTAMP, vector_chunks
@@ -51,18 +51,18 @@ _ARROW_TYPES = {"string": pa.string(), "int64": pa.int64(), "float32": pa.float3
 
 @dataclass(frozen=True, eq=False)
 class PostingVersions:
-    """The postings that give a vector: n of them, by time and then by job.
+    """The postings that give a vector: n of them, by time and then by item.
 
     Attributes
     ----------
     row : int64 [n]; rows of the table they are from.
-    job_ids : int64 or string [n].
+    item_ids : int64 or string [n].
     posted : int64 [n]; time of the posting, microseconds since the epoch.
     time : int64 [n]; time from which the vector is valid.
     """
 
     row: np.ndarray
-    job_ids: pa.Array
+    item_ids: pa.Array
     posted: np.ndarray
     time: np.ndarray
 
@@ -81,30 +81,30 @@ class PostingVersions:
         Raises
         ------
         InvalidInput
-            A column is missing, of another type or holds nulls, or one job has two postings of one
+            A column is missing, of another type or holds nulls, or one item has two postings of one
             time.
         """
-        require_columns(postings.column_names, (names.JOB_ID, names.EVENT_TIMESTAMP), source)
-        ids = id_column(postings, names.JOB_ID, source)
+        require_columns(postings.column_names, (names.ITEM_ID, names.EVENT_TIMESTAMP), source)
+        ids = id_column(postings, names.ITEM_ID, source)
         posted = time_column(postings, names.EVENT_TIMESTAMP, source)
-        _, job = rank_encode(ids)
-        order = np.lexsort((posted, job))
-        same_job = job[order[1:]] == job[order[:-1]]
-        twice = np.flatnonzero(same_job & (posted[order[1:]] == posted[order[:-1]]))
+        _, item = rank_encode(ids)
+        order = np.lexsort((posted, item))
+        same_item = item[order[1:]] == item[order[:-1]]
+        twice = np.flatnonzero(same_item & (posted[order[1:]] == posted[order[:-1]]))
         if len(twice):
             row = int(order[twice[0]])
             raise InvalidInput(
-                f"{source}: a job should have one posting at one time. Received: job "
+                f"{source}: an item should have one posting at one time. Received: item "
                 f"{ids[row].as_py()!r} has two at {np.datetime64(int(posted[row]), 'us')}Z "
                 f"({counted(len(twice), 'such row')})"
             )
         kept = np.ones(len(order), dtype=bool)
-        kept[:-1] = ~(same_job & (posted[order[1:]] <= valid_from))
+        kept[:-1] = ~(same_item & (posted[order[1:]] <= valid_from))
         chosen = order[kept]
-        chosen = chosen[np.lexsort((job[chosen], posted[chosen]))]
+        chosen = chosen[np.lexsort((item[chosen], posted[chosen]))]
         return cls(
             row=chosen,
-            job_ids=ids.take(pa.array(chosen)),
+            item_ids=ids.take(pa.array(chosen)),
             posted=posted[chosen],
             time=np.maximum(posted[chosen], valid_from),
         )
@@ -117,18 +117,18 @@ class PostingVersions:
         """Return some of them, in the order of `positions`."""
         return PostingVersions(
             self.row[positions],
-            self.job_ids.take(pa.array(positions)),
+            self.item_ids.take(pa.array(positions)),
             self.posted[positions],
             self.time[positions],
         )
 
 
-class JobEncoder:
-    """A job encoder that is loaded.
+class ItemEncoder:
+    """An item encoder that is loaded.
 
     Parameters
     ----------
-    encoder : JobEncoderDescription, or the folder of the SavedModel.
+    encoder : ItemEncoderDescription, or the folder of the SavedModel.
     batch_size : int. Postings a call.
 
     Raises
@@ -138,11 +138,11 @@ class JobEncoder:
     """
 
     def __init__(
-        self, encoder: JobEncoderDescription | str, *, batch_size: int = BATCH_SIZE
+        self, encoder: ItemEncoderDescription | str, *, batch_size: int = BATCH_SIZE
     ) -> None:
         described = encoder
-        if not isinstance(described, JobEncoderDescription):
-            described = describe_job_encoder(described)
+        if not isinstance(described, ItemEncoderDescription):
+            described = describe_item_encoder(described)
         self.description = described
         self._batch_size = batch_size
         # The loaded object owns the variables that the signature reads: it must stay alive.
@@ -152,7 +152,7 @@ class JobEncoder:
 
     @property
     def _label(self) -> str:
-        return f"job encoder {self.description.name!r}"
+        return f"item encoder {self.description.name!r}"
 
     def __call__(self, postings: pa.Table, *, source: str = SOURCE) -> np.ndarray:
         """Encode n postings.
@@ -172,7 +172,7 @@ class JobEncoder:
             A column is missing, of another type or holds nulls, or a vector is not finite.
         """
         inputs = self.description.inputs
-        require_columns(postings.column_names, [names.JOB_ID, *inputs], source)
+        require_columns(postings.column_names, [names.ITEM_ID, *inputs], source)
         columns = {
             name: _checked_column(postings, name, tensor, source) for name, tensor in inputs.items()
         }
@@ -188,8 +188,8 @@ class JobEncoder:
         if len(bad):
             raise InvalidInput(
                 f"{self._label} (version {self.description.version}): output {names.EMBEDDING!r} "
-                f"should be finite. Received: NaN or infinity for job "
-                f"{postings.column(names.JOB_ID)[int(bad[0])].as_py()!r} "
+                f"should be finite. Received: NaN or infinity for item "
+                f"{postings.column(names.ITEM_ID)[int(bad[0])].as_py()!r} "
                 f"({out_of(len(bad), len(vectors), 'posting')})"
             )
         return vectors
@@ -210,14 +210,14 @@ class JobEncoder:
             ) from error
 
 
-def encode_postings(encoder: JobEncoder, postings: pa.Table, *, source: str = SOURCE) -> pa.Table:
-    """Return the job vectors that postings give.
+def encode_postings(encoder: ItemEncoder, postings: pa.Table, *, source: str = SOURCE) -> pa.Table:
+    """Return the item vectors that postings give.
 
     Parameters
     ----------
     encoder : the loaded encoder.
     postings : `job_id` (int64 or string), `event_timestamp` (with time zone) and a column for each
-        input of the encoder, in any order. A job may be there at several times.
+        input of the encoder, in any order. An item may be there at several times.
     source : what errors call the table.
 
     Returns
@@ -225,13 +225,13 @@ def encode_postings(encoder: JobEncoder, postings: pa.Table, *, source: str = SO
     pa.Table
         `job_id`, `embedding` list<float32> of the encoder's dimension, and `event_timestamp`
         timestamp[us, UTC]: that of the posting, or `valid_from` of the encoder if that is later.
-        By time of the posting, then by job. Of a job's postings up to `valid_from` only the newest
+        By time of the posting, then by item. Of an item's postings up to `valid_from` only the newest
         gives a vector.
 
     Raises
     ------
     InvalidInput
-        A column is missing, of another type or holds nulls, one job has two postings of one time,
+        A column is missing, of another type or holds nulls, one item has two postings of one time,
         or a vector is not finite.
     """
     valid_from = encoder.description.valid_from
@@ -239,7 +239,7 @@ def encode_postings(encoder: JobEncoder, postings: pa.Table, *, source: str = SO
     vectors = encoder(take_rows(postings, versions.row), source=source)
     return pa.table(
         {
-            names.JOB_ID: versions.job_ids,
+            names.ITEM_ID: versions.item_ids,
             names.EMBEDDING: vector_chunks(vectors),
             names.EVENT_TIMESTAMP: pa.array(versions.time).cast(TIMESTAMP),
         }
@@ -255,7 +255,7 @@ def _checked_column(table: pa.Table, name: str, tensor: TensorSpec, source: str)
     if not (_is_text_list(column.type) if is_list else _fits(column.type, tensor.dtype)):
         expected = "list<string>" if is_list else tensor.dtype
         raise InvalidInput(
-            f"{source}: column {name!r} should be {expected}, as the job encoder takes it. "
+            f"{source}: column {name!r} should be {expected}, as the item encoder takes it. "
             f"Received: {column.type}"
         )
     require_no_nulls(column, name, source)

@@ -34,7 +34,7 @@ from activity_embeddings.transformations.files import (
     real_path,
     replace_file,
 )
-from activity_embeddings.transformations.spec import ItemEmbedding, describe_mismatch
+from activity_embeddings.transformations.spec import ItemVectorSpec, describe_mismatch
 from activity_embeddings.transformations.times import to_datetime, to_us
 
 PARTITION = "as_of="
@@ -220,10 +220,10 @@ def require_same_facts(
         The newest snapshot was computed with other facts.
     """
     recorded = read_facts(sink.file(newest))
-    if "item_embedding" in recorded:
+    if "vector_spec" in recorded:
         # Snapshots from before there were fingerprints.
-        items = ItemEmbedding.from_dict(recorded["item_embedding"])
-        recorded["item_embedding"] = items.to_dict()
+        vector_view = ItemVectorSpec.from_dict(recorded["vector_spec"])
+        recorded["vector_spec"] = vector_view.to_dict()
     mismatch = describe_mismatch(recorded, facts)
     if mismatch:
         raise InvalidInput(

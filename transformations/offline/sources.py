@@ -1,4 +1,4 @@
-"""Read activity events and job vectors through the user's Feast offline store, and check them.
+"""Read activity events and item vectors through the user's Feast offline store, and check them.
 
 Feast hands an engine the interval to materialize; the look-back of the window is added here.
 Whatever the store, the rows pass the same checks before anything is computed.
@@ -28,7 +28,7 @@ from activity_embeddings.transformations.names import Tag
 from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles, is_parquet
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import to_datetime
 
 READ_MARGIN = timedelta(days=1)
@@ -88,10 +88,10 @@ def read_events(
         config,
         store,
         view,
-        [names.MEMBER_ID, names.JOB_ID, names.ACTION],
+        [names.MEMBER_ID, names.ITEM_ID, names.ACTION],
         start,
         end,
-        ids=[names.MEMBER_ID, names.JOB_ID, names.EVENT_ID],
+        ids=[names.MEMBER_ID, names.ITEM_ID, names.EVENT_ID],
         optional=[names.EVENT_ID],
     )
     if declared_event_ids(view) is not None:
@@ -151,16 +151,16 @@ def read_postings(
     InvalidInput
         The source or a column is missing, or times are malformed.
     """
-    wanted = [names.JOB_ID, *columns]
-    table = _pull(config, store, view, wanted, start, end, ids=[names.JOB_ID])
+    wanted = [names.ITEM_ID, *columns]
+    table = _pull(config, store, view, wanted, start, end, ids=[names.ITEM_ID])
     time = time_column(table, names.EVENT_TIMESTAMP, source_label(view))
     return table.filter(pa.array((time <= end) & (time >= (_ALWAYS if start is None else start))))
 
 
 def read_published_vectors(
-    view: FeatureView, embedding: ItemEmbedding, *, more: Sequence[Path] = ()
+    view: FeatureView, embedding: ItemVectorSpec, *, more: Sequence[Path] = ()
 ) -> ItemVectors:
-    """Return every job vector that a view made by an encoder has published.
+    """Return every item vector that a view made by an encoder has published.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def read_published_vectors(
     tables = [pq.read_table(file, columns=list(ITEM_COLUMNS), partitioning=None) for file in files]
     empty = pa.schema(
         {
-            names.JOB_ID: _id_type(view),
+            names.ITEM_ID: _id_type(view),
             names.EMBEDDING: pa.list_(pa.float32()),
             names.EVENT_TIMESTAMP: pa.timestamp("us", "UTC"),
         }
@@ -186,11 +186,11 @@ def read_item_vectors(
     config: RepoConfig,
     store: type[OfflineStore] | OfflineStore,
     view: FeatureView,
-    embedding: ItemEmbedding,
+    embedding: ItemVectorSpec,
     *,
     end: int,
 ) -> ItemVectors:
-    """Return every job vector with `t <= end`, microseconds since the epoch.
+    """Return every item vector with `t <= end`, microseconds since the epoch.
 
     Where an encoder makes them these are the published ones, whatever their time: a look-up as of a
     time takes none that is later.
@@ -202,7 +202,7 @@ def read_item_vectors(
     """
     if Tag.ENCODER_PATH in view.tags:
         return read_published_vectors(view, embedding)
-    table = read_feature_rows(config, store, view, [names.JOB_ID, names.EMBEDDING], end=end)
+    table = read_feature_rows(config, store, view, [names.ITEM_ID, names.EMBEDDING], end=end)
     return ItemVectors.from_arrow(table, embedding, source=source_label(view))
 
 
@@ -214,8 +214,8 @@ def read_feature_rows(
     *,
     end: int,
 ) -> pa.Table:
-    """Return columns of a view of jobs, `job_id` first, and `event_timestamp`, with `t <= end`."""
-    table = _pull(config, store, view, columns, None, end, ids=[names.JOB_ID])
+    """Return columns of a view of items, `job_id` first, and `event_timestamp`, with `t <= end`."""
+    table = _pull(config, store, view, columns, None, end, ids=[names.ITEM_ID])
     time = time_column(table, names.EVENT_TIMESTAMP, source_label(view))
     return table.filter(pa.array(time <= end))
 

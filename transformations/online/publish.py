@@ -1,6 +1,6 @@
 """Publish snapshots to the online store: all of the push is in this file.
 
-The online store holds, for every member and job, the newest committed row of the offline store; in
+The online store holds, for every member and item, the newest committed row of the offline store; in
 the sequence view, merged with activity that was pushed since. Rows go through Feast's own
 `online_write_batch`, or `row_updates` where they are merged, so any online store works; the
 protobuf values are built in bulk, which is where the time of the usual path goes.
@@ -62,7 +62,7 @@ write of each snapshot. Of one key at most one row is chosen."""
 
 @dataclass(frozen=True)
 class PushCount:
-    """Rows (members or jobs) and values (rows times features) that went online."""
+    """Rows (members or items) and values (rows times features) that went online."""
 
     rows: int
     values: int

@@ -63,7 +63,7 @@ from activity_embeddings.transformations.online.rows import (
     entity_keys,
     update_rows,
 )
-from activity_embeddings.transformations.serving.process import JobVectors
+from activity_embeddings.transformations.serving.process import ItemVectorLookup
 from activity_embeddings.transformations.serving.request import CLOCK_TOLERANCE_US
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import to_datetime, to_us
@@ -84,7 +84,7 @@ class PushReport:
     ----------
     events : int. Rows received.
     duplicates : int. Rows left out because an equal one was among them.
-    unknown : int. Events on jobs that have no vector yet; the batch takes them up when it does.
+    unknown : int. Events on items that have no vector yet; the batch takes them up when it does.
     members : int. Members that the events are of.
     already_there : int. Events that the stored sequence had.
     older : int. Events before the window, or before a member's newest `length`.
@@ -106,7 +106,7 @@ class PushReport:
             f"{counted(self.members, 'member')}\n"
             f"  left out  {self.already_there:,} already there, "
             f"{counted(self.duplicates, 'duplicate')}, "
-            f"{self.unknown:,} on unknown jobs, {self.older:,} older than the sequences reach"
+            f"{self.unknown:,} on unknown items, {self.older:,} older than the sequences reach"
         )
 
 
@@ -139,7 +139,7 @@ class SequenceWriter:
             self._view = registry.get_feature_view(names.MEMBER_ACTIVITY_SEQUENCE, project)
             sources = source_views_of(self._view)
             self._events = registry.get_feature_view(sources[Role.EVENTS], project)
-            self._items = registry.get_feature_view(sources[Role.ITEMS], project)
+            self._vector_view = registry.get_feature_view(sources[Role.VECTORS], project)
         except FeatureViewNotFoundException as error:
             raise InvalidInput(
                 f"{store.repo_path}: expected a registry with {names.MEMBER_ACTIVITY_SEQUENCE} "
@@ -151,14 +151,14 @@ class SequenceWriter:
         self._online_store = provider.online_store
         if isinstance(store.config.online_store, SqliteOnlineStoreConfig):
             # As in the engine: after `feast teardown`, `feast apply` leaves the tables out.
-            views = [view for view in (self._view, self._items) if view.online]
+            views = [view for view in (self._view, self._vector_view) if view.online]
             self._online_store.update(store.config, [], views, [], [], partial=True)
-        self._job_vectors = JobVectors(store, self._items)
+        self._item_vectors = ItemVectorLookup(store, self._vector_view)
 
     @property
     def id_types(self) -> dict[str, pa.DataType]:
         """Types of the id columns that `push` takes."""
-        views = {names.MEMBER_ID: self._view, names.JOB_ID: self._items}
+        views = {names.MEMBER_ID: self._view, names.ITEM_ID: self._vector_view}
         return {
             column: pa.string() if has_string_ids(view) else pa.int64()
             for column, view in views.items()
@@ -195,8 +195,8 @@ class SequenceWriter:
         )
         if not len(table):
             return report
-        _, known_jobs = self._job_vectors(activity.job_ids)
-        known = known_jobs[activity.job]
+        _, known_items = self._item_vectors(activity.item_ids)
+        known = known_items[activity.item]
         report.unknown = int(np.count_nonzero(~known))
         if self._offline:
             append_events(self._store, self._events, table)
@@ -221,7 +221,7 @@ class SequenceWriter:
         ActivityEvents.from_arrow(table, self._spec, source=SOURCE)
         columns = {
             names.MEMBER_ID: self._ids(table, names.MEMBER_ID),
-            names.JOB_ID: self._ids(table, names.JOB_ID),
+            names.ITEM_ID: self._ids(table, names.ITEM_ID),
             names.ACTION: single_chunk(table, names.ACTION).cast(pa.string()),
         }
         time = time_column(table, names.EVENT_TIMESTAMP, SOURCE)
@@ -269,17 +269,17 @@ class SequenceWriter:
     def _push_members(
         self, activity: ActivityEvents, known: np.ndarray, part: range, report: PushReport
     ) -> None:
-        """Push the events of a few members, on known jobs, and count them."""
+        """Push the events of a few members, on known items, and count them."""
         pushed: list[list[Activity]] = []
         members: list[int] = []
-        jobs = activity.job_ids.to_pylist()
+        items = activity.item_ids.to_pylist()
         event_ids = [] if activity.event_ids is None else activity.event_ids.to_pylist()
         for member in part:
             events = slice(*activity.member_start[member : member + 2])
             chosen = events.start + np.flatnonzero(known[events])
             columns = [
                 activity.time[chosen].tolist(),
-                [jobs[job] for job in activity.job[chosen].tolist()],
+                [items[item] for item in activity.item[chosen].tolist()],
                 activity.action[chosen].tolist(),
             ]
             if activity.event is not None:
@@ -421,10 +421,10 @@ def activities_of(values: Mapping[str, Value] | None, *, numbers: bool = False) 
     times = values[names.ACTIVITY_TIMES].int64_list_val.val
     if not times:
         return []
-    jobs = values[names.ACTIVITY_JOB_IDS]
-    job_ids = jobs.int64_list_val.val or jobs.string_list_val.val
+    items = values[names.ACTIVITY_ITEM_IDS]
+    item_ids = items.int64_list_val.val or items.string_list_val.val
     actions = values[names.ACTIVITY_ACTIONS].int32_list_val.val
-    activities = list(zip(times, job_ids, actions, strict=True))
+    activities = list(zip(times, item_ids, actions, strict=True))
     event_ids = values[names.ACTIVITY_EVENT_IDS].string_list_val.val
     return with_event_ids(activities, event_ids, numbers=numbers)
 
@@ -444,9 +444,9 @@ def _merged_sequences(
     """
     newest = [activities[-1][0] + 1 if activities else _ALWAYS for activities in merged]
     events = as_events(merged)
-    # Jobs without a vector are left out before; every other one is known for ever. Were it known
+    # Items without a vector are left out before; every other one is known for ever. Were it known
     # from its vector's own time on, an event could be left out now and, had a later one been
     # pushed first, have stayed.
-    known = ItemVectors.always_known(events.job_ids)
+    known = ItemVectors.always_known(events.item_ids)
     as_of = np.maximum(np.array(newest, dtype=np.int64), np.array(floor, dtype=np.int64))
     return make_sequences(events, events.member_ids, as_of, spec=spec, vectors=known)

@@ -1,14 +1,14 @@
-"""Job vectors for request time: a table on disk that serving processes map into memory.
+"""Item vectors for request time: a table on disk that serving processes map into memory.
 
-Written by the compute engine whenever the view of job vectors is materialized:
+Written by the compute engine whenever the view of item vectors is materialized:
 
     <table>/current.json               which version is committed
-    <table>/<version>/keys.npy         job ids, ascending: int64 [J] or UTF-8 bytes [J]
+    <table>/<version>/keys.npy         item ids, ascending: int64 [J] or UTF-8 bytes [J]
                       start.npy        int64 [J + 1]
                       time.npy         int64 [V]; microseconds from which a vector is valid
                       matrix.npy       float32 [V + 1, D]
 
-The arrays are those of `ItemVectors`, so a job has the vector that the batch run would give it as
+The arrays are those of `ItemVectors`, so an item has the vector that the batch run would give it as
 of any time. Pages are shared by all processes of a machine, and loaded when they are touched.
 """
 
@@ -31,14 +31,14 @@ import pyarrow as pa
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file
-from activity_embeddings.transformations.spec import ItemEmbedding, describe_mismatch
+from activity_embeddings.transformations.spec import ItemVectorSpec, describe_mismatch
 
 CURRENT = "current.json"
 _ARRAYS = ("keys", "start", "time", "matrix")
 
 
 def write_vector_table(
-    path: Path, vectors: ItemVectors, embedding: ItemEmbedding, *, end: int
+    path: Path, vectors: ItemVectors, embedding: ItemVectorSpec, *, end: int
 ) -> None:
     """Write a new version of a table and commit it.
 
@@ -57,7 +57,7 @@ def write_vector_table(
     folder = path / version
     folder.mkdir()
     arrays = {
-        "keys": _keys(vectors.job_ids),
+        "keys": _keys(vectors.item_ids),
         "start": vectors.start,
         "time": vectors.time,
         "matrix": vectors.matrix,
@@ -68,8 +68,8 @@ def write_vector_table(
     current = {
         "version": version,
         "before": before["version"] if before else None,
-        "item_embedding": embedding.to_dict(),
-        "jobs": len(vectors.job_ids),
+        "vector_spec": embedding.to_dict(),
+        "items": len(vectors.item_ids),
         "end": end,
     }
     text = json.dumps(current) + "\n"
@@ -79,11 +79,11 @@ def write_vector_table(
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _keys(job_ids: pa.Array) -> np.ndarray:
+def _keys(item_ids: pa.Array) -> np.ndarray:
     """Return ids as an array that `numpy.searchsorted` searches: int64, or UTF-8 bytes."""
-    if pa.types.is_integer(job_ids.type):
-        return job_ids.to_numpy()
-    return np.array([key.encode() for key in job_ids.to_pylist()], dtype=np.bytes_)
+    if pa.types.is_integer(item_ids.type):
+        return item_ids.to_numpy()
+    return np.array([key.encode() for key in item_ids.to_pylist()], dtype=np.bytes_)
 
 
 def _read_current(path: Path) -> dict[str, Any] | None:
@@ -112,12 +112,12 @@ class VectorTable:
 
     @cached_property
     def one_each(self) -> bool:
-        """Whether every job has exactly one vector, as is usual."""
+        """Whether every item has exactly one vector, as is usual."""
         return len(self.time) == len(self.keys)
 
     @classmethod
     def empty(cls, dimension: int) -> VectorTable:
-        """Return a table that knows no job."""
+        """Return a table that knows no item."""
         return cls(
             keys=np.empty(0, dtype=np.int64),
             start=np.zeros(1, dtype=np.int64),
@@ -126,21 +126,21 @@ class VectorTable:
             end=0,
         )
 
-    def codes(self, job_ids: np.ndarray) -> np.ndarray:
+    def codes(self, item_ids: np.ndarray) -> np.ndarray:
         """Look ids up: int64 positions in `keys`, -1 where absent.
 
         Parameters
         ----------
-        job_ids : int64 [n], or str objects [n].
+        item_ids : int64 [n], or str objects [n].
         """
         if not len(self.keys):
-            return np.full(len(job_ids), -1, dtype=np.int64)
+            return np.full(len(item_ids), -1, dtype=np.int64)
         if self.keys.dtype.kind == "S":
             # Of the same width as the keys, else numpy would copy all of them to compare.
-            encoded = [job_id.encode() for job_id in job_ids]
+            encoded = [item_id.encode() for item_id in item_ids]
             wanted = np.array(encoded, dtype=self.keys.dtype)
         else:
-            wanted = job_ids
+            wanted = item_ids
         position = np.searchsorted(self.keys, wanted)
         np.minimum(position, len(self.keys) - 1, out=position)
         found = self.keys[position] == wanted
@@ -149,19 +149,19 @@ class VectorTable:
         return np.where(found, position, -1)
 
     def take(
-        self, job_ids: pa.Array, codes: np.ndarray, more: Mapping[int, tuple[int, np.ndarray]]
+        self, item_ids: pa.Array, codes: np.ndarray, more: Mapping[int, tuple[int, np.ndarray]]
     ) -> ItemVectors:
-        """Return the vectors of a few jobs, each of which is in the table or in `more`.
+        """Return the vectors of a few items, each of which is in the table or in `more`.
 
         Parameters
         ----------
-        job_ids : n distinct ids, ascending.
+        item_ids : n distinct ids, ascending.
         codes : int64 [n]; their positions, as `codes` returns them.
-        more : (time, vector) of the jobs that the table lacks, by position in `job_ids`.
+        more : (time, vector) of the items that the table lacks, by position in `item_ids`.
         """
         if not more and self.one_each:
             rows = np.append(codes, len(self.time))
-            return ItemVectors(job_ids, np.arange(len(rows)), self.time[codes], self.matrix[rows])
+            return ItemVectors(item_ids, np.arange(len(rows)), self.time[codes], self.matrix[rows])
         there = np.flatnonzero(codes >= 0)
         first = self.start[codes[there]]
         counts = np.ones(len(codes), dtype=np.int64)
@@ -176,7 +176,7 @@ class VectorTable:
         matrix[target], time[target] = self.matrix[source], self.time[source]
         for i, (since, vector) in more.items():
             time[start[i]], matrix[start[i]] = since, vector
-        return ItemVectors(job_ids=job_ids, start=start, time=time, matrix=matrix)
+        return ItemVectors(item_ids=item_ids, start=start, time=time, matrix=matrix)
 
 
 def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -193,10 +193,10 @@ class VectorTableReader:
     Parameters
     ----------
     path : Path or None. The folder; None, or a folder without a table, is an empty table.
-    embedding : ItemEmbedding. What the table should hold.
+    embedding : ItemVectorSpec. What the table should hold.
     """
 
-    def __init__(self, path: Path | None, embedding: ItemEmbedding) -> None:
+    def __init__(self, path: Path | None, embedding: ItemVectorSpec) -> None:
         self._file = None if path is None else path / CURRENT
         self._embedding = embedding
         self._empty = VectorTable.empty(embedding.dimension)
@@ -236,19 +236,19 @@ class VectorTableReader:
                 return self._empty
             folder = path / current["version"]
             # An empty file cannot be mapped.
-            mode: Literal["r"] | None = "r" if current["jobs"] else None
+            mode: Literal["r"] | None = "r" if current["items"] else None
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mode) for name in _ARRAYS}
         except (OSError, ValueError, KeyError) as error:
             raise InvalidInput(
                 f"vector table {path}: expected the files that {CURRENT} names. Received: "
-                f"{error}. Materialize the view of job vectors again, or remove the folder"
+                f"{error}. Materialize the view of item vectors again, or remove the folder"
             ) from error
-        held = ItemEmbedding.from_dict(current["item_embedding"])
+        held = ItemVectorSpec.from_dict(current["vector_spec"])
         mismatch = describe_mismatch(self._embedding.to_dict(), held.to_dict())
         if mismatch:
             raise InvalidInput(
-                f"vector table {path}: holds vectors of another item embedding: {mismatch}. "
-                "Materialize the view of job vectors again"
+                f"vector table {path}: holds vectors of another item vectors: {mismatch}. "
+                "Materialize the view of item vectors again"
             )
         # Plain arrays over the same mapping: indexing a memmap object costs more.
         plain = {name: np.asarray(values) for name, values in arrays.items()}

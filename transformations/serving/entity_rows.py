@@ -29,11 +29,11 @@ def entity_rows(
     Parameters
     ----------
     member_ids : who is asked for.
-    recent : (job id, action name, time) of what members did lately, by member id; members may be
+    recent : (item id, action name, time) of what members did lately, by member id; members may be
         missing or have nothing. For times see `activity_embeddings.transformations.times.Time`.
     request_timestamp : the cut-off; None for the time at which the request is answered.
     event_ids : whether the view of events declares `event_id`. Each event may then have its id,
-        as (job id, action name, time, event id); of one member all or none.
+        as (item id, action name, time, event id); of one member all or none.
 
     Raises
     ------
@@ -50,11 +50,11 @@ def entity_rows(
     rows = []
     for member in member_ids:
         events = recent.get(member) or []
-        jobs, actions, times, *ids = zip(*events, strict=True) if events else ((), (), ())
+        items, actions, times, *ids = zip(*events, strict=True) if events else ((), (), ())
         rows.append(
             {
                 names.MEMBER_ID: member,
-                names.RECENT_JOB_IDS: list(jobs) or None,
+                names.RECENT_ITEM_IDS: list(items) or None,
                 names.RECENT_ACTIONS: list(actions) or None,
                 names.RECENT_TIMESTAMPS: [
                     _as_text(time, member, names.RECENT_TIMESTAMPS) for time in times

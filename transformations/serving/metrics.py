@@ -21,7 +21,7 @@ EMPTY_MEMBERS = Counter(
 )
 IGNORED_EVENTS = Counter(
     "activity_embedding_ignored_events_total",
-    "Events left out: on an unknown job, of an unknown action, or not before the request.",
+    "Events left out: on an unknown item, of an unknown action, or not before the request.",
     ["model", "reason"],
 )
 NEWEST_EVENT_AGE = Histogram(
@@ -38,7 +38,7 @@ class _OfModel(NamedTuple):
     requests: Counter
     members: Counter
     empty: Counter
-    unknown_jobs: Counter
+    unknown_items: Counter
     unknown_actions: Counter
     future: Counter
     newest_age: Histogram
@@ -50,7 +50,7 @@ def _of(model: str) -> _OfModel:
         REQUESTS.labels(model),
         MEMBERS.labels(model),
         EMPTY_MEMBERS.labels(model),
-        IGNORED_EVENTS.labels(model, "unknown_job"),
+        IGNORED_EVENTS.labels(model, "unknown_item"),
         IGNORED_EVENTS.labels(model, "unknown_action"),
         IGNORED_EVENTS.labels(model, "future"),
         NEWEST_EVENT_AGE.labels(model),
@@ -64,7 +64,7 @@ def count_request(model: str, report: RequestReport) -> None:
     counters.members.inc(report.members)
     for counter, count in (
         (counters.empty, report.empty),
-        (counters.unknown_jobs, report.unknown_jobs),
+        (counters.unknown_items, report.unknown_items),
         (counters.unknown_actions, report.unknown_actions),
         (counters.future, report.future),
     ):

@@ -23,11 +23,11 @@ from activity_embeddings.transformations.activity.item_vectors import ItemVector
 from activity_embeddings.transformations.definitions.schemas import TIMESTAMP, vector_column
 from activity_embeddings.transformations.definitions.views import (
     has_string_ids,
-    item_embedding_of,
     registered_model,
     release_of,
     source_views_of,
     spec_of,
+    vector_spec_of,
     vector_table_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput
@@ -51,44 +51,44 @@ MEMBERS_A_CALL = 65_536
 """Members a model call: a request of any usual size is one call."""
 
 
-class JobVectors:
-    """Job vectors at request time: from the table, and newer jobs from the online store.
+class ItemVectorLookup:
+    """Item vectors at request time: from the table, and newer items from the online store.
 
     Parameters
     ----------
     store : the feature store.
-    view : the view of job vectors.
+    view : the view of item vectors.
     """
 
     def __init__(self, store: FeatureStore, view: FeatureView) -> None:
         self._store, self._view = store, view
-        self._embedding = item_embedding_of(view)
+        self._embedding = vector_spec_of(view)
         self._table = VectorTableReader(vector_table_of(view, store.repo_path), self._embedding)
 
-    def __call__(self, job_ids: pa.Array) -> tuple[ItemVectors, np.ndarray]:
-        """Look distinct, ascending ids up; see `request_time.JobVectorLookup`."""
+    def __call__(self, item_ids: pa.Array) -> tuple[ItemVectors, np.ndarray]:
+        """Look distinct, ascending ids up; see `request_time.VectorLookup`."""
         table = self._table.table()
-        codes = table.codes(job_ids.to_numpy(zero_copy_only=False))
+        codes = table.codes(item_ids.to_numpy(zero_copy_only=False))
         known = codes >= 0
         if known.all():
-            return table.take(job_ids, codes, {}), known
-        newer = self._read_online(job_ids, np.flatnonzero(~known))
+            return table.take(item_ids, codes, {}), known
+        newer = self._read_online(item_ids, np.flatnonzero(~known))
         known[list(newer)] = True
         if known.all():
-            return table.take(job_ids, codes, newer), known
+            return table.take(item_ids, codes, newer), known
         position = np.cumsum(known) - 1
         newer = {int(position[i]): found for i, found in newer.items()}
-        return table.take(job_ids.filter(pa.array(known)), codes[known], newer), known
+        return table.take(item_ids.filter(pa.array(known)), codes[known], newer), known
 
     def map_table(self) -> None:
         """Map the table into memory; otherwise the first look-up does."""
         self._table.table()
 
     def _read_online(
-        self, job_ids: pa.Array, missing: np.ndarray
+        self, item_ids: pa.Array, missing: np.ndarray
     ) -> dict[int, tuple[int, np.ndarray]]:
-        """Return (time, vector) of the jobs that the online store has, in one read."""
-        ids = job_ids.take(pa.array(missing))
+        """Return (time, vector) of the items that the online store has, in one read."""
+        ids = item_ids.take(pa.array(missing))
         rows = read_rows(
             self._store.config,
             self._store._get_provider().online_store,
@@ -97,14 +97,14 @@ class JobVectors:
             [names.EMBEDDING],
         )
         found = {}
-        for position, job, (time, features) in zip(missing, ids, rows, strict=True):
+        for position, item, (time, features) in zip(missing, ids, rows, strict=True):
             if time is None or features is None:
                 continue
             vector = np.array(features[names.EMBEDDING].float_list_val.val, dtype=np.float32)
             if len(vector) != self._embedding.dimension:
                 raise InvalidInput(
                     f"{self._view.name} (online): expected a vector of length "
-                    f"{self._embedding.dimension} for job {job.as_py()!r}. "
+                    f"{self._embedding.dimension} for item {item.as_py()!r}. "
                     f"Received: length {len(vector)}"
                 )
             found[int(position)] = (to_us(time), vector)
@@ -129,18 +129,20 @@ class ServedModel:
         registry, project = store.registry, store.project
         sources = source_views_of(view)
         sequence = registry.get_feature_view(sources[Role.SEQUENCE], project)
-        items = registry.get_feature_view(sources[Role.ITEMS], project)
+        vector_view = registry.get_feature_view(sources[Role.VECTORS], project)
         self.release = release_of(view)
         self.spec = spec_of(sequence)
-        self.model = registered_model(view, spec=self.spec, items=items, repo=store.repo_path)
+        self.model = registered_model(
+            view, spec=self.spec, vectors=vector_view, repo=store.repo_path
+        )
         events = registry.get_feature_view(source_views_of(sequence)[Role.EVENTS], project)
         event_ids = declared_event_ids(events)
         self._parser = RequestParser(
             self.spec,
-            string_ids=has_string_ids(items),
+            string_ids=has_string_ids(vector_view),
             string_event_ids=None if event_ids is None else pa.types.is_string(event_ids),
         )
-        self._lookup = JobVectors(store, items)
+        self._lookup = ItemVectorLookup(store, vector_view)
         self._embedder = Embedder([self.model], batch_size=MEMBERS_A_CALL, small_batches=True)
 
     def warm_up(self) -> None:
@@ -178,7 +180,7 @@ class ServingState:
 
     Parameters
     ----------
-    store : the feature store from which definitions and newer job vectors are read.
+    store : the feature store from which definitions and newer item vectors are read.
     """
 
     def __init__(self, store: FeatureStore) -> None:

@@ -40,9 +40,9 @@ CLOCK_TOLERANCE_US = 60_000_000
 _SECOND = 1_000_000
 _INT64 = 1 << 63
 
-JobVectorLookup = Callable[[pa.Array], tuple[ItemVectors, np.ndarray]]
-"""Takes distinct ascending job ids; returns the vectors of those that have one, and a bool array
-that says which do. The vectors' `job_ids` are the given array itself where all do."""
+VectorLookup = Callable[[pa.Array], tuple[ItemVectors, np.ndarray]]
+"""Takes distinct ascending item ids; returns the vectors of those that have one, and a bool array
+that says which do. The vectors' `item_ids` are the given array itself where all do."""
 
 
 class InvalidRequest(InvalidInput, FeastError):
@@ -65,13 +65,13 @@ class RequestReport:
     ----------
     members : int. Members asked for.
     empty : int. Members left without any activity.
-    unknown_jobs, unknown_actions, future : int. Events left out, and why.
+    unknown_items, unknown_actions, future : int. Events left out, and why.
     newest_ages : list of float. Seconds from the newest event used to the request, by member.
     """
 
     members: int = 0
     empty: int = 0
-    unknown_jobs: int = 0
+    unknown_items: int = 0
     unknown_actions: int = 0
     future: int = 0
     newest_ages: list[float] = field(default_factory=list)
@@ -101,7 +101,7 @@ class RequestParser:
     Parameters
     ----------
     spec : names the actions.
-    string_ids : bool. Whether job ids are strings.
+    string_ids : bool. Whether item ids are strings.
     string_event_ids : bool or None. Whether event ids are strings; None where requests have none.
     """
 
@@ -123,9 +123,9 @@ class RequestParser:
         times = inputs[names.ACTIVITY_TIMES][row]
         if times is None or not len(times):
             return []
-        jobs = inputs[names.ACTIVITY_JOB_IDS][row]
+        items = inputs[names.ACTIVITY_ITEM_IDS][row]
         actions = inputs[names.ACTIVITY_ACTIONS][row]
-        activities = list(zip(times, jobs, actions, strict=True))
+        activities = list(zip(times, items, actions, strict=True))
         if self._string_event_ids is None:
             return list(activities)
         event_ids = inputs[names.ACTIVITY_EVENT_IDS][row]
@@ -168,8 +168,8 @@ class RequestParser:
             )
         recent: list[Activity] = []
         cut: list[Activity] = []
-        for job, action, moment, *event_id in zip(*lists, strict=True):
-            job = self._id(job, names.RECENT_JOB_IDS, self._string_ids, inputs, row)
+        for item, action, moment, *event_id in zip(*lists, strict=True):
+            item = self._id(item, names.RECENT_ITEM_IDS, self._string_ids, inputs, row)
             event_id = [
                 self._id(each, names.RECENT_EVENT_IDS, bool(self._string_event_ids), inputs, row)
                 for each in event_id
@@ -184,7 +184,7 @@ class RequestParser:
             if action_id is None:
                 report.unknown_actions += 1
                 continue
-            activity: Activity = (time, job, action_id)
+            activity: Activity = (time, item, action_id)
             if event_id:
                 activity = (*activity, event_id[0])
             recent.append(activity)
@@ -248,7 +248,7 @@ def embed_at_request(
     parser: RequestParser,
     spec: ActivitySpec,
     embedder: Embedder,
-    lookup: JobVectorLookup,
+    lookup: VectorLookup,
     labels: Sequence[int] | None = None,
 ) -> RequestTimeResult:
     """Embed n members as of their requests, by one model.
@@ -260,7 +260,7 @@ def embed_at_request(
     parser : reads them.
     spec : window and length.
     embedder : holds the model.
-    lookup : gives job vectors.
+    lookup : gives item vectors.
     labels : in a training join, the time of each row's label in microseconds. None in an online
         request, whose cut-off is now unless it says another.
 
@@ -293,7 +293,7 @@ def embed_at_request(
     events, vectors = _known_events(merged, lookup, report)
     sequences = make_sequences(events, events.member_ids, as_of, spec=spec, vectors=vectors)
     (embedded,) = embedder(sequences, vectors).values()
-    report.unknown_jobs += int(sequences.unknown.sum())
+    report.unknown_items += int(sequences.unknown.sum())
     report.empty = count - int(np.count_nonzero(sequences.count))
     report.newest_ages = [
         (int(moment) - int(newest)) / _SECOND
@@ -314,18 +314,18 @@ def embed_at_request(
 
 
 def _known_events(
-    merged: list[list[Activity]], lookup: JobVectorLookup, report: RequestReport
+    merged: list[list[Activity]], lookup: VectorLookup, report: RequestReport
 ) -> tuple[ActivityEvents, ItemVectors]:
-    """Return the events on jobs that have a vector at all, and the vectors."""
+    """Return the events on items that have a vector at all, and the vectors."""
     events = as_events(merged)
-    vectors, known = lookup(events.job_ids)
+    vectors, known = lookup(events.item_ids)
     if known.all():
         return events, vectors
-    jobs = set(vectors.job_ids.to_pylist())
-    report.unknown_jobs += int(np.count_nonzero(~known[events.job]))
-    events = as_events([[a for a in activities if a[1] in jobs] for activities in merged])
+    items = set(vectors.item_ids.to_pylist())
+    report.unknown_items += int(np.count_nonzero(~known[events.item]))
+    events = as_events([[a for a in activities if a[1] in items] for activities in merged])
     # The same ids; as the same object they need no look-up.
-    return events, replace(vectors, job_ids=events.job_ids)
+    return events, replace(vectors, item_ids=events.item_ids)
 
 
 def _count_new(sequences: Sequences, row: int, new: list[Activity]) -> int:

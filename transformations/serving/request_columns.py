@@ -1,7 +1,7 @@
 """The columns of an online request: what its views take, and whether the values can be that.
 
 Feast turns values into its own types before any function of ours runs, and fails on most that do
-not fit with an error of its own, or takes them for others: null for job 0, true for member 1. So
+not fit with an error of its own, or takes them for others: null for item 0, true for member 1. So
 columns of ours are looked at here, exactly, and those of others as far as Feast surely fails.
 """
 
@@ -165,7 +165,7 @@ def _parser_of(view: OnDemandFeatureView, store: FeatureStore) -> RequestParser:
     schema, strings = view.get_request_data_schema(), Array(String).to_value_type()
     return RequestParser(
         spec,
-        string_ids=schema[names.RECENT_JOB_IDS] == strings,
+        string_ids=schema[names.RECENT_ITEM_IDS] == strings,
         string_event_ids=(
             schema[names.RECENT_EVENT_IDS] == strings if names.RECENT_EVENT_IDS in schema else None
         ),

@@ -43,7 +43,7 @@ def raw_dir(tmp_path: Path) -> Path:
     return folder
 
 
-def test_ratings_become_actions_sorted_by_time_member_and_job(raw_dir: Path, tmp_path: Path):
+def test_ratings_become_actions_sorted_by_time_member_and_item(raw_dir: Path, tmp_path: Path):
     prepare_movietweetings(raw_dir, tmp_path / "out")
 
     events = pq.read_table(tmp_path / "out" / EVENTS_FILE)
@@ -89,19 +89,19 @@ def test_a_posting_is_known_the_night_after_its_first_event_or_else_from_the_sta
     assert counts["postings_without_events"] == 1
 
 
-def test_counts_include_the_events_on_jobs_without_a_posting(raw_dir: Path, tmp_path: Path):
+def test_counts_include_the_events_on_items_without_a_posting(raw_dir: Path, tmp_path: Path):
     assert prepare_movietweetings(raw_dir, tmp_path / "out") == {
         "events": 6,
         "members": 3,
-        "jobs_in_events": 4,
+        "items_in_events": 4,
         "APPLY": 2,
         "SAVE": 2,
         "DISMISS": 2,
         "postings": 3,
         "postings_without_genres": 1,
         "postings_without_events": 0,
-        "unknown_jobs": 1,
-        "events_on_unknown_jobs": 1,
+        "unknown_items": 1,
+        "events_on_unknown_items": 1,
     }
 
 
@@ -161,7 +161,7 @@ def test_a_missing_file_is_named(raw_dir: Path, tmp_path: Path, name: str):
 
 def test_the_command_prints_the_counts_or_the_error(raw_dir: Path, tmp_path: Path, capsys):
     main(["--raw", str(raw_dir), "--out", str(tmp_path / "out")])
-    assert "events_on_unknown_jobs: 1" in capsys.readouterr().out
+    assert "events_on_unknown_items: 1" in capsys.readouterr().out
 
     with pytest.raises(SystemExit, match="2"):
         main(["--raw", str(tmp_path), "--out", str(tmp_path / "out")])

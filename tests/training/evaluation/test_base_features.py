@@ -20,16 +20,16 @@ from activity_embeddings.training.evaluation.base_features import (
 )
 
 DAY = US_PER_DAY
-KINDS = {job: [k for k in "abc" if (job + ord(k)) % (2 + job % 2) == 0] for job in range(9)}
+KINDS = {item: [k for k in "abc" if (item + ord(k)) % (2 + item % 2) == 0] for item in range(9)}
 PRIOR = 10
 
 
 def postings(rows):
-    """Return (job_id, time, kinds, place) as a table."""
-    jobs, times, kinds, places = zip(*rows, strict=True)
+    """Return (item_id, time, kinds, place) as a table."""
+    items, times, kinds, places = zip(*rows, strict=True)
     return pa.table(
         {
-            "job_id": pa.array(jobs, pa.int64()),
+            "job_id": pa.array(items, pa.int64()),
             "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
             "kinds": pa.array(kinds, pa.list_(pa.string())),
             "place": pa.array(places, pa.string()),
@@ -37,9 +37,9 @@ def postings(rows):
     )
 
 
-def categories_of(job_ids):
-    table = postings([(job, 0, kinds, None) for job, kinds in KINDS.items()])
-    return Categories.from_arrow(table, ["kinds"], job_ids, until=0)
+def categories_of(item_ids):
+    table = postings([(item, 0, kinds, None) for item, kinds in KINDS.items()])
+    return Categories.from_arrow(table, ["kinds"], item_ids, until=0)
 
 
 def days_since(moment, times):
@@ -48,19 +48,19 @@ def days_since(moment, times):
 
 @settings(max_examples=150, deadline=None)
 @given(histories(), MOMENTS)
-def test_jobs_are_counted_strictly_before_the_moment(case, moment):
+def test_items_are_counted_strictly_before_the_moment(case, moment):
     events, vectors = case
     history = history_of(events, vectors, SPEC)
-    posted = np.arange(len(history.vectors.job_ids)) * DAY
-    features = BaseFeatures(history, posted, categories_of(history.vectors.job_ids))
-    found = features.of_jobs(moment)
-    known = {job for job, _, _ in vectors}
+    posted = np.arange(len(history.vectors.item_ids)) * DAY
+    features = BaseFeatures(history, posted, categories_of(history.vectors.item_ids))
+    found = features.of_items(moment)
+    known = {item for item, _, _ in vectors}
     before = [e for e in distinct(events) if e["time"] < moment and e["job_id"] in known]
     liked = [e for e in before if e["action"] in POSITIVE]
     share = len(liked) / len(before) if before else 0.0
-    for j, job in enumerate(history.vectors.job_ids.to_pylist()):
-        own = [e["time"] for e in before if e["job_id"] == job]
-        own_liked = [e["time"] for e in liked if e["job_id"] == job]
+    for j, item in enumerate(history.vectors.item_ids.to_pylist()):
+        own = [e["time"] for e in before if e["job_id"] == item]
+        own_liked = [e["time"] for e in liked if e["job_id"] == item]
         expected = {
             f"positives_{days}d": sum(t >= moment - days * DAY for t in own_liked)
             for days in (1, 7, 28)
@@ -80,9 +80,9 @@ def test_jobs_are_counted_strictly_before_the_moment(case, moment):
 def test_members_are_told_by_what_they_did_before_their_own_moment(case, moments):
     events, vectors = case
     history = history_of(events, vectors, SPEC)
-    categories = categories_of(history.vectors.job_ids)
-    features = BaseFeatures(history, np.zeros(len(history.vectors.job_ids)), categories)
-    known = {job for job, _, _ in vectors}
+    categories = categories_of(history.vectors.item_ids)
+    features = BaseFeatures(history, np.zeros(len(history.vectors.item_ids)), categories)
+    known = {item for item, _, _ in vectors}
     rows = [e for e in distinct(events) if e["job_id"] in known]
     members = history.events.member_ids.to_pylist()
     member = np.repeat(np.arange(len(members)), len(moments))
@@ -97,14 +97,14 @@ def test_members_are_told_by_what_they_did_before_their_own_moment(case, moments
         assert found["activities"][i] == len(own)
         expected = (len(liked) + PRIOR * share) / (len(own) + PRIOR)
         assert found["positive_share"][i] == pytest.approx(expected, rel=1e-5)
-        wanted = [f"kinds={k}" for job in liked for k in KINDS[job]]
+        wanted = [f"kinds={k}" for item in liked for k in KINDS[item]]
         assert found[PROFILE][i].tolist() == [wanted.count(name) for name in categories.names]
         recent, _ = sequence(
             events, vectors, members[m], int(now), window_us=WINDOW_US, length=LENGTH
         )
         for action in ("APPLY", "SAVE", "DISMISS"):
-            jobs = [job for job, done, _ in recent if done == action]
-            counted = [f"kinds={k}" for job in jobs for k in KINDS[job]]
+            items = [item for item, done, _ in recent if done == action]
+            counted = [f"kinds={k}" for item in items for k in KINDS[item]]
             assert sums[f"{action.lower()}_categories"][i].tolist() == [
                 counted.count(name) for name in categories.names
             ]
@@ -116,7 +116,7 @@ def test_categories_are_of_text_and_of_lists_and_a_rare_one_weighs_more():
     )
     found = Categories.from_arrow(table, ["kinds", "place"], pa.array([1, 2, 3, 4]), until=0)
     assert found.names == ("kinds=x", "kinds=y", "place=here", "place=there")
-    assert found.of_jobs.tolist() == [[1, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert found.of_items.tolist() == [[1, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
     assert found.weights.tolist() == pytest.approx([math.log(2), *[math.log(4)] * 3])
 
 

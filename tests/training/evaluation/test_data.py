@@ -8,7 +8,7 @@ from reference import US_PER_DAY
 from training_cases import event, history_of, period
 
 from activity_embeddings.training.evaluation.base_features import (
-    JOB_STATISTICS,
+    ITEM_STATISTICS,
     MEMBER_STATISTICS,
     PROFILE,
     BaseFeatures,
@@ -20,20 +20,20 @@ from activity_embeddings.training.evaluation.data import (
     base_rows,
     feature_tables,
     posted_at,
-    true_job_vectors,
+    true_item_vectors,
 )
 from activity_embeddings.training.evaluation.measure import Task
 from activity_embeddings.training.evaluation.member_vectors import TRUE_PREFERENCE
 from activity_embeddings.training.evaluation.queries import ranking_queries
 from activity_embeddings.training.evaluation.store import MINUTE_US, EvaluationStore, Schedule
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 DAY = US_PER_DAY
 SPEC = ActivitySpec()
-ITEMS = ItemEmbedding("test", "1", 2)
+VECTOR_SPEC = ItemVectorSpec("test", "1", 2)
 DELAY = 30 * MINUTE_US
-JOBS = 12
-VECTORS = [(job, (job % 4) * DAY, [1.0 + job, -float(job)]) for job in range(JOBS)]
+ITEMS = 12
+VECTORS = [(item, (item % 4) * DAY, [1.0 + item, -float(item)]) for item in range(ITEMS)]
 KINDS = [["a"], ["b"], ["a", "b"], []]
 CHANGE = 5 * DAY + 12345
 """When the true preference of member 1 changes."""
@@ -50,7 +50,7 @@ def data(tmp_path_factory):
     events = [
         event(
             int(random.integers(5)),
-            int(random.integers(JOBS)),
+            int(random.integers(ITEMS)),
             str(random.choice(["APPLY", "SAVE", "DISMISS"])),
             int(random.integers(10 * DAY)),
         )
@@ -58,10 +58,10 @@ def data(tmp_path_factory):
     ]
     postings = pa.table(
         {
-            "job_id": [*range(JOBS), 3],
-            "event_timestamp": utc([*[DAY * job // 3 for job in range(JOBS)], 9 * DAY]),
+            "job_id": [*range(ITEMS), 3],
+            "event_timestamp": utc([*[DAY * item // 3 for item in range(ITEMS)], 9 * DAY]),
             "kind": pa.array(
-                [*(KINDS[job % 4] for job in range(JOBS)), ["c"]], pa.list_(pa.string())
+                [*(KINDS[item % 4] for item in range(ITEMS)), ["c"]], pa.list_(pa.string())
             ),
         }
     )
@@ -77,11 +77,11 @@ def data(tmp_path_factory):
         truth / "members.parquet",
     )
     pq.write_table(
-        pa.table({"job_id": [2, 99], "vector": [[0.5, 0.25], [9.0, 9.0]]}), truth / "jobs.parquet"
+        pa.table({"job_id": [2, 99], "vector": [[0.5, 0.25], [9.0, 9.0]]}), truth / "items.parquet"
     )
     return Data(
         history_of(events, VECTORS, SPEC),
-        ITEMS,
+        VECTOR_SPEC,
         postings,
         ("kind",),
         Schedule(DAY, DELAY),
@@ -98,8 +98,8 @@ def queries(data):
 
 @pytest.fixture(scope="module")
 def base(data):
-    job_ids = data.history.vectors.job_ids
-    categories = Categories.from_arrow(data.postings, ("kind",), job_ids, until=4 * DAY)
+    item_ids = data.history.vectors.item_ids
+    categories = Categories.from_arrow(data.postings, ("kind",), item_ids, until=4 * DAY)
     return BaseFeatures(data.history, posted_at(data), categories)
 
 
@@ -108,7 +108,7 @@ def store(data, base, queries, tmp_path_factory):
     return EvaluationStore(
         tmp_path_factory.mktemp("evaluation"),
         data.history,
-        item_embedding=ITEMS,
+        vector_spec=VECTOR_SPEC,
         schedule=data.schedule,
         models={},
         tables=feature_tables(base, [queries], data),
@@ -123,26 +123,26 @@ def cosine(a, b):
 def test_rows_are_as_of_the_newest_run_before_each_query(data, base, queries, store):
     found = base_rows(store, queries, base.categories, data)
     names = base_columns(base.categories)
-    assert found.shape == (len(queries.job), len(names))
+    assert found.shape == (len(queries.item), len(names))
     weights = base.categories.weights
     early = 0
     for i, (a, b) in enumerate(zip(queries.start[:-1], queries.start[1:], strict=True)):
         moment = (int(queries.time[i]) - DELAY) // DAY * DAY
         early += moment < int(queries.time[i]) // DAY * DAY
-        of_jobs = base.of_jobs(moment)
+        of_items = base.of_items(moment)
         of_member = base.of_members(queries.member[i : i + 1], np.array([moment]))
         for row in range(a, b):
-            job = queries.job[row]
-            expected = {name: of_jobs[name][job] for name in JOB_STATISTICS}
+            item = queries.item[row]
+            expected = {name: of_items[name][item] for name in ITEM_STATISTICS}
             expected |= {f"member_{name}": of_member[name][0] for name in MEMBER_STATISTICS}
-            own, others = of_member[PROFILE][0] * weights, base.categories.of_jobs[job] * weights
+            own, others = of_member[PROFILE][0] * weights, base.categories.of_items[item] * weights
             expected["content_match"] = cosine(own, others)
             assert dict(zip(names, found[row], strict=True)) == pytest.approx(expected, abs=1e-5)
     assert 0 < early < len(queries), "some queries are asked before the day's values are there"
 
 
-def test_a_job_was_posted_when_it_was_first_or_had_a_vector(data):
-    expected = [min(DAY * job // 3, (job % 4) * DAY) for job in range(JOBS)]
+def test_a_item_was_posted_when_it_was_first_or_had_a_vector(data):
+    expected = [min(DAY * item // 3, (item % 4) * DAY) for item in range(ITEMS)]
     assert posted_at(data).tolist() == expected
 
 
@@ -152,16 +152,16 @@ def test_the_true_preference_is_known_from_the_moment_it_holds(store):
     assert joined["preference"].tolist() == [[1, 0], [0, 1], [2, 2]]
 
 
-def test_true_vectors_are_those_of_known_jobs(data):
-    vectors = true_job_vectors(data)
-    assert vectors.shape == (JOBS, 2)
+def test_true_vectors_are_those_of_known_items(data):
+    vectors = true_item_vectors(data)
+    assert vectors.shape == (ITEMS, 2)
     assert vectors[2].tolist() == [0.5, 0.25]
     assert not np.delete(vectors, 2, axis=0).any()
 
 
 def test_a_task_with_fewer_columns_has_those_of_their_names(queries):
     random = np.random.default_rng(0)
-    train, test = random.random((2, len(queries.job), 3)).astype(np.float32)
+    train, test = random.random((2, len(queries.item), 3)).astype(np.float32)
     task = Task("day", "whole", queries, queries, (train, test), ("a", "b", "c"))
     few = task.with_columns("few", "less", ("c", "not there", "a"))
     assert (few.name, few.title, few.columns) == ("few", "less", ("c", "a"))

@@ -15,11 +15,11 @@ def test_what_is_wanted_is_that_of_a_loop(case, bounds, data):
     start, end = bounds
     history = history_of(events, vectors, SPEC)
     member_ids = history.events.member_ids.to_pylist()
-    job_ids = history.vectors.job_ids.to_pylist()
+    item_ids = history.vectors.item_ids.to_pylist()
     every = list(range(len(member_ids)))
     members = sorted(data.draw(st.sets(st.sampled_from(every), min_size=1)))
-    jobs = sorted(data.draw(st.sets(st.integers(0, len(job_ids) - 1))))
-    first, wanted = wanted_within(history, period(start, end), members, jobs)
+    items = sorted(data.draw(st.sets(st.integers(0, len(item_ids) - 1))))
+    first, wanted = wanted_within(history, period(start, end), members, items)
     assert first[0] == 0
     assert first[-1] == len(wanted)
     for i, member in enumerate(members):
@@ -29,7 +29,7 @@ def test_what_is_wanted_is_that_of_a_loop(case, bounds, data):
             if e["member_id"] == member_ids[member]
             and start <= e["time"] < end
             and e["action"] in POSITIVE
-            and e["job_id"] in {job_ids[j] for j in jobs}
+            and e["job_id"] in {item_ids[j] for j in items}
         )
-        found = sorted(job_ids[jobs[j]] for j in wanted[first[i] : first[i + 1]])
+        found = sorted(item_ids[items[j]] for j in wanted[first[i] : first[i + 1]])
         assert found == expected

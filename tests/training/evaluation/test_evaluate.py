@@ -28,11 +28,11 @@ from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import to_us
 
-MARKET = JobMarket(members=2500, jobs=300, days=70, seed=3)
-ITEMS = ItemEmbedding("truth_with_noise", "1", MARKET.dimension)
+MARKET = JobMarket(members=2500, items=300, days=70, seed=3)
+VECTOR_SPEC = ItemVectorSpec("truth_with_noise", "1", MARKET.dimension)
 SPEC = ActivitySpec()
 SEEDS = (0, 1, 2)
 TIMELINE = Timeline(*(MARKET.start + timedelta(days=day) for day in (42, 56, 70)))
@@ -49,22 +49,22 @@ RANKER = RankerSettings(rounds=60, rows_of_leaf=50)
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("market")
     MARKET.write(folder)
-    jobs = pq.read_table(folder / "truth" / "jobs.parquet")
-    # What an encoder would know of a job: its true vector, without attractiveness, and noise.
-    true = np.stack(jobs["vector"].to_numpy())[:, : ITEMS.dimension]
-    noise = np.random.default_rng(0).normal(size=true.shape) / np.sqrt(ITEMS.dimension)
+    items = pq.read_table(folder / "truth" / "items.parquet")
+    # What an encoder would know of an item: its true vector, without attractiveness, and noise.
+    true = np.stack(items["vector"].to_numpy())[:, : VECTOR_SPEC.dimension]
+    noise = np.random.default_rng(0).normal(size=true.shape) / np.sqrt(VECTOR_SPEC.dimension)
     vectors = pa.table(
         {
-            "job_id": jobs["job_id"],
+            "job_id": items["job_id"],
             "embedding": pa.array((true + 0.5 * noise).tolist(), pa.list_(pa.float32())),
-            "event_timestamp": pa.array([0] * len(jobs), pa.timestamp("us", "UTC")),
+            "event_timestamp": pa.array([0] * len(items), pa.timestamp("us", "UTC")),
         }
     )
     events = pa.concat_tables(map(pq.read_table, (folder / "activity_events").glob("*.parquet")))
-    history = ActivityHistory.from_arrow(events, ItemVectors.from_arrow(vectors, ITEMS), SPEC)
+    history = ActivityHistory.from_arrow(events, ItemVectors.from_arrow(vectors, VECTOR_SPEC), SPEC)
     return Data(
         history,
-        ITEMS,
+        VECTOR_SPEC,
         pq.read_table(folder / "job_postings.parquet"),
         ("group",),
         Schedule(MICROSECONDS_PER_DAY, 30 * MINUTE_US),
@@ -105,12 +105,12 @@ def result(data, folder):
 
 def package(path, *, r=0.5, **facts):
     package_model(
-        InterleavedDecay(r=r).build(SPEC, ITEMS),
+        InterleavedDecay(r=r).build(SPEC, VECTOR_SPEC),
         path,
         name="mine",
         version="1",
         spec=SPEC,
-        item_embedding=ITEMS,
+        vector_spec=VECTOR_SPEC,
         **facts,
     )
 
@@ -157,11 +157,11 @@ def test_a_leak_is_flagged_and_nothing_honest_is(result):
     assert check_of(result, "label sees itself")["passed"]
 
 
-def test_activity_helps_and_the_job_alone_does_not(result):
+def test_activity_helps_and_the_item_alone_does_not(result):
     for arm in (arms.MEAN, arms.DECAY, arms.SINGLE_DECAY, arms.SEVERAL_RATES, "mine"):
         assert row_of(result, arm)["low"] > 0, arm
         assert row_of(result, arm, task="week")["low"] > 0, arm
-    assert row_of(result, arms.JOB_ONLY)["high"] < row_of(result, arms.MEAN)["low"]
+    assert row_of(result, arms.ITEM_ONLY)["high"] < row_of(result, arms.MEAN)["low"]
 
 
 def test_the_ranker_learns_before_it_is_tested(result, data):
@@ -182,7 +182,7 @@ def test_the_rate_is_chosen_before_the_ranker_learns(data, result):
     events = data.history.events
     earlier = events.where(events.time < to_us(TIMELINE.rank_from))
     history = ActivityHistory.of(earlier, data.history.vectors, SPEC)
-    found = search_decay(history, ITEMS, TIMELINE)
+    found = search_decay(history, VECTOR_SPEC, TIMELINE)
     assert found == result["decay_searches"]
     assert [search["arm"] for search in found] == [arms.DECAY, arms.SINGLE_DECAY]
 
@@ -240,7 +240,7 @@ def test_slices_are_parts_of_all_queries(result):
 
 def test_an_arm_says_what_it_takes(result):
     rows = {arm["name"]: arm for arm in result["arms"]}
-    own = 4 * ITEMS.dimension
+    own = 4 * VECTOR_SPEC.dimension
     assert rows[arms.DECAY]["bytes_per_member"] == 3 * own
     assert rows["mine"]["bytes_per_member"] == own
     assert rows["decay+mine"]["bytes_per_member"] == 4 * own
@@ -350,22 +350,24 @@ def test_every_model_of_several_has_to_have_learned_earlier(data, tmp_path, trai
         )
 
 
-def test_vectors_that_no_job_can_be_multiplied_with_are_refused(data, tmp_path):
+def test_vectors_that_no_item_can_be_multiplied_with_are_refused(data, tmp_path):
     class Short(tf.Module):
         @tf.function(
             input_signature=[
-                tf.TensorSpec([None, SPEC.length, ITEMS.dimension], tf.float32, "job_embeddings"),
+                tf.TensorSpec(
+                    [None, SPEC.length, VECTOR_SPEC.dimension], tf.float32, "item_embeddings"
+                ),
                 tf.TensorSpec([None, SPEC.length], tf.int32, "actions"),
             ]
         )
-        def serve(self, job_embeddings, actions):
-            return {"activity_embedding": job_embeddings[:, -1, :3]}
+        def serve(self, item_embeddings, actions):
+            return {"activity_embedding": item_embeddings[:, -1, :3]}
 
     package_model(
-        Short(), tmp_path / "short", name="s", version="1", spec=SPEC, item_embedding=ITEMS
+        Short(), tmp_path / "short", name="s", version="1", spec=SPEC, vector_spec=VECTOR_SPEC
     )
     package(tmp_path / "long")
-    long = f"expected vectors as long as a job's, {ITEMS.dimension}, .* Received: .*: 3"
+    long = f"expected vectors as long as an item's, {VECTOR_SPEC.dimension}, .* Received: .*: 3"
     other = "expected every SavedModel to have the outputs of .*long"
     for paths, message in ((["short"], long), (["long", "short"], other)):
         with pytest.raises(InvalidInput, match=f"model 'mine': {message}"):

@@ -95,7 +95,7 @@ def test_the_week_decides_too_where_it_was_measured(tmp_path):
     alone = write(tmp_path / "1", gains("cnn", UP))
     verdict = compare([alone], "decay", "cnn")
     assert verdict.replace
-    assert f"{alone}: the jobs of a week were not measured." in str(verdict).splitlines()
+    assert f"{alone}: the items of a week were not measured." in str(verdict).splitlines()
     for name, week in (("level", LEVEL), ("down", DOWN)):
         both = write(tmp_path / name, gains("cnn", UP, week))
         verdict = compare([both], "decay", "cnn")

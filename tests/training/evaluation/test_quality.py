@@ -1,4 +1,4 @@
-"""Figures of embeddings alone: recall, diversity of interests, coverage of jobs, length."""
+"""Figures of embeddings alone: recall, diversity of interests, coverage of items, length."""
 
 import math
 from collections import Counter
@@ -29,9 +29,9 @@ def entropy(found):
 
 
 def reference(embeddings, vectors, wanted, categories):
-    """Member by member, job by job."""
+    """Member by member, item by item."""
     recalls, entropies, shown = [], [], Counter()
-    for embedding, jobs in zip(embeddings, wanted, strict=True):
+    for embedding, items in zip(embeddings, wanted, strict=True):
         nearest = []
         if any(embedding):
             order = sorted(
@@ -40,8 +40,8 @@ def reference(embeddings, vectors, wanted, categories):
             nearest = order[:10]
             shown.update(nearest)
             entropies.append(entropy([c for j in order[:50] for c in set(categories[j] or ())]))
-        if jobs:
-            recalls.append(len(set(jobs) & set(nearest)) / min(10, len(set(jobs))))
+        if items:
+            recalls.append(len(set(items) & set(nearest)) / min(10, len(set(items))))
     left, covered = 0.9 * shown.total() - 1e-9, 0
     for _, count in shown.most_common():
         if left > 0:
@@ -73,13 +73,13 @@ def reference(embeddings, vectors, wanted, categories):
 def cases(draw):
     # Whole numbers of few values: many ties, zero vectors among them.
     vector = st.lists(st.integers(-2, 2), min_size=3, max_size=3)
-    n, jobs = draw(st.integers(1, 8)), draw(st.integers(1, 70))
+    n, items = draw(st.integers(1, 8)), draw(st.integers(1, 70))
     one_category = st.one_of(st.none(), st.lists(st.sampled_from("abcd"), max_size=3))
     return (
         draw(st.lists(vector, min_size=n, max_size=n)),
-        draw(st.lists(vector, min_size=jobs, max_size=jobs)),
-        draw(st.lists(st.lists(st.integers(0, jobs - 1), max_size=15), min_size=n, max_size=n)),
-        draw(st.lists(one_category, min_size=jobs, max_size=jobs)),
+        draw(st.lists(vector, min_size=items, max_size=items)),
+        draw(st.lists(st.lists(st.integers(0, items - 1), max_size=15), min_size=n, max_size=n)),
+        draw(st.lists(one_category, min_size=items, max_size=items)),
     )
 
 
@@ -112,18 +112,18 @@ def test_figures_of_many_members_equal_the_reference():
     assert measured(embeddings, vectors, wanted, categories) == pytest.approx(expected)
 
 
-def test_embeddings_of_the_wanted_jobs_themselves_find_each_of_them():
-    jobs = np.eye(40, dtype=np.float32)
-    found = measured(jobs * 3, jobs, [[i] for i in range(40)], [["x"]] * 40)
+def test_embeddings_of_the_wanted_items_themselves_find_each_of_them():
+    items = np.eye(40, dtype=np.float32)
+    found = measured(items * 3, items, [[i] for i in range(40)], [["x"]] * 40)
     assert found["recall_at_10"] == 1.0
-    # The jobs at a right angle tie, so that the first ones are taken.
-    others = measured(jobs, jobs, [[9] if i != 9 else [8] for i in range(40)], [["x"]] * 40)
+    # The items at a right angle tie, so that the first ones are taken.
+    others = measured(items, items, [[9] if i != 9 else [8] for i in range(40)], [["x"]] * 40)
     assert others["recall_at_10"] == pytest.approx(10 / 40)
     assert (found["norm_p10"], found["norm_p50"], found["norm_p90"]) == (3.0, 3.0, 3.0)
     assert found["empty_share"] == 0.0
 
 
-def test_a_collapsed_embedding_covers_9_jobs_and_a_diverse_one_9_in_10():
+def test_a_collapsed_embedding_covers_9_items_and_a_diverse_one_9_in_10():
     generator = np.random.default_rng(1)
     vectors = generator.normal(size=(200, 16)).astype(np.float32)
     collapsed = np.tile(vectors[:1], (500, 1))
@@ -131,7 +131,7 @@ def test_a_collapsed_embedding_covers_9_jobs_and_a_diverse_one_9_in_10():
     found = measured(collapsed, vectors, nothing_wanted, one_category)
     assert found["p90_coverage_at_10"] == 9 / 200
     assert found["recall_at_10"] is None
-    # Twenty groups of ten jobs, a member each: every job is shown once.
+    # Twenty groups of ten items, a member each: every item is shown once.
     groups = np.repeat(np.eye(20, dtype=np.float32), 10, axis=0)
     diverse = measured(np.eye(20), groups, [[]] * 20, one_category)
     assert diverse["p90_coverage_at_10"] == 0.9
@@ -149,7 +149,7 @@ def test_the_length_of_an_embedding_changes_nothing_but_its_norm():
             assert scaled[name] == pytest.approx(expected, rel=1e-6)
 
 
-def test_interests_count_over_the_50_nearest_jobs():
+def test_interests_count_over_the_50_nearest_items():
     vectors = np.array([[1, 0]] * 50 + [[0, 1]] * 50, np.float32)
     even = [["a"], ["b"]] * 25 + [["c"]] * 50
     assert measured([[1, 0]], vectors, [[]], even)["interest_entropy_at_50"] == pytest.approx(
@@ -163,7 +163,7 @@ def test_interests_count_over_the_50_nearest_jobs():
     assert measured([[1, 0]], vectors, [[]], [None] * 100)["interest_entropy_at_50"] is None
 
 
-def test_an_empty_member_who_wanted_a_job_found_nothing():
+def test_an_empty_member_who_wanted_a_item_found_nothing():
     vectors = np.eye(2, dtype=np.float32)
     found = measured([[0, 0], [1, 0], [0, 0]], vectors, [[0], [0], []], [[], []])
     assert found["recall_at_10"] == 0.5
@@ -177,7 +177,7 @@ def test_embeddings_that_are_all_empty_have_no_figures_but_that():
     assert set(found.values()) == {None}
 
 
-def test_at_most_ten_wanted_jobs_count_and_each_once():
+def test_at_most_ten_wanted_items_count_and_each_once():
     generator = np.random.default_rng(3)
     vectors = generator.normal(size=(60, 5)).astype(np.float32)
     everything = measured(vectors[:1], vectors, [list(range(60))], [[]] * 60)
@@ -202,9 +202,9 @@ def test_figures_are_plain_floats():
         ({"wanted_start": [0, 1, 3]}, r"Received: 3, from \[0\] to \[3\]"),
         ({"wanted_start": [0, 3, 2]}, r"ascending positions"),
         ({"wanted_start": [1, 1, 2]}, r"Received: 3, from \[1\] to \[2\]"),
-        ({"wanted_jobs": [0, 3]}, r"positions among 3 jobs. Received: from 0 to 3"),
-        ({"wanted_jobs": [-1, 1]}, r"Received: from -1 to 1"),
-        ({"categories": [["a"]] * 2}, r"`categories` should have a list for each of 3 jobs.*: 2"),
+        ({"wanted_items": [0, 3]}, r"positions among 3 items. Received: from 0 to 3"),
+        ({"wanted_items": [-1, 1]}, r"Received: from -1 to 1"),
+        ({"categories": [["a"]] * 2}, r"`categories` should have a list for each of 3 items.*: 2"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(change, message):
@@ -212,7 +212,7 @@ def test_what_cannot_be_measured_is_refused(change, message):
         "embeddings": np.ones((2, 2)),
         "job_vectors": np.ones((3, 2)),
         "wanted_start": np.array([0, 1, 2]),
-        "wanted_jobs": np.array([0, 2]),
+        "wanted_items": np.array([0, 2]),
         "categories": [["a"]] * 3,
     }
     assert measure_quality(**case)["recall_at_10"] == 1.0

@@ -29,17 +29,19 @@ MONDAY = 4
 
 
 def as_dicts(queries, history):
-    job_ids = history.vectors.job_ids.to_pylist()
+    item_ids = history.vectors.item_ids.to_pylist()
     rows = [
         {
             "member": history.events.member_ids[int(queries.member[i])].as_py(),
             "time": int(queries.time[i]),
             "before": before,
-            "candidates": {job_ids[j] for j in queries.job[a:b]},
+            "candidates": {item_ids[j] for j in queries.item[a:b]},
             "vectors": [history.vectors.matrix[r].tolist() for r in queries.vector_row[a:b]],
-            "jobs": [job_ids[j] for j in queries.job[a:b]],
+            "items": [item_ids[j] for j in queries.item[a:b]],
             "wanted": [
-                job_ids[j] for j, t in zip(queries.job[a:b], queries.target[a:b], strict=True) if t
+                item_ids[j]
+                for j, t in zip(queries.item[a:b], queries.target[a:b], strict=True)
+                if t
             ],
         }
         for i, (a, b, before) in enumerate(
@@ -54,8 +56,8 @@ def as_dicts(queries, history):
     return rows
 
 
-def jobs_of_week(events, vectors, time, end):
-    """Jobs acted on during the week from Monday, that had a vector by the end of the act's day."""
+def items_of_week(events, vectors, time, end):
+    """Items acted on during the week from Monday, that had a vector by the end of the act's day."""
     monday = (time // DAY - MONDAY) // 7 * 7 + MONDAY
     return {
         e["job_id"]
@@ -63,8 +65,8 @@ def jobs_of_week(events, vectors, time, end):
         if monday <= e["time"] // DAY < monday + 7
         and e["time"] < end
         and any(
-            job == e["job_id"] and max(known, e["time"]) < min((e["time"] // DAY + 1) * DAY, end)
-            for job, known, _ in vectors
+            item == e["job_id"] and max(known, e["time"]) < min((e["time"] // DAY + 1) * DAY, end)
+            for item, known, _ in vectors
         )
     }
 
@@ -89,15 +91,15 @@ def test_queries_are_those_of_the_slow_implementation(case, bounds, days):
         candidates = query["candidates"]
         if days == 7:
             candidates = {
-                job
-                for job in jobs_of_week(events, vectors, query["time"], end)
-                if job not in {j for j, _, _ in query["before"]}
-                and vector_as_of(vectors, job, query["time"]) is not None
+                item
+                for item in items_of_week(events, vectors, query["time"], end)
+                if item not in {j for j, _, _ in query["before"]}
+                and vector_as_of(vectors, item, query["time"]) is not None
             }
         assert got["candidates"] == candidates | {query["wanted"]}
-        assert len(got["jobs"]) == len(got["candidates"]), "no job twice"
-        for job, vector in zip(got["jobs"], got["vectors"], strict=True):
-            assert vector == vector_as_of(vectors, job, query["time"])
+        assert len(got["items"]) == len(got["candidates"]), "no item twice"
+        for item, vector in zip(got["items"], got["vectors"], strict=True):
+            assert vector == vector_as_of(vectors, item, query["time"])
 
 
 @settings(max_examples=100, deadline=None)
@@ -114,18 +116,18 @@ def test_of_liking_every_activity_with_one_before_it_is_asked_about(case, bounds
         return
     queries = like_queries(history, period(start, end))
     found = as_dicts(queries, history)
-    assert [(q["member"], q["time"], q["jobs"]) for q in found] == [
+    assert [(q["member"], q["time"], q["items"]) for q in found] == [
         (e["member_id"], e["time"], [e["job_id"]]) for e, _ in expected
     ]
     assert queries.target.tolist() == [int(e["action"] in POSITIVE) for e, _ in expected]
 
 
 def many():
-    """Thirty activities of two members, on jobs 0 to 9."""
+    """Thirty activities of two members, on items 0 to 9."""
     events = [
         event(m, (i * m) % 10, "SAVE", (4 * DAY) + i * DAY // 8) for i in range(30) for m in (1, 3)
     ]
-    return history_of(events, [(job, -1, [1.0, job]) for job in range(10)])
+    return history_of(events, [(item, -1, [1.0, item]) for item in range(10)])
 
 
 def test_no_member_has_more_queries_than_allowed_and_the_draw_is_of_the_seed():
@@ -155,7 +157,7 @@ def test_a_week_is_from_monday_to_sunday():
     days = (2, 3, 4, 7, 10, 11)
     events = [event(1, day, "SAVE", day * DAY + DAY // 2) for day in days]
     events += [event(2, 20, "SAVE", 5 * DAY - 1), event(2, 21, "SAVE", 5 * DAY)]
-    history = history_of(events, [(job, -1, [1.0, job]) for job in range(30)])
+    history = history_of(events, [(item, -1, [1.0, item]) for item in range(30)])
     queries = as_dicts(fast_queries(history, period(5 * DAY, 12 * DAY), days=7), history)
     (query,) = [q for q in queries if q["wanted"] == [21]]
     assert query["candidates"] == {4, 7, 10, 21}

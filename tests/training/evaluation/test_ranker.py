@@ -24,20 +24,20 @@ def queries_of(sizes, target, *, ranked=True):
     n = len(sizes)
     empty = np.zeros((n, 1), np.int64)
     sequences = Sequences(
-        job=empty.astype(np.int32) - 1,
+        item=empty.astype(np.int32) - 1,
         action=empty.astype(np.int32),
         time=empty,
         as_of=np.arange(n),
         count=np.zeros(n, np.int32),
         unknown=np.zeros(n, np.int32),
-        job_ids=pa.array([1]),
+        item_ids=pa.array([1]),
     )
     total = int(np.sum(sizes))
     return Queries(
         sequences=sequences,
         member=np.arange(n),
         start=np.concatenate([[0], np.cumsum(sizes)]),
-        job=np.arange(total, dtype=np.int32),
+        item=np.arange(total, dtype=np.int32),
         vector_row=np.arange(total, dtype=np.int32),
         target=np.asarray(target, np.int8),
         ranked=ranked,
@@ -45,17 +45,17 @@ def queries_of(sizes, target, *, ranked=True):
 
 
 def case(seed, n=300, weights=(3.0, 0.0, 0.0, 0.0, -3.0)):
-    """Members want the job whose product with them is largest in some coordinates alone."""
+    """Members want the item whose product with them is largest in some coordinates alone."""
     random = np.random.default_rng(seed)
     sizes = random.integers(3, 30, n)
     member = random.normal(size=(n, DIMENSION)).astype(np.float32)
-    jobs = random.normal(size=(int(sizes.sum()), DIMENSION)).astype(np.float32)
-    queries = queries_of(sizes, np.zeros(len(jobs)))
-    utility = ((member[queries.query] * jobs) @ np.array(weights)) + random.gumbel(size=len(jobs))
-    target = np.zeros(len(jobs), np.int8)
+    items = random.normal(size=(int(sizes.sum()), DIMENSION)).astype(np.float32)
+    queries = queries_of(sizes, np.zeros(len(items)))
+    utility = ((member[queries.query] * items) @ np.array(weights)) + random.gumbel(size=len(items))
+    target = np.zeros(len(items), np.int8)
     for a, b in zip(queries.start[:-1], queries.start[1:], strict=True):
         target[a + np.argmax(utility[a:b])] = 1
-    return queries_of(sizes, target), Vectors(member, jobs, np.arange(len(jobs)))
+    return queries_of(sizes, target), Vectors(member, items, np.arange(len(items)))
 
 
 def figure(scores, queries):
@@ -66,11 +66,11 @@ def test_cosine_and_dot_are_those_of_each_pair():
     queries, vectors = case(0, n=20)
     vectors.member[3] = 0  # a member without activity
     train, test = vector_columns((queries, [vectors]), (queries, [vectors]), SETTINGS, seed=0)
-    assert train.shape == test.shape == (len(queries.job), 3)
+    assert train.shape == test.shape == (len(queries.item), 3)
     for row, query in enumerate(queries.query):
-        own, job = vectors.member[query].astype(float), vectors.jobs[row].astype(float)
-        dot = float(own @ job)
-        length = np.linalg.norm(own) * np.linalg.norm(job)
+        own, item = vectors.member[query].astype(float), vectors.items[row].astype(float)
+        dot = float(own @ item)
+        length = np.linalg.norm(own) * np.linalg.norm(item)
         for columns in (train, test):
             assert columns[row, 1] == pytest.approx(dot, abs=1e-5)
             assert columns[row, 0] == pytest.approx(dot / length if length else 0.0, abs=1e-5)
@@ -78,7 +78,7 @@ def test_cosine_and_dot_are_those_of_each_pair():
 
 def test_columns_come_vector_by_vector():
     queries, vectors = case(0, n=20)
-    twice = Vectors(2 * vectors.member, vectors.jobs, vectors.job)
+    twice = Vectors(2 * vectors.member, vectors.items, vectors.item)
     _, both = vector_columns(
         (queries, [vectors, twice]), (queries, [vectors, twice]), SETTINGS, seed=0
     )
@@ -91,9 +91,9 @@ def test_coordinates_are_those_of_the_product():
     queries, vectors = case(0, n=20)
     settings = RankerSettings(hadamard="coordinates")
     for columns in vector_columns((queries, [vectors]), (queries, [vectors]), settings, seed=0):
-        assert columns.shape == (len(queries.job), 2 + DIMENSION)
+        assert columns.shape == (len(queries.item), 2 + DIMENSION)
         for row, query in enumerate(queries.query):
-            product = vectors.member[query] * vectors.jobs[row]
+            product = vectors.member[query] * vectors.items[row]
             assert columns[row, 2:] == pytest.approx(product, abs=1e-6)
             assert columns[row, 1] == pytest.approx(product.sum(), abs=1e-5)
 
@@ -101,14 +101,14 @@ def test_coordinates_are_those_of_the_product():
 def test_without_vectors_there_are_no_columns():
     queries, _ = case(0, n=5)
     train, test = vector_columns((queries, []), (queries, []), SETTINGS, seed=0)
-    assert train.shape == test.shape == (len(queries.job), 0)
+    assert train.shape == test.shape == (len(queries.item), 0)
 
 
 def test_the_layer_finds_which_coordinates_matter():
     (learn, from_), (test, of) = case(1), case(2)
     _, columns = vector_columns((learn, [from_]), (test, [of]), SETTINGS, seed=0)
     cosine, layer = figure(columns[:, 0], test), figure(columns[:, 2], test)
-    best = figure((of.member[test.query] * of.jobs) @ np.array([3.0, 0, 0, 0, -3.0]), test)
+    best = figure((of.member[test.query] * of.items) @ np.array([3.0, 0, 0, 0, -3.0]), test)
     assert layer > cosine + 0.2
     assert layer > 0.97 * best
 
@@ -121,11 +121,11 @@ def test_the_layer_does_not_know_the_rows_that_it_is_laid_beside():
         queries, _ = case(seed, n=60)
         noise = Vectors(
             random.normal(size=(60, 40)).astype(np.float32),
-            random.normal(size=(len(queries.job), 40)).astype(np.float32),
-            np.arange(len(queries.job)),
+            random.normal(size=(len(queries.item), 40)).astype(np.float32),
+            np.arange(len(queries.item)),
         )
         train, _ = vector_columns((queries, [noise]), (queries, [noise]), SETTINGS, seed=0)
-        by_chance = np.mean([figure(random.random(len(queries.job)), queries) for _ in range(50)])
+        by_chance = np.mean([figure(random.random(len(queries.item)), queries) for _ in range(50)])
         gaps.append(figure(train[:, 2], queries) - by_chance)
     assert abs(np.mean(gaps)) < 0.05
 
@@ -172,7 +172,7 @@ def test_of_a_list_longer_than_lightgbm_takes_some_rows_are_learned_from(most, m
         assert figure(scores, test) > 0.8 * figure(whole, test)
 
 
-def test_a_list_of_more_than_ten_thousand_jobs_can_be_learned_from():
+def test_a_list_of_more_than_ten_thousand_items_can_be_learned_from():
     sizes = [MOST_ROWS + 1, 3]
     target = np.zeros(sum(sizes))
     target[[MOST_ROWS, MOST_ROWS + 1]] = 1

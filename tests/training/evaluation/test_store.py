@@ -17,16 +17,16 @@ from activity_embeddings.training.evaluation.store import (
 )
 from activity_embeddings.training.models import InterleavedDecay
 from activity_embeddings.training.packaging import package_model
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 DAY = US_PER_DAY
 SPEC = ActivitySpec()
-ITEMS = ItemEmbedding("test", "1", 2)
+VECTOR_SPEC = ItemVectorSpec("test", "1", 2)
 DELAY = 30 * MINUTE_US
 SCHEDULE = Schedule(DAY, DELAY)
 FACTS = {"window_us": SPEC.window_us, "length": SPEC.length}
-JOBS = 12
-VECTORS = [(job, (job % 4) * DAY, [1.0 + job, -float(job)]) for job in range(JOBS)]
+ITEMS = 12
+VECTORS = [(item, (item % 4) * DAY, [1.0 + item, -float(item)]) for item in range(ITEMS)]
 R = 0.7
 
 
@@ -35,7 +35,7 @@ def events(seed=0):
     return [
         event(
             int(random.integers(5)),
-            int(random.integers(JOBS)),
+            int(random.integers(ITEMS)),
             str(random.choice(["APPLY", "SAVE", "DISMISS"])),
             int(random.integers(10 * DAY)),
         )
@@ -47,12 +47,12 @@ def events(seed=0):
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluation")
     package_model(
-        InterleavedDecay(r=R).build(SPEC, ITEMS),
+        InterleavedDecay(r=R).build(SPEC, VECTOR_SPEC),
         folder / "decay",
         name="decay",
         version="1",
         spec=SPEC,
-        item_embedding=ITEMS,
+        vector_spec=VECTOR_SPEC,
     )
     table = Table(
         "member_statistics",
@@ -64,7 +64,7 @@ def store(tmp_path_factory):
     made = EvaluationStore(
         folder / "feast",
         history_of(events(), VECTORS, SPEC),
-        item_embedding=ITEMS,
+        vector_spec=VECTOR_SPEC,
         schedule=SCHEDULE,
         models={"decay": folder / "decay"},
         tables=[table],
@@ -108,18 +108,18 @@ def test_a_value_that_is_not_of_the_activity_before_the_daily_run_is_noticed(sto
         vectors = MemberVectors(
             store,
             history,
-            item_embedding=ITEMS,
+            vector_spec=VECTOR_SPEC,
             models={
                 "decay": EvaluatedModel("decay", "", Role.REFERENCE, (store.model_path("decay"),))
             },
             categories=None,
-            job_truth=None,
+            item_truth=None,
         )
         queries = Queries(
             sequences=history.sequences(np.full(len(times), member), times),
             member=np.full(len(times), member),
             start=np.arange(len(times) + 1),
-            job=np.zeros(len(times), np.int32),
+            item=np.zeros(len(times), np.int32),
             vector_row=np.zeros(len(times), np.int32),
             target=np.ones(len(times), np.int8),
         )

@@ -21,7 +21,7 @@ from training_cases import (
     history_of,
     period,
 )
-from training_reference import POSITIVE, allowed_jobs, held_out, shifted_times
+from training_reference import POSITIVE, allowed_items, held_out, shifted_times
 
 from activity_embeddings.training.examples.held_out import (
     Windows,
@@ -60,11 +60,11 @@ def expected_dicts(rows, vectors):
     zero = [0.0, 0.0]
     found = []
     for e, before in rows:
-        of_inputs = [vector_as_of(vectors, job, e["time"]) for job, _, _ in before]
+        of_inputs = [vector_as_of(vectors, item, e["time"]) for item, _, _ in before]
         found.append(
             {
                 "member": e["member_id"],
-                "job": e["job_id"],
+                "item": e["job_id"],
                 "vector": vector_as_of(vectors, e["job_id"], e["time"]),
                 "label": e["action"],
                 "time": e["time"],
@@ -79,34 +79,34 @@ def expected_dicts(rows, vectors):
 
 
 def member_with(times, spec=WIDE):
-    """One member, one job for each time, known all along."""
+    """One member, one item for each time, known all along."""
     events = [event(7, i, "APPLY", time) for i, time in enumerate(times)]
     vectors = [(i, -1, [1.0, float(i)]) for i in range(len(times))]
     return history_of(events, vectors, spec)
 
 
-def held_out_jobs(history, end=100, **windows):
+def held_out_items(history, end=100, **windows):
     got = examples(history, period(0, end), Windows(**windows))
-    return got.job.tolist(), got.sequences.count.tolist()
+    return got.item.tolist(), got.sequences.count.tolist()
 
 
 def test_four_activities_make_one_example_and_three_make_none():
     history = member_with([10, 20, 30, 40])
     got = examples(history, period(0, 100), Windows())
-    assert got.event.tolist() == got.job.tolist() == got.job_rows.tolist() == [3]
+    assert got.event.tolist() == got.item.tolist() == got.item_rows.tolist() == [3]
     assert got.member.tolist() == [0]
     assert got.sequences.as_of.tolist() == [40]
     assert got.sequences.time[0, -4:].tolist() == [0, 10, 20, 30]
     assert got.label.tolist() == [1]
     assert got.counts(history.spec) == {"APPLY": 1}
-    assert held_out_jobs(member_with([10, 20, 30])) == ([], [])
+    assert held_out_items(member_with([10, 20, 30])) == ([], [])
 
 
 def test_of_a_short_history_the_newest_is_held_out_or_with_prefixes_every_one_in_turn():
     history = member_with([10, 20, 30, 40, 50, 60])
-    assert held_out_jobs(history) == ([5], [5])
-    assert held_out_jobs(history, prefixes=True) == ([3, 4, 5], [3, 4, 5])
-    assert held_out_jobs(history, prefixes=True, minimum=1, stride=2) == ([1, 3, 5], [1, 3, 5])
+    assert held_out_items(history) == ([5], [5])
+    assert held_out_items(history, prefixes=True) == ([3, 4, 5], [3, 4, 5])
+    assert held_out_items(history, prefixes=True, minimum=1, stride=2) == ([1, 3, 5], [1, 3, 5])
 
 
 @pytest.mark.parametrize(
@@ -117,39 +117,39 @@ def test_more_than_32_activities_give_several_rows_by_a_sliding_window_of_32(
     activities, stride, held_out
 ):
     history = member_with(range(activities))
-    jobs, counts = held_out_jobs(history, stride=stride)
-    assert jobs == held_out
+    items, counts = held_out_items(history, stride=stride)
+    assert items == held_out
     # The oldest of a window is input, its newest is held out.
-    assert counts == [min(job, 32) for job in held_out]
+    assert counts == [min(item, 32) for item in held_out]
 
 
 def test_activities_tied_with_the_held_out_one_are_not_its_input():
     history = member_with([10, 20, 30, 40, 40])
-    assert held_out_jobs(history, prefixes=True) == ([3, 4], [3, 3])
+    assert held_out_items(history, prefixes=True) == ([3, 4], [3, 3])
 
 
 def test_activities_at_the_edges_of_period_and_window():
     times = [0, 10, 20, 30, 40]
     history = member_with(times, spec=ActivitySpec(window=timedelta(microseconds=20)))
     # Only what is in the period is held out; of [20, 40) two are in the window of 40.
-    for start, end, jobs in ((40, 41, [4]), (39, 40, []), (40, 50, [4]), (30, 40, [3])):
+    for start, end, items in ((40, 41, [4]), (39, 40, []), (40, 50, [4]), (30, 40, [3])):
         got = examples(history, period(start, end), Windows(minimum=2))
-        assert got.job.tolist() == jobs
+        assert got.item.tolist() == items
         assert all(count == 2 for count in got.sequences.count)
     assert len(examples(history, period(0, 50), Windows(minimum=3))) == 0
 
 
-def test_a_job_without_a_vector_at_its_time_is_neither_held_out_nor_input():
+def test_a_item_without_a_vector_at_its_time_is_neither_held_out_nor_input():
     events = [event(7, i, "SAVE", 10 * i) for i in range(6)]
     since = {4: 41, 5: 50}
     vectors = [(i, since.get(i, -1), [1.0, 0.0]) for i in range(6)]
     history = history_of(events, vectors)
-    jobs, counts = held_out_jobs(history, prefixes=True)
-    assert jobs == [3, 5]
-    # Job 4, acted on at 40, is known at 41: input at 50.
+    items, counts = held_out_items(history, prefixes=True)
+    assert items == [3, 5]
+    # Item 4, acted on at 40, is known at 41: input at 50.
     assert counts == [3, 5]
     # The newest activity is not known, so the one before it is held out.
-    assert held_out_jobs(history, end=45) == ([3], [3])
+    assert held_out_items(history, end=45) == ([3], [3])
 
 
 def test_at_most_so_many_rows_of_one_member_at_random():
@@ -162,7 +162,7 @@ def test_at_most_so_many_rows_of_one_member_at_random():
         got = examples(history, period(0, 500), few, seed)
         assert Counter(got.member.tolist()) == {0: 4, 1: 6}
         assert (np.diff(got.event) > 0).all()
-        kept.update(got.job[got.member == 1].tolist())
+        kept.update(got.item[got.member == 1].tolist())
     assert set(kept) == set(range(1, 40))
     # 6 of 39, 200 times: within five standard deviations.
     assert all(abs(n - 200 * 6 / 39) < 5 * (200 * 6 / 39) ** 0.5 for n in kept.values())
@@ -182,8 +182,8 @@ def test_a_period_without_activity_gives_no_examples_and_no_negatives():
     got = examples(history, period(50, 60), Windows())
     drawn = draw_negatives(got, history, period(50, 60), random=random())
     assert len(got) == len(drawn) == len(both(got, drawn)) == 0
-    assert got.job_rows.shape == (0,)
-    assert got.sequences.job.shape == (0, 32)
+    assert got.item_rows.shape == (0,)
+    assert got.sequences.item.shape == (0, 32)
     assert got.counts(history.spec) == {}
 
 
@@ -202,7 +202,7 @@ def test_held_out_activities_equal_the_reference(case, of, windows):
     got = examples(history, period(start, end), Windows(per_member=None, **windows))
     rows = held_out(events, vectors, start=start, end=end, **FACTS, **windows)
     assert held_out_dicts(got, history, LABELS) == expected_dicts(rows, vectors)
-    np.testing.assert_array_equal(history.events.job[got.event], got.job)
+    np.testing.assert_array_equal(history.events.item[got.event], got.item)
     np.testing.assert_array_equal(history.events.time[got.event], got.sequences.as_of)
     assert got.counts(history.spec) == dict(Counter(e["action"] for e, _ in rows))
 
@@ -225,7 +225,7 @@ def test_a_limit_leaves_some_of_the_rows_of_each_member(case, of, windows, most,
 
 
 def day_of_many(*, pool=5, positives=2000):
-    """Member 0 with many positives on one day; others act on job j j + 1 times on that day."""
+    """Member 0 with many positives on one day; others act on item j j + 1 times on that day."""
     step = DAY // (positives + 1)
     events = [event(0, 100, POSITIVE[i % 2], i * step) for i in range(positives)]
     events += [event(1 + 10 * j + k, j, "DISMISS", 7) for j in range(pool) for k in range(j + 1)]
@@ -253,7 +253,7 @@ def test_one_negative_for_each_positive_makes_it_half_and_half():
     np.testing.assert_array_equal(drawn.label, real.label + 3)
     assert LABELS[4:] == ("RAND_NEG_FOR_APPLY", "RAND_NEG_FOR_SAVE", "RAND_NEG_FOR_DISMISS")
     assert len(together) == len(together.sequences) == 200
-    np.testing.assert_array_equal(together.job[100:], drawn.job)
+    np.testing.assert_array_equal(together.item[100:], drawn.item)
     np.testing.assert_array_equal(together.sequences.time[100:], drawn.sequences.time)
 
 
@@ -262,78 +262,78 @@ def chi_square(counts):
     return sum((n - expected) ** 2 / expected for n in counts)
 
 
-def test_jobs_are_drawn_uniformly_from_the_distinct_jobs_of_the_day():
+def test_items_are_drawn_uniformly_from_the_distinct_items_of_the_day():
     history = day_of_many(pool=5, positives=4001)
     _, drawn = negatives(history, period(0, DAY))
-    counts = np.bincount(drawn.job, minlength=6)
+    counts = np.bincount(drawn.item, minlength=6)
     assert counts.tolist()[5] == 0
     assert counts.sum() == 4000
-    # Job j is acted on j + 1 times: by popularity, the statistic would be above 1,000. The
+    # Item j is acted on j + 1 times: by popularity, the statistic would be above 1,000. The
     # quantile 0.999 of 4 degrees of freedom.
     assert chi_square(counts[:5]) < 18.47
 
 
-def test_jobs_are_drawn_uniformly_where_nearly_all_jobs_of_the_day_are_taboo():
-    # Member 0 acted on 200 of 205 jobs: most draws are rejected, and the allowed are listed.
+def test_items_are_drawn_uniformly_where_nearly_all_items_of_the_day_are_taboo():
+    # Member 0 acted on 200 of 205 items: most draws are rejected, and the allowed are listed.
     events = [event(0, 100 + i % 200, "APPLY", 10 * i) for i in range(4001)]
     events += [event(1, j, "SAVE", 7) for j in range(5)]
     vectors = [(j, -1, [float(j), 1.0]) for j in (*range(5), *range(100, 300))]
     history = history_of(events, vectors)
     _, drawn = negatives(history, period(0, DAY))
-    counts = np.bincount(drawn.job, minlength=5)
+    counts = np.bincount(drawn.item, minlength=5)
     assert len(counts) == 5
     assert counts.sum() == 4000
     assert chi_square(counts) < 18.47
 
 
-def test_lists_of_allowed_jobs_are_made_for_some_at_a_time(monkeypatch):
+def test_lists_of_allowed_items_are_made_for_some_at_a_time(monkeypatch):
     monkeypatch.setattr("activity_embeddings.training.examples.held_out.DRAWS", 0)
     monkeypatch.setattr("activity_embeddings.training.examples.held_out.LISTED_AT_ONCE", 13)
     history = day_of_many(pool=5, positives=1001)
     _, drawn = negatives(history, period(0, DAY))
-    counts = np.bincount(drawn.job, minlength=5)
+    counts = np.bincount(drawn.item, minlength=5)
     assert counts.sum() == len(drawn) == 1000
     assert chi_square(counts) < 18.47
 
 
-def test_without_a_job_left_a_positive_has_no_negative():
-    events = [event(0, job, "APPLY", 10 * job) for job in range(5)]
-    events += [event(1, job, "SAVE", DAY + 10 * job) for job in range(5)]
+def test_without_a_item_left_a_positive_has_no_negative():
+    events = [event(0, item, "APPLY", 10 * item) for item in range(5)]
+    events += [event(1, item, "SAVE", DAY + 10 * item) for item in range(5)]
     history = history_of(events, [(j, -1, [1.0, 0.0]) for j in range(5)])
     real, drawn = negatives(history, period(0, 2 * DAY))
     assert len(real) == 8
     assert len(drawn) == 0
-    # Member 2 acts on one job of the second day: member 1 has one to draw now.
+    # Member 2 acts on one item of the second day: member 1 has one to draw now.
     vectors = [(j, -1, [1.0, 0.0]) for j in (*range(5), 9)]
     history = history_of([*events, event(2, 9, "SAVE", DAY + 3)], vectors)
     _, drawn = negatives(history, period(0, 2 * DAY))
     assert drawn.member.tolist() == [1, 1, 1, 1]
-    assert {history.vectors.job_ids[int(job)].as_py() for job in drawn.job} == {9}
+    assert {history.vectors.item_ids[int(item)].as_py() for item in drawn.item} == {9}
 
 
-def test_a_job_of_an_earlier_day_within_the_window_is_taboo_and_one_before_it_is_not():
-    others = [event(1, job, "SAVE", 30 * DAY + 5) for job in (0, 1)]
+def test_a_item_of_an_earlier_day_within_the_window_is_taboo_and_one_before_it_is_not():
+    others = [event(1, item, "SAVE", 30 * DAY + 5) for item in (0, 1)]
     own = [event(0, 0, "DISMISS", 2 * DAY + 10), event(0, 1, "DISMISS", 2 * DAY + 20)]
     own += [event(0, 2, "SAVE", 29 * DAY), event(0, 3, "APPLY", 30 * DAY + 15)]
     vectors = [(j, -1, [1.0, 0.0]) for j in range(4)]
     history = history_of(own + others, vectors)
-    # As of 30 d + 15 the window begins at 2 d + 15: after the activity on job 0 alone.
+    # As of 30 d + 15 the window begins at 2 d + 15: after the activity on item 0 alone.
     for seed in range(20):
         _, drawn = negatives(history, period(30 * DAY, 31 * DAY), seed, shift=timedelta(0))
-        assert drawn.job.tolist() == [0]
+        assert drawn.item.tolist() == [0]
     # It is the window of the negative's own time that counts.
     shift = timedelta(microseconds=10)
     seen = set()
     for seed in range(100):
         _, drawn = negatives(history, period(30 * DAY, 31 * DAY), seed, shift=shift)
-        for job, time in zip(drawn.job, drawn.sequences.as_of, strict=True):
-            assert time - 28 * DAY > 2 * DAY + (20 if job else 10)
-            seen.add(int(job))
+        for item, time in zip(drawn.item, drawn.sequences.as_of, strict=True):
+            assert time - 28 * DAY > 2 * DAY + (20 if item else 10)
+            seen.add(int(item))
     assert seen == {0, 1}
 
 
 def test_what_anyone_does_after_the_period_on_its_last_day_decides_nothing():
-    own = [event(0, job, "SAVE", DAY + 10 * job) for job in range(3)]
+    own = [event(0, item, "SAVE", DAY + 10 * item) for item in range(3)]
     others = [
         event(1, 8, "SAVE", DAY),
         event(1, 9, "SAVE", DAY + 30),
@@ -341,14 +341,14 @@ def test_what_anyone_does_after_the_period_on_its_last_day_decides_nothing():
     ]
     vectors = [(j, -1, [1.0, 0.0]) for j in (0, 1, 2, 8, 9)]
     history = history_of(own + others, vectors)
-    ids = history.vectors.job_ids.to_numpy()
-    # Job 9 is acted on after the end, and so is job 8 by the member.
+    ids = history.vectors.item_ids.to_numpy()
+    # Item 9 is acted on after the end, and so is item 8 by the member.
     for seed in range(20):
         real, drawn = negatives(history, period(DAY, DAY + 30), seed)
-        assert real.job.tolist() == [1, 2]
-        assert ids[drawn.job].tolist() == [8, 8]
+        assert real.item.tolist() == [1, 2]
+        assert ids[drawn.item].tolist() == [8, 8]
     _, drawn = negatives(history, period(DAY, DAY + 31))
-    assert ids[drawn.job[drawn.member == 0]].tolist() == [9, 9, 9]
+    assert ids[drawn.item[drawn.member == 0]].tolist() == [9, 9, 9]
 
 
 def test_times_are_shifted_evenly_in_both_directions_and_stay_in_day_and_period():
@@ -374,10 +374,10 @@ def test_times_are_shifted_evenly_in_both_directions_and_stay_in_day_and_period(
     assert np.ptp(drawn.sequences.as_of) > 0.95 * DAY
 
 
-def test_the_seed_decides_jobs_and_times():
+def test_the_seed_decides_items_and_times():
     history = day_of_many(positives=50)
     drawn = [negatives(history, period(0, DAY), seed)[1] for seed in (3, 3, 4)]
-    for columns in ([d.job.tolist() for d in drawn], [d.sequences.as_of.tolist() for d in drawn]):
+    for columns in ([d.item.tolist() for d in drawn], [d.sequences.as_of.tolist() for d in drawn]):
         assert columns[0] == columns[1] != columns[2]
 
 
@@ -393,7 +393,7 @@ def test_the_input_of_a_negative_is_real_activity_before_its_own_time():
         real, drawn = negatives(history, of, seed, shift=timedelta(minutes=3))
         before = held_out_dicts(drawn, history, LABELS)
         for one, own_time in zip(before, real.sequences.as_of.tolist(), strict=True):
-            assert [job for job, _, _ in one["before"]] == [
+            assert [item for item, _, _ in one["before"]] == [
                 i for i in range(6) if events[i]["time"] < one["time"]
             ]
             seen.add(one["time"] > own_time)
@@ -405,7 +405,7 @@ def test_the_vector_of_a_negative_is_that_of_its_own_time():
     noon = DAY // 2
     events = [event(0, 0, "SAVE", 5), event(0, 1, "SAVE", noon), event(1, 8, "SAVE", 7)]
     events += [event(1, 9, "SAVE", 7)]
-    # Job 8 gets another vector at noon, job 9 its first.
+    # Item 8 gets another vector at noon, item 9 its first.
     vectors = [(0, -1, [0.0, 0.0]), (1, -1, [1.0, 0.0]), (8, -1, [8.0, 0.0])]
     vectors += [(8, noon, [8.0, 1.0]), (9, noon, [9.0, 1.0])]
     history = history_of(events, vectors)
@@ -438,15 +438,15 @@ def test_negatives_obey_the_reference(case, of, windows, shift, seed):
     assert (np.diff(drawn.event) > 0).all()
 
     def allowed(member, time):
-        return allowed_jobs(events, vectors, member, time, window_us=WINDOW_US, end=end)
+        return allowed_items(events, vectors, member, time, window_us=WINDOW_US, end=end)
 
     for of_event, one in zip(drawn.event.tolist(), got, strict=True):
         own = positives.pop(of_event)
         assert one["label"] == f"RAND_NEG_FOR_{own['label']}"
         assert one["member"] == own["member"]
         assert one["time"] in shifted_times(own["time"], shift=shift, start=start, end=end)
-        assert one["job"] in allowed(one["member"], one["time"])
-        assert one["vector"] == vector_as_of(vectors, one["job"], one["time"])
+        assert one["item"] in allowed(one["member"], one["time"])
+        assert one["vector"] == vector_as_of(vectors, one["item"], one["time"])
         before, _ = sequence(events, vectors, one["member"], one["time"], **FACTS)
         assert one["before"] == before
     for own in positives.values():
@@ -471,7 +471,7 @@ def with_a_later_part(draw):
         # Mostly on the day on which the period ends.
         "time": st.one_of(MOMENTS, st.integers(0, 3)).map(lambda t: end + t % DAY),
     }
-    # One event on a known job that is there in both cases, outside of everything.
+    # One event on a known item that is there in both cases, outside of everything.
     outside = event(9, 0, "APPLY", -100 * DAY)
     if events and "event_id" in events[0]:
         one["event_id"] = st.integers(0, 2)

@@ -25,8 +25,8 @@ def history():
     random = np.random.default_rng(0)
     members = random.integers(0, 40, 600)
     days = np.where(members % 5 == 0, 25, random.integers(0, 30, 600))
-    jobs, times = random.integers(0, 12, 600), days * DAY + random.integers(0, DAY, 600)
-    columns = (members.tolist(), jobs.tolist(), ACTIONS * 200, times.tolist())
+    items, times = random.integers(0, 12, 600), days * DAY + random.integers(0, DAY, 600)
+    columns = (members.tolist(), items.tolist(), ACTIONS * 200, times.tolist())
     events = [event(*row) for row in zip(*columns, strict=True)]
     vectors = [(j, day * DAY, [float(j), float(day)]) for j in range(12) for day in (0, 5 + j)]
     return history_of(events, vectors, ActivitySpec(length=6))
@@ -150,7 +150,7 @@ def test_a_dataset_gives_the_batches_and_asks_for_the_epoch_at_each_pass(history
     epoch = 3
     data = stream.dataset(lambda: epoch)
     assert {n: (s.dtype.name, s.shape.rank) for n, s in data.element_spec.items()} == {
-        "job_rows": ("int32", 2),
+        "item_rows": ("int32", 2),
         "actions": ("int32", 2),
         "ages": ("float32", 2),
         "target_rows": ("int32", 2),

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training_data import ITEMS, SPEC, TRAIN, turns
+from training_data import SPEC, TRAIN, VECTOR_SPEC, turns
 
 from activity_embeddings.training.examples.stream import ExampleStream
 from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit, fit_task
@@ -29,7 +29,7 @@ def fit(validate=None, *, objective=None, settings=FIT, **options):
     """Fit a small CNN; return its weights and the figures."""
     objective = objective or FuturePositives()
     keras.utils.set_random_seed(settings.seed)
-    model = CNN(filters=5, convolutions=1).build(SPEC, ITEMS)
+    model = CNN(filters=5, convolutions=1).build(SPEC, VECTOR_SPEC)
     stream = objective.stream(HISTORY, TRAIN, batch_size=settings.batch_size, seed=settings.seed)
     figures = fit_task(objective.task(model, HISTORY, TRAIN), stream, validate, settings, **options)
     return model.get_weights(), figures
@@ -148,7 +148,7 @@ def test_every_batch_of_every_epoch_counts():
     objective = FuturePositives()
     stream = objective.stream(HISTORY, TRAIN, batch_size=16)
     growing = Growing(**{field.name: getattr(stream, field.name) for field in fields(stream)})
-    task = Counted(CNN(filters=5).build(SPEC, ITEMS), HISTORY, TRAIN, objective)
+    task = Counted(CNN(filters=5).build(SPEC, VECTOR_SPEC), HISTORY, TRAIN, objective)
     fit_task(task, growing, None, FIT)
     assert len(seen) == 2 + 4 + 6
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
-from training_data import ITEMS, TRAIN, VALIDATION, day, turns
+from training_data import TRAIN, VALIDATION, VECTOR_SPEC, day, turns
 
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit
@@ -28,7 +28,7 @@ from activity_embeddings.transformations.errors import InvalidInput
 HISTORY = turns()
 SMALL = CNN(filters=8, convolutions=2, dropout=0.0)
 FIT = Fit(epochs=2, batch_size=128, learning_rate=3e-3)
-DATA = {"item_embedding": ITEMS, "period": TRAIN, "validation": VALIDATION}
+DATA = {"vector_spec": VECTOR_SPEC, "period": TRAIN, "validation": VALIDATION}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_model_that_is_packaged_gives_the_same_vectors_by_plain_tensorflow(
     described = load_run(folder).package(tmp_path / "cnn", name="cnn", version="3", owner="me")
     random = np.random.default_rng(0)
     inputs = {
-        "job_embeddings": random.normal(size=(5, 8, 6)).astype(np.float32),
+        "item_embeddings": random.normal(size=(5, 8, 6)).astype(np.float32),
         "actions": random.integers(0, 4, (5, 8)).astype(np.int32),
     }
     np.savez(tmp_path / "inputs.npz", **inputs)
@@ -127,7 +127,7 @@ def test_a_model_that_is_packaged_gives_the_same_vectors_by_plain_tensorflow(
     manifest = read_manifest(described.path)
     assert manifest["version"] == "3"
     assert manifest["owner"] == "me"
-    assert manifest["item_embedding"] == ITEMS.to_dict()
+    assert manifest["vector_spec"] == VECTOR_SPEC.to_dict()
     assert manifest["code_version"]
     assert manifest["training"]["period"] == TRAIN.to_dict()
     assert manifest["training"]["data"]["item_vectors_fingerprint"]
@@ -178,7 +178,7 @@ def _as_table(parts):
             pa.table(
                 {
                     "member_id": part.member_ids.take(pa.array(part.member)),
-                    "job_id": part.job_ids.take(pa.array(part.job)),
+                    "job_id": part.item_ids.take(pa.array(part.item)),
                     "action": pa.array(actions[part.action]),
                     "event_timestamp": pa.array(part.time).cast(pa.timestamp("us", "UTC")),
                 }
@@ -192,7 +192,7 @@ def test_vectors_that_are_not_finite_are_one_clear_error():
     vectors = HISTORY.vectors
     matrix = vectors.matrix.copy()
     matrix[3, 2] = np.nan
-    broken = ItemVectors(vectors.job_ids, vectors.start, vectors.time, matrix)
+    broken = ItemVectors(vectors.item_ids, vectors.start, vectors.time, matrix)
     with pytest.raises(InvalidInput, match=r"finite to train on.*NaN or infinity in 1 of 40"):
         type(HISTORY).of(HISTORY.events, broken, HISTORY.spec)
 

@@ -1,4 +1,4 @@
-"""NDCG@10 of the jobs that members went on to want, beside popularity in the week before."""
+"""NDCG@10 of the items that members went on to want, beside popularity in the week before."""
 
 import math
 from datetime import timedelta
@@ -39,7 +39,7 @@ FACTS = {"window_us": WINDOW_US, "length": LENGTH}
 
 
 def by_hand():
-    """Member 1 acts on job 0, then wants job 1, among jobs 2, 3, 4 of that day."""
+    """Member 1 acts on item 0, then wants item 1, among items 2, 3, 4 of that day."""
     events = [
         event(1, 0, "SAVE", 9 * DAY),
         event(1, 1, "APPLY", 10 * DAY + 5),
@@ -47,7 +47,7 @@ def by_hand():
         event(2, 3, "DISMISS", 10 * DAY + 9),
         event(3, 4, "DISMISS", 10 * DAY + 3),
         event(3, 0, "DISMISS", 10 * DAY + 7),
-        # Popularity of the week before: job 2 twice, job 1 once.
+        # Popularity of the week before: item 2 twice, item 1 once.
         event(8, 2, "SAVE", 3 * DAY),
         event(9, 2, "APPLY", 10 * DAY - 1),
         event(9, 1, "SAVE", 5 * DAY),
@@ -62,26 +62,26 @@ def by_hand():
 
 
 def only(queries):
-    """Return the one query, its day and its candidates as job ids."""
+    """Return the one query, its day and its candidates as item ids."""
     (day,) = queries.days
-    (low,), (high,) = queries.history.jobs_of_days.slices(np.array([10]), 11 * DAY)
-    jobs = np.sort(queries.history.jobs_of_days.jobs[low:high])
+    (low,), (high,) = queries.history.items_of_days.slices(np.array([10]), 11 * DAY)
+    items = np.sort(queries.history.items_of_days.items[low:high])
     assert day.query.tolist() == [0]
-    return day, jobs
+    return day, items
 
 
-def test_candidates_are_the_jobs_of_the_day_without_the_wanted_one_and_the_members_own():
+def test_candidates_are_the_items_of_the_day_without_the_wanted_one_and_the_members_own():
     queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
     assert len(queries) == 1
     assert sequence_lists(queries.sequences) == [[(0, "SAVE", 9 * DAY)]]
-    day, jobs = only(queries)
-    assert jobs[day.wanted[0]] == 1
-    assert jobs[day.candidate[0]].tolist() == [2, 3, 4]
+    day, items = only(queries)
+    assert items[day.wanted[0]] == 1
+    assert items[day.candidate[0]].tolist() == [2, 3, 4]
 
 
 def test_popularity_counts_positive_activity_of_the_seven_days_before_alone():
-    day, jobs = only(RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY)))
-    popularity = dict(zip(jobs.tolist(), day.popularity.tolist(), strict=True))
+    day, items = only(RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY)))
+    popularity = dict(zip(items.tolist(), day.popularity.tolist(), strict=True))
     assert popularity == pytest.approx(
         {0: math.log(2), 1: math.log(2), 2: math.log(3), 3: 0.0, 4: 0.0}
     )
@@ -90,7 +90,7 @@ def test_popularity_counts_positive_activity_of_the_seven_days_before_alone():
 @pytest.mark.parametrize(
     ("embedding", "rank"),
     [
-        # Jobs of one score share the mean of their places, rounded down.
+        # Items of one score share the mean of their places, rounded down.
         ([1.0, 0.0], 3),
         ([-1.0, 0.0], 2),
         ([1.0, -1.0], 2),
@@ -98,13 +98,13 @@ def test_popularity_counts_positive_activity_of_the_seven_days_before_alone():
         ([0.0, 0.0], 2),
     ],
 )
-def test_the_place_of_the_wanted_job_decides_the_gain(embedding, rank):
+def test_the_place_of_the_wanted_item_decides_the_gain(embedding, rank):
     queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
     gains = queries.ndcg_of_members(np.array([embedding], np.float32))
     assert gains.tolist() == pytest.approx([1 / math.log2(rank + 1)])
 
 
-def test_popularity_alone_puts_the_wanted_job_second():
+def test_popularity_alone_puts_the_wanted_item_second():
     queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
     assert queries.popularity() == pytest.approx(1 / math.log2(3))
 
@@ -112,12 +112,12 @@ def test_popularity_alone_puts_the_wanted_job_second():
 def test_embedding_and_popularity_are_mixed_in_units_of_their_standard_deviation():
     queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
     embedding = np.array([[1.0, 0.0]], np.float32)
-    # Over candidates 2, 3, 4: scores 3, 2, 2 and popularity log 3, 0, 0; the wanted job has 2
-    # and log 2. In these units, job 2 is ahead by 2.12 in scores and by 0.78 in popularity, jobs 3
-    # and 4 are behind by 1.34 in popularity: the wanted job is second whatever the share below 1.
+    # Over candidates 2, 3, 4: scores 3, 2, 2 and popularity log 3, 0, 0; the wanted item has 2
+    # and log 2. In these units, item 2 is ahead by 2.12 in scores and by 0.78 in popularity, items 3
+    # and 4 are behind by 1.34 in popularity: the wanted item is second whatever the share below 1.
     for share in (0.0, 0.2, 0.8):
         assert queries.ndcg_of_members(embedding, share) == pytest.approx(1 / math.log2(3))
-    # Turned round, job 2 is behind by 2.12 in scores: ahead of the wanted job as long as
+    # Turned round, item 2 is behind by 2.12 in scores: ahead of the wanted item as long as
     # 0.78 (1 - share) > 2.12 share, that is up to a share of 0.27.
     for share, rank in ((0.26, 2), (0.28, 1)):
         gains = queries.ndcg_of_members(-embedding, share)
@@ -128,7 +128,7 @@ def test_measure_takes_the_best_share_and_gives_the_embedding_alone_too():
     queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
     constant = np.full((len(queries), 2), [-1, 0], np.float32)
     figures = queries.measure(lambda sequences, history: constant)
-    # Jobs 1, 3 and 4 tie by the embedding alone; with some popularity the wanted job is first.
+    # Items 1, 3 and 4 tie by the embedding alone; with some popularity the wanted item is first.
     assert figures == pytest.approx(
         {"ndcg_at_10": 1.0, "share": 0.3, "ndcg_at_10_alone": 1 / math.log2(3)}
     )
@@ -153,11 +153,11 @@ def test_each_member_counts_once_however_many_queries():
     queries = RankingQueries.of(history_of(events, vectors), period(DAY, 2 * DAY))
     assert queries.member.tolist() == [0, 0, 1]
     gains = queries.ndcg_of_members(np.array([[1, 0]] * 3, np.float32))
-    # Job 1 is third of 1, 2, 3; job 2 second of 2, 3; job 3 first.
+    # Item 1 is third of 1, 2, 3; item 2 second of 2, 3; item 3 first.
     assert gains.tolist() == pytest.approx([(1 / math.log2(4) + 1 / math.log2(3)) / 2, 1.0])
 
 
-def test_a_wanted_job_without_rivals_is_first_at_every_share():
+def test_a_wanted_item_without_rivals_is_first_at_every_share():
     events = [event(1, 0, "SAVE", 0), event(1, 1, "SAVE", DAY)]
     queries = RankingQueries.of(
         history_of(events, [(j, -1, [1.0, 0.0]) for j in (0, 1)]), period(DAY, 2 * DAY)
@@ -206,16 +206,16 @@ def test_queries_and_ndcg_equal_the_reference(case, of, share):
     # Whole numbers, so that sums are exact and ties are ties.
     embeddings = np.array([[q["time"] % 3 - 1, len(q["before"]) - 2] for q in expected], np.float32)
 
-    def score(query, embedding, job):
+    def score(query, embedding, item):
         if share == 0.0:
-            return query["popularity"][job]
-        newest = max((time, v) for j, time, v in vectors if j == job and time <= query["time"])[1]
+            return query["popularity"][item]
+        newest = max((time, v) for j, time, v in vectors if j == item and time <= query["time"])[1]
         return sum(a * b for a, b in zip(embedding, newest, strict=True))
 
     gains = [
         gain(
             score(query, embedding, query["wanted"]),
-            [score(query, embedding, job) for job in query["candidates"]],
+            [score(query, embedding, item) for item in query["candidates"]],
         )
         for query, embedding in zip(expected, embeddings.tolist(), strict=True)
     ]
@@ -270,10 +270,10 @@ def test_an_average_without_a_model_equals_the_formulas():
 def test_a_model_embeds_sequences_in_their_order(monkeypatch):
     monkeypatch.setattr("activity_embeddings.training.fitting.validation.BATCH", 3)
     spec = ActivitySpec(window=timedelta(days=2), length=4)
-    jobs = keras.Input((spec.length, 2), name="job_embeddings")
+    items = keras.Input((spec.length, 2), name="item_embeddings")
     ages = keras.Input((spec.length,), name="ages")
-    summed = keras.ops.sum(jobs, axis=1) + keras.ops.sum(ages, axis=1, keepdims=True)
-    model = keras.Model({"job_embeddings": jobs, "ages": ages}, {ACTIVITY_EMBEDDING: summed})
+    summed = keras.ops.sum(items, axis=1) + keras.ops.sum(ages, axis=1, keepdims=True)
+    model = keras.Model({"item_embeddings": items, "ages": ages}, {ACTIVITY_EMBEDDING: summed})
     events = [event(1, j, "SAVE", j * DAY) for j in range(8)]
     history = history_of(events, [(j, -1, [float(j), 1.0]) for j in range(8)], spec)
     as_of = np.arange(8)[::-1] * DAY

@@ -1,4 +1,4 @@
-"""The job encoder: content and behaviour in one vector, learnt from the past alone."""
+"""The item encoder: content and behaviour in one vector, learnt from the past alone."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -11,56 +11,56 @@ from training_data import EPOCH, day
 
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.fitting.loop import Fit
-from activity_embeddings.training.item_encoder.train import JobEncoder, train_job_encoder
+from activity_embeddings.training.item_encoder.train import TowerSettings, train_item_encoder
 from activity_embeddings.training.objectives import FuturePositives
-from activity_embeddings.training.packaging import package_job_encoder
+from activity_embeddings.training.packaging import package_item_encoder
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.inference.encoder import JobEncoder as LoadedEncoder
+from activity_embeddings.transformations.inference.encoder import TowerSettings as LoadedEncoder
 from activity_embeddings.transformations.inference.encoder import encode_postings
 
 INTEGER = pa.int64()
-JOBS = 60
+ITEMS = 60
 UNTIL = day(40)
 COLD = 6
-"""Jobs that nobody acts on before `UNTIL`."""
+"""Items that nobody acts on before `UNTIL`."""
 OPTIONS = {
     "dimension": 8,
-    "encoder": JobEncoder(categories=("genres", "year"), buckets=512, hidden=8, dropout=0.0),
+    "encoder": TowerSettings(categories=("genres", "year"), buckets=512, hidden=8, dropout=0.0),
     "objective": FuturePositives(windows=Windows(minimum=1, prefixes=True), targets=2),
     "fit": Fit(epochs=4, batch_size=128, learning_rate=1e-2),
 }
 
 
 def postings(ids=INTEGER):
-    """Half of the jobs are for cooks and half for drivers; the last six of them are cold."""
+    """Half of the items are for cooks and half for drivers; the last six of them are cold."""
     kinds = [("cook", "kitchen"), ("driver", "road")]
     return pa.table(
         {
-            "job_id": pa.array(range(JOBS)).cast(ids),
-            "title": [f"{kinds[j % 2][0]} number{j}" for j in range(JOBS)],
-            "genres": [[kinds[j % 2][1]] for j in range(JOBS)],
-            "year": [2010 + j % 3 for j in range(JOBS)],
-            "event_timestamp": pa.array([EPOCH] * JOBS, pa.timestamp("us", "UTC")),
+            "job_id": pa.array(range(ITEMS)).cast(ids),
+            "title": [f"{kinds[j % 2][0]} number{j}" for j in range(ITEMS)],
+            "genres": [[kinds[j % 2][1]] for j in range(ITEMS)],
+            "year": [2010 + j % 3 for j in range(ITEMS)],
+            "event_timestamp": pa.array([EPOCH] * ITEMS, pa.timestamp("us", "UTC")),
         }
     )
 
 
 def events(members=60, per_member=12, days=40, seed=0, ids=INTEGER):
-    """Members want jobs of one kind, and dismiss the other one."""
+    """Members want items of one kind, and dismiss the other one."""
     random = np.random.default_rng(seed)
     rows = []
     for member in range(members):
         for _ in range(per_member):
-            job = int(random.integers(0, JOBS - COLD))
-            action = "APPLY" if job % 2 == member % 2 else "DISMISS"
+            item = int(random.integers(0, ITEMS - COLD))
+            action = "APPLY" if item % 2 == member % 2 else "DISMISS"
             if action == "DISMISS" and random.random() < 0.7:
                 continue
-            rows.append((member, job, action, day(float(random.uniform(0, days)))))
-    member_ids, jobs, actions, times = zip(*rows, strict=True)
+            rows.append((member, item, action, day(float(random.uniform(0, days)))))
+    member_ids, items, actions, times = zip(*rows, strict=True)
     return pa.table(
         {
             "member_id": pa.array(member_ids, pa.int64()),
-            "job_id": pa.array(jobs).cast(ids),
+            "job_id": pa.array(items).cast(ids),
             "action": pa.array(actions),
             "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
         }
@@ -81,11 +81,11 @@ def encode(module, table):
 
 @pytest.fixture(scope="module")
 def trained():
-    return train_job_encoder(events(), postings(), until=UNTIL, **OPTIONS)
+    return train_item_encoder(events(), postings(), until=UNTIL, **OPTIONS)
 
 
 def mean_cosines(vectors):
-    """Return the mean cosine of jobs of one kind, and of two kinds."""
+    """Return the mean cosine of items of one kind, and of two kinds."""
     cosines = vectors @ vectors.T
     same = np.arange(len(vectors))[:, None] % 2 == np.arange(len(vectors)) % 2
     off = ~np.eye(len(vectors), dtype=bool)
@@ -99,18 +99,18 @@ def test_vectors_are_unit_and_tell_apart_what_members_tell_apart(trained):
     assert same > other + 0.5
 
 
-def test_a_job_that_nobody_acted_on_is_placed_by_its_content(trained):
-    cold = postings().slice(JOBS - COLD)
+def test_a_item_that_nobody_acted_on_is_placed_by_its_content(trained):
+    cold = postings().slice(ITEMS - COLD)
     # Its own name means nothing, and neither does its number.
     unknown = cold.set_column(0, "job_id", pa.array(range(1000, 1000 + COLD)))
     np.testing.assert_array_equal(encode(trained[0], cold), encode(trained[0], unknown))
-    known = encode(trained[0], postings().slice(0, JOBS - COLD))
+    known = encode(trained[0], postings().slice(0, ITEMS - COLD))
     cosines = encode(trained[0], cold) @ known.T
-    same = np.arange(COLD)[:, None] % 2 == np.arange(JOBS - COLD) % 2
+    same = np.arange(COLD)[:, None] % 2 == np.arange(ITEMS - COLD) % 2
     assert cosines[same].mean() > cosines[~same].mean() + 0.4
 
 
-def test_two_jobs_of_the_same_content_differ_by_who_wants_them(trained):
+def test_two_items_of_the_same_content_differ_by_who_wants_them(trained):
     twin = postings().slice(0, 2)
     twin = twin.set_column(1, "title", pa.array(["cook", "cook"]))
     twin = twin.set_column(2, "genres", pa.array([["kitchen"], ["kitchen"]]))
@@ -127,32 +127,34 @@ def test_nothing_at_or_after_the_end_is_read(trained):
         "event_timestamp",
         pa.array([t + timedelta(days=40) for t in times], pa.timestamp("us", "UTC")),
     )
-    module, facts = train_job_encoder(
+    module, facts = train_item_encoder(
         pa.concat_tables([moved, events()]), postings(), until=UNTIL, **OPTIONS
     )
     np.testing.assert_array_equal(encode(module, postings()), encode(trained[0], postings()))
     assert facts == trained[1]
 
 
-def test_of_a_jobs_postings_the_newest_before_the_end_is_read(trained):
+def test_of_a_items_postings_the_newest_before_the_end_is_read(trained):
     """In whatever order they come: older ones are superseded, later ones are not known yet."""
 
     def at_other_times(moment):
-        wrong = postings().set_column(1, "title", pa.array(["driver"] * JOBS))
-        times = pa.array([moment] * JOBS, pa.timestamp("us", "UTC"))
+        wrong = postings().set_column(1, "title", pa.array(["driver"] * ITEMS))
+        times = pa.array([moment] * ITEMS, pa.timestamp("us", "UTC"))
         return wrong.set_column(4, "event_timestamp", times)
 
     earlier, later = at_other_times(EPOCH - timedelta(days=1)), at_other_times(UNTIL)
-    unseen = postings().slice(0, 1).set_column(0, "job_id", pa.array([JOBS])).slice(0, 1)
+    unseen = postings().slice(0, 1).set_column(0, "job_id", pa.array([ITEMS])).slice(0, 1)
     unseen = unseen.set_column(4, "event_timestamp", pa.array([UNTIL], pa.timestamp("us", "UTC")))
     for order in ([later, postings(), earlier, unseen], [unseen, earlier, postings(), later]):
-        module, facts = train_job_encoder(events(), pa.concat_tables(order), until=UNTIL, **OPTIONS)
+        module, facts = train_item_encoder(
+            events(), pa.concat_tables(order), until=UNTIL, **OPTIONS
+        )
         assert facts == trained[1]
         np.testing.assert_array_equal(encode(module, postings()), encode(trained[0], postings()))
 
 
 def test_another_seed_gives_other_vectors(trained):
-    module, _ = train_job_encoder(events(), postings(), until=UNTIL, seed=1, **OPTIONS)
+    module, _ = train_item_encoder(events(), postings(), until=UNTIL, seed=1, **OPTIONS)
     assert np.abs(encode(module, postings()) - encode(trained[0], postings())).max() > 1e-3
 
 
@@ -168,8 +170,8 @@ def test_facts_say_what_was_done(trained):
 
 def test_packaged_it_gives_the_same_vectors_from_its_last_day_on(trained, tmp_path):
     module, facts = trained
-    described = package_job_encoder(
-        module, tmp_path / "encoder", name="jobs", version="2", valid_from=UNTIL, **facts
+    described = package_item_encoder(
+        module, tmp_path / "encoder", name="items", version="2", valid_from=UNTIL, **facts
     )
     assert set(described.inputs) == {"job_id", "title", "genres", "year"}
     table = encode_postings(LoadedEncoder(described), postings())
@@ -180,19 +182,19 @@ def test_packaged_it_gives_the_same_vectors_from_its_last_day_on(trained, tmp_pa
 
 def test_ids_may_be_strings(tmp_path):
     options = {**OPTIONS, "fit": Fit(epochs=1)}
-    module, facts = train_job_encoder(
+    module, facts = train_item_encoder(
         events(ids=pa.string()), postings(pa.string()), until=UNTIL, **options
     )
-    described = package_job_encoder(
-        module, tmp_path / "encoder", name="jobs", version="1", valid_from=UNTIL, **facts
+    described = package_item_encoder(
+        module, tmp_path / "encoder", name="items", version="1", valid_from=UNTIL, **facts
     )
     table = encode_postings(LoadedEncoder(described), postings(pa.string()))
     assert table.column("job_id").type == pa.string()
-    assert len(table) == JOBS
+    assert len(table) == ITEMS
 
 
 def test_words_start_where_semantic_analysis_puts_them():
-    encoder = JobEncoder(buckets=64)
+    encoder = TowerSettings(buckets=64)
     tokens = np.array([[1, 2, 0], [1, 3, 0], [4, 5, 0], [4, 6, 0]], np.int32)
     words = encoder.semantic_words(tokens, 4, seed=0)
     assert words.shape == (65, 4)
@@ -204,7 +206,7 @@ def test_words_start_where_semantic_analysis_puts_them():
 
 
 def test_tokens_are_of_their_column_and_categories_come_first():
-    encoder = JobEncoder(tokens=4)
+    encoder = TowerSettings(tokens=4)
     columns = {
         "title": tf.constant(["Jazz, jazz & Café", "a b c d e f"]),
         "genres": tf.constant([["jazz", ""], ["x", "y"]]),
@@ -224,38 +226,38 @@ def test_tokens_are_of_their_column_and_categories_come_first():
     [
         (lambda t: t.drop_columns("title"), r"postings: column 'title' is missing"),
         (
-            lambda t: t.set_column(1, "title", pa.array([None] * JOBS, pa.string())),
+            lambda t: t.set_column(1, "title", pa.array([None] * ITEMS, pa.string())),
             r"postings: column 'title' should hold no nulls",
         ),
         (
-            lambda t: t.set_column(1, "title", pa.array([0.5] * JOBS)),
+            lambda t: t.set_column(1, "title", pa.array([0.5] * ITEMS)),
             r"postings: column 'title' should be string.*Received: double",
         ),
     ],
 )
 def test_malformed_postings_are_one_clear_error(change, message):
     with pytest.raises(InvalidInput, match=message):
-        train_job_encoder(events(), change(postings()), until=UNTIL, **OPTIONS)
+        train_item_encoder(events(), change(postings()), until=UNTIL, **OPTIONS)
 
 
 def test_too_little_activity_is_one_clear_error():
     with pytest.raises(InvalidInput, match=r"expected .*Received: "):
-        train_job_encoder(events(), postings(), until=day(0), **OPTIONS)
+        train_item_encoder(events(), postings(), until=day(0), **OPTIONS)
     few = events(members=1, per_member=3)
     with pytest.raises(InvalidInput, match=r"expected .*Received: "):
-        train_job_encoder(few, postings(), until=UNTIL, **OPTIONS)
+        train_item_encoder(few, postings(), until=UNTIL, **OPTIONS)
     with pytest.raises(InvalidInput, match=r"`until` should have a time zone"):
-        train_job_encoder(events(), postings(), until=UNTIL.replace(tzinfo=None), **OPTIONS)
+        train_item_encoder(events(), postings(), until=UNTIL.replace(tzinfo=None), **OPTIONS)
     with pytest.raises(InvalidInput, match=r"`until` should be a datetime.*Received: 'soon'"):
-        train_job_encoder(events(), postings(), until="soon", **OPTIONS)
+        train_item_encoder(events(), postings(), until="soon", **OPTIONS)
 
 
 def test_a_killed_training_goes_on(tmp_path):
     options = {**OPTIONS, "fit": replace(OPTIONS["fit"], epochs=1)}
-    whole, facts = train_job_encoder(events(), postings(), until=UNTIL, **options)
-    train_job_encoder(events(), postings(), until=UNTIL, run=tmp_path, **options)
+    whole, facts = train_item_encoder(events(), postings(), until=UNTIL, **options)
+    train_item_encoder(events(), postings(), until=UNTIL, run=tmp_path, **options)
     # As if killed in the second phase, with the first one done.
     (tmp_path / "final" / "checkpoint.npz").unlink()
-    again, same = train_job_encoder(events(), postings(), until=UNTIL, run=tmp_path, **options)
+    again, same = train_item_encoder(events(), postings(), until=UNTIL, run=tmp_path, **options)
     assert same == facts
     np.testing.assert_array_equal(encode(again, postings()), encode(whole, postings()))

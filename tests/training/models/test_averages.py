@@ -17,10 +17,10 @@ from activity_embeddings.training.models import (
 )
 from activity_embeddings.training.models.averages import output_name
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 SPEC = ActivitySpec(length=7)
-ITEMS = ItemEmbedding("test", "1", 3)
+VECTOR_SPEC = ItemVectorSpec("test", "1", 3)
 DECAYS = (1e-6, 0.1, 0.5, 0.9, 0.999)
 POSITIVE = (1, 2)
 
@@ -44,7 +44,7 @@ EXPECTED = dict(FORMULAS)
 
 @cache
 def built(model):
-    return model.build(SPEC, ITEMS)
+    return model.build(SPEC, VECTOR_SPEC)
 
 
 def batch(histories):

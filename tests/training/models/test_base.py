@@ -24,11 +24,11 @@ from activity_embeddings.training.packaging import package_model
 from activity_embeddings.training.testing import ACTIVITY_MODEL_CHECKS, check_activity_model
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import Embedder
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 SPEC = ActivitySpec(length=6)
-ITEMS = ItemEmbedding("test", "1", 5)
-PUBLISHED = (ActivitySpec(), ItemEmbedding("test", "1", 64))
+VECTOR_SPEC = ItemVectorSpec("test", "1", 5)
+PUBLISHED = (ActivitySpec(), ItemVectorSpec("test", "1", 64))
 
 NETWORKS = [name for name in known_models() if issubclass(architecture(name), Network)]
 VARIANTS = [
@@ -38,23 +38,23 @@ VARIANTS = [
 ]
 
 
-def awake(model, spec=SPEC, items=ITEMS, seed=0):
+def awake(model, spec=SPEC, vector_spec=VECTOR_SPEC, seed=0):
     """A built model whose every weight is random: what starts at zero or one shows too."""
-    built = model.build(spec, items)
+    built = model.build(spec, vector_spec)
     generator = np.random.default_rng(seed)
     for weight in built.trainable_variables:
         weight.assign(generator.normal(0.0, 0.5, weight.shape))
     return built
 
 
-def sequences(n, length=SPEC.length, dimension=ITEMS.dimension, seed=0):
+def sequences(n, length=SPEC.length, dimension=VECTOR_SPEC.dimension, seed=0):
     """Random sequences of 0, 1, … activities in turn, padded on the left."""
     generator = np.random.default_rng(seed)
     kept = np.arange(length)[::-1] < (np.arange(n) % (length + 1))[:, None]
     actions = np.where(kept, generator.integers(1, 4, (n, length)), 0).astype(np.int32)
     vectors = generator.normal(size=(n, length, dimension)).astype(np.float32) * kept[:, :, None]
     ages = np.where(kept, np.sort(generator.uniform(0, 28, (n, length)))[:, ::-1], 0)
-    return {"job_embeddings": vectors, "actions": actions, "ages": ages.astype(np.float32)}
+    return {"item_embeddings": vectors, "actions": actions, "ages": ages.astype(np.float32)}
 
 
 def embed(built, inputs):
@@ -67,12 +67,12 @@ def embed(built, inputs):
 
 @pytest.mark.parametrize("name", known_models())
 def test_every_registered_model_keeps_the_contract(name):
-    check_activity_model(name, spec=SPEC, item_embedding=ITEMS)
+    check_activity_model(name, spec=SPEC, vector_spec=VECTOR_SPEC)
 
 
 @pytest.mark.parametrize("model", [v for v in VARIANTS if "-" in v.id])
 def test_every_network_keeps_the_contract_standing_alone_and_with_ages(model):
-    check_activity_model(model, spec=SPEC, item_embedding=ITEMS)
+    check_activity_model(model, spec=SPEC, vector_spec=VECTOR_SPEC)
 
 
 def test_no_check_is_left_out():
@@ -115,7 +115,7 @@ class Trial:
 def test_the_search_space_holds_models_that_can_be_built(name, which):
     trial = Trial(which)
     model = architecture(name).suggest(trial)
-    model.build(SPEC, ITEMS)
+    model.build(SPEC, VECTOR_SPEC)
     assert {key: getattr(model, key) for key in trial.asked if key != "rates"} == {
         key: value for key, value in trial.asked.items() if key != "rates"
     }
@@ -124,9 +124,9 @@ def test_the_search_space_holds_models_that_can_be_built(name, which):
 
 @pytest.mark.parametrize("name", known_models())
 def test_requests_are_served_by_the_converted_model(name, tmp_path):
-    built = architecture(name)().build(SPEC, ITEMS)
+    built = architecture(name)().build(SPEC, VECTOR_SPEC)
     described = package_model(
-        built, tmp_path / name, name=name, version="1", spec=SPEC, item_embedding=ITEMS
+        built, tmp_path / name, name=name, version="1", spec=SPEC, vector_spec=VECTOR_SPEC
     )
     assert Embedder([described], small_batches=True)._converted is not None
 
@@ -140,14 +140,14 @@ def compiled(name, length):
     model = architecture(name)()
     spec = replace(SPEC, length=length)
     if not model.trainable:
-        return model.build(spec, ITEMS).serve
+        return model.build(spec, VECTOR_SPEC).serve
     built = awake(model, spec)
     return tf.function(
-        lambda job_embeddings, actions: built(
-            {"job_embeddings": job_embeddings, "actions": actions}, training=False
+        lambda item_embeddings, actions: built(
+            {"item_embeddings": item_embeddings, "actions": actions}, training=False
         ),
         input_signature=[
-            tf.TensorSpec([None, length, ITEMS.dimension]),
+            tf.TensorSpec([None, length, VECTOR_SPEC.dimension]),
             tf.TensorSpec([None, length], tf.int32),
         ],
     )
@@ -163,7 +163,7 @@ activity = st.tuples(st.integers(1, 3), st.lists(value, min_size=5, max_size=5))
 def test_more_pad_to_the_left_changes_nothing(name, history, extra):
     outputs = []
     for length in (SPEC.length, SPEC.length + extra):
-        vectors = np.zeros((1, length, ITEMS.dimension), np.float32)
+        vectors = np.zeros((1, length, VECTOR_SPEC.dimension), np.float32)
         actions = np.zeros((1, length), np.int32)
         for i, (action, vector) in enumerate(history, start=length - len(history)):
             vectors[0, i], actions[0, i] = vector, action
@@ -181,7 +181,7 @@ def test_inputs_output_and_size(name):
     for ages in (False, True):
         built = architecture(name)(ages=ages).build(*PUBLISHED)
         assert {key: (x.dtype, x.shape) for key, x in built.input.items()} == {
-            "job_embeddings": ("float32", (None, 32, 64)),
+            "item_embeddings": ("float32", (None, 32, 64)),
             "actions": ("int32", (None, 32)),
             **({"ages": ("float32", (None, 32))} if ages else {}),
         }
@@ -198,14 +198,14 @@ def test_inputs_output_and_size(name):
 def test_a_residual_starts_at_exactly_the_decayed_average_of_the_positives(name, decay, ages):
     inputs = sequences(40)
     model = architecture(name)(decay=decay, ages=ages)
-    got = embed(model.build(SPEC, ITEMS), inputs)
+    got = embed(model.build(SPEC, VECTOR_SPEC), inputs)
     expected = [
         decayed_of([v for v, a in zip(vectors, actions, strict=True) if a in (1, 2)], 5, decay)
-        for vectors, actions in zip(inputs["job_embeddings"], inputs["actions"], strict=True)
+        for vectors, actions in zip(inputs["item_embeddings"], inputs["actions"], strict=True)
     ]
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
-    formula = InterleavedDecay(r=decay).build(SPEC, ITEMS)
-    same = formula.serve(inputs["job_embeddings"], inputs["actions"])["activity_embedding"]
+    formula = InterleavedDecay(r=decay).build(SPEC, VECTOR_SPEC)
+    same = formula.serve(inputs["item_embeddings"], inputs["actions"])["activity_embedding"]
     np.testing.assert_allclose(got, same, rtol=0, atol=1e-6)
     assert np.abs(got).mean() > 0.1
 
@@ -230,7 +230,7 @@ def test_gradients_reach_every_weight_and_stay_finite_beside_an_empty_sequence(m
 @pytest.mark.parametrize("name", NETWORKS)
 def test_one_step_from_the_start_wakes_everything(name):
     # The kernel of the correction gets a gradient at once, and then lets it through.
-    built, inputs = architecture(name)(dropout=0.0).build(SPEC, ITEMS), sequences(36)
+    built, inputs = architecture(name)(dropout=0.0).build(SPEC, VECTOR_SPEC), sequences(36)
     taken = {key: inputs[key] for key in built.input}
     target = np.random.default_rng(2).normal(size=(36, 5)).astype(np.float32)
     reached = set()
@@ -253,8 +253,8 @@ def test_what_lies_at_a_padded_position_is_not_read_to_the_bit(model):
     pad = inputs["actions"] == 0
     noisy = {
         **inputs,
-        "job_embeddings": np.where(
-            pad[:, :, None], generator.normal(size=(50, 6, 5)), inputs["job_embeddings"]
+        "item_embeddings": np.where(
+            pad[:, :, None], generator.normal(size=(50, 6, 5)), inputs["item_embeddings"]
         ).astype(np.float32),
         "ages": np.where(pad, generator.uniform(0, 28, pad.shape), inputs["ages"]).astype("f4"),
     }
@@ -287,7 +287,7 @@ def test_order_and_action_of_each_activity_are_read(model):
         order[[i, i + 1]] = order[[i + 1, i]]
         # Ages stay, so that only the order of what was done has changed.
         swapped = {
-            "job_embeddings": full["job_embeddings"][:, order],
+            "item_embeddings": full["item_embeddings"][:, order],
             "actions": full["actions"][:, order],
             "ages": full["ages"],
         }
@@ -295,9 +295,9 @@ def test_order_and_action_of_each_activity_are_read(model):
 
 
 def test_the_order_of_activities_does_not_change_an_unweighted_average():
-    serve = UnweightedAverage().build(SPEC, ITEMS).serve
+    serve = UnweightedAverage().build(SPEC, VECTOR_SPEC).serve
     inputs = sequences(SPEC.length + 1)
-    vectors, actions = (inputs[name][SPEC.length :] for name in ("job_embeddings", "actions"))
+    vectors, actions = (inputs[name][SPEC.length :] for name in ("item_embeddings", "actions"))
     order = np.random.default_rng(0).permutation(SPEC.length)
     expected = serve(vectors, actions)
     for name, values in serve(vectors[:, order], actions[:, order]).items():
@@ -317,16 +317,16 @@ def test_ages_are_read_where_asked_for(name):
 
 @pytest.mark.parametrize("model", VARIANTS)
 def test_a_tiny_set_is_learnt_by_heart(model):
-    # 16 members, and for each one job of 16 that it should be told from the others.
-    spec, items = ActivitySpec(length=5), ItemEmbedding("test", "1", 8)
+    # 16 members, and for each one item of 16 that it should be told from the others.
+    spec, vector_spec = ActivitySpec(length=5), ItemVectorSpec("test", "1", 8)
     keras.utils.set_random_seed(0)
-    built = replace(model, dropout=0.0).build(spec, items)
+    built = replace(model, dropout=0.0).build(spec, vector_spec)
     inputs = sequences(20, length=5, dimension=8)
     # Not the empty ones: they all have the same embedding, zero.
     some = inputs["actions"][:, -1] > 0
     taken = {name: tf.constant(inputs[name][some]) for name in built.input}
     generator = np.random.default_rng(1)
-    jobs = tf.constant(generator.normal(size=(16, 8)), tf.float32)
+    items = tf.constant(generator.normal(size=(16, 8)), tf.float32)
     wanted = tf.constant(generator.permutation(16))
     optimizer = keras.optimizers.Adam(1e-2)
     optimizer.build(built.trainable_variables)
@@ -335,7 +335,7 @@ def test_a_tiny_set_is_learnt_by_heart(model):
     def step():
         with tf.GradientTape() as tape:
             embedding = built(taken, training=True)["activity_embedding"]
-            logits = tf.matmul(embedding, jobs, transpose_b=True)
+            logits = tf.matmul(embedding, items, transpose_b=True)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(wanted, logits))
         optimizer.apply(tape.gradient(loss, built.trainable_variables))
         return loss
@@ -361,7 +361,7 @@ def test_dropout_is_of_training_alone_and_the_seed_decides_the_weights(name):
     built = []
     for seed in (1, 1, 2):
         keras.utils.set_random_seed(seed)
-        built.append(architecture(name)(dropout=0.5, residual=False).build(SPEC, ITEMS))
+        built.append(architecture(name)(dropout=0.5, residual=False).build(SPEC, VECTOR_SPEC))
     one, same, other = (embed(b, inputs) for b in built)
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 1e-3
@@ -386,4 +386,4 @@ def test_a_class_that_is_not_registered_can_be_built():
         def encode(self, features, mask):
             return keras.ops.sum(features, axis=1)
 
-    check_activity_model(Bag(), spec=SPEC, item_embedding=ITEMS)
+    check_activity_model(Bag(), spec=SPEC, vector_spec=VECTOR_SPEC)

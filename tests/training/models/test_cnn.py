@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from activity_embeddings.training.models import CNN
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 
 def test_size_is_that_of_its_hyperparameters():
-    facts = ActivitySpec(), ItemEmbedding("test", "1", 64)
+    facts = ActivitySpec(), ItemVectorSpec("test", "1", 64)
     assert 25_000 < CNN().build(*facts).count_params() < 35_000
     small = CNN(filters=4, kernel_size=5, convolutions=1, residual=False).build(*facts)
     assert small.count_params() == (67 * 5 + 1) * 4 + 2 * 4 * 64

@@ -66,7 +66,7 @@ def test_at_first_it_is_the_decayed_average_of_the_positives(decay):
     assert (got[0] == 0.0).all()
 
 
-def test_gains_weigh_each_action_and_dismissed_jobs_are_averaged_among_themselves():
+def test_gains_weigh_each_action_and_dismissed_items_are_averaged_among_themselves():
     layer = LearnedDecay(ACTIONS, POSITIVE, 0.5)
     vectors = np.eye(5, dtype=np.float32)[None]
     # Oldest first: DISMISS, APPLY, DISMISS, SAVE, DISMISS have 2, 1, 1, 0, 0 newer positives.

@@ -9,6 +9,7 @@ from textwrap import dedent
 
 import pytest
 
+import activity_embeddings
 from activity_embeddings.training.models import (
     CNN,
     InterleavedDecay,
@@ -157,7 +158,7 @@ def answers(tmp_path_factory):
     install(site, "more_models", DECORATED.replace("theirs", "more"), plain="more_models:Plain")
     asked = ["theirs", "renamed", "number", "lstm", "broken", "plain", "cnn"]
     code = (
-        f"import sys; sys.path[:0] = [{str(site)!r}, {str(Path(training.__file__).parents[1])!r}]\n"
+        f"import sys; sys.path[:0] = [{str(site)!r}, {str(Path(activity_embeddings.__file__).parents[1])!r}]\n"
         + dedent(ASK)
     )
     ran = subprocess.run(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_data import ITEMS, SPEC, TRAIN, turns
+from training_data import SPEC, TRAIN, VECTOR_SPEC, turns
 
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.models import CNN
@@ -27,11 +27,11 @@ def numbers(seed=0):
 
 
 def expected_targets(horizon_days, most, wanted):
-    """Return {(member, time): jobs} for every moment that has input, by loops."""
+    """Return {(member, time): items} for every moment that has input, by loops."""
     events = HISTORY.events
     rows = [
         (int(m), int(t), int(j), int(a))
-        for m, t, j, a in zip(events.member, events.time, events.job, events.action, strict=True)
+        for m, t, j, a in zip(events.member, events.time, events.item, events.action, strict=True)
     ]
     found = {}
     for member, time, _, _ in rows:
@@ -40,7 +40,7 @@ def expected_targets(horizon_days, most, wanted):
         if not any(m == member and t < time for m, t, _, _ in rows):
             continue
         until = min(time + horizon_days * MICROSECONDS_PER_DAY + 1, TRAIN.end_us)
-        jobs = [
+        items = [
             j
             for m, t, j, a in rows
             if m == member and t >= time and (a in SPEC.positive_ids) == wanted
@@ -50,7 +50,7 @@ def expected_targets(horizon_days, most, wanted):
             for m, t, j, a in rows
             if m == member and t >= time and (a in SPEC.positive_ids) == wanted
         ][:most]
-        found[member, time] = [j for j, t in zip(jobs, times, strict=True) if t < until]
+        found[member, time] = [j for j, t in zip(items, times, strict=True) if t < until]
     return found
 
 
@@ -61,7 +61,7 @@ def test_targets_are_the_first_positives_of_the_horizon_and_never_of_a_later_per
     made = objective.examples(HISTORY, TRAIN, numbers())
     pad = HISTORY.vectors.pad_row
     wanted = sorted(v for v in expected_targets(horizon, most, True).values() if v)
-    # One vector a job here, so a row is a job.
+    # One vector an item here, so a row is an item.
     received = sorted([int(row) for row in rows if row != pad] for rows in made[TARGET_ROWS])
     assert received == wanted
     dismissed = expected_targets(horizon, most, False)
@@ -76,18 +76,18 @@ def slow_losses(objective, task, batch, embedding):
     history = HISTORY
     matrix, pad = history.vectors.matrix, history.vectors.pad_row
     scale = float(np.exp(task.log_scale.numpy()))
-    jobs = len(history.vectors.job_ids)
-    counts = np.zeros(jobs)
-    for job, action, time in zip(
-        history.events.job, history.events.action, history.events.time, strict=True
+    items = len(history.vectors.item_ids)
+    counts = np.zeros(items)
+    for item, action, time in zip(
+        history.events.item, history.events.action, history.events.time, strict=True
     ):
-        counts[job] += action in SPEC.positive_ids and time < TRAIN.end_us
+        counts[item] += action in SPEC.positive_ids and time < TRAIN.end_us
     popularity = (counts + 1) / (counts + 1).sum()
     in_batch = [int(r) for r in batch[TARGET_ROWS].ravel() if r != pad] * objective.in_batch
     by_popularity = len(in_batch) + objective.popular_negatives
 
     def logit(u, row, correct=True):
-        expected = by_popularity * popularity[row] + objective.uniform_negatives / jobs + 1e-9
+        expected = by_popularity * popularity[row] + objective.uniform_negatives / items + 1e-9
         correction = np.log(expected) if correct and objective.log_q else 0.0
         return scale * float(u @ matrix[row]) - correction
 
@@ -135,11 +135,14 @@ def test_losses_are_those_of_the_formulas(options):
         windows=EVERY, **{"uniform_negatives": 4, "popular_negatives": 3, "targets": 3, **options}
     )
     keras.utils.set_random_seed(0)
-    model = CNN(filters=4).build(SPEC, ITEMS)
+    model = CNN(filters=4).build(SPEC, VECTOR_SPEC)
     task = objective.task(model, HISTORY, TRAIN)
     batch = next(objective.stream(HISTORY, TRAIN, batch_size=20, seed=3).batches())
     embedding = model.predict(
-        {"job_embeddings": HISTORY.vectors.matrix[batch["job_rows"]], "actions": batch["actions"]},
+        {
+            "item_embeddings": HISTORY.vectors.matrix[batch["item_rows"]],
+            "actions": batch["actions"],
+        },
         verbose=0,
     )["activity_embedding"]
     expected = slow_losses(objective, task, batch, embedding)
@@ -149,13 +152,13 @@ def test_losses_are_those_of_the_formulas(options):
 def test_negatives_are_drawn_uniformly_and_by_popularity():
     objective = FuturePositives(uniform_negatives=20_000, popular_negatives=20_000)
     rows = objective.finisher(HISTORY, TRAIN)({}, numbers())[NEGATIVE_ROWS]
-    jobs = len(HISTORY.vectors.job_ids)
-    uniform = np.bincount(rows[:20_000], minlength=jobs) / 20_000
-    np.testing.assert_allclose(uniform, np.full(jobs, 1 / jobs), atol=0.006)
+    items = len(HISTORY.vectors.item_ids)
+    uniform = np.bincount(rows[:20_000], minlength=items) / 20_000
+    np.testing.assert_allclose(uniform, np.full(items, 1 / items), atol=0.006)
     positive = np.isin(HISTORY.events.action, SPEC.positive_ids)
     positive &= HISTORY.events.time < TRAIN.end_us
-    counts = np.bincount(HISTORY.events.job[positive], minlength=jobs)
-    popular = np.bincount(rows[20_000:], minlength=jobs) / 20_000
+    counts = np.bincount(HISTORY.events.item[positive], minlength=items)
+    popular = np.bincount(rows[20_000:], minlength=items) / 20_000
     np.testing.assert_allclose(popular, counts / counts.sum(), atol=0.006)
 
 
@@ -163,13 +166,13 @@ def test_day_negatives_are_of_the_same_day():
     objective = FuturePositives(windows=EVERY, day_negatives=6, horizon_days=100)
     held = objective.examples(HISTORY, TRAIN, numbers())
     events = HISTORY.events
-    jobs_of = {}
-    for time, job in zip(events.time, events.job, strict=True):
-        jobs_of.setdefault(time // MICROSECONDS_PER_DAY, set()).add(int(job))
+    items_of = {}
+    for time, item in zip(events.time, events.item, strict=True):
+        items_of.setdefault(time // MICROSECONDS_PER_DAY, set()).add(int(item))
     inside = (events.time >= TRAIN.start_us) & (events.time < TRAIN.end_us)
     drawn = {tuple(sorted({int(r) for r in rows})) for rows in held[DAY_ROWS]}
-    days = [jobs_of[d] for d in np.unique(events.time[inside] // MICROSECONDS_PER_DAY)]
-    assert all(any(set(rows) <= jobs for jobs in days) for rows in drawn)
+    days = [items_of[d] for d in np.unique(events.time[inside] // MICROSECONDS_PER_DAY)]
+    assert all(any(set(rows) <= items for items in days) for rows in drawn)
 
 
 def test_a_member_of_many_moments_can_weigh_less():

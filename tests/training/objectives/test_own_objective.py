@@ -1,4 +1,4 @@
-"""Another objective is one class: jobs shown together, of which the member wanted some."""
+"""Another objective is one class: items shown together, of which the member wanted some."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from keras import ops
-from training_data import ITEMS, TRAIN, VALIDATION, turns
+from training_data import TRAIN, VALIDATION, VECTOR_SPEC, turns
 
 from activity_embeddings.training.examples.held_out import Windows, hold_out
 from activity_embeddings.training.fitting.loop import Fit
@@ -19,7 +19,7 @@ SHOWN = 6
 
 
 class SessionTask(Task):
-    """Softmax over the jobs of a session, in whatever order they were shown."""
+    """Softmax over the items of a session, in whatever order they were shown."""
 
     def losses_of(self, embedding, inputs, vectors_of):
         logits = 5.0 * ops.einsum("nd,nkd->nk", embedding, vectors_of(inputs["shown_rows"]))
@@ -28,7 +28,7 @@ class SessionTask(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class Sessions(Objective):
-    """The job wanted, among others that were shown with it."""
+    """The item wanted, among others that were shown with it."""
 
     name: ClassVar[str] = "sessions"
 
@@ -36,8 +36,8 @@ class Sessions(Objective):
         windows = Windows(minimum=1, prefixes=True)
         held_out = hold_out(history, period, windows=windows, random=random)
         held_out = held_out.take(np.isin(held_out.label, history.spec.positive_ids))
-        shown = random.integers(0, len(history.vectors.job_ids), (len(held_out), SHOWN))
-        shown[:, 0] = held_out.job
+        shown = random.integers(0, len(history.vectors.item_ids), (len(held_out), SHOWN))
+        shown[:, 0] = held_out.item
         order = np.argsort(random.random(shown.shape), axis=1)
         return {
             **history.model_inputs(held_out.sequences),
@@ -54,7 +54,7 @@ def test_it_trains_by_the_same_function_and_learns():
     trained = train(
         CNN(filters=8, convolutions=2, dropout=0.0),
         HISTORY,
-        item_embedding=ITEMS,
+        vector_spec=VECTOR_SPEC,
         period=TRAIN,
         validation=VALIDATION,
         objective=Sessions(),
@@ -65,9 +65,9 @@ def test_it_trains_by_the_same_function_and_learns():
     assert trained.result["training"]["objective"] == {"objective": "sessions"}
 
 
-def test_the_order_in_which_jobs_were_shown_changes_nothing():
+def test_the_order_in_which_items_were_shown_changes_nothing():
     objective = Sessions()
-    task = objective.task(CNN(filters=4).build(HISTORY.spec, ITEMS), HISTORY, TRAIN)
+    task = objective.task(CNN(filters=4).build(HISTORY.spec, VECTOR_SPEC), HISTORY, TRAIN)
     batch = next(objective.stream(HISTORY, TRAIN, batch_size=32).batches())
     turned = {**batch, **{name: batch[name][:, ::-1].copy() for name in ("shown_rows", "wanted")}}
     assert task(turned).numpy() == pytest.approx(task(batch).numpy(), rel=1e-5)

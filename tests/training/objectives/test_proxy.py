@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from training_data import ITEMS, SPEC, TRAIN, VALIDATION, day, turns
+from training_data import SPEC, TRAIN, VALIDATION, VECTOR_SPEC, day, turns
 
 from activity_embeddings.training.examples.held_out import Windows, label_names
 from activity_embeddings.training.examples.periods import Period
@@ -62,12 +62,12 @@ def test_the_balance_is_printed_as_counted():
 
 def test_losses_are_the_cross_entropy_of_the_formula():
     keras.utils.set_random_seed(0)
-    model = CNN(filters=4).build(SPEC, ITEMS)
+    model = CNN(filters=4).build(SPEC, VECTOR_SPEC)
     task = EVERY.task(model, HISTORY, TRAIN)
     batch = {name: values[:50] for name, values in arrays().items()}
     embedding = model.predict(
         {
-            "job_embeddings": HISTORY.vectors.matrix[batch["job_rows"]],
+            "item_embeddings": HISTORY.vectors.matrix[batch["item_rows"]],
             "actions": batch["actions"],
         },
         verbose=0,
@@ -84,22 +84,24 @@ def test_losses_are_the_cross_entropy_of_the_formula():
 
 
 def test_it_starts_as_a_scaled_dot_product():
-    task = EVERY.task(CNN(filters=4).build(SPEC, ITEMS), HISTORY, TRAIN)
+    task = EVERY.task(CNN(filters=4).build(SPEC, VECTOR_SPEC), HISTORY, TRAIN)
     difference = task.head.kernel.numpy() @ [-1, 1]
-    np.testing.assert_allclose(difference, np.full(ITEMS.dimension, task.INITIAL_SCALE))
+    np.testing.assert_allclose(difference, np.full(VECTOR_SPEC.dimension, task.INITIAL_SCALE))
 
 
 def test_one_class_only_is_one_clear_error():
     history = turns()
     events = history.events
     only = events.where(np.isin(events.action, SPEC.positive_ids, invert=True))
-    with pytest.raises(InvalidInput, match=r"wanted and of other jobs.*Received: {'DISMISS': \d+}"):
+    with pytest.raises(
+        InvalidInput, match=r"wanted and of other items.*Received: {'DISMISS': \d+}"
+    ):
         EVERY.balance(type(history).of(only, history.vectors, SPEC), TRAIN)
 
 
 def test_no_examples_is_one_clear_error():
     later = Period(day(50), day(60))
-    with pytest.raises(InvalidInput, match=r"wanted and of other jobs.*Received: none"):
+    with pytest.raises(InvalidInput, match=r"wanted and of other items.*Received: none"):
         EVERY.balance(HISTORY, later)
     with pytest.raises(InvalidInput, match=r"enough activity.*no example of 100 members"):
         EVERY.stream(HISTORY, later).dataset()
@@ -114,8 +116,8 @@ def test_train_and_validation_examples_are_of_their_periods():
 
 
 def test_a_model_without_the_output_is_refused():
-    inputs = keras.Input((8, 6), name="job_embeddings")
-    model = keras.Model({"job_embeddings": inputs}, {"other": inputs[:, 0]})
+    inputs = keras.Input((8, 6), name="item_embeddings")
+    model = keras.Model({"item_embeddings": inputs}, {"other": inputs[:, 0]})
     with pytest.raises(InvalidInput, match=r"output 'activity_embedding' of length 6.*'other'"):
         EVERY.task(model, HISTORY, TRAIN)
 

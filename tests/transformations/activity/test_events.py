@@ -14,16 +14,16 @@ from activity_embeddings.transformations.spec import ActivitySpec
 
 
 def rows(events):
-    """Return (member id, job id, action, time) of each event, and check the slices of members."""
+    """Return (member id, item id, action, time) of each event, and check the slices of members."""
     assert events.member_start.tolist()[0] == 0
     assert events.member_start.tolist()[-1] == len(events)
     assert len(events.member_start) == len(events.member_ids) + 1
-    member_ids, job_ids = events.member_ids.to_pylist(), events.job_ids.to_pylist()
+    member_ids, item_ids = events.member_ids.to_pylist(), events.item_ids.to_pylist()
     found = []
     for m, member_id in enumerate(member_ids):
         for e in range(events.member_start[m], events.member_start[m + 1]):
             action = SPEC.vocabulary[events.action[e]]
-            found.append((member_id, job_ids[events.job[e]], action, int(events.time[e])))
+            found.append((member_id, item_ids[events.item[e]], action, int(events.time[e])))
     return found
 
 
@@ -50,7 +50,7 @@ def test_events_of_some_members():
     part = whole.of_members(np.array([0, 2]))
     assert part.member_ids.to_pylist() == [1, 7]
     assert rows(part) == [(1, 10, "DISMISS", 2), (1, 20, "APPLY", 9), (7, 20, "SAVE", 4)]
-    assert part.job_ids is whole.job_ids
+    assert part.item_ids is whole.item_ids
     assert len(whole) == 5
     assert rows(whole.of_members(np.array([], dtype=np.int64))) == []
 
@@ -65,21 +65,21 @@ def test_events_that_meet_a_condition_keep_all_members():
     assert rows(whole.where(np.ones(5, dtype=bool))) == rows(whole)
 
 
-def test_events_on_some_jobs_count_in_the_ids_of_these():
+def test_events_on_some_items_count_in_the_ids_of_these():
     whole = events_of(EVENTS)
     ids = pa.array([5, 10, 30, 40], pa.int64())
-    part = whole.on_jobs(ids)
-    assert part.job_ids is ids
-    assert part.job.tolist() == [1, 1, 2]
+    part = whole.on_items(ids)
+    assert part.item_ids is ids
+    assert part.item.tolist() == [1, 1, 2]
     assert rows(part) == [(1, 10, "DISMISS", 2), (3, 10, "APPLY", 5), (3, 30, "SAVE", 5)]
-    assert whole.job_ids.to_pylist() == [10, 20, 30]
-    assert rows(whole.on_jobs(pa.array([], pa.int64()))) == []
-    assert rows(events_of([]).on_jobs(ids)) == []
+    assert whole.item_ids.to_pylist() == [10, 20, 30]
+    assert rows(whole.on_items(pa.array([], pa.int64()))) == []
+    assert rows(events_of([]).on_items(ids)) == []
 
 
-def test_job_ids_of_another_type_are_refused():
-    with pytest.raises(InvalidInput, match=r"job_id should have one type.*int64 and string"):
-        events_of(EVENTS).on_jobs(pa.array(["10"]))
+def test_item_ids_of_another_type_are_refused():
+    with pytest.raises(InvalidInput, match=r"item_id should have one type.*int64 and string"):
+        events_of(EVENTS).on_items(pa.array(["10"]))
 
 
 @settings(max_examples=200, deadline=None)
@@ -103,10 +103,10 @@ def test_parts_equal_the_obvious_filters(case, data):
     assert part.member_ids.to_pylist() == member_ids
     assert rows(part) == [row for row, k in zip(expected, kept, strict=True) if k]
 
-    jobs = sorted(data.draw(st.sets(st.integers(0, 7))))
-    part = whole.on_jobs(pa.array(jobs, pa.int64()))
+    items = sorted(data.draw(st.sets(st.integers(0, 7))))
+    part = whole.on_items(pa.array(items, pa.int64()))
     assert part.member_ids.to_pylist() == member_ids
-    assert rows(part) == [row for row in expected if row[1] in jobs]
+    assert rows(part) == [row for row in expected if row[1] in items]
 
 
 def test_ids_of_many_actions_do_not_overflow():

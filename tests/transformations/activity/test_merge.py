@@ -24,13 +24,13 @@ ACTIONS = ["PAD", "APPLY", "SAVE", "DISMISS"]
 def ordered(events):
     """Return the distinct activities as the reference implementation orders them."""
     rows = [
-        {"member_id": 1, "job_id": job, "action": ACTIONS[action], "time": time}
-        for time, job, action in events
+        {"member_id": 1, "job_id": item, "action": ACTIONS[action], "time": time}
+        for time, item, action in events
     ]
-    vectors = [(job, -1, None) for job in range(5)]
-    known = [(job, time, [0.0]) for job, time, _ in vectors]
+    vectors = [(item, -1, None) for item in range(5)]
+    known = [(item, time, [0.0]) for item, time, _ in vectors]
     kept, _ = reference.sequence(rows, known, 1, 100, window_us=100, length=99)
-    return [(time, job, ACTIONS.index(action)) for job, action, time in kept]
+    return [(time, item, ACTIONS.index(action)) for item, action, time in kept]
 
 
 @given(activities, activities)
@@ -53,7 +53,7 @@ def test_neither_order_nor_repetition_of_the_new_ones_matters(stored, recent, ra
 
 @given(st.lists(activity, max_size=12))
 def test_stored_events_of_one_time_keep_their_order(stored):
-    # Event ids may order them otherwise than by job and action, and repeat one.
+    # Event ids may order them otherwise than by item and action, and repeat one.
     stored = sorted(stored, key=lambda a: (a[0], -a[1]))
     assert merge_activities(stored, [])[0] == stored
     merged, new = merge_activities(stored, [(3, 2, 1)])
@@ -78,23 +78,23 @@ def test_a_time_cut_to_the_second_meets_its_stored_event():
 
 @given(st.lists(activities.map(sorted), max_size=4), st.booleans())
 def test_as_an_event_table_nothing_changes(members, strings):
-    def name(job):
-        return f"job {job}" if strings else job
+    def name(item):
+        return f"item {item}" if strings else item
 
-    named = [[(time, name(job), action) for time, job, action in one] for one in members]
+    named = [[(time, name(item), action) for time, item, action in one] for one in members]
     events = as_events(named)
-    ids = events.job_ids.to_pylist()
+    ids = events.item_ids.to_pylist()
     assert ids == sorted(set(ids))
     assert events.member_ids.to_pylist() == list(range(len(members)))
     for member, expected in enumerate(named):
         part = slice(*events.member_start[member : member + 2])
-        jobs = [ids[job] for job in events.job[part]]
+        items = [ids[item] for item in events.item[part]]
         times, actions = events.time[part].tolist(), events.action[part].tolist()
-        assert list(zip(times, jobs, actions, strict=True)) == expected
+        assert list(zip(times, items, actions, strict=True)) == expected
 
 
 def test_looking_ids_up_in_themselves_gives_their_positions():
-    ids = as_events([[(1, 7, 1), (2, 3, 1)]]).job_ids
+    ids = as_events([[(1, 7, 1), (2, 3, 1)]]).item_ids
     assert codes_of(ids, ids).tolist() == [0, 1]
 
 
@@ -114,7 +114,7 @@ def test_events_with_ids_are_merged_in_the_order_of_their_ids(drawn, cut, string
     assert merge_activities(merged, events) == (merged, [])
 
 
-def test_an_event_without_its_id_equals_the_stored_one_and_stands_by_job_among_others():
+def test_an_event_without_its_id_equals_the_stored_one_and_stands_by_item_among_others():
     stored = [(5, 3, 1, 10), (5, 2, 1, 11)]
     assert merge_activities(stored, [(5, 2, 1)]) == (stored, [])
     merged, new = merge_activities(stored, [(5, 9, 1), (4, 9, 1)])
@@ -138,10 +138,10 @@ def test_event_ids_go_through_sequences(members):
     ]
     events = as_events(named)
     known = ItemVectors(
-        job_ids=events.job_ids,
-        start=np.arange(len(events.job_ids) + 1),
-        time=np.full(len(events.job_ids), -1),
-        matrix=np.zeros((len(events.job_ids) + 1, 1), np.float32),
+        item_ids=events.item_ids,
+        start=np.arange(len(events.item_ids) + 1),
+        time=np.full(len(events.item_ids), -1),
+        matrix=np.zeros((len(events.item_ids) + 1, 1), np.float32),
     )
     moments = np.full(len(named), 100)
     sequences = make_sequences(events, events.member_ids, moments, spec=spec, vectors=known)

@@ -12,10 +12,10 @@ from reference import sequence, vector_as_of
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.sequences import make_sequences, members_active
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 SPEC = ActivitySpec(window=timedelta(microseconds=28), length=5)
-ITEMS = ItemEmbedding("test", "1", 2)
+VECTOR_SPEC = ItemVectorSpec("test", "1", 2)
 ACTIONS = ("APPLY", "SAVE", "DISMISS")
 
 
@@ -34,7 +34,7 @@ def events_table(events, ids):
 def vectors_table(vectors, ids):
     return pa.table(
         {
-            "job_id": pa.array([job for job, _, _ in vectors], ids),
+            "job_id": pa.array([item for item, _, _ in vectors], ids),
             "embedding": pa.array([v for _, _, v in vectors], pa.list_(pa.float32())),
             "event_timestamp": pa.array([t for _, t, _ in vectors], pa.timestamp("us", "UTC")),
         }
@@ -43,7 +43,7 @@ def vectors_table(vectors, ids):
 
 @st.composite
 def cases(draw):
-    """Few members, jobs and moments, so that ties, duplicates and edges are common."""
+    """Few members, items and moments, so that ties, duplicates and edges are common."""
     as_strings = draw(st.booleans())
     name = (lambda kind, i: f"{kind}{i}é") if as_strings else (lambda kind, i: i * 7 - 3)
     with_event_id = draw(st.booleans())
@@ -74,12 +74,12 @@ def test_sequences_equal_the_reference(case):
     as_strings, events, vectors, queries = case
     ids = pa.string() if as_strings else pa.int64()
     table = ActivityEvents.from_arrow(events_table(events, ids), SPEC)
-    items = ItemVectors.from_arrow(vectors_table(vectors, ids), ITEMS)
+    vector_spec = ItemVectors.from_arrow(vectors_table(vectors, ids), VECTOR_SPEC)
     members = pa.array([member for member, _ in queries], ids)
     as_of = np.array([moment for _, moment in queries], dtype=np.int64)
 
-    got = make_sequences(table, members, as_of, spec=SPEC, vectors=items)
-    rows = got.rows(items)
+    got = make_sequences(table, members, as_of, spec=SPEC, vectors=vector_spec)
+    rows = got.rows(vector_spec)
 
     for i, (member, moment) in enumerate(queries):
         expected, unknown = sequence(
@@ -89,17 +89,17 @@ def test_sequences_equal_the_reference(case):
         assert got.count[i] == n
         assert got.unknown[i] == unknown
         assert (got.action[i, : SPEC.length - n] == 0).all()
-        assert (got.job[i, : SPEC.length - n] == -1).all()
-        assert (rows[i, : SPEC.length - n] == items.pad_row).all()
+        assert (got.item[i, : SPEC.length - n] == -1).all()
+        assert (rows[i, : SPEC.length - n] == vector_spec.pad_row).all()
         kept = slice(SPEC.length - n, None)
         assert [
-            (got.job_ids[int(j)].as_py(), SPEC.vocabulary[a], t)
+            (got.item_ids[int(j)].as_py(), SPEC.vocabulary[a], t)
             for j, a, t in zip(
-                got.job[i, kept], got.action[i, kept], got.time[i, kept], strict=True
+                got.item[i, kept], got.action[i, kept], got.time[i, kept], strict=True
             )
         ] == expected
-        assert items.matrix[rows[i, kept]].tolist() == [
-            vector_as_of(vectors, job, moment) for job, _, _ in expected
+        assert vector_spec.matrix[rows[i, kept]].tolist() == [
+            vector_as_of(vectors, item, moment) for item, _, _ in expected
         ]
 
     for moment in {moment for _, moment in queries}:
@@ -133,32 +133,32 @@ def single_member(times, *, known_from=-100):
             "event_timestamp": pa.array([day(known_from)] * len(times), pa.timestamp("us", "UTC")),
         }
     )
-    return table, ItemVectors.from_arrow(vectors, ITEMS)
+    return table, ItemVectors.from_arrow(vectors, VECTOR_SPEC)
 
 
-def jobs_at(table, vectors, moment, spec=None):
+def items_at(table, vectors, moment, spec=None):
     spec = spec or ActivitySpec()
     events = ActivityEvents.from_arrow(table, spec)
     got = make_sequences(events, pa.array([7]), np.array([us(moment)]), spec=spec, vectors=vectors)
-    return got.job[0][got.job[0] >= 0].tolist()
+    return got.item[0][got.item[0] >= 0].tolist()
 
 
 def test_an_event_at_the_as_of_time_is_left_out_and_one_28_days_before_is_kept():
     table, vectors = single_member(
         [day(0) - timedelta(microseconds=1), day(0), day(28) - timedelta(microseconds=1), day(28)]
     )
-    assert jobs_at(table, vectors, day(28)) == [1, 2]
+    assert items_at(table, vectors, day(28)) == [1, 2]
 
 
 def test_of_40_events_the_newest_32_are_kept_oldest_first():
     table, vectors = single_member([day(0) + timedelta(minutes=i) for i in range(40)])
-    assert jobs_at(table, vectors, day(1)) == list(range(8, 40))
+    assert items_at(table, vectors, day(1)) == list(range(8, 40))
 
 
 def test_a_vector_published_at_the_as_of_time_is_known_and_a_later_one_is_not():
     table, vectors = single_member([day(0)], known_from=1)
-    assert jobs_at(table, vectors, day(1)) == [0]
-    assert jobs_at(table, vectors, day(1) - timedelta(microseconds=1)) == []
+    assert items_at(table, vectors, day(1)) == [0]
+    assert items_at(table, vectors, day(1) - timedelta(microseconds=1)) == []
 
 
 def test_ages_are_days_before_the_as_of_time_and_zero_for_pad():
@@ -179,7 +179,7 @@ def test_more_queries_than_are_worked_on_at_once_keep_their_order(monkeypatch):
     whole = make_sequences(events, members, as_of, spec=ActivitySpec(), vectors=vectors)
     monkeypatch.setattr("activity_embeddings.transformations.activity.sequences.QUERIES_AT_ONCE", 7)
     parts = make_sequences(events, members, as_of, spec=ActivitySpec(), vectors=vectors)
-    np.testing.assert_array_equal(whole.job, parts.job)
+    np.testing.assert_array_equal(whole.item, parts.item)
     np.testing.assert_array_equal(whole.count, parts.count)
     assert whole.count[::2].tolist() == [min(i % 12, 10) for i in range(0, 50, 2)]
     assert (whole.count[1::2] == 0).all()
@@ -188,7 +188,7 @@ def test_more_queries_than_are_worked_on_at_once_keep_their_order(monkeypatch):
 def test_the_input_table_is_not_changed():
     table, vectors = single_member([day(3), day(1)])
     before = table.to_pydict()
-    jobs_at(table, vectors, day(5))
+    items_at(table, vectors, day(5))
     assert table.to_pydict() == before
 
 

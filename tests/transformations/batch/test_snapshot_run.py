@@ -34,7 +34,7 @@ def test_a_report_reads_right_for_one_of_everything():
     assert str(report).splitlines()[:4] == [
         "activity embeddings: 1 snapshot as of 2024-03-01 12:00:15.5 UTC, 1 file new or changed",
         "  events   1 read, 1 duplicate left out; under 0.1 % of the activity in the windows is on "
-        "unknown jobs",
+        "unknown items",
         "  members  1 in the last snapshot, 0 of them silent",
         "  rows     1 offline in 1 view; 1 online (1 value)",
     ]

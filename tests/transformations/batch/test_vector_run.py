@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from feast_repo import at, us
-from job_encoders import expected_vectors, package_encoder, postings_table, small_postings
+from item_encoders import expected_vectors, package_encoder, postings_table, small_postings
 
-from activity_embeddings.transformations.batch import vector_run as job_vector_run
-from activity_embeddings.transformations.batch.vector_run import JobVectorReport, JobVectorRun
+from activity_embeddings.transformations.batch import vector_run as vector_run
+from activity_embeddings.transformations.batch.vector_run import VectorReport, VectorRun
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink, read_facts
 
@@ -43,7 +43,7 @@ class Source:
 
 def a_run(encoder, sink, source, **changes):
     settings = {"end": END, "id_type": pa.int64(), "source": "postings", **changes}
-    return JobVectorRun(encoder=encoder, sink=sink, read=source, **settings)
+    return VectorRun(encoder=encoder, sink=sink, read=source, **settings)
 
 
 def publish(encoder, sink, source, **changes):
@@ -72,8 +72,8 @@ def assert_right(sink, rows, day=10):
 
 
 def test_slices_bound_what_is_read_and_give_the_same_rows(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(job_vector_run, "POSTINGS_AT_ONCE", 4)
-    rows = [(job, at(-20 + job), "t" * job, [], 2000) for job in range(1, 30)]
+    monkeypatch.setattr(vector_run, "POSTINGS_AT_ONCE", 4)
+    rows = [(item, at(-20 + item), "t" * item, [], 2000) for item in range(1, 30)]
     source, sink = Source(rows), SnapshotSink(tmp_path / "sink" / "v1")
     run = publish(encoder, sink, source)
     assert_right(sink, rows)
@@ -96,7 +96,7 @@ def test_a_run_without_anything_new_reads_only_keys_and_loads_nothing(
 ):
     sink = SnapshotSink(tmp_path / "sink" / "v1")
     publish(encoder, sink, Source(ROWS))
-    monkeypatch.setattr(job_vector_run, "JobEncoder", None)
+    monkeypatch.setattr(vector_run, "ItemEncoder", None)
     source = Source(ROWS)
     run = publish(encoder, sink, source, end=END + 1)
     assert source.reads == [([], len(ROWS))]
@@ -122,7 +122,7 @@ def test_rows_carry_when_they_were_available_and_files_what_made_them(encoder, t
     for row in table.to_pylist():
         assert row["created_timestamp"] == row["event_timestamp"] + timedelta(minutes=1)
     assert read_facts(file) == encoder.facts()
-    assert encoder.facts()["item_embedding"]["fingerprint"] == encoder.fingerprint
+    assert encoder.facts()["vector_spec"]["fingerprint"] == encoder.fingerprint
 
 
 def test_nothing_is_visible_before_the_commit_nor_after_giving_up(encoder, tmp_path):
@@ -177,16 +177,16 @@ def test_another_encoder_of_the_same_version_is_refused(encoder, tmp_path):
     sink = SnapshotSink(tmp_path / "sink" / "v1")
     publish(encoder, sink, Source(ROWS))
     other = package_encoder(tmp_path / "other")
-    with pytest.raises(InvalidInput, match=r"job encoder 'content': .*new version"):
+    with pytest.raises(InvalidInput, match=r"item encoder 'content': .*new version"):
         publish(other, sink, Source(ROWS))
     moved = package_encoder(tmp_path / "moved", valid_from=at(-29))
-    with pytest.raises(InvalidInput, match=r"job encoder 'content': .*new version"):
+    with pytest.raises(InvalidInput, match=r"item encoder 'content': .*new version"):
         publish(moved, sink, Source(ROWS))
 
 
 def test_a_report_reads_right_for_one_posting():
-    report = JobVectorReport("content 1", us(at(0)) + 1_000_000, postings=1, new=1, pushed=1)
+    report = VectorReport("content 1", us(at(0)) + 1_000_000, postings=1, new=1, pushed=1)
     assert str(report) == (
-        "job vectors: 1 new by encoder content 1, of 1 posting up to 2024-03-01 00:00:01 UTC; "
+        "item vectors: 1 new by encoder content 1, of 1 posting up to 2024-03-01 00:00:01 UTC; "
         "1 online"
     )

@@ -1,4 +1,4 @@
-"""What counts as a job encoder, what its description says, and how malformed ones are refused."""
+"""What counts as an item encoder, what its description says, and how malformed ones are refused."""
 
 import json
 from datetime import UTC, datetime
@@ -6,17 +6,17 @@ from datetime import UTC, datetime
 import pytest
 import tensorflow as tf
 from feast_repo import DIMENSION, us
-from job_encoders import VALID_FROM, SmallEncoder, package_encoder
+from item_encoders import VALID_FROM, SmallEncoder, package_encoder
 
-from activity_embeddings.transformations.contract.item_encoder import describe_job_encoder
+from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE, TensorSpec
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.spec import ItemVectorSpec
 
 
 def test_a_description_says_what_the_encoder_takes_gives_and_is(tmp_path):
     described = package_encoder(tmp_path / "encoder", version="2.1", description="for a test")
-    assert described == describe_job_encoder(str(tmp_path / "encoder"))
+    assert described == describe_item_encoder(str(tmp_path / "encoder"))
     assert described.inputs == {
         "genres": TensorSpec("string", (None, None)),
         "title": TensorSpec("string", (None,)),
@@ -25,14 +25,14 @@ def test_a_description_says_what_the_encoder_takes_gives_and_is(tmp_path):
     assert (described.name, described.version) == ("content", "2.1")
     assert described.valid_from == us(VALID_FROM)
     assert described.manifest["description"] == "for a test"
-    assert described.item_embedding == ItemEmbedding(
+    assert described.vector_spec == ItemVectorSpec(
         "content", "2.1", DIMENSION, described.fingerprint
     )
     assert len(described.fingerprint) == 16
     assert "content version 2.1" in described.summary() and "title" in described.summary()
 
 
-def test_the_job_id_is_an_input_but_no_content(tmp_path):
+def test_the_item_id_is_an_input_but_no_content(tmp_path):
     encoder = plain({"job_id": tf.TensorSpec([None], tf.string), "year": YEAR})
     described = package_encoder(tmp_path / "encoder", encoder)
     assert list(described.inputs) == ["job_id", "year"]
@@ -95,7 +95,7 @@ BROKEN = {
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_signature_that_breaks_the_contract_is_refused_by_name(fault, tmp_path):
     encoder, message = BROKEN[fault]
-    with pytest.raises(InvalidInput, match=rf"(?s)job encoder 'content': .*{message}"):
+    with pytest.raises(InvalidInput, match=rf"(?s)item encoder 'content': .*{message}"):
         package_encoder(tmp_path / "encoder", encoder)
     assert list(tmp_path.iterdir()) == []
 
@@ -116,21 +116,23 @@ def test_a_signature_that_breaks_the_contract_is_refused_by_name(fault, tmp_path
 )
 def test_a_malformed_manifest_is_refused(change, message, tmp_path):
     package_encoder(tmp_path / "encoder")
-    file = tmp_path / "encoder" / "assets.extra" / "job_encoder.json"
+    file = tmp_path / "encoder" / "assets.extra" / "item_encoder.json"
     manifest = json.loads(file.read_text())
     change(manifest)
     file.write_text(json.dumps(manifest))
-    with pytest.raises(InvalidInput, match=rf"(?s)^job encoder .*{message}"):
-        describe_job_encoder(tmp_path / "encoder")
+    with pytest.raises(InvalidInput, match=rf"(?s)^item encoder .*{message}"):
+        describe_item_encoder(tmp_path / "encoder")
 
 
 def test_a_saved_model_without_manifest_and_no_saved_model_are_refused(tmp_path):
     encoder = SmallEncoder()
     tf.saved_model.save(encoder, str(tmp_path / "plain"), signatures={SIGNATURE: encoder.serve})
-    with pytest.raises(InvalidInput, match=r"job encoder .*plain: expected a manifest"):
-        describe_job_encoder(tmp_path / "plain")
-    with pytest.raises(InvalidInput, match=r"job encoder .*Package the job encoder first.*JOB_ENC"):
-        describe_job_encoder(tmp_path / "nothing")
+    with pytest.raises(InvalidInput, match=r"item encoder .*plain: expected a manifest"):
+        describe_item_encoder(tmp_path / "plain")
+    with pytest.raises(
+        InvalidInput, match=r"item encoder .*Package the item encoder first.*ITEM_ENC"
+    ):
+        describe_item_encoder(tmp_path / "nothing")
 
 
 def test_times_are_written_in_utc_and_need_a_zone(tmp_path):

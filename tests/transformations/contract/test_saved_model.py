@@ -8,7 +8,7 @@ import sys
 import pytest
 import tensorflow as tf
 from feast_repo import DEFINITIONS
-from job_encoders import package_encoder
+from item_encoders import package_encoder
 from tensorflow.core.protobuf import saved_model_pb2
 
 from activity_embeddings.transformations.contract.saved_model import (
@@ -72,14 +72,14 @@ def test_the_fingerprint_follows_content_and_not_the_place(models, tmp_path):
 
 
 @pytest.mark.parametrize("job_vectors", ["of one's own", "by an encoder"])
-def test_reading_the_definitions_does_not_import_tensorflow(job_vectors, repo):
-    if job_vectors == "by an encoder":
+def test_reading_the_definitions_does_not_import_tensorflow(item_vectors, repo):
+    if item_vectors == "by an encoder":
         shutil.copy(DEFINITIONS / "job_vectors.py", repo.path)
-        encoder = package_encoder(repo.path / "models" / "job_encoder")
+        encoder = package_encoder(repo.path / "models" / "item_encoder")
         for name in MODEL_NAMES:
             file = repo.path / "models" / name / "assets.extra" / "activity_model.json"
             manifest = json.loads(file.read_text())
-            manifest["item_embedding"] = encoder.item_embedding.to_dict()
+            manifest["vector_spec"] = encoder.vector_spec.to_dict()
             file.write_text(json.dumps(manifest))
     script = "import services, sys; sys.exit('tensorflow' in sys.modules)"
     done = subprocess.run(

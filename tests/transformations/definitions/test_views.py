@@ -9,10 +9,10 @@ from feast.value_type import ValueType
 
 from activity_embeddings.transformations.definitions.views import (
     event_tags,
-    item_tags,
     sequence_view,
+    vector_tags,
 )
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,11 @@ from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
 )
 def test_the_window_is_said_in_its_own_unit(window, words, tmp_path):
     spec = ActivitySpec(window=window, length=1)
-    member, job = (
+    member, item = (
         Entity(name=name, join_keys=[f"{name}_id"], value_type=ValueType.INT64)
-        for name in ("member", "job")
+        for name in ("member", "item")
     )
-    events, items = (
+    events, vector_spec = (
         FeatureView(
             name=entity.name,
             entities=[entity],
@@ -40,14 +40,19 @@ def test_the_window_is_said_in_its_own_unit(window, words, tmp_path):
         )
         for entity, tags in (
             (member, event_tags(spec)),
-            (job, item_tags(ItemEmbedding("own", "1", 4))),
+            (item, vector_tags(ItemVectorSpec("own", "1", 4))),
         )
     )
     view = sequence_view(
-        events=events, items=items, member=member, job=job, spec=spec, snapshots=tmp_path
+        events=events,
+        vector_spec=vector_spec,
+        member=member,
+        item=item,
+        spec=spec,
+        snapshots=tmp_path,
     )
     assert view.description == (
-        f"The newest activities, at most 1, within {words}, on jobs with a vector, oldest first."
+        f"The newest activities, at most 1, within {words}, on items with a vector, oldest first."
     )
     assert view.ttl == window
 
@@ -63,7 +68,7 @@ def refusal(repo):
     ("entity", "old", "new"),
     [
         ("member", 'join_keys=["member_id"]', 'join_keys=["user_id"]'),
-        ("job", 'join_keys=["job_id"]', 'join_keys=["posting"]'),
+        ("item", 'join_keys=["job_id"]', 'join_keys=["posting"]'),
         ("member", '    join_keys=["member_id"],\n', ""),
     ],
 )
@@ -77,7 +82,7 @@ def test_another_join_key_is_refused(repo, entity, old, new):
 
 
 def test_a_view_of_events_that_are_not_the_members_is_refused(repo):
-    repo.edit("sources.py", "import member\n", "import job, member\n")
-    repo.edit("sources.py", "entities=[member]", "entities=[job]")
+    repo.edit("sources.py", "import member\n", "import item, member\n")
+    repo.edit("sources.py", "entities=[member]", "entities=[item]")
     line = refusal(repo)
-    assert "member_activity: expected entities=[member]" in line and "Received: job" in line
+    assert "member_activity: expected entities=[member]" in line and "Received: item" in line

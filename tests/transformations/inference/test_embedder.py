@@ -16,32 +16,32 @@ from activity_embeddings.transformations.contract.activity_model import (
     describe_models,
 )
 from activity_embeddings.transformations.inference.embedder import SMALL_BATCH, Embedder
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
-SPEC, ITEMS = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)
+SPEC, VECTOR_SPEC = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", 64)
 
 
 @pytest.fixture(scope="module")
 def described(models):
     lines = [ActivityModel(models / n) for n in ("unweighted_average", "geometric_decay", "cnn")]
-    return describe_models(lines, spec=SPEC, item_embedding=ITEMS)
+    return describe_models(lines, spec=SPEC, vector_spec=VECTOR_SPEC)
 
 
 @pytest.fixture(scope="module")
 def prepared():
     events, vectors = small_data()
-    items = ItemVectors.from_arrow(vectors_table(vectors), ITEMS)
+    vector_spec = ItemVectors.from_arrow(vectors_table(vectors), VECTOR_SPEC)
     table = ActivityEvents.from_arrow(events_table(events), SPEC)
     members = pa.array([*range(1, 40), 999])
     moments = np.full(len(members), us(at(4)))
-    return make_sequences(table, members, moments, spec=SPEC, vectors=items), items
+    return make_sequences(table, members, moments, spec=SPEC, vectors=vector_spec), vector_spec
 
 
 def test_batches_of_any_size_give_the_same_vectors(described, prepared):
-    sequences, items = prepared
-    whole = Embedder(described)(sequences, items)
+    sequences, vector_spec = prepared
+    whole = Embedder(described)(sequences, vector_spec)
     for size in (1, 7):
-        parts = Embedder(described, batch_size=size)(sequences, items)
+        parts = Embedder(described, batch_size=size)(sequences, vector_spec)
         for model in described:
             for output in model.outputs:
                 np.testing.assert_allclose(
@@ -62,20 +62,22 @@ def test_no_activity_is_the_zero_vector_of_every_model_even_one_with_a_bias(tmp_
     class Biased(tf.Module):
         @tf.function(
             input_signature=[
-                tf.TensorSpec([None, 32, 64], tf.float32, "job_embeddings"),
+                tf.TensorSpec([None, 32, 64], tf.float32, "item_embeddings"),
                 tf.TensorSpec([None, 32], tf.int32, "actions"),
             ]
         )
-        def serve(self, job_embeddings, actions):
-            return {"x": tf.reduce_sum(job_embeddings, axis=1)[:, :3] + 1.0}
+        def serve(self, item_embeddings, actions):
+            return {"x": tf.reduce_sum(item_embeddings, axis=1)[:, :3] + 1.0}
 
     module = Biased()
     tf.saved_model.save(module, str(tmp_path / "b"), signatures={"serving_default": module.serve})
     line = ActivityModel(
-        tmp_path / "b", name="biased", version="1", spec=SPEC, item_embedding=ITEMS
+        tmp_path / "b", name="biased", version="1", spec=SPEC, vector_spec=VECTOR_SPEC
     )
-    sequences, items = prepared
-    got = Embedder(describe_models([line], spec=SPEC, item_embedding=ITEMS))(sequences, items)
+    sequences, vector_spec = prepared
+    got = Embedder(describe_models([line], spec=SPEC, vector_spec=VECTOR_SPEC))(
+        sequences, vector_spec
+    )
     empty = sequences.count == 0
     assert empty.any() and not empty.all()
     assert (got["biased"]["x"][empty] == 0).all()
@@ -83,21 +85,21 @@ def test_no_activity_is_the_zero_vector_of_every_model_even_one_with_a_bias(tmp_
 
 
 def test_without_models_and_without_members_there_is_nothing(described, prepared):
-    sequences, items = prepared
-    assert Embedder([])(sequences, items) == {}
+    sequences, vector_spec = prepared
+    assert Embedder([])(sequences, vector_spec) == {}
     nobody = make_sequences(
         ActivityEvents.from_arrow(events_table([]), SPEC),
         pa.array([], pa.int64()),
         np.array([], dtype=np.int64),
         spec=SPEC,
-        vectors=items,
+        vectors=vector_spec,
     )
-    assert Embedder(described)(nobody, items)["cnn"]["activity_embedding"].shape == (0, 64)
+    assert Embedder(described)(nobody, vector_spec)["cnn"]["activity_embedding"].shape == (0, 64)
 
 
 @pytest.mark.parametrize("small_batches", [False, True])
 def test_outputs_come_in_the_order_of_the_description(described, prepared, small_batches):
-    sequences, items = prepared
+    sequences, vector_spec = prepared
     active = sequences.take(sequences.count > 0)
     backwards = [
         replace(model, outputs=dict(reversed(model.outputs.items()))) for model in described
@@ -106,20 +108,20 @@ def test_outputs_come_in_the_order_of_the_description(described, prepared, small
         embedder = Embedder(models, small_batches=small_batches)
         for part in (sequences, active, active.take(np.array([0]))):
             for model in models:
-                assert list(embedder(part, items)[model.name]) == list(model.outputs)
+                assert list(embedder(part, vector_spec)[model.name]) == list(model.outputs)
 
 
 @pytest.mark.parametrize("size", [1, 3, SMALL_BATCH, SMALL_BATCH + 1])
 def test_few_sequences_give_what_a_batch_gives(described, prepared, size):
-    sequences, items = prepared
+    sequences, vector_spec = prepared
     random = np.random.default_rng(size)
     chosen = random.permutation(np.tile(np.arange(len(sequences)), 3))
-    whole = Embedder(described)(sequences, items)
+    whole = Embedder(described)(sequences, vector_spec)
     embedder = Embedder(described, small_batches=True)
     assert embedder._converted is not None
     for start in range(0, len(chosen), size):
         rows = chosen[start : start + size]
-        few = embedder(sequences.take(rows), items)
+        few = embedder(sequences.take(rows), vector_spec)
         for model in described:
             for output in model.outputs:
                 assert np.allclose(
@@ -132,23 +134,23 @@ class Unconvertible(tf.Module):
 
     @tf.function(
         input_signature=[
-            tf.TensorSpec([None, 32, 64], tf.float32, name="job_embeddings"),
+            tf.TensorSpec([None, 32, 64], tf.float32, name="item_embeddings"),
             tf.TensorSpec([None, 32], tf.int32, name="actions"),
         ]
     )
-    def serve(self, job_embeddings, actions):
-        return {"x": tf.math.bessel_i0e(tf.reduce_sum(job_embeddings, axis=1))}
+    def serve(self, item_embeddings, actions):
+        return {"x": tf.math.bessel_i0e(tf.reduce_sum(item_embeddings, axis=1))}
 
 
 def test_a_model_that_cannot_be_converted_stays_a_saved_model(prepared, tmp_path):
     module = Unconvertible()
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
-    line = ActivityModel(tmp_path, name="odd", version="1", spec=SPEC, item_embedding=ITEMS)
-    described = describe_models([line], spec=SPEC, item_embedding=ITEMS)
-    sequences, items = prepared
+    line = ActivityModel(tmp_path, name="odd", version="1", spec=SPEC, vector_spec=VECTOR_SPEC)
+    described = describe_models([line], spec=SPEC, vector_spec=VECTOR_SPEC)
+    sequences, vector_spec = prepared
     embedder = Embedder(described, small_batches=True)
     assert embedder._converted is None
     one = sequences.take(np.flatnonzero(sequences.count)[:1])
     assert np.array_equal(
-        embedder(one, items)["odd"]["x"], Embedder(described)(one, items)["odd"]["x"]
+        embedder(one, vector_spec)["odd"]["x"], Embedder(described)(one, vector_spec)["odd"]["x"]
     )

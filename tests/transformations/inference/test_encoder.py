@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 from feast_repo import EPOCH, at, us
-from job_encoders import (
+from item_encoders import (
     VALID_FROM,
     SmallEncoder,
     expected_vectors,
@@ -16,7 +16,7 @@ from job_encoders import (
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.encoder import (
-    JobEncoder,
+    ItemEncoder,
     PostingVersions,
     encode_postings,
 )
@@ -31,7 +31,7 @@ def description(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(description):
-    return JobEncoder(description)
+    return ItemEncoder(description)
 
 
 def by_key(table):
@@ -63,7 +63,7 @@ def test_the_order_of_rows_and_more_columns_change_nothing(encoder):
 
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_batches_give_the_same_vectors(batch_size, description, encoder):
-    small = JobEncoder(description, batch_size=batch_size)
+    small = ItemEncoder(description, batch_size=batch_size)
     table = postings_table(ROWS)
     got = by_key(encode_postings(small, table))
     for key, vector in by_key(encode_postings(encoder, table)).items():
@@ -80,7 +80,7 @@ def test_of_postings_before_the_encoder_the_newest_counts_once(encoder):
     ]
     versions = PostingVersions.from_arrow(postings_table(rows), us(VALID_FROM))
     assert versions.row.tolist() == [1, 2, 4]
-    assert versions.job_ids.to_pylist() == [1, 2, 1]
+    assert versions.item_ids.to_pylist() == [1, 2, 1]
     assert versions.time.tolist() == [us(VALID_FROM), us(VALID_FROM), us(at(-29))]
     assert versions.posted.tolist() == [us(at(-40)), us(VALID_FROM), us(at(-29))]
 
@@ -105,13 +105,13 @@ def test_every_kind_of_input_arrives_as_it_is(tmp_path):
                 tf.TensorSpec([None, None], tf.string, "skills"),
             ]
         )
-        def serve(self, job_id, pay, count, skills):
-            numbers = [tf.strings.to_number(job_id), pay, tf.cast(count, tf.float32)]
+        def serve(self, item_id, pay, count, skills):
+            numbers = [tf.strings.to_number(item_id), pay, tf.cast(count, tf.float32)]
             listed = tf.reduce_sum(tf.cast(skills != "", tf.float32), axis=1)
             length = tf.cast(tf.reduce_sum(tf.strings.length(skills), axis=1), tf.float32)
             return {"embedding": tf.stack([*numbers, listed, length], axis=1)}
 
-    probe = JobEncoder(package_encoder(tmp_path / "probe", Probe()), batch_size=2)
+    probe = ItemEncoder(package_encoder(tmp_path / "probe", Probe()), batch_size=2)
     table = pa.table(
         {
             "job_id": pa.array(["7", "8", "9"]).dictionary_encode(),
@@ -136,7 +136,7 @@ def test_every_kind_of_input_arrives_as_it_is(tmp_path):
         (lambda t: t.drop_columns(["title"]), "my postings: column 'title' is missing"),
         (lambda t: t.drop_columns(["job_id"]), "column 'job_id' is missing"),
         (lambda t: t.drop_columns(["event_timestamp"]), "'event_timestamp' is missing"),
-        (lambda t: pa.concat_tables([t, t.slice(3, 1)]), "one posting at one time.*job 4 has two"),
+        (lambda t: pa.concat_tables([t, t.slice(3, 1)]), "one posting at one time.*item 4 has two"),
         (
             lambda t: t.set_column(1, "title", pa.array([b"x"] * len(t))),
             "'title' should be string.*Received: binary",
@@ -152,9 +152,9 @@ def test_bad_postings_are_refused(change, message, encoder):
         encode_postings(encoder, change(postings_table(ROWS)), source="my postings")
 
 
-def test_a_vector_that_is_not_finite_is_refused_by_job(tmp_path):
-    broken = JobEncoder(package_encoder(tmp_path / "nan", SmallEncoder(scale=float("inf"))))
-    with pytest.raises(InvalidInput, match=r"'content' \(version 1\).*finite.*for job \d+ \("):
+def test_a_vector_that_is_not_finite_is_refused_by_item(tmp_path):
+    broken = ItemEncoder(package_encoder(tmp_path / "nan", SmallEncoder(scale=float("inf"))))
+    with pytest.raises(InvalidInput, match=r"'content' \(version 1\).*finite.*for item \d+ \("):
         encode_postings(broken, postings_table(ROWS))
 
 
@@ -164,13 +164,13 @@ def test_an_encoder_that_fails_while_it_computes_is_named(tmp_path):
         def serve(self, title):
             return {"embedding": tf.tile(tf.strings.to_number(title)[:, None], [1, 5])}
 
-    failing = JobEncoder(package_encoder(tmp_path / "failing", Failing()))
-    with pytest.raises(InvalidInput, match=r"job encoder 'content' .*InvalidArgumentError"):
+    failing = ItemEncoder(package_encoder(tmp_path / "failing", Failing()))
+    with pytest.raises(InvalidInput, match=r"item encoder 'content' .*InvalidArgumentError"):
         encode_postings(failing, postings_table(ROWS))
 
 
 def test_an_encoder_is_loaded_from_its_folder_too(description, encoder):
     table = postings_table(ROWS)
-    again = JobEncoder(str(description.path))
+    again = ItemEncoder(str(description.path))
     assert again.description == description
     assert encode_postings(again, table).equals(encode_postings(encoder, table))

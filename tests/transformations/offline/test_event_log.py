@@ -45,7 +45,7 @@ def applied(repo):
 
 
 def read(store, view):
-    """Return the events as the engine reads them: (member, job, time)."""
+    """Return the events as the engine reads them: (member, item, time)."""
     events = read_events(
         store.config,
         store._get_provider().offline_store,
@@ -55,8 +55,8 @@ def read(store, view):
         end=us(at(20)),
     )
     member = np.repeat(events.member_ids.to_numpy(), np.diff(events.member_start))
-    jobs = events.job_ids.to_numpy()[events.job]
-    return list(zip(member.tolist(), jobs.tolist(), events.time.tolist(), strict=True))
+    items = events.item_ids.to_numpy()[events.item]
+    return list(zip(member.tolist(), items.tolist(), events.time.tolist(), strict=True))
 
 
 EXPECTED = [
@@ -253,7 +253,7 @@ SOURCES = {
     "coarser times": (seconds_only, "column 'event_timestamp' of type timestamp.ms, tz=UTC."),
     "a required column": (required_column, "'page' should accept nulls"),
     "partitions": (partitioned, "Received: day=1"),
-    "no job column": (
+    "no item column": (
         lambda folder: pq.write_table(
             events_table(HISTORY).drop_columns(["job_id"]), folder / "history.parquet"
         ),

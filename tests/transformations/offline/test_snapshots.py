@@ -158,17 +158,17 @@ def test_the_published_mark_belongs_to_one_store(tmp_path):
 
 def test_a_history_takes_only_what_was_computed_with_the_same_facts(tmp_path):
     sink = SnapshotSink(tmp_path / "view" / "v1")
-    items = {"name": "a", "version": "1", "dimension": 64}
-    writer = sink.stage(MIDNIGHT, {"version": "1", "item_embedding": items})
+    vector_spec = {"name": "a", "version": "1", "dimension": 64}
+    writer = sink.stage(MIDNIGHT, {"version": "1", "vector_spec": vector_spec})
     writer.write(batch(1))
     writer.close()
     sink.commit(MIDNIGHT)
     # The file is from before there were fingerprints: the vectors were the user's own.
-    own = {"version": "1", "item_embedding": {**items, "fingerprint": ""}}
+    own = {"version": "1", "vector_spec": {**vector_spec, "fingerprint": ""}}
     require_same_facts(sink, MIDNIGHT, own, what="the view")
     for other in (
         {**own, "version": "2"},
-        {**own, "item_embedding": {**items, "fingerprint": "one"}},
+        {**own, "vector_spec": {**vector_spec, "fingerprint": "one"}},
     ):
         with pytest.raises(InvalidInput, match=r"^the view: .*other facts: .*a new version"):
             require_same_facts(sink, MIDNIGHT, other, what="the view")

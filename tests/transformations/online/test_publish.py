@@ -27,7 +27,7 @@ def test_rows_are_what_feast_makes_of_the_same_table(key):
                 np.random.default_rng(0).normal(size=(3, 64)).tolist(), pa.list_(pa.float32())
             ),
             "short": pa.array([[0.0], [1.5], [-2.0]], pa.list_(pa.float32())),
-            "jobs": pa.array([[as_id(1), as_id(2)], [as_id(5)], [as_id(6)]]),
+            "items": pa.array([[as_id(1), as_id(2)], [as_id(5)], [as_id(6)]]),
             "actions": pa.array([[1, 2], [3], [1]], pa.list_(pa.int32())),
             "count": pa.array([2, 1, 0], pa.int64()),
             "last": pa.array([1_700_000_000_999_999, -1_500_000, 5], STAMPS),
@@ -43,7 +43,7 @@ def test_rows_are_what_feast_makes_of_the_same_table(key):
             Field(name="member_id", dtype=key),
             Field(name="vector", dtype=Array(Float32)),
             Field(name="short", dtype=Array(Float32)),
-            Field(name="jobs", dtype=Array(key)),
+            Field(name="items", dtype=Array(key)),
             Field(name="actions", dtype=Array(Int32)),
             Field(name="count", dtype=Int64),
             Field(name="last", dtype=UnixTimestamp),
@@ -69,7 +69,7 @@ def test_rows_are_what_feast_makes_of_the_same_table(key):
 
 
 def test_columns_of_a_users_own_are_what_feast_makes_of_them():
-    """Beside the vector, a view of job vectors may have features of any type, and nulls."""
+    """Beside the vector, a view of item vectors may have features of any type, and nulls."""
     features = {
         "title": (String, pa.array(["a", None, "c"])),
         "tags": (Array(String), pa.array([["x"], None, []], pa.list_(pa.string()))),
@@ -89,7 +89,7 @@ def test_columns_of_a_users_own_are_what_feast_makes_of_them():
     )
     view = FeatureView(
         name="view",
-        entities=[Entity(name="job", join_keys=["job_id"], value_type=ValueType.INT64)],
+        entities=[Entity(name="item", join_keys=["job_id"], value_type=ValueType.INT64)],
         schema=[
             Field(name="job_id", dtype=Int64),
             *(Field(name=name, dtype=kind) for name, (kind, _) in features.items()),
@@ -108,7 +108,7 @@ def test_a_missing_time_and_an_empty_list_are_written_as_such():
     batch = pa.RecordBatch.from_pydict(
         {
             "member_id": pa.array([1]),
-            "jobs": pa.array([[]], pa.list_(pa.int64())),
+            "items": pa.array([[]], pa.list_(pa.int64())),
             "last": pa.array([None], STAMPS),
             "event_timestamp": pa.array([0], STAMPS),
             "created_timestamp": pa.array([0], STAMPS),
@@ -117,13 +117,13 @@ def test_a_missing_time_and_an_empty_list_are_written_as_such():
     view = SimpleNamespace(
         join_keys=["member_id"],
         features=[
-            Field(name="jobs", dtype=Array(Int64)),
+            Field(name="items", dtype=Array(Int64)),
             Field(name="last", dtype=UnixTimestamp),
         ],
     )
     ((_, values, _, _),) = feast_rows(view, batch)
-    assert values["jobs"].WhichOneof("val") == "int64_list_val"
-    assert list(values["jobs"].int64_list_val.val) == []
+    assert values["items"].WhichOneof("val") == "int64_list_val"
+    assert list(values["items"].int64_list_val.val) == []
     assert values["last"].WhichOneof("val") is None
 
 

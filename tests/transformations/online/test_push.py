@@ -15,10 +15,10 @@ LENGTH = 4
 SEQUENCE = "member_activity_sequence"
 ACTIONS = ("APPLY", "SAVE", "DISMISS")
 MEMBERS = 400
-# More than the length, with two at one time, one about to leave the window, one on a job that has
+# More than the length, with two at one time, one about to leave the window, one on an item that has
 # no vector.
 BASE = [(1, "SAVE", -28), (2, "APPLY", -20), (3, "APPLY", -3), (1, "SAVE", -3), (2, "SAVE", -2)]
-VECTORS = [(job, at(-90), np.ones(DIMENSION)) for job in (1, 2, 3, 4)]
+VECTORS = [(item, at(-90), np.ones(DIMENSION)) for item in (1, 2, 3, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def materialized(tmp_path_factory):
     """Members with the same history, materialized as of day 0; every example takes a new one."""
     folder = tmp_path_factory.mktemp("live")
     (folder / "no_models").mkdir()
-    history = [(m, job, what, at(day)) for m in range(MEMBERS) for job, what, day in BASE]
+    history = [(m, item, what, at(day)) for m in range(MEMBERS) for item, what, day in BASE]
     repo = make_repo(
         folder / "repo", folder / "no_models", events_table(history), vectors_table(VECTORS)
     )
@@ -64,7 +64,7 @@ def test_any_order_and_number_of_pushes_gives_the_row_of_a_batch(
     cuts = sorted(data.draw(st.lists(st.integers(0, len(order)), max_size=3)))
     total = 0
     for start, stop in zip([0, *cuts], [*cuts, len(order)], strict=True):
-        part = [(member, job, what, at(day)) for job, what, day in order[start:stop]]
+        part = [(member, item, what, at(day)) for item, what, day in order[start:stop]]
         report = writer.push(events_table(part))
         total += report.new
         left_out = report.duplicates + report.unknown + report.already_there + report.older
@@ -72,14 +72,14 @@ def test_any_order_and_number_of_pushes_gives_the_row_of_a_batch(
 
     history = BASE if member < MEMBERS else []
     rows = [
-        {"member_id": member, "job_id": job, "action": what, "time": us(at(day))}
-        for job, what, day in [*history, *events]
+        {"member_id": member, "job_id": item, "action": what, "time": us(at(day))}
+        for item, what, day in [*history, *events]
     ]
     known = [row["time"] for row in rows if row["job_id"] != 99]
     as_of = max([*([us(at(0))] if history else []), *(time + 1 for time in known)], default=0)
     expected, _ = sequence(
         rows,
-        [(job, us(time), vector) for job, time, vector in VECTORS],
+        [(item, us(time), vector) for item, time, vector in VECTORS],
         member,
         as_of,
         window_us=28 * US_PER_DAY,
@@ -93,12 +93,12 @@ def test_any_order_and_number_of_pushes_gives_the_row_of_a_batch(
         ],
         [{"member_id": member}],
     ).to_dict()
-    jobs, actions, times = (
+    items, actions, times = (
         online[name][0] or [] for name in ("activity_job_ids", "activity_actions", "activity_times")
     )
     stored = [
-        (job, ACTIONS[action - 1], time)
-        for job, action, time in zip(jobs, actions, times, strict=True)
+        (item, ACTIONS[action - 1], time)
+        for item, action, time in zip(items, actions, times, strict=True)
     ]
     assert stored == expected
     assert (total == 0) == (not set(expected) - {(j, a, us(at(d))) for j, a, d in history})
@@ -107,7 +107,7 @@ def test_any_order_and_number_of_pushes_gives_the_row_of_a_batch(
 def test_a_push_report_reads_right_for_one_and_for_none():
     one = str(PushReport(events=1, duplicates=1, members=1, new=1))
     assert "1 of 1 event is new in the sequences of 1 member\n" in one
-    assert "0 already there, 1 duplicate, 0 on unknown jobs" in one
+    assert "0 already there, 1 duplicate, 0 on unknown items" in one
     none = str(PushReport(events=1_000, members=2_000, already_there=1_000))
     assert "none of 1,000 events are new in the sequences of 2,000 members\n" in none
     assert "no events are new" in str(PushReport())

@@ -22,7 +22,7 @@ VIEW = FeatureView(
     entities=[Entity(name="member", join_keys=["member_id"], value_type=ValueType.INT64)],
     schema=[
         Field(name="member_id", dtype=Int64),
-        Field(name="items", dtype=Array(Int64)),
+        Field(name="vector_spec", dtype=Array(Int64)),
         Field(name="count", dtype=Int64),
     ],
     source=FileSource(path="unused.parquet", timestamp_field="event_timestamp"),
@@ -61,16 +61,17 @@ def redis(tmp_path):
         yield _online(tmp_path, type="redis", connection_string=address)
 
 
-def row(key, items, moment=NOON):
-    values = {"items": Value(int64_list_val=Int64List(val=items)), "count": Value()}
-    if items:
-        values["count"] = Value(int64_val=len(items))
+def row(key, vector_spec, moment=NOON):
+    values = {"vector_spec": Value(int64_list_val=Int64List(val=vector_spec)), "count": Value()}
+    if vector_spec:
+        values["count"] = Value(int64_val=len(vector_spec))
     return key, values, moment, None
 
 
-def items_of(stored):
+def vectors_of(stored):
     return [
-        None if values is None else list(values["items"].int64_list_val.val) for _, values in stored
+        None if values is None else list(values["vector_spec"].int64_list_val.val)
+        for _, values in stored
     ]
 
 
@@ -78,7 +79,7 @@ def appending(item, seen=None):
     """Add one item to every row, and record what was found."""
 
     def compute(which, stored):
-        found = items_of(stored)
+        found = vectors_of(stored)
         if seen is not None:
             seen.append((list(which), found))
         return [row(KEYS[i], [*(old or []), item]) for i, old in zip(which, found, strict=True)]
@@ -88,7 +89,7 @@ def appending(item, seen=None):
 
 def read(online):
     config, store = online
-    return items_of(read_rows(config, store, VIEW, KEYS))
+    return vectors_of(read_rows(config, store, VIEW, KEYS))
 
 
 def test_rows_are_computed_from_what_is_stored(online):

@@ -15,9 +15,9 @@ from activity_embeddings.transformations.online.vector_table import (
     VectorTableReader,
     write_vector_table,
 )
-from activity_embeddings.transformations.spec import ItemEmbedding
+from activity_embeddings.transformations.spec import ItemVectorSpec
 
-ITEMS = ItemEmbedding("content_and_behaviour", "1", 64)
+VECTOR_SPEC = ItemVectorSpec("content_and_behaviour", "1", 64)
 
 
 def item_vectors(rows, string_ids=False):
@@ -25,13 +25,13 @@ def item_vectors(rows, string_ids=False):
     if string_ids:
         names = pa.array([f"jøb-{row[0] * 37}" for row in rows])
         table = table.set_column(0, "job_id", names)
-    return ItemVectors.from_arrow(table, ITEMS)
+    return ItemVectors.from_arrow(table, VECTOR_SPEC)
 
 
 def ids_of(vectors, more):
-    kind = vectors.job_ids.type
+    kind = vectors.item_ids.type
     extra = ["", "jøb-1-and-much-longer-than-all", "zz"] if kind == pa.string() else [-5, 10**12]
-    some = vectors.job_ids.to_pylist()[1::3]
+    some = vectors.item_ids.to_pylist()[1::3]
     return pa.array(sorted({*some, *(extra if more else [])}), kind)
 
 
@@ -42,14 +42,14 @@ def test_a_table_gives_the_vectors_of_any_time(tmp_path, string_ids, one_each):
     if one_each:
         rows = list({row[0]: row for row in rows}.values())
     vectors = item_vectors(rows, string_ids)
-    write_vector_table(tmp_path, vectors, ITEMS, end=us(at(9)))
-    table = VectorTableReader(tmp_path, ITEMS).table()
+    write_vector_table(tmp_path, vectors, VECTOR_SPEC, end=us(at(9)))
+    table = VectorTableReader(tmp_path, VECTOR_SPEC).table()
     assert table.one_each == one_each
     assert isinstance(table.matrix.base, np.memmap)
 
     asked = ids_of(vectors, more=True)
     codes = table.codes(asked.to_numpy(zero_copy_only=False))
-    known = [job in vectors.job_ids.to_pylist() for job in asked.to_pylist()]
+    known = [item in vectors.item_ids.to_pylist() for item in asked.to_pylist()]
     assert (codes >= 0).tolist() == known
 
     extra = (us(at(1)), np.full(64, 7, dtype=np.float32))
@@ -59,11 +59,11 @@ def test_a_table_gives_the_vectors_of_any_time(tmp_path, string_ids, one_each):
         (asked.filter(pa.array(codes >= 0)), codes[codes >= 0], {}),
     ):
         taken = table.take(ids, their_codes, of)
-        job = np.arange(len(ids), dtype=np.int32)[None, :]
+        item = np.arange(len(ids), dtype=np.int32)[None, :]
         for day in (-30, 0, 1, 3, 5, 8):
             moment = np.array([us(at(day))])
-            got = taken.matrix[taken.rows(ids, job, moment)][0]
-            expected = vectors.matrix[vectors.rows(ids, job, moment)][0]
+            got = taken.matrix[taken.rows(ids, item, moment)][0]
+            expected = vectors.matrix[vectors.rows(ids, item, moment)][0]
             if day >= 1:
                 for i in of:
                     expected[i] = 7
@@ -75,24 +75,24 @@ def test_a_table_may_be_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "table").symlink_to("disk")
     for end in (1, 2):
-        write_vector_table(tmp_path / "table", vectors, ITEMS, end=end)
-        assert VectorTableReader(tmp_path / "disk", ITEMS).table().end == end
+        write_vector_table(tmp_path / "table", vectors, VECTOR_SPEC, end=end)
+        assert VectorTableReader(tmp_path / "disk", VECTOR_SPEC).table().end == end
     assert (tmp_path / "table").is_symlink()
     (tmp_path / "broken").symlink_to("gone")
     with pytest.raises(InvalidInput, match="gone, which is not there"):
-        write_vector_table(tmp_path / "broken", vectors, ITEMS, end=1)
+        write_vector_table(tmp_path / "broken", vectors, VECTOR_SPEC, end=1)
 
 
-def test_an_empty_table_knows_no_job(tmp_path):
+def test_an_empty_table_knows_no_item(tmp_path):
     nothing = item_vectors(small_data()[1])
     nothing = ItemVectors(
-        nothing.job_ids[:0], nothing.start[:1], nothing.time[:0], nothing.matrix[-1:]
+        nothing.item_ids[:0], nothing.start[:1], nothing.time[:0], nothing.matrix[-1:]
     )
-    write_vector_table(tmp_path / "table", nothing, ITEMS, end=0)
+    write_vector_table(tmp_path / "table", nothing, VECTOR_SPEC, end=0)
     for reader in (
-        VectorTableReader(tmp_path / "table", ITEMS),
-        VectorTableReader(tmp_path / "not there", ITEMS),
-        VectorTableReader(None, ITEMS),
+        VectorTableReader(tmp_path / "table", VECTOR_SPEC),
+        VectorTableReader(tmp_path / "not there", VECTOR_SPEC),
+        VectorTableReader(None, VECTOR_SPEC),
     ):
         table = reader.table()
         assert table.codes(np.array([1, 2])).tolist() == [-1, -1]
@@ -102,12 +102,12 @@ def test_an_empty_table_knows_no_job(tmp_path):
 
 def test_a_reader_takes_up_what_is_committed_and_keeps_what_it_has_mapped(tmp_path):
     _, rows = small_data()
-    reader = VectorTableReader(tmp_path, ITEMS)
+    reader = VectorTableReader(tmp_path, VECTOR_SPEC)
     assert not len(reader.table().keys)
     tables = []
     for factor in (1, 2, 3, 4):
-        vectors = item_vectors([(job, time, factor * vector) for job, time, vector in rows])
-        write_vector_table(tmp_path, vectors, ITEMS, end=factor)
+        vectors = item_vectors([(item, time, factor * vector) for item, time, vector in rows])
+        write_vector_table(tmp_path, vectors, VECTOR_SPEC, end=factor)
         tables.append(reader.table())
         assert reader.table() is tables[-1]
         assert np.array_equal(tables[-1].matrix, vectors.matrix)
@@ -117,52 +117,52 @@ def test_a_reader_takes_up_what_is_committed_and_keeps_what_it_has_mapped(tmp_pa
 
 def test_a_version_without_its_pointer_is_not_there(tmp_path, monkeypatch):
     vectors = item_vectors(small_data()[1])
-    write_vector_table(tmp_path, vectors, ITEMS, end=1)
-    before = VectorTableReader(tmp_path, ITEMS).table()
+    write_vector_table(tmp_path, vectors, VECTOR_SPEC, end=1)
+    before = VectorTableReader(tmp_path, VECTOR_SPEC).table()
 
     def killed(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_vector_table(tmp_path, vectors, ITEMS, end=2)
+        write_vector_table(tmp_path, vectors, VECTOR_SPEC, end=2)
     monkeypatch.undo()
-    assert VectorTableReader(tmp_path, ITEMS).table().end == before.end == 1
-    write_vector_table(tmp_path, vectors, ITEMS, end=3)
-    assert VectorTableReader(tmp_path, ITEMS).table().end == 3
+    assert VectorTableReader(tmp_path, VECTOR_SPEC).table().end == before.end == 1
+    write_vector_table(tmp_path, vectors, VECTOR_SPEC, end=3)
+    assert VectorTableReader(tmp_path, VECTOR_SPEC).table().end == 3
     assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 2
     assert sum(file.is_file() for file in tmp_path.iterdir()) == 1
 
 
 def test_a_table_from_before_there_were_fingerprints_holds_vectors_of_ones_own(tmp_path):
     vectors = item_vectors(small_data()[1])
-    write_vector_table(tmp_path, vectors, ITEMS, end=1)
+    write_vector_table(tmp_path, vectors, VECTOR_SPEC, end=1)
     current = tmp_path / "current.json"
     facts = json.loads(current.read_text())
-    del facts["item_embedding"]["fingerprint"]
+    del facts["vector_spec"]["fingerprint"]
     current.write_text(json.dumps(facts))
-    assert np.array_equal(VectorTableReader(tmp_path, ITEMS).table().matrix, vectors.matrix)
-    encoders = ItemEmbedding(ITEMS.name, ITEMS.version, ITEMS.dimension, "one")
+    assert np.array_equal(VectorTableReader(tmp_path, VECTOR_SPEC).table().matrix, vectors.matrix)
+    encoders = ItemVectorSpec(VECTOR_SPEC.name, VECTOR_SPEC.version, VECTOR_SPEC.dimension, "one")
     with pytest.raises(InvalidInput, match=r"`fingerprint` should be 'one'. Received: ''"):
         VectorTableReader(tmp_path, encoders).table()
 
 
 @pytest.mark.parametrize("damage", ["other version", "no version", "no file", "no json"])
 def test_a_table_that_is_not_what_it_should_be_is_refused(tmp_path, damage):
-    write_vector_table(tmp_path, item_vectors(small_data()[1]), ITEMS, end=1)
+    write_vector_table(tmp_path, item_vectors(small_data()[1]), VECTOR_SPEC, end=1)
     current = tmp_path / "current.json"
     facts = json.loads(current.read_text())
     if damage == "other version":
-        facts["item_embedding"]["version"] = "2"
+        facts["vector_spec"]["version"] = "2"
     elif damage == "no version":
         del facts["version"]
     elif damage == "no file":
         Path(tmp_path / facts["version"] / "time.npy").unlink()
     current.write_text("{" if damage == "no json" else json.dumps(facts))
     message = (
-        "holds vectors of another item embedding: `version` should be '1'. Received: '2'"
+        "holds vectors of another item vectors: `version` should be '1'. Received: '2'"
         if damage == "other version"
         else "expected the files that current.json names. Received: "
     )
     with pytest.raises(InvalidInput, match=f"vector table {tmp_path}: {message}"):
-        VectorTableReader(tmp_path, ITEMS).table()
+        VectorTableReader(tmp_path, VECTOR_SPEC).table()

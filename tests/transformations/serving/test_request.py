@@ -22,33 +22,33 @@ from activity_embeddings.transformations.serving.request import (
     RequestParser,
     embed_at_request,
 )
-from activity_embeddings.transformations.spec import ActivitySpec, ItemEmbedding
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
-SPEC, ITEMS = ActivitySpec(), ItemEmbedding("content_and_behaviour", "1", 64)
+SPEC, VECTOR_SPEC = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", 64)
 DAY = 86_400_000_000
 ACTIONS = SPEC.vocabulary
-JOBS = 9
+ITEMS = 9
 VECTORS = [
-    (job, DAY * (job - 4) if job > 5 else -DAY, np.random.default_rng(job).normal(size=64))
-    for job in range(1, JOBS)
+    (item, DAY * (item - 4) if item > 5 else -DAY, np.random.default_rng(item).normal(size=64))
+    for item in range(1, ITEMS)
 ]
 
 times = st.integers(0, 40 * 24).map(lambda hours: hours * DAY // 24)
-event = st.tuples(times, st.integers(1, JOBS), st.integers(1, 3))
+event = st.tuples(times, st.integers(1, ITEMS), st.integers(1, 3))
 
 
 @pytest.fixture(scope="module")
 def embedder(models):
     line = ActivityModel(models / "unweighted_average")
-    return Embedder(describe_models([line], spec=SPEC, item_embedding=ITEMS), small_batches=True)
+    return Embedder(describe_models([line], spec=SPEC, vector_spec=VECTOR_SPEC), small_batches=True)
 
 
-def lookup(job_ids):
+def lookup(item_ids):
     """Return the vectors of those of VECTORS that are asked for."""
-    found = {job: (time, vector) for job, time, vector in VECTORS}
-    known = np.array([job in found for job in job_ids.to_pylist()], dtype=bool)
-    ids = job_ids.filter(pa.array(known))
-    rows = [found[job] for job in ids.to_pylist()]
+    found = {item: (time, vector) for item, time, vector in VECTORS}
+    known = np.array([item in found for item in item_ids.to_pylist()], dtype=bool)
+    ids = item_ids.filter(pa.array(known))
+    rows = [found[item] for item in ids.to_pylist()]
     matrix = np.zeros((len(rows) + 1, 64), dtype=np.float32)
     matrix[:-1] = [vector for _, vector in rows] or matrix[:-1]
     start = np.arange(len(rows) + 1)
@@ -61,22 +61,22 @@ def stored_sequence(events, as_of):
     kept, _ = reference.sequence(
         as_rows(events), VECTORS, 1, as_of, window_us=SPEC.window_us, length=SPEC.length
     )
-    return [(time, job, ACTIONS.index(action)) for job, action, time in kept]
+    return [(time, item, ACTIONS.index(action)) for item, action, time in kept]
 
 
 def as_rows(events):
     return [
-        {"member_id": 1, "job_id": job, "action": ACTIONS[action], "time": time}
-        for time, job, action in events
+        {"member_id": 1, "job_id": item, "action": ACTIONS[action], "time": time}
+        for time, item, action in events
     ]
 
 
 def columns(requests):
     return {
-        "activity_job_ids": [[job for _, job, _ in stored] for stored, _, _ in requests],
+        "activity_job_ids": [[item for _, item, _ in stored] for stored, _, _ in requests],
         "activity_actions": [[action for _, _, action in stored] for stored, _, _ in requests],
         "activity_times": [[time for time, _, _ in stored] for stored, _, _ in requests],
-        "recent_job_ids": [[job for _, job, _ in recent] for _, recent, _ in requests],
+        "recent_job_ids": [[item for _, item, _ in recent] for _, recent, _ in requests],
         "recent_actions": [
             [ACTIONS[action] for _, _, action in recent] for _, recent, _ in requests
         ],
@@ -103,7 +103,7 @@ def test_a_request_equals_the_reference_over_all_events(embedder, members):
     for events, recent, stored_at, later in members:
         before = [e for e in events if e[0] < stored_at]
         as_of = stored_at + later
-        # What the stored row cannot know: events that it left out because their job had no vector
+        # What the stored row cannot know: events that it left out because their item had no vector
         # yet, and has one now.
         before = [
             e
@@ -123,11 +123,11 @@ def test_a_request_equals_the_reference_over_all_events(embedder, members):
     sequences = result.sequences
     for row, wanted in enumerate(expected):
         filled = sequences.action[row] > 0
-        ids = sequences.job_ids.to_pylist()
+        ids = sequences.item_ids.to_pylist()
         got = list(
             zip(
                 sequences.time[row][filled].tolist(),
-                [ids[job] for job in sequences.job[row][filled]],
+                [ids[item] for item in sequences.item[row][filled]],
                 sequences.action[row][filled].tolist(),
                 strict=True,
             )
@@ -137,8 +137,8 @@ def test_a_request_equals_the_reference_over_all_events(embedder, members):
         assert result.new[row] == len(set(wanted) & set(recent) - set(stored))
         for action, output in enumerate(("apply", "save", "dismiss"), start=1):
             vectors = [
-                reference.vector_as_of(VECTORS, job, requests[row][2]).tolist()
-                for _, job, act in wanted
+                reference.vector_as_of(VECTORS, item, requests[row][2]).tolist()
+                for _, item, act in wanted
                 if act == action
             ]
             mean = reference.mean_of(vectors, 64)
@@ -147,7 +147,7 @@ def test_a_request_equals_the_reference_over_all_events(embedder, members):
     assert result.report.empty == sum(not wanted for wanted in expected)
 
 
-def test_a_job_that_became_known_after_the_request_is_unknown(embedder):
+def test_a_item_that_became_known_after_the_request_is_unknown(embedder):
     late = 8  # known from day 4 on
     requests = [([], [(3 * DAY, late, 1)], 4 * DAY - 1), ([], [(3 * DAY, late, 1)], 4 * DAY)]
     result = embed_at_request(
@@ -158,7 +158,7 @@ def test_a_job_that_became_known_after_the_request_is_unknown(embedder):
         lookup=lookup,
     )
     assert result.sequences.count.tolist() == [0, 1]
-    assert result.report.unknown_jobs == 1
+    assert result.report.unknown_items == 1
 
 
 anything = st.recursive(

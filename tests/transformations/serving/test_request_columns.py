@@ -9,7 +9,7 @@ from activity_embeddings.transformations.serving.request_columns import RequestC
 
 REALTIME = ["member_activity_embedding_cnn_realtime:activity_embedding"]
 STORED = ["member_activity_sequence:activity_count"]
-JOBS = ["job_embedding:embedding"]
+ITEMS = ["job_embedding:embedding"]
 NOTHING = {"recent_job_ids": [None], "recent_actions": [None], "recent_timestamps": [None]}
 TIME = at(4).isoformat()
 
@@ -51,8 +51,8 @@ def request(member=1, **changes):
     return {"member_id": [member], **NOTHING, "request_timestamp": [TIME], **changes}
 
 
-def recent(jobs, actions="SAVE", times=TIME):
-    columns = dict(zip(NOTHING, (jobs, actions, times), strict=True))
+def recent(items, actions="SAVE", times=TIME):
+    columns = dict(zip(NOTHING, (items, actions, times), strict=True))
     return {name: [v if isinstance(v, list) else [v]] for name, v in columns.items()}
 
 
@@ -77,9 +77,9 @@ def test_what_is_no_int64_id_is_refused(integers, value):
     for features, columns in (
         (STORED, {"member_id": [1, value]}),
         (REALTIME, request(value)),
-        (JOBS, {"job_id": [value]}),
+        (ITEMS, {"job_id": [value]}),
     ):
-        with pytest.raises(InvalidRequest, match=r"'(member|job)_id' should be ids of type int64"):
+        with pytest.raises(InvalidRequest, match=r"'(member|item)_id' should be ids of type int64"):
             check(integers, features, {name: values for name, values in columns.items()})
     with pytest.raises(InvalidRequest, match="recent_job_ids should be ids of type int64"):
         check(integers, REALTIME, request(**recent([value])))
@@ -186,7 +186,7 @@ def test_a_key_may_be_called_by_its_entity_but_not_twice(integers):
         (STORED, {"member_id": [1], "x": [1, 2]}, "equal length.*'member_id' 1, 'x' 2"),
         (REALTIME, {"member_id": [1]}, "expected the columns recent_actions, .*as null where"),
         (REALTIME, NOTHING | {"request_timestamp": [None]}, "the column member_id, a join key"),
-        ([*STORED, *JOBS], {"member_id": [1]}, "expected the column job_id, a join key of"),
+        ([*STORED, *ITEMS], {"member_id": [1]}, "expected the column item_id, a join key of"),
         (STORED, {"member_id": [1], "job_id": [[1, "x"]]}, "'job_id' should be of one type"),
         (["member_activity:action"], {"member_id": [1]}, "member_activity is kept in the offline"),
     ],

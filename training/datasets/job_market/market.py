@@ -24,7 +24,7 @@ from activity_embeddings.transformations.activity.sequences import MICROSECONDS_
 from activity_embeddings.transformations.definitions.schemas import vector_column
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder
-from activity_embeddings.transformations.names import ACTION, EVENT_TIMESTAMP, JOB_ID, MEMBER_ID
+from activity_embeddings.transformations.names import ACTION, EVENT_TIMESTAMP, ITEM_ID, MEMBER_ID
 from activity_embeddings.transformations.times import to_us
 
 EVENTS_FOLDER = "activity_events"
@@ -35,7 +35,7 @@ README_FILE = "README.md"
 TIME = pa.timestamp("us", tz="UTC")
 POSTINGS_SCHEMA = pa.schema(
     [
-        (JOB_ID, pa.int64()),
+        (ITEM_ID, pa.int64()),
         ("title", pa.string()),
         ("description", pa.string()),
         ("group", pa.list_(pa.string())),
@@ -47,7 +47,7 @@ TRUE_MEMBERS_SCHEMA = pa.schema(
 )
 TRUE_JOBS_SCHEMA = pa.schema(
     [
-        (JOB_ID, pa.int64()),
+        (ITEM_ID, pa.int64()),
         ("vector", pa.list_(pa.float32())),
         ("open_from", TIME),
         ("open_until", TIME),
@@ -257,7 +257,7 @@ class _Counts:
         self.actions += [int((names == action).sum()) for action in ACTIONS]
         member = events[MEMBER_ID].to_numpy()
         self.members += len(np.unique(member))
-        self.acted_on[events[JOB_ID].to_numpy()] = True
+        self.acted_on[events[ITEM_ID].to_numpy()] = True
         end = to_us(self.market.start) + self.market.days * MICROSECONDS_PER_DAY
         time = events[EVENT_TIMESTAMP].cast(pa.int64()).to_numpy()
         lately = time >= end - HISTORY_DAYS * MICROSECONDS_PER_DAY

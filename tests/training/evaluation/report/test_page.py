@@ -227,7 +227,7 @@ def test_the_rest_of_the_result_is_there_too(browser, pages):
         *result["commands"],
         *(f"{name}\t{version}" for name, version in result["versions"].items()),
         result["data"]["events_fingerprint"],
-        result["data"]["item_embedding"]["fingerprint"],
+        result["data"]["vector_spec"]["fingerprint"],
         "79,570",
         "30 minutes",
         "10,000 resamples",
@@ -464,7 +464,7 @@ def test_every_printed_page_of_a_simulated_result_is_labelled(browser, pages, tm
     assert all("SIMULATEDDATA" in text for text in printed)
 
 
-def test_a_measured_result_says_what_stands_in_for_jobs_and_is_not_called_simulated(
+def test_a_measured_result_says_what_stands_in_for_items_and_is_not_called_simulated(
     browser, pages, tmp_path
 ):
     browser.open(pages["measured"])
