@@ -66,8 +66,8 @@ SOAK_SAMPLES = 100
 GROWTH = 0.002
 """Memory that rose by more than this share in the second half of a soak has grown."""
 
-MODEL = names.embedding_view_name("cnn")
-SEQUENCE_FEATURES = [names.ACTIVITY_ITEM_IDS, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]
+MODEL = names.JOBS.embedding_view("cnn")
+SEQUENCE_FEATURES = [names.JOBS.activity_item_ids, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]
 NOW = synthetic.CUTOFF + timedelta(minutes=1)
 BATCH, REALTIME, STORED, NOTHING = "jymbii_v2", "jymbii_v2_realtime", "stored", "nothing"
 MORE_DEFINITIONS = f'''
@@ -131,9 +131,9 @@ class Request:
         """Return the request's columns, with its events or without."""
         return {
             names.MEMBER_ID: [self.member],
-            names.RECENT_ITEM_IDS: [self.items if recent else None],
-            names.RECENT_ACTIONS: [self.actions if recent else None],
-            names.RECENT_TIMESTAMPS: [self.times if recent else None],
+            names.JOBS.recent_item_ids: [self.items if recent else None],
+            names.JOBS.recent_actions: [self.actions if recent else None],
+            names.JOBS.recent_timestamps: [self.times if recent else None],
             names.REQUEST_TIMESTAMP: [at],
         }
 
@@ -270,7 +270,7 @@ def _publish(name: str, folder: Path, stack: ExitStack) -> FeatureStore:
     end = synthetic.CUTOFF
     first_vector = end - 2 * synthetic.WINDOW - timedelta(days=1)
     _feast(repo, "apply")
-    _feast(repo, "materialize", _iso(first_vector), _iso(end), "--views", names.ITEM_VECTORS)
+    _feast(repo, "materialize", _iso(first_vector), _iso(end), "--views", names.JOBS.vectors_view)
     ours = [option for view in _activity_views(repo) for option in ("--views", view)]
     _feast(repo, "materialize", _iso(end - timedelta(days=1)), _iso(end), *ours)
     return FeatureStore(repo_path=str(repo))
@@ -433,8 +433,8 @@ def _check_served(name: str, store: FeatureStore, port: int, requests: Sequence[
 def _in_process(name: str, store: FeatureStore) -> list[Variant]:
     """Return the variants that call Feast, or its store, in this process."""
     online = get_online_store_from_config(store.config.online_store)
-    sequence = store.get_feature_view(names.MEMBER_ACTIVITY_SEQUENCE)
-    vector_spec = store.get_feature_view(names.ITEM_VECTORS)
+    sequence = store.get_feature_view(names.JOBS.sequence_view)
+    vector_spec = store.get_feature_view(names.JOBS.vectors_view)
     services = {s: store.get_feature_service(s) for s in (BATCH, REALTIME, STORED, NOTHING)}
 
     def read_sequence(request: Request) -> object:
@@ -509,7 +509,7 @@ class Client:
         member = self.ask(request.row(recent=True), feature_service=REALTIME)
         items = self.ask(
             {names.ITEM_ID: request.candidates},
-            features=[f"{names.ITEM_VECTORS}:{names.EMBEDDING}"],
+            features=[f"{names.JOBS.vectors_view}:{names.EMBEDDING}"],
         )
         return order_by_cosine(
             member["activity_embedding"][0], request.candidates, items[names.EMBEDDING]
@@ -689,9 +689,9 @@ def _mixed_rows(chosen: random.Random, members: int, items: Sequence[int]) -> di
     now = NOW.timestamp() + chosen.uniform(0, 3600)
     columns: dict[str, list[Any]] = {
         names.MEMBER_ID: [],
-        names.RECENT_ITEM_IDS: [],
-        names.RECENT_ACTIONS: [],
-        names.RECENT_TIMESTAMPS: [],
+        names.JOBS.recent_item_ids: [],
+        names.JOBS.recent_actions: [],
+        names.JOBS.recent_timestamps: [],
         names.REQUEST_TIMESTAMP: [],
     }
     for _ in range(chosen.randint(1, 16)):

@@ -1,24 +1,21 @@
-"""The models that are published every day. Adding one is one line.
+"""The models that are published. Adding one is one line:
 
-Each line names a TensorFlow SavedModel. What it is, what it was trained on and which job vectors
-it expects stand in its manifest; for a SavedModel without one, give them here:
+    ActivityModel(MODELS / "my_model"),
 
-    ActivityModel(
-        MODELS / "my_model", name="my_model", version="1", spec=SPEC, vector_spec=VECTOR_SPEC
-    )
+A line names a TensorFlow SavedModel. Its manifest, which `activity-embeddings package` writes, says
+what it is, what it was trained on and which item vectors it expects. For a SavedModel without one,
+say it here: `ActivityModel(MODELS / "my_model", name="my_model", version="1", spec=SPEC,
+vector_spec=VECTOR_SPEC)`.
 """
 
-from pathlib import Path
+from item_vectors import VECTOR_SPEC  # noqa: F401  for a line that says it
+from sources import REPO, SPEC  # noqa: F401
 
-from job_vectors import VECTOR_SPEC  # noqa: F401  for lines like the one above
-from sources import SPEC  # noqa: F401
+from activity_embeddings import ActivityModel
 
-from activity_embeddings.transformations.contract.activity_model import ActivityModel
-
-MODELS = Path(__file__).parent / "models"
+MODELS = REPO / "models"
 
 ACTIVITY_MODELS = [
     ActivityModel(MODELS / "unweighted_average"),
     ActivityModel(MODELS / "geometric_decay"),
-    ActivityModel(MODELS / "cnn"),
 ]

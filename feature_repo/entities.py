@@ -7,12 +7,13 @@ member = Entity(
     name="member",
     join_keys=["member_id"],
     value_type=ValueType.INT64,
-    description="A member of the job site.",
+    description="Who acts.",
 )
 
-job = Entity(
+# Views and features are named after this entity: job_embedding, activity_job_ids.
+item = Entity(
     name="job",
     join_keys=["job_id"],
     value_type=ValueType.INT64,
-    description="A job posting.",
+    description="What members act on.",
 )

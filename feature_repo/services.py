@@ -1,48 +1,32 @@
-"""What each recommendation model reads. Two versions live side by side."""
+"""What each recommendation model reads. Versions live side by side.
 
-from feast import FeatureService
-from sources import OWNER
-from views import EMBEDDING_VIEWS, REALTIME_VIEWS, member_activity_sequence
+Where `ACTIVITY_MODELS` lacks a model, `feast apply` leaves its services out and says so.
+"""
 
-ACTIVITY = ["activity_count", "last_activity_at"]
+from views import domain
 
-jymbii_v1 = FeatureService(
-    name="jymbii_v1",
-    features=[
-        member_activity_sequence[ACTIVITY],
-        EMBEDDING_VIEWS["member_activity_embedding_geometric_decay"],
-    ],
-    description="Jobs you may be interested in, by geometrically decaying averages.",
-    owner=OWNER,
+recommendations_v1 = domain.service(
+    "recommendations_v1",
+    "geometric_decay",
+    description="Recommendations, by geometrically decaying averages.",
 )
 
-jymbii_v2 = FeatureService(
-    name="jymbii_v2",
-    features=[member_activity_sequence[ACTIVITY], EMBEDDING_VIEWS["member_activity_embedding_cnn"]],
-    description="Jobs you may be interested in, by one learned vector.",
-    owner=OWNER,
+search_v1 = domain.service(
+    "search_v1",
+    "unweighted_average",
+    description="Personalised search, by unweighted averages.",
 )
 
-job_search_v1 = FeatureService(
-    name="job_search_v1",
-    features=[
-        member_activity_sequence[ACTIVITY],
-        EMBEDDING_VIEWS["member_activity_embedding_unweighted_average"],
-    ],
-    description="Personalised job search, by unweighted averages.",
-    owner=OWNER,
+recommendations_v1_realtime = domain.service(
+    "recommendations_v1_realtime",
+    "geometric_decay",
+    realtime=True,
+    description="Recommendations, by geometrically decaying averages as of the request.",
 )
 
-jymbii_v2_realtime = FeatureService(
-    name="jymbii_v2_realtime",
-    features=[REALTIME_VIEWS["member_activity_embedding_cnn_realtime"]],
-    description="Jobs you may be interested in, by one learned vector as of the request.",
-    owner=OWNER,
-)
-
-job_search_v1_realtime = FeatureService(
-    name="job_search_v1_realtime",
-    features=[REALTIME_VIEWS["member_activity_embedding_unweighted_average_realtime"]],
-    description="Personalised job search, by unweighted averages as of the request.",
-    owner=OWNER,
+search_v1_realtime = domain.service(
+    "search_v1_realtime",
+    "unweighted_average",
+    realtime=True,
+    description="Personalised search, by unweighted averages as of the request.",
 )

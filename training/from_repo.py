@@ -141,6 +141,6 @@ class TrainingSource:
         encoder = registered_encoder(vector_spec, repo=self.store.config.repo_path)
         name = source_views_of(vector_spec)[Role.POSTINGS]
         view = self.store.registry.get_feature_view(name, self.store.project)
-        postings = read_postings(*self._offline, view, encoder.content_columns, end=end)
+        postings = read_postings(*self._offline, view, encoder.content_columns(), end=end)
         table = encode_postings(ItemEncoder(encoder), postings, source=source_label(view))
         return ItemVectors.from_arrow(table, encoder.vector_spec, source=source_label(view))

@@ -22,7 +22,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
-from feast.errors import FeatureViewNotFoundException
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
@@ -35,15 +34,14 @@ from activity_embeddings.transformations.activity.sequences import (
 )
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.batch.snapshot_run import facts_of
+from activity_embeddings.transformations.definitions.registered import registered_domain
 from activity_embeddings.transformations.definitions.views import (
     registered_model,
-    source_views_of,
-    spec_of,
     vector_spec_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import Embedder
-from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink, read_facts
 from activity_embeddings.transformations.offline.sources import (
     read_events,
@@ -164,7 +162,9 @@ class CheckReport:
         return "\n".join(lines)
 
 
-def check(store: FeatureStore, *, sample: int = 200, seed: int = 0) -> CheckReport:
+def check(
+    store: FeatureStore, *, sample: int = 200, seed: int = 0, item: str | None = None
+) -> CheckReport:
     """Compare stored, request-time and recomputed values of a random sample of members.
 
     Parameters
@@ -172,13 +172,14 @@ def check(store: FeatureStore, *, sample: int = 200, seed: int = 0) -> CheckRepo
     store : the feature store.
     sample : int. Members to look at, of those in the newest snapshot and those active by now.
     seed : int. Of the sample.
+    item : name of the item's entity, where the feature repo has several domains.
 
     Raises
     ------
     InvalidInput
         Nothing has been published, or the sources cannot be read.
     """
-    return _Check(store, sample, seed).run()
+    return _Check(store, sample, seed, item).run()
 
 
 @dataclass(frozen=True)
@@ -224,26 +225,13 @@ class _Served:
 class _Check:
     """One run; see `check`."""
 
-    def __init__(self, store: FeatureStore, sample: int, seed: int) -> None:
+    def __init__(self, store: FeatureStore, sample: int, seed: int, item: str | None) -> None:
         self._store, self._sample, self._seed = store, sample, seed
         self._provider = store._get_provider()
-        try:
-            self._sequence = self._view(names.MEMBER_ACTIVITY_SEQUENCE)
-        except FeatureViewNotFoundException as error:
-            raise InvalidInput(
-                f"{store.repo_path}: expected a registry with the view "
-                f"{names.MEMBER_ACTIVITY_SEQUENCE}. Received: none. Run `feast apply`"
-            ) from error
-        sources = source_views_of(self._sequence)
-        self._vector_view = self._view(sources[Role.VECTORS])
-        self._events_view = self._view(sources[Role.EVENTS])
-        self._spec = spec_of(self._sequence)
-        self._embedding_views = [
-            view
-            for view in store.list_batch_feature_views()
-            if view.tags.get(Tag.ROLE) == Role.EMBEDDING
-            and source_views_of(view)[Role.SEQUENCE] == self._sequence.name
-        ]
+        domain = registered_domain(store, item)
+        self._names, self._spec = domain.names, domain.spec
+        self._sequence, self._embedding_views = domain.sequence, domain.embeddings
+        self._vector_view, self._events_view = domain.vectors, domain.events
         self._realtime = {view.name for view in store.list_on_demand_feature_views()}
         self._report = CheckReport()
 
@@ -291,9 +279,6 @@ class _Check:
                 self._compare_request(view, ids, sequences.as_of, expected, wrong)
         return self._report
 
-    def _view(self, name: str) -> FeatureView:
-        return self._store.registry.get_feature_view(name, self._store.project)
-
     def _read_events(self, start: int, end: int) -> ActivityEvents:
         return read_events(
             self._store.config,
@@ -308,7 +293,7 @@ class _Check:
         """Return a sample of the members who are in a snapshot of the last window or should be."""
         sink = sink_of(self._sequence)
         recent = [t for t in sink.committed() if t > newest - self._spec.window_us]
-        published = [_member_ids(sink.file(as_of)) for as_of in recent]
+        published = [_keys(sink.file(as_of)) for as_of in recent]
         members = sorted_union(*published, members_active(events, newest, self._spec))
         random = np.random.default_rng(self._seed)
         chosen = random.permutation(len(members))[: self._sample]
@@ -330,7 +315,9 @@ class _Check:
                 as_of = row.as_of if moment is None else max(as_of, row.as_of)
             if values is not None and names.ACTIVITY_TIMES in values:
                 # Events pushed since then move the time of a sequence.
-                as_of = max([as_of, *(held[0] + 1 for held in activities_of(values)[-1:])])
+                as_of = max(
+                    [as_of, *(held[0] + 1 for held in activities_of(values, self._names)[-1:])]
+                )
             times.append(as_of)
         return _Served(online, published, np.array(times, dtype=np.int64))
 
@@ -357,7 +344,10 @@ class _Check:
         facts = {"spec": self._spec.to_dict()}
         self._report.compared[view] = len(ids)
         for i, activities in enumerate(activities_in(recomputed)):
-            expected, held = _bare(activities), _bare(activities_of(served.online[i][1]))
+            expected, held = (
+                _bare(activities),
+                _bare(activities_of(served.online[i][1], self._names)),
+            )
             if held == expected:
                 continue
             newest = served.published[i]
@@ -368,7 +358,9 @@ class _Check:
                 cause = cause_of_events(
                     held,
                     expected,
-                    snapshot=None if newest is None else _activities_in_row(newest.row),
+                    snapshot=None
+                    if newest is None
+                    else _activities_in_row(newest.row, self._names),
                     as_of=0 if newest is None else newest.as_of,
                     logged=logged[i],
                     length=self._spec.length,
@@ -425,7 +417,7 @@ class _Check:
         """Report request-time embeddings, as of the time of the stored sequence, that differ."""
         name = names.realtime_name(view.name)
         rows = [
-            entity_rows([member], request_timestamp=to_datetime(moment))[0]
+            entity_rows([member], request_timestamp=to_datetime(moment), domain=self._names)[0]
             for member, moment in zip(ids, as_of.tolist(), strict=True)
         ]
         answer = self._store.get_online_features(
@@ -475,9 +467,10 @@ def _seconds(moment: datetime) -> int:
     return to_us(moment) // _SECOND
 
 
-def _member_ids(file: Path) -> pa.Array:
-    table = pq.read_table(file, columns=[names.MEMBER_ID], partitioning=None)
-    return single_chunk(table, names.MEMBER_ID)
+def _keys(file: Path) -> pa.Array:
+    """Return the join key of the rows of a snapshot, which is its first column."""
+    key = pq.read_schema(file).names[0]
+    return single_chunk(pq.read_table(file, columns=[key], partitioning=None), key)
 
 
 def _newest_rows(sink: SnapshotSink, members: pa.Array, after: int) -> list[_Published | None]:
@@ -488,7 +481,7 @@ def _newest_rows(sink: SnapshotSink, members: pa.Array, after: int) -> list[_Pub
         if not left:
             break
         file = sink.file(as_of)
-        position = codes_of(members.take(pa.array(left, pa.int64())), _member_ids(file))
+        position = codes_of(members.take(pa.array(left, pa.int64())), _keys(file))
         there = [(i, at) for i, at in zip(left, position.tolist(), strict=True) if at >= 0]
         if there:
             table = pq.read_table(file, partitioning=None)
@@ -577,9 +570,9 @@ def _bare(activities: Sequence[Activity]) -> list[Event]:
     return [activity[:3] for activity in activities]
 
 
-def _activities_in_row(row: Mapping[str, Any]) -> list[Event]:
+def _activities_in_row(row: Mapping[str, Any], domain: DomainNames) -> list[Event]:
     """Return the activities of a row of a snapshot of sequences."""
-    columns = (names.ACTIVITY_TIMES, names.ACTIVITY_ITEM_IDS, names.ACTIVITY_ACTIONS)
+    columns = (names.ACTIVITY_TIMES, domain.activity_item_ids, names.ACTIVITY_ACTIONS)
     return list(zip(*(row[column] for column in columns), strict=True))
 
 

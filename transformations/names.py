@@ -3,15 +3,19 @@
 One place, so that definitions, engine, training and tests cannot drift apart.
 """
 
-MEMBER_ID = "member_id"
-ITEM_ID = "job_id"
-ACTION = "action"
-EVENT_ID = "event_id"
+from __future__ import annotations
+
+import json
+import keyword
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from activity_embeddings.transformations.errors import InvalidInput
+
 EMBEDDING = "embedding"
 EVENT_TIMESTAMP = "event_timestamp"
 CREATED_TIMESTAMP = "created_timestamp"
 
-ACTIVITY_ITEM_IDS = "activity_job_ids"
 ACTIVITY_ACTIONS = "activity_actions"
 ACTIVITY_TIMES = "activity_times"
 ACTIVITY_EVENT_IDS = "activity_event_ids"
@@ -19,27 +23,145 @@ ACTIVITY_COUNT = "activity_count"
 LAST_ACTIVITY_AT = "last_activity_at"
 
 NEW_ACTIVITY_COUNT = "new_activity_count"
-
-RECENT_ITEM_IDS = "recent_job_ids"
-RECENT_ACTIONS = "recent_actions"
-RECENT_TIMESTAMPS = "recent_timestamps"
-RECENT_EVENT_IDS = "recent_event_ids"
-RECENT_COLUMNS = (RECENT_ITEM_IDS, RECENT_ACTIONS, RECENT_TIMESTAMPS)
 REQUEST_TIMESTAMP = "request_timestamp"
-REQUEST_COLUMNS = (*RECENT_COLUMNS, REQUEST_TIMESTAMP)
 
 REQUEST_ROW = "__request_row"
 """Carries the order of a training join through the store; not in its result."""
 
-MEMBER_ACTIVITY = "member_activity"
-ITEM_POSTING = "job_posting"
-ITEM_VECTORS = "job_embedding"
-MEMBER_ACTIVITY_SEQUENCE = "member_activity_sequence"
+
+@dataclass(frozen=True, slots=True)
+class DomainNames:
+    """Names of one domain: the user's columns, and the features and views that follow them.
+
+    A domain is one type of item with its members, events, models and services. Several may live in
+    one feature repo, so that everything a view or a request has to tell apart is named after the
+    item.
+
+    Parameters
+    ----------
+    item
+        Name of the item's entity; views and features are named after it.
+    member_id, item_id
+        Join keys of the two entities.
+    action, event_id
+        Columns of the events.
+
+    Raises
+    ------
+    InvalidInput
+        A name cannot be part of the name of a Python function, which Feast makes of view names; or
+        two columns have one name.
+
+    Examples
+    --------
+    >>> courses = DomainNames(item="course", member_id="user", item_id="course_id")
+    >>> courses.sequence_view, courses.activity_item_ids, courses.recent_actions
+    ('course_activity_sequence', 'activity_course_ids', 'recent_course_actions')
+    """
+
+    item: str = "job"
+    member_id: str = "member_id"
+    item_id: str = "job_id"
+    action: str = "action"
+    event_id: str = "event_id"
+
+    def __post_init__(self) -> None:
+        if not self.item.isidentifier() or keyword.iskeyword(self.item):
+            raise InvalidInput(
+                "item: expected an entity whose name is letters, digits and underscores, since "
+                f"views and features are named after it. Received: {self.item!r}"
+            )
+        columns = [self.member_id, self.item_id, self.action, self.event_id, EVENT_TIMESTAMP]
+        twice = [name for name in columns if columns.count(name) > 1]
+        if twice:
+            raise InvalidInput(
+                "columns of events: expected five different names, of the member, the item, the "
+                f"action, the event and the time. Received: {', '.join(columns)}"
+            )
+
+    @property
+    def events_view(self) -> str:
+        """Name of the view of events."""
+        return f"{self.item}_activity"
+
+    @property
+    def postings_view(self) -> str:
+        """Name of the view of what items contain."""
+        return f"{self.item}_posting"
+
+    @property
+    def vectors_view(self) -> str:
+        """Name of the view of item vectors."""
+        return f"{self.item}_embedding"
+
+    @property
+    def sequence_view(self) -> str:
+        """Name of the view of sequences."""
+        return f"{self.item}_activity_sequence"
+
+    def embedding_view(self, model: str) -> str:
+        """Return the name of the view that publishes a model."""
+        return f"{self.item}_activity_embedding_{model}"
+
+    @property
+    def activity_item_ids(self) -> str:
+        """Feature of the sequence view: ids of the items."""
+        return f"activity_{self.item}_ids"
+
+    @property
+    def recent_item_ids(self) -> str:
+        """Request column: ids of the items of recent activity."""
+        return f"recent_{self.item}_ids"
+
+    @property
+    def recent_actions(self) -> str:
+        """Request column: actions of recent activity."""
+        return f"recent_{self.item}_actions"
+
+    @property
+    def recent_timestamps(self) -> str:
+        """Request column: times of recent activity."""
+        return f"recent_{self.item}_timestamps"
+
+    @property
+    def recent_event_ids(self) -> str:
+        """Request column: event ids of recent activity, where the view of events declares them."""
+        return f"recent_{self.item}_event_ids"
+
+    @property
+    def recent_columns(self) -> tuple[str, str, str]:
+        """Request columns of recent activity that every request has."""
+        return (self.recent_item_ids, self.recent_actions, self.recent_timestamps)
+
+    @property
+    def request_columns(self) -> tuple[str, ...]:
+        """Request columns that every request has."""
+        return (*self.recent_columns, REQUEST_TIMESTAMP)
+
+    @property
+    def event_columns(self) -> tuple[str, str, str]:
+        """Columns that every source of events has, beside the time."""
+        return (self.member_id, self.item_id, self.action)
+
+    def to_json(self) -> str:
+        """Return the names as one line of JSON with sorted keys."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def of(cls, tags: Mapping[str, str]) -> DomainNames:
+        """Return the names that a view of ours has in its tags; invert `to_json`."""
+        return cls(**json.loads(tags[Tag.DOMAIN]))
 
 
-def embedding_view_name(model_name: str) -> str:
-    """Return the name of the feature view that publishes `model_name`."""
-    return f"member_activity_embedding_{model_name}"
+JOBS = DomainNames()
+"""Names where nobody says others, as in the sample data: members act on jobs."""
+
+MEMBER_ID, ITEM_ID, ACTION, EVENT_ID = (
+    JOBS.member_id,
+    JOBS.item_id,
+    JOBS.action,
+    JOBS.event_id,
+)
 
 
 def realtime_name(view_name: str) -> str:
@@ -52,6 +174,7 @@ class Tag:
 
     ROLE = "activity_role"
     SPEC = "activity_spec"
+    DOMAIN = "activity_domain"
     MODEL = "model"
     MODEL_VERSION = "model_version"
     MODEL_FINGERPRINT = "model_fingerprint"
@@ -70,7 +193,7 @@ class Role:
     """Values of `Tag.ROLE`: what a view is to the engine."""
 
     EVENTS = "events"
-    POSTINGS = "job_postings"
+    POSTINGS = "item_postings"
     VECTORS = "item_vectors"
     SEQUENCE = "sequence"
     EMBEDDING = "embedding"

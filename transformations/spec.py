@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.wording import duration
@@ -41,12 +41,15 @@ class ActivitySpec:
     actions : tuple of str. Names in the order of their ids; the first has id 1, since id 0 is PAD.
         At most 16,000.
     positive_actions : tuple of str. The actions that say the member wants such items.
+    other_actions : "refuse" or "ignore". What to do with an event whose action is not among
+        `actions`: refuse the run, or leave the event out and count it.
     """
 
     window: timedelta = timedelta(days=28)
     length: int = 32
     actions: tuple[str, ...] = ("APPLY", "SAVE", "DISMISS")
     positive_actions: tuple[str, ...] = ("APPLY", "SAVE")
+    other_actions: Literal["refuse", "ignore"] = "refuse"
 
     def __post_init__(self) -> None:
         if self.window <= timedelta(0) or self.length < 1:
@@ -80,6 +83,17 @@ class ActivitySpec:
                 f"Received: positive_actions={self.positive_actions}, actions={self.actions}"
             )
 
+        if self.other_actions not in ("refuse", "ignore"):
+            raise InvalidInput(
+                "ActivitySpec: `other_actions` should be 'refuse' or 'ignore'. "
+                f"Received: {self.other_actions!r}"
+            )
+
+    @property
+    def ignores_other_actions(self) -> bool:
+        """Whether events of other actions are left out instead of refused."""
+        return self.other_actions == "ignore"
+
     @property
     def vocabulary(self) -> tuple[str, ...]:
         """Action names by id, PAD first."""
@@ -96,7 +110,7 @@ class ActivitySpec:
         return tuple(self.vocabulary.index(name) for name in self.positive_actions)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the facts as JSON values."""
+        """Return what models depend on, as JSON values: all but `other_actions`."""
         return {
             "window_seconds": self.window.total_seconds(),
             "length": self.length,
@@ -106,17 +120,18 @@ class ActivitySpec:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ActivitySpec:
-        """Invert `to_dict`."""
+        """Invert `to_dict`, or `to_json` after parsing it."""
         return cls(
             window=timedelta(seconds=value["window_seconds"]),
             length=int(value["length"]),
             actions=tuple(value["actions"]),
             positive_actions=tuple(value["positive_actions"]),
+            other_actions=value.get("other_actions", "refuse"),
         )
 
     def to_json(self) -> str:
-        """Return `to_dict` as one line of JSON with sorted keys."""
-        return json.dumps(self.to_dict(), sort_keys=True)
+        """Return everything as one line of JSON with sorted keys."""
+        return json.dumps({**self.to_dict(), "other_actions": self.other_actions}, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,7 +265,7 @@ def _join_labels(store: FeatureStore, events: pd.DataFrame, start: datetime, end
 
 def _a_member_with_history(data: Path) -> int:
     """Return a member with a full, varied sequence in the newest snapshot."""
-    snapshots = data / "snapshots" / names.MEMBER_ACTIVITY_SEQUENCE / "v1"
+    snapshots = data / "snapshots" / names.JOBS.sequence_view / "v1"
     newest = max(snapshots.glob("as_of=*"))
     table = pq.read_table(newest, partitioning=None).to_pandas()
     counts = table[names.ACTIVITY_COUNT]
@@ -275,12 +275,12 @@ def _a_member_with_history(data: Path) -> int:
 
 def _show_member(store: FeatureStore, member: int, postings: pd.DataFrame) -> set[int]:
     """Print a member's recent activity; return the items acted on."""
-    features = [names.ACTIVITY_ITEM_IDS, names.ACTIVITY_ACTIONS]
+    features = [names.JOBS.activity_item_ids, names.ACTIVITY_ACTIONS]
     sequence = store.get_online_features(
-        [f"{names.MEMBER_ACTIVITY_SEQUENCE}:{name}" for name in features],
+        [f"{names.JOBS.sequence_view}:{name}" for name in features],
         [{names.MEMBER_ID: member}],
     ).to_dict()
-    items = sequence[names.ACTIVITY_ITEM_IDS][0]
+    items = sequence[names.JOBS.activity_item_ids][0]
     actions = sequence[names.ACTIVITY_ACTIONS][0]
     print(f"\nMember {member}, newest of {counted(len(items), 'activity')} last:")
     for item, action in list(zip(items, actions, strict=True))[-SHOWN_ACTIVITIES:]:
@@ -291,7 +291,7 @@ def _show_member(store: FeatureStore, member: int, postings: pd.DataFrame) -> se
 def _vectors_online(store: FeatureStore, postings: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return ids and unit vectors of all items that have one."""
     answer = store.get_online_features(
-        [f"{names.ITEM_VECTORS}:{names.EMBEDDING}"],
+        [f"{names.JOBS.vectors_view}:{names.EMBEDDING}"],
         [{names.ITEM_ID: int(item)} for item in postings.index],
     ).to_dict()
     known = [

@@ -73,7 +73,7 @@ class Categories:
         until : microseconds since the epoch.
         """
         item = codes_of(single_chunk(postings, names.ITEM_ID).cast(item_ids.type), item_ids)
-        time = time_column(postings, names.EVENT_TIMESTAMP, names.ITEM_POSTING)
+        time = time_column(postings, names.EVENT_TIMESTAMP, names.JOBS.postings_view)
         # The row that counts comes last: later ones, newest first, then those up to the time.
         order = np.lexsort((np.where(time <= until, time, -time), time <= until))
         order = order[item[order] >= 0]

@@ -129,7 +129,7 @@ def posted_at(data: Data) -> np.ndarray:
     posted = vectors.known_at(vectors.item_ids).copy()
     ids = single_chunk(data.postings, names.ITEM_ID).cast(vectors.item_ids.type)
     item = codes_of(ids, vectors.item_ids)
-    time = time_column(data.postings, names.EVENT_TIMESTAMP, names.ITEM_POSTING)
+    time = time_column(data.postings, names.EVENT_TIMESTAMP, names.JOBS.postings_view)
     np.minimum.at(posted, item[item >= 0], time[item >= 0])
     return posted
 

@@ -46,7 +46,7 @@ def read_data(
     if postings is None:
         if categories:
             raise InvalidInput(
-                f"categories: expected a view `{names.ITEM_POSTING}` with the columns "
+                f"categories: expected a view `{names.JOBS.postings_view}` with the columns "
                 f"{', '.join(categories)}. Received: a feature repo without postings"
             )
         columns = ()

@@ -125,7 +125,6 @@ class EvaluationStore:
             vectors=vectors,
             member=member,
             item=item,
-            spec=history.spec,
             snapshots=snapshots,
         )
         self.embeddings = {
@@ -245,9 +244,9 @@ class EvaluationStore:
             }
         )
         return FeatureView(
-            name=names.MEMBER_ACTIVITY,
+            name=names.JOBS.events_view,
             entities=[member],
-            source=self._write(names.MEMBER_ACTIVITY, table),
+            source=self._write(names.JOBS.events_view, table),
             schema=[
                 _id_field(names.MEMBER_ID, table),
                 _id_field(names.ITEM_ID, table),
@@ -271,9 +270,9 @@ class EvaluationStore:
             }
         )
         return FeatureView(
-            name=names.ITEM_VECTORS,
+            name=names.JOBS.vectors_view,
             entities=[item],
-            source=self._write(names.ITEM_VECTORS, table),
+            source=self._write(names.JOBS.vectors_view, table),
             schema=[
                 _id_field(names.ITEM_ID, table),
                 Field(name=names.EMBEDDING, dtype=Array(Float32)),

@@ -13,7 +13,7 @@ from feast import FeatureStore, FileSource
 
 from activity_embeddings.training.repo_definitions import RepoDefinitions, read_definitions
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.activity.events import EVENT_COLUMNS, ActivityEvents
+from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.definitions.views import spec_of
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.names import Role
@@ -70,7 +70,9 @@ class EncoderData:
         if file is None:
             view = self._source(Role.EVENTS, "--events")
             return read_events(*self._offline, view, self.spec, start=0, end=to_us(until))
-        table = self._read(file, Role.EVENTS, EVENT_COLUMNS, [names.EVENT_ID])
+        table = self._read(
+            file, Role.EVENTS, (*names.JOBS.event_columns, names.EVENT_TIMESTAMP), [names.EVENT_ID]
+        )
         return ActivityEvents.from_arrow(table, self.spec, source=str(file))
 
     def postings(self, file: Path | None, content: Sequence[str], until: datetime) -> pa.Table:

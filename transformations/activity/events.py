@@ -30,8 +30,6 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.wording import out_of
 
-EVENT_COLUMNS = (names.MEMBER_ID, names.ITEM_ID, names.ACTION, names.EVENT_TIMESTAMP)
-
 
 @dataclass(frozen=True, eq=False)
 class ActivityEvents:
@@ -45,6 +43,7 @@ class ActivityEvents:
     action : int16 [E]; action id of the spec, 1 and up.
     time : int64 [E]; microseconds since the epoch, ascending within each member.
     duplicates : int. Rows left out because an equal row was kept.
+    other_actions : int. Rows left out because the spec ignores their action.
     event_ids : distinct event ids, ascending; None where the source has none.
     event : int32 [E]; position in `event_ids`, or None.
     """
@@ -58,6 +57,7 @@ class ActivityEvents:
     duplicates: int
     event_ids: pa.Array | None = None
     event: np.ndarray | None = None
+    other_actions: int = 0
 
     def __len__(self) -> int:
         return len(self.time)
@@ -81,7 +81,7 @@ class ActivityEvents:
 
     def on_items(self, item_ids: pa.Array) -> ActivityEvents:
         """Return the events on items of `item_ids`, ascending and distinct, counted in these ids."""
-        item = codes_of(self.item_ids, item_ids, what=names.ITEM_ID)[self.item]
+        item = codes_of(self.item_ids, item_ids, what="item ids")[self.item]
         return replace(self, item=item, item_ids=item_ids).where(item >= 0)
 
     def _chosen(self, events: np.ndarray, members: np.ndarray, sizes: np.ndarray) -> ActivityEvents:
@@ -97,33 +97,43 @@ class ActivityEvents:
 
     @classmethod
     def from_arrow(
-        cls, table: pa.Table, spec: ActivitySpec, *, source: str = names.MEMBER_ACTIVITY
+        cls,
+        table: pa.Table,
+        spec: ActivitySpec,
+        *,
+        source: str = names.JOBS.events_view,
+        domain: names.DomainNames = names.JOBS,
     ) -> ActivityEvents:
         """Check and order an event table.
 
         Parameters
         ----------
-        table : columns `member_id`, `job_id` (int64 or string), `action` (string),
-            `event_timestamp` (timestamp, UTC) and, if there, `event_id`. Others are ignored.
-        spec : names the actions.
+        table : ids of members and items (int64 or string), actions (string), `event_timestamp`
+            (timestamp, UTC) and, if there, event ids. Other columns are ignored.
+        spec : names the actions, and says what to do with others.
         source : what errors call the table.
+        domain : names of the columns.
 
         Raises
         ------
         InvalidInput
             A column is missing, of another type or holds nulls, a time has no zone, or an action
-            is not in the vocabulary.
+            is not in the vocabulary and the spec does not ignore others.
         """
-        require_columns(table.column_names, EVENT_COLUMNS, source)
-        member_ids, member = rank_encode(id_column(table, names.MEMBER_ID, source))
-        item_ids, item = rank_encode(id_column(table, names.ITEM_ID, source))
-        action = _action_ids(table, spec, source)
+        columns = (*domain.event_columns, names.EVENT_TIMESTAMP)
+        require_columns(table.column_names, columns, source)
+        action = _action_ids(table, spec, source, domain.action)
+        ignored = action < 0
+        if ignored.any():
+            table, action = table.filter(pa.array(~ignored)), action[~ignored]
+        member_ids, member = rank_encode(id_column(table, domain.member_id, source))
+        item_ids, item = rank_encode(id_column(table, domain.item_id, source))
         time = time_column(table, names.EVENT_TIMESTAMP, source)
         tie_breakers = [item, action]
         event_ids = event = None
-        if names.EVENT_ID in table.column_names:
-            event_ids, event = rank_encode(id_column(table, names.EVENT_ID, source))
-            _require_filled(event_ids, source)
+        if domain.event_id in table.column_names:
+            event_ids, event = rank_encode(id_column(table, domain.event_id, source))
+            _require_filled(event_ids, source, domain.event_id)
             tie_breakers.insert(0, event)
 
         order = _total_order(member, time, tie_breakers, len(member_ids))
@@ -142,42 +152,42 @@ class ActivityEvents:
             action=action[order],
             time=time[order],
             duplicates=int(repeats.sum()),
+            other_actions=int(ignored.sum()),
             event_ids=event_ids,
             event=None if event is None else event[order],
         )
 
 
-def _action_ids(table: pa.Table, spec: ActivitySpec, source: str) -> np.ndarray:
-    """Return the action column as int16 ids."""
-    values = single_chunk(table, names.ACTION)
+def _action_ids(table: pa.Table, spec: ActivitySpec, source: str, column: str) -> np.ndarray:
+    """Return the action column as int16 ids, -1 for what the spec ignores."""
+    values = single_chunk(table, column)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if not is_text(values.type):
-        raise InvalidInput(
-            f"{source}: column {names.ACTION!r} should be string. Received: {values.type}"
-        )
-    require_no_nulls(values, names.ACTION, source)
-    require_utf8(values, names.ACTION, source)
+        raise InvalidInput(f"{source}: column {column!r} should be string. Received: {values.type}")
+    require_no_nulls(values, column, source)
+    require_utf8(values, column, source)
     encoded = values.dictionary_encode()
     distinct = encoded.dictionary.to_pylist()
     unknown = [name for name in distinct if name not in spec.actions]
-    if unknown:
+    if unknown and not spec.ignores_other_actions:
         rows = pc.sum(pc.is_in(values, value_set=pa.array(unknown, values.type))).as_py()
         raise InvalidInput(
-            f"{source}: column {names.ACTION!r} should be one of {', '.join(spec.actions)}. "
+            f"{source}: column {column!r} should be one of {', '.join(spec.actions)}. "
             f"Received: {', '.join(map(repr, unknown[:5]))}"
             f"{f' and {len(unknown) - 5:,} more' if len(unknown) > 5 else ''} in "
             f"{out_of(rows, len(values), 'row')}"
         )
-    ids = np.array([spec.vocabulary.index(name) for name in distinct], dtype=np.int16)
+    known = {name: i for i, name in enumerate(spec.vocabulary) if i}
+    ids = np.array([known.get(name, -1) for name in distinct], dtype=np.int16)
     return ids[encoded.indices.to_numpy(zero_copy_only=False)]
 
 
-def _require_filled(event_ids: pa.Array, source: str) -> None:
+def _require_filled(event_ids: pa.Array, source: str, column: str) -> None:
     """Raise where an event id is empty: in a stored sequence that means that there is none."""
     if len(event_ids) and event_ids[0].as_py() == "":
         raise InvalidInput(
-            f"{source}: column {names.EVENT_ID!r} should hold no empty text. Received: '' in at "
+            f"{source}: column {column!r} should hold no empty text. Received: '' in at "
             "least one row"
         )
 

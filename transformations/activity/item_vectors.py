@@ -22,10 +22,9 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.wording import counted, out_of
 
-ITEM_COLUMNS = (names.ITEM_ID, names.EMBEDDING, names.EVENT_TIMESTAMP)
 NEVER = np.iinfo(np.int64).max
 """`known_at` of an item that has no vector."""
-_ITEM_IDS = f"{names.ITEM_ID} in {names.MEMBER_ACTIVITY} and in {names.ITEM_VECTORS}"
+_ITEM_IDS = "item ids of events and of item vectors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +72,21 @@ class ItemVectors:
 
     @classmethod
     def from_arrow(
-        cls, table: pa.Table, embedding: ItemVectorSpec, *, source: str = names.ITEM_VECTORS
+        cls,
+        table: pa.Table,
+        spec: ItemVectorSpec,
+        *,
+        source: str = names.JOBS.vectors_view,
+        item_id: str = names.ITEM_ID,
     ) -> ItemVectors:
         """Check a table of item vectors and put it into rows.
 
         Parameters
         ----------
-        table : columns `job_id` (int64 or string), `embedding` (list of float), `event_timestamp`.
-        embedding : gives the length that every vector should have.
+        table : ids of items (int64 or string), `embedding` (list of float), `event_timestamp`.
+        spec : gives the length that every vector should have.
         source : what errors call the table.
+        item_id : name of the column of ids.
 
         Raises
         ------
@@ -89,11 +94,12 @@ class ItemVectors:
             A column is missing, of another type or holds nulls, a vector has another length or
             a value that is not finite, or one item has two vectors for one time.
         """
-        require_columns(table.column_names, ITEM_COLUMNS, source)
-        ids = id_column(table, names.ITEM_ID, source)
+        columns = (item_id, names.EMBEDDING, names.EVENT_TIMESTAMP)
+        require_columns(table.column_names, columns, source)
+        ids = id_column(table, item_id, source)
         item_ids, item = rank_encode(ids)
         time = time_column(table, names.EVENT_TIMESTAMP, source)
-        vectors = _dense(table.column(names.EMBEDDING), ids, embedding, source)
+        vectors = _dense(table.column(names.EMBEDDING), ids, spec, source)
 
         order = np.lexsort((time, item))
         item, time = item[order], time[order]
@@ -105,7 +111,7 @@ class ItemVectors:
                 f"{item_ids[int(item[twice[0]])].as_py()!r} has two at {moment}Z "
                 f"({counted(len(twice), 'such row')})"
             )
-        matrix = np.zeros((len(order) + 1, embedding.dimension), dtype=np.float32)
+        matrix = np.zeros((len(order) + 1, spec.dimension), dtype=np.float32)
         matrix[:-1] = vectors[order]
         counts = np.bincount(item, minlength=len(item_ids))
         return cls(

@@ -60,6 +60,7 @@ from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sources import (
     count_hidden_files,
+    key_of,
     parquet_files,
     read_events,
     read_feature_rows,
@@ -206,7 +207,10 @@ class ActivityComputeEngine(ComputeEngine):
             for task in given:
                 view = task.feature_view
                 vectors[view.name] = ItemVectors.from_arrow(
-                    tables[view.name], vector_spec_of(view), source=source_label(view)
+                    tables[view.name],
+                    vector_spec_of(view),
+                    source=source_label(view),
+                    item_id=key_of(view),
                 )
             read_vectors = self._vector_reader(vectors)
             runs = {
@@ -269,6 +273,7 @@ class ActivityComputeEngine(ComputeEngine):
             source=source_label(postings),
             publishing_delay=self._publishing_delay,
             batch_size=self.settings.batch_size,
+            item_id=key_of(view),
         )
         encoding.report.hidden_files = count_hidden_files(self.repo_config, postings)
         return encoding
@@ -301,7 +306,7 @@ class ActivityComputeEngine(ComputeEngine):
         """
         _require_times(task)
         view, end = task.feature_view, to_us(task.end_time)
-        columns = [names.ITEM_ID, *(field.name for field in view.features)]
+        columns = [key_of(view), *(field.name for field in view.features)]
         return read_feature_rows(self.repo_config, self.offline_store, view, columns, end=end)
 
     def _publish_given(
@@ -397,6 +402,7 @@ class ActivityComputeEngine(ComputeEngine):
             ),
             publishing_delay=self._publishing_delay,
             batch_size=self.settings.batch_size,
+            domain=names.DomainNames.of(sequence.tags),
             report=report,
         )
         bar = _bar(tasks[0], "snapshots", len(run.cutoffs))

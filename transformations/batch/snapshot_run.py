@@ -66,6 +66,7 @@ class Report:
 
     events: int = 0
     duplicates: int = 0
+    other_actions: int = 0
     positions: int = 0
     unknown: int = 0
     snapshots: list[int] = field(default_factory=list)
@@ -95,12 +96,16 @@ class Report:
             f"activity embeddings: {counted(len(self.snapshots), 'snapshot')}{self._span()}, "
             f"{counted(self.changed, 'file')} new or changed\n"
             f"  events   {self.events:,} read, {counted(self.duplicates, 'duplicate')} left out; "
-            f"{unknown} of the activity in the windows is on unknown items\n"
+            f"{self._ignored()}{unknown} of the activity in the windows is on unknown items\n"
             f"  members  {self.members:,} in the last snapshot, {self.silent:,} of them silent\n"
             f"  rows     {self.rows:,} offline in {counted(self.views, 'view')}; "
             f"{self.pushed_rows:,} online ({counted(self.pushed_values, 'value')})\n"
             f"{self._hidden()}  seconds  {seconds}"
         )
+
+    def _ignored(self) -> str:
+        ignored = self.other_actions
+        return f"{counted(ignored, 'event')} of other actions ignored; " if ignored else ""
 
     def _hidden(self) -> str:
         return f"  files    {passed_over(self.hidden_files)}\n" if self.hidden_files else ""
@@ -141,6 +146,7 @@ class SnapshotRun:
     read_events : returns the events with `start <= t < end`.
     publishing_delay : microseconds from a cut-off to when its values are available.
     batch_size : members a model call.
+    domain : names the columns of the snapshots.
     """
 
     spec: ActivitySpec
@@ -151,6 +157,7 @@ class SnapshotRun:
     read_events: Callable[[int, int], ActivityEvents]
     publishing_delay: int = 0
     batch_size: int = 1024
+    domain: names.DomainNames = names.JOBS
     report: Report = field(default_factory=Report)
 
     def __post_init__(self) -> None:
@@ -195,6 +202,7 @@ class SnapshotRun:
             counted = moments[first - 1] if first else start
             self.report.events += int((events.time >= counted).sum())
             self.report.duplicates += events.duplicates
+            self.report.other_actions += events.other_actions
             for as_of in group:
                 self._stage_snapshot(as_of, events)
                 progress(1)
@@ -271,12 +279,18 @@ class SnapshotRun:
                     embedded = embedder(sequences, self.vectors)
                 batches = {
                     target.sink: embedding_batch(
-                        part, sequences, created, embedded[target.model.name]
+                        part,
+                        sequences,
+                        created,
+                        embedded[target.model.name],
+                        self.domain.member_id,
                     )
                     for target in targets
                 }
                 if write_sequences:
-                    batches[self.sequence_sink] = sequence_batch(part, sequences, created)
+                    batches[self.sequence_sink] = sequence_batch(
+                        part, sequences, created, self.domain
+                    )
                 # The views are written side by side while the next members are computed; no
                 # more than one slice of members waits to be written.
                 self._finish_writing()
@@ -342,16 +356,16 @@ class SnapshotRun:
         """
         if as_of not in self._chain(self.sequence_sink):
             table = pq.read_table(
-                self._file(sink, as_of), columns=[names.MEMBER_ID], partitioning=None
+                self._file(sink, as_of), columns=[self.domain.member_id], partitioning=None
             )
             return table.column(0).combine_chunks()
         table = pq.read_table(
             self._file(self.sequence_sink, as_of),
-            columns=[names.MEMBER_ID, names.ACTIVITY_COUNT],
+            columns=[self.domain.member_id, names.ACTIVITY_COUNT],
             partitioning=None,
         )
         active = table.filter(pc.greater(table.column(names.ACTIVITY_COUNT), 0))
-        return active.column(names.MEMBER_ID).combine_chunks()
+        return active.column(self.domain.member_id).combine_chunks()
 
     def _before(self, as_of: int) -> list[int]:
         """Return the as-of time of the sequences before, in a list, if it is not a window ago."""
@@ -400,7 +414,7 @@ class SnapshotRun:
 
     def _stage_follower(self, sink: SnapshotSink, as_of: int, follower: int) -> None:
         existing = pq.read_table(sink.file(follower), partitioning=None)
-        present = single_chunk(existing, names.MEMBER_ID)
+        present = single_chunk(existing, self.domain.member_id)
         active = self._members_with_activity(sink, as_of)
         missing = active.filter(pa.array(codes_of(active, present) < 0))
         if not len(missing):
@@ -415,7 +429,7 @@ class SnapshotRun:
             added = self._empty_rows(sink, follower, missing.slice(before, int(new.sum())))
             kept = existing.slice(start - before, int((~new).sum())).replace_schema_metadata(None)
             part = pa.concat_tables([kept, pa.Table.from_batches([added]).cast(kept.schema)])
-            for batch in part.sort_by(names.MEMBER_ID).combine_chunks().to_batches():
+            for batch in part.sort_by(self.domain.member_id).combine_chunks().to_batches():
                 writer.write(batch)
         writer.close()
         self._staged[sink].add(follower)
@@ -426,13 +440,13 @@ class SnapshotRun:
         created = moments + self.publishing_delay
         empty = _empty_sequences(moments, self.spec.length, self.vectors.item_ids.slice(0, 0))
         if sink == self.sequence_sink:
-            return sequence_batch(members, empty, created)
+            return sequence_batch(members, empty, created, self.domain)
         (model,) = [target.model for target in self.targets if target.sink == sink]
         zeros = {
             output: np.zeros((len(members), size), dtype=np.float32)
             for output, size in model.outputs.items()
         }
-        return embedding_batch(members, empty, created, zeros)
+        return embedding_batch(members, empty, created, zeros, self.domain.member_id)
 
 
 def _empty_sequences(as_of: np.ndarray, length: int, item_ids: pa.Array) -> Sequences:

@@ -37,7 +37,7 @@ POSTINGS_AT_ONCE = 65_536
 
 
 class PostingReader(Protocol):
-    """Reads `job_id`, `event_timestamp` and more columns of postings with `start <= t <= end`."""
+    """Reads ids of items, `event_timestamp` and more columns of postings with `start <= t <= end`."""
 
     def __call__(self, columns: Sequence[str], *, start: int | None, end: int) -> pa.Table:
         """Return the rows in any order; see `sources.read_postings`."""
@@ -90,6 +90,7 @@ class VectorRun:
     source : what errors call the postings.
     publishing_delay : microseconds from a vector's time to when it is available.
     batch_size : postings a call of the encoder.
+    item_id : name of the column of ids.
     """
 
     encoder: ItemEncoderDescription
@@ -100,6 +101,7 @@ class VectorRun:
     source: str
     publishing_delay: int = 0
     batch_size: int = 1024
+    item_id: str = names.ITEM_ID
     _staged: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -179,10 +181,12 @@ class VectorRun:
                 f"{self.source}: expected postings at or before {utc(to_datetime(self.end))}. "
                 "Received: none"
             )
-        versions = PostingVersions.from_arrow(keys, self.encoder.valid_from, source=self.source)
+        versions = PostingVersions.from_arrow(
+            keys, self.encoder.valid_from, source=self.source, item_id=self.item_id
+        )
         if versions.item_ids.type != self.id_type:
             raise InvalidInput(
-                f"{self.source}: column {names.ITEM_ID!r} should be {self.id_type}, as in the "
+                f"{self.source}: column {self.item_id!r} should be {self.id_type}, as in the "
                 f"feature repo. Received: {versions.item_ids.type}"
             )
         self.report.postings = len(keys)
@@ -193,12 +197,12 @@ class VectorRun:
         """Return which vectors the sink holds: bool [n]."""
         held = np.zeros(len(versions), dtype=bool)
         for as_of in committed:
-            columns = [names.ITEM_ID, names.EVENT_TIMESTAMP]
+            columns = [self.item_id, names.EVENT_TIMESTAMP]
             table = pq.read_table(self.sink.file(as_of), columns=columns, partitioning=None)
             rows, _ = _matches(
                 versions.item_ids,
                 versions.time,
-                single_chunk(table, names.ITEM_ID),
+                single_chunk(table, self.item_id),
                 time_column(table, names.EVENT_TIMESTAMP, str(self.sink.path)),
             )
             held[rows] = True
@@ -207,11 +211,11 @@ class VectorRun:
     def _encode(self, encoder: ItemEncoder, versions: PostingVersions) -> pa.Table:
         """Read the content of a few postings, and return the rows of the sink."""
         first, last = int(versions.posted[0]), int(versions.posted[-1])
-        postings = self.read(self.encoder.content_columns, start=first, end=last)
+        postings = self.read(self.encoder.content_columns(self.item_id), start=first, end=last)
         _, rows = _matches(
             versions.item_ids,
             versions.posted,
-            single_chunk(postings, names.ITEM_ID),
+            single_chunk(postings, self.item_id),
             time_column(postings, names.EVENT_TIMESTAMP, self.source),
         )
         if len(rows) != len(versions):
@@ -220,7 +224,9 @@ class VectorRun:
                 f"{out_of(len(rows), len(versions), 'posting')}. Run again when the source is not "
                 "being written"
             )
-        vectors = encode_postings(encoder, postings.take(pa.array(rows)), source=self.source)
+        vectors = encode_postings(
+            encoder, postings.take(pa.array(rows)), source=self.source, item_id=self.item_id
+        )
         time = time_column(vectors, names.EVENT_TIMESTAMP, self.source)
         created = pa.array(time + self.publishing_delay).cast(TIMESTAMP)
         return vectors.append_column(names.CREATED_TIMESTAMP, created).combine_chunks()
@@ -239,7 +245,7 @@ def _matches(
     ids: pa.Array, time: np.ndarray, other_ids: pa.Array, other_time: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return where two lists of distinct (id, time) hold the same pair: rows of both, ascending."""
-    key = [names.ITEM_ID, "time"]
+    key = ["id", "time"]
     ours = pa.table([ids, time, np.arange(len(ids))], [*key, "row"])
     theirs = pa.table([other_ids, other_time, np.arange(len(other_ids))], [*key, "other_row"])
     both = ours.join(theirs, key, join_type="inner").sort_by("row")

@@ -65,10 +65,9 @@ class ItemEncoderDescription:
         """Which item vectors this encoder makes, as models are checked against it."""
         return ItemVectorSpec(self.name, self.version, self.dimension, self.fingerprint)
 
-    @property
-    def content_columns(self) -> list[str]:
-        """Columns of a posting that the encoder reads, beside the item's id."""
-        return [name for name in self.inputs if name != names.ITEM_ID]
+    def content_columns(self, item_id: str = names.ITEM_ID) -> list[str]:
+        """Return the columns of a posting that the encoder reads, beside the item's id."""
+        return [name for name in self.inputs if name != item_id]
 
     def facts(self) -> dict[str, Any]:
         """Return what vectors record of the encoder that made them, as JSON values."""

@@ -21,12 +21,14 @@ MOST_VALUES = 2**31 - 1
 """Arrow counts the elements of the lists of an array in int32."""
 
 
-def sequence_fields(member_type: PrimitiveFeastType, item_type: PrimitiveFeastType) -> list[Field]:
+def sequence_fields(
+    domain: names.DomainNames, member_type: PrimitiveFeastType, item_type: PrimitiveFeastType
+) -> list[Field]:
     """Return the schema of the sequence view."""
     return [
-        Field(name=names.MEMBER_ID, dtype=member_type, description="The member."),
+        Field(name=domain.member_id, dtype=member_type, description="The member."),
         Field(
-            name=names.ACTIVITY_ITEM_IDS,
+            name=domain.activity_item_ids,
             dtype=Array(item_type),
             description="Items of the newest activities in the window, oldest first.",
         ),
@@ -58,10 +60,12 @@ def sequence_fields(member_type: PrimitiveFeastType, item_type: PrimitiveFeastTy
     ]
 
 
-def embedding_fields(member_type: PrimitiveFeastType, outputs: Mapping[str, int]) -> list[Field]:
+def embedding_fields(
+    member_id: str, member_type: PrimitiveFeastType, outputs: Mapping[str, int]
+) -> list[Field]:
     """Return the schema of an embedding view: one float32 vector a model output."""
     return [
-        Field(name=names.MEMBER_ID, dtype=member_type, description="The member."),
+        Field(name=member_id, dtype=member_type, description="The member."),
         *(
             Field(
                 name=output,
@@ -73,10 +77,10 @@ def embedding_fields(member_type: PrimitiveFeastType, outputs: Mapping[str, int]
     ]
 
 
-def vector_fields(item_type: PrimitiveFeastType, dimension: int) -> list[Field]:
+def vector_fields(item_id: str, item_type: PrimitiveFeastType, dimension: int) -> list[Field]:
     """Return the schema of a view of item vectors that an encoder makes."""
     return [
-        Field(name=names.ITEM_ID, dtype=item_type, description="The item."),
+        Field(name=item_id, dtype=item_type, description="The item."),
         Field(
             name=names.EMBEDDING,
             dtype=Array(Float32),
@@ -106,7 +110,12 @@ def request_time_fields() -> list[Field]:
     ]
 
 
-def sequence_batch(members: pa.Array, sequences: Sequences, created: np.ndarray) -> pa.RecordBatch:
+def sequence_batch(
+    members: pa.Array,
+    sequences: Sequences,
+    created: np.ndarray,
+    domain: names.DomainNames = names.JOBS,
+) -> pa.RecordBatch:
     """Return the rows of the sequence view.
 
     Parameters
@@ -114,13 +123,14 @@ def sequence_batch(members: pa.Array, sequences: Sequences, created: np.ndarray)
     members : n ids.
     sequences : n sequences of the same members.
     created : int64 [n]; microseconds at which each value became available.
+    domain : names the columns.
     """
     filled = sequences.action > 0
     offsets = pa.array(np.concatenate([[0], np.cumsum(sequences.count)]), pa.int32())
     empty = sequences.count == 0
     columns = {
-        names.MEMBER_ID: members,
-        names.ACTIVITY_ITEM_IDS: pa.ListArray.from_arrays(
+        domain.member_id: members,
+        domain.activity_item_ids: pa.ListArray.from_arrays(
             offsets, sequences.item_ids.take(pa.array(sequences.item[filled]))
         ),
         names.ACTIVITY_ACTIONS: pa.ListArray.from_arrays(
@@ -153,9 +163,10 @@ def embedding_batch(
     sequences: Sequences,
     created: np.ndarray,
     vectors: Mapping[str, np.ndarray],
+    member_id: str = names.MEMBER_ID,
 ) -> pa.RecordBatch:
     """Return the rows of an embedding view; `vectors` are float32 [n, d] by output name."""
-    columns: dict[str, pa.Array] = {names.MEMBER_ID: members}
+    columns: dict[str, pa.Array] = {member_id: members}
     for output, values in vectors.items():
         columns[output] = vector_column(values)
     return pa.RecordBatch.from_pydict({**columns, **_stamps(sequences, created)})

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from feast import (
     BatchFeatureView,
@@ -26,6 +27,7 @@ from feast import (
     RequestSource,
 )
 from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.types import (
     Array,
@@ -63,7 +65,8 @@ from activity_embeddings.transformations.definitions.store_config import (
     require_same_place,
 )
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.names import DomainNames, Role, Tag
+from activity_embeddings.transformations.offline.sources import check_columns
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec, describe_mismatch
 from activity_embeddings.transformations.wording import duration
 
@@ -76,12 +79,20 @@ _POSTING_TYPES: dict[tuple[str, int], tuple[FeastType, ...]] = {
 """Types of columns that may be an encoder's input, by type and rank of the tensor."""
 
 
+Check: TypeAlias = Callable[[RepoConfig], None]
+"""Raises `InvalidInput` where what a view is made of cannot be used."""
+
+
 class SnapshotSource(FileSource):
     """A folder of snapshots, which does not exist before the first `feast materialize`.
 
     In the registry it is a plain `FileSource`, so that readers of the registry need not have this
     package; only `feast apply`'s check that the files are there is left out.
     """
+
+    def __init__(self, *, checks: Sequence[Check] = (), **definition: Any) -> None:
+        super().__init__(**definition)
+        self._checks = tuple(checks)
 
     def validate(self, config: RepoConfig) -> None:
         """Accept a folder that is still to be written, in a store that can publish to it.
@@ -90,11 +101,13 @@ class SnapshotSource(FileSource):
         ------
         InvalidInput
             The configuration names another engine, or an offline store whose joins lose labels; or
-            the registry is that of another copy of this feature repo.
+            the registry is that of another copy of this feature repo; or a source lacks a column.
         """
         require_engine(config)
         require_every_label(config)
         require_same_place(config, self)
+        for check in self._checks:
+            check(config)
 
     def to_proto(self) -> DataSourceProto:
         """Return the definition of a plain file source."""
@@ -103,13 +116,17 @@ class SnapshotSource(FileSource):
         return proto
 
 
-def event_tags(spec: ActivitySpec) -> dict[str, str]:
+TABLES = "data/vector_tables/{view}"
+"""Folder, within the feature repo, of the vectors that serving processes map into memory."""
+
+
+def event_tags(spec: ActivitySpec, domain: DomainNames = names.JOBS) -> dict[str, str]:
     """Return the tags of the view of activity events."""
-    return {Tag.ROLE: Role.EVENTS, Tag.SPEC: spec.to_json()}
+    return {Tag.ROLE: Role.EVENTS, Tag.SPEC: spec.to_json(), Tag.DOMAIN: domain.to_json()}
 
 
 def posting_tags() -> dict[str, str]:
-    """Return the tags of the view of item postings."""
+    """Return the tags of the view of what items contain."""
     return {Tag.ROLE: Role.POSTINGS}
 
 
@@ -241,6 +258,140 @@ def registered_encoder(view: FeatureView, *, repo: Path | None) -> ItemEncoderDe
     return encoder
 
 
+def activity_view(
+    source: DataSource,
+    *,
+    member: Entity,
+    item: Entity,
+    spec: ActivitySpec,
+    action: str = names.ACTION,
+    event_id: Field | None = None,
+    owner: str = "",
+) -> FeatureView:
+    """Return the view `<item>_activity` of the events, as they happened.
+
+    Parameters
+    ----------
+    source
+        Where the events are: one row an event. Its `timestamp_field` is the time of the event.
+    member, item
+        Who acts on what. Their join keys are columns of the source, or of its `field_mapping`.
+    spec
+        Window, length and actions.
+    action
+        Column with the name of the action.
+    event_id
+        Column that orders events of one time, with its type, Int64 or String. Requests and pushed
+        events then have it too.
+    owner
+        Shown in the registry.
+
+    Raises
+    ------
+    InvalidInput
+        A name cannot be used, see `DomainNames`; or ids are neither INT64 nor STRING.
+    """
+    domain = DomainNames(
+        item=item.name,
+        member_id=member.join_key,
+        item_id=item.join_key,
+        action=action,
+        event_id=names.EVENT_ID if event_id is None else event_id.name,
+    )
+    actions = ", ".join(spec.actions)
+    return FeatureView(
+        name=domain.events_view,
+        entities=[member],
+        source=source,
+        schema=[
+            Field(name=member.join_key, dtype=_id_type(member)),
+            Field(name=item.join_key, dtype=_id_type(item), description="What was acted on."),
+            Field(name=action, dtype=String, description=f"One of {actions}."),
+            *([] if event_id is None else [event_id]),
+        ],
+        ttl=spec.window,
+        online=False,
+        description=f"Activity of each {member.name} on each {item.name}, as it happened.",
+        tags=event_tags(spec, domain),
+        owner=owner,
+    )
+
+
+def posting_view(
+    source: DataSource,
+    *,
+    item: Entity,
+    schema: Sequence[Field],
+    tags: Mapping[str, str] | None = None,
+    owner: str = "",
+) -> FeatureView:
+    """Return the view `<item>_posting` of what items contain, which an item encoder reads.
+
+    Parameters
+    ----------
+    source
+        One row an item and version: its content, and since when it is like this.
+    item
+        The entity.
+    schema
+        Columns that the encoder takes.
+    tags
+        More tags for the registry.
+    owner
+        Shown in the registry.
+    """
+    return FeatureView(
+        name=f"{item.name}_posting",
+        entities=[item],
+        source=source,
+        schema=[Field(name=item.join_key, dtype=_id_type(item)), *schema],
+        ttl=timedelta(0),
+        online=False,
+        description=f"Content of each {item.name}; the item encoder reads what it needs of it.",
+        tags={**posting_tags(), **(tags or {})},
+        owner=owner,
+    )
+
+
+def vector_view(
+    source: DataSource,
+    *,
+    item: Entity,
+    vectors: ItemVectorSpec,
+    table: Path | str | None = TABLES,
+    owner: str = "",
+) -> FeatureView:
+    """Return the view `<item>_embedding` of item vectors of the user's own.
+
+    Parameters
+    ----------
+    source
+        One row an item and version: the join key, `embedding` (list of float) and the time from
+        which the vector is valid. A column of another name is mapped by the source:
+        `field_mapping={"vector": "embedding"}`.
+    item
+        The entity.
+    vectors
+        Name, version and dimension.
+    table
+        As in `vector_tags`.
+    owner
+        Shown in the registry.
+    """
+    name = f"{item.name}_embedding"
+    return FeatureView(
+        name=name,
+        entities=[item],
+        source=source,
+        schema=vector_fields(item.join_key, _id_type(item), vectors.dimension),
+        ttl=timedelta(0),
+        online=True,
+        description=f"Vectors; a {item.name} is known from its first one on.",
+        tags=vector_tags(vectors, table=_table_of(table, name)),
+        owner=owner,
+    )
+
+
 def encoded_vector_view(
     encoder: Path | str,
     *,
@@ -248,48 +399,65 @@ def encoded_vector_view(
     item: Entity,
     snapshots: Path,
     repo: Path,
-    table: Path | str | None = None,
+    table: Path | str | None = TABLES,
     owner: str = "",
 ) -> BatchFeatureView:
-    """Return the view `job_embedding`, whose vectors an item encoder makes from postings.
+    """Return the view `<item>_embedding`, whose vectors an item encoder makes from postings.
 
     Parameters
     ----------
-    encoder : folder of the SavedModel; see `activity_embeddings.transformations.contract.item_encoder`.
-    postings : the view that it is derived from; the encoder's inputs are columns of it.
-    item : entity; its `value_type` is the type of the ids.
-    snapshots : folder under which the view keeps its vectors, each version its own.
-    repo : folder of the feature repo. An encoder in it is registered by its path within it.
-    table : as in `vector_tags`.
+    encoder
+        Folder of the SavedModel; see `contract.item_encoder`.
+    postings
+        The view that it is derived from; the encoder's inputs are columns of it.
+    item
+        The entity; its `value_type` is the type of the ids.
+    snapshots
+        Folder under which the view keeps its vectors, each version its own.
+    repo
+        Folder of the feature repo. An encoder in it is registered by its path within it.
+    table
+        As in `vector_tags`.
+    owner
+        Shown in the registry.
 
     Raises
     ------
     InvalidInput
         The encoder does not keep the contract, or takes what the postings do not have; or the
-        entity is not that of the postings, or has another join key than items have.
+        entity is not that of the postings.
     """
-    _require_join_key(item, names.ITEM_ID)
     _require_entity(postings, item)
+    name = f"{item.name}_embedding"
     described = describe_item_encoder(encoder)
     _require_inputs(described, postings)
     path = described.path
     made_by = path.relative_to(repo) if path.is_relative_to(repo) else path
     return _batch_view(
-        name=names.ITEM_VECTORS,
+        name=name,
         entities=[item],
         ttl=timedelta(0),
         source=[postings],
-        sink_source=_sink(names.ITEM_VECTORS, snapshots / f"v{described.version}", owner),
-        schema=vector_fields(_id_type(item), described.dimension),
+        sink_source=_sink(
+            name,
+            snapshots / f"v{described.version}",
+            owner,
+            partial(check_columns, postings, texts=(), ids=[item.join_key]),
+        ),
+        schema=vector_fields(item.join_key, _id_type(item), described.dimension),
         description=described.manifest.get("description")
-        or f"Item vectors by the encoder {described.name}; an item is known from its first one on.",
+        or f"Vectors by the encoder {described.name}; a {item.name} is known from its first on.",
         tags={
-            **vector_tags(described.vector_spec, table=table),
+            **vector_tags(described.vector_spec, table=_table_of(table, name)),
             Tag.ENCODER_PATH: made_by.as_posix(),
             Tag.ENCODER_VALID_FROM: described.facts()["valid_from"],
         },
         owner=owner,
     )
+
+
+def _table_of(table: Path | str | None, view: str) -> str | None:
+    return None if table is None else str(table).format(view=view)
 
 
 def _require_inputs(encoder: ItemEncoderDescription, postings: FeatureView) -> None:
@@ -312,40 +480,61 @@ def sequence_view(
     vectors: FeatureView,
     member: Entity,
     item: Entity,
-    spec: ActivitySpec,
     snapshots: Path,
     owner: str = "",
 ) -> BatchFeatureView:
-    """Return the view of each member's newest activities, `member_activity_sequence`.
+    """Return the view of each member's newest activities, `<item>_activity_sequence`.
 
     Parameters
     ----------
-    events, vectors : the views it is derived from: vectors say which items are known.
-    member, item : entities; their `value_type` is the type of the ids.
-    spec : window, length and actions.
-    snapshots : folder under which the view keeps its snapshots.
+    events
+        The view of events; it says window, length, actions and the names of columns.
+    vectors
+        The view of item vectors, which says which items are known.
+    member, item
+        The entities; their `value_type` is the type of the ids.
+    snapshots
+        Folder under which the view keeps its snapshots.
+    owner
+        Shown in the registry.
 
     Raises
     ------
     InvalidInput
-        An entity has another join key than its ids have, or a view is of another entity.
+        A view is of another entity, or an entity has another join key than in the events.
     """
-    _require_join_key(member, names.MEMBER_ID)
-    _require_join_key(item, names.ITEM_ID)
+    domain, spec = DomainNames.of(events.tags), spec_of(events)
+    _require_join_key(member, domain.member_id, events)
+    _require_join_key(item, domain.item_id, events)
     _require_entity(events, member)
     _require_entity(vectors, item)
+    checks = [
+        partial(
+            check_columns,
+            events,
+            texts=[domain.action],
+            ids=[domain.member_id, domain.item_id],
+            optional_ids=[domain.event_id],
+        )
+    ]
+    if not has_encoder(vectors):
+        checks.append(partial(check_columns, vectors, ids=[item.join_key], lists=[names.EMBEDDING]))
     return _batch_view(
-        name=names.MEMBER_ACTIVITY_SEQUENCE,
+        name=domain.sequence_view,
         entities=[member],
         ttl=spec.window,
         source=[events, vectors],
-        sink_source=_sink(names.MEMBER_ACTIVITY_SEQUENCE, snapshots / "v1", owner),
-        schema=sequence_fields(_id_type(member), _id_type(item)),
+        sink_source=_sink(domain.sequence_view, snapshots / "v1", owner, *checks),
+        schema=sequence_fields(domain, _id_type(member), _id_type(item)),
         description=(
             f"The newest activities, at most {spec.length:,}, within {duration(spec.window)}, on "
-            "items with a vector, oldest first."
+            f"each {item.name} with a vector, oldest first."
         ),
-        tags={Tag.ROLE: Role.SEQUENCE, Tag.SPEC: spec.to_json()},
+        tags={
+            Tag.ROLE: Role.SEQUENCE,
+            Tag.SPEC: spec.to_json(),
+            Tag.DOMAIN: domain.to_json(),
+        },
         owner=owner,
     )
 
@@ -360,7 +549,7 @@ def embedding_views(
     repo: Path,
     owner: str = "",
 ) -> dict[str, BatchFeatureView]:
-    """Return one view `member_activity_embedding_<model>` for each line of `ACTIVITY_MODELS`.
+    """Return one view `<item>_activity_embedding_<model>` for each line of `ACTIVITY_MODELS`.
 
     Parameters
     ----------
@@ -377,7 +566,6 @@ def embedding_views(
         A model does not keep the contract, or was made for another spec or item vectors; or
         the entity is not that of the sequence.
     """
-    _require_join_key(member, names.MEMBER_ID)
     _require_entity(sequence, member)
     spec = spec_of(sequence)
     described = describe_models(models, spec=spec, vector_spec=vector_spec_of(vectors))
@@ -404,7 +592,7 @@ def realtime_views(
     ----------
     views : embedding views by name.
     sequence : the view of stored sequences.
-    item : entity; its `value_type` is the type of `recent_job_ids`.
+    item : entity; its `value_type` is the type of the ids that requests have.
     repo : folder of the feature repo.
 
     Raises
@@ -412,34 +600,35 @@ def realtime_views(
     InvalidInput
         The entity has another join key than items have.
     """
-    _require_join_key(item, names.ITEM_ID)
+    domain = DomainNames.of(sequence.tags)
+    _require_join_key(item, domain.item_id, sequence)
     events = [v for v in sequence.source_views or [] if v.tags.get(Tag.ROLE) == Role.EVENTS]
     event_ids = [
-        field for view in events for field in view.features if field.name == names.EVENT_ID
+        field for view in events for field in view.features if field.name == domain.event_id
     ]
     request = RequestSource(
-        name="recent_activity",
+        name=f"recent_{domain.item}_activity",
         schema=[
             *(
                 Field(
-                    name=names.RECENT_EVENT_IDS,
+                    name=domain.recent_event_ids,
                     dtype=Array(field.dtype),
                     description="Event ids of the same activity, which order it; or null.",
                 )
                 for field in event_ids
             ),
             Field(
-                name=names.RECENT_ITEM_IDS,
+                name=domain.recent_item_ids,
                 dtype=Array(_id_type(item)),
                 description="Items of activity that the stored sequence may not hold yet, or null.",
             ),
             Field(
-                name=names.RECENT_ACTIONS,
+                name=domain.recent_actions,
                 dtype=Array(String),
                 description="Action names of the same activity, or null.",
             ),
             Field(
-                name=names.RECENT_TIMESTAMPS,
+                name=domain.recent_timestamps,
                 dtype=Array(UnixTimestamp),
                 description="Times: datetimes, epoch seconds or ISO strings; or null.",
             ),
@@ -470,7 +659,7 @@ class _DeclaredView(OnDemandFeatureView):
 def _realtime_view(
     view: FeatureView, sequence: FeatureView, request: RequestSource, repo: Path
 ) -> OnDemandFeatureView:
-    name = names.realtime_name(view.name)
+    name, domain = names.realtime_name(view.name), DomainNames.of(sequence.tags)
     # Feast keeps a function's source in the registry and makes the function from it again in each
     # process. So it is written as source here, complete in itself.
     source = (
@@ -487,7 +676,7 @@ def _realtime_view(
     return _DeclaredView(
         name=name,
         sources=[
-            sequence[_stored_features(request)],
+            sequence[_stored_features(request, domain)],
             request,
         ],
         # Feast does not keep the descriptions of an on-demand view's features, and then refuses
@@ -502,10 +691,10 @@ def _realtime_view(
     )
 
 
-def _stored_features(request: RequestSource) -> list[str]:
+def _stored_features(request: RequestSource, domain: DomainNames) -> list[str]:
     """Return what requests need of the stored sequence: event ids only if they have some."""
-    features = [names.ACTIVITY_ITEM_IDS, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]
-    if any(field.name == names.RECENT_EVENT_IDS for field in request.schema):
+    features = [domain.activity_item_ids, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]
+    if any(field.name == domain.recent_event_ids for field in request.schema):
         features.append(names.ACTIVITY_EVENT_IDS)
     return features
 
@@ -525,8 +714,9 @@ def _embedding_view(
     repo: Path,
     owner: str,
 ) -> BatchFeatureView:
-    name = names.embedding_view_name(model.name)
-    clash = {names.MEMBER_ID, names.EVENT_TIMESTAMP, names.CREATED_TIMESTAMP} & set(model.outputs)
+    domain = DomainNames.of(sequence.tags)
+    name = domain.embedding_view(model.name)
+    clash = {domain.member_id, names.EVENT_TIMESTAMP, names.CREATED_TIMESTAMP} & set(model.outputs)
     if clash:
         raise InvalidInput(
             f"model {model.name!r}: outputs become features, so they should not be named like "
@@ -541,10 +731,11 @@ def _embedding_view(
         source=[sequence, vectors],
         # A new version starts a new history: vectors of two versions never meet in one table.
         sink_source=_sink(name, snapshots / f"v{model.version}", model.owner or owner),
-        schema=embedding_fields(_id_type(member), model.outputs),
+        schema=embedding_fields(domain.member_id, _id_type(member), model.outputs),
         description=model.description or f"Activity embedding by {model.name}: {outputs}.",
         tags={
             Tag.ROLE: Role.EMBEDDING,
+            Tag.DOMAIN: domain.to_json(),
             Tag.MODEL: model.name,
             Tag.MODEL_VERSION: model.version,
             Tag.MODEL_FINGERPRINT: model.fingerprint,
@@ -564,9 +755,10 @@ def _batch_view(*, ttl: timedelta, **definition: Any) -> BatchFeatureView:
         return BatchFeatureView(ttl=ttl, online=True, offline=True, **definition)
 
 
-def _sink(view: str, folder: Path, owner: str) -> FileSource:
+def _sink(view: str, folder: Path, owner: str, *checks: Check) -> FileSource:
     path = folder.parent / view / folder.name
     return SnapshotSource(
+        checks=checks,
         name=f"{view}_snapshots",
         path=str(path),
         file_format=ParquetFormat(),
@@ -577,13 +769,12 @@ def _sink(view: str, folder: Path, owner: str) -> FileSource:
     )
 
 
-def _require_join_key(entity: Entity, key: str) -> None:
-    """Raise `InvalidInput` unless the ids of an entity are in the column that the engine reads."""
+def _require_join_key(entity: Entity, key: str, view: FeatureView) -> None:
+    """Raise `InvalidInput` unless an entity has the join key that a view has for it."""
     if entity.join_key != key:
         raise InvalidInput(
-            f"entity {entity.name!r}: expected join_keys=[{key!r}]. Received: join key "
-            f"{entity.join_key!r}. Call it {key!r} here, and map the column in the source: "
-            f"field_mapping={{{entity.join_key!r}: {key!r}}}"
+            f"entity {entity.name!r}: expected join_keys=[{key!r}], as in {view.name}. "
+            f"Received: {entity.join_key!r}"
         )
 
 

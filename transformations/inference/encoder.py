@@ -68,15 +68,21 @@ class PostingVersions:
 
     @classmethod
     def from_arrow(
-        cls, postings: pa.Table, valid_from: int, *, source: str = SOURCE
+        cls,
+        postings: pa.Table,
+        valid_from: int,
+        *,
+        source: str = SOURCE,
+        item_id: str = names.ITEM_ID,
     ) -> PostingVersions:
         """Choose among postings.
 
         Parameters
         ----------
-        postings : columns `job_id` (int64 or string) and `event_timestamp`, in any order.
+        postings : ids of items (int64 or string) and `event_timestamp`, in any order.
         valid_from : microseconds; before it no vector is known.
         source : what errors call the table.
+        item_id : name of the column of ids.
 
         Raises
         ------
@@ -84,8 +90,8 @@ class PostingVersions:
             A column is missing, of another type or holds nulls, or one item has two postings of one
             time.
         """
-        require_columns(postings.column_names, (names.ITEM_ID, names.EVENT_TIMESTAMP), source)
-        ids = id_column(postings, names.ITEM_ID, source)
+        require_columns(postings.column_names, (item_id, names.EVENT_TIMESTAMP), source)
+        ids = id_column(postings, item_id, source)
         posted = time_column(postings, names.EVENT_TIMESTAMP, source)
         _, item = rank_encode(ids)
         order = np.lexsort((posted, item))
@@ -154,13 +160,16 @@ class ItemEncoder:
     def _label(self) -> str:
         return f"item encoder {self.description.name!r}"
 
-    def __call__(self, postings: pa.Table, *, source: str = SOURCE) -> np.ndarray:
+    def __call__(
+        self, postings: pa.Table, *, source: str = SOURCE, item_id: str = names.ITEM_ID
+    ) -> np.ndarray:
         """Encode n postings.
 
         Parameters
         ----------
-        postings : a column for each input of the encoder, and `job_id`.
+        postings : a column for each input of the encoder, and ids of items.
         source : what errors call the table.
+        item_id : name of the column of ids.
 
         Returns
         -------
@@ -172,7 +181,7 @@ class ItemEncoder:
             A column is missing, of another type or holds nulls, or a vector is not finite.
         """
         inputs = self.description.inputs
-        require_columns(postings.column_names, [names.ITEM_ID, *inputs], source)
+        require_columns(postings.column_names, [item_id, *inputs], source)
         columns = {
             name: _checked_column(postings, name, tensor, source) for name, tensor in inputs.items()
         }
@@ -189,7 +198,7 @@ class ItemEncoder:
             raise InvalidInput(
                 f"{self._label} (version {self.description.version}): output {names.EMBEDDING!r} "
                 f"should be finite. Received: NaN or infinity for item "
-                f"{postings.column(names.ITEM_ID)[int(bad[0])].as_py()!r} "
+                f"{postings.column(item_id)[int(bad[0])].as_py()!r} "
                 f"({out_of(len(bad), len(vectors), 'posting')})"
             )
         return vectors
@@ -210,20 +219,27 @@ class ItemEncoder:
             ) from error
 
 
-def encode_postings(encoder: ItemEncoder, postings: pa.Table, *, source: str = SOURCE) -> pa.Table:
+def encode_postings(
+    encoder: ItemEncoder,
+    postings: pa.Table,
+    *,
+    source: str = SOURCE,
+    item_id: str = names.ITEM_ID,
+) -> pa.Table:
     """Return the item vectors that postings give.
 
     Parameters
     ----------
     encoder : the loaded encoder.
-    postings : `job_id` (int64 or string), `event_timestamp` (with time zone) and a column for each
+    postings : ids of items (int64 or string), `event_timestamp` (with time zone) and a column for each
         input of the encoder, in any order. An item may be there at several times.
     source : what errors call the table.
+    item_id : name of the column of ids.
 
     Returns
     -------
     pa.Table
-        `job_id`, `embedding` list<float32> of the encoder's dimension, and `event_timestamp`
+        The ids, `embedding` list<float32> of the encoder's dimension, and `event_timestamp`
         timestamp[us, UTC]: that of the posting, or `valid_from` of the encoder if that is later.
         By time of the posting, then by item. Of an item's postings up to `valid_from` only the newest
         gives a vector.
@@ -235,11 +251,11 @@ def encode_postings(encoder: ItemEncoder, postings: pa.Table, *, source: str = S
         or a vector is not finite.
     """
     valid_from = encoder.description.valid_from
-    versions = PostingVersions.from_arrow(postings, valid_from, source=source)
-    vectors = encoder(take_rows(postings, versions.row), source=source)
+    versions = PostingVersions.from_arrow(postings, valid_from, source=source, item_id=item_id)
+    vectors = encoder(take_rows(postings, versions.row), source=source, item_id=item_id)
     return pa.table(
         {
-            names.ITEM_ID: versions.item_ids,
+            item_id: versions.item_ids,
             names.EMBEDDING: vector_chunks(vectors),
             names.EVENT_TIMESTAMP: pa.array(versions.time).cast(TIMESTAMP),
         }

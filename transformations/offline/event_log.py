@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.activity.events import EVENT_COLUMNS
 from activity_embeddings.transformations.arrow import require_columns, single_chunk
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import move_file, real_path
@@ -45,8 +44,8 @@ def append_events(store: FeatureStore, view: FeatureView, table: pa.Table) -> No
     ----------
     store : the feature store.
     view : the view of activity events.
-    table : columns `member_id`, `job_id`, `action`, `event_timestamp` and, if the source has it,
-        `event_id`. They are written under the source's own names and types. Its other columns are
+    table : the view's own columns of members, items and actions, `event_timestamp` and, if the
+        source has them, event ids. They are written under the source's own names and types. Its other columns are
         null, and its created timestamp, where it declares one, is now.
 
     Raises
@@ -148,9 +147,11 @@ def _filled_columns(
 ) -> dict[str, pa.Array]:
     """Return the columns that events fill, by their names in the source."""
     source, label = source_of(view), source_label(view)
-    wanted = source_names(view, (*EVENT_COLUMNS, names.EVENT_ID))
-    if wanted[names.EVENT_ID] not in source_columns:
-        del wanted[names.EVENT_ID]
+    domain = names.DomainNames.of(view.tags)
+    columns = (*domain.event_columns, names.EVENT_TIMESTAMP, domain.event_id)
+    wanted = source_names(view, columns)
+    if wanted[domain.event_id] not in source_columns:
+        del wanted[domain.event_id]
     else:
         require_event_ids(view, table)
     require_columns(source_columns, wanted.values(), label)
@@ -164,9 +165,10 @@ def _filled_columns(
 
 def require_event_ids(view: FeatureView, table: pa.Table) -> None:
     """Raise where pushed events have no event ids, for a source of events that has them."""
-    if names.EVENT_ID not in table.column_names:
+    event_id = names.DomainNames.of(view.tags).event_id
+    if event_id not in table.column_names:
         raise InvalidInput(
-            f"pushed events: column {names.EVENT_ID!r} is missing. Expected, because "
+            f"pushed events: column {event_id!r} is missing. Expected, because "
             f"{source_label(view)} has it and orders events of one time by it. Received columns: "
             f"{', '.join(table.column_names)}"
         )

@@ -21,10 +21,15 @@ from feast.types import String
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
-from activity_embeddings.transformations.activity.item_vectors import ITEM_COLUMNS, ItemVectors
-from activity_embeddings.transformations.arrow import require_columns, time_column
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.arrow import (
+    is_text,
+    require_columns,
+    require_zoned_time,
+    time_column,
+)
 from activity_embeddings.transformations.errors import InvalidInput, first_line
-from activity_embeddings.transformations.names import Tag
+from activity_embeddings.transformations.names import DomainNames, Tag
 from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles, is_parquet
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink
@@ -84,28 +89,30 @@ def read_events(
     InvalidInput
         The source or a column is missing or malformed; see `ActivityEvents.from_arrow`.
     """
+    domain = DomainNames.of(view.tags)
     table = _pull(
         config,
         store,
         view,
-        [names.MEMBER_ID, names.ITEM_ID, names.ACTION],
+        domain.event_columns,
         start,
         end,
-        ids=[names.MEMBER_ID, names.ITEM_ID, names.EVENT_ID],
-        optional=[names.EVENT_ID],
+        ids=[domain.member_id, domain.item_id, domain.event_id],
+        optional=[domain.event_id],
     )
     if declared_event_ids(view) is not None:
-        require_columns(table.column_names, [names.EVENT_ID], source_label(view))
+        require_columns(table.column_names, [domain.event_id], source_label(view))
     label = source_label(view)
     time = time_column(table, names.EVENT_TIMESTAMP, label)
     inside = table.filter(pa.array((time >= start) & (time < end)))
-    return ActivityEvents.from_arrow(inside, spec, source=label)
+    return ActivityEvents.from_arrow(inside, spec, source=label, domain=domain)
 
 
 def declared_event_ids(view: FeatureView) -> pa.DataType | None:
     """Return the type of event ids where a view of events declares them, else None."""
+    event_id = DomainNames.of(view.tags).event_id
     for field in view.features:
-        if field.name == names.EVENT_ID:
+        if field.name == event_id:
             return pa.string() if field.dtype == String else pa.int64()
     return None
 
@@ -118,7 +125,8 @@ def event_ids_of(config: RepoConfig, view: FeatureView) -> pa.DataType | None:
     declared = declared_event_ids(view)
     if declared is not None:
         return declared
-    column = source_names(view, [names.EVENT_ID])[names.EVENT_ID]
+    event_id = DomainNames.of(view.tags).event_id
+    column = source_names(view, [event_id])[event_id]
     files = parquet_files(config, view)
     if files is None:
         return pa.null() if column in source_columns(config, view) else None
@@ -137,7 +145,7 @@ def read_postings(
     start: int | None = None,
     end: int,
 ) -> pa.Table:
-    """Return `job_id`, `event_timestamp` and other columns of postings with `start <= t <= end`.
+    """Return ids of items, `event_timestamp` and other columns of postings with `start <= t <= end`.
 
     Parameters
     ----------
@@ -151,8 +159,8 @@ def read_postings(
     InvalidInput
         The source or a column is missing, or times are malformed.
     """
-    wanted = [names.ITEM_ID, *columns]
-    table = _pull(config, store, view, wanted, start, end, ids=[names.ITEM_ID])
+    item_id = key_of(view)
+    table = _pull(config, store, view, [item_id, *columns], start, end, ids=[item_id])
     time = time_column(table, names.EVENT_TIMESTAMP, source_label(view))
     return table.filter(pa.array((time <= end) & (time >= (_ALWAYS if start is None else start))))
 
@@ -170,16 +178,18 @@ def read_published_vectors(
     """
     sink = sink_of(view)
     files = [*(sink.file(as_of) for as_of in sink.committed()), *more]
-    tables = [pq.read_table(file, columns=list(ITEM_COLUMNS), partitioning=None) for file in files]
+    item_id = key_of(view)
+    columns = [item_id, names.EMBEDDING, names.EVENT_TIMESTAMP]
+    tables = [pq.read_table(file, columns=columns, partitioning=None) for file in files]
     empty = pa.schema(
         {
-            names.ITEM_ID: _id_type(view),
+            item_id: _id_type(view),
             names.EMBEDDING: pa.list_(pa.float32()),
             names.EVENT_TIMESTAMP: pa.timestamp("us", "UTC"),
         }
     ).empty_table()
     table = pa.concat_tables(tables) if tables else empty
-    return ItemVectors.from_arrow(table, embedding, source=source_label(view))
+    return ItemVectors.from_arrow(table, embedding, source=source_label(view), item_id=item_id)
 
 
 def read_item_vectors(
@@ -202,8 +212,9 @@ def read_item_vectors(
     """
     if Tag.ENCODER_PATH in view.tags:
         return read_published_vectors(view, embedding)
-    table = read_feature_rows(config, store, view, [names.ITEM_ID, names.EMBEDDING], end=end)
-    return ItemVectors.from_arrow(table, embedding, source=source_label(view))
+    item_id = key_of(view)
+    table = read_feature_rows(config, store, view, [item_id, names.EMBEDDING], end=end)
+    return ItemVectors.from_arrow(table, embedding, source=source_label(view), item_id=item_id)
 
 
 def read_feature_rows(
@@ -214,8 +225,8 @@ def read_feature_rows(
     *,
     end: int,
 ) -> pa.Table:
-    """Return columns of a view of items, `job_id` first, and `event_timestamp`, with `t <= end`."""
-    table = _pull(config, store, view, columns, None, end, ids=[names.ITEM_ID])
+    """Return columns of a view of items, ids first, and `event_timestamp`, with `t <= end`."""
+    table = _pull(config, store, view, columns, None, end, ids=[key_of(view)])
     time = time_column(table, names.EVENT_TIMESTAMP, source_label(view))
     return table.filter(pa.array(time <= end))
 
@@ -241,6 +252,71 @@ def source_columns(config: RepoConfig, view: FeatureView) -> dict[str, str]:
         return {field.name: str(field.type) for field in files.schema()}
     with readable(view):
         return dict(source_of(view).get_table_column_names_and_types(config))
+
+
+def check_columns(
+    view: FeatureView,
+    config: RepoConfig,
+    *,
+    ids: Sequence[str],
+    texts: Sequence[str] = (),
+    lists: Sequence[str] = (),
+    optional_ids: Sequence[str] = (),
+) -> None:
+    """Check the columns of a source that are cheap to look at: of parquet files, by a footer.
+
+    Parameters
+    ----------
+    view
+        Whose source.
+    config
+        Says where the feature repo is.
+    ids, texts, lists
+        Columns of the view that should hold ids, text, and lists of floats.
+    optional_ids
+        Columns of ids that the source may lack.
+
+    Raises
+    ------
+    InvalidInput
+        There is no such file, or a column is missing or of another type.
+    """
+    files = parquet_files(config, view)
+    if files is None:
+        return
+    label = source_label(view)
+    called = source_names(view, [*ids, *texts, *lists, *optional_ids, names.EVENT_TIMESTAMP])
+    schema = files.schema()
+    optional = {called[name] for name in optional_ids}
+    require_columns(schema.names, [c for c in called.values() if c not in optional], label)
+
+    def require(column: str, suits: bool, expected: str) -> None:
+        if not suits:
+            raise InvalidInput(
+                f"{label}: column {column!r} should be {expected}. "
+                f"Received: {schema.field(column).type}"
+            )
+
+    for name, column in called.items():
+        if column not in schema.names:
+            continue
+        kind = schema.field(column).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if name in ids or name in optional_ids:
+            require(column, pa.types.is_integer(kind) or is_text(kind), "int64 or string")
+        elif name in texts:
+            require(column, is_text(kind), "string")
+        elif name in lists:
+            floats = pa.types.is_nested(kind) and hasattr(kind, "value_type")
+            require(column, floats and pa.types.is_floating(kind.value_type), "list<float>")
+        else:
+            require_zoned_time(kind, column, label)
+
+
+def key_of(view: FeatureView) -> str:
+    """Return the join key of a view of one entity."""
+    (key,) = view.join_keys
+    return key
 
 
 def _id_type(view: FeatureView) -> pa.DataType:

@@ -25,13 +25,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureStore, FeatureView
-from feast.errors import FeatureViewNotFoundException
 from feast.infra.online_stores.sqlite import SqliteOnlineStoreConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.activity.events import EVENT_COLUMNS, ActivityEvents
+from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.merge import (
     Activity,
@@ -43,14 +42,14 @@ from activity_embeddings.transformations.activity.merge import (
 )
 from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
 from activity_embeddings.transformations.arrow import id_column, single_chunk, time_column
+from activity_embeddings.transformations.definitions.registered import registered_domain
 from activity_embeddings.transformations.definitions.schemas import TIMESTAMP, sequence_batch
 from activity_embeddings.transformations.definitions.views import (
     has_string_ids,
-    source_views_of,
     spec_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput, first_line
-from activity_embeddings.transformations.names import Role
+from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.offline.columns import source_names, under_our_names
 from activity_embeddings.transformations.offline.event_log import append_events, require_event_ids
 from activity_embeddings.transformations.offline.sources import event_ids_of, source_label
@@ -116,6 +115,7 @@ class SequenceWriter:
     Parameters
     ----------
     store : the feature store; its definitions are read once.
+    item : name of the item's entity, where the feature repo has several domains.
     offline : bool. Append events to the offline source too; in a folder, every push adds a file,
         so push some seconds or minutes of events at a time. False where your own pipeline logs
         them: an event that is nowhere in the offline source is served until the next batch run
@@ -124,7 +124,7 @@ class SequenceWriter:
     Raises
     ------
     InvalidInput
-        The feature repo has no sequence view yet.
+        The feature repo has no sequence view yet, or several and no item says which.
 
     Examples
     --------
@@ -132,20 +132,14 @@ class SequenceWriter:
     >>> print(writer.push(events))  # doctest: +SKIP
     """
 
-    def __init__(self, store: FeatureStore, *, offline: bool = True) -> None:
+    def __init__(
+        self, store: FeatureStore, *, item: str | None = None, offline: bool = True
+    ) -> None:
         self._store, self._offline = store, offline
-        registry, project = store.registry, store.project
-        try:
-            self._view = registry.get_feature_view(names.MEMBER_ACTIVITY_SEQUENCE, project)
-            sources = source_views_of(self._view)
-            self._events = registry.get_feature_view(sources[Role.EVENTS], project)
-            self._vector_view = registry.get_feature_view(sources[Role.VECTORS], project)
-        except FeatureViewNotFoundException as error:
-            raise InvalidInput(
-                f"{store.repo_path}: expected a registry with {names.MEMBER_ACTIVITY_SEQUENCE} "
-                f"and the views it is made from. Received: {error}. Run `feast apply`"
-            ) from error
-        self._spec = spec_of(self._view)
+        domain = registered_domain(store, item)
+        self.domain, self._spec = domain.names, domain.spec
+        self._view, self._events = domain.sequence, domain.events
+        self._vector_view = domain.vectors
         # Feast's provider has it, its base class does not say so.
         provider: Any = store._get_provider()
         self._online_store = provider.online_store
@@ -158,7 +152,7 @@ class SequenceWriter:
     @property
     def id_types(self) -> dict[str, pa.DataType]:
         """Types of the id columns that `push` takes."""
-        views = {names.MEMBER_ID: self._view, names.ITEM_ID: self._vector_view}
+        views = {self.domain.member_id: self._view, self.domain.item_id: self._vector_view}
         return {
             column: pa.string() if has_string_ids(view) else pa.int64()
             for column, view in views.items()
@@ -167,7 +161,8 @@ class SequenceWriter:
     @property
     def source_names(self) -> dict[str, str]:
         """What the offline source calls the columns that `push` takes, by our names."""
-        return source_names(self._events, (*EVENT_COLUMNS, names.EVENT_ID))
+        columns = (*self.domain.event_columns, names.EVENT_TIMESTAMP, self.domain.event_id)
+        return source_names(self._events, columns)
 
     def push(self, events: pa.Table | pd.DataFrame) -> PushReport:
         """Merge events into the stored sequences of their members, and log them.
@@ -177,9 +172,9 @@ class SequenceWriter:
 
         Parameters
         ----------
-        events : columns `member_id`, `job_id` (int64 or string as in the feature repo), `action`
-            (string), `event_timestamp` (with time zone), and `event_id` if the source has it; or
-            all of them under the names that the source has for them. Others are ignored, event ids
+        events : ids of members and items (int64 or string as in the feature repo), actions
+            (string), `event_timestamp` (with time zone), and event ids if the source has them,
+            under the names of the view of events; or all of them under the names that the source has for them. Others are ignored, event ids
             too where the source has none. In any order.
 
         Raises
@@ -189,7 +184,7 @@ class SequenceWriter:
             was written.
         """
         table = self._checked(events)
-        activity = ActivityEvents.from_arrow(table, self._spec, source=SOURCE)
+        activity = ActivityEvents.from_arrow(table, self._spec, source=SOURCE, domain=self.domain)
         report = PushReport(
             events=len(table), duplicates=activity.duplicates, members=len(activity.member_ids)
         )
@@ -216,20 +211,21 @@ class SequenceWriter:
                     f"{SOURCE}: expected columns of one type each, integers of int64 and text "
                     f"that can be UTF-8. Received: {error}"
                 ) from error
-        table = under_our_names(table, self.source_names, SOURCE, optional=[names.EVENT_ID])
+        domain = self.domain
+        table = under_our_names(table, self.source_names, SOURCE, optional=[self.domain.event_id])
         # All checks that need no knowledge of the feature repo.
-        ActivityEvents.from_arrow(table, self._spec, source=SOURCE)
+        ActivityEvents.from_arrow(table, self._spec, source=SOURCE, domain=self.domain)
         columns = {
-            names.MEMBER_ID: self._ids(table, names.MEMBER_ID),
-            names.ITEM_ID: self._ids(table, names.ITEM_ID),
-            names.ACTION: single_chunk(table, names.ACTION).cast(pa.string()),
+            domain.member_id: self._ids(table, domain.member_id),
+            domain.item_id: self._ids(table, domain.item_id),
+            domain.action: single_chunk(table, domain.action).cast(pa.string()),
         }
         time = time_column(table, names.EVENT_TIMESTAMP, SOURCE)
         # Microseconds offline too, so that both stores mean the same event.
         columns[names.EVENT_TIMESTAMP] = pa.array(time, pa.int64()).cast(TIMESTAMP)
         if self._event_ids is not None:
             require_event_ids(self._events, table)
-            columns[names.EVENT_ID] = self._as_event_ids(id_column(table, names.EVENT_ID, SOURCE))
+            columns[domain.event_id] = self._as_event_ids(id_column(table, domain.event_id, SOURCE))
         now = to_us(datetime.now(UTC))
         late = np.flatnonzero(time > now + CLOCK_TOLERANCE_US)
         if len(late):
@@ -253,7 +249,7 @@ class SequenceWriter:
             return ids.cast(self._event_ids)
         except pa.ArrowInvalid as error:
             raise InvalidInput(
-                f"{SOURCE}: column {names.EVENT_ID!r} should be {self._event_ids}, as in "
+                f"{SOURCE}: column {self.domain.event_id!r} should be {self._event_ids}, as in "
                 f"{source_label(self._events)}. Received: {ids.type}; {first_line(error)}"
             ) from error
 
@@ -328,11 +324,13 @@ class _Merging:
         numbers: bool,
     ) -> None:
         self._view, self._spec, self._members, self._pushed = view, spec, members, pushed
-        self._numbers = numbers
+        self._numbers, self._domain = numbers, DomainNames.of(view.tags)
         self.already_there, self.older, self.new = np.zeros((3, len(pushed)), dtype=np.int64)
 
     def __call__(self, which: Sequence[int], stored: Sequence[Stored]) -> list[Row | None]:
-        before = [activities_of(values, numbers=self._numbers) for _, values in stored]
+        before = [
+            activities_of(values, self._domain, numbers=self._numbers) for _, values in stored
+        ]
         merged, fresh = [], []
         for i, activities in zip(which, before, strict=True):
             together, not_stored = merge_activities(activities, self._pushed[i])
@@ -351,7 +349,7 @@ class _Merging:
         if len(changed):
             created = np.full(len(changed), to_us(datetime.now(UTC)), dtype=np.int64)
             members = self._members.take(pa.array(np.asarray(which)[changed]))
-            batch = sequence_batch(members, sequences.take(changed), created)
+            batch = sequence_batch(members, sequences.take(changed), created, self._domain)
             for row, new in zip(changed.tolist(), feast_rows(self._view, batch), strict=True):
                 made[row] = new
         return made
@@ -397,23 +395,28 @@ def _with_live(
     """Return batch rows with the events of stored rows that are as late as they are, or later."""
     if not rows:
         return []
+    domain = DomainNames.of(view.tags)
     floor = [to_us(moment) for _, _, moment, _ in rows]
     merged = [
-        activities_of(values) + [live for live in activities_of(held) if live[0] >= as_of]
+        activities_of(values, domain)
+        + [live for live in activities_of(held, domain) if live[0] >= as_of]
         for (_, values, _, _), held, as_of in zip(rows, stored, floor, strict=True)
     ]
     created = np.array([to_us(made or moment) for _, _, moment, made in rows], dtype=np.int64)
     members = pa.array([_id_of(key) for key, *_ in rows])
     sequences = _merged_sequences(merged, floor, spec)
-    return feast_rows(view, sequence_batch(members, sequences, created))
+    return feast_rows(view, sequence_batch(members, sequences, created, domain))
 
 
-def activities_of(values: Mapping[str, Value] | None, *, numbers: bool = False) -> list[Activity]:
+def activities_of(
+    values: Mapping[str, Value] | None, domain: DomainNames, *, numbers: bool = False
+) -> list[Activity]:
     """Return the activities of a row of the sequence view, oldest first; none without a row.
 
     Parameters
     ----------
     values : of the row.
+    domain : names the features.
     numbers : whether event ids, which are stored as text, are integers.
     """
     if values is None:
@@ -421,7 +424,7 @@ def activities_of(values: Mapping[str, Value] | None, *, numbers: bool = False) 
     times = values[names.ACTIVITY_TIMES].int64_list_val.val
     if not times:
         return []
-    items = values[names.ACTIVITY_ITEM_IDS]
+    items = values[domain.activity_item_ids]
     item_ids = items.int64_list_val.val or items.string_list_val.val
     actions = values[names.ACTIVITY_ACTIONS].int32_list_val.val
     activities = list(zip(times, item_ids, actions, strict=True))

@@ -23,6 +23,7 @@ def entity_rows(
     *,
     request_timestamp: Time | None = None,
     event_ids: bool = False,
+    domain: names.DomainNames = names.JOBS,
 ) -> list[dict[str, Any]]:
     """Return the rows of a request, for `FeatureStore.get_online_features`.
 
@@ -34,6 +35,7 @@ def entity_rows(
     request_timestamp : the cut-off; None for the time at which the request is answered.
     event_ids : whether the view of events declares `event_id`. Each event may then have its id,
         as (item id, action name, time, event id); of one member all or none.
+    domain : names the columns; those of the sample data unless said.
 
     Raises
     ------
@@ -53,11 +55,11 @@ def entity_rows(
         items, actions, times, *ids = zip(*events, strict=True) if events else ((), (), ())
         rows.append(
             {
-                names.MEMBER_ID: member,
-                names.RECENT_ITEM_IDS: list(items) or None,
-                names.RECENT_ACTIONS: list(actions) or None,
-                names.RECENT_TIMESTAMPS: [
-                    _as_text(time, member, names.RECENT_TIMESTAMPS) for time in times
+                domain.member_id: member,
+                domain.recent_item_ids: list(items) or None,
+                domain.recent_actions: list(actions) or None,
+                domain.recent_timestamps: [
+                    _as_text(time, member, domain.recent_timestamps) for time in times
                 ]
                 or None,
                 names.REQUEST_TIMESTAMP: (
@@ -68,7 +70,7 @@ def entity_rows(
             }
         )
         if event_ids:
-            rows[-1][names.RECENT_EVENT_IDS] = list(ids[0]) if ids else None
+            rows[-1][domain.recent_event_ids] = list(ids[0]) if ids else None
     if not rows:
         raise InvalidInput("entity_rows: expected at least one member. Received: none")
     return rows

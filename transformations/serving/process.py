@@ -141,6 +141,7 @@ class ServedModel:
             self.spec,
             string_ids=has_string_ids(vector_view),
             string_event_ids=None if event_ids is None else pa.types.is_string(event_ids),
+            domain=names.DomainNames.of(sequence.tags),
         )
         self._lookup = ItemVectorLookup(store, vector_view)
         self._embedder = Embedder([self.model], batch_size=MEMBERS_A_CALL, small_batches=True)

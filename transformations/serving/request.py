@@ -103,11 +103,18 @@ class RequestParser:
     spec : names the actions.
     string_ids : bool. Whether item ids are strings.
     string_event_ids : bool or None. Whether event ids are strings; None where requests have none.
+    domain : names the columns.
     """
 
     def __init__(
-        self, spec: ActivitySpec, *, string_ids: bool, string_event_ids: bool | None = None
+        self,
+        spec: ActivitySpec,
+        *,
+        string_ids: bool,
+        string_event_ids: bool | None = None,
+        domain: names.DomainNames = names.JOBS,
     ) -> None:
+        self.domain = domain
         self._actions = {name: spec.vocabulary.index(name) for name in spec.actions}
         self._string_ids, self._string_event_ids = string_ids, string_event_ids
 
@@ -115,15 +122,15 @@ class RequestParser:
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that a request has to have."""
         if self._string_event_ids is None:
-            return names.REQUEST_COLUMNS
-        return (*names.REQUEST_COLUMNS, names.RECENT_EVENT_IDS)
+            return self.domain.request_columns
+        return (*self.domain.request_columns, self.domain.recent_event_ids)
 
     def stored(self, inputs: Mapping[str, Sequence[Any]], row: int) -> list[Activity]:
         """Return a member's stored sequence; none where the store has no row."""
         times = inputs[names.ACTIVITY_TIMES][row]
         if times is None or not len(times):
             return []
-        items = inputs[names.ACTIVITY_ITEM_IDS][row]
+        items = inputs[self.domain.activity_item_ids][row]
         actions = inputs[names.ACTIVITY_ACTIONS][row]
         activities = list(zip(times, items, actions, strict=True))
         if self._string_event_ids is None:
@@ -153,9 +160,12 @@ class RequestParser:
         InvalidRequest
             Lists of unequal length, ids, actions or times of another type.
         """
-        called: tuple[str, ...] = names.RECENT_COLUMNS
-        if self._string_event_ids is not None and inputs[names.RECENT_EVENT_IDS][row] is not None:
-            called = (*called, names.RECENT_EVENT_IDS)
+        called: tuple[str, ...] = self.domain.recent_columns
+        if (
+            self._string_event_ids is not None
+            and inputs[self.domain.recent_event_ids][row] is not None
+        ):
+            called = (*called, self.domain.recent_event_ids)
         columns = [inputs[name][row] for name in called]
         lists = [[] if column is None else column for column in columns]
         if not all(map(_is_list, lists)) or len(set(map(len, lists))) > 1:
@@ -163,24 +173,26 @@ class RequestParser:
                 f"{name} {_length_of(column)}" for name, column in zip(called, columns, strict=True)
             )
             raise InvalidRequest(
-                f"{_who(inputs, row)}: {', '.join(called)} should be lists of "
+                f"{self._who(inputs, row)}: {', '.join(called)} should be lists of "
                 f"equal length, or null. Received: {lengths}"
             )
         recent: list[Activity] = []
         cut: list[Activity] = []
         for item, action, moment, *event_id in zip(*lists, strict=True):
-            item = self._id(item, names.RECENT_ITEM_IDS, self._string_ids, inputs, row)
+            item = self._id(item, self.domain.recent_item_ids, self._string_ids, inputs, row)
             event_id = [
-                self._id(each, names.RECENT_EVENT_IDS, bool(self._string_event_ids), inputs, row)
+                self._id(
+                    each, self.domain.recent_event_ids, bool(self._string_event_ids), inputs, row
+                )
                 for each in event_id
             ]
             action_id = self._actions.get(action) if isinstance(action, str) else None
             if action_id is None and not (isinstance(action, str) and _is_utf8(action)):
                 raise InvalidRequest(
-                    f"{_who(inputs, row)}: {names.RECENT_ACTIONS} should hold names of actions, "
+                    f"{self._who(inputs, row)}: {self.domain.recent_actions} should hold names of actions, "
                     f"as {', '.join(self._actions)}. Received: {received(action)}"
                 )
-            time = _parse_time(moment, names.RECENT_TIMESTAMPS, inputs, row)
+            time = self._parse_time(moment, self.domain.recent_timestamps, inputs, row)
             if action_id is None:
                 report.unknown_actions += 1
                 continue
@@ -200,7 +212,7 @@ class RequestParser:
             value = value.item()
         problem = id_problem(value, string=string)
         if problem is not None:
-            raise InvalidRequest(f"{_who(inputs, row)}: {column} {problem}")
+            raise InvalidRequest(f"{self._who(inputs, row)}: {column} {problem}")
         return value
 
     def moment(
@@ -229,17 +241,33 @@ class RequestParser:
         if label is not None:
             if missing:
                 return label, 0
-            return min(label, _parse_time(given, names.REQUEST_TIMESTAMP, inputs, row)), 0
+            return min(label, self._parse_time(given, names.REQUEST_TIMESTAMP, inputs, row)), 0
         now = to_us(datetime.now(UTC))
         if missing:
             return now, 0
-        time = _parse_time(given, names.REQUEST_TIMESTAMP, inputs, row)
+        time = self._parse_time(given, names.REQUEST_TIMESTAMP, inputs, row)
         if time > now + CLOCK_TOLERANCE_US:
             raise InvalidRequest(
-                f"{_who(inputs, row)}: {names.REQUEST_TIMESTAMP} should not be in the future. "
+                f"{self._who(inputs, row)}: {names.REQUEST_TIMESTAMP} should not be in the future. "
                 f"Received: {to_datetime(time)}, now {to_datetime(now)}"
             )
         return time, _SECOND if isinstance(given, datetime) and not given.microsecond else 0
+
+    def _parse_time(
+        self, value: Any, column: str, inputs: Mapping[str, Sequence[Any]], row: int
+    ) -> int:
+        """Return a time of a request in microseconds; see `times.parse_time`."""
+        try:
+            return parse_time(value, column)
+        except InvalidInput as error:
+            raise InvalidRequest(f"{self._who(inputs, row)}: {error.message}") from error
+
+    def _who(self, inputs: Mapping[str, Sequence[Any]], row: int) -> str:
+        """Return how errors call a row of the request."""
+        members = inputs.get(self.domain.member_id)
+        return (
+            f"request row {row}" if members is None else f"request of member {quote(members[row])}"
+        )
 
 
 def embed_at_request(
@@ -374,23 +402,9 @@ def _require_columns(inputs: Mapping[str, Sequence[Any]], columns: Sequence[str]
         )
 
 
-def _parse_time(value: Any, column: str, inputs: Mapping[str, Sequence[Any]], row: int) -> int:
-    """Return a time of a request in microseconds; see `times.parse_time`."""
-    try:
-        return parse_time(value, column)
-    except InvalidInput as error:
-        raise InvalidRequest(f"{_who(inputs, row)}: {error.message}") from error
-
-
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple | np.ndarray)
 
 
 def _length_of(value: Any) -> str:
     return f"of length {len(value)}" if _is_list(value) else received(value)
-
-
-def _who(inputs: Mapping[str, Sequence[Any]], row: int) -> str:
-    """Return how errors call a row of the request."""
-    members = inputs.get(names.MEMBER_ID)
-    return f"request row {row}" if members is None else f"request of member {quote(members[row])}"

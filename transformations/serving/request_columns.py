@@ -20,7 +20,7 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.definitions.views import spec_of
 from activity_embeddings.transformations.errors import quote, received
 from activity_embeddings.transformations.feast_compat.requests import OnlineContext
-from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.serving.request import (
     InvalidRequest,
     RequestParser,
@@ -30,11 +30,6 @@ from activity_embeddings.transformations.serving.request import (
 from activity_embeddings.transformations.times import parse_time, to_datetime
 
 NOBODY = "A request should name at least one entity, as a member. Received: none"
-HINT = (
-    f"{', '.join(names.RECENT_COLUMNS)} and {names.REQUEST_TIMESTAMP} should be in every row, "
-    "as null where there is nothing. In Python, activity_embeddings.transformations.serving.entity_rows.entity_rows makes "
-    "such rows"
-)
 OUR_KEYS = (ValueType.INT64, ValueType.STRING)
 
 Columns = dict[str, list[Any]]
@@ -53,7 +48,7 @@ class RequestColumns:
     types : of join keys.
     request : names of all request columns.
     join_keys : names of all join keys in the registry, of which a request may have more than these.
-    parser : reads the request columns of our request-time views; None without any.
+    parsers : read the request columns of our request-time views, one for each domain.
     """
 
     keys: Mapping[str, Sequence[str]]
@@ -62,7 +57,7 @@ class RequestColumns:
     types: Mapping[str, ValueType]
     request: frozenset[str]
     join_keys: frozenset[str]
-    parser: RequestParser | None
+    parsers: tuple[RequestParser, ...]
 
     @classmethod
     def of(cls, context: OnlineContext, store: FeatureStore) -> RequestColumns:
@@ -92,7 +87,7 @@ class RequestColumns:
             types=context.key_types,
             request=frozenset(context.request_columns),
             join_keys=frozenset(context.join_keys),
-            parser=_parser_of(ours[0], store) if ours else None,
+            parsers=_parsers_of(ours, store),
         )
 
     def check(self, columns: Columns) -> Columns:
@@ -117,15 +112,15 @@ class RequestColumns:
             key = self._key(name)
             if key is not None and key in self.our_keys:
                 _check_ids(name, values, string=self.our_keys[key])
-            elif self.parser is None or name not in self.parser.columns:
+            elif not any(name in parser.columns for parser in self.parsers):
                 needed = any(key in keys for keys in self.keys.values())
                 _try_conversion(name, values, self.types.get(name, ValueType.UNKNOWN), needed)
-        if self.parser is not None:
+        for parser in self.parsers:
             report = RequestReport()
             for row in range(rows):
-                self.parser.recent(taken, row, report)
-                self.parser.moment(taken, row)
-            taken.update(_normal(taken))
+                parser.recent(taken, row, report)
+                parser.moment(taken, row)
+            taken.update(_normal(taken, parser.domain))
         return taken
 
     def _key(self, name: str) -> str | None:
@@ -151,24 +146,40 @@ class RequestColumns:
                 )
         missing = sorted(self.request - set(taken))
         if missing:
-            hint = f". {HINT}" if self.parser is not None else ""
+            hint = "".join(f". {_hint(parser.domain)}" for parser in self.parsers)
             raise InvalidRequest(
                 f"entities: expected the columns {', '.join(missing)}. "
                 f"Received: {_listed(columns)}{hint}"
             )
 
 
+def _hint(domain: DomainNames) -> str:
+    return (
+        f"{', '.join(domain.recent_columns)} and {names.REQUEST_TIMESTAMP} should be in every "
+        "row, as null where there is nothing. In Python, activity_embeddings.entity_rows makes "
+        "such rows"
+    )
+
+
+def _parsers_of(
+    views: Sequence[OnDemandFeatureView], store: FeatureStore
+) -> tuple[RequestParser, ...]:
+    """Return what reads the request columns of request-time views of ours, once a domain."""
+    found = {view.tags[Tag.DOMAIN]: view for view in views}
+    return tuple(_parser_of(view, store) for view in found.values())
+
+
 def _parser_of(view: OnDemandFeatureView, store: FeatureStore) -> RequestParser:
-    """Return what reads the request columns of a request-time view of ours."""
     (sequence,) = view.source_feature_view_projections.values()
     spec = spec_of(store.registry.get_feature_view(sequence.name, store.project, allow_cache=True))
     schema, strings = view.get_request_data_schema(), Array(String).to_value_type()
+    domain = DomainNames.of(view.tags)
+    event_ids = domain.recent_event_ids
     return RequestParser(
         spec,
-        string_ids=schema[names.RECENT_ITEM_IDS] == strings,
-        string_event_ids=(
-            schema[names.RECENT_EVENT_IDS] == strings if names.RECENT_EVENT_IDS in schema else None
-        ),
+        string_ids=schema[domain.recent_item_ids] == strings,
+        string_event_ids=schema[event_ids] == strings if event_ids in schema else None,
+        domain=domain,
     )
 
 
@@ -221,16 +232,16 @@ def _try_conversion(name: str, values: list[Any], kind: ValueType, needed: bool)
         )
 
 
-def _normal(columns: Columns) -> Columns:
+def _normal(columns: Columns, domain: DomainNames) -> Columns:
     """Return the columns of recent activity with null for empty lists, and times of one type."""
     changed = {
         name: [value or None for value in columns[name]]
-        for name in (*names.RECENT_COLUMNS, names.RECENT_EVENT_IDS)
+        for name in (*domain.recent_columns, domain.recent_event_ids)
         if name in columns
     }
-    times = changed[names.RECENT_TIMESTAMPS]
+    times = changed[domain.recent_timestamps]
     if len({type(time) for listed in times for time in listed or ()}) > 1:
-        changed[names.RECENT_TIMESTAMPS] = [
+        changed[domain.recent_timestamps] = [
             listed and [_as_text(time) for time in listed] for listed in times
         ]
     asked = columns[names.REQUEST_TIMESTAMP]

@@ -183,9 +183,9 @@ anything = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(st.tuples(anything, anything, anything, anything), st.booleans())
 def test_whatever_a_request_holds_it_is_understood_or_refused(embedder, labels, values, lists):
-    columns = dict(zip(names.REQUEST_COLUMNS, [[value] for value in values], strict=True))
+    columns = dict(zip(names.JOBS.request_columns, [[value] for value in values], strict=True))
     if lists:
-        for name in names.RECENT_COLUMNS:
+        for name in names.JOBS.recent_columns:
             columns[name] = [columns[name]]
     stored = {"activity_job_ids": [[1]], "activity_actions": [[1]], "activity_times": [[DAY]]}
     for string_ids in (False, True):
@@ -201,7 +201,7 @@ def test_whatever_a_request_holds_it_is_understood_or_refused(embedder, labels, 
             assert result.report.members == 1
 
 
-@pytest.mark.parametrize("missing", names.REQUEST_COLUMNS)
+@pytest.mark.parametrize("missing", names.JOBS.request_columns)
 def test_a_request_without_one_of_its_columns_is_refused_by_name(embedder, missing):
     inputs = columns([([], [], 5 * DAY)])
     del inputs[missing]

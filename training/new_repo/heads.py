@@ -1,0 +1,239 @@
+"""What a user's files hold, from their first rows: a proposal that the user can correct.
+
+Only a footer and the first row group are read, so that a large file costs no more than a small one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from activity_embeddings.training.new_repo.settings import Content, IdType
+from activity_embeddings.transformations.arrow import is_text
+from activity_embeddings.transformations.errors import InvalidInput, first_line
+
+ROWS = 100_000
+"""Rows that are looked at."""
+MOST_ACTIONS = 50
+"""A column with more distinct values in the head is not taken for the actions."""
+
+_MEMBER = ("member", "user", "customer", "visitor", "account", "profile", "person", "learner")
+_ITEM = ("job", "item", "product", "course", "article", "posting", "film", "movie", "video", "sku")
+_ACTION = ("action", "event_type", "verb", "event_name", "interaction", "activity", "type", "event")
+_TIME = ("event_timestamp", "timestamp", "time", "ts", "created", "date", "at")
+_NEGATIVE = re.compile(
+    r"dismiss|skip|hide|hid\b|reject|dislike|ignore|remove|unsave|unlike|not_|no_|down|drop|report",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The first rows of a source.
+
+    Attributes
+    ----------
+    path
+        File or folder.
+    table
+        At most `ROWS` rows, all columns.
+    """
+
+    path: Path
+    table: pa.Table
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return self.table.column_names
+
+    def type_of(self, column: str) -> pa.DataType:
+        """Return the type of a column; of dictionaries, that of their values."""
+        kind = self.table.schema.field(column).type
+        return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+    def require(self, column: str, option: str) -> str:
+        """Return a column that the user named, after checking that it is there.
+
+        Raises
+        ------
+        InvalidInput
+            It is not.
+        """
+        if column not in self.columns:
+            raise InvalidInput(
+                f"{option} {column}: expected a column of {self.path}. Received columns: "
+                f"{', '.join(self.columns)}"
+            )
+        return column
+
+    def id_type(self, column: str) -> IdType:
+        """Return whether a column holds integers or text.
+
+        Raises
+        ------
+        InvalidInput
+            It holds neither.
+        """
+        kind = self.type_of(column)
+        if pa.types.is_integer(kind):
+            return "int"
+        if is_text(kind):
+            return "string"
+        raise InvalidInput(
+            f"{self.path}: column {column!r} should hold ids, int64 or string. Received: {kind}"
+        )
+
+    def of_type(self, column: str) -> IdType | None:
+        """Return the type of a column of ids that may be missing."""
+        return self.id_type(column) if column in self.columns else None
+
+    def ids(self) -> list[str]:
+        """Return the columns that can hold ids."""
+        return [c for c in self.columns if pa.types.is_integer(self.type_of(c)) or self._text(c)]
+
+    def times(self) -> list[str]:
+        """Return the columns that are times with a zone."""
+        return [
+            c
+            for c in self.columns
+            if pa.types.is_timestamp(self.type_of(c)) and self.type_of(c).tz is not None
+        ]
+
+    def values(self, column: str) -> list[str]:
+        """Return the distinct texts of a column, the most frequent first, then by name."""
+        texts = self.table.column(column)
+        if pa.types.is_dictionary(texts.type):
+            texts = texts.cast(texts.type.value_type)
+        counts = pc.value_counts(texts.drop_null().combine_chunks()).to_pylist()
+        return [c["values"] for c in sorted(counts, key=lambda c: (-c["counts"], c["values"]))]
+
+    def actions_columns(self) -> list[str]:
+        """Return the columns of text with few distinct values."""
+        return [c for c in self.columns if self._text(c) and len(self.values(c)) <= MOST_ACTIONS]
+
+    def vectors(self) -> dict[str, int]:
+        """Return the columns that are lists of floats, with the length of the first one."""
+        found = {}
+        for column in self.columns:
+            kind = self.type_of(column)
+            if not _is_list(kind) or not pa.types.is_floating(kind.value_type):
+                continue
+            first = self.table.column(column).drop_null().slice(0, 1).to_pylist()
+            if first and first[0]:
+                found[column] = len(first[0])
+        return found
+
+    def contents(self, without: Iterable[str]) -> list[Content]:
+        """Return the columns that an item encoder could read, with their types in Feast."""
+        named = [
+            Content(column, kind)
+            for column in self.columns
+            if column not in set(without) and (kind := _feast_type(self.type_of(column)))
+        ]
+        return named
+
+    def _text(self, column: str) -> bool:
+        return is_text(self.type_of(column))
+
+
+def read_head(path: Path) -> Head:
+    """Return the first rows of a parquet file, or of the first file of a folder.
+
+    Raises
+    ------
+    InvalidInput
+        There is none, or it cannot be read.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(f for f in path.rglob("*.parquet") if not f.name.startswith((".", "_")))
+    if not path.exists() or not files:
+        raise InvalidInput(
+            f"{path}: expected a parquet file, or a folder of them. Received: "
+            f"{'no such path' if not path.exists() else 'a folder without any'}"
+        )
+    try:
+        with pq.ParquetFile(files[0]) as file:
+            batch = next(file.iter_batches(ROWS), None)
+            table = (
+                file.schema_arrow.empty_table()
+                if batch is None
+                else pa.Table.from_batches([batch])
+            )
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidInput(
+            f"{files[0]}: expected a parquet file; convert CSV and JSON lines first, for example "
+            f"with pandas' `to_parquet`. Received: {first_line(error)}"
+        ) from error
+    return Head(path, table)
+
+
+def member_column(head: Head) -> str | None:
+    """Return the column that seems to hold who acts."""
+    return _best(head.ids(), _MEMBER)
+
+
+def item_column(head: Head, member: str | None = None) -> str | None:
+    """Return the column that seems to hold what was acted on."""
+    return _best([c for c in head.ids() if c != member], _ITEM)
+
+
+def action_column(head: Head, others: Sequence[str | None] = ()) -> str | None:
+    """Return the column that seems to hold what was done."""
+    return _best([c for c in head.actions_columns() if c not in others], _ACTION)
+
+
+def time_column_of(head: Head) -> str | None:
+    """Return the column that seems to hold when it was done."""
+    times = head.times()
+    return _best(times, _TIME) or (times[0] if len(times) == 1 else None)
+
+
+def positive_actions(actions: Sequence[str]) -> list[str]:
+    """Return the actions that do not sound like a refusal; all, if every one does."""
+    return [a for a in actions if not _NEGATIVE.search(a)] or list(actions)
+
+
+def item_name(column: str) -> str:
+    """Return what the items are called, by the column of their ids: `job_id` gives `job`."""
+    name = re.sub(r"_?(id|ids|key|no|number)$", "", column, flags=re.IGNORECASE)
+    name = re.sub(r"\W", "_", name).strip("_").lower()
+    return name if name.isidentifier() else "item"
+
+
+def _best(columns: Sequence[str], words: Sequence[str]) -> str | None:
+    """Return the column whose name has the first of the words; whole names first."""
+    lower = {column.lower(): column for column in columns}
+    for word in words:
+        for name in (word, f"{word}_id", f"{word}id"):
+            if name in lower:
+                return lower[name]
+    for word in words:
+        for name, column in lower.items():
+            if word in re.split(r"[^a-z0-9]+", name):
+                return column
+    return None
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _feast_type(kind: pa.DataType) -> str | None:
+    """Return the Feast type of a column that an item encoder may read; None for any other."""
+    if is_text(kind):
+        return "String"
+    if pa.types.is_integer(kind):
+        return "Int64"
+    if pa.types.is_floating(kind):
+        return "Float32"
+    if _is_list(kind) and is_text(kind.value_type):
+        return "Array(String)"
+    return None
