@@ -13,7 +13,7 @@ from pathlib import Path
 from job_vectors import VECTOR_SPEC  # noqa: F401  for lines like the one above
 from sources import SPEC  # noqa: F401
 
-from activity_embeddings.transformations.contract.activity_model import ActivityModel
+from activity_embeddings import ActivityModel
 
 MODELS = Path(__file__).parent / "models"
 

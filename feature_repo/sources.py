@@ -13,8 +13,7 @@ from feast import FeatureView, Field, FileSource
 from feast.data_format import ParquetFormat
 from feast.types import Int64, String
 
-from activity_embeddings.transformations.definitions.views import event_tags
-from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings import ActivitySpec, event_tags
 
 DATA = Path(__file__).parent / "data"
 SNAPSHOTS = DATA / "snapshots"

@@ -7,8 +7,7 @@ from typing import Any
 
 def load_artifacts(app: Any) -> None:
     """Feast calls this when a server starts."""
-    from activity_embeddings.transformations.serving.process import preload
-    from activity_embeddings.transformations.serving.refusals import check_requests
+    from activity_embeddings import check_requests, preload
 
     check_requests(app)
     try:

@@ -5,11 +5,7 @@ from entities import job, member
 from job_vectors import job_embedding
 from sources import DATA, OWNER, SNAPSHOTS, SPEC, member_activity
 
-from activity_embeddings.transformations.definitions.views import (
-    embedding_views,
-    realtime_views,
-    sequence_view,
-)
+from activity_embeddings import embedding_views, realtime_views, sequence_view
 
 member_activity_sequence = sequence_view(
     events=member_activity,

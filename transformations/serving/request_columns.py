@@ -32,8 +32,7 @@ from activity_embeddings.transformations.times import parse_time, to_datetime
 NOBODY = "A request should name at least one entity, as a member. Received: none"
 HINT = (
     f"{', '.join(names.RECENT_COLUMNS)} and {names.REQUEST_TIMESTAMP} should be in every row, "
-    "as null where there is nothing. In Python, activity_embeddings.transformations.serving.entity_rows.entity_rows makes "
-    "such rows"
+    "as null where there is nothing. In Python, activity_embeddings.entity_rows makes such rows"
 )
 OUR_KEYS = (ValueType.INT64, ValueType.STRING)
 
