@@ -1,1 +1,151 @@
-"""x"""
+"""Activity embeddings on Feast: the public names of the package.
+
+    from activity_embeddings import ActivitySpec, SequenceWriter, models, train
+
+A name is imported from its module when it is first used. So `import activity_embeddings` takes
+milliseconds, and needs neither TensorFlow nor Feast. What is not listed here may change without
+notice.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from activity_embeddings.training import models, objectives
+    from activity_embeddings.training.evaluation.evaluate import evaluate
+    from activity_embeddings.training.examples.periods import Period
+    from activity_embeddings.training.fitting.search import tune
+    from activity_embeddings.training.fitting.train import train
+    from activity_embeddings.training.from_repo import TrainingSource
+    from activity_embeddings.training.packaging import package_item_encoder, package_model
+    from activity_embeddings.training.testing import ACTIVITY_MODEL_CHECKS, check_activity_model
+    from activity_embeddings.transformations.batch.engine import (
+        ActivityComputeEngine,
+        ActivityComputeEngineConfig,
+    )
+    from activity_embeddings.transformations.contract.activity_model import ActivityModel
+    from activity_embeddings.transformations.definitions.domain import ActivityDomain
+    from activity_embeddings.transformations.definitions.views import (
+        activity_view,
+        encoded_vector_view,
+        posting_view,
+        vector_spec_of,
+        vector_view,
+    )
+    from activity_embeddings.transformations.errors import InvalidInput
+    from activity_embeddings.transformations.names import DomainNames
+    from activity_embeddings.transformations.offline.dask import (
+        OrderedDaskOfflineStore,
+        OrderedDaskOfflineStoreConfig,
+    )
+    from activity_embeddings.transformations.offline.duckdb import (
+        OrderedDuckDBOfflineStore,
+        OrderedDuckDBOfflineStoreConfig,
+    )
+    from activity_embeddings.transformations.online.push import SequenceWriter
+    from activity_embeddings.transformations.serving.entity_rows import entity_rows
+    from activity_embeddings.transformations.serving.process import embed_request, preload
+    from activity_embeddings.transformations.serving.refusals import check_requests
+    from activity_embeddings.transformations.serving.request import InvalidRequest
+    from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+
+    __version__: str
+
+__all__ = [
+    "ACTIVITY_MODEL_CHECKS",
+    "ActivityComputeEngine",
+    "ActivityComputeEngineConfig",
+    "ActivityDomain",
+    "ActivityModel",
+    "ActivitySpec",
+    "DomainNames",
+    "InvalidInput",
+    "InvalidRequest",
+    "ItemVectorSpec",
+    "OrderedDaskOfflineStore",
+    "OrderedDaskOfflineStoreConfig",
+    "OrderedDuckDBOfflineStore",
+    "OrderedDuckDBOfflineStoreConfig",
+    "Period",
+    "SequenceWriter",
+    "TrainingSource",
+    "__version__",
+    "activity_view",
+    "check_activity_model",
+    "check_requests",
+    "embed_request",
+    "encoded_vector_view",
+    "entity_rows",
+    "evaluate",
+    "models",
+    "objectives",
+    "package_item_encoder",
+    "package_model",
+    "posting_view",
+    "preload",
+    "train",
+    "tune",
+    "vector_spec_of",
+    "vector_view",
+]
+
+_MODULE_OF = {
+    # What a feature repo says.
+    "ActivityModel": "transformations.contract.activity_model",
+    "ActivitySpec": "transformations.spec",
+    "ItemVectorSpec": "transformations.spec",
+    "ActivityDomain": "transformations.definitions.domain",
+    "activity_view": "transformations.definitions.views",
+    "encoded_vector_view": "transformations.definitions.views",
+    "posting_view": "transformations.definitions.views",
+    "vector_spec_of": "transformations.definitions.views",
+    "vector_view": "transformations.definitions.views",
+    # What feature_store.yaml names; Feast asks for `<type>Config` too.
+    "ActivityComputeEngine": "transformations.batch.engine",
+    "ActivityComputeEngineConfig": "transformations.batch.engine",
+    "OrderedDaskOfflineStore": "transformations.offline.dask",
+    "OrderedDaskOfflineStoreConfig": "transformations.offline.dask",
+    "OrderedDuckDBOfflineStore": "transformations.offline.duckdb",
+    "OrderedDuckDBOfflineStoreConfig": "transformations.offline.duckdb",
+    # Serving and live updates; `embed_request` is named in the registry.
+    "SequenceWriter": "transformations.online.push",
+    "check_requests": "transformations.serving.refusals",
+    "embed_request": "transformations.serving.process",
+    "entity_rows": "transformations.serving.entity_rows",
+    "preload": "transformations.serving.process",
+    # Training and evaluation.
+    "ACTIVITY_MODEL_CHECKS": "training.testing",
+    "Period": "training.examples.periods",
+    "TrainingSource": "training.from_repo",
+    "check_activity_model": "training.testing",
+    "evaluate": "training.evaluation.evaluate",
+    "models": "training",
+    "objectives": "training",
+    "package_item_encoder": "training.packaging",
+    "package_model": "training.packaging",
+    "train": "training.fitting.train",
+    "tune": "training.fitting.search",
+    # Errors.
+    "DomainNames": "transformations.names",
+    "InvalidInput": "transformations.errors",
+    "InvalidRequest": "transformations.serving.request",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("activity-embeddings")
+    elif name in _MODULE_OF:
+        # As `from module import name` does, which also finds a module of a package.
+        value = getattr(__import__(f"{__name__}.{_MODULE_OF[name]}", fromlist=[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, imported or not."""
+    return sorted({*globals(), *__all__})

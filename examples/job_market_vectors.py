@@ -10,11 +10,7 @@ from feast import FeatureView, Field, FileSource
 from feast.types import Array, Int64, String
 from sources import DATA, OWNER, SNAPSHOTS
 
-from activity_embeddings.transformations.definitions.views import (
-    encoded_vector_view,
-    posting_tags,
-    vector_spec_of,
-)
+from activity_embeddings import encoded_vector_view, posting_tags, vector_spec_of
 from activity_embeddings.transformations.names import Tag
 
 ITEM_ENCODER = DATA.parent / "models" / "item_encoder"

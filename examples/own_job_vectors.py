@@ -11,8 +11,7 @@ from feast import FeatureView, Field, FileSource
 from feast.types import Array, Float32, Int64
 from sources import DATA, OWNER
 
-from activity_embeddings.transformations.definitions.views import vector_tags
-from activity_embeddings.transformations.spec import ItemVectorSpec
+from activity_embeddings import ItemVectorSpec, vector_tags
 
 VECTOR_SPEC = ItemVectorSpec(name="content_and_behaviour", version="1", dimension=64)
 

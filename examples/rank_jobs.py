@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from feast import FeatureService, FeatureStore
 
-from activity_embeddings.transformations.serving.entity_rows import entity_rows
-from activity_embeddings.transformations.times import Time
+from activity_embeddings import entity_rows
 
 JobId: TypeAlias = int | str
+Time: TypeAlias = datetime | str
 
 SERVICE = "jymbii_v2_realtime"
 CANDIDATES = 500

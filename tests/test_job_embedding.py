@@ -284,8 +284,8 @@ def test_the_order_of_postings_and_the_offline_store_change_no_byte(repo, tmp_pa
     )
     other.edit(
         "feature_store.yaml",
-        "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore",
-        "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore",
+        "activity_embeddings.OrderedDuckDBOfflineStore",
+        "activity_embeddings.OrderedDaskOfflineStore",
     )
     other.run("apply")
     for each in (repo, other):

@@ -303,8 +303,8 @@ def test_the_dask_offline_store_gives_the_same_bytes_as_duckdb(repo, tmp_path, m
     other = make_repo(tmp_path / "dask", models, events_table(events), vectors_table(vectors))
     other.edit(
         "feature_store.yaml",
-        "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore",
-        "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore",
+        "activity_embeddings.OrderedDuckDBOfflineStore",
+        "activity_embeddings.OrderedDaskOfflineStore",
     )
     for each in (repo, other):
         each.run("apply")

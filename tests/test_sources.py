@@ -10,8 +10,8 @@ import pytest
 from feast_repo import DIMENSION, at, events_table, interval, make_repo, vectors_table
 
 STORES = [
-    "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore",
-    "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore",
+    "activity_embeddings.OrderedDuckDBOfflineStore",
+    "activity_embeddings.OrderedDaskOfflineStore",
 ]
 EVENTS = [(1, 1, "APPLY", at(-1)), (2, 2, "SAVE", at(-3)), (1, 3, "SAVE", at(-0.5))]
 VECTORS = [(item, at(-60), np.full(DIMENSION, item, dtype=np.float32)) for item in (1, 2, 3)]

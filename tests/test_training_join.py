@@ -12,9 +12,9 @@ from activity_embeddings.transformations.serving.request import InvalidRequest
 VIEW = "member_activity_embedding_cnn_realtime"
 FEATURES = [f"{VIEW}:{n}" for n in ("activity_embedding", "activity_count", "last_activity_at")]
 STORES = [
-    "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore",
+    "activity_embeddings.OrderedDuckDBOfflineStore",
     "duckdb",
-    "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore",
+    "activity_embeddings.OrderedDaskOfflineStore",
 ]
 MEMBERS, LABELS = [14, 3, 5], [at(2.5), at(4.5), at(4.2)]
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from activity_embeddings.training.commands.init import init
 from activity_embeddings.transformations.cli import cli, one_line_errors
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.wording import counted
@@ -134,6 +135,9 @@ def _data_options(command: Any) -> Any:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+cli.add_command(init)
 
 
 @cli.command()

@@ -1,6 +1,6 @@
 """The contract of activity models, as checks that you can run over your own.
 
-    from activity_embeddings.training.testing import check_activity_model
+    from activity_embeddings import check_activity_model
     check_activity_model(MyArchitecture())
 
 or, one test a check:

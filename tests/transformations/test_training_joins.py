@@ -10,8 +10,8 @@ from feast_repo import US_PER_DAY, at, events_table, make_repo, small_data, us, 
 
 from activity_embeddings.transformations.errors import InvalidInput
 
-DUCKDB = "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore"
-DASK = "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore"
+DUCKDB = "activity_embeddings.OrderedDuckDBOfflineStore"
+DASK = "activity_embeddings.OrderedDaskOfflineStore"
 TTL = 28 * US_PER_DAY
 VIEWS = {
     "member_activity_sequence": ["activity_count", "activity_job_ids"],

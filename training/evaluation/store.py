@@ -221,11 +221,9 @@ class EvaluationStore:
             repo_path=self._folder,
             entity_key_serialization_version=3,
             online_store={"type": "sqlite", "path": str(data / "online.db")},
-            offline_store={
-                "type": "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore"
-            },
+            offline_store={"type": "activity_embeddings.OrderedDuckDBOfflineStore"},
             batch_engine={
-                "type": "activity_embeddings.transformations.batch.engine.ActivityComputeEngine",
+                "type": "activity_embeddings.ActivityComputeEngine",
                 "snapshot_interval_hours": self.schedule.interval_us / (60 * MINUTE_US),
                 "publishing_delay_minutes": self.schedule.delay_us / MINUTE_US,
             },

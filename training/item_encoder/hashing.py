@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from activity_embeddings.transformations import names
 
 HASHES = 8
 """Positions of a vector that one word changes."""
+_MULTIPLIERS = np.random.default_rng(0).integers(2**62, size=HASHES) | 1
+"""Odd, so that no hash is lost (multiply-shift hashing, Dietzfelbinger et al., 1997)."""
 
 
 class HashingEncoder(tf.Module):
@@ -44,20 +47,21 @@ class HashingEncoder(tf.Module):
 
     def _serve(self, *columns: Any) -> dict[str, Any]:
         words = tf.concat(
-            [self._words(name, column) for name, column in zip(self._columns, columns, strict=True)],
+            [
+                self._words(name, column)
+                for name, column in zip(self._columns, columns, strict=True)
+            ],
             axis=1,
         )
         row, word = words.value_rowids(), words.values
         size = words.nrows() * self._dimension
-        total = tf.zeros([size], tf.float32)
-        for salt in range(HASHES):
-            # Twice as many buckets as positions: one bit is the sign.
-            bucket = tf.strings.to_hash_bucket_fast(
-                tf.strings.join([str(salt), word], ":"), 2 * self._dimension
-            )
-            place = tf.cast(row, tf.int64) * self._dimension + bucket // 2
-            sign = tf.cast(bucket % 2 * 2 - 1, tf.float32)
-            total += tf.math.unsorted_segment_sum(sign, place, size)
+        # One hash of the text, of which each multiplication makes another: its high bits are good.
+        hashed = tf.strings.to_hash_bucket_fast(word, 2**62)[:, None] * _MULTIPLIERS
+        # Twice as many buckets as positions: one bit is the sign.
+        bucket = tf.bitwise.right_shift(hashed, 33) % (2 * self._dimension)
+        place = row[:, None] * self._dimension + bucket // 2
+        sign = tf.cast(bucket % 2 * 2 - 1, tf.float32)
+        total = tf.math.unsorted_segment_sum(tf.reshape(sign, [-1]), tf.reshape(place, [-1]), size)
         vectors = tf.reshape(total, [-1, self._dimension])
         return {names.EMBEDDING: tf.math.l2_normalize(vectors, axis=1, epsilon=1e-12)}
 

@@ -17,8 +17,8 @@ from activity_embeddings.training.new_repo.settings import (
     RepoSettings,
     VectorSource,
 )
-from activity_embeddings.transformations import names
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.inference.embedder import tensorflow
 
 COPIED = ("activity_models.py", "services.py", "static_artifacts.py", "views.py")
 """Definitions that are the same in every feature repo."""
@@ -131,6 +131,7 @@ def _write_empty(file: Path, columns: Mapping[str, pa.DataType]) -> None:
 def _write_models(models: Path, settings: RepoSettings) -> None:
     """Build and package what needs no data."""
     # TensorFlow takes seconds to import; what is refused before should not wait for it.
+    tensorflow()
     from activity_embeddings.training.models import GeometricDecay, UnweightedAverage
     from activity_embeddings.training.packaging import package_model
 

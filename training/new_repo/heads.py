@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -163,9 +164,7 @@ def read_head(path: Path) -> Head:
         with pq.ParquetFile(files[0]) as file:
             batch = next(file.iter_batches(ROWS), None)
             table = (
-                file.schema_arrow.empty_table()
-                if batch is None
-                else pa.Table.from_batches([batch])
+                file.schema_arrow.empty_table() if batch is None else pa.Table.from_batches([batch])
             )
     except (OSError, pa.ArrowException) as error:
         raise InvalidInput(
@@ -173,6 +172,21 @@ def read_head(path: Path) -> Head:
             f"with pandas' `to_parquet`. Received: {first_line(error)}"
         ) from error
     return Head(path, table)
+
+
+def last_time(path: Path, column: str) -> datetime | None:
+    """Return the newest time of a source, by the footers of its files; None if they do not say."""
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    newest: list[datetime] = []
+    for file in files:
+        metadata = pq.read_metadata(file)
+        for group in range(metadata.num_row_groups):
+            columns = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
+            found = [c.statistics for c in columns if c.path_in_schema == column]
+            if not found or found[0] is None or not isinstance(found[0].max, datetime):
+                return None
+            newest.append(found[0].max)
+    return max(newest, default=None)
 
 
 def member_column(head: Head) -> str | None:
@@ -223,7 +237,9 @@ def _best(columns: Sequence[str], words: Sequence[str]) -> str | None:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
 
 
 def _feast_type(kind: pa.DataType) -> str | None:

@@ -11,7 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 
 from activity_embeddings.training.new_repo.settings import (
-    IdType,
     PostingSource,
     RepoSettings,
     VectorSource,
@@ -118,23 +117,23 @@ def item_vectors_py(settings: RepoSettings) -> str:
 def _own_vectors(settings: RepoSettings, source: VectorSource) -> str:
     domain, made = settings.names, settings.vector_spec
     mapping = _mapping({source.item_id: domain.item_id, source.vector: names.EMBEDDING})
+    path = _path(source.path, f"{domain.item}_embeddings.parquet")
+    imports = ", ".join([*_folder_of(path), "OWNER", *_repo_of(path)])
     return f'''\
 """Item vectors of your own: one row an item and version, valid from its time on."""
 
 from entities import item
 from feast import FileSource
-from sources import DATA, OWNER
+from sources import {imports}
 
 from activity_embeddings import ItemVectorSpec, vector_view
 
 # A change of what the vectors mean, as by another model, is a new version: models are made for one.
-VECTOR_SPEC = ItemVectorSpec(
-    name={_text(made.name)}, version={_text(made.version)}, dimension={made.dimension}
-)
+VECTOR_SPEC = ItemVectorSpec({_text(made.name)}, {_text(made.version)}, dimension={made.dimension})
 
 vectors_source = FileSource(
     name="{domain.item}_embeddings",
-    path={_path(source.path, f"{domain.item}_embeddings.parquet")},
+    path={path},
     timestamp_field={_text(source.time)},
 {mapping}    description="One row an item and version: id, vector, and since when it is valid.",
     owner=OWNER,
@@ -221,6 +220,15 @@ def _path(path: str, default: str) -> str:
     if "://" in path or Path(path).is_absolute():
         return _text(path)
     return f"str((REPO / {_text(path)}).resolve())"
+
+
+def _folder_of(path: str) -> list[str]:
+    """Return the name of the folder of data, if the expression of a path has it."""
+    return ["DATA"] if "DATA" in path else []
+
+
+def _repo_of(path: str) -> list[str]:
+    return ["REPO"] if "REPO" in path else []
 
 
 def _mapping(columns: dict[str, str]) -> str:

@@ -3,7 +3,7 @@
 Named in feature_store.yaml:
 
     batch_engine:
-      type: activity_embeddings.transformations.batch.engine.ActivityComputeEngine
+      type: activity_embeddings.ActivityComputeEngine
 
 It accepts all views of one `feast materialize` together, encodes the postings that have no vector
 yet, runs one pipeline for each sequence view and the embedding views derived from it, and leaves
@@ -91,7 +91,7 @@ VectorReader: TypeAlias = Callable[[FeatureView, int], ItemVectors]
 class ActivityComputeEngineConfig(FeastConfigBaseModel):
     """Settings under `batch_engine` in feature_store.yaml."""
 
-    type: str = "activity_embeddings.transformations.batch.engine.ActivityComputeEngine"
+    type: str = "activity_embeddings.ActivityComputeEngine"
     """Selects this engine."""
 
     snapshot_interval_hours: PositiveFloat = 24

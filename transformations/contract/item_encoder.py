@@ -100,7 +100,7 @@ def describe_item_encoder(path: str | Path) -> ItemEncoderDescription:
     if not manifest:
         raise InvalidInput(
             f"item encoder {path}: expected a manifest {MANIFEST.file}. Received: none. Package the "
-            "encoder with `activity_embeddings.training.packaging.package_item_encoder`"
+            "encoder with `activity_embeddings.package_item_encoder`"
         )
     name = MANIFEST.require_name(manifest["name"], path, origin="the manifest")
     content = fingerprint(path)

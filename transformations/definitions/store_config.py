@@ -18,9 +18,9 @@ from feast.infra.registry.base_registry import BaseRegistry
 
 from activity_embeddings.transformations.errors import InvalidInput
 
-ENGINE = "activity_embeddings.transformations.batch.engine.ActivityComputeEngine"
-DASK_STORE = "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore"
-DUCKDB_STORE = "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore"
+ENGINE = "activity_embeddings.ActivityComputeEngine"
+DASK_STORE = "activity_embeddings.OrderedDaskOfflineStore"
+DUCKDB_STORE = "activity_embeddings.OrderedDuckDBOfflineStore"
 
 _LOSES_LABELS = ("dask", "file", "feast.infra.offline_stores.dask.DaskOfflineStore")
 

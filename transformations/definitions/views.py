@@ -664,7 +664,7 @@ def _realtime_view(
     # process. So it is written as source here, complete in itself.
     source = (
         f"def {name}(inputs):\n"
-        "    from activity_embeddings.transformations.serving.process import embed_request\n\n"
+        "    from activity_embeddings import embed_request\n\n"
         "    return embed_request(\n"
         f"        inputs, repo={str(repo.resolve())!r}, view={view.name!r}, "
         f"release={release_of(view)!r}\n"

@@ -16,6 +16,16 @@ def repo_files(repo: Path) -> list[Path]:
     return get_repo_files(repo)
 
 
+def apply_repo(repo: Path) -> None:
+    """Run `feast apply` in a feature repo, in this process.
+
+    Feast's functions for it are not documented; its command is.
+    """
+    from feast.cli.cli import cli
+
+    cli.main(["--chdir", str(repo), "apply"], prog_name="feast", standalone_mode=False)
+
+
 def settings_file(repo: Path) -> Path:
     """Return the path of feature_store.yaml, which an environment variable may change.
 

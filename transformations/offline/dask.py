@@ -6,7 +6,7 @@ others in any order, and fails where a partition finds nothing. So sources are r
 store, and joined here. Named in feature_store.yaml:
 
     offline_store:
-      type: activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore
+      type: activity_embeddings.OrderedDaskOfflineStore
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class OrderedDaskOfflineStoreConfig(DaskOfflineStoreConfig):
     """Settings under `offline_store` in feature_store.yaml: those of Feast's Dask store."""
 
     # Feast's own type admits the names of its store alone.
-    type: Any = "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore"
+    type: Any = "activity_embeddings.OrderedDaskOfflineStore"
 
 
 class OrderedDaskOfflineStore(DaskOfflineStore):

@@ -5,7 +5,7 @@ caller holds beside the request would then silently belong to other rows. Named 
 feature_store.yaml:
 
     offline_store:
-      type: activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore
+      type: activity_embeddings.OrderedDuckDBOfflineStore
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from activity_embeddings.transformations.names import REQUEST_ROW
 class OrderedDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """Settings under `offline_store` in feature_store.yaml: those of Feast's DuckDB store."""
 
-    type: str = "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore"
+    type: str = "activity_embeddings.OrderedDuckDBOfflineStore"
 
 
 class OrderedDuckDBOfflineStore(DuckDBOfflineStore):

@@ -5,8 +5,8 @@ import shutil
 import pytest
 from feast_repo import Repo, at
 
-ENGINE = "type: activity_embeddings.transformations.batch.engine.ActivityComputeEngine"
-DUCKDB = "type: activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore"
+ENGINE = "type: activity_embeddings.ActivityComputeEngine"
+DUCKDB = "type: activity_embeddings.OrderedDuckDBOfflineStore"
 SINK = 'SNAPSHOTS = DATA / "snapshots"'
 
 
@@ -62,9 +62,7 @@ def test_a_store_whose_joins_lose_labels_is_refused(repo, store):
     else:
         repo.edit("feature_store.yaml", f"offline_store:\n  {DUCKDB}", "#")
     message = refusal(repo)
-    assert (
-        "type: activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore" in message
-    )
+    assert "type: activity_embeddings.OrderedDaskOfflineStore" in message
 
 
 def test_feasts_duckdb_store_is_accepted_which_loses_the_order_alone(repo):

@@ -52,7 +52,7 @@ def test_the_rows_are_those_of_feasts_own_store(repo, store, labels):
     ours = store.get_historical_features(labels, FEATURES).to_df()
     repo.edit(
         "feature_store.yaml",
-        "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore",
+        "activity_embeddings.OrderedDuckDBOfflineStore",
         "duckdb",
     )
     theirs = repo.store.get_historical_features(labels, FEATURES).to_df()

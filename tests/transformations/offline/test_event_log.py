@@ -72,8 +72,8 @@ def test_a_folder_gets_one_more_file(repo, offline):
     if offline == "dask":
         repo.edit(
             "feature_store.yaml",
-            "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore",
-            "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore",
+            "activity_embeddings.OrderedDuckDBOfflineStore",
+            "activity_embeddings.OrderedDaskOfflineStore",
         )
     store, view = applied(repo)
     history = (repo.events / "history.parquet").read_bytes()
@@ -93,8 +93,8 @@ def test_what_a_kill_leaves_aside_is_no_event(repo, offline):
     if offline == "dask":
         repo.edit(
             "feature_store.yaml",
-            "activity_embeddings.transformations.offline.duckdb.OrderedDuckDBOfflineStore",
-            "activity_embeddings.transformations.offline.dask.OrderedDaskOfflineStore",
+            "activity_embeddings.OrderedDuckDBOfflineStore",
+            "activity_embeddings.OrderedDaskOfflineStore",
         )
     store, view = applied(repo)
     append_events(store, view, NEW)

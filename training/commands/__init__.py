@@ -1,0 +1,1 @@
+"""The commands of `activity-embeddings` that need training code."""

@@ -1,0 +1,154 @@
+"""The command `init`: a new feature repo."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from activity_embeddings.transformations.cli import one_line_errors
+
+# Feast and Arrow take seconds to import; `--help` should not wait for them.
+if TYPE_CHECKING:
+    from activity_embeddings.training.new_repo.settings import RepoSettings
+
+SAMPLE_INTERVAL = ("2013-07-28T00:00:00", "2013-08-01T00:00:00")
+"""Days of the sample data that are published in seconds."""
+_PATH = click.Path(exists=True, path_type=Path)
+_ID_TYPES = click.Choice(["int", "string"])
+
+
+class _Names(click.ParamType):
+    """Names, separated by commas."""
+
+    name = "A,B,..."
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> tuple[str, ...]:
+        """Return the names of one option."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(","))
+        if not all(names):
+            self.fail(f"expected names, separated by commas. Received: {value!r}", parameter)
+        return names
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--sample", is_flag=True, help="The sample data and their definitions.")
+@click.option("--events", type=_PATH, help="Parquet file or folder of activity events.")
+@click.option("--vectors", type=_PATH, help="Parquet file or folder of item vectors of your own.")
+@click.option("--postings", type=_PATH, help="Parquet file or folder of what items contain.")
+@click.option("--own-vectors", is_flag=True, help="Item vectors of your own; the default.")
+@click.option("--encoder", is_flag=True, help="Item vectors by an encoder that reads postings.")
+@click.option("--member", help="Column that says who acts.")
+@click.option("--item", help="Column that says what was acted on.")
+@click.option("--action", help="Column that says what was done.")
+@click.option("--time", help="Column that says when, a timestamp with a zone.")
+@click.option("--event-id", help="Column that orders events of one time.")
+@click.option("--member-name", help="Name of the member's entity; default: from the column.")
+@click.option("--item-name", help="Name of the item's entity, which views and features follow.")
+@click.option("--member-type", type=_ID_TYPES, help="Type of member ids, if no file tells it.")
+@click.option("--item-type", type=_ID_TYPES, help="Type of item ids, if no file tells it.")
+@click.option("--actions", type=_Names(), default=(), help="Actions; default: those in the events.")
+@click.option("--positive", type=_Names(), default=(), help="Actions that say the item is wanted.")
+@click.option("--ignore-other-actions", is_flag=True, help="Leave events of other actions out.")
+@click.option("--dimension", type=click.IntRange(1), help="Length of an item vector.")
+@click.option(
+    "--days", type=click.FloatRange(0, min_open=True), default=28, show_default=True, help="Window."
+)
+@click.option(
+    "--length", type=click.IntRange(1), default=32, show_default=True, help="Most events a member."
+)
+@click.option("--project", help="Name of the Feast project; default: that of the folder.")
+@click.option("--apply", is_flag=True, help="Run `feast apply` in the new repo.")
+def init(folder: Path, sample: bool, own_vectors: bool, apply: bool, **said: Any) -> None:
+    """Write a feature repo into FOLDER that can be applied and published at once.
+
+    Give it your files, and it proposes columns, types and actions from their first rows; options
+    say otherwise. Without files it writes definitions and empty sources to be filled. Its models
+    are formulas, which need no training: averages, and averages that decay.
+    """
+    with one_line_errors():
+        if own_vectors and (said["encoder"] or said["postings"]):
+            raise click.UsageError("--own-vectors and --encoder or --postings exclude each other")
+        start, end = SAMPLE_INTERVAL
+        if sample:
+            _require_alone(said)
+            from activity_embeddings.training.new_repo.create import create_sample_repo
+
+            create_sample_repo(folder)
+            click.echo(f"{folder}: the sample feature repo, films that stand in for jobs")
+        else:
+            settings = _settings(folder, said)
+            from activity_embeddings.training.new_repo.create import create_repo
+
+            create_repo(folder, settings)
+            click.echo(_summary(folder, settings))
+            start, end = _interval(said["events"], settings.events.time)
+        if apply:
+            from activity_embeddings.transformations.feast_compat.repo import apply_repo
+
+            apply_repo(folder)
+        click.echo(_next(folder, start, end, applied=apply))
+
+
+def _require_alone(said: dict[str, Any]) -> None:
+    defaults = {"days": 28, "length": 32}
+    given = [name for name, value in said.items() if value and value != defaults.get(name)]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"--sample has columns of its own: leave out {options}")
+
+
+def _settings(folder: Path, said: dict[str, Any]) -> RepoSettings:
+    from activity_embeddings.training.new_repo.propose import Answers, settings_for
+
+    said["encoder"] = said["encoder"] or said["postings"] is not None
+    return settings_for(folder, Answers(**said), _ask)
+
+
+def _ask(what: str, columns: Sequence[str]) -> str | None:
+    """Ask for a column, if somebody can answer."""
+    if not sys.stdin.isatty():
+        return None
+    return click.prompt(f"Column that says {what}", type=click.Choice(list(columns)))
+
+
+def _summary(folder: Path, settings: RepoSettings) -> str:
+    """Say what was written, so that a wrong proposal is seen."""
+    names, spec = settings.names, settings.spec
+    negative = [action for action in spec.actions if action not in spec.positive_actions]
+    kinds = "vectors of your own" if hasattr(settings.items, "vector") else "an encoder"
+    lines = [
+        f"{folder}: a Feast feature repo",
+        f"  members  {names.member_id} ({settings.member_type})",
+        f"  items    {names.item_id} ({settings.item_type}), called {names.item}; {kinds}, "
+        f"dimension {settings.vector_spec.dimension}",
+        f"  actions  {names.action}: {', '.join(spec.positive_actions)} are positive"
+        + (f", {', '.join(negative)} not" if negative else ""),
+        f"  time     {settings.events.time}; the last {spec.window.total_seconds() / 86400:g} "
+        f"days, newest {spec.length} events",
+    ]
+    return "\n".join(lines)
+
+
+def _interval(events: Path | None, column: str) -> tuple[str, str]:
+    """Return the last day of the events, or the last day until now."""
+    from activity_embeddings.training.new_repo.heads import last_time
+
+    now = datetime.now(UTC)
+    last = None if events is None else last_time(events, column)
+    end = now if last is None else min(now, last + timedelta(seconds=1))
+    return tuple(f"{t:%Y-%m-%dT%H:%M:%S}" for t in (end - timedelta(days=1), end))  # type: ignore[return-value]
+
+
+def _next(folder: Path, start: str, end: str, *, applied: bool) -> str:
+    lines = ["Next:", f"  cd {folder}", *([] if applied else ["  feast apply"])]
+    return "\n".join([*lines, f"  feast materialize {start} {end}"])
