@@ -14,18 +14,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.names import ACTION, EVENT_ID, EVENT_TIMESTAMP
+from activity_embeddings.transformations.names import EVENT_TIMESTAMP, JOBS, DomainNames
 from activity_embeddings.transformations.wording import share
 
 # Feast and what it imports take seconds; a command imports them when it runs.
 if TYPE_CHECKING:
     import pyarrow as pa
+    from feast import FeatureStore
 
 _log = logging.getLogger(__name__)
-_READ_AS_TEXT = (ACTION, EVENT_TIMESTAMP, EVENT_ID)
+
+
+item_option = click.option(
+    "--item", help="Name of the item's entity, where the feature repo has several domains."
+)
 
 
 @click.group()
+@click.version_option(package_name="activity-embeddings", prog_name="activity-embeddings")
 @click.option(
     "--repo",
     "-C",
@@ -47,28 +53,26 @@ def cli(context: click.Context, repo: Path) -> None:
     is_flag=True,
     help="Leave the offline source alone: your own pipeline logs these events.",
 )
+@item_option
 @click.pass_obj
-def push(repo: Path, file: Path, online_only: bool) -> None:
+def push(repo: Path, file: Path, online_only: bool, item: str | None) -> None:
     """Merge the events in FILE into the served sequences, and log them.
 
-    FILE is .parquet, .csv or .jsonl, or - for JSON lines on standard input, with the columns
-    member_id, item_id, action, event_timestamp and, if the source has it, event_id, or those of the
-    source that field_mapping and timestamp_field name. Times are ISO 8601 with a zone, as
+    FILE is .parquet, .csv or .jsonl, or - for JSON lines on standard input, with the columns of the
+    view of events and event_timestamp, or those of its source. Times are ISO 8601 with a zone, as
     2024-03-01T12:00:00Z. Pushing a file again changes nothing.
     """
     with one_line_errors():
-        from feast import FeatureStore
-
         from activity_embeddings.transformations.online.push import SequenceWriter
 
-        writer = SequenceWriter(FeatureStore(repo_path=str(repo)), offline=not online_only)
-        events = read_events_file(file, writer.id_types, writer.source_names)
+        writer = SequenceWriter(open_store(repo), item=item, offline=not online_only)
+        events = read_events_file(file, writer.id_types, writer.source_names, writer.domain)
         click.echo(writer.push(events))
 
 
 @cli.command()
-@click.option("--sample", default=200, show_default=True, help="Members to look at.")
-@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@click.option("--sample", default=200, show_default=True, help="Number of members to look at.")
+@click.option("--seed", default=0, show_default=True, help="Random seed of the sample.")
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
@@ -76,25 +80,45 @@ def push(repo: Path, file: Path, online_only: bool) -> None:
     show_default=True,
     help="Share of the values that may differ.",
 )
+@item_option
 @click.pass_obj
-def check(repo: Path, sample: int, seed: int, threshold: float) -> None:
+def check(repo: Path, sample: int, seed: int, threshold: float, item: str | None) -> None:
     """Compare stored and request-time values with a recompute from the raw events.
 
     For a random sample of members; says what differs and why. Exit status 1 if more values differ
     than the threshold allows.
     """
     with one_line_errors():
-        from feast import FeatureStore
-
         from activity_embeddings.transformations.check import check as run_check
 
-        report = run_check(FeatureStore(repo_path=str(repo)), sample=sample, seed=seed)
+        report = run_check(open_store(repo), sample=sample, seed=seed, item=item)
         click.echo(report)
         if report.share > threshold:
             raise InvalidInput(
                 f"expected at most {100 * threshold:.10g} % of the values to differ. "
                 f"Received: {share(report.share, digits=2)}"
             )
+
+
+def open_store(repo: Path) -> FeatureStore:
+    """Return the feature store of a feature repo.
+
+    Raises
+    ------
+    InvalidInput
+        The folder is none.
+    """
+    from feast import FeatureStore
+
+    from activity_embeddings.transformations.feast_compat.repo import settings_file
+
+    if not settings_file(repo).is_file():
+        raise InvalidInput(
+            f"{repo.resolve()}: expected a feature repo, a folder with {settings_file(repo).name}. "
+            "Received: none. Name one with `activity-embeddings -C FOLDER`, or make one with "
+            "`activity-embeddings init FOLDER`"
+        )
+    return FeatureStore(repo_path=str(repo))
 
 
 @contextmanager
@@ -110,7 +134,10 @@ def one_line_errors() -> Iterator[None]:
 
 
 def read_events_file(
-    file: Path, id_types: Mapping[str, pa.DataType], source_names: Mapping[str, str] | None = None
+    file: Path,
+    id_types: Mapping[str, pa.DataType],
+    source_names: Mapping[str, str] | None = None,
+    domain: DomainNames = JOBS,
 ) -> pa.Table:
     """Read events from a parquet, CSV or JSON-lines file.
 
@@ -118,7 +145,8 @@ def read_events_file(
     ----------
     file : by its suffix .parquet, .csv or .jsonl; `-` is JSON lines on standard input.
     id_types : types of id columns, which a CSV file does not tell.
-    source_names : other names that columns may have in the file, by ours.
+    source_names : other names that columns may have in the file, by those of the view.
+    domain : names of the columns.
 
     Raises
     ------
@@ -135,14 +163,15 @@ def read_events_file(
     try:
         if str(file) == "-":
             with click.open_file("-", encoding="utf-8") as lines:
-                return _read_json_lines(lines, "standard input", id_types, times)
+                return _read_json_lines(lines, "standard input", id_types, times, domain)
         if file.suffix == ".jsonl":
             with file.open(encoding="utf-8") as lines:
-                return _read_json_lines(lines, str(file), id_types, times)
+                return _read_json_lines(lines, str(file), id_types, times, domain)
         if file.suffix == ".parquet":
             return pa.parquet.read_table(file, partitioning=None)
         if file.suffix == ".csv":
-            text = (*_READ_AS_TEXT, *(called.get(name, name) for name in _READ_AS_TEXT))
+            read_as_text = (domain.action, EVENT_TIMESTAMP, domain.event_id)
+            text = (*read_as_text, *(called.get(name, name) for name in read_as_text))
             types = {**dict.fromkeys(text, pa.string()), **id_types}
             # Only an empty field is null: NA, null and nan are texts, and may be ids.
             options = pa.csv.ConvertOptions(
@@ -162,7 +191,11 @@ def read_events_file(
 
 
 def _read_json_lines(
-    lines: Iterable[str], source: str, id_types: Mapping[str, pa.DataType], times: Sequence[str]
+    lines: Iterable[str],
+    source: str,
+    id_types: Mapping[str, pa.DataType],
+    times: Sequence[str],
+    domain: DomainNames,
 ) -> pa.Table:
     """Read one JSON object a line; empty lines are passed over."""
     import pyarrow as pa
@@ -183,7 +216,7 @@ def _read_json_lines(
         rows.append(row)
         numbers.append(number)
     if not rows:
-        types = {**id_types, ACTION: pa.string(), EVENT_TIMESTAMP: pa.timestamp("us", "UTC")}
+        types = {**id_types, domain.action: pa.string(), EVENT_TIMESTAMP: pa.timestamp("us", "UTC")}
         return pa.schema(types).empty_table()
     columns = list(dict.fromkeys(name for row in rows for name in row))
     try:
