@@ -52,14 +52,13 @@ from activity_embeddings.transformations.online.push import activities_of
 from activity_embeddings.transformations.online.rows import Stored, entity_keys, read_rows
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import describe_mismatch
-from activity_embeddings.transformations.times import to_datetime, to_us
+from activity_embeddings.transformations.times import SECOND, to_datetime, to_us
 from activity_embeddings.transformations.wording import counted
 
 Event: TypeAlias = tuple[int, Id, int]
 """Time in microseconds, item id, action id."""
 TOLERANCE = 1e-5
 """Largest difference of a value, relative where vectors have values above 1."""
-_SECOND = 1_000_000
 SHOWN = 5
 """Differing members that the report names."""
 
@@ -219,7 +218,7 @@ class _Served:
             return None
         if moment is None:
             return MISSING_ROW
-        return NOT_PUSHED if _seconds(moment) < newest.as_of // _SECOND else None
+        return NOT_PUSHED if _seconds(moment) < newest.as_of // SECOND else None
 
 
 class _Check:
@@ -306,11 +305,11 @@ class _Check:
         sink = sink_of(view)
         published = _newest_rows(sink, members, newest - self._spec.window_us)
         # Feast's sqlite store keeps whole seconds of a row's time.
-        exact = {as_of // _SECOND: as_of for as_of in sink.committed()}
+        exact = {as_of // SECOND: as_of for as_of in sink.committed()}
         times = []
         for (moment, values), row in zip(online, published, strict=True):
             as_of = newest if moment is None else to_us(moment)
-            as_of = exact.get(as_of // _SECOND, as_of)
+            as_of = exact.get(as_of // SECOND, as_of)
             if row is not None:
                 as_of = row.as_of if moment is None else max(as_of, row.as_of)
             if values is not None and names.ACTIVITY_TIMES in values:
@@ -464,7 +463,7 @@ def _largest(found: tuple[float, float | None, tuple[float, float]]) -> float:
 
 
 def _seconds(moment: datetime) -> int:
-    return to_us(moment) // _SECOND
+    return to_us(moment) // SECOND
 
 
 def _keys(file: Path) -> pa.Array:
@@ -520,7 +519,7 @@ def _has_row(
     sink: SnapshotSink, member: Any, second: int, got: Mapping[str, np.ndarray | None]
 ) -> bool:
     """Return whether a snapshot as of that second has this very row."""
-    times = [as_of for as_of in sink.committed() if as_of // _SECOND == second]
+    times = [as_of for as_of in sink.committed() if as_of // SECOND == second]
     rows = [_newest_rows(sink, pa.array([member]), as_of - 1)[0] for as_of in times]
     return any(row is not None and _close(got, _vectors_of_row(row.row, got)) for row in rows)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -78,12 +78,8 @@ from activity_embeddings.transformations.online.publish import (
 )
 from activity_embeddings.transformations.online.push import keep_live_events
 from activity_embeddings.transformations.online.vector_table import write_vector_table
-from activity_embeddings.transformations.times import to_datetime, to_us
+from activity_embeddings.transformations.times import CLOCK_TOLERANCE, to_datetime, to_us
 from activity_embeddings.transformations.wording import counted, duration, utc
-
-CLOCK_TOLERANCE = timedelta(minutes=1)
-"""How far in the future an interval may end, for clocks that differ."""
-
 
 VectorReader: TypeAlias = Callable[[FeatureView, int], ItemVectors]
 
@@ -486,7 +482,7 @@ def _interval_of(task: MaterializationTask) -> tuple[int, int]:
     _require_times(task)
     now = datetime.now(UTC)
     start, end = to_us(task.start_time), to_us(task.end_time)
-    if end > to_us(now + CLOCK_TOLERANCE):
+    if end > to_us(now) + CLOCK_TOLERANCE:
         raise InvalidInput(
             f"{name}: an interval should not end in the future, since a value as of a time "
             f"needs all activity before it. Received: end {utc(to_datetime(end))}, now {utc(now)}"

@@ -30,12 +30,12 @@ from tqdm import tqdm
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import (
+    TIMESTAMP,
     rank_encode,
     single_chunk,
     take_rows,
     time_column,
 )
-from activity_embeddings.transformations.definitions.schemas import TIMESTAMP
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink
 from activity_embeddings.transformations.online.rows import (
     Compute,

@@ -41,9 +41,14 @@ from activity_embeddings.transformations.activity.merge import (
     with_event_ids,
 )
 from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
-from activity_embeddings.transformations.arrow import id_column, single_chunk, time_column
+from activity_embeddings.transformations.arrow import (
+    TIMESTAMP,
+    id_column,
+    single_chunk,
+    time_column,
+)
 from activity_embeddings.transformations.definitions.registered import registered_domain
-from activity_embeddings.transformations.definitions.schemas import TIMESTAMP, sequence_batch
+from activity_embeddings.transformations.definitions.schemas import sequence_batch
 from activity_embeddings.transformations.definitions.views import (
     has_string_ids,
     spec_of,
@@ -63,16 +68,14 @@ from activity_embeddings.transformations.online.rows import (
     update_rows,
 )
 from activity_embeddings.transformations.serving.process import ItemVectorLookup
-from activity_embeddings.transformations.serving.request import CLOCK_TOLERANCE_US
 from activity_embeddings.transformations.spec import ActivitySpec
-from activity_embeddings.transformations.times import to_datetime, to_us
+from activity_embeddings.transformations.times import ALWAYS, CLOCK_TOLERANCE, to_datetime, to_us
 from activity_embeddings.transformations.wording import are, counted, out_of, utc
 
 SOURCE = "pushed events"
 """What errors call them."""
 MEMBERS_AT_ONCE = 1_000
 """Members read, merged and written together: others wait for so many at most."""
-_ALWAYS = np.iinfo(np.int64).min
 
 
 @dataclass
@@ -227,7 +230,7 @@ class SequenceWriter:
             require_event_ids(self._events, table)
             columns[domain.event_id] = self._as_event_ids(id_column(table, domain.event_id, SOURCE))
         now = to_us(datetime.now(UTC))
-        late = np.flatnonzero(time > now + CLOCK_TOLERANCE_US)
+        late = np.flatnonzero(time > now + CLOCK_TOLERANCE)
         if len(late):
             raise InvalidInput(
                 f"{SOURCE}: column {names.EVENT_TIMESTAMP!r} should not lie in the future. "
@@ -336,7 +339,7 @@ class _Merging:
             together, not_stored = merge_activities(activities, self._pushed[i])
             merged.append(together)
             fresh.append(not_stored)
-        floor = [_ALWAYS if moment is None else to_us(moment) for moment, _ in stored]
+        floor = [ALWAYS if moment is None else to_us(moment) for moment, _ in stored]
         sequences = _merged_sequences(merged, floor, self._spec)
         after = activities_in(sequences)
         for row, i in enumerate(which):
@@ -445,7 +448,7 @@ def _merged_sequences(
     A row of the batch is as of a cut-off; the events merged into it may be newer. Nothing else
     moves the as-of time, so that it is the same in whatever order events arrive.
     """
-    newest = [activities[-1][0] + 1 if activities else _ALWAYS for activities in merged]
+    newest = [activities[-1][0] + 1 if activities else ALWAYS for activities in merged]
     events = as_events(merged)
     # Items without a vector are left out before; every other one is known for ever. Were it known
     # from its vector's own time on, an event could be left out now and, had a later one been

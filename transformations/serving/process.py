@@ -20,7 +20,7 @@ from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.definitions.schemas import TIMESTAMP, vector_column
+from activity_embeddings.transformations.arrow import TIMESTAMP, vector_column
 from activity_embeddings.transformations.definitions.views import (
     has_string_ids,
     registered_model,
@@ -44,7 +44,7 @@ from activity_embeddings.transformations.serving.request import (
     RequestTimeResult,
     embed_at_request,
 )
-from activity_embeddings.transformations.times import to_us
+from activity_embeddings.transformations.times import SECOND, to_us
 
 _log = logging.getLogger(__name__)
 MEMBERS_A_CALL = 65_536
@@ -326,7 +326,7 @@ def embed_request(
     features[names.ACTIVITY_COUNT] = result.sequences.count.tolist()
     features[names.NEW_ACTIVITY_COUNT] = result.new.tolist()
     features[names.LAST_ACTIVITY_AT] = [
-        datetime.fromtimestamp(time // 1_000_000, UTC) if time else None for time in newest.tolist()
+        datetime.fromtimestamp(time // SECOND, UTC) if time else None for time in newest.tolist()
     ]
     # With `full_feature_names`, Feast looks for the features of a Python function under these.
     realtime = names.realtime_name(view)
