@@ -40,6 +40,7 @@ from activity_embeddings.transformations.definitions.views import (
     vector_spec_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink, read_facts
@@ -48,8 +49,10 @@ from activity_embeddings.transformations.offline.sources import (
     read_item_vectors,
     sink_of,
 )
-from activity_embeddings.transformations.online.push import activities_of
-from activity_embeddings.transformations.online.rows import Stored, entity_keys, read_rows
+from activity_embeddings.transformations.online.base import Stored
+from activity_embeddings.transformations.online.live_rows import activities_of
+from activity_embeddings.transformations.online.protobuf import entity_keys
+from activity_embeddings.transformations.online.stores import row_store_of
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import describe_mismatch
 from activity_embeddings.transformations.times import SECOND, to_datetime, to_us
@@ -226,7 +229,7 @@ class _Check:
 
     def __init__(self, store: FeatureStore, sample: int, seed: int, item: str | None) -> None:
         self._store, self._sample, self._seed = store, sample, seed
-        self._provider = store._get_provider()
+        self._offline_store = offline_store(store)
         domain = registered_domain(store, item)
         self._names, self._spec = domain.names, domain.spec
         self._sequence, self._embedding_views = domain.sequence, domain.embeddings
@@ -252,7 +255,7 @@ class _Check:
         events = self._read_events(first - self._spec.window_us, last)
         vectors = read_item_vectors(
             self._store.config,
-            self._provider.offline_store,
+            self._offline_store,
             self._vector_view,
             vector_spec_of(self._vector_view),
             end=last,
@@ -281,7 +284,7 @@ class _Check:
     def _read_events(self, start: int, end: int) -> ActivityEvents:
         return read_events(
             self._store.config,
-            self._provider.offline_store,
+            self._offline_store,
             self._events_view,
             self._spec,
             start=start,
@@ -300,8 +303,7 @@ class _Check:
 
     def _read(self, view: FeatureView, members: pa.Array, newest: int) -> _Served:
         """Read the online and the newest offline rows, and say what each should be as of."""
-        store = self._provider.online_store
-        online = read_rows(self._store.config, store, view, entity_keys(view, members))
+        online = row_store_of(self._store).read(view, entity_keys(view, members))
         sink = sink_of(view)
         published = _newest_rows(sink, members, newest - self._spec.window_us)
         # Feast's sqlite store keeps whole seconds of a row's time.

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +21,7 @@ from feast import FeatureStore, FeatureView
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import TIMESTAMP, require_columns, single_chunk
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feast_compat.stores import append_offline
 from activity_embeddings.transformations.files import real_path, replace_file
 from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
@@ -104,10 +104,7 @@ def _append_through_feast(store: FeatureStore, view: FeatureView, table: pa.Tabl
     filled = _filled_columns(view, table, columns)
     nothing = pa.nulls(len(table))
     rows = pa.table({name: filled.get(name, nothing) for name in columns})
-    # Not `FeatureStore.write_to_offline_store`: it maps the columns to the names of the view, and
-    # then misses those of the source.
-    provider: Any = store._get_provider()
-    provider.offline_write_batch(store.config, view, rows, None)
+    append_offline(store, view, rows)
 
 
 def _as_source(view: FeatureView, table: pa.Table, schema: pa.Schema) -> pa.Table:
