@@ -90,9 +90,9 @@ def run_ours(folder: Path, snapshots: int) -> dict[str, Any]:
 
     push_snapshots = compute_engine.push_snapshots
 
-    def timed_push(config: Any, store: Any, view: Any, *others: Any, **named: Any) -> Any:
+    def timed_push(rows: Any, view: Any, *others: Any, **named: Any) -> Any:
         started = time.perf_counter()
-        count = push_snapshots(config, store, view, *others, **named)
+        count = push_snapshots(rows, view, *others, **named)
         pushes[view.name] = {"values": count.values, "seconds": time.perf_counter() - started}
         return count
 

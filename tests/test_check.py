@@ -25,7 +25,7 @@ from activity_embeddings.transformations.check import (
     check,
 )
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.online.rows import entity_keys
+from activity_embeddings.transformations.online.protobuf import entity_keys
 
 T = at(4)
 COMMAND = Path(sys.executable).with_name("activity-embeddings")

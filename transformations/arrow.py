@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,6 +12,8 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.errors import InvalidInput, first_line
 from activity_embeddings.transformations.wording import are, out_of
 
+TIMESTAMP = pa.timestamp("us", "UTC")
+"""The type of the times that this package writes."""
 MOST_IN_ARRAY = 2**31 - 1
 """Arrow counts the bytes of text, and the elements of lists, of one array in int32."""
 
@@ -233,53 +234,35 @@ def sorted_union(*ids: pa.Array) -> pa.Array:
     return distinct.take(pc.sort_indices(distinct))
 
 
-def with_last(values: np.ndarray, last: float) -> np.ndarray:
-    """Return an array with one value more, which index -1 then finds."""
-    longer = np.empty(len(values) + 1, dtype=values.dtype)
-    longer[:-1] = values
-    longer[-1] = last
-    return longer
+def vector_column(vectors: np.ndarray) -> pa.ListArray:
+    """Return float32 [n, d] as n lists.
 
-
-def ranges(first: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return `[first[0], first[0] + 1, …]` of each size, one after the other, int64."""
-    starts = np.cumsum(sizes) - sizes
-    return np.arange(int(sizes.sum())) + np.repeat(first - starts, sizes)
-
-
-FEW_QUERIES = 8
-"""Up to so many queries are faster one by one than together."""
-
-
-def bisect(
-    sorted_times: np.ndarray, low: np.ndarray, high: np.ndarray, value: np.ndarray, *, right: bool
-) -> np.ndarray:
-    """Binary search of many values, each within its own slice of one array.
-
-    Parameters
-    ----------
-    sorted_times : int64 [E]; ascending within every slice that is searched.
-    low, high : int [n]; slice `sorted_times[low:high]` belongs to query n.
-    value : int64 [n]; what is searched.
-    right : bool. As in `numpy.searchsorted`: False gives the first position whose time is
-        `>= value`, True the first whose time is `> value`.
-
-    Returns
-    -------
-    int64 [n]; positions in `sorted_times`.
+    Raises
+    ------
+    InvalidInput
+        There are more than 2^31 - 1 values, which no Arrow list array holds; see `vector_chunks`.
     """
-    if len(low) <= FEW_QUERIES:
-        search = bisect_right if right else bisect_left
-        queries = zip(value.tolist(), low.tolist(), high.tolist(), strict=True)
-        return np.array([search(sorted_times, *query) for query in queries], dtype=np.int64)
-    low = low.astype(np.int64, copy=True)
-    high = high.astype(np.int64, copy=True)
-    last = len(sorted_times) - 1
-    for _ in range(int((high - low).max(initial=0)).bit_length()):
-        middle = (low + high) >> 1
-        times = sorted_times[np.minimum(middle, last)]
-        goes_right = (times <= value) if right else (times < value)
-        goes_right &= low < high
-        low = np.where(goes_right, middle + 1, low)
-        high = np.where(goes_right, high, middle)
-    return low
+    return pa.ListArray.from_arrays(list_offsets(*vectors.shape), pa.array(vectors.ravel()))
+
+
+def vector_chunks(vectors: np.ndarray, most: int = MOST_IN_ARRAY) -> pa.ChunkedArray:
+    """Return float32 [n, d], however large, as n lists in chunks of at most `most` values."""
+    at_once = max(1, most // max(1, vectors.shape[1]))
+    starts = range(0, max(1, len(vectors)), at_once)
+    return pa.chunked_array([vector_column(vectors[i : i + at_once]) for i in starts])
+
+
+def list_offsets(count: int, length: int) -> pa.Array:
+    """Return the offsets, int32 [count + 1], of lists of one length.
+
+    Raises
+    ------
+    InvalidInput
+        The last one is not an int32.
+    """
+    if count * length > MOST_IN_ARRAY:
+        raise InvalidInput(
+            f"vectors: expected at most {MOST_IN_ARRAY:,} values in one Arrow array. Received: "
+            f"{count:,} vectors of length {length:,}"
+        )
+    return pa.array(np.arange(count + 1, dtype=np.int64) * length, pa.int32())

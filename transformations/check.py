@@ -40,6 +40,7 @@ from activity_embeddings.transformations.definitions.views import (
     vector_spec_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink, read_facts
@@ -48,18 +49,19 @@ from activity_embeddings.transformations.offline.sources import (
     read_item_vectors,
     sink_of,
 )
-from activity_embeddings.transformations.online.push import activities_of
-from activity_embeddings.transformations.online.rows import Stored, entity_keys, read_rows
+from activity_embeddings.transformations.online.base import Stored
+from activity_embeddings.transformations.online.live_rows import activities_of
+from activity_embeddings.transformations.online.protobuf import entity_keys
+from activity_embeddings.transformations.online.stores import row_store_of
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import describe_mismatch
-from activity_embeddings.transformations.times import to_datetime, to_us
+from activity_embeddings.transformations.times import SECOND, to_datetime, to_us
 from activity_embeddings.transformations.wording import counted
 
 Event: TypeAlias = tuple[int, Id, int]
 """Time in microseconds, item id, action id."""
 TOLERANCE = 1e-5
 """Largest difference of a value, relative where vectors have values above 1."""
-_SECOND = 1_000_000
 SHOWN = 5
 """Differing members that the report names."""
 
@@ -219,7 +221,7 @@ class _Served:
             return None
         if moment is None:
             return MISSING_ROW
-        return NOT_PUSHED if _seconds(moment) < newest.as_of // _SECOND else None
+        return NOT_PUSHED if _seconds(moment) < newest.as_of // SECOND else None
 
 
 class _Check:
@@ -227,7 +229,7 @@ class _Check:
 
     def __init__(self, store: FeatureStore, sample: int, seed: int, item: str | None) -> None:
         self._store, self._sample, self._seed = store, sample, seed
-        self._provider = store._get_provider()
+        self._offline_store = offline_store(store)
         domain = registered_domain(store, item)
         self._names, self._spec = domain.names, domain.spec
         self._sequence, self._embedding_views = domain.sequence, domain.embeddings
@@ -253,7 +255,7 @@ class _Check:
         events = self._read_events(first - self._spec.window_us, last)
         vectors = read_item_vectors(
             self._store.config,
-            self._provider.offline_store,
+            self._offline_store,
             self._vector_view,
             vector_spec_of(self._vector_view),
             end=last,
@@ -282,7 +284,7 @@ class _Check:
     def _read_events(self, start: int, end: int) -> ActivityEvents:
         return read_events(
             self._store.config,
-            self._provider.offline_store,
+            self._offline_store,
             self._events_view,
             self._spec,
             start=start,
@@ -301,16 +303,15 @@ class _Check:
 
     def _read(self, view: FeatureView, members: pa.Array, newest: int) -> _Served:
         """Read the online and the newest offline rows, and say what each should be as of."""
-        store = self._provider.online_store
-        online = read_rows(self._store.config, store, view, entity_keys(view, members))
+        online = row_store_of(self._store).read(view, entity_keys(view, members))
         sink = sink_of(view)
         published = _newest_rows(sink, members, newest - self._spec.window_us)
         # Feast's sqlite store keeps whole seconds of a row's time.
-        exact = {as_of // _SECOND: as_of for as_of in sink.committed()}
+        exact = {as_of // SECOND: as_of for as_of in sink.committed()}
         times = []
         for (moment, values), row in zip(online, published, strict=True):
             as_of = newest if moment is None else to_us(moment)
-            as_of = exact.get(as_of // _SECOND, as_of)
+            as_of = exact.get(as_of // SECOND, as_of)
             if row is not None:
                 as_of = row.as_of if moment is None else max(as_of, row.as_of)
             if values is not None and names.ACTIVITY_TIMES in values:
@@ -464,7 +465,7 @@ def _largest(found: tuple[float, float | None, tuple[float, float]]) -> float:
 
 
 def _seconds(moment: datetime) -> int:
-    return to_us(moment) // _SECOND
+    return to_us(moment) // SECOND
 
 
 def _keys(file: Path) -> pa.Array:
@@ -520,7 +521,7 @@ def _has_row(
     sink: SnapshotSink, member: Any, second: int, got: Mapping[str, np.ndarray | None]
 ) -> bool:
     """Return whether a snapshot as of that second has this very row."""
-    times = [as_of for as_of in sink.committed() if as_of // _SECOND == second]
+    times = [as_of for as_of in sink.committed() if as_of // SECOND == second]
     rows = [_newest_rows(sink, pa.array([member]), as_of - 1)[0] for as_of in times]
     return any(row is not None and _close(got, _vectors_of_row(row.row, got)) for row in rows)
 

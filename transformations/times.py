@@ -21,8 +21,14 @@ TIMES = "a datetime, a date, a numpy datetime64, seconds since the epoch or an I
 LARGEST_SECONDS = 1e11
 """Epoch seconds past this (the year 5138) are milliseconds sent by mistake."""
 
+SECOND = 1_000_000
+MICROSECONDS_PER_DAY = 86_400 * SECOND
+ALWAYS, NEVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+"""Before and after every time."""
+CLOCK_TOLERANCE = 60 * SECOND
+"""How far ahead of this machine's clock a time may lie, for clocks that differ."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND = 1_000_000
 
 
 def to_datetime(us: int) -> datetime:
@@ -33,7 +39,7 @@ def to_datetime(us: int) -> datetime:
 def to_us(moment: datetime) -> int:
     """Return microseconds since the epoch; a naive datetime is taken as UTC, as in Feast."""
     since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
-    return (since.days * 86_400 + since.seconds) * _SECOND + since.microseconds
+    return (since.days * 86_400 + since.seconds) * SECOND + since.microseconds
 
 
 def parse_time(value: Any, what: str, *, zone: bool = False) -> int:
@@ -87,7 +93,7 @@ def _parse(value: Any) -> tuple[int, bool]:
         if _is_large(value) or (isinstance(value, np.floating) and value.itemsize < 8):
             raise ValueError
         exact = int(value) if isinstance(value, int | np.integer) else float(value)
-        return _within_range(round(exact * _SECOND)), True
+        return _within_range(round(exact * SECOND)), True
     if value is pd.NaT:
         raise ValueError
     if isinstance(value, datetime):

@@ -1,40 +1,20 @@
-"""What the tables of ids and positions are built from."""
+"""Columns that enter from outside are checked; vectors become lists as long as int32 counts."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from activity_embeddings.transformations.arrow import (
+    MOST_IN_ARRAY,
     id_column,
-    ranges,
+    list_offsets,
     rank_encode,
     single_chunk,
     take_rows,
+    vector_chunks,
+    vector_column,
 )
-
-
-def test_ranges_lie_one_after_the_other():
-    first, sizes = np.array([10, 3, 7, 0]), np.array([2, 0, 3, 1])
-    assert ranges(first, sizes).tolist() == [10, 11, 7, 8, 9, 0]
-    assert (first.tolist(), sizes.tolist()) == ([10, 3, 7, 0], [2, 0, 3, 1])
-
-
-@pytest.mark.parametrize("sizes", [[], [0], [0, 0, 0]])
-def test_ranges_of_nothing_are_empty_positions(sizes):
-    sizes = np.array(sizes, dtype=np.int64)
-    found = ranges(np.full(len(sizes), 5), sizes)
-    assert found.tolist() == []
-    assert found.dtype == np.int64
-
-
-@given(st.lists(st.tuples(st.integers(-50, 50), st.integers(0, 6)), max_size=20))
-def test_ranges_equal_the_obvious_loop(pairs):
-    first = np.array([start for start, _ in pairs], dtype=np.int64)
-    sizes = np.array([size for _, size in pairs], dtype=np.int64)
-    expected = [start + i for start, size in pairs for i in range(size)]
-    assert ranges(first, sizes).tolist() == expected
+from activity_embeddings.transformations.errors import InvalidInput
 
 
 def test_a_column_that_one_array_of_int32_offsets_cannot_hold_gets_int64_ones():
@@ -62,3 +42,27 @@ def test_ids_are_of_one_type_whatever_they_were_read_as(kind):
     ids, codes = rank_encode(values)
     assert ids.type != pa.large_string()
     assert codes.tolist() == [2, 0, 1, 0]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (3, 2)])
+def test_vectors_become_lists(shape):
+    vectors = np.arange(shape[0] * shape[1], dtype=np.float32).reshape(shape)
+    assert vector_column(vectors).to_pylist() == vectors.tolist()
+    assert vector_column(vectors).type == pa.list_(pa.float32())
+    assert vector_chunks(vectors).to_pylist() == vectors.tolist()
+    assert vector_chunks(vectors).type == pa.list_(pa.float32())
+
+
+def test_as_many_values_as_int32_counts_are_taken_and_no_more():
+    # The same two offsets, whatever the length of a list.
+    assert list_offsets(1, MOST_IN_ARRAY).to_pylist() == [0, 2**31 - 1]
+    assert list_offsets(2, MOST_IN_ARRAY // 2)[2].as_py() == 2**31 - 2
+    with pytest.raises(InvalidInput, match=r"at most 2,147,483,647 values.*1 vectors|2 vectors"):
+        list_offsets(2, MOST_IN_ARRAY // 2 + 1)
+
+
+def test_more_values_are_split():
+    vectors = np.arange(15, dtype=np.float32).reshape(5, 3)
+    chunks = vector_chunks(vectors, most=7)
+    assert chunks.to_pylist() == vectors.tolist()
+    assert [len(chunk) for chunk in chunks.chunks] == [2, 2, 1]

@@ -6,9 +6,9 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from activity_embeddings.transformations.arrow import MOST_IN_ARRAY
 from activity_embeddings.transformations.batch.snapshot_run import MEMBERS_AT_ONCE
 from activity_embeddings.transformations.batch.vector_run import POSTINGS_AT_ONCE
-from activity_embeddings.transformations.definitions.schemas import MOST_VALUES
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import (
     LONGEST_SEQUENCE,
@@ -43,8 +43,8 @@ def test_the_limits_are_those_of_the_types_behind_them():
     # Ids of actions, and labels of training, one more for each positive action.
     assert np.iinfo(np.int16).max >= 2 * MOST_ACTIONS
     # Elements of the lists of one Arrow array, for the largest batches.
-    assert MEMBERS_AT_ONCE * LONGEST_SEQUENCE <= MOST_VALUES
-    assert max(MEMBERS_AT_ONCE, POSTINGS_AT_ONCE) * LONGEST_VECTOR <= MOST_VALUES
+    assert MEMBERS_AT_ONCE * LONGEST_SEQUENCE <= MOST_IN_ARRAY
+    assert max(MEMBERS_AT_ONCE, POSTINGS_AT_ONCE) * LONGEST_VECTOR <= MOST_IN_ARRAY
     assert ItemVectorSpec("a", "1", LONGEST_VECTOR).dimension == LONGEST_VECTOR
     with pytest.raises(InvalidInput, match=r"at most 32,767. Received: 32768"):
         ItemVectorSpec("a", "1", LONGEST_VECTOR + 1)

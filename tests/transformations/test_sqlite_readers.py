@@ -11,7 +11,7 @@ from feast.protos.feast.types.Value_pb2 import FloatList, Value
 from feast_repo import at
 
 from activity_embeddings.transformations.feast_compat.sqlite import keep_readable
-from activity_embeddings.transformations.online.rows import entity_keys
+from activity_embeddings.transformations.online.protobuf import entity_keys
 
 VIEW = "member_activity_embedding_cnn"
 ROWS = 5_000

@@ -27,8 +27,8 @@ from feast.value_type import ValueType
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.arrow import vector_chunks
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
-from activity_embeddings.transformations.definitions.schemas import vector_chunks
 from activity_embeddings.transformations.definitions.views import (
     embedding_views,
     event_tags,

@@ -15,8 +15,8 @@ import numpy as np
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY, Sequences
-from activity_embeddings.transformations.arrow import bisect, ranges
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.ragged import bisect, ranges
 from activity_embeddings.transformations.spec import ActivitySpec
 
 DRAWS = 8

@@ -30,7 +30,7 @@ from activity_embeddings.training.objectives.base import (
     member_weights,
 )
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
-from activity_embeddings.transformations.arrow import ranges
+from activity_embeddings.transformations.ragged import ranges
 
 TARGET_ROWS = "target_rows"
 DISMISSED_ROWS = "dismissed_rows"

@@ -18,7 +18,6 @@ from activity_embeddings.transformations.arrow import (
     codes_of,
     id_column,
     is_text,
-    ranges,
     rank_encode,
     require_columns,
     require_no_nulls,
@@ -27,6 +26,7 @@ from activity_embeddings.transformations.arrow import (
     time_column,
 )
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.ragged import ranges
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.wording import out_of
 

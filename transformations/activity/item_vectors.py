@@ -9,21 +9,19 @@ import pyarrow as pa
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import (
-    bisect,
     codes_of,
     id_column,
     rank_encode,
     require_columns,
     require_no_nulls,
     time_column,
-    with_last,
 )
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.ragged import bisect, with_last
 from activity_embeddings.transformations.spec import ItemVectorSpec
+from activity_embeddings.transformations.times import NEVER
 from activity_embeddings.transformations.wording import counted, out_of
 
-NEVER = np.iinfo(np.int64).max
-"""`known_at` of an item that has no vector."""
 _ITEM_IDS = "item ids of events and of item vectors"
 
 

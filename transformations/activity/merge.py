@@ -18,13 +18,12 @@ import pyarrow as pa
 
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.sequences import Sequences
+from activity_embeddings.transformations.times import SECOND
 
 Id: TypeAlias = int | str
 Activity: TypeAlias = tuple[int, Id, int] | tuple[int, Id, int, Id]
 """One event of a member: time in microseconds since the epoch, item id, action id of the spec and,
 where the source has event ids, its event id."""
-
-_SECOND = 1_000_000
 
 
 def total_order(activity: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -86,11 +85,11 @@ def merge_activities(
     if stored and fresh:
         fresh = {activity for activity in fresh if not _is_among(stored, activity)}
     if whole_seconds and fresh:
-        seconds = {(time // _SECOND, *what) for time, *what in (a[:3] for a in stored)}
+        seconds = {(time // SECOND, *what) for time, *what in (a[:3] for a in stored)}
         fresh -= {
             activity
             for activity in fresh.intersection(whole_seconds)
-            if (activity[0] // _SECOND, *activity[1:3]) in seconds
+            if (activity[0] // SECOND, *activity[1:3]) in seconds
         }
     new = sorted(fresh, key=total_order)
     merged = list(stored)

@@ -13,12 +13,13 @@ import pyarrow as pa
 
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.arrow import bisect, codes_of, ranges, with_last
+from activity_embeddings.transformations.arrow import codes_of
+from activity_embeddings.transformations.ragged import bisect, ranges, with_last
 from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 QUERIES_AT_ONCE = 32_768
 """Queries worked on together: bounds the memory of intermediate [queries, length] arrays."""
-MICROSECONDS_PER_DAY = 86_400_000_000
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -55,7 +55,7 @@ from activity_embeddings.transformations.definitions.views import (
     vector_table_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feast_compat import sqlite, states
+from activity_embeddings.transformations.feast_compat import states
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sources import (
@@ -70,20 +70,17 @@ from activity_embeddings.transformations.offline.sources import (
     sink_of,
     source_label,
 )
+from activity_embeddings.transformations.online.base import Row, RowMerge
+from activity_embeddings.transformations.online.live_rows import KeepLiveEvents
 from activity_embeddings.transformations.online.publish import (
-    Merge,
     newest_by_time,
     push_snapshots,
     push_table,
 )
-from activity_embeddings.transformations.online.push import keep_live_events
+from activity_embeddings.transformations.online.stores import row_store
 from activity_embeddings.transformations.online.vector_table import write_vector_table
-from activity_embeddings.transformations.times import to_datetime, to_us
+from activity_embeddings.transformations.times import CLOCK_TOLERANCE, to_datetime, to_us
 from activity_embeddings.transformations.wording import counted, duration, utc
-
-CLOCK_TOLERANCE = timedelta(minutes=1)
-"""How far in the future an interval may end, for clocks that differ."""
-
 
 VectorReader: TypeAlias = Callable[[FeatureView, int], ItemVectors]
 
@@ -113,6 +110,7 @@ class ActivityComputeEngine(ComputeEngine):
             repo_config=repo_config, offline_store=offline_store, online_store=online_store
         )
         self.settings = ActivityComputeEngineConfig(**settings)
+        self._rows = row_store(repo_config, online_store)
         self._feast_engine = LocalComputeEngine(
             repo_config=repo_config, offline_store=offline_store, online_store=online_store
         )
@@ -217,7 +215,7 @@ class ActivityComputeEngine(ComputeEngine):
                 name: self._stage(registry, sequences[name], group, read_vectors)
                 for name, group in groups.items()
             }
-            self._prepare_sqlite([task.feature_view for task in tasks])
+            self._rows.prepare([task.feature_view for task in tasks])
             for task, encoding in encodings:
                 self._publish_vectors(task, encoding, vectors[task.feature_view.name])
             for task in given:
@@ -248,16 +246,6 @@ class ActivityComputeEngine(ComputeEngine):
         states.record_as_feast(registry, others)
         states.record_materialization(registry, ours)
 
-    def _prepare_sqlite(self, views: list[FeatureView]) -> None:
-        """Create sqlite tables that are missing, and let others read while rows are pushed.
-
-        After `feast teardown`, `feast apply` believes in Feast 0.67 that they are still there.
-        Creating a table that exists does nothing; other stores are not asked.
-        """
-        if self.repo_config.online_store.type == "sqlite":
-            self.online_store.update(self.repo_config, [], views, [], [], partial=True)
-            sqlite.keep_readable(self.repo_config, self.online_store)
-
     def _encoding(self, registry: BaseRegistry, task: MaterializationTask) -> VectorRun:
         """Return the run that encodes the postings which have no vector yet."""
         view = task.feature_view
@@ -286,8 +274,7 @@ class ActivityComputeEngine(ComputeEngine):
         encoding.commit()
         if view.online:
             count = push_snapshots(
-                self.repo_config,
-                self.online_store,
+                self._rows,
                 view,
                 sink,
                 changed=(),
@@ -315,8 +302,7 @@ class ActivityComputeEngine(ComputeEngine):
         """Push each job's newest vector of the interval online, and write the table."""
         if task.feature_view.online:
             push_table(
-                self.repo_config,
-                self.online_store,
+                self._rows,
                 task.feature_view,
                 table,
                 start=to_us(task.start_time),
@@ -434,8 +420,7 @@ class ActivityComputeEngine(ComputeEngine):
                 # that materializing again refills an online store.
                 asked = set(run.cutoffs) & set(sink.committed()[-1:])
                 count = push_snapshots(
-                    self.repo_config,
-                    self.online_store,
+                    self._rows,
                     task.feature_view,
                     sink,
                     changed=changed.get(sink, set()) | asked,
@@ -466,9 +451,9 @@ class ActivityComputeEngine(ComputeEngine):
                 sink_of(view).forget_published()
 
 
-def _merge_of(view: FeatureView) -> Merge | None:
+def _merge_of(view: FeatureView) -> RowMerge[Row] | None:
     """Return how rows of a view go online: only sequences are written by others too."""
-    return keep_live_events(view) if view.tags.get(Tag.ROLE) == Role.SEQUENCE else None
+    return KeepLiveEvents(view) if view.tags.get(Tag.ROLE) == Role.SEQUENCE else None
 
 
 def _is_ours(task: MaterializationTask) -> bool:
@@ -486,7 +471,7 @@ def _interval_of(task: MaterializationTask) -> tuple[int, int]:
     _require_times(task)
     now = datetime.now(UTC)
     start, end = to_us(task.start_time), to_us(task.end_time)
-    if end > to_us(now + CLOCK_TOLERANCE):
+    if end > to_us(now) + CLOCK_TOLERANCE:
         raise InvalidInput(
             f"{name}: an interval should not end in the future, since a value as of a time "
             f"needs all activity before it. Received: end {utc(to_datetime(end))}, now {utc(now)}"

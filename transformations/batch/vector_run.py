@@ -19,9 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.arrow import single_chunk, time_column
+from activity_embeddings.transformations.arrow import TIMESTAMP, single_chunk, time_column
 from activity_embeddings.transformations.contract.item_encoder import ItemEncoderDescription
-from activity_embeddings.transformations.definitions.schemas import TIMESTAMP
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.encoder import (
     ItemEncoder,

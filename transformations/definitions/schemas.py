@@ -14,11 +14,7 @@ from feast.types import Array, Float32, Int32, Int64, PrimitiveFeastType, String
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.sequences import Sequences
-from activity_embeddings.transformations.errors import InvalidInput
-
-TIMESTAMP = pa.timestamp("us", "UTC")
-MOST_VALUES = 2**31 - 1
-"""Arrow counts the elements of the lists of an array in int32."""
+from activity_embeddings.transformations.arrow import TIMESTAMP, vector_column
 
 
 def sequence_fields(
@@ -170,40 +166,6 @@ def embedding_batch(
     for output, values in vectors.items():
         columns[output] = vector_column(values)
     return pa.RecordBatch.from_pydict({**columns, **_stamps(sequences, created)})
-
-
-def vector_column(vectors: np.ndarray) -> pa.ListArray:
-    """Return float32 [n, d] as n lists.
-
-    Raises
-    ------
-    InvalidInput
-        There are more than 2^31 - 1 values, which no Arrow list array holds; see `vector_chunks`.
-    """
-    return pa.ListArray.from_arrays(list_offsets(*vectors.shape), pa.array(vectors.ravel()))
-
-
-def vector_chunks(vectors: np.ndarray, most: int = MOST_VALUES) -> pa.ChunkedArray:
-    """Return float32 [n, d], however large, as n lists in chunks of at most `most` values."""
-    at_once = max(1, most // max(1, vectors.shape[1]))
-    starts = range(0, max(1, len(vectors)), at_once)
-    return pa.chunked_array([vector_column(vectors[i : i + at_once]) for i in starts])
-
-
-def list_offsets(count: int, length: int) -> pa.Array:
-    """Return the offsets, int32 [count + 1], of lists of one length.
-
-    Raises
-    ------
-    InvalidInput
-        The last one is not an int32.
-    """
-    if count * length > MOST_VALUES:
-        raise InvalidInput(
-            f"vectors: expected at most {MOST_VALUES:,} values in one Arrow array. Received: "
-            f"{count:,} vectors of length {length:,}"
-        )
-    return pa.array(np.arange(count + 1, dtype=np.int64) * length, pa.int32())
 
 
 def _stamps(sequences: Sequences, created: np.ndarray) -> dict[str, pa.Array]:

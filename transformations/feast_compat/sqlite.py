@@ -1,10 +1,27 @@
-"""The connection of Feast's sqlite store."""
+"""Feast's sqlite store: its connection, its file and its tables.
+
+`_get_conn`, `_get_db_path`, `_quote_id`, `compute_table_id` and the columns of the tables are those
+of Feast 0.67. Its public methods read and parse a row whole, and have no way to set how the
+connection behaves.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from feast import RepoConfig
+from feast import FeatureView, RepoConfig
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.online_stores.helpers import compute_table_id
+from feast.infra.online_stores.sqlite import SqliteOnlineStore, _quote_id
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
+
+def database_of(config: RepoConfig) -> Path:
+    """Return the file of the store."""
+    return Path(SqliteOnlineStore._get_db_path(config))
 
 
 def keep_readable(config: RepoConfig, store: Any) -> None:
@@ -16,6 +33,28 @@ def keep_readable(config: RepoConfig, store: Any) -> None:
 
     Parameters
     ----------
-    config, store : as Feast hands them to an engine; a `SqliteOnlineStore`.
+    config, store
+        As Feast hands them to an engine; a `SqliteOnlineStore`.
     """
     store._get_conn(config).execute("PRAGMA cache_spill = OFF")
+
+
+def read_feature(
+    config: RepoConfig, store: Any, view: FeatureView, keys: Sequence[EntityKey], feature: str
+) -> dict[int, Value]:
+    """Return one feature's stored values, by the positions of their keys.
+
+    `SqliteOnlineStore.online_read` reads and parses every feature of a row, whichever it is asked
+    for.
+    """
+    version = config.entity_key_serialization_version
+    table = compute_table_id(
+        config.project, view, config.registry.enable_online_feature_view_versioning
+    )
+    position = {serialize_entity_key(key, version): i for i, key in enumerate(keys)}
+    found = store._get_conn(config).execute(
+        f"SELECT entity_key, value FROM {_quote_id(table)} "
+        f"WHERE feature_name = ? AND entity_key IN ({','.join('?' * len(position))})",
+        [feature, *position],
+    )
+    return {position[key]: Value.FromString(value) for key, value in found}

@@ -16,10 +16,11 @@ import numpy as np
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY, Sequences
+from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
 from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.wording import out_of
 
 _log = logging.getLogger(__name__)

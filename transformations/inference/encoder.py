@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import (
+    TIMESTAMP,
     id_column,
     is_text,
     rank_encode,
@@ -28,13 +29,13 @@ from activity_embeddings.transformations.arrow import (
     single_chunk,
     take_rows,
     time_column,
+    vector_chunks,
 )
 from activity_embeddings.transformations.contract.item_encoder import (
     ItemEncoderDescription,
     describe_item_encoder,
 )
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE, TensorSpec
-from activity_embeddings.transformations.definitions.schemas import TIMESTAMP, vector_chunks
 from activity_embeddings.transformations.errors import InvalidInput, first_line
 from activity_embeddings.transformations.inference.embedder import (
     BATCH_SIZE,

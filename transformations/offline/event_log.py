@@ -8,22 +8,21 @@ events or none. Any other source is written through Feast's own offline store.
 from __future__ import annotations
 
 import fcntl
-import os
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.arrow import require_columns, single_chunk
+from activity_embeddings.transformations.arrow import TIMESTAMP, require_columns, single_chunk
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.files import move_file, real_path
+from activity_embeddings.transformations.feast_compat.stores import append_offline
+from activity_embeddings.transformations.files import real_path, replace_file
 from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sources import (
@@ -74,19 +73,12 @@ def _add_file(folder: Path, files: ParquetFiles, view: FeatureView, table: pa.Ta
         )
     rows = _as_source(view, table, files.schema())
     name = f"live-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex}.parquet"
-    # In the same folder and so on the same disk, by a name that no reader takes.
-    aside = folder / f".{name}.staging"
-    try:
-        pq.write_table(rows, aside)
-        os.replace(aside, folder / name)
-    finally:
-        aside.unlink(missing_ok=True)
+    replace_file(folder / name, lambda aside: pq.write_table(rows, aside))
 
 
 def _rewrite_file(path: Path, view: FeatureView, table: pa.Table) -> None:
     # The file itself, so that pushes through all of its names wait for each other.
     path = real_path(path)
-    aside = path.with_name(f".{path.name}.staging")
     with ExitStack() as stack:
         with readable(view):
             lock = stack.enter_context(path.with_name(f".{path.name}.lock").open("w"))
@@ -95,14 +87,14 @@ def _rewrite_file(path: Path, view: FeatureView, table: pa.Table) -> None:
         rows = _as_source(view, table, before.schema_arrow)
         groups = before.metadata.num_row_groups
         codec = before.metadata.row_group(0).column(0).compression if groups else "snappy"
-        try:
+
+        def write(aside: Path) -> None:
             with pq.ParquetWriter(aside, before.schema_arrow, compression=codec) as writer:
                 for group in range(groups):
                     writer.write_table(before.read_row_group(group))
                 writer.write_table(rows.cast(before.schema_arrow))
-            move_file(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+
+        replace_file(path, write)
 
 
 def _append_through_feast(store: FeatureStore, view: FeatureView, table: pa.Table) -> None:
@@ -112,10 +104,7 @@ def _append_through_feast(store: FeatureStore, view: FeatureView, table: pa.Tabl
     filled = _filled_columns(view, table, columns)
     nothing = pa.nulls(len(table))
     rows = pa.table({name: filled.get(name, nothing) for name in columns})
-    # Not `FeatureStore.write_to_offline_store`: it maps the columns to the names of the view, and
-    # then misses those of the source.
-    provider: Any = store._get_provider()
-    provider.offline_write_batch(store.config, view, rows, None)
+    append_offline(store, view, rows)
 
 
 def _as_source(view: FeatureView, table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -158,7 +147,7 @@ def _filled_columns(
     filled = {theirs: single_chunk(table, ours) for ours, theirs in wanted.items()}
     created = source.created_timestamp_column
     if created and created in source_columns:
-        now = pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC"))
+        now = pa.scalar(datetime.now(UTC), TIMESTAMP)
         filled[created] = pa.array([now] * len(table), now.type)
     return filled
 

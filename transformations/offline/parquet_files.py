@@ -33,6 +33,7 @@ from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 
 from activity_embeddings.transformations.arrow import (
+    TIMESTAMP,
     id_column,
     is_text,
     require_columns,
@@ -334,7 +335,7 @@ class ParquetFiles:
 
 def _empty(wanted: Iterable[str], ids: Sequence[str], time: str) -> pa.Table:
     kinds = {name: pa.int64() if name in ids else pa.string() for name in wanted}
-    return pa.schema({**kinds, time: pa.timestamp("us", "UTC")}).empty_table()
+    return pa.schema({**kinds, time: TIMESTAMP}).empty_table()
 
 
 def _local_files(root: str) -> Iterator[str]:
@@ -425,7 +426,7 @@ def _normalised(table: pa.Table, ids: Sequence[str], time: str, label: str) -> p
             table = table.set_column(position, name, id_column(table, name, label))
         elif name == time:
             moments = pa.array(time_column(table, name, label), pa.int64())
-            table = table.set_column(position, name, moments.cast(pa.timestamp("us", "UTC")))
+            table = table.set_column(position, name, moments.cast(TIMESTAMP))
     return table
 
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureView, FileSource, RepoConfig
@@ -23,6 +22,7 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.arrow import (
+    TIMESTAMP,
     is_text,
     require_columns,
     require_zoned_time,
@@ -34,12 +34,11 @@ from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles, is_parquet
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
-from activity_embeddings.transformations.times import to_datetime
+from activity_embeddings.transformations.times import ALWAYS, to_datetime
 
 READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether
 interval ends belong to it and in which zone they compare."""
-_ALWAYS = np.iinfo(np.int64).min
 
 
 def source_of(view: FeatureView) -> DataSource:
@@ -162,7 +161,7 @@ def read_postings(
     item_id = key_of(view)
     table = _pull(config, store, view, [item_id, *columns], start, end, ids=[item_id])
     time = time_column(table, names.EVENT_TIMESTAMP, source_label(view))
-    return table.filter(pa.array((time <= end) & (time >= (_ALWAYS if start is None else start))))
+    return table.filter(pa.array((time <= end) & (time >= (ALWAYS if start is None else start))))
 
 
 def read_published_vectors(
@@ -185,7 +184,7 @@ def read_published_vectors(
         {
             item_id: _id_type(view),
             names.EMBEDDING: pa.list_(pa.float32()),
-            names.EVENT_TIMESTAMP: pa.timestamp("us", "UTC"),
+            names.EVENT_TIMESTAMP: TIMESTAMP,
         }
     ).empty_table()
     table = pa.concat_tables(tables) if tables else empty

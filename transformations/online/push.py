@@ -1,78 +1,65 @@
-"""Merge events that just happened into the stored sequences, and keep them at the next batch run.
+"""Merge events that just happened into the stored sequences.
 
     pushed events -> offline log -> stored row + events -> merged -> make_sequences -> new row
 
 The result depends on which events were pushed, not on their order, number or batches: a stored
 sequence is a set of events in total order, by their event ids where the source has them, and what
 is left out of it by window and length would be left out later too. So a push may be repeated after
-any failure, and several writers may push at once where the online store lets them; see
-`row_updates`.
-
-A row that holds events of its batch row's as-of time or later is a live row. When the batch
-publishes that member again, it brings everything before its own as-of time, late events included,
-since these are in the offline log; of the live row, what is as late as that or later is kept.
+any failure, and several writers may push at once where the online store lets them; see `base`.
+`live_rows` says what the next batch run keeps of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureStore, FeatureView
-from feast.infra.online_stores.sqlite import SqliteOnlineStoreConfig
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
-from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.merge import (
     Activity,
+    Id,
     activities_in,
-    as_events,
     has_numbers,
     merge_activities,
-    with_event_ids,
 )
-from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
-from activity_embeddings.transformations.arrow import id_column, single_chunk, time_column
+from activity_embeddings.transformations.arrow import (
+    TIMESTAMP,
+    id_column,
+    single_chunk,
+    time_column,
+)
 from activity_embeddings.transformations.definitions.registered import registered_domain
-from activity_embeddings.transformations.definitions.schemas import TIMESTAMP, sequence_batch
+from activity_embeddings.transformations.definitions.schemas import sequence_batch
 from activity_embeddings.transformations.definitions.views import (
     has_string_ids,
-    spec_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput, first_line
 from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.offline.columns import source_names, under_our_names
 from activity_embeddings.transformations.offline.event_log import append_events, require_event_ids
 from activity_embeddings.transformations.offline.sources import event_ids_of, source_label
-from activity_embeddings.transformations.online.publish import Merge, feast_rows
-from activity_embeddings.transformations.online.rows import (
-    Compute,
-    Needs,
-    Row,
-    Stored,
-    entity_keys,
-    update_rows,
-)
-from activity_embeddings.transformations.serving.process import ItemVectorLookup
-from activity_embeddings.transformations.serving.request import CLOCK_TOLERANCE_US
+from activity_embeddings.transformations.online.base import Row, Stored
+from activity_embeddings.transformations.online.live_rows import activities_of, merged_sequences
+from activity_embeddings.transformations.online.lookup import ItemVectorLookup
+from activity_embeddings.transformations.online.protobuf import entity_keys, feast_rows
+from activity_embeddings.transformations.online.stores import row_store_of
 from activity_embeddings.transformations.spec import ActivitySpec
-from activity_embeddings.transformations.times import to_datetime, to_us
+from activity_embeddings.transformations.times import ALWAYS, CLOCK_TOLERANCE, to_datetime, to_us
 from activity_embeddings.transformations.wording import are, counted, out_of, utc
 
 SOURCE = "pushed events"
 """What errors call them."""
 MEMBERS_AT_ONCE = 1_000
-"""Members read, merged and written together: others wait for so many at most."""
-_ALWAYS = np.iinfo(np.int64).min
+"""Members read, merged and written together: others wait for n at most."""
 
 
 @dataclass
@@ -140,13 +127,8 @@ class SequenceWriter:
         self.domain, self._spec = domain.names, domain.spec
         self._view, self._events = domain.sequence, domain.events
         self._vector_view = domain.vectors
-        # Feast's provider has it, its base class does not say so.
-        provider: Any = store._get_provider()
-        self._online_store = provider.online_store
-        if isinstance(store.config.online_store, SqliteOnlineStoreConfig):
-            # As in the engine: after `feast teardown`, `feast apply` leaves the tables out.
-            views = [view for view in (self._view, self._vector_view) if view.online]
-            self._online_store.update(store.config, [], views, [], [], partial=True)
+        self._rows = row_store_of(store)
+        self._rows.prepare([view for view in (self._view, self._vector_view) if view.online])
         self._item_vectors = ItemVectorLookup(store, self._vector_view)
 
     @property
@@ -227,7 +209,7 @@ class SequenceWriter:
             require_event_ids(self._events, table)
             columns[domain.event_id] = self._as_event_ids(id_column(table, domain.event_id, SOURCE))
         now = to_us(datetime.now(UTC))
-        late = np.flatnonzero(time > now + CLOCK_TOLERANCE_US)
+        late = np.flatnonzero(time > now + CLOCK_TOLERANCE)
         if len(late):
             raise InvalidInput(
                 f"{SOURCE}: column {names.EVENT_TIMESTAMP!r} should not lie in the future. "
@@ -266,12 +248,12 @@ class SequenceWriter:
         self, activity: ActivityEvents, known: np.ndarray, part: range, report: PushReport
     ) -> None:
         """Push the events of a few members, on known items, and count them."""
-        pushed: list[list[Activity]] = []
-        members: list[int] = []
+        pushed: list[_Pushed] = []
+        members = activity.member_ids.slice(part.start, len(part)).to_pylist()
         items = activity.item_ids.to_pylist()
         event_ids = [] if activity.event_ids is None else activity.event_ids.to_pylist()
-        for member in part:
-            events = slice(*activity.member_start[member : member + 2])
+        for position, member in zip(part, members, strict=True):
+            events = slice(*activity.member_start[position : position + 2])
             chosen = events.start + np.flatnonzero(known[events])
             columns = [
                 activity.time[chosen].tolist(),
@@ -281,175 +263,76 @@ class SequenceWriter:
             if activity.event is not None:
                 columns.append([event_ids[event] for event in activity.event[chosen].tolist()])
             if len(chosen):
-                members.append(member)
-                pushed.append(list(zip(*columns, strict=True)))
+                pushed.append(_Pushed(member, list(zip(*columns, strict=True))))
         if not pushed:
             return
-        ids = activity.member_ids.take(pa.array(members))
-        merging = _Merging(self._view, self._spec, ids, pushed, has_numbers(activity.event_ids))
-        update_rows(
-            self._store.config,
-            self._online_store,
-            self._view,
-            entity_keys(self._view, ids),
-            merging,
-        )
-        report.already_there += int(merging.already_there.sum())
-        report.older += int(merging.older.sum())
-        report.new += int(merging.new.sum())
+        keys = entity_keys(self._view, pa.array([each.member for each in pushed]))
+        merge = _MergePushed(self._view, self._spec, numbers=has_numbers(activity.event_ids))
+        self._rows.update(self._view, keys, pushed, merge)
+        report.already_there += sum(each.already_there for each in pushed)
+        report.older += sum(each.older for each in pushed)
+        report.new += sum(each.new for each in pushed)
 
 
-class _Merging:
-    """Merges a few members' events into their stored rows; a `row_updates.Compute`.
+@dataclass
+class _Pushed:
+    """A member's distinct events on known items, and what became of them, as in `PushReport`.
+
+    A row that had to be merged again counts as it was merged last.
+    """
+
+    member: Id
+    events: list[Activity]
+    already_there: int = 0
+    older: int = 0
+    new: int = 0
+
+
+class _MergePushed:
+    """A `RowMerge` of members' pushed events with their stored sequences.
 
     Parameters
     ----------
-    view, spec : of the sequences.
-    members : n ids.
-    pushed : n lists of distinct events, in any order.
-    numbers : bool. Whether event ids are integers, where there are any.
-
-    Attributes
-    ----------
-    already_there, older, new : int64 [n]; what became of the events, as in `PushReport`. A row
-        that had to be computed again counts as it was computed last.
+    view, spec
+        Of the sequences.
+    numbers
+        Whether event ids are integers, where there are any.
     """
 
-    def __init__(
-        self,
-        view: FeatureView,
-        spec: ActivitySpec,
-        members: pa.Array,
-        pushed: Sequence[Sequence[Activity]],
-        numbers: bool,
-    ) -> None:
-        self._view, self._spec, self._members, self._pushed = view, spec, members, pushed
-        self._numbers, self._domain = numbers, DomainNames.of(view.tags)
-        self.already_there, self.older, self.new = np.zeros((3, len(pushed)), dtype=np.int64)
+    decided_by = None
 
-    def __call__(self, which: Sequence[int], stored: Sequence[Stored]) -> list[Row | None]:
+    def __init__(self, view: FeatureView, spec: ActivitySpec, *, numbers: bool) -> None:
+        self._view, self._spec, self._numbers = view, spec, numbers
+        self._domain = DomainNames.of(view.tags)
+
+    def needs(self, given: _Pushed, value: Value) -> bool:
+        return True
+
+    def merge(self, given: Sequence[_Pushed], stored: Sequence[Stored]) -> list[Row | None]:
         before = [
             activities_of(values, self._domain, numbers=self._numbers) for _, values in stored
         ]
         merged, fresh = [], []
-        for i, activities in zip(which, before, strict=True):
-            together, not_stored = merge_activities(activities, self._pushed[i])
+        for activities, pushed in zip(before, given, strict=True):
+            together, not_stored = merge_activities(activities, pushed.events)
             merged.append(together)
             fresh.append(not_stored)
-        floor = [_ALWAYS if moment is None else to_us(moment) for moment, _ in stored]
-        sequences = _merged_sequences(merged, floor, self._spec)
+        floor = [ALWAYS if moment is None else to_us(moment) for moment, _ in stored]
+        sequences = merged_sequences(merged, floor, self._spec)
         after = activities_in(sequences)
-        for row, i in enumerate(which):
-            kept = len(set(after[row]).intersection(fresh[row]))
-            self.new[i] = kept
-            self.older[i] = len(fresh[row]) - kept
-            self.already_there[i] = len(self._pushed[i]) - len(fresh[row])
-        changed = np.flatnonzero([a != b for a, b in zip(after, before, strict=True)])
-        made: list[Row | None] = [None] * len(which)
-        if len(changed):
+        for pushed, kept, not_stored in zip(given, after, fresh, strict=True):
+            pushed.new = len(set(kept).intersection(not_stored))
+            pushed.older = len(not_stored) - pushed.new
+            pushed.already_there = len(pushed.events) - len(not_stored)
+        changed = [
+            i for i, pair in enumerate(zip(after, before, strict=True)) if pair[0] != pair[1]
+        ]
+        made: list[Row | None] = [None] * len(given)
+        if changed:
             created = np.full(len(changed), to_us(datetime.now(UTC)), dtype=np.int64)
-            members = self._members.take(pa.array(np.asarray(which)[changed]))
-            batch = sequence_batch(members, sequences.take(changed), created, self._domain)
-            for row, new in zip(changed.tolist(), feast_rows(self._view, batch), strict=True):
+            members = pa.array([given[i].member for i in changed])
+            made_of = sequences.take(np.array(changed))
+            batch = sequence_batch(members, made_of, created, self._domain)
+            for row, new in zip(changed, feast_rows(self._view, batch), strict=True):
                 made[row] = new
         return made
-
-
-def keep_live_events(view: FeatureView) -> Merge:
-    """Return how snapshots of the sequence view go online: see the top of this module."""
-    spec = spec_of(view)
-
-    def merge(rows: Sequence[Row]) -> tuple[Compute, Needs]:
-        as_of = {moment: to_us(moment) for moment in {row[2] for row in rows}}
-
-        def is_live(position: int, times: Value) -> bool:
-            # By its events, not by the row's time, of which sqlite keeps whole seconds.
-            newest = times.int64_list_val.val[-1:]
-            return bool(newest) and newest[0] >= as_of[rows[position][2]]
-
-        def compute(which: Sequence[int], stored: Sequence[Stored]) -> list[Row | None]:
-            chosen: list[Row | None] = [rows[i] for i in which]
-            live = [
-                (position, i, values)
-                for position, (i, (_, values)) in enumerate(zip(which, stored, strict=True))
-                if values is not None and is_live(i, values[names.ACTIVITY_TIMES])
-            ]
-            made = _with_live(
-                view, spec, [rows[i] for _, i, _ in live], [values for _, _, values in live]
-            )
-            for (position, _, _), row in zip(live, made, strict=True):
-                chosen[position] = row
-            return chosen
-
-        return compute, Needs(names.ACTIVITY_TIMES, is_live)
-
-    return merge
-
-
-def _with_live(
-    view: FeatureView,
-    spec: ActivitySpec,
-    rows: Sequence[Row],
-    stored: Sequence[Mapping[str, Value]],
-) -> list[Row]:
-    """Return batch rows with the events of stored rows that are as late as they are, or later."""
-    if not rows:
-        return []
-    domain = DomainNames.of(view.tags)
-    floor = [to_us(moment) for _, _, moment, _ in rows]
-    merged = [
-        activities_of(values, domain)
-        + [live for live in activities_of(held, domain) if live[0] >= as_of]
-        for (_, values, _, _), held, as_of in zip(rows, stored, floor, strict=True)
-    ]
-    created = np.array([to_us(made or moment) for _, _, moment, made in rows], dtype=np.int64)
-    members = pa.array([_id_of(key) for key, *_ in rows])
-    sequences = _merged_sequences(merged, floor, spec)
-    return feast_rows(view, sequence_batch(members, sequences, created, domain))
-
-
-def activities_of(
-    values: Mapping[str, Value] | None, domain: DomainNames, *, numbers: bool = False
-) -> list[Activity]:
-    """Return the activities of a row of the sequence view, oldest first; none without a row.
-
-    Parameters
-    ----------
-    values : of the row.
-    domain : names the features.
-    numbers : whether event ids, which are stored as text, are integers.
-    """
-    if values is None:
-        return []
-    times = values[names.ACTIVITY_TIMES].int64_list_val.val
-    if not times:
-        return []
-    items = values[domain.activity_item_ids]
-    item_ids = items.int64_list_val.val or items.string_list_val.val
-    actions = values[names.ACTIVITY_ACTIONS].int32_list_val.val
-    activities = list(zip(times, item_ids, actions, strict=True))
-    event_ids = values[names.ACTIVITY_EVENT_IDS].string_list_val.val
-    return with_event_ids(activities, event_ids, numbers=numbers)
-
-
-def _id_of(key: EntityKey) -> int | str:
-    (value,) = key.entity_values
-    return value.string_val if value.HasField("string_val") else value.int64_val
-
-
-def _merged_sequences(
-    merged: Sequence[Sequence[Activity]], floor: Sequence[int], spec: ActivitySpec
-) -> Sequences:
-    """Return members' sequences as of just after their newest activity, or `floor` if later.
-
-    A row of the batch is as of a cut-off; the events merged into it may be newer. Nothing else
-    moves the as-of time, so that it is the same in whatever order events arrive.
-    """
-    newest = [activities[-1][0] + 1 if activities else _ALWAYS for activities in merged]
-    events = as_events(merged)
-    # Items without a vector are left out before; every other one is known for ever. Were it known
-    # from its vector's own time on, an event could be left out now and, had a later one been
-    # pushed first, have stayed.
-    known = ItemVectors.always_known(events.item_ids)
-    as_of = np.maximum(np.array(newest, dtype=np.int64), np.array(floor, dtype=np.int64))
-    return make_sequences(events, events.member_ids, as_of, spec=spec, vectors=known)

@@ -31,6 +31,7 @@ import pyarrow as pa
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file
+from activity_embeddings.transformations.ragged import ranges
 from activity_embeddings.transformations.spec import ItemVectorSpec, describe_mismatch
 
 CURRENT = "current.json"
@@ -169,22 +170,14 @@ class VectorTable:
         start = np.zeros(len(codes) + 1, dtype=np.int64)
         np.cumsum(counts, out=start[1:])
         total = int(start[-1])
-        source = _ranges(first, counts[there])
-        target = _ranges(start[there], counts[there])
+        source = ranges(first, counts[there])
+        target = ranges(start[there], counts[there])
         matrix = np.zeros((total + 1, self.matrix.shape[1]), dtype=np.float32)
         time = np.zeros(total, dtype=np.int64)
         matrix[target], time[target] = self.matrix[source], self.time[source]
         for i, (since, vector) in more.items():
             time[start[i]], matrix[start[i]] = since, vector
         return ItemVectors(item_ids=item_ids, start=start, time=time, matrix=matrix)
-
-
-def _ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the concatenated ranges `first[i] : first[i] + counts[i]`."""
-    if len(counts) == counts.sum():
-        return first
-    end = np.cumsum(counts)
-    return np.arange(end[-1]) + np.repeat(first - end + counts, counts)
 
 
 class VectorTableReader:

@@ -19,24 +19,20 @@ import pyarrow as pa
 from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.definitions.schemas import TIMESTAMP, vector_column
+from activity_embeddings.transformations.arrow import TIMESTAMP, vector_column
 from activity_embeddings.transformations.definitions.views import (
     has_string_ids,
     registered_model,
     release_of,
     source_views_of,
     spec_of,
-    vector_spec_of,
-    vector_table_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.calls import training_join
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sources import declared_event_ids
-from activity_embeddings.transformations.online.rows import entity_keys, read_rows
-from activity_embeddings.transformations.online.vector_table import VectorTableReader
+from activity_embeddings.transformations.online.lookup import ItemVectorLookup
 from activity_embeddings.transformations.serving.label_times import label_times
 from activity_embeddings.transformations.serving.metrics import count_error, count_request
 from activity_embeddings.transformations.serving.request import (
@@ -44,71 +40,11 @@ from activity_embeddings.transformations.serving.request import (
     RequestTimeResult,
     embed_at_request,
 )
-from activity_embeddings.transformations.times import to_us
+from activity_embeddings.transformations.times import SECOND
 
 _log = logging.getLogger(__name__)
 MEMBERS_A_CALL = 65_536
 """Members a model call: a request of any usual size is one call."""
-
-
-class ItemVectorLookup:
-    """Item vectors at request time: from the table, and newer items from the online store.
-
-    Parameters
-    ----------
-    store : the feature store.
-    view : the view of item vectors.
-    """
-
-    def __init__(self, store: FeatureStore, view: FeatureView) -> None:
-        self._store, self._view = store, view
-        self._embedding = vector_spec_of(view)
-        self._table = VectorTableReader(vector_table_of(view, store.repo_path), self._embedding)
-
-    def __call__(self, item_ids: pa.Array) -> tuple[ItemVectors, np.ndarray]:
-        """Look distinct, ascending ids up; see `request_time.VectorLookup`."""
-        table = self._table.table()
-        codes = table.codes(item_ids.to_numpy(zero_copy_only=False))
-        known = codes >= 0
-        if known.all():
-            return table.take(item_ids, codes, {}), known
-        newer = self._read_online(item_ids, np.flatnonzero(~known))
-        known[list(newer)] = True
-        if known.all():
-            return table.take(item_ids, codes, newer), known
-        position = np.cumsum(known) - 1
-        newer = {int(position[i]): found for i, found in newer.items()}
-        return table.take(item_ids.filter(pa.array(known)), codes[known], newer), known
-
-    def map_table(self) -> None:
-        """Map the table into memory; otherwise the first look-up does."""
-        self._table.table()
-
-    def _read_online(
-        self, item_ids: pa.Array, missing: np.ndarray
-    ) -> dict[int, tuple[int, np.ndarray]]:
-        """Return (time, vector) of the items that the online store has, in one read."""
-        ids = item_ids.take(pa.array(missing))
-        rows = read_rows(
-            self._store.config,
-            self._store._get_provider().online_store,
-            self._view,
-            entity_keys(self._view, ids),
-            [names.EMBEDDING],
-        )
-        found = {}
-        for position, item, (time, features) in zip(missing, ids, rows, strict=True):
-            if time is None or features is None:
-                continue
-            vector = np.array(features[names.EMBEDDING].float_list_val.val, dtype=np.float32)
-            if len(vector) != self._embedding.dimension:
-                raise InvalidInput(
-                    f"{self._view.name} (online): expected a vector of length "
-                    f"{self._embedding.dimension} for item {item.as_py()!r}. "
-                    f"Received: length {len(vector)}"
-                )
-            found[int(position)] = (to_us(time), vector)
-        return found
 
 
 class ServedModel:
@@ -326,7 +262,7 @@ def embed_request(
     features[names.ACTIVITY_COUNT] = result.sequences.count.tolist()
     features[names.NEW_ACTIVITY_COUNT] = result.new.tolist()
     features[names.LAST_ACTIVITY_AT] = [
-        datetime.fromtimestamp(time // 1_000_000, UTC) if time else None for time in newest.tolist()
+        datetime.fromtimestamp(time // SECOND, UTC) if time else None for time in newest.tolist()
     ]
     # With `full_feature_names`, Feast looks for the features of a Python function under these.
     realtime = names.realtime_name(view)

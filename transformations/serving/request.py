@@ -33,11 +33,14 @@ from activity_embeddings.transformations.activity.sequences import Sequences, ma
 from activity_embeddings.transformations.errors import InvalidInput, quote, received
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.spec import ActivitySpec
-from activity_embeddings.transformations.times import parse_time, to_datetime, to_us
+from activity_embeddings.transformations.times import (
+    CLOCK_TOLERANCE,
+    SECOND,
+    parse_time,
+    to_datetime,
+    to_us,
+)
 
-CLOCK_TOLERANCE_US = 60_000_000
-"""How far ahead of this machine's clock a request's time may be."""
-_SECOND = 1_000_000
 _INT64 = 1 << 63
 
 VectorLookup = Callable[[pa.Array], tuple[ItemVectors, np.ndarray]]
@@ -246,12 +249,12 @@ class RequestParser:
         if missing:
             return now, 0
         time = self._parse_time(given, names.REQUEST_TIMESTAMP, inputs, row)
-        if time > now + CLOCK_TOLERANCE_US:
+        if time > now + CLOCK_TOLERANCE:
             raise InvalidRequest(
                 f"{self._who(inputs, row)}: {names.REQUEST_TIMESTAMP} should not be in the future. "
                 f"Received: {to_datetime(time)}, now {to_datetime(now)}"
             )
-        return time, _SECOND if isinstance(given, datetime) and not given.microsecond else 0
+        return time, SECOND if isinstance(given, datetime) and not given.microsecond else 0
 
     def _parse_time(
         self, value: Any, column: str, inputs: Mapping[str, Sequence[Any]], row: int
@@ -324,7 +327,7 @@ def embed_at_request(
     report.unknown_items += int(sequences.unknown.sum())
     report.empty = count - int(np.count_nonzero(sequences.count))
     report.newest_ages = [
-        (int(moment) - int(newest)) / _SECOND
+        (int(moment) - int(newest)) / SECOND
         for moment, newest in zip(as_of, sequences.time[:, -1], strict=True)
         if newest
     ]

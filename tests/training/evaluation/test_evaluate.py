@@ -26,10 +26,9 @@ from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.models import InterleavedDecay
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
-from activity_embeddings.transformations.times import to_us
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, to_us
 
 MARKET = JobMarket(members=2500, items=300, days=70, seed=3)
 VECTOR_SPEC = ItemVectorSpec("truth_with_noise", "1", MARKET.dimension)

@@ -16,7 +16,7 @@ from activity_embeddings.training.objectives.future_positives import (
     NEGATIVE_ROWS,
     TARGET_ROWS,
 )
-from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 HISTORY = turns(members=30)
 EVERY = Windows(minimum=1, prefixes=True, per_member=None)

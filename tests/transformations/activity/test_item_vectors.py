@@ -3,8 +3,9 @@
 import numpy as np
 import pyarrow as pa
 
-from activity_embeddings.transformations.activity.item_vectors import NEVER, ItemVectors
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.spec import ItemVectorSpec
+from activity_embeddings.transformations.times import NEVER
 
 VECTOR_SPEC = ItemVectorSpec("test", "1", 2)
 

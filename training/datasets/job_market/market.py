@@ -21,7 +21,7 @@ from activity_embeddings.training.datasets.job_market.sessions import ACTIONS, A
 from activity_embeddings.training.datasets.job_market.settings import BLOCK_STREAM, MarketSettings
 from activity_embeddings.training.datasets.movietweetings import EVENTS_SCHEMA, POSTINGS_FILE
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
-from activity_embeddings.transformations.definitions.schemas import vector_column
+from activity_embeddings.transformations.arrow import vector_column
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.names import ACTION, EVENT_TIMESTAMP, ITEM_ID, MEMBER_ID

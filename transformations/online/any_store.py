@@ -1,0 +1,87 @@
+"""Rows of any online store, by Feast's own calls.
+
+Read, merged, written: of two writers who meet, the last one wins. Have one writer a member, as by
+partitioning a stream by member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from feast import FeatureView, RepoConfig
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+
+from activity_embeddings.transformations.online.base import Given, Row, RowMerge, Stored
+
+ROWS_AT_ONCE = 10_000
+"""Rows read and written together: bounds how long others wait, and sqlite's query parameters."""
+
+
+class AnyRows:
+    """A `RowStore` of any store of Feast; what a store does otherwise is overridden.
+
+    Parameters
+    ----------
+    config, store
+        As Feast hands them to an engine.
+    """
+
+    def __init__(self, config: RepoConfig, store: OnlineStore) -> None:
+        self.config = config
+        self._store: Any = store
+
+    def prepare(self, views: Sequence[FeatureView]) -> None:
+        """Do nothing: `feast apply` has made what the store needs."""
+
+    def read(
+        self, view: FeatureView, keys: Sequence[EntityKey], features: Sequence[str] | None = None
+    ) -> list[Stored]:
+        """See `RowStore.read`."""
+        wanted = list(features or [feature.name for feature in view.features])
+        found: list[Stored] = []
+        for start in range(0, len(keys), ROWS_AT_ONCE):
+            part = list(keys[start : start + ROWS_AT_ONCE])
+            # A list of its own: Feast's Redis store adds to the one it is given.
+            for moment, values in self._store.online_read(self.config, view, part, [*wanted]):
+                # Feast's Redis store answers a missing row with values that are not set, as of 1970.
+                there = values is not None and any(v.WhichOneof("val") for v in values.values())
+                found.append((moment, values) if there else (None, None))
+        return found
+
+    def write(self, view: FeatureView, rows: Sequence[Row]) -> None:
+        """See `RowStore.write`."""
+        self._store.online_write_batch(self.config, view, list(rows), None)
+
+    def update(
+        self,
+        view: FeatureView,
+        keys: Sequence[EntityKey],
+        given: Sequence[Given],
+        merge: RowMerge[Given],
+    ) -> None:
+        """See `RowStore.update`."""
+        for start in range(0, len(keys), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            with self._alone():
+                stored = self._read_needed(view, keys[part], given[part], merge)
+                rows = [row for row in merge.merge(given[part], stored) if row is not None]
+                if rows:
+                    self.write(view, rows)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other writers out while the body runs, where the store has a way to."""
+        yield
+
+    def _read_needed(
+        self,
+        view: FeatureView,
+        keys: Sequence[EntityKey],
+        given: Sequence[Given],
+        merge: RowMerge[Given],
+    ) -> list[Stored]:
+        """Return the rows of n keys; those that `merge` does not need may be left out as missing."""
+        return self.read(view, keys)

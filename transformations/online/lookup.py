@@ -1,0 +1,70 @@
+"""Item vectors at request time: from the table on disk, and newer items from the online store."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from feast import FeatureStore, FeatureView
+
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.definitions.views import vector_spec_of, vector_table_of
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.online.protobuf import entity_keys
+from activity_embeddings.transformations.online.stores import row_store_of
+from activity_embeddings.transformations.online.vector_table import VectorTableReader
+from activity_embeddings.transformations.times import to_us
+
+
+class ItemVectorLookup:
+    """Item vectors at request time: from the table, and newer items from the online store.
+
+    Parameters
+    ----------
+    store : the feature store.
+    view : the view of item vectors.
+    """
+
+    def __init__(self, store: FeatureStore, view: FeatureView) -> None:
+        self._view, self._rows = view, row_store_of(store)
+        self._embedding = vector_spec_of(view)
+        self._table = VectorTableReader(vector_table_of(view, store.repo_path), self._embedding)
+
+    def __call__(self, item_ids: pa.Array) -> tuple[ItemVectors, np.ndarray]:
+        """Look distinct, ascending ids up; see `request.VectorLookup`."""
+        table = self._table.table()
+        codes = table.codes(item_ids.to_numpy(zero_copy_only=False))
+        known = codes >= 0
+        if known.all():
+            return table.take(item_ids, codes, {}), known
+        newer = self._read_online(item_ids, np.flatnonzero(~known))
+        known[list(newer)] = True
+        if known.all():
+            return table.take(item_ids, codes, newer), known
+        position = np.cumsum(known) - 1
+        newer = {int(position[i]): found for i, found in newer.items()}
+        return table.take(item_ids.filter(pa.array(known)), codes[known], newer), known
+
+    def map_table(self) -> None:
+        """Map the table into memory; otherwise the first look-up does."""
+        self._table.table()
+
+    def _read_online(
+        self, item_ids: pa.Array, missing: np.ndarray
+    ) -> dict[int, tuple[int, np.ndarray]]:
+        """Return (time, vector) of the items that the online store has, in one read."""
+        ids = item_ids.take(pa.array(missing))
+        rows = self._rows.read(self._view, entity_keys(self._view, ids), [names.EMBEDDING])
+        found = {}
+        for position, item, (time, features) in zip(missing, ids, rows, strict=True):
+            if time is None or features is None:
+                continue
+            vector = np.array(features[names.EMBEDDING].float_list_val.val, dtype=np.float32)
+            if len(vector) != self._embedding.dimension:
+                raise InvalidInput(
+                    f"{self._view.name} (online): expected a vector of length "
+                    f"{self._embedding.dimension} for item {item.as_py()!r}. "
+                    f"Received: length {len(vector)}"
+                )
+            found[int(position)] = (to_us(time), vector)
+        return found
