@@ -29,7 +29,7 @@ import synthetic
 from publish_variants import VARIANTS, VIEWS
 
 FEATURE_REPO = Path(__file__).parents[1] / "feature_repo"
-OWN_JOB_VECTORS = Path(__file__).parents[1] / "examples" / "own_job_vectors.py"
+OWN_JOB_VECTORS = Path(__file__).parents[1] / "examples" / "own_item_vectors.py"
 FEAST = Path(sys.executable).with_name("feast")
 LOAD = "load models"
 PUSH = "push online"
@@ -124,7 +124,7 @@ def _prepare(folder: Path, options: argparse.Namespace, *, members: int, snapsho
     text = OWN_JOB_VECTORS.read_text(encoding="utf-8")
     assert "dimension=64" in text
     text = text.replace("dimension=64", f"dimension={options.dimension}")
-    (repo / "job_vectors.py").write_text(text, encoding="utf-8")
+    (repo / "item_vectors.py").write_text(text, encoding="utf-8")
     synthetic.write_activity(
         repo / "data",
         members=members,

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from synthetic import ACTIONS, CUTOFF, LENGTH, WINDOW
 
 MODELS = ("unweighted_average", "geometric_decay", "cnn")
-VIEWS = tuple(f"member_activity_embedding_{name}" for name in MODELS)
+VIEWS = tuple(f"job_activity_embedding_{name}" for name in MODELS)
 BATCH = 1024
 SEQUENCE_RUNS = 5
 
@@ -107,7 +107,7 @@ def run_ours(folder: Path, snapshots: int) -> dict[str, Any]:
         store.materialize(
             CUTOFF - timedelta(days=snapshots),
             CUTOFF,
-            feature_views=["member_activity_sequence", *VIEWS],
+            feature_views=["job_activity_sequence", *VIEWS],
         )
     wall = time.perf_counter() - started
     (report,) = reports
@@ -330,7 +330,7 @@ def _stock_definitions(here: Path) -> list[Any]:
         schema = [Field(name=column, dtype=Array(Float32)) for column in columns]
         views.append(
             FeatureView(
-                name=f"member_activity_embedding_{name}",
+                name=f"job_activity_embedding_{name}",
                 entities=[member],
                 ttl=WINDOW,
                 schema=schema,
@@ -363,7 +363,7 @@ def _ready_batches(data: Path) -> list[dict[str, Any]]:
     """Return the models' inputs for every member, made of the sequences `ours` published."""
     import tensorflow as tf
 
-    (file,) = (data / "snapshots" / "member_activity_sequence").rglob("snapshot.parquet")
+    (file,) = (data / "snapshots" / "job_activity_sequence").rglob("snapshot.parquet")
     sequences = pq.read_table(file, partitioning=None)
     vector_spec = pq.read_table(data / "job_embeddings.parquet")
     item_ids = vector_spec.column("job_id").to_numpy()

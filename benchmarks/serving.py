@@ -69,14 +69,19 @@ GROWTH = 0.002
 MODEL = names.JOBS.embedding_view("cnn")
 SEQUENCE_FEATURES = [names.JOBS.activity_item_ids, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]
 NOW = synthetic.CUTOFF + timedelta(minutes=1)
-BATCH, REALTIME, STORED, NOTHING = "jymbii_v2", "jymbii_v2_realtime", "stored", "nothing"
+BATCH, REALTIME, STORED, NOTHING = (
+    "recommendations_v2",
+    "recommendations_v2_realtime",
+    "stored",
+    "nothing",
+)
 MORE_DEFINITIONS = f'''
 """What Feast itself costs: the inputs of the request-time value, and a view that does nothing."""
 
 import inspect
 
 from feast import FeatureService
-from views import EMBEDDING_VIEWS, REALTIME_VIEWS, member_activity_sequence
+from views import EMBEDDING_VIEWS, REALTIME_VIEWS, job_activity_sequence
 
 realtime = REALTIME_VIEWS["{MODEL}_realtime"]
 
@@ -109,7 +114,7 @@ nothing_view = type(realtime)(
 stored = FeatureService(
     name="{STORED}",
     features=[
-        member_activity_sequence[{SEQUENCE_FEATURES!r}],
+        job_activity_sequence[{SEQUENCE_FEATURES!r}],
         EMBEDDING_VIEWS["{MODEL}"],
     ],
 )
@@ -132,8 +137,8 @@ class Request:
         return {
             names.MEMBER_ID: [self.member],
             names.JOBS.recent_item_ids: [self.items if recent else None],
-            names.JOBS.recent_actions: [self.actions if recent else None],
-            names.JOBS.recent_timestamps: [self.times if recent else None],
+            names.JOBS.recent_job_actions: [self.actions if recent else None],
+            names.JOBS.recent_job_timestamps: [self.times if recent else None],
             names.REQUEST_TIMESTAMP: [at],
         }
 
@@ -240,7 +245,7 @@ def _write_source(source: Path, options: argparse.Namespace) -> None:
     (source / "data").mkdir(parents=True)
     for file in FEATURE_REPO.glob("*.py"):
         shutil.copy(file, source)
-    shutil.copy(OWN_JOB_VECTORS, source / "job_vectors.py")
+    shutil.copy(OWN_JOB_VECTORS, source / "item_vectors.py")
     (source / "benchmark_views.py").write_text(MORE_DEFINITIONS, encoding="utf-8")
     synthetic.write_activity(
         source / "data",
@@ -690,8 +695,8 @@ def _mixed_rows(chosen: random.Random, members: int, items: Sequence[int]) -> di
     columns: dict[str, list[Any]] = {
         names.MEMBER_ID: [],
         names.JOBS.recent_item_ids: [],
-        names.JOBS.recent_actions: [],
-        names.JOBS.recent_timestamps: [],
+        names.JOBS.recent_job_actions: [],
+        names.JOBS.recent_job_timestamps: [],
         names.REQUEST_TIMESTAMP: [],
     }
     for _ in range(chosen.randint(1, 16)):

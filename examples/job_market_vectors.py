@@ -1,6 +1,6 @@
 """Job vectors of the simulated job market: its postings have a title, a description and a group.
 
-`make demo DATA=jobs` copies this file over `job_vectors.py` of a feature repo of its own.
+`make demo DATA=jobs` copies this file over `item_vectors.py` of a feature repo of its own.
 """
 
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Job vectors of your own, not an encoder's: copy this file over `feature_repo/job_vectors.py`.
+"""Job vectors of your own, not an encoder's: copy this file over `feature_repo/item_vectors.py`.
 
 The rest of the feature repo takes `VECTOR_SPEC` and `job_embedding` from there, and does not
 know where vectors come from.

@@ -24,7 +24,7 @@ from activity_embeddings import entity_rows
 JobId: TypeAlias = int | str
 Time: TypeAlias = datetime | str
 
-SERVICE = "jymbii_v2_realtime"
+SERVICE = "recommendations_v2_realtime"
 CANDIDATES = 500
 SHOWN = 10
 

@@ -21,13 +21,34 @@ from click.testing import CliRunner
 from feast import FeatureStore
 from feast.cli.cli import cli
 
+from activity_embeddings import ItemVectorSpec
+from activity_embeddings.training.new_repo import render
+from activity_embeddings.training.new_repo.settings import RepoSettings, VectorSource
+
 PROJECT = Path(__file__).parents[1]
 DEFINITIONS = PROJECT / "feature_repo"
-OWN_JOB_VECTORS = PROJECT / "examples" / "own_job_vectors.py"
+OWN_VECTORS = RepoSettings(
+    items=VectorSource(), vector_spec=ItemVectorSpec("content_and_behaviour", "1", 64)
+)
+"""Settings of a feature repo whose item vectors are the user's own."""
 FEAST = Path(sys.executable).with_name("feast")
 DIMENSION = 64
 US_PER_DAY = 86_400_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+LEARNED_SERVICES = """
+recommendations_v2 = domain.service(
+    "recommendations_v2", "cnn", description="Recommendations, by one learned vector."
+)
+
+recommendations_v2_realtime = domain.service(
+    "recommendations_v2_realtime",
+    "cnn",
+    realtime=True,
+    description="Recommendations, by one learned vector as of the request.",
+)
+"""
+"""What a user adds to services.py for a learned model."""
 
 # Runs the feast command and kills its own process around the n-th call of one function.
 KILLED_FEAST = """
@@ -133,6 +154,12 @@ class Repo:
     def write_postings(self, table: pa.Table) -> None:
         pq.write_table(table, self.data / "job_postings.parquet")
 
+    def configure(self, settings: RepoSettings) -> None:
+        """Write the definitions that `init` writes for such settings."""
+        (self.path / "entities.py").write_text(render.entities_py(settings))
+        (self.path / "sources.py").write_text(render.sources_py(settings))
+        (self.path / "item_vectors.py").write_text(render.item_vectors_py(settings))
+
     def edit(self, file: str, old: str, new: str) -> None:
         """Change one of the definitions, as a user would."""
         path = self.path / file
@@ -170,13 +197,19 @@ class Repo:
         return self.snapshot_files(), self.online_rows()
 
 
-def make_repo(path: Path, models: Path, events: pa.Table, vectors: pa.Table) -> Repo:
+def make_repo(
+    path: Path,
+    models: Path,
+    events: pa.Table,
+    vectors: pa.Table,
+    settings: RepoSettings = OWN_VECTORS,
+) -> Repo:
     """Copy the definitions to `path` and give them data and packaged models.
 
-    The item vectors are the user's own, by the file that the README says to copy.
+    The item vectors are the user's own; what depends on the settings is what `init` writes.
     """
     repo = _copy_definitions(path, models)
-    shutil.copy(OWN_JOB_VECTORS, path / "job_vectors.py")
+    repo.configure(settings)
     repo.write_events(events)
     repo.write_vectors(vectors)
     return repo
@@ -196,7 +229,11 @@ def _copy_definitions(path: Path, models: Path) -> Repo:
         shutil.copy(file, path)
     shutil.copytree(models, path / "models")
     (path / "data").mkdir()
-    return Repo(path)
+    repo = Repo(path)
+    repo.edit("activity_models.py", "\n]\n", '\n    ActivityModel(MODELS / "cnn"),\n]\n')
+    with (path / "services.py").open("a") as services:
+        services.write(LEARNED_SERVICES)
+    return repo
 
 
 def events_table(rows: list[tuple[int, int, str, datetime]]) -> pa.Table:

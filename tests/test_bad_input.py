@@ -128,7 +128,7 @@ BAD_EVENTS = {
 def test_bad_events_are_refused(case, repo):
     table, expected = BAD_EVENTS[case]
     repo.write_events(table)
-    assert_refused(repo, MATERIALIZE, "member_activity", *expected)
+    assert_refused(repo, MATERIALIZE, "job_activity", *expected)
 
 
 def test_bad_rows_late_in_a_long_interval_leave_no_snapshot_of_its_beginning(repo):
@@ -181,7 +181,7 @@ BAD_VECTORS = {
     "a null time": (with_null(GOOD_VECTORS, "event_timestamp"), ["no nulls", "1 of"]),
     "items of another type than in the events": (
         with_column(GOOD_VECTORS, "job_id", GOOD_VECTORS["job_id"].cast(pa.string())),
-        ["item_id in member_activity", "one type", "string", "int64"],
+        ["item_id in job_activity", "one type", "string", "int64"],
     ),
 }
 
@@ -366,7 +366,7 @@ def test_a_model_changed_after_apply_is_refused_until_it_has_a_new_version(repo,
     edit_manifest(repo, "geometric_decay", lambda m: m.update(version="2"))
     repo.run("apply")
     repo.run(*MATERIALIZE)
-    histories = repo.data / "snapshots" / "member_activity_embedding_geometric_decay"
+    histories = repo.data / "snapshots" / "job_activity_embedding_geometric_decay"
     assert {path.name for path in histories.iterdir()} == {"v1", "v2"}
 
 
@@ -386,8 +386,8 @@ def test_ids_that_are_neither_int64_nor_string_are_refused_at_apply(repo):
     repo.edit("entities.py", "ValueType.INT64", "ValueType.DOUBLE")
     repo.edit("sources.py", "dtype=Int64", "dtype=Float64")
     repo.edit("sources.py", "Int64, String", "Float64, String")
-    repo.edit("job_vectors.py", "dtype=Int64", "dtype=Float64")
-    repo.edit("job_vectors.py", "Float32, Int64", "Float32, Float64")
+    repo.edit("item_vectors.py", "dtype=Int64", "dtype=Float64")
+    repo.edit("item_vectors.py", "Float32, Int64", "Float32, Float64")
     assert_refused(repo, ["apply"], "'member'", "INT64 or STRING", "DOUBLE")
 
 
@@ -398,6 +398,6 @@ def test_the_sources_are_read_again_by_the_next_good_run(repo):
     repo.write_events(events_table(EVENTS))
     repo.run(*MATERIALIZE)
     table = pq.read_table(
-        repo.data / "snapshots" / "member_activity_sequence" / "v1", partitioning=None
+        repo.data / "snapshots" / "job_activity_sequence" / "v1", partitioning=None
     )
     assert set(table["event_timestamp"].to_pylist()) == {at(1), at(2), at(3)}

@@ -29,9 +29,9 @@ from activity_embeddings.transformations.online.protobuf import entity_keys
 
 T = at(4)
 COMMAND = Path(sys.executable).with_name("activity-embeddings")
-SEQUENCE = "member_activity_sequence"
+SEQUENCE = "job_activity_sequence"
 EMBEDDINGS = [
-    f"member_activity_embedding_{name}" for name in ("cnn", "geometric_decay", "unweighted_average")
+    f"job_activity_embedding_{name}" for name in ("cnn", "geometric_decay", "unweighted_average")
 ]
 VIEWS = {SEQUENCE, *EMBEDDINGS, *(f"{name}_realtime" for name in EMBEDDINGS)}
 

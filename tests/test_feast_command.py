@@ -26,11 +26,11 @@ def ran(repo):
 
 def test_a_days_work_with_the_feast_command(repo, ran):
     planned = ran("plan")
-    assert "member_activity_embedding_cnn" in planned
+    assert "job_activity_embedding_cnn" in planned
 
     applied = ran("apply")
-    assert "Created feature view member_activity_sequence" in applied
-    assert "Created feature service jymbii_v2" in applied
+    assert "Created feature view job_activity_sequence" in applied
+    assert "Created feature service recommendations_v2" in applied
 
     backfill = ran("materialize", f"{at(0):%Y-%m-%dT%H:%M:%S}", f"{at(3):%Y-%m-%dT%H:%M:%S}")
     assert "3 snapshots from 2024-03-02 00:00 to 2024-03-04 00:00 UTC" in backfill
@@ -44,7 +44,7 @@ def test_a_days_work_with_the_feast_command(repo, ran):
     assert "2 snapshots from 2024-03-05 00:00 to 2024-03-05 12:00 UTC" in daily
 
     listed = ran("feature-views", "list")
-    for name in ("member_activity", "job_embedding", "member_activity_embedding_geometric_decay"):
+    for name in ("job_activity", "job_embedding", "job_activity_embedding_geometric_decay"):
         assert name in listed
 
     snapshots = repo.snapshot_files()
@@ -58,7 +58,7 @@ def test_a_days_work_with_the_feast_command(repo, ran):
     ran("apply")
     ran("materialize", f"{at(4):%Y-%m-%dT%H:%M:%S}", f"{at(4.5):%Y-%m-%dT%H:%M:%S}")
     assert repo.snapshot_files() == snapshots
-    assert repo.online_rows()["activity_embeddings_member_activity_sequence"]
+    assert repo.online_rows()["activity_embeddings_job_activity_sequence"]
 
 
 def test_an_error_is_one_line_without_a_traceback(repo):
@@ -92,14 +92,14 @@ def test_feast_ui_shows_the_views_with_their_lineage_and_models(repo, ran):
         finally:
             server.terminate()
     specs = {view["spec"]["name"]: view["spec"] for view in views}
-    cnn = specs["member_activity_embedding_cnn"]
+    cnn = specs["job_activity_embedding_cnn"]
     assert cnn["tags"]["model"] == "cnn"
     assert cnn["tags"]["model_version"] == "1"
     assert cnn["tags"]["model_path"] == "models/cnn"
     assert len(cnn["tags"]["model_fingerprint"]) == 16
     assert cnn["owner"] and cnn["description"]
     assert {source["name"] for source in cnn["sourceViews"]} == {
-        "member_activity_sequence",
+        "job_activity_sequence",
         "job_embedding",
     }
 

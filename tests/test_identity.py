@@ -25,7 +25,7 @@ IDS = [
     *("caf\u00e9", "cafe\u0301", "\u212b", "\u00c5", "\U0001f600", "\u202eabc", "\x01", "\x7f"),
     *("'", '"', '""', "\\", "\\0", "%", "a,b", "a:b", "a__b", "[]", "{}", "x" * 300, "x" * 301),
 ]
-UNWEIGHTED = "member_activity_embedding_unweighted_average"
+UNWEIGHTED = "job_activity_embedding_unweighted_average"
 
 
 def events(ids, day, items=None):
@@ -57,8 +57,8 @@ def repo(tmp_path_factory, models):
     repo.edit("entities.py", "ValueType.INT64", "ValueType.STRING")
     repo.edit("sources.py", "dtype=Int64", "dtype=String")
     repo.edit("sources.py", "Int64, String", "String")
-    repo.edit("job_vectors.py", "dtype=Int64", "dtype=String")
-    repo.edit("job_vectors.py", "Float32, Int64", "Float32, String")
+    repo.edit("item_vectors.py", "dtype=Int64", "dtype=String")
+    repo.edit("item_vectors.py", "Float32, Int64", "Float32, String")
     repo.run("apply")
     repo.materialize(at(-1), at(0))
     return repo
@@ -66,7 +66,7 @@ def repo(tmp_path_factory, models):
 
 def stored(repo, members=IDS):
     rows = [{"member_id": member} for member in members]
-    names = ["member_activity_sequence:activity_job_ids", f"{UNWEIGHTED}:apply_embedding"]
+    names = ["job_activity_sequence:activity_job_ids", f"{UNWEIGHTED}:apply_embedding"]
     found = repo.store.get_online_features(names, rows).to_dict()
     return found["activity_job_ids"], found["apply_embedding"]
 
@@ -76,7 +76,7 @@ def test_there_are_as_many_as_strings():
 
 
 def test_in_the_batch_and_the_stores(repo):
-    files = repo.data / "snapshots" / "member_activity_sequence" / "v1"
+    files = repo.data / "snapshots" / "job_activity_sequence" / "v1"
     rows = pq.read_table(files, partitioning=None).to_pylist()
     assert {row["member_id"]: row["activity_job_ids"] for row in rows} == {i: [i] for i in IDS}
     items, vectors = stored(repo)
@@ -87,7 +87,7 @@ def test_in_the_batch_and_the_stores(repo):
 
 def test_in_a_training_join(repo):
     labels = pd.DataFrame({"member_id": IDS, "event_timestamp": [at(0.5)] * len(IDS)})
-    names = ["member_activity_sequence:activity_job_ids", f"{UNWEIGHTED}:apply_embedding"]
+    names = ["job_activity_sequence:activity_job_ids", f"{UNWEIGHTED}:apply_embedding"]
     joined = repo.store.get_historical_features(labels, names).to_df()
     assert joined["member_id"].tolist() == IDS
     assert [list(items) for items in joined["activity_job_ids"]] == [[item] for item in IDS]

@@ -43,8 +43,8 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import ActivitySpec
 
-SEQUENCE = "member_activity_sequence"
-AVERAGE = "member_activity_embedding_unweighted_average"
+SEQUENCE = "job_activity_sequence"
+AVERAGE = "job_activity_embedding_unweighted_average"
 ONLINE = "activity_embeddings_item_embedding"
 ITEMS_ONLY = ("--views", "job_embedding")
 EVENTS, _ = small_data(seed=6, members=20, days=12)
@@ -334,7 +334,7 @@ def test_a_model_of_another_encoder_is_refused_when_it_is_loaded(repo):
     store = repo.store
     with pytest.raises(InvalidInput, match=r"'cnn'.*`fingerprint` should be .*0123456789abcdef"):
         registered_model(
-            store.get_feature_view("member_activity_embedding_cnn"),
+            store.get_feature_view("job_activity_embedding_cnn"),
             spec=ActivitySpec(),
             vector_spec=store.get_feature_view("job_embedding"),
             repo=repo.path,
@@ -375,9 +375,9 @@ def test_an_encoder_whose_time_was_moved_is_refused(repo):
 
 
 def test_vectors_of_ones_own_and_of_an_encoder_take_turns_in_one_repo(repo):
-    encoders = (repo.path / "job_vectors.py").read_text()
-    shutil.copy(OWN_JOB_VECTORS, repo.path / "job_vectors.py")
-    repo.edit("job_vectors.py", '"content_and_behaviour"', '"content"')
+    encoders = (repo.path / "item_vectors.py").read_text()
+    shutil.copy(OWN_JOB_VECTORS, repo.path / "item_vectors.py")
+    repo.edit("item_vectors.py", '"content_and_behaviour"', '"content"')
     vectors = pa.table(
         {
             "job_id": pa.array([3], pa.int64()),
@@ -396,7 +396,7 @@ def test_vectors_of_ones_own_and_of_an_encoder_take_turns_in_one_repo(repo):
     repo.materialize(at(-2), at(1))
     assert_same(online(repo), {3: [1.0] * DIMENSION})
 
-    (repo.path / "job_vectors.py").write_text(encoders)
+    (repo.path / "item_vectors.py").write_text(encoders)
     assert_refused(repo, ["apply"], f"`fingerprint` should be '{kept}'")
     package_all(repo.path / "models")
     repo.run("apply")
@@ -417,9 +417,9 @@ def test_string_ids_and_mapped_columns(tmp_path, models):
     repo.edit("entities.py", "ValueType.INT64", "ValueType.STRING")
     repo.edit("sources.py", "dtype=Int64", "dtype=String")
     repo.edit("sources.py", "Int64, String", "String")
-    repo.edit("job_vectors.py", 'name="job_id", dtype=Int64', 'name="job_id", dtype=String')
+    repo.edit("item_vectors.py", 'name="job_id", dtype=Int64', 'name="job_id", dtype=String')
     repo.edit(
-        "job_vectors.py",
+        "item_vectors.py",
         'timestamp_field="event_timestamp",',
         'timestamp_field="event_timestamp",\n'
         '    field_mapping={"posting": "job_id", "headline": "title"},',
@@ -544,7 +544,7 @@ def test_sequences_alone_need_published_item_vectors(repo):
     ],
 )
 def test_an_input_that_is_no_column_of_the_postings_is_refused_at_apply(change, expected, repo):
-    repo.edit("job_vectors.py", *change)
+    repo.edit("item_vectors.py", *change)
     assert_refused(repo, ["apply"], "'content'", "'year'", "job_posting", "Int64", expected)
 
 

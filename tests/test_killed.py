@@ -77,9 +77,9 @@ def test_after_a_kill_the_next_interval_alone_publishes_too(tmp_path, models):
     assert killed.returncode == -signal.SIGKILL
     repo.materialize(at(2), at(3))
     online = repo.online_rows()
-    sequences = online["activity_embeddings_member_activity_sequence"]
+    sequences = online["activity_embeddings_job_activity_sequence"]
     assert {row[0] for row in sequences} == {
-        row[0] for row in online["activity_embeddings_member_activity_embedding_cnn"]
+        row[0] for row in online["activity_embeddings_job_activity_embedding_cnn"]
     }
 
 
@@ -87,7 +87,7 @@ def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(tmp_path
     repo = _small_repo(tmp_path, models)
     _first_day(repo)
     before = repo.stores()
-    sequences = SnapshotSink(repo.data / "snapshots" / "member_activity_sequence" / "v1")
+    sequences = SnapshotSink(repo.data / "snapshots" / "job_activity_sequence" / "v1")
     with sequences.locked():
         second = repo.feast(*interval(at(1), at(2)))
     assert second.code == 1

@@ -37,7 +37,7 @@ def repo(tmp_path):
         '    positive_actions=("A3", "A299"),\n)',
     )
     repo.edit("activity_models.py", '    ActivityModel(MODELS / "geometric_decay"),\n', "")
-    repo.edit("services.py", 'EMBEDDING_VIEWS["member_activity_embedding_geometric_decay"],', "")
+    repo.edit("services.py", 'EMBEDDING_VIEWS["job_activity_embedding_geometric_decay"],', "")
     repo.run("apply")
     repo.materialize(at(-4), at(0))
     return repo
@@ -49,9 +49,9 @@ def test_every_way_knows_all_of_them(repo):
         for row in pa.parquet.read_table(repo.data / "job_embeddings.parquet").to_pylist()
     }
     store = repo.store
-    view = "member_activity_embedding_unweighted_average"
+    view = "job_activity_embedding_unweighted_average"
     features = [f"{view}:a{i}_embedding" for i in (0, 150, 299)]
-    sequence = "member_activity_sequence:activity_actions"
+    sequence = "job_activity_sequence:activity_actions"
     got = store.get_online_features(
         [*features, sequence], [{"member_id": 1}, {"member_id": 2}]
     ).to_dict()
@@ -67,7 +67,7 @@ def test_every_way_knows_all_of_them(repo):
     ).to_dict()
     assert asked["a200_embedding"][0] == pytest.approx(vectors[1], abs=1e-5)
     assert asked["a299_embedding"][0] == pytest.approx(vectors[3], abs=1e-5)
-    learned = "member_activity_embedding_cnn"
+    learned = "job_activity_embedding_cnn"
     batch, request = (
         store.get_online_features([f"{name}:activity_embedding"], rows).to_dict()
         for name, rows in (

@@ -23,10 +23,10 @@ from feast_repo import (
 )
 from reference import decayed_of, mean_of, sequence, vector_as_of
 
-SEQUENCE = "member_activity_sequence"
-AVERAGE = "member_activity_embedding_unweighted_average"
-DECAY = "member_activity_embedding_geometric_decay"
-CNN = "member_activity_embedding_cnn"
+SEQUENCE = "job_activity_sequence"
+AVERAGE = "job_activity_embedding_unweighted_average"
+DECAY = "job_activity_embedding_geometric_decay"
+CNN = "job_activity_embedding_cnn"
 VIEWS = (SEQUENCE, AVERAGE, DECAY, CNN)
 R = 0.8
 TTL = timedelta(days=28)
@@ -451,7 +451,7 @@ def test_one_line_publishes_a_fourth_model_that_knows_nothing_of_this_package(re
     repo.materialize(at(0), at(2))
 
     oracle = Oracle(*small_data())
-    view = "member_activity_embedding_last_job"
+    view = "job_activity_embedding_last_job"
     table = pq.read_table(repo.data / "snapshots" / view / "v3", partitioning=None)
     assert table.num_rows
     for row in table.to_pylist():
@@ -508,8 +508,8 @@ def test_string_ids_and_mapped_column_names_and_event_ids(tmp_path, models):
     repo.edit("entities.py", "ValueType.INT64", "ValueType.STRING")
     repo.edit("sources.py", "dtype=Int64", "dtype=String")
     repo.edit("sources.py", "Int64, String", "String")
-    repo.edit("job_vectors.py", "dtype=Int64", "dtype=String")
-    repo.edit("job_vectors.py", "Float32, Int64", "Float32, String")
+    repo.edit("item_vectors.py", "dtype=Int64", "dtype=String")
+    repo.edit("item_vectors.py", "Float32, Int64", "Float32, String")
     repo.edit(
         "sources.py",
         'file_format=ParquetFormat(),\n    timestamp_field="event_timestamp",',

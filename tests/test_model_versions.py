@@ -13,7 +13,7 @@ from redis_server import redis_server, use_redis
 from activity_embeddings.transformations.check import OTHER_VERSION, check
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
-VIEW = "member_activity_embedding_average"
+VIEW = "job_activity_embedding_average"
 SPEC = ActivitySpec(window=timedelta(days=2))
 VECTORS = [(item, at(-90), np.full(DIMENSION, item, dtype=np.float32)) for item in (1, 2, 3)]
 EVENTS = [

@@ -99,7 +99,7 @@ def test_the_import_in_the_registry_stays(repo):
 
 @pytest.mark.parametrize(
     "file",
-    [*sorted(DEFINITIONS.glob("*.py")), PROJECT / "examples" / "own_job_vectors.py"],
+    [*sorted(DEFINITIONS.glob("*.py")), PROJECT / "examples" / "own_item_vectors.py"],
     ids=lambda file: file.name,
 )
 def test_definitions_import_public_names_alone(file):

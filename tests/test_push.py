@@ -32,7 +32,7 @@ from activity_embeddings.transformations.cli import cli
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.online.push import PushReport, SequenceWriter
 
-SEQUENCE = "member_activity_sequence"
+SEQUENCE = "job_activity_sequence"
 FEATURES = ["activity_job_ids", "activity_actions", "activity_times", "activity_count"]
 COMMAND = Path(sys.executable).with_name("activity-embeddings")
 VECTORS = [(item, at(-90), np.full(DIMENSION, item, dtype=np.float32)) for item in range(1, 41)]
@@ -494,8 +494,8 @@ def test_string_ids(tmp_path):
     repo.edit("entities.py", "ValueType.INT64", "ValueType.STRING")
     repo.edit("sources.py", "dtype=Int64", "dtype=String")
     repo.edit("sources.py", "Int64, String", "String")
-    repo.edit("job_vectors.py", "dtype=Int64", "dtype=String")
-    repo.edit("job_vectors.py", "Float32, Int64", "Float32, String")
+    repo.edit("item_vectors.py", "dtype=Int64", "dtype=String")
+    repo.edit("item_vectors.py", "Float32, Int64", "Float32, String")
     repo.run("apply")
     repo.materialize(at(-1), at(0))
     assert SequenceWriter(repo.store).push(as_text(events_table(NEW))).new == 2

@@ -23,7 +23,7 @@ NEVER_SEEN = 10_000
 WITHOUT_VECTOR = 31
 ITEMS = [30, 7, WITHOUT_VECTOR, 1, 12, NEVER_SEEN, 18, 3]
 MEMBER = 14
-CNN = "member_activity_embedding_cnn"
+CNN = "job_activity_embedding_cnn"
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def test_seconds_old_activity_moves_the_ranking_as_it_moves_the_embedding(publis
     row = {
         "member_id": MEMBER,
         "recent_job_ids": [12, 12],
-        "recent_actions": ["APPLY", "SAVE"],
-        "recent_timestamps": [time for _, _, time in recent],
+        "recent_job_actions": ["APPLY", "SAVE"],
+        "recent_job_timestamps": [time for _, _, time in recent],
         "request_timestamp": us(NOW) / 1e6,
     }
     served = store.get_online_features(store.get_feature_service(example.SERVICE), [row]).to_dict()

@@ -21,7 +21,7 @@ MODELS = {
     "geometric_decay": ["apply_embedding", "save_embedding", "dismiss_embedding"],
     "unweighted_average": ["apply_embedding", "save_embedding", "dismiss_embedding"],
 }
-VIEW = "member_activity_embedding_{}"
+VIEW = "job_activity_embedding_{}"
 COUNTS = ["activity_count", "new_activity_count", "last_activity_at"]
 T = at(4)
 MEMBERS = [*range(1, 43), 999]
@@ -67,7 +67,7 @@ def test_without_new_activity_every_member_has_the_batch_value(store, model, at_
     keys = [{"member_id": member} for member in MEMBERS]
     batch = store.get_online_features(
         features_of(model, realtime=False)
-        + [f"member_activity_sequence:{n}" for n in ("activity_count", "last_activity_at")],
+        + [f"job_activity_sequence:{n}" for n in ("activity_count", "last_activity_at")],
         keys,
     ).to_dict()
     rows = entity_rows(MEMBERS, request_timestamp=T)
@@ -83,7 +83,7 @@ def test_without_new_activity_every_member_has_the_batch_value(store, model, at_
     assert 0 in got["activity_count"]
 
 
-NOTHING = {"recent_job_ids": None, "recent_actions": None, "recent_timestamps": None}
+NOTHING = {"recent_job_ids": None, "recent_job_actions": None, "recent_job_timestamps": None}
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ NOTHING = {"recent_job_ids": None, "recent_actions": None, "recent_timestamps": 
             {
                 "member_id": 2,
                 "recent_job_ids": [1],
-                "recent_actions": ["APPLY"],
-                "recent_timestamps": [us(T) / 1e6 - 5],
+                "recent_job_actions": ["APPLY"],
+                "recent_job_timestamps": [us(T) / 1e6 - 5],
             },
         ],
         [
@@ -105,8 +105,8 @@ NOTHING = {"recent_job_ids": None, "recent_actions": None, "recent_timestamps": 
             {
                 "member_id": 2,
                 "recent_job_ids": [1],
-                "recent_actions": ["APPLY"],
-                "recent_timestamps": [us(T) / 1e6 - 5],
+                "recent_job_actions": ["APPLY"],
+                "recent_job_timestamps": [us(T) / 1e6 - 5],
             },
         ],
     ],
@@ -144,8 +144,8 @@ def test_times_may_be_datetimes_epoch_seconds_or_iso_strings(store, form):
     row = {
         "member_id": 999,
         "recent_job_ids": [1],
-        "recent_actions": ["SAVE"],
-        "recent_timestamps": [value],
+        "recent_job_actions": ["SAVE"],
+        "recent_job_timestamps": [value],
         "request_timestamp": until,
     }
     got = online(store, [row])
@@ -159,8 +159,8 @@ def test_an_event_of_the_second_in_which_the_request_is_made_counts(store):
     row = {
         "member_id": 999,
         "recent_job_ids": [1],
-        "recent_actions": ["SAVE"],
-        "recent_timestamps": [now.replace(microsecond=400_000)],
+        "recent_job_actions": ["SAVE"],
+        "recent_job_timestamps": [now.replace(microsecond=400_000)],
         "request_timestamp": now,
     }
     assert online(store, [row])["activity_count"] == [1]
@@ -168,7 +168,7 @@ def test_an_event_of_the_second_in_which_the_request_is_made_counts(store):
 
 def test_what_is_stored_already_counts_once_in_whatever_precision_it_comes(store):
     stored = store.get_online_features(
-        [f"member_activity_sequence:activity_{n}" for n in ("item_ids", "actions", "times")],
+        [f"job_activity_sequence:activity_{n}" for n in ("item_ids", "actions", "times")],
         [{"member_id": BUSY}],
     ).to_dict()
     names = ["PAD", "APPLY", "SAVE", "DISMISS"]
@@ -189,8 +189,8 @@ def test_what_is_stored_already_counts_once_in_whatever_precision_it_comes(store
     cut = {
         "member_id": BUSY,
         "recent_job_ids": [item for item, _, _ in events],
-        "recent_actions": [action for _, action, _ in events],
-        "recent_timestamps": [datetime.fromtimestamp(t // 10**6, UTC) for _, _, t in events],
+        "recent_job_actions": [action for _, action, _ in events],
+        "recent_job_timestamps": [datetime.fromtimestamp(t // 10**6, UTC) for _, _, t in events],
         "request_timestamp": T,
     }
     assert online(store, [cut])["new_activity_count"] == [0]
@@ -278,7 +278,7 @@ def test_adding_events_by_request_equals_materializing_them(tmp_path, models, mo
         recent.setdefault(member, []).append((item, action, time))
     got = online(before.store, entity_rows(members, recent, request_timestamp=later), model)
     expected = after.store.get_online_features(
-        [*features_of(model, realtime=False), "member_activity_sequence:activity_count"],
+        [*features_of(model, realtime=False), "job_activity_sequence:activity_count"],
         [{"member_id": member} for member in members],
     ).to_dict()
     # An item whose first vector came between the two is the one thing a stored sequence lacks.
@@ -303,9 +303,9 @@ def test_a_training_join_equals_the_online_answer(published, store, model):
                 "member_id": member,
                 "event_timestamp": T if count else at(4.25),
                 "recent_job_ids": [int(j) for j in random.integers(1, 34, count)] or None,
-                "recent_actions": [str(a) for a in random.choice(["APPLY", "DISMISS"], count)]
+                "recent_job_actions": [str(a) for a in random.choice(["APPLY", "DISMISS"], count)]
                 or None,
-                "recent_timestamps": [
+                "recent_job_timestamps": [
                     at(3.5 + float(d)).isoformat() for d in random.uniform(0, 0.4, count)
                 ]
                 or None,
@@ -332,8 +332,8 @@ def test_a_training_join_gives_the_types_of_the_batch_view_and_no_cutoff_after_t
     label = {"member_id": 999, "event_timestamp": at(3), "request_timestamp": at(4)}
     recent = {
         "recent_job_ids": [1, 2],
-        "recent_actions": ["APPLY", "APPLY"],
-        "recent_timestamps": [at(2.9), at(3)],
+        "recent_job_actions": ["APPLY", "APPLY"],
+        "recent_job_timestamps": [at(2.9), at(3)],
     }
     table = store.get_historical_features(
         pd.DataFrame([label | recent]), features_of("cnn"), full_feature_names=True
@@ -353,8 +353,8 @@ def test_full_feature_names_name_the_view(store):
 
 def test_the_feature_services_are_there(store):
     for service, outputs in (
-        ("jymbii_v2_realtime", "cnn"),
-        ("job_search_v1_realtime", "unweighted_average"),
+        ("recommendations_v2_realtime", "cnn"),
+        ("search_v1_realtime", "unweighted_average"),
     ):
         got = store.get_online_features(
             store.get_feature_service(service), entity_rows([BUSY], request_timestamp=T)
@@ -402,7 +402,7 @@ def test_without_a_table_all_vectors_come_from_the_online_store(published, tmp_p
     for name in ("with", "without"):
         repo = make_repo(tmp_path / name, models, events_table(events), vectors_table(vectors))
         if name == "without":
-            repo.edit("job_vectors.py", ', table="data/job_vectors"', "")
+            repo.edit("item_vectors.py", ', table="data/job_vectors"', "")
         repo.run("apply")
         repo.materialize(at(-41), T)
         assert (repo.data / "job_vectors").exists() == (name == "with")
@@ -442,14 +442,14 @@ def test_threads_get_each_its_own_answer(store):
     "change, message",
     [
         (
-            {"recent_actions": ["APPLY"]},
-            "request of member 14: recent_job_ids, recent_actions, recent_timestamps should be "
+            {"recent_job_actions": ["APPLY"]},
+            "request of member 14: recent_job_ids, recent_job_actions, recent_job_timestamps should be "
             "lists of equal length, or null. Received: recent_job_ids of length 2, "
-            "recent_actions of length 1, recent_timestamps of length 2",
+            "recent_job_actions of length 1, recent_job_timestamps of length 2",
         ),
         (
-            {"recent_actions": None},
-            "Received: recent_job_ids of length 2, recent_actions null, recent_timestamps of "
+            {"recent_job_actions": None},
+            "Received: recent_job_ids of length 2, recent_job_actions null, recent_job_timestamps of "
             "length 2",
         ),
         (
@@ -457,12 +457,12 @@ def test_threads_get_each_its_own_answer(store):
             "recent_job_ids should be ids of type int64. Received: 'a'",
         ),
         (
-            {"recent_timestamps": ["noon", "now"]},
-            "recent_timestamps should be a datetime, a date, a numpy datetime64, seconds since the "
+            {"recent_job_timestamps": ["noon", "now"]},
+            "recent_job_timestamps should be a datetime, a date, a numpy datetime64, seconds since the "
             "epoch or an ISO 8601 string. Received: 'noon'",
         ),
         (
-            {"recent_timestamps": [1.7e12, 1.7e12]},
+            {"recent_job_timestamps": [1.7e12, 1.7e12]},
             r"Received: 1700000000000.0 of type float \(milliseconds\?\)",
         ),
         (
@@ -478,8 +478,8 @@ def test_a_malformed_request_is_one_clear_error(store, change, message):
     row = {
         "member_id": BUSY,
         "recent_job_ids": [1, 2],
-        "recent_actions": ["APPLY", "SAVE"],
-        "recent_timestamps": [us(T) / 1e6 - 2, us(T) / 1e6 - 1],
+        "recent_job_actions": ["APPLY", "SAVE"],
+        "recent_job_timestamps": [us(T) / 1e6 - 2, us(T) / 1e6 - 1],
         "request_timestamp": us(T) / 1e6,
     }
     with pytest.raises(InvalidRequest, match=message) as caught:
@@ -551,7 +551,7 @@ def test_a_request_orders_events_of_one_time_by_their_ids_where_these_are_declar
     )
     repo.run("apply")
     repo.materialize(at(-1), at(0))
-    view = "member_activity_embedding_geometric_decay"
+    view = "job_activity_embedding_geometric_decay"
     refs = [f"{view}_realtime:{name}" for name in ("apply_embedding", "save_embedding")]
 
     def asked(ids):

@@ -18,7 +18,7 @@ from feast_server import feast_server
 
 REQUESTS = 3000
 GOOD_EVERY = 50
-CNN = "member_activity_embedding_cnn_realtime"
+CNN = "job_activity_embedding_cnn_realtime"
 T = at(4).isoformat()
 
 # Views of somebody else: another entity, and an on-demand view with a column of the request.
@@ -59,21 +59,21 @@ def scaled_clicks(inputs):
 
 mixed = FeatureService(
     name="mixed",
-    features=[REALTIME_VIEWS["member_activity_embedding_cnn_realtime"], page_clicks, scaled_clicks],
+    features=[REALTIME_VIEWS["job_activity_embedding_cnn_realtime"], page_clicks, scaled_clicks],
 )
 """
 
 NEW = {
     "recent_job_ids": [[1, 2], None, [3]],
-    "recent_actions": [["APPLY", "SAVE"], None, ["DISMISS"]],
-    "recent_timestamps": [[1709510400.5, 1709510401.25], None, [1709510402.0]],
+    "recent_job_actions": [["APPLY", "SAVE"], None, ["DISMISS"]],
+    "recent_job_timestamps": [[1709510400.5, 1709510401.25], None, [1709510402.0]],
     "request_timestamp": [T, T, T],
 }
 MEMBERS = {"member_id": [14, 2, 999]}
 GOOD = [
-    {"feature_service": "jymbii_v2_realtime", "entities": {**MEMBERS, **NEW}},
-    {"feature_service": "job_search_v1_realtime", "entities": {**MEMBERS, **NEW}},
-    {"feature_service": "jymbii_v2", "entities": MEMBERS},
+    {"feature_service": "recommendations_v2_realtime", "entities": {**MEMBERS, **NEW}},
+    {"feature_service": "search_v1_realtime", "entities": {**MEMBERS, **NEW}},
+    {"feature_service": "recommendations_v2", "entities": MEMBERS},
     {
         "features": [f"{CNN}:activity_embedding", "member_clicks:clicks"],
         "entities": {**MEMBERS, **NEW},
@@ -122,7 +122,12 @@ NAMES += [
     "\ud800",
 ]
 REFERENCES = ["x", ":", "x:", ":x", "x:y", f"{CNN}:x", f"{CNN}:", f"{CNN}@v1:activity_embedding"]
-REFERENCES += ["member_activity:item_id", "job_embedding:embedding", "jymbii_v2", "page_clicks:*"]
+REFERENCES += [
+    "job_activity:item_id",
+    "job_embedding:embedding",
+    "recommendations_v2",
+    "page_clicks:*",
+]
 TYPES = ["text/plain", "application/octet-stream", "", "application/x-www-form-urlencoded", "x"]
 TYPES += ["application/json; charset=latin-1", "application/problem+json", "multipart/form-data"]
 
@@ -199,10 +204,10 @@ def server(tmp_path_factory, models):
     repo.materialize(
         at(2),
         at(4),
-        *("--views", "job_embedding", "--views", "member_activity_sequence"),
-        *("--views", "member_activity_embedding_cnn"),
-        *("--views", "member_activity_embedding_unweighted_average"),
-        *("--views", "member_activity_embedding_geometric_decay"),
+        *("--views", "job_embedding", "--views", "job_activity_sequence"),
+        *("--views", "job_activity_embedding_cnn"),
+        *("--views", "job_activity_embedding_unweighted_average"),
+        *("--views", "job_activity_embedding_geometric_decay"),
     )
     with feast_server(repo, path.parent / "serve.log") as running:
         yield running
@@ -269,7 +274,7 @@ def test_no_request_is_answered_with_an_error_of_the_server(ask):
     assert refused > REQUESTS / 2
 
 
-SERVICE = '"feature_service": "jymbii_v2"'
+SERVICE = '"feature_service": "recommendations_v2"'
 MEMBER = '"entities": {"member_id": [14]}'
 
 

@@ -20,7 +20,7 @@ from activity_embeddings.transformations.serving.entity_rows import entity_rows
 
 T = at(4)
 MEMBERS = [*range(1, 43), 999]
-RECENT = ["recent_job_ids", "recent_actions", "recent_timestamps"]
+RECENT = ["recent_job_ids", "recent_job_actions", "recent_job_timestamps"]
 COLUMNS = ["member_id", *RECENT, "request_timestamp"]
 
 
@@ -34,7 +34,7 @@ def publish(path, models, address=None):
     return repo
 
 
-def body(rows, service="jymbii_v2_realtime"):
+def body(rows, service="recommendations_v2_realtime"):
     """Return entity rows as the JSON that the server takes: a list for each column."""
     return {
         "feature_service": service,
@@ -43,7 +43,9 @@ def body(rows, service="jymbii_v2_realtime"):
 
 
 def batch_values(server):
-    return server.features(body([{"member_id": member} for member in MEMBERS], "jymbii_v2"))
+    return server.features(
+        body([{"member_id": member} for member in MEMBERS], "recommendations_v2")
+    )
 
 
 def same(one, other):
@@ -100,7 +102,7 @@ def test_over_http_new_activity_counts(server):
     rows = entity_rows([14, 15], recent, request_timestamp=T)
     got = server.features(body(rows))
     assert got["new_activity_count"] == [2, 0]
-    assert server.features(body(rows, "job_search_v1_realtime"))["new_activity_count"] == [2, 0]
+    assert server.features(body(rows, "search_v1_realtime"))["new_activity_count"] == [2, 0]
 
 
 def test_many_clients_get_each_their_own_answer(server):
@@ -119,7 +121,7 @@ def test_many_clients_get_each_their_own_answer(server):
     "change, message",
     [
         ({"recent_job_ids": [[1, 2]]}, "should be lists of equal length, or null"),
-        ({"recent_timestamps": [["noon"]]}, "an ISO 8601 string. Received: 'noon'"),
+        ({"recent_job_timestamps": [["noon"]]}, "an ISO 8601 string. Received: 'noon'"),
         ({"request_timestamp": [4e9]}, "should not be in the future"),
         ({"recent_job_ids": ...}, "should be in every row, as null where there is nothing"),
         ({name: [] for name in COLUMNS}, "at least one entity"),
@@ -140,12 +142,14 @@ def test_a_malformed_request_is_422_with_one_clear_message_and_the_server_goes_o
     row = {
         "member_id": [14],
         "recent_job_ids": [[1]],
-        "recent_actions": [["APPLY"]],
-        "recent_timestamps": [[us(T) / 1e6 - 1]],
+        "recent_job_actions": [["APPLY"]],
+        "recent_job_timestamps": [[us(T) / 1e6 - 1]],
         "request_timestamp": [us(T) / 1e6],
     }
     entities = {k: v for k, v in (row | change).items() if v is not ...}
-    status, answer = server.ask({"feature_service": "jymbii_v2_realtime", "entities": entities})
+    status, answer = server.ask(
+        {"feature_service": "recommendations_v2_realtime", "entities": entities}
+    )
     assert status == 422
     assert message in str(answer)
     assert server.features(body(entity_rows([14], request_timestamp=T)))["activity_count"] == [8]
@@ -162,11 +166,11 @@ def test_times_of_several_types_in_one_request_are_one_moment_each(server):
     asked = {
         "member_id": [14, 15, 16],
         "recent_job_ids": [[1], [1, 1], [1]],
-        "recent_actions": [["SAVE"], ["SAVE", "SAVE"], ["SAVE"]],
-        "recent_timestamps": [[times[0]], [times[1], times[0]], [times[2]]],
+        "recent_job_actions": [["SAVE"], ["SAVE", "SAVE"], ["SAVE"]],
+        "recent_job_timestamps": [[times[0]], [times[1], times[0]], [times[2]]],
         "request_timestamp": [us(T) / 1e6, T.isoformat(), int(us(T) / 1e6)],
     }
-    got = server.features({"feature_service": "jymbii_v2_realtime", "entities": asked})
+    got = server.features({"feature_service": "recommendations_v2_realtime", "entities": asked})
     assert got["new_activity_count"] == [1, 1, 1]
     assert got["last_activity_at"] == [us(T) // 1_000_000 - 60] * 3
 
@@ -193,12 +197,12 @@ def test_without_the_table_or_a_model_the_server_answers_what_it_can(tmp_path, m
         expected = server.features(body(rows))
         assert expected["activity_count"] == [8]
 
-        status, answer = server.ask(body(rows, "job_search_v1_realtime"))
+        status, answer = server.ask(body(rows, "search_v1_realtime"))
         assert status == 500
         assert "expected a TensorFlow SavedModel. Received: no file saved_model.pb" in answer
         assert server.features(body(rows)) == expected
         model.with_suffix(".gone").rename(model)
-        assert server.features(body(rows, "job_search_v1_realtime"))["activity_count"] == [8]
+        assert server.features(body(rows, "search_v1_realtime"))["activity_count"] == [8]
 
         # The online store has the newest vectors, too.
         shutil.rmtree(repo.data / "job_vectors")

@@ -15,7 +15,7 @@ STORES = [
 ]
 EVENTS = [(1, 1, "APPLY", at(-1)), (2, 2, "SAVE", at(-3)), (1, 3, "SAVE", at(-0.5))]
 VECTORS = [(item, at(-60), np.full(DIMENSION, item, dtype=np.float32)) for item in (1, 2, 3)]
-UNWEIGHTED = "member_activity_embedding_unweighted_average"
+UNWEIGHTED = "job_activity_embedding_unweighted_average"
 PLANS = """
 from datetime import timedelta
 from feast import FeatureView, Field, FileSource
@@ -58,7 +58,7 @@ def repo(request, tmp_path, models):
 
 
 def published(repo):
-    file = repo.data / "snapshots" / "member_activity_sequence" / "v1"
+    file = repo.data / "snapshots" / "job_activity_sequence" / "v1"
     rows = pq.read_table(file, partitioning=None).to_pylist()
     return {r["member_id"]: r["activity_job_ids"] for r in rows if r["event_timestamp"] == at(0)}
 
@@ -71,7 +71,7 @@ def test_files_of_pandas_under_any_name_are_read_by_every_path(repo):
     folder = repo.data / "item_embeddings"
     for i, name in enumerate(["part-0", "part-1.parquet", "part-2.pq"]):
         as_pandas_writes(vectors_table(VECTORS[i : i + 1]), folder / name)
-    repo.edit("job_vectors.py", '"job_embeddings.parquet"', '"item_embeddings"')
+    repo.edit("item_vectors.py", '"job_embeddings.parquet"', '"item_embeddings"')
     (repo.path / "plans.py").write_text(PLANS)
     times = pa.array([at(-9), at(-8)], pa.timestamp("us", "UTC"))
     plans = pa.table({"member_id": [1, 2], "plan": ["a", "b"], "since": times, "paid": times})
@@ -105,7 +105,7 @@ def test_a_file_that_cannot_be_read_leaves_the_stores_as_they_were(repo, what):
         folder = repo.data / "item_embeddings"
         folder.mkdir()
         (repo.data / "job_embeddings.parquet").rename(folder / "a.parquet")
-        repo.edit("job_vectors.py", '"job_embeddings.parquet"', '"item_embeddings"')
+        repo.edit("item_vectors.py", '"job_embeddings.parquet"', '"item_embeddings"')
         repo.run("apply")
     (folder / "b.parquet").write_bytes(b"PAR1 half a file")
     outcome = repo.feast(*interval(at(0), at(1)))
@@ -156,7 +156,7 @@ def test_members_without_activity_are_no_unknown_items(tmp_path, models):
     repo.materialize(at(-1), at(0))
     repo.materialize(at(0), at(26))
     row = repo.store.get_online_features(
-        ["member_activity_sequence:activity_count"], [{"member_id": 2}]
+        ["job_activity_sequence:activity_count"], [{"member_id": 2}]
     ).to_dict()
     assert row["activity_count"] == [0]
     assert timedelta(days=28) < at(26) - EVENTS[1][3]

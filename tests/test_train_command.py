@@ -61,7 +61,7 @@ def test_a_model_is_trained_packaged_applied_and_published(applied, tmp_path):
     applied.edit("activity_models.py", line, line + line.replace("cnn", "fresh"))
     applied.run("apply")
     applied.materialize(at(2), at(4))
-    service = ["member_activity_embedding_fresh:activity_embedding"]
+    service = ["job_activity_embedding_fresh:activity_embedding"]
     members = [{"member_id": member} for member in range(1, 11)]
     answer = applied.store.get_online_features(service, members).to_dict()
     vectors = [v for v in answer["activity_embedding"] if v is not None]
@@ -106,7 +106,7 @@ def data_of_encoder(tmp_path, models):
 
     events, vectors = small_data()
     repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
-    shutil.copy(PROJECT / "feature_repo" / "job_vectors.py", repo.path)
+    shutil.copy(PROJECT / "feature_repo" / "item_vectors.py", repo.path)
     encoder = package_encoder(repo.path / "models" / "item_encoder")
     pq.write_table(postings_table(small_postings()), repo.data / "job_postings.parquet")
     # The packaged models are for users' own vectors: without any, the repo can be applied.
@@ -215,7 +215,7 @@ def test_the_encoder_is_trained_on_what_the_feature_repo_defines(given, tmp_path
         '"what": "action"},',
     )
     repo.edit(
-        "job_vectors.py",
+        "item_vectors.py",
         'timestamp_field="event_timestamp",',
         'timestamp_field="event_timestamp",\n    field_mapping={"posting": "job_id"},',
     )

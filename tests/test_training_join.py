@@ -9,7 +9,7 @@ from feast_repo import at, events_table, make_repo, small_data, vectors_table
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.serving.request import InvalidRequest
 
-VIEW = "member_activity_embedding_cnn_realtime"
+VIEW = "job_activity_embedding_cnn_realtime"
 FEATURES = [f"{VIEW}:{n}" for n in ("activity_embedding", "activity_count", "last_activity_at")]
 STORES = [
     "activity_embeddings.OrderedDuckDBOfflineStore",
@@ -98,8 +98,8 @@ def recent():
     minute, second = pd.Timedelta(minutes=1), pd.Timedelta(seconds=1)
     return {
         "recent_job_ids": [[1, 2]] * 3,
-        "recent_actions": [["APPLY", "SAVE"]] * 3,
-        "recent_timestamps": [[time - minute, time + second] for time in LABELS],
+        "recent_job_actions": [["APPLY", "SAVE"]] * 3,
+        "recent_job_timestamps": [[time - minute, time + second] for time in LABELS],
     }
 
 
@@ -107,8 +107,8 @@ def recent():
 def expected(store):
     """What the online store answers as of each label."""
     columns = {name: [*values] for name, values in recent().items()}
-    columns["recent_timestamps"] = [
-        [time.isoformat() for time in times] for times in columns["recent_timestamps"]
+    columns["recent_job_timestamps"] = [
+        [time.isoformat() for time in times] for times in columns["recent_job_timestamps"]
     ]
     asked = {
         "member_id": MEMBERS,
@@ -177,8 +177,8 @@ def test_a_feature_called_event_timestamp_is_not_the_cut_off(store, expected):
     more = [
         *FEATURES,
         "clicks:event_timestamp",
-        "member_activity_sequence:last_activity_at",
-        "member_activity_embedding_unweighted_average_realtime:last_activity_at",
+        "job_activity_sequence:last_activity_at",
+        "job_activity_embedding_unweighted_average_realtime:last_activity_at",
     ]
     got = joined(store, frame, more, prefix=f"{VIEW}__", full_feature_names=True)
     assert_expected(got, expected)

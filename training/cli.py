@@ -218,7 +218,7 @@ def tune(
 
 @cli.command()
 @click.argument("run", type=click.Path(file_okay=False, exists=True, path_type=Path))
-@click.option("--name", required=True, help="Of the model, as in member_activity_embedding_NAME.")
+@click.option("--name", required=True, help="Of the model, as in job_activity_embedding_NAME.")
 @click.option("--version", default="1", show_default=True, help="A changed model needs a new one.")
 @click.option(
     "--out",

@@ -34,9 +34,11 @@ def test_what_a_module_defined_before_it_raised_counts(repo):
     definitions = read_definitions(repo)
     events, postings = definitions.view(Role.EVENTS), definitions.view(Role.POSTINGS)
     assert spec_of(events).window == timedelta(hours=12)
-    assert (events.name, postings.name) == ("member_activity", "job_posting")
-    assert {file.name for file in definitions.raised} >= {"job_vectors.py", "views.py"}
-    with pytest.raises(InvalidInput, match=r"Received: none; .*job_vectors.py raised InvalidInput"):
+    assert (events.name, postings.name) == ("job_activity", "job_posting")
+    assert {file.name for file in definitions.raised} >= {"item_vectors.py", "views.py"}
+    with pytest.raises(
+        InvalidInput, match=r"Received: none; .*item_vectors.py raised InvalidInput"
+    ):
         definitions.view(Role.SEQUENCE)
 
 
@@ -87,12 +89,10 @@ def test_a_module_that_cannot_be_imported_is_named_where_its_view_is_missing(rep
 
 def test_two_views_of_one_role_are_refused(repo):
     text = (repo / "sources.py").read_text()
-    view = text[text.index("member_activity = ") :]
-    view = view.replace("member_activity = ", "other = ").replace('"member_activity"', '"other"')
+    view = text[text.index("job_activity = ") :]
+    view = view.replace("job_activity = ", "other = ").replace('"job_activity"', '"other"')
     (repo / "sources.py").write_text(f"{text}\n\n{view}")
-    with pytest.raises(
-        InvalidInput, match=r"expected one view .* Received: member_activity, other"
-    ):
+    with pytest.raises(InvalidInput, match=r"expected one view .* Received: job_activity, other"):
         read_definitions(repo).view(Role.EVENTS)
 
 
@@ -100,4 +100,4 @@ def test_another_settings_file_makes_it_a_feature_repo_too(repo, monkeypatch):
     (repo / "feature_store.yaml").rename(repo / "other.yaml")
     assert read_definitions(repo) is None
     monkeypatch.setenv("FEAST_FS_YAML_FILE_PATH", str(repo / "other.yaml"))
-    assert read_definitions(repo).view(Role.EVENTS).name == "member_activity"
+    assert read_definitions(repo).view(Role.EVENTS).name == "job_activity"

@@ -28,12 +28,12 @@ REGISTRIES = {
 }
 OURS = [
     "job_embedding",
-    "member_activity_sequence",
-    "member_activity_embedding_cnn",
-    "member_activity_embedding_geometric_decay",
-    "member_activity_embedding_unweighted_average",
+    "job_activity_sequence",
+    "job_activity_embedding_cnn",
+    "job_activity_embedding_geometric_decay",
+    "job_activity_embedding_unweighted_average",
 ]
-SERVICES = ["jymbii_v1", "jymbii_v2", "job_search_v1", "jymbii_v2_realtime"]
+SERVICES = ["recommendations_v1", "recommendations_v2", "search_v1", "recommendations_v2_realtime"]
 MEMBERS = [1, 2, 7, 14]
 RECORD = (
     "activity_embeddings.transformations.batch.engine",
@@ -81,8 +81,8 @@ def served(repo):
 
 NOTHING_RECENT = {
     "recent_job_ids": None,
-    "recent_actions": None,
-    "recent_timestamps": None,
+    "recent_job_actions": None,
+    "recent_job_timestamps": None,
     "request_timestamp": None,
 }
 
@@ -222,7 +222,7 @@ def test_what_others_applied_during_a_run_stays(published, monkeypatch):
 
     monkeypatch.setattr(registry_states, "record_materialization", record_after_an_apply)
     published.materialize(at(1), at(2))
-    assert "by one vector" in published.store.get_feature_service("jymbii_v2").description
+    assert "by one vector" in published.store.get_feature_service("recommendations_v2").description
     assert newest_interval(published) == dict.fromkeys(OURS, at(2))
 
 
@@ -230,12 +230,12 @@ def test_a_server_answers_every_request_while_a_day_is_published(published, tmp_
     """It reads the registry again every second, also between two writes of it."""
     requests = [
         {"feature_service": service, "entities": {"member_id": MEMBERS}}
-        for service in ("jymbii_v1", "jymbii_v2", "job_search_v1")
+        for service in ("recommendations_v1", "recommendations_v2", "search_v1")
     ]
     nothing = dict.fromkeys(NOTHING_RECENT, [None] * len(MEMBERS))
     requests.append(
         {
-            "feature_service": "jymbii_v2_realtime",
+            "feature_service": "recommendations_v2_realtime",
             "entities": {"member_id": MEMBERS, **nothing},
         }
     )

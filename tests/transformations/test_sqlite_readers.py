@@ -13,7 +13,7 @@ from feast_repo import at
 from activity_embeddings.transformations.feast_compat.sqlite import keep_readable
 from activity_embeddings.transformations.online.protobuf import entity_keys
 
-VIEW = "member_activity_embedding_cnn"
+VIEW = "job_activity_embedding_cnn"
 ROWS = 5_000
 
 

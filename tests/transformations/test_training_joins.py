@@ -14,8 +14,8 @@ DUCKDB = "activity_embeddings.OrderedDuckDBOfflineStore"
 DASK = "activity_embeddings.OrderedDaskOfflineStore"
 TTL = 28 * US_PER_DAY
 VIEWS = {
-    "member_activity_sequence": ["activity_count", "activity_job_ids"],
-    "member_activity_embedding_geometric_decay": ["apply_embedding", "save_embedding"],
+    "job_activity_sequence": ["activity_count", "activity_job_ids"],
+    "job_activity_embedding_geometric_decay": ["apply_embedding", "save_embedding"],
 }
 FEATURES = [f"{view}:{feature}" for view, features in VIEWS.items() for feature in features]
 JOBS = [*FEATURES, "job_embedding:embedding"]
@@ -154,11 +154,11 @@ def test_no_label_has_a_value(store, labels):
 
 def test_on_demand_views_are_computed_for_every_label(store, labels):
     """A label before the first value has no stored activity, and is answered all the same."""
-    recent = ["recent_job_ids", "recent_actions", "recent_timestamps", "request_timestamp"]
+    recent = ["recent_job_ids", "recent_job_actions", "recent_job_timestamps", "request_timestamp"]
     asked = labels.assign(**dict.fromkeys(recent))
-    view = "member_activity_embedding_geometric_decay"
+    view = "job_activity_embedding_geometric_decay"
     features = [
-        "member_activity_sequence:activity_count",
+        "job_activity_sequence:activity_count",
         f"{view}_realtime:apply_embedding",
         f"{view}_realtime:new_activity_count",
     ]

@@ -108,7 +108,7 @@ def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
     ----------
     repo : folder to make; a market that is there is removed.
     definitions : the feature repo whose definitions are copied.
-    examples : folder of `job_market_vectors.py`, which takes the place of `job_vectors.py`.
+    examples : folder of `job_market_vectors.py`, which takes the place of `item_vectors.py`.
 
     Raises
     ------
@@ -128,5 +128,5 @@ def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
     repo.mkdir(parents=True, exist_ok=True)
     for file in (*definitions.glob("*.py"), *definitions.glob("*.yaml")):
         shutil.copy(file, repo)
-    shutil.copy(examples / "job_market_vectors.py", repo / "job_vectors.py")
+    shutil.copy(examples / "job_market_vectors.py", repo / "item_vectors.py")
     JobMarket().write(repo / "data")

@@ -44,8 +44,8 @@ from activity_embeddings.transformations.serving.process import preload
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.wording import counted, share
 
-SERVICE = "jymbii_v2"
-REALTIME_SERVICE = "jymbii_v2_realtime"
+SERVICE = "recommendations_v2"
+REALTIME_SERVICE = "recommendations_v2_realtime"
 CANDIDATE = "cnn"
 EVALUATION = "evaluation"
 SEEDS = 3

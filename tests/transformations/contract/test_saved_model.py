@@ -74,7 +74,7 @@ def test_the_fingerprint_follows_content_and_not_the_place(models, tmp_path):
 @pytest.mark.parametrize("job_vectors", ["of one's own", "by an encoder"])
 def test_reading_the_definitions_does_not_import_tensorflow(item_vectors, repo):
     if item_vectors == "by an encoder":
-        shutil.copy(DEFINITIONS / "job_vectors.py", repo.path)
+        shutil.copy(DEFINITIONS / "item_vectors.py", repo.path)
         encoder = package_encoder(repo.path / "models" / "item_encoder")
         for name in MODEL_NAMES:
             file = repo.path / "models" / name / "assets.extra" / "activity_model.json"

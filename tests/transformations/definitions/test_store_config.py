@@ -76,8 +76,8 @@ def test_a_copy_of_an_applied_repo_is_refused_and_the_first_stays_as_it_is(
 ):
     if not request_time:
         repo.edit("views.py", "globals().update(REALTIME_VIEWS)", "")
-        repo.edit("services.py", "jymbii_v2_realtime = FeatureService(", "dict(")
-        repo.edit("services.py", "job_search_v1_realtime = FeatureService(", "dict(")
+        repo.edit("services.py", "recommendations_v2_realtime = FeatureService(", "dict(")
+        repo.edit("services.py", "search_v1_realtime = FeatureService(", "dict(")
     repo.run("apply")
     repo.materialize(at(0), at(1))
     copy = Repo(tmp_path / "copy")

@@ -85,4 +85,4 @@ def test_a_view_of_events_that_are_not_the_members_is_refused(repo):
     repo.edit("sources.py", "import member\n", "import item, member\n")
     repo.edit("sources.py", "entities=[member]", "entities=[item]")
     line = refusal(repo)
-    assert "member_activity: expected entities=[member]" in line and "Received: item" in line
+    assert "job_activity: expected entities=[member]" in line and "Received: item" in line

@@ -8,8 +8,8 @@ from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast_repo import at
 
 FEATURES = [
-    "member_activity_sequence:activity_count",
-    "member_activity_embedding_geometric_decay:apply_embedding",
+    "job_activity_sequence:activity_count",
+    "job_activity_embedding_geometric_decay:apply_embedding",
 ]
 
 

@@ -41,7 +41,7 @@ def applied(repo):
     """Return the store and the view of events."""
     repo.run("apply")
     store = repo.store
-    return store, store.get_feature_view("member_activity")
+    return store, store.get_feature_view("job_activity")
 
 
 def read(store, view):

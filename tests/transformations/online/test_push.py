@@ -12,7 +12,7 @@ from reference import sequence
 from activity_embeddings.transformations.online.push import PushReport, SequenceWriter
 
 LENGTH = 4
-SEQUENCE = "member_activity_sequence"
+SEQUENCE = "job_activity_sequence"
 ACTIONS = ("APPLY", "SAVE", "DISMISS")
 MEMBERS = 400
 # More than the length, with two at one time, one about to leave the window, one on an item that has

@@ -77,10 +77,12 @@ def columns(requests):
         "activity_actions": [[action for _, _, action in stored] for stored, _, _ in requests],
         "activity_times": [[time for time, _, _ in stored] for stored, _, _ in requests],
         "recent_job_ids": [[item for _, item, _ in recent] for _, recent, _ in requests],
-        "recent_actions": [
+        "recent_job_actions": [
             [ACTIONS[action] for _, _, action in recent] for _, recent, _ in requests
         ],
-        "recent_timestamps": [[time / 1e6 for time, _, _ in recent] for _, recent, _ in requests],
+        "recent_job_timestamps": [
+            [time / 1e6 for time, _, _ in recent] for _, recent, _ in requests
+        ],
         "request_timestamp": [as_of / 1e6 for _, _, as_of in requests],
     }
 

@@ -7,10 +7,10 @@ from activity_embeddings.transformations.feast_compat.requests import online_con
 from activity_embeddings.transformations.serving.request import InvalidRequest
 from activity_embeddings.transformations.serving.request_columns import RequestColumns
 
-REALTIME = ["member_activity_embedding_cnn_realtime:activity_embedding"]
-STORED = ["member_activity_sequence:activity_count"]
+REALTIME = ["job_activity_embedding_cnn_realtime:activity_embedding"]
+STORED = ["job_activity_sequence:activity_count"]
 ITEMS = ["job_embedding:embedding"]
-NOTHING = {"recent_job_ids": [None], "recent_actions": [None], "recent_timestamps": [None]}
+NOTHING = {"recent_job_ids": [None], "recent_job_actions": [None], "recent_job_timestamps": [None]}
 TIME = at(4).isoformat()
 
 
@@ -37,8 +37,8 @@ def strings(tmp_path_factory, models):
         ("entities.py", "ValueType.INT64", "ValueType.STRING"),
         ("sources.py", "dtype=Int64", "dtype=String"),
         ("sources.py", "Int64, String", "String"),
-        ("job_vectors.py", "dtype=Int64", "dtype=String"),
-        ("job_vectors.py", "Float32, Int64", "Float32, String"),
+        ("item_vectors.py", "dtype=Int64", "dtype=String"),
+        ("item_vectors.py", "Float32, Int64", "Float32, String"),
     )
 
 
@@ -101,18 +101,18 @@ def test_feast_cannot_tell_empty_strings_from_nothing(strings):
 @pytest.mark.parametrize(
     "column, value",
     [
-        ("recent_actions", None),
-        ("recent_actions", 1),
-        ("recent_actions", ["SAVE"]),
-        ("recent_actions", {}),
-        ("recent_actions", "\ud800"),
-        ("recent_timestamps", None),
-        ("recent_timestamps", True),
-        ("recent_timestamps", "noon"),
-        ("recent_timestamps", 1.7e12),
-        ("recent_timestamps", float("nan")),
-        ("recent_timestamps", [TIME]),
-        ("recent_timestamps", {}),
+        ("recent_job_actions", None),
+        ("recent_job_actions", 1),
+        ("recent_job_actions", ["SAVE"]),
+        ("recent_job_actions", {}),
+        ("recent_job_actions", "\ud800"),
+        ("recent_job_timestamps", None),
+        ("recent_job_timestamps", True),
+        ("recent_job_timestamps", "noon"),
+        ("recent_job_timestamps", 1.7e12),
+        ("recent_job_timestamps", float("nan")),
+        ("recent_job_timestamps", [TIME]),
+        ("recent_job_timestamps", {}),
     ],
 )
 def test_actions_and_times_that_are_none_are_refused(integers, column, value):
@@ -145,19 +145,22 @@ def test_a_time_of_the_request_that_is_none_or_in_the_future_is_refused(integers
 def test_empty_lists_become_null_and_the_columns_given_are_not_changed(integers):
     columns = request() | {name: [[]] for name in NOTHING}
     assert check(integers, REALTIME, columns) == request()
-    assert columns["recent_actions"] == [[]]
+    assert columns["recent_job_actions"] == [[]]
 
 
 def test_times_of_several_types_become_text_and_stay_the_same_moments(integers):
     columns = {
         "member_id": [1, 2],
         "recent_job_ids": [[1, 2]] * 2,
-        "recent_actions": [["SAVE", "SAVE"]] * 2,
-        "recent_timestamps": [[1_709_294_400, 1_709_294_400.000_001], ["2024-03-01", "2024-03-02"]],
+        "recent_job_actions": [["SAVE", "SAVE"]] * 2,
+        "recent_job_timestamps": [
+            [1_709_294_400, 1_709_294_400.000_001],
+            ["2024-03-01", "2024-03-02"],
+        ],
         "request_timestamp": [None, TIME],
     }
     got = check(integers, REALTIME, columns)
-    assert got["recent_timestamps"][0] == [
+    assert got["recent_job_timestamps"][0] == [
         "2024-03-01T12:00:00+00:00",
         "2024-03-01T12:00:00.000001+00:00",
     ]
@@ -184,11 +187,11 @@ def test_a_key_may_be_called_by_its_entity_but_not_twice(integers):
         (STORED, {"member_id": []}, "at least one entity, as a member. Received: none"),
         (STORED, {"x": [1]}, "the column member_id, a join key of .*Received: 'x'"),
         (STORED, {"member_id": [1], "x": [1, 2]}, "equal length.*'member_id' 1, 'x' 2"),
-        (REALTIME, {"member_id": [1]}, "expected the columns recent_actions, .*as null where"),
+        (REALTIME, {"member_id": [1]}, "expected the columns recent_job_actions, .*as null where"),
         (REALTIME, NOTHING | {"request_timestamp": [None]}, "the column member_id, a join key"),
         ([*STORED, *ITEMS], {"member_id": [1]}, "expected the column item_id, a join key of"),
         (STORED, {"member_id": [1], "job_id": [[1, "x"]]}, "'job_id' should be of one type"),
-        (["member_activity:action"], {"member_id": [1]}, "member_activity is kept in the offline"),
+        (["job_activity:action"], {"member_id": [1]}, "job_activity is kept in the offline"),
     ],
 )
 def test_missing_and_uneven_columns_are_refused_by_name(integers, features, columns, message):
