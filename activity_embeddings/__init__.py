@@ -33,7 +33,14 @@ if TYPE_CHECKING:
         vector_spec_of,
         vector_tags,
     )
-    from activity_embeddings.transformations.errors import InvalidInput
+    from activity_embeddings.transformations.errors import (
+        AlreadyRunning,
+        InvalidData,
+        InvalidInput,
+        MissingExtra,
+        ModelMismatch,
+        NotReady,
+    )
     from activity_embeddings.transformations.offline.dask import (
         OrderedDaskOfflineStore,
         OrderedDaskOfflineStoreConfig,
@@ -57,9 +64,14 @@ __all__ = [
     "ActivityComputeEngineConfig",
     "ActivityModel",
     "ActivitySpec",
+    "AlreadyRunning",
+    "InvalidData",
     "InvalidInput",
     "InvalidRequest",
     "ItemVectorSpec",
+    "MissingExtra",
+    "ModelMismatch",
+    "NotReady",
     "OrderedDaskOfflineStore",
     "OrderedDaskOfflineStoreConfig",
     "OrderedDuckDBOfflineStore",
@@ -128,9 +140,14 @@ _MODULE_OF = {
     "package_model": "training.packaging",
     "train": "training.fitting.train",
     "tune": "training.fitting.search",
-    # Errors.
+    # Errors; each is an `InvalidInput`.
+    "AlreadyRunning": "transformations.errors",
+    "InvalidData": "transformations.errors",
     "InvalidInput": "transformations.errors",
     "InvalidRequest": "transformations.serving.request",
+    "MissingExtra": "transformations.errors",
+    "ModelMismatch": "transformations.errors",
+    "NotReady": "transformations.errors",
 }
 
 

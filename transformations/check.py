@@ -41,7 +41,7 @@ from activity_embeddings.transformations.definitions.views import (
     spec_of,
     vector_spec_of,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink, read_facts
@@ -230,7 +230,7 @@ class _Check:
         try:
             self._sequence = self._view(names.MEMBER_ACTIVITY_SEQUENCE)
         except FeatureViewNotFoundException as error:
-            raise InvalidInput(
+            raise NotReady(
                 f"{store.repo_path}: expected a registry with the view "
                 f"{names.MEMBER_ACTIVITY_SEQUENCE}. Received: none. Run `feast apply`"
             ) from error
@@ -251,7 +251,7 @@ class _Check:
         """Read, recompute, compare."""
         committed = sink_of(self._sequence).committed()
         if not committed:
-            raise InvalidInput(
+            raise NotReady(
                 f"{self._sequence.name}: expected a published snapshot. Received: none. Run "
                 "`feast materialize` first"
             )

@@ -22,7 +22,7 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import single_chunk, time_column
 from activity_embeddings.transformations.contract.item_encoder import ItemEncoderDescription
 from activity_embeddings.transformations.definitions.schemas import TIMESTAMP
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.inference.encoder import (
     ItemEncoder,
     PostingVersions,
@@ -175,13 +175,13 @@ class VectorRun:
             )
         keys = self.read([], start=None, end=self.end)
         if not len(keys):
-            raise InvalidInput(
+            raise InvalidData(
                 f"{self.source}: expected postings at or before {utc(to_datetime(self.end))}. "
                 "Received: none"
             )
         versions = PostingVersions.from_arrow(keys, self.encoder.valid_from, source=self.source)
         if versions.item_ids.type != self.id_type:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{self.source}: column {names.ITEM_ID!r} should be {self.id_type}, as in the "
                 f"feature repo. Received: {versions.item_ids.type}"
             )
@@ -215,7 +215,7 @@ class VectorRun:
             time_column(postings, names.EVENT_TIMESTAMP, self.source),
         )
         if len(rows) != len(versions):
-            raise InvalidInput(
+            raise InvalidData(
                 f"{self.source}: expected the postings that were there a moment before. Received: "
                 f"{out_of(len(rows), len(versions), 'posting')}. Run again when the source is not "
                 "being written"

@@ -23,7 +23,7 @@ from feast import FeatureStore, FeatureView
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import EVENT_COLUMNS
 from activity_embeddings.transformations.arrow import require_columns, single_chunk
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.files import move_file, real_path
 from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
@@ -136,7 +136,7 @@ def _as_source(view: FeatureView, table: pa.Table, schema: pa.Schema) -> pa.Tabl
         try:
             columns.append(filled[field.name].cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{source_label(view)}: pushed events should fit column {field.name!r} of type "
                 f"{field.type}. Received: {filled[field.name].type}; {error}"
             ) from error
@@ -165,7 +165,7 @@ def _filled_columns(
 def require_event_ids(view: FeatureView, table: pa.Table) -> None:
     """Raise where pushed events have no event ids, for a source of events that has them."""
     if names.EVENT_ID not in table.column_names:
-        raise InvalidInput(
+        raise InvalidData(
             f"pushed events: column {names.EVENT_ID!r} is missing. Expected, because "
             f"{source_label(view)} has it and orders events of one time by it. Received columns: "
             f"{', '.join(table.column_names)}"

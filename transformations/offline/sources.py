@@ -23,7 +23,7 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ITEM_COLUMNS, ItemVectors
 from activity_embeddings.transformations.arrow import require_columns, time_column
-from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput, first_line
 from activity_embeddings.transformations.names import Tag
 from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles, is_parquet
@@ -297,6 +297,6 @@ def readable(view: FeatureView) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
-        raise InvalidInput(
+        raise InvalidData(
             f"{source_label(view)}: expected a readable source. Received: {first_line(error)}"
         ) from error

@@ -52,10 +52,6 @@ class InvalidRequest(InvalidInput, FeastError):
         """Say that the request is at fault, not the server."""
         return 422
 
-    def __str__(self) -> str:
-        # Feast rebuilds an error that a server sent without calling its constructor.
-        return getattr(self, "__overridden_message__", None) or self.message
-
 
 @dataclass
 class RequestReport:
@@ -379,7 +375,7 @@ def _parse_time(value: Any, column: str, inputs: Mapping[str, Sequence[Any]], ro
     try:
         return parse_time(value, column)
     except InvalidInput as error:
-        raise InvalidRequest(f"{_who(inputs, row)}: {error.message}") from error
+        raise InvalidRequest(f"{_who(inputs, row)}: {str(error)}") from error
 
 
 def _is_list(value: Any) -> bool:
