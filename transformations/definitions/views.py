@@ -62,7 +62,7 @@ from activity_embeddings.transformations.definitions.store_config import (
     require_every_label,
     require_same_place,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec, describe_mismatch
 from activity_embeddings.transformations.wording import duration
@@ -191,7 +191,7 @@ def registered_model(
 
     Raises
     ------
-    InvalidInput
+    ModelMismatch
         The SavedModel is gone, corrupt or another than the one that was applied.
     """
     path = in_repo(view.tags[Tag.MODEL_PATH], repo)
@@ -209,7 +209,7 @@ def registered_model(
         vector_spec=embedding,
     )
     if model.fingerprint != view.tags[Tag.MODEL_FINGERPRINT]:
-        raise InvalidInput(
+        raise ModelMismatch(
             f"model {model.name!r}: the SavedModel at {path} should be the one that was "
             f"applied, fingerprint {view.tags[Tag.MODEL_FINGERPRINT]}. Received: "
             f"{model.fingerprint}. Run `feast apply` to publish the changed model"
@@ -234,7 +234,7 @@ def registered_encoder(view: FeatureView, *, repo: Path | None) -> ItemEncoderDe
         {**encoder.vector_spec.to_dict(), "valid_from": encoder.facts()["valid_from"]},
     )
     if mismatch:
-        raise InvalidInput(
+        raise ModelMismatch(
             f"item encoder {encoder.name!r}: the SavedModel at {encoder.path} should be the one "
             f"that was applied: {mismatch}. Run `feast apply` to publish the changed encoder"
         )
