@@ -31,7 +31,14 @@ if TYPE_CHECKING:
         vector_spec_of,
         vector_view,
     )
-    from activity_embeddings.transformations.errors import InvalidInput
+    from activity_embeddings.transformations.errors import (
+        AlreadyRunning,
+        InvalidData,
+        InvalidInput,
+        MissingExtra,
+        ModelMismatch,
+        NotReady,
+    )
     from activity_embeddings.transformations.names import DomainNames
     from activity_embeddings.transformations.offline.dask import (
         OrderedDaskOfflineStore,
@@ -57,10 +64,15 @@ __all__ = [
     "ActivityDomain",
     "ActivityModel",
     "ActivitySpec",
+    "AlreadyRunning",
     "DomainNames",
+    "InvalidData",
     "InvalidInput",
     "InvalidRequest",
     "ItemVectorSpec",
+    "MissingExtra",
+    "ModelMismatch",
+    "NotReady",
     "OrderedDaskOfflineStore",
     "OrderedDaskOfflineStoreConfig",
     "OrderedDuckDBOfflineStore",
@@ -124,10 +136,15 @@ _MODULE_OF = {
     "package_model": "training.packaging",
     "train": "training.fitting.train",
     "tune": "training.fitting.search",
-    # Errors.
     "DomainNames": "transformations.names",
+    # Errors; each is an `InvalidInput`.
+    "AlreadyRunning": "transformations.errors",
+    "InvalidData": "transformations.errors",
     "InvalidInput": "transformations.errors",
     "InvalidRequest": "transformations.serving.request",
+    "MissingExtra": "transformations.errors",
+    "ModelMismatch": "transformations.errors",
+    "NotReady": "transformations.errors",
 }
 
 

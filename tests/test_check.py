@@ -24,7 +24,7 @@ from activity_embeddings.transformations.check import (
     cause_of_events,
     check,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, NotReady
 from activity_embeddings.transformations.online.protobuf import entity_keys
 
 T = at(4)
@@ -251,7 +251,7 @@ def test_nothing_published_is_one_clear_error(repo):
     with pytest.raises(InvalidInput, match="expected a registry with the view"):
         check(repo.store)
     repo.run("apply")
-    with pytest.raises(InvalidInput, match=r"expected a published snapshot. Received: none"):
+    with pytest.raises(NotReady, match=r"expected a published snapshot. Received: none"):
         check(repo.store)
 
 

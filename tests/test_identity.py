@@ -14,7 +14,7 @@ import pytest
 from feast_repo import DIMENSION, at, make_repo
 
 from activity_embeddings.transformations.check import check
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.online.push import SequenceWriter
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 
@@ -141,7 +141,7 @@ def test_an_id_with_a_nul_is_refused_at_every_door(repo, bad, tmp_path):
     stores = repo.stores()
     writer = SequenceWriter(repo.store)
     for members, items in ([bad], ["a"]), (["a"], [bad]):
-        with pytest.raises(InvalidInput, match="without NUL"):
+        with pytest.raises(InvalidData, match="without NUL"):
             writer.push(events(members, 0.9, items))
     pq.write_table(events(["b", bad], 0.9), repo.events / "bad.parquet")
     try:

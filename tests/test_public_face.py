@@ -50,6 +50,12 @@ def test_importing_it_imports_nothing_heavy():
     assert not [name for name in loaded if name.startswith("activity_embeddings.")]
 
 
+def test_an_error_can_be_caught_without_importing_what_raises_it():
+    code = "import sys; from activity_embeddings import InvalidInput; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(done.stdout.split())
+
+
 @pytest.mark.parametrize("name", activity_embeddings.__all__)
 def test_every_name_is_what_type_checkers_are_told(name):
     value = getattr(activity_embeddings, name)

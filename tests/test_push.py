@@ -29,7 +29,7 @@ from redis_server import redis_server, use_redis
 
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.cli import cli
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, NotReady
 from activity_embeddings.transformations.online.push import PushReport, SequenceWriter
 
 SEQUENCE = "job_activity_sequence"
@@ -368,7 +368,7 @@ def test_nothing_to_push_is_no_error(repo):
 
 def test_a_repo_that_is_not_applied_is_named(tmp_path):
     repo = sequence_repo(tmp_path)
-    with pytest.raises(InvalidInput, match="Run `feast apply`"):
+    with pytest.raises(NotReady, match="Run `feast apply`"):
         SequenceWriter(repo.store)
 
 

@@ -11,7 +11,7 @@ import pytest
 from feast.errors import RequestDataNotFoundInEntityRowsException
 from feast_repo import at, events_table, make_repo, small_data, us, vectors_table
 
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.serving import process as serving
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.serving.request import InvalidRequest
@@ -515,7 +515,7 @@ def test_a_broken_table_and_a_model_that_is_gone_are_one_clear_error(tmp_path, m
     matrix.write_bytes(kept)
     assert online(store, rows) == expected
     current.write_text(current.read_text().replace('"version": "1"', '"version": "2"'))
-    with pytest.raises(InvalidInput, match="another item vectors: `version` should be '1'"):
+    with pytest.raises(ModelMismatch, match="another item vectors: `version` should be '1'"):
         online(store, rows)
 
 

@@ -23,7 +23,7 @@ from activity_embeddings.transformations.definitions.views import (
     spec_of,
     vector_spec_of,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sources import (
@@ -130,7 +130,7 @@ class TrainingSource:
     def _view(self, role: str) -> Any:
         views = self._views(role)
         if len(views) != 1:
-            raise InvalidInput(
+            raise NotReady(
                 f"{self.store.project}: expected one view with the tag {Tag.ROLE} {role!r} in the "
                 f"registry. Received: {', '.join(v.name for v in views) or 'none'}; run `feast "
                 "apply` first"

@@ -214,7 +214,7 @@ def _check_signature(subject: _Subject) -> None:
     try:
         described = subject.described
     except InvalidInput as error:
-        raise ActivityModelCheckFailed(error.message) from error
+        raise ActivityModelCheckFailed(str(error)) from error
     outputs = subject.call(subject.inputs)
     expected = {
         name: (len(subject.inputs[names.INPUT_ACTIONS]), size)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.errors import InvalidData, first_line
 from activity_embeddings.transformations.wording import are, out_of
 
 TIMESTAMP = pa.timestamp("us", "UTC")
@@ -19,11 +19,11 @@ MOST_IN_ARRAY = 2**31 - 1
 
 
 def require_columns(names: Iterable[str], expected: Iterable[str], source: str) -> None:
-    """Raise `InvalidInput` unless every column in `expected` is among `names`."""
+    """Raise `InvalidData` unless every column in `expected` is among `names`."""
     names = list(names)
     missing = [name for name in expected if name not in names]
     if missing:
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: {'column' if len(missing) == 1 else 'columns'} "
             f"{', '.join(map(repr, missing))} {are(len(missing))} missing. "
             f"Received columns: {', '.join(names)}"
@@ -62,9 +62,9 @@ def _with_int64_offsets(kind: pa.DataType) -> pa.DataType:
 
 
 def require_no_nulls(values: pa.Array, column: str, source: str) -> None:
-    """Raise `InvalidInput` where a column that must be filled holds nulls."""
+    """Raise `InvalidData` where a column that must be filled holds nulls."""
     if values.null_count:
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: column {column!r} should hold no nulls. "
             f"Received: {out_of(values.null_count, len(values), 'row')} "
             f"{are(values.null_count)} null"
@@ -76,7 +76,7 @@ def id_column(table: pa.Table, column: str, source: str) -> pa.Array:
 
     Raises
     ------
-    InvalidInput
+    InvalidData
         The column is neither integer nor string, holds nulls, or an id that cannot be kept apart
         from others everywhere: an integer outside int64, text that is not UTF-8 or holds NUL.
     """
@@ -84,7 +84,7 @@ def id_column(table: pa.Table, column: str, source: str) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if not (pa.types.is_integer(values.type) or is_text(values.type)):
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: column {column!r} should be int64 or string. Received: {values.type}"
         )
     require_no_nulls(values, column, source)
@@ -94,7 +94,7 @@ def id_column(table: pa.Table, column: str, source: str) -> pa.Array:
         too_long = pa.types.is_large_string(values.type) and values.nbytes >= MOST_IN_ARRAY
         return _checked_text(values if too_long else values.cast(pa.string()))
     except pa.ArrowInvalid as error:
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: column {column!r} should hold ids of int64, or text in UTF-8 without NUL. "
             f"Received: {first_line(error)}"
         ) from error
@@ -108,11 +108,11 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def require_utf8(values: pa.Array, column: str, source: str) -> None:
-    """Raise `InvalidInput` where text is not UTF-8, whatever the file says of it."""
+    """Raise `InvalidData` where text is not UTF-8, whatever the file says of it."""
     try:
         values.validate(full=True)
     except pa.ArrowInvalid as error:
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: column {column!r} should hold text in UTF-8. Received: {first_line(error)}"
         ) from error
 
@@ -139,7 +139,7 @@ def time_column(table: pa.Table, column: str, source: str) -> np.ndarray:
 
     Raises
     ------
-    InvalidInput
+    InvalidData
         The column is not a timestamp, has no time zone, holds nulls, or a time that microseconds
         cannot hold.
     """
@@ -152,7 +152,7 @@ def time_column(table: pa.Table, column: str, source: str) -> np.ndarray:
     try:
         in_us = values.cast(pa.timestamp("us", values.type.tz))
     except pa.ArrowInvalid as error:
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: column {column!r} should hold times that fit into microseconds. "
             f"Received: {first_line(error)}"
         ) from error
@@ -160,13 +160,13 @@ def time_column(table: pa.Table, column: str, source: str) -> np.ndarray:
 
 
 def require_zoned_time(kind: pa.DataType, column: str, source: str) -> None:
-    """Raise `InvalidInput` unless a type is a timestamp with a time zone, of any unit and zone."""
+    """Raise `InvalidData` unless a type is a timestamp with a time zone, of any unit and zone."""
     if not pa.types.is_timestamp(kind):
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: column {column!r} should be a timestamp in UTC. Received: {kind}"
         )
     if kind.tz is None:
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: column {column!r} should be a timestamp with time zone UTC. "
             f"Received: {kind} without a time zone (naive)"
         )
@@ -186,7 +186,7 @@ def rank_encode(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
     Raises
     ------
-    InvalidInput
+    InvalidData
         The text of the distinct ids is longer than 2 GiB, or there are as many ids.
     """
     try:
@@ -194,7 +194,7 @@ def rank_encode(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
         if pa.types.is_large_string(values.type):
             encoded = encoded.cast(pa.dictionary(pa.int32(), pa.string()))
     except pa.ArrowInvalid as error:
-        raise InvalidInput(
+        raise InvalidData(
             f"ids: expected fewer than 2^31 distinct ones, of at most 2 GiB of text together. "
             f"Received: {len(values):,} ids; {error}. Use shorter ids, or int64"
         ) from error
@@ -210,7 +210,7 @@ def codes_of(values: pa.Array, ids: pa.Array, *, what: str = names.MEMBER_ID) ->
 
     Raises
     ------
-    InvalidInput
+    InvalidData
         The two have different types; `what` names them.
     """
     if values is ids:
@@ -218,7 +218,7 @@ def codes_of(values: pa.Array, ids: pa.Array, *, what: str = names.MEMBER_ID) ->
     if len(ids) == 0 or len(values) == 0:
         return np.full(len(values), -1, dtype=np.int32)
     if values.type != ids.type:
-        raise InvalidInput(
+        raise InvalidData(
             f"{what} should have one type everywhere. Received: {values.type} and {ids.type}"
         )
     found = pc.index_in(values, value_set=ids)
@@ -257,11 +257,11 @@ def list_offsets(count: int, length: int) -> pa.Array:
 
     Raises
     ------
-    InvalidInput
+    InvalidData
         The last one is not an int32.
     """
     if count * length > MOST_IN_ARRAY:
-        raise InvalidInput(
+        raise InvalidData(
             f"vectors: expected at most {MOST_IN_ARRAY:,} values in one Arrow array. Received: "
             f"{count:,} vectors of length {length:,}"
         )

@@ -39,7 +39,7 @@ from activity_embeddings.transformations.definitions.views import (
     registered_model,
     vector_spec_of,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import DomainNames
@@ -241,7 +241,7 @@ class _Check:
         """Read, recompute, compare."""
         committed = sink_of(self._sequence).committed()
         if not committed:
-            raise InvalidInput(
+            raise NotReady(
                 f"{self._sequence.name}: expected a published snapshot. Received: none. Run "
                 "`feast materialize` first"
             )

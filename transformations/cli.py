@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.names import EVENT_TIMESTAMP, JOBS, DomainNames
 from activity_embeddings.transformations.wording import share
 
@@ -128,7 +128,7 @@ def one_line_errors() -> Iterator[None]:
         yield
     except Exception as error:
         _log.debug("traceback", exc_info=True)
-        ours = isinstance(error, click.ClickException)
+        ours = isinstance(error, (InvalidInput, click.ClickException))
         text = str(error) if ours else f"{type(error).__name__}: {error}"
         raise click.ClickException(" ".join(text.split())) from error
 
@@ -150,7 +150,7 @@ def read_events_file(
 
     Raises
     ------
-    InvalidInput
+    InvalidData
         The file cannot be read; for text, the message names the line.
     """
     import pyarrow as pa
@@ -183,8 +183,8 @@ def read_events_file(
             table = pa.csv.read_csv(file, convert_options=options)
             return _with_times(table, str(file), itertools.count(2), times)
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{file}: expected a readable file. Received: {error}") from error
-    raise InvalidInput(
+        raise InvalidData(f"{file}: expected a readable file. Received: {error}") from error
+    raise InvalidData(
         f"{file}: expected a name that ends in .parquet, .csv or .jsonl, or - for JSON lines on "
         f"standard input. Received: {file.suffix or 'no suffix'}"
     )
@@ -208,9 +208,9 @@ def _read_json_lines(
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InvalidInput(f"{source}, line {number}: expected JSON. {error}") from error
+            raise InvalidData(f"{source}, line {number}: expected JSON. {error}") from error
         if not isinstance(row, dict):
-            raise InvalidInput(
+            raise InvalidData(
                 f"{source}, line {number}: expected a JSON object. Received: {line.strip()[:80]}"
             )
         rows.append(row)
@@ -222,7 +222,7 @@ def _read_json_lines(
     try:
         table = pa.table({name: [row.get(name) for row in rows] for name in columns})
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError) as error:
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: expected values of one type in each column, integers of int64 "
             f"and text that can be UTF-8. Received: {error}"
         ) from error
@@ -238,7 +238,7 @@ def _with_times(
 
     Raises
     ------
-    InvalidInput
+    InvalidData
         A value is no time, or has no zone.
     """
     import pyarrow as pa
@@ -253,12 +253,12 @@ def _with_times(
         try:
             moment = None if text is None else datetime.fromisoformat(text)
         except (TypeError, ValueError) as error:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{source}, line {number}: {column!r} should be a time such as "
                 f"2024-03-01T12:00:00Z. Received: {text!r}"
             ) from error
         if moment is not None and moment.tzinfo is None:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{source}, line {number}: {column!r} should have a zone, as in "
                 f"2024-03-01T12:00:00Z. Received: {text!r} without one (naive)"
             )

@@ -1,10 +1,11 @@
-"""The one error that bad input raises, and how it shows what was received."""
+"""The errors that bad input raises, and how they show what was received."""
+
+from __future__ import annotations
 
 import reprlib
+import sys
 from datetime import date
-from typing import Any
-
-import click
+from typing import Any, Self
 
 # Whatever was received is shown on one short line: long values are cut, and deep ones not entered.
 _SHORT = reprlib.Repr()
@@ -12,13 +13,52 @@ _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlevel = 3
 
 
-class InvalidInput(click.ClickException, ValueError):
-    """Input that cannot be published: a column, vector, model or interval.
+class InvalidInput(ValueError):
+    """Input that cannot be used: data, a setting, a model or a request.
 
-    The message says what was expected, what was received and where. It is a
-    `click.ClickException`, so that the `feast` command prints the message alone and exits with
-    status 1, and a `ValueError` for callers in Python.
+    The message says where, what was expected and what was received. The kinds below are for
+    callers that act on them; what is of no kind is an `InvalidInput` itself.
+
+    While a command of Click runs, as `feast apply`, an error is a `click.ClickException` too. Click
+    shows a traceback of every other one; of these it prints the message, with exit status 1.
     """
+
+    def __new__(cls, *args: Any) -> Self:
+        """Return an error, in a command one that Click prints alone."""
+        click = sys.modules.get("click")
+        if click is not None and click.get_current_context(silent=True) is not None:
+            cls = _printed_by_click(cls)
+        return super().__new__(cls, *args)
+
+
+class InvalidData(InvalidInput):
+    """Rows of a source, or pushed events, that cannot be used: a column, a type or a value."""
+
+
+class ModelMismatch(InvalidInput):
+    """A model or an encoder that is not the one that was applied, or made for other vectors."""
+
+
+class NotReady(InvalidInput):
+    """What this needs has not been applied or published yet; the message names the command."""
+
+
+class AlreadyRunning(InvalidInput):
+    """Another process is publishing the same views; try again when it has ended."""
+
+
+class MissingExtra(InvalidInput, ImportError):
+    """A part of the package whose dependencies are not installed; the message names the extra."""
+
+
+def _printed_by_click(cls: Any) -> Any:
+    """Return a class like `cls`, under the same name, whose instances Click prints alone."""
+    from click import ClickException
+
+    members = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
+    return type(
+        cls.__name__, (cls, ClickException), {**members, "__init__": ClickException.__init__}
+    )
 
 
 def quote(value: Any) -> str:

@@ -19,7 +19,7 @@ from activity_embeddings.transformations.activity.sequences import (
     Sequences,
     make_sequences,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.wording import counted, out_of
 
@@ -130,13 +130,13 @@ class ActivityHistory:
         """
         bad = int((~np.isfinite(vectors.matrix).all(axis=1)).sum())
         if bad:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{names.JOBS.vectors_view}: vectors should be finite to train on. Received: NaN or "
                 f"infinity in {out_of(bad, len(vectors.matrix) - 1, 'vector')}"
             )
         known = events.on_items(vectors.item_ids)
         if not len(known):
-            raise InvalidInput(
+            raise InvalidData(
                 f"{names.JOBS.events_view}: expected events on items that have a vector to train on. "
                 f"Received: {counted(len(events), 'event')} on "
                 f"{counted(len(events.item_ids), 'item')}, none of them among the "

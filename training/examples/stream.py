@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.wording import counted
 
 Arrays = dict[str, np.ndarray]
@@ -107,7 +107,7 @@ class ExampleStream:
         """
         sample = next(self.batches(epoch()), None)
         if sample is None:
-            raise InvalidInput(
+            raise InvalidData(
                 f"examples: expected members with enough activity from {self.period.start} to "
                 f"before {self.period.end}. Received: no example of "
                 f"{counted(len(self.history.events.member_ids), 'member')} with "

@@ -56,7 +56,7 @@ from activity_embeddings.transformations.arrow import (
     take_rows,
     time_column,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.inference.embedder import held_back_stderr
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Time, parse_datetime, to_datetime, to_us
@@ -481,7 +481,7 @@ def _one_a_item(postings: pa.Table, until: datetime) -> pa.Table:
     order = np.lexsort((time, code))
     order = order[time[order] < to_us(until)]
     if not len(order):
-        raise InvalidInput(
+        raise InvalidData(
             f"postings: expected some before {until}. Received: "
             f"{counted(len(postings), 'row')}, none so old"
         )
@@ -518,7 +518,7 @@ def _tensor(postings: pa.Table, name: str, *, lists: bool) -> Any:
         and (_is_text(one) or (lists and not is_list and pa.types.is_integer(one)))
     ):
         expected = "string, list<string> or integer" if lists else "string"
-        raise InvalidInput(
+        raise InvalidData(
             f"postings: column {name!r} should be {expected}. Received: {column.type}"
         )
     require_no_nulls(column, name, "postings")

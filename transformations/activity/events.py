@@ -25,7 +25,7 @@ from activity_embeddings.transformations.arrow import (
     single_chunk,
     time_column,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.ragged import ranges
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.wording import out_of
@@ -116,7 +116,7 @@ class ActivityEvents:
 
         Raises
         ------
-        InvalidInput
+        InvalidData
             A column is missing, of another type or holds nulls, a time has no zone, or an action
             is not in the vocabulary and the spec does not ignore others.
         """
@@ -164,7 +164,7 @@ def _action_ids(table: pa.Table, spec: ActivitySpec, source: str, column: str) -
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if not is_text(values.type):
-        raise InvalidInput(f"{source}: column {column!r} should be string. Received: {values.type}")
+        raise InvalidData(f"{source}: column {column!r} should be string. Received: {values.type}")
     require_no_nulls(values, column, source)
     require_utf8(values, column, source)
     encoded = values.dictionary_encode()
@@ -172,7 +172,7 @@ def _action_ids(table: pa.Table, spec: ActivitySpec, source: str, column: str) -
     unknown = [name for name in distinct if name not in spec.actions]
     if unknown and not spec.ignores_other_actions:
         rows = pc.sum(pc.is_in(values, value_set=pa.array(unknown, values.type))).as_py()
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: column {column!r} should be one of {', '.join(spec.actions)}. "
             f"Received: {', '.join(map(repr, unknown[:5]))}"
             f"{f' and {len(unknown) - 5:,} more' if len(unknown) > 5 else ''} in "
@@ -186,7 +186,7 @@ def _action_ids(table: pa.Table, spec: ActivitySpec, source: str, column: str) -
 def _require_filled(event_ids: pa.Array, source: str, column: str) -> None:
     """Raise where an event id is empty: in a stored sequence that means that there is none."""
     if len(event_ids) and event_ids[0].as_py() == "":
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: column {column!r} should hold no empty text. Received: '' in at "
             "least one row"
         )

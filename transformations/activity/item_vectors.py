@@ -16,7 +16,7 @@ from activity_embeddings.transformations.arrow import (
     require_no_nulls,
     time_column,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.ragged import bisect, with_last
 from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.times import NEVER
@@ -88,7 +88,7 @@ class ItemVectors:
 
         Raises
         ------
-        InvalidInput
+        InvalidData
             A column is missing, of another type or holds nulls, a vector has another length or
             a value that is not finite, or one item has two vectors for one time.
         """
@@ -104,7 +104,7 @@ class ItemVectors:
         twice = np.flatnonzero((item[1:] == item[:-1]) & (time[1:] == time[:-1]))
         if len(twice):
             moment = np.datetime64(int(time[twice[0]]), "us")
-            raise InvalidInput(
+            raise InvalidData(
                 f"{source}: an item should have one vector at one time. Received: item "
                 f"{item_ids[int(item[twice[0]])].as_py()!r} has two at {moment}Z "
                 f"({counted(len(twice), 'such row')})"
@@ -173,14 +173,14 @@ def _dense(
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
     if not is_list or not pa.types.is_floating(kind.value_type):
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: column {names.EMBEDDING!r} should be list<float>. Received: {kind}"
         )
     require_no_nulls(vectors, names.EMBEDDING, source)
     lengths = np.concatenate([np.empty(0, np.int64), *map(_lengths, vectors.chunks)])
     wrong = np.flatnonzero(lengths != embedding.dimension)
     if len(wrong):
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: column {names.EMBEDDING!r} should hold vectors of length "
             f"{embedding.dimension} ({embedding.name} version {embedding.version}). Received: "
             f"length {int(lengths[wrong[0]])} for item {ids[int(wrong[0])].as_py()!r} "
@@ -195,7 +195,7 @@ def _dense(
         row += len(chunk)
     bad = np.flatnonzero(~np.isfinite(dense).all(axis=1))
     if len(bad):
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: column {names.EMBEDDING!r} should hold finite values. Received: NaN, "
             f"null or infinity for item {ids[int(bad[0])].as_py()!r} "
             f"({out_of(len(bad), len(lengths), 'row')})"

@@ -54,7 +54,7 @@ from activity_embeddings.transformations.definitions.views import (
     vector_spec_of,
     vector_table_of,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput, NotReady
 from activity_embeddings.transformations.feast_compat import states
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
@@ -373,7 +373,7 @@ class ActivityComputeEngine(ComputeEngine):
         with report.stage("read item vectors"):
             vectors = read_vectors(vector_view, last)
         if has_encoder(vector_view) and not len(vectors.time):
-            raise InvalidInput(
+            raise NotReady(
                 f"{vector_view.name}: expected published item vectors, from which {sequence.name} is "
                 "made. Received: none. Materialize that view first, or both together"
             )
@@ -395,7 +395,7 @@ class ActivityComputeEngine(ComputeEngine):
         try:
             run.stage(bar.update if bar is not None else lambda done: None)
             if not report.events:
-                raise InvalidInput(
+                raise InvalidData(
                     f"{source_label(events)}: expected events in the {duration(spec.window)} "
                     f"before {_interval(tasks)}. Received: none"
                     f"{_of_rows(files)}"

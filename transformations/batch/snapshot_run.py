@@ -32,7 +32,7 @@ from activity_embeddings.transformations.activity.sequences import (
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.definitions.schemas import embedding_batch, sequence_batch
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink, require_same_facts
 from activity_embeddings.transformations.spec import ActivitySpec
@@ -243,7 +243,7 @@ class SnapshotRun:
             return
         positions, unknown = self._write(as_of, members, events, targets, write_sequences)
         if unknown and not positions:
-            raise InvalidInput(self._all_unknown(as_of, unknown, events))
+            raise InvalidData(self._all_unknown(as_of, unknown, events))
         self.report.positions += positions
         self.report.unknown += unknown
         self.report.snapshots.append(as_of)

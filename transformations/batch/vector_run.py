@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import TIMESTAMP, single_chunk, time_column
 from activity_embeddings.transformations.contract.item_encoder import ItemEncoderDescription
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.inference.encoder import (
     ItemEncoder,
     PostingVersions,
@@ -176,7 +176,7 @@ class VectorRun:
             )
         keys = self.read([], start=None, end=self.end)
         if not len(keys):
-            raise InvalidInput(
+            raise InvalidData(
                 f"{self.source}: expected postings at or before {utc(to_datetime(self.end))}. "
                 "Received: none"
             )
@@ -184,7 +184,7 @@ class VectorRun:
             keys, self.encoder.valid_from, source=self.source, item_id=self.item_id
         )
         if versions.item_ids.type != self.id_type:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{self.source}: column {self.item_id!r} should be {self.id_type}, as in the "
                 f"feature repo. Received: {versions.item_ids.type}"
             )
@@ -218,7 +218,7 @@ class VectorRun:
             time_column(postings, names.EVENT_TIMESTAMP, self.source),
         )
         if len(rows) != len(versions):
-            raise InvalidInput(
+            raise InvalidData(
                 f"{self.source}: expected the postings that were there a moment before. Received: "
                 f"{out_of(len(rows), len(versions), 'posting')}. Run again when the source is not "
                 "being written"

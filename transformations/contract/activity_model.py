@@ -24,7 +24,7 @@ from activity_embeddings.transformations.contract.saved_model import (
     fingerprint,
     read_signature,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.spec import (
     LONGEST_VECTOR,
     ActivitySpec,
@@ -141,7 +141,7 @@ def describe_model(
         ),
     ):
         if mismatch:
-            raise InvalidInput(
+            raise ModelMismatch(
                 f"model {name!r} (version {version}) was made for another {what}: {mismatch}"
             )
     return ModelDescription(
@@ -162,7 +162,7 @@ def describe_model(
 def _one_fact(name: str, path: Path, fact: str, packaged: Fact | None, given: Fact | None) -> Fact:
     """Return a fact that the manifest or the registry line gives, and both do not contradict."""
     if packaged and given is not None and given != packaged:
-        raise InvalidInput(
+        raise ModelMismatch(
             f"model {name!r}: `{fact}` in the registry line should be left out or equal the "
             f"manifest's {packaged!r}. Received: {given!r}"
         )

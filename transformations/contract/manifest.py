@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from activity_embeddings.transformations.contract.saved_model import fingerprint
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 
 FOLDER = Path("assets.extra")
 FORMAT = 1
@@ -89,7 +89,7 @@ class ManifestKind:
     def require_unchanged(self, manifest: Mapping[str, Any], path: Path, content: str) -> None:
         """Raise `InvalidInput` unless the SavedModel's fingerprint is the manifest's."""
         if manifest["fingerprint"] != content:
-            raise InvalidInput(
+            raise ModelMismatch(
                 f"{self.what} {manifest['name']!r}: the SavedModel at {path} should be the one "
                 f"that was packaged, fingerprint {manifest['fingerprint']}. "
                 f"Received: {content} (changed or corrupt file)"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations.definitions.views import source_views_of, spec_of
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, NotReady
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.spec import ActivitySpec
 
@@ -59,13 +59,15 @@ def registered_domain(store: FeatureStore, item: str | None = None) -> Registere
 
     Raises
     ------
+    NotReady
+        There is no domain yet.
     InvalidInput
         There is no such domain, or several and no item says which.
     """
     found = registered_domains(store)
     there = ", ".join(domain.names.item for domain in found) or "none"
     if not found:
-        raise InvalidInput(
+        raise NotReady(
             f"{store.repo_path}: expected a registry with a view of sequences. Received: none. "
             "Run `feast apply`"
         )

@@ -64,7 +64,7 @@ from activity_embeddings.transformations.definitions.store_config import (
     require_every_label,
     require_same_place,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.offline.sources import check_columns
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec, describe_mismatch
@@ -208,7 +208,7 @@ def registered_model(
 
     Raises
     ------
-    InvalidInput
+    ModelMismatch
         The SavedModel is gone, corrupt or another than the one that was applied.
     """
     path = in_repo(view.tags[Tag.MODEL_PATH], repo)
@@ -226,7 +226,7 @@ def registered_model(
         vector_spec=embedding,
     )
     if model.fingerprint != view.tags[Tag.MODEL_FINGERPRINT]:
-        raise InvalidInput(
+        raise ModelMismatch(
             f"model {model.name!r}: the SavedModel at {path} should be the one that was "
             f"applied, fingerprint {view.tags[Tag.MODEL_FINGERPRINT]}. Received: "
             f"{model.fingerprint}. Run `feast apply` to publish the changed model"
@@ -251,7 +251,7 @@ def registered_encoder(view: FeatureView, *, repo: Path | None) -> ItemEncoderDe
         {**encoder.vector_spec.to_dict(), "valid_from": encoder.facts()["valid_from"]},
     )
     if mismatch:
-        raise InvalidInput(
+        raise ModelMismatch(
             f"item encoder {encoder.name!r}: the SavedModel at {encoder.path} should be the one "
             f"that was applied: {mismatch}. Run `feast apply` to publish the changed encoder"
         )

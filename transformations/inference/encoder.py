@@ -36,7 +36,7 @@ from activity_embeddings.transformations.contract.item_encoder import (
     describe_item_encoder,
 )
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE, TensorSpec
-from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput, first_line
 from activity_embeddings.transformations.inference.embedder import (
     BATCH_SIZE,
     held_back_stderr,
@@ -100,7 +100,7 @@ class PostingVersions:
         twice = np.flatnonzero(same_item & (posted[order[1:]] == posted[order[:-1]]))
         if len(twice):
             row = int(order[twice[0]])
-            raise InvalidInput(
+            raise InvalidData(
                 f"{source}: an item should have one posting at one time. Received: item "
                 f"{ids[row].as_py()!r} has two at {np.datetime64(int(posted[row]), 'us')}Z "
                 f"({counted(len(twice), 'such row')})"
@@ -271,7 +271,7 @@ def _checked_column(table: pa.Table, name: str, tensor: TensorSpec, source: str)
     is_list = len(tensor.shape or ()) == 2
     if not (_is_text_list(column.type) if is_list else _fits(column.type, tensor.dtype)):
         expected = "list<string>" if is_list else tensor.dtype
-        raise InvalidInput(
+        raise InvalidData(
             f"{source}: column {name!r} should be {expected}, as the item encoder takes it. "
             f"Received: {column.type}"
         )
@@ -282,7 +282,7 @@ def _checked_column(table: pa.Table, name: str, tensor: TensorSpec, source: str)
             column = column.cast(pa.list_(pa.string()))
         inner = column.flatten()
         if inner.null_count:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{source}: column {name!r} should hold lists without nulls. "
                 f"Received: {out_of(inner.null_count, len(inner), 'element')} "
                 f"{are(inner.null_count)} null"
@@ -293,7 +293,7 @@ def _checked_column(table: pa.Table, name: str, tensor: TensorSpec, source: str)
     if tensor.dtype == "float32":
         bad = len(column) - (pc.sum(pc.is_finite(column)).as_py() or 0)
         if bad:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{source}: column {name!r} should hold finite values. "
                 f"Received: NaN or infinity in {out_of(bad, len(column), 'row')}"
             )

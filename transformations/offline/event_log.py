@@ -20,7 +20,7 @@ from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import TIMESTAMP, require_columns, single_chunk
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.feast_compat.stores import append_offline
 from activity_embeddings.transformations.files import real_path, replace_file
 from activity_embeddings.transformations.offline.columns import source_names
@@ -124,7 +124,7 @@ def _as_source(view: FeatureView, table: pa.Table, schema: pa.Schema) -> pa.Tabl
         try:
             columns.append(filled[field.name].cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{source_label(view)}: pushed events should fit column {field.name!r} of type "
                 f"{field.type}. Received: {filled[field.name].type}; {error}"
             ) from error
@@ -156,7 +156,7 @@ def require_event_ids(view: FeatureView, table: pa.Table) -> None:
     """Raise where pushed events have no event ids, for a source of events that has them."""
     event_id = names.DomainNames.of(view.tags).event_id
     if event_id not in table.column_names:
-        raise InvalidInput(
+        raise InvalidData(
             f"pushed events: column {event_id!r} is missing. Expected, because "
             f"{source_label(view)} has it and orders events of one time by it. Received columns: "
             f"{', '.join(table.column_names)}"

@@ -40,7 +40,7 @@ from activity_embeddings.transformations.arrow import (
     require_zoned_time,
     time_column,
 )
-from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.errors import InvalidData, first_line
 from activity_embeddings.transformations.times import to_us
 
 DELTA_LOG = "_delta_log"
@@ -63,7 +63,7 @@ def is_parquet(source: DataSource) -> TypeGuard[FileSource]:
 class ParquetFiles:
     """The files of one source, as they are when they are first asked for.
 
-    Every method raises `InvalidInput` where the folder, or a file in it, cannot be read. The
+    Every method raises `InvalidData` where the folder, or a file in it, cannot be read. The
     message names it.
 
     Parameters
@@ -96,11 +96,11 @@ class ParquetFiles:
 
         Raises
         ------
-        InvalidInput
+        InvalidData
             There is no file.
         """
         if not self._fragments:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{self.label}: expected at least one parquet file, which says the columns. "
                 "Received: an empty folder"
             )
@@ -147,7 +147,7 @@ class ParquetFiles:
 
         Raises
         ------
-        InvalidInput
+        InvalidData
             A file lacks a column, has one of another type than other files, or a time that is null
             or has no zone. A file without rows may have columns of any type.
         """
@@ -182,7 +182,7 @@ class ParquetFiles:
             if "://" in path:
                 return pafs.FileSystem.from_uri(path)
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{self.label}: expected a path that can be opened. Received: {first_line(error)}"
             ) from error
         return pafs.LocalFileSystem(), str(Path(self.repo or ".") / path)
@@ -199,7 +199,7 @@ class ParquetFiles:
         for path in found:
             inside = _inside(path, root)
             if DELTA_LOG in inside.parts[:-1]:
-                raise InvalidInput(
+                raise InvalidData(
                     f"{self.label}: expected parquet files. Received: a Delta table ({DELTA_LOG}), "
                     "whose files need not all be of its newest version. Give the source "
                     "`file_format=DeltaFormat()`"
@@ -209,7 +209,7 @@ class ParquetFiles:
                 and not any(map(_begins_hidden, inside.parts[:-1]))
                 and inside.suffix.lower() in SUFFIXES
             ):
-                raise InvalidInput(
+                raise InvalidData(
                     f"{self.label}: expected files whose names do not begin with '.' or '_', which "
                     f"some readers pass over. Received: {inside}. Rename it, or put it elsewhere"
                 )
@@ -246,8 +246,8 @@ class ParquetFiles:
         inside = _inside(path, self._root[1])
         return f"{self.label}, file {inside}" if inside.parts else self.label
 
-    def _unreadable(self, path: str, error: BaseException) -> InvalidInput:
-        return InvalidInput(
+    def _unreadable(self, path: str, error: BaseException) -> InvalidData:
+        return InvalidData(
             f"{self._of(path)}: expected a readable source of parquet files. "
             f"Received: {first_line(error)}"
         )
@@ -260,7 +260,7 @@ class ParquetFiles:
         require_columns(schema.names, wanted.values(), label)
         twice = [field for field in wanted.values() if schema.names.count(field) > 1]
         if twice:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{label}: column {twice[0]!r} should be there once. Received: "
                 f"{schema.names.count(twice[0])} columns of this name"
             )
@@ -283,11 +283,11 @@ class ParquetFiles:
         try:
             table = self._scan(fragments, wanted, time, start, end)
             return _normalised(table, ids, time, label)
-        except (OSError, pa.ArrowException, InvalidInput) as error:
+        except (OSError, pa.ArrowException, InvalidData) as error:
             if len(fragments) > 1:
                 for fragment in fragments:
                     self._read_group([fragment], wanted, ids, time, start, end)
-            if isinstance(error, InvalidInput):
+            if isinstance(error, InvalidData):
                 raise
             raise self._unreadable(fragments[0].path, error) from error
 
@@ -325,7 +325,7 @@ class ParquetFiles:
                 try:
                     pa.unify_schemas([pa.schema([ours]), pa.schema([theirs])], promote_options=ANY)
                 except pa.ArrowException as error:
-                    raise InvalidInput(
+                    raise InvalidData(
                         f"{self._of(path)}: column {ours.name!r} should be of one type in all "
                         f"files. Received: {theirs.type}, and {ours.type} in "
                         f"{_inside(first, self._root[1])}"

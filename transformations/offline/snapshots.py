@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import AlreadyRunning, ModelMismatch
 from activity_embeddings.transformations.files import (
     make_folder,
     move_file,
@@ -112,7 +112,7 @@ class SnapshotSink:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise InvalidInput(
+                raise AlreadyRunning(
                     f"{self.path}: expected one run at a time. Received: a second one while "
                     "another is publishing; wait for it to end"
                 ) from error
@@ -226,7 +226,7 @@ def require_same_facts(
         recorded["vector_spec"] = vector_view.to_dict()
     mismatch = describe_mismatch(recorded, facts)
     if mismatch:
-        raise InvalidInput(
+        raise ModelMismatch(
             f"{what}: the snapshots in {sink.path} were computed with other facts: {mismatch}. "
             "Give what was changed a new version or name (a new version starts its own "
             "history), or remove that folder and backfill it"

@@ -28,7 +28,7 @@ from activity_embeddings.transformations.arrow import (
     require_zoned_time,
     time_column,
 )
-from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput, first_line
 from activity_embeddings.transformations.names import DomainNames, Tag
 from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles, is_parquet
@@ -372,6 +372,6 @@ def readable(view: FeatureView) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
-        raise InvalidInput(
+        raise InvalidData(
             f"{source_label(view)}: expected a readable source. Received: {first_line(error)}"
         ) from error

@@ -42,7 +42,10 @@ from activity_embeddings.transformations.definitions.schemas import sequence_bat
 from activity_embeddings.transformations.definitions.views import (
     has_string_ids,
 )
-from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.errors import (
+    InvalidData,
+    first_line,
+)
 from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.offline.columns import source_names, under_our_names
 from activity_embeddings.transformations.offline.event_log import append_events, require_event_ids
@@ -189,7 +192,7 @@ class SequenceWriter:
             try:
                 table = pa.Table.from_pandas(events, preserve_index=False)
             except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError) as error:
-                raise InvalidInput(
+                raise InvalidData(
                     f"{SOURCE}: expected columns of one type each, integers of int64 and text "
                     f"that can be UTF-8. Received: {error}"
                 ) from error
@@ -211,7 +214,7 @@ class SequenceWriter:
         now = to_us(datetime.now(UTC))
         late = np.flatnonzero(time > now + CLOCK_TOLERANCE)
         if len(late):
-            raise InvalidInput(
+            raise InvalidData(
                 f"{SOURCE}: column {names.EVENT_TIMESTAMP!r} should not lie in the future. "
                 f"Received: {utc(to_datetime(time[late].max()))} in "
                 f"{out_of(len(late), len(time), 'row')}, now {utc(to_datetime(now))}"
@@ -230,7 +233,7 @@ class SequenceWriter:
         try:
             return ids.cast(self._event_ids)
         except pa.ArrowInvalid as error:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{SOURCE}: column {self.domain.event_id!r} should be {self._event_ids}, as in "
                 f"{source_label(self._events)}. Received: {ids.type}; {first_line(error)}"
             ) from error
@@ -238,7 +241,7 @@ class SequenceWriter:
     def _ids(self, table: pa.Table, column: str) -> pa.Array:
         ids, expected = id_column(table, column, SOURCE), self.id_types[column]
         if ids.type != expected and len(ids):
-            raise InvalidInput(
+            raise InvalidData(
                 f"{SOURCE}: column {column!r} should be {expected}, as in the feature repo. "
                 f"Received: {ids.type}"
             )

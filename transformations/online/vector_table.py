@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.files import make_folder, replace_file
 from activity_embeddings.transformations.ragged import ranges
 from activity_embeddings.transformations.spec import ItemVectorSpec, describe_mismatch
@@ -239,7 +239,7 @@ class VectorTableReader:
         held = ItemVectorSpec.from_dict(current["vector_spec"])
         mismatch = describe_mismatch(self._embedding.to_dict(), held.to_dict())
         if mismatch:
-            raise InvalidInput(
+            raise ModelMismatch(
                 f"vector table {path}: holds vectors of another item vectors: {mismatch}. "
                 "Materialize the view of item vectors again"
             )

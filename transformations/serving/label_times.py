@@ -38,7 +38,7 @@ def label_times(inputs: Mapping[str, Sequence[Any]], job: RetrievalJob | bool) -
             for row, time in enumerate(inputs[column])
         ]
     except InvalidInput as error:
-        raise InvalidRequest(error.message) from error
+        raise InvalidRequest(str(error)) from error
 
 
 def _label_column(inputs: Mapping[str, Sequence[Any]], job: RetrievalJob | bool) -> str:

@@ -27,7 +27,7 @@ from activity_embeddings.transformations.definitions.views import (
     source_views_of,
     spec_of,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.feast_compat.calls import training_join
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import Role, Tag
@@ -174,7 +174,7 @@ class ServingState:
         registry, project = self.store.registry, self.store.project
         view = registry.get_feature_view(view_name, project)
         if release_of(view) != release:
-            raise InvalidInput(
+            raise ModelMismatch(
                 f"{view_name}: expected release {release}, for which its on-demand view was "
                 f"applied. Received from the registry: {release_of(view)}. Run `feast apply`, "
                 "and restart servers that hold an older registry"

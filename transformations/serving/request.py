@@ -55,10 +55,6 @@ class InvalidRequest(InvalidInput, FeastError):
         """Say that the request is at fault, not the server."""
         return 422
 
-    def __str__(self) -> str:
-        # Feast rebuilds an error that a server sent without calling its constructor.
-        return getattr(self, "__overridden_message__", None) or self.message
-
 
 @dataclass
 class RequestReport:
@@ -263,7 +259,7 @@ class RequestParser:
         try:
             return parse_time(value, column)
         except InvalidInput as error:
-            raise InvalidRequest(f"{self._who(inputs, row)}: {error.message}") from error
+            raise InvalidRequest(f"{self._who(inputs, row)}: {error}") from error
 
     def _who(self, inputs: Mapping[str, Sequence[Any]], row: int) -> str:
         """Return how errors call a row of the request."""

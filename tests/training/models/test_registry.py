@@ -135,7 +135,7 @@ ASK = """
             cls = architecture(name)
             answers[name] = [cls.__qualname__, cls.name, cls().filters]
         except InvalidInput as error:
-            answers[name] = error.message
+            answers[name] = str(error)
     print(json.dumps(answers))
 """
 

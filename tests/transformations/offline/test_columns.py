@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.offline.columns import under_our_names
 
 CALLED = {"member_id": "user", "job_id": "posting", "event_timestamp": "when", "event_id": "id"}
@@ -42,7 +42,7 @@ def test_names_may_be_exchanged():
 
 
 def test_a_missing_column_is_named_as_the_source_names_it():
-    with pytest.raises(InvalidInput, match="file: column 'when' is missing"):
+    with pytest.raises(InvalidData, match="file: column 'when' is missing"):
         found("user", "posting")
-    with pytest.raises(InvalidInput, match="columns 'user', 'when' are missing"):
+    with pytest.raises(InvalidData, match="columns 'user', 'when' are missing"):
         found("posting")

@@ -13,7 +13,7 @@ from feast import FileSource
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -208,7 +208,7 @@ def test_an_optional_column_is_in_all_files_or_in_none(tmp_path):
     pq.write_table(table([1]), tmp_path / "a")
     assert "event_id" not in read(tmp_path, columns=wanted, optional=["event_id"]).column_names
     pq.write_table(table([2], nr=pa.array([5], pa.int32())), tmp_path / "b")
-    with pytest.raises(InvalidInput, match="file a: column 'nr' is missing"):
+    with pytest.raises(InvalidData, match="file a: column 'nr' is missing"):
         read(tmp_path, columns=wanted, optional=["event_id"])
     pq.write_table(table([1], nr=pa.array([4])), tmp_path / "a")
     got = read(tmp_path, columns=wanted, optional=["event_id"])

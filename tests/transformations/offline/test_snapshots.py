@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import AlreadyRunning, InvalidInput, ModelMismatch
 from activity_embeddings.transformations.offline.snapshots import (
     SnapshotSink,
     partition_name,
@@ -115,7 +115,7 @@ def test_two_names_of_a_sink_share_a_lock(tmp_path):
     sink, link = SnapshotSink(tmp_path / "v1"), SnapshotSink(tmp_path / "also")
     sink.path.mkdir()
     link.path.symlink_to("v1")
-    with link.locked(), pytest.raises(InvalidInput, match="one run at a time"), sink.locked():
+    with link.locked(), pytest.raises(AlreadyRunning, match="one run at a time"), sink.locked():
         pass
 
 
@@ -170,5 +170,5 @@ def test_a_history_takes_only_what_was_computed_with_the_same_facts(tmp_path):
         {**own, "version": "2"},
         {**own, "vector_spec": {**vector_spec, "fingerprint": "one"}},
     ):
-        with pytest.raises(InvalidInput, match=r"^the view: .*other facts: .*a new version"):
+        with pytest.raises(ModelMismatch, match=r"^the view: .*other facts: .*a new version"):
             require_same_facts(sink, MIDNIGHT, other, what="the view")
