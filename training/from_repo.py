@@ -24,6 +24,7 @@ from activity_embeddings.transformations.definitions.views import (
     vector_spec_of,
 )
 from activity_embeddings.transformations.errors import NotReady
+from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sources import (
@@ -120,9 +121,7 @@ class TrainingSource:
 
     @property
     def _offline(self) -> tuple[Any, Any]:
-        # Feast's provider has it, its base class does not say so.
-        provider: Any = self.store._get_provider()
-        return self.store.config, provider.offline_store
+        return self.store.config, offline_store(self.store)
 
     def _views(self, role: str) -> list[Any]:
         return [v for v in self.store.list_all_feature_views() if v.tags.get(Tag.ROLE) == role]

@@ -16,6 +16,7 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.definitions.views import spec_of
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.names import Role
 from activity_embeddings.transformations.offline.columns import names_there, source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
@@ -119,6 +120,4 @@ class EncoderData:
     @property
     def _offline(self) -> tuple[Any, Any]:
         store = FeatureStore(repo_path=str(self.repo))
-        # Feast's provider has it, its base class does not say so.
-        provider: Any = store._get_provider()
-        return store.config, provider.offline_store
+        return store.config, offline_store(store)

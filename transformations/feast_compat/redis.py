@@ -1,4 +1,4 @@
-"""The layout of Feast's Redis store, which Feast documents without naming the functions that make it.
+"""The layout of Feast's Redis store, documented without the functions that make it.
 
 A key is a hash: `_ts:<view>` holds the event time, and a hash of `<view>:<feature>` the value of
 each feature. `_redis_key`, `_mmh3`, `compute_versioned_name` and `_get_client` are those of Feast

@@ -1,4 +1,4 @@
-"""The files of a feature repo, as Feast finds them."""
+"""The files of a feature repo, as Feast's command finds them; seen in Feast 0.67."""
 
 from __future__ import annotations
 

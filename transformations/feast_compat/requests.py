@@ -1,23 +1,42 @@
-"""What Feast's server and its online reads know of a request before they answer it."""
+"""What Feast's server and its online reads know of a request before they answer it.
+
+Seen in Feast 0.67: the app's route and the store that it holds, the model of a request, who asks,
+and the function that looks a request's views up. None of it is handed to `static_artifacts.py`.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
 from feast import FeatureService, FeatureStore, FeatureView, OnDemandFeatureView
+from feast.feature_server import GetOnlineFeaturesRequest
 from feast.feature_view import DUMMY_ENTITY_NAME
+from feast.permissions.server.rest import inject_user_details
 from feast.utils import _get_cached_request_context
 from feast.value_type import ValueType
 from starlette.routing import Route
 
 from activity_embeddings.transformations.errors import InvalidInput
 
+__all__ = [
+    "GetOnlineFeaturesRequest",
+    "OnlineContext",
+    "known_user",
+    "online_context",
+    "online_route",
+    "registry_state",
+]
+
 ONLINE_FEATURES = "/get-online-features"
 """Path of Feast's server at which online features are asked for."""
+
+known_user = asynccontextmanager(inject_user_details)
+"""Tells Feast's permissions who asks, while the body runs; takes the request."""
 
 
 def online_route(app: FastAPI) -> tuple[Route, FeatureStore]:
@@ -89,7 +108,7 @@ def online_context(
 
 
 def registry_state(store: FeatureStore) -> object | None:
-    """Return what changes when the cached registry is read anew; None where that is not known."""
+    """Return what changes when the cached registry is read again; None where that is not known."""
     registry: Any = store.registry
     valid = getattr(registry, "is_cache_valid", None)
     if valid is None or not valid():

@@ -1,7 +1,7 @@
 """Lifecycle states in the registry: views of ours stay in the one that Feast always serves.
 
 Feast keeps a lifecycle state of every view in its registry, and its online reads refuse a view that
-is MATERIALIZING, or whose last run failed (`feast.utils`, since 0.64). It sets MATERIALIZING before
+is MATERIALIZING, or whose last run failed (`feast.utils`, 0.64 to 0.67). It sets that state before
 the engine is called, but only for a view whose state is not STATE_UNSPECIFIED. So views of ours
 keep that state, which Feast takes for "served": it leaves them alone before, while and after a run.
 Feast has no public way to write STATE_UNSPECIFIED, so the registry's messages are edited here.

@@ -18,17 +18,13 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from feast import FeatureView, OnDemandFeatureView, RepoConfig
-from feast.infra.offline_stores.dask import (
-    DaskOfflineStore,
-    DaskOfflineStoreConfig,
-    DaskRetrievalJob,
-)
-from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
-from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
+from feast import FeatureView, RepoConfig
+from feast.infra.offline_stores.dask import DaskOfflineStore, DaskOfflineStoreConfig
+from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feast_compat.dask import join_job, time_column_of
 from activity_embeddings.transformations.offline.sources import source_of
 
 
@@ -80,7 +76,7 @@ class OrderedDaskOfflineStore(DaskOfflineStore):
                 **kwargs,
             )
         labels = entity_df.reset_index(drop=True)
-        label_time = infer_event_timestamp_from_entity_df(dict(labels.dtypes))
+        label_time = time_column_of(labels)
         # Feast takes times without a zone for UTC.
         labels[label_time] = pd.to_datetime(labels[label_time], utc=True)
 
@@ -101,30 +97,17 @@ class OrderedDaskOfflineStore(DaskOfflineStore):
                     table = table.append_column(column, source[feature].take(rows))
             return table
 
-        return _OrderedDaskRetrievalJob(
-            evaluation_function=join,
-            full_feature_names=full_feature_names,
-            repo_path=str(config.repo_path),
-            on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(
-                feature_refs, project, registry
-            ),
-            metadata=RetrievalMetadata(
-                features=feature_refs,
-                keys=[column for column in labels.columns if column != label_time],
-                min_event_timestamp=labels[label_time].min().to_pydatetime(),
-                max_event_timestamp=labels[label_time].max().to_pydatetime(),
-            ),
+        times = labels[label_time]
+        return join_job(
+            join,
+            config,
+            registry,
+            project,
+            features=feature_refs,
+            keys=[column for column in labels.columns if column != label_time],
+            times=(times.min().to_pydatetime(), times.max().to_pydatetime()),
+            full_names=full_feature_names,
         )
-
-
-class _OrderedDaskRetrievalJob(DaskRetrievalJob):
-    """A join whose `evaluation_function` gives an Arrow table."""
-
-    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        return self.evaluation_function()
-
-    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self.evaluation_function().to_pandas()
 
 
 def _read_source(

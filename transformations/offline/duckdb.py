@@ -10,8 +10,6 @@ feature_store.yaml:
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from feast import FeatureView, RepoConfig
@@ -19,6 +17,7 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineS
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 
+from activity_embeddings.transformations.feast_compat.duckdb import order_by_column
 from activity_embeddings.transformations.names import REQUEST_ROW
 
 
@@ -46,7 +45,7 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
         numbered = entity_df
         if isinstance(entity_df, pd.DataFrame):
             numbered = entity_df.assign(**{REQUEST_ROW: np.arange(len(entity_df))})
-        job: Any = DuckDBOfflineStore.get_historical_features(
+        job = DuckDBOfflineStore.get_historical_features(
             config,
             feature_views,
             feature_refs,
@@ -57,6 +56,5 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
             filter_by_created_timestamp,
         )
         if numbered is not entity_df:
-            job.table = job.table.order_by(REQUEST_ROW).drop(REQUEST_ROW)
-            job.metadata.keys.remove(REQUEST_ROW)
+            order_by_column(job, REQUEST_ROW)
         return job

@@ -46,7 +46,7 @@ class AnyRows:
             part = list(keys[start : start + ROWS_AT_ONCE])
             # A list of its own: Feast's Redis store adds to the one it is given.
             for moment, values in self._store.online_read(self.config, view, part, [*wanted]):
-                # Feast's Redis store answers a missing row with values that are not set, as of 1970.
+                # Feast's Redis store answers a missing row with unset values as of 1970.
                 there = values is not None and any(v.WhichOneof("val") for v in values.values())
                 found.append((moment, values) if there else (None, None))
         return found
@@ -83,5 +83,5 @@ class AnyRows:
         given: Sequence[Given],
         merge: RowMerge[Given],
     ) -> list[Stored]:
-        """Return the rows of n keys; those that `merge` does not need may be left out as missing."""
+        """Return the rows of n keys; those that `merge` does not need may be missing."""
         return self.read(view, keys)

@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 from feast import FeatureView, Field
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Int32List, Int64List, StringList, Value
-from feast.type_map import python_values_to_proto_values
 from feast.types import Array, Float32, Int32, Int64, String, UnixTimestamp
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import TIMESTAMP
+from activity_embeddings.transformations.feast_compat.values import python_values_to_proto_values
 from activity_embeddings.transformations.online.base import Row
 from activity_embeddings.transformations.times import to_datetime
 

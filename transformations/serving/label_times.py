@@ -14,6 +14,7 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feast_compat.joins import unknown_columns
 from activity_embeddings.transformations.serving.request import InvalidRequest
 from activity_embeddings.transformations.times import parse_time
 
@@ -24,7 +25,7 @@ def label_times(inputs: Mapping[str, Sequence[Any]], job: RetrievalJob | bool) -
     Parameters
     ----------
     inputs : columns of the joined table by name.
-    job : the join, see `feast_compat.calls.training_join`.
+    job : the join, see `feast_compat.joins.training_join`.
 
     Raises
     ------
@@ -43,13 +44,10 @@ def label_times(inputs: Mapping[str, Sequence[Any]], job: RetrievalJob | bool) -
 
 def _label_column(inputs: Mapping[str, Sequence[Any]], job: RetrievalJob | bool) -> str:
     """Return the column of the labels' times: the one that is neither asked for nor joined."""
-    others = _known_columns(job) if isinstance(job, RetrievalJob) else None
-    if others is None:
+    candidates = unknown_columns(inputs, job) if isinstance(job, RetrievalJob) else None
+    if candidates is None:
         # The job does not say what it was asked for.
         candidates = [name for name in inputs if name == names.EVENT_TIMESTAMP]
-    else:
-        # Feast's Dask store adds the index of pandas.
-        candidates = [n for n in inputs if n not in others and not n.startswith("__index")]
     if names.EVENT_TIMESTAMP in candidates:
         return names.EVENT_TIMESTAMP
     if len(candidates) != 1:
@@ -59,26 +57,3 @@ def _label_column(inputs: Mapping[str, Sequence[Any]], job: RetrievalJob | bool)
             f"{', '.join(candidates) or 'none'} could be it"
         )
     return candidates[0]
-
-
-def _known_columns(job: RetrievalJob) -> set[str] | None:
-    """Return the columns that the labels had beside their time, and all features of the join.
-
-    None where the job does not say what it was asked for, as Feast allows.
-    """
-    try:
-        asked = job.metadata
-    except NotImplementedError:
-        asked = None
-    if asked is None or not asked.keys:
-        return None
-    known = set(asked.keys)
-    features = [tuple(reference.split(":", 1)) for reference in asked.features]
-    for view in job.on_demand_feature_views:
-        for source in view.source_feature_view_projections.values():
-            features += [(source.name_to_use(), feature.name) for feature in source.features]
-            features += [(source.name, feature.name) for feature in source.features]
-    for view_name, feature in features:
-        # With `full_feature_names`, without the version that a reference may have.
-        known |= {feature, f"{view_name.split('@')[0]}__{feature}", f"{view_name}__{feature}"}
-    return known

@@ -28,7 +28,7 @@ from activity_embeddings.transformations.definitions.views import (
     spec_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
-from activity_embeddings.transformations.feast_compat.calls import training_join
+from activity_embeddings.transformations.feast_compat.joins import training_join
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sources import declared_event_ids

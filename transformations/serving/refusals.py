@@ -11,7 +11,6 @@ from __future__ import annotations
 import email.message
 import json
 import logging
-from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -24,14 +23,14 @@ from feast.errors import (
     FeatureServiceNotFoundException,
     FeatureViewNotFoundException,
 )
-from feast.feature_server import GetOnlineFeaturesRequest
-from feast.permissions.server.rest import inject_user_details
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from activity_embeddings.transformations.errors import quote, received
 from activity_embeddings.transformations.feast_compat.requests import (
+    GetOnlineFeaturesRequest,
+    known_user,
     online_context,
     online_route,
     registry_state,
@@ -40,7 +39,6 @@ from activity_embeddings.transformations.serving.request import InvalidRequest
 from activity_embeddings.transformations.serving.request_columns import RequestColumns
 
 _log = logging.getLogger(__name__)
-_known_user = asynccontextmanager(inject_user_details)
 SERVICES_KEPT = 1000
 """What so many services and lists of features take is kept until the registry changes."""
 
@@ -115,7 +113,7 @@ class RequestCheck:
         _require_json(request.headers.get("content-type"))
         parsed = _parse(body)
         asked = _validated(parsed)
-        async with _known_user(request):
+        async with known_user(request):
             # Who may not ask is told so by Feast, before anything about the registry.
             columns = await self._columns_of(asked)
             if columns is not None:

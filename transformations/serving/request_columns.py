@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from feast import FeatureStore, OnDemandFeatureView
-from feast.type_map import python_values_to_proto_values
 from feast.types import Array, String
 from feast.value_type import ValueType
 
@@ -20,6 +19,7 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.definitions.views import spec_of
 from activity_embeddings.transformations.errors import quote, received
 from activity_embeddings.transformations.feast_compat.requests import OnlineContext
+from activity_embeddings.transformations.feast_compat.values import python_values_to_proto_values
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.serving.request import (
     InvalidRequest,

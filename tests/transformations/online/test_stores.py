@@ -1,4 +1,4 @@
-"""Every row store reads, replaces and merges rows alike, also when somebody else comes in between."""
+"""Every row store reads, replaces and merges rows alike, also when others write in between."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta

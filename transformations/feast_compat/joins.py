@@ -1,9 +1,13 @@
-"""For what Feast calls the function of an on-demand view: an online request, or a training join."""
+"""For what Feast calls the function of an on-demand view, and what it knows of a training join.
+
+The function gets columns and nothing else. Seen in Feast 0.67: who calls it, and what the job of a
+join says of its columns.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 
 from feast.infra.offline_stores.offline_store import RetrievalJob
@@ -52,3 +56,27 @@ def _callers() -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
+
+
+def unknown_columns(columns: Iterable[str], job: RetrievalJob) -> list[str] | None:
+    """Return the columns of a join's table that are neither a key nor a feature: times of labels.
+
+    None where the job does not say what it was asked for, as Feast allows.
+    """
+    try:
+        asked = job.metadata
+    except NotImplementedError:
+        asked = None
+    if asked is None or not asked.keys:
+        return None
+    known = set(asked.keys)
+    features = [tuple(reference.split(":", 1)) for reference in asked.features]
+    for view in job.on_demand_feature_views:
+        for source in view.source_feature_view_projections.values():
+            features += [(source.name_to_use(), feature.name) for feature in source.features]
+            features += [(source.name, feature.name) for feature in source.features]
+    for view_name, feature in features:
+        # With `full_feature_names`, without the version that a reference may have.
+        known |= {feature, f"{view_name.split('@')[0]}__{feature}", f"{view_name}__{feature}"}
+    # Feast's Dask store adds the index of pandas.
+    return [name for name in columns if name not in known and not name.startswith("__index")]
