@@ -104,10 +104,9 @@ for line in sys.stdin:
 
 def run_page(path: Path, folder: Path, until: str | None = None) -> None:
     """Run the blocks of a page in a folder, and print them with what they print."""
-    environment_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    os.environ["PATH"] = environment_path
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     shell = _Process(
-        ["bash", "-eo", "pipefail"], f"echo {_END!r}; pwd > {folder}/.where", folder
+        ["bash", "-eo", "pipefail"], f"pwd > {folder}/.where; echo {_END!r}", folder
     )
     python = _Process([sys.executable, "-u", "-W", "ignore", "-c", _PYTHON], _END, folder)
     processes = {"bash": shell, "python": python}
@@ -119,8 +118,9 @@ def run_page(path: Path, folder: Path, until: str | None = None) -> None:
             print("\n".join(f"{prompt}{line}" for line in block.text.splitlines()), flush=True)
             text = block.text
             if block.language == "python":
-                where = (folder / ".where").read_text().strip() if started else folder
-                text = f"# cd {where}\n{text}"
+                where = folder / ".where"
+                here = where.read_text().strip() if where.exists() else folder
+                text = f"# cd {here}\n{text}"
             try:
                 for line in processes[block.language].run(text):
                     print(line, flush=True)

@@ -1,0 +1,70 @@
+"""The blocks of the pages that a newcomer follows run as they stand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+RUNNER = PROJECT / "tools" / "run_blocks.py"
+
+
+def run(page: Path, folder: Path, *more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, RUNNER, page, "--in", folder, *more],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_every_block_of_a_page_runs(page, tmp_path):
+    done = run(PROJECT / page, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+PAGE = """
+# One
+
+```bash
+mkdir inner && cd inner
+```
+
+```python
+number = 41
+```
+
+```text
+not run
+```
+
+```python
+from pathlib import Path
+print(number + 1, Path.cwd().name)
+```
+
+# Two
+
+```bash
+false
+```
+"""
+
+
+def test_a_block_knows_what_earlier_ones_did_and_the_first_that_fails_ends_the_run(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    whole = run(page, tmp_path / "whole")
+    assert "42 inner" in whole.stdout and "not run" not in whole.stdout
+    assert whole.returncode != 0 and f"{page}:{PAGE.count(chr(10)) - 3}" in whole.stderr
+    part = run(page, tmp_path / "part", "--until", "Two")
+    assert part.returncode == 0, part.stderr
+
+
+def test_a_python_block_that_raises_fails(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nraise ValueError('no')\n```\n")
+    done = run(page, tmp_path / "folder")
+    assert done.returncode != 0 and "no" in done.stdout
