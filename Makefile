@@ -3,7 +3,7 @@
 # make test   the whole test suite; what CI runs
 # make lint   formatting, style and types
 
-PYTHON ?= python3.11
+PYTHON ?= python3
 DATA ?= films
 VENV := .venv
 BIN := $(VENV)/bin
