@@ -3,10 +3,14 @@
 # make test   the whole test suite; what CI runs
 # make lint   formatting, style and types
 
-PYTHON ?= python3.11
+# The first Python that the package admits.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+    $$p -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" 2>&- \
+    && echo $$p && break; done)
 DATA ?= films
 VENV := .venv
 BIN := $(VENV)/bin
+TRACKED_MODELS := $(addprefix feature_repo/models/,geometric_decay item_encoder unweighted_average)
 
 .PHONY: demo test lint format clean
 
@@ -32,7 +36,8 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build runs evaluation *.egg-info feature_repo/models feature_repo/evaluation feature_repo/data/snapshots feature_repo/data/job_vectors
+	rm -rf $(VENV) build runs evaluation *.egg-info feature_repo/evaluation feature_repo/data/snapshots feature_repo/data/job_vectors
+	rm -rf $(filter-out $(TRACKED_MODELS),$(wildcard feature_repo/models/*))
 	rm -f feature_repo/data/registry.db feature_repo/data/online.db
 	rm -f feature_repo/data/registry_redis.db
 	rm -f feature_repo/data/activity_events/live-*.parquet

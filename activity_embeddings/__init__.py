@@ -147,6 +147,8 @@ _MODULE_OF = {
     "NotReady": "transformations.errors",
 }
 
+_EXTRA_OF = {"evaluate": "evaluate", "train": "train", "tune": "train"}
+
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for."""
@@ -155,6 +157,10 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("activity-embeddings")
     elif name in _MODULE_OF:
+        if name in _EXTRA_OF:
+            from activity_embeddings.transformations.extras import require_extra
+
+            require_extra(_EXTRA_OF[name], f"{__name__}.{name}")
         # As `from module import name` does, which also finds a module of a package.
         value = getattr(__import__(f"{__name__}.{_MODULE_OF[name]}", fromlist=[name]), name)
     else:

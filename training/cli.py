@@ -21,6 +21,7 @@ import click
 from activity_embeddings.training.commands.init import init
 from activity_embeddings.transformations.cli import cli, one_line_errors
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.wording import counted
 
 # TensorFlow, Optuna and Feast take seconds to import; a command imports them when it runs.
@@ -80,9 +81,11 @@ class NamedPaths(click.ParamType):
 
 
 @contextmanager
-def _training() -> Iterator[None]:
+def _training(extra: str | None = None) -> Iterator[None]:
     """Import TensorFlow without its notes about the machine; say errors in one line."""
     with one_line_errors(), warnings.catch_warnings():
+        if extra is not None:
+            require_extra(extra, click.get_current_context().command_path)
         import feast  # noqa: F401  It filters warnings when it is imported, so that ours comes after.
 
         # Of Keras about numpy and of Feast's DuckDB store about DuckDB: not for users.
@@ -167,7 +170,7 @@ def train(
     The repo must have been applied. `activity-embeddings models` lists the models. What comes out
     is the folder of the run: `activity-embeddings package` makes a SavedModel of it.
     """
-    with _training():
+    with _training("train"):
         from activity_embeddings.training.fitting.train import train as train_model
 
         run = run or Path("runs") / f"{model}-{seed}"
@@ -198,7 +201,7 @@ def tune(
     Networks are searched by TPE, averages over a grid of their rate. Writes the study (sqlite), a
     plot of it, and the run of every trial.
     """
-    with _training():
+    with _training("train"):
         from activity_embeddings.training.fitting.search import PLOT
         from activity_embeddings.training.fitting.search import tune as search
 
@@ -304,7 +307,7 @@ def train_item_encoder(
     Actions, names of columns and sources are those of the feature repo, which need not have been
     applied: that is not possible before its encoder is there. Without a feature repo, give files.
     """
-    with _training():
+    with _training("train"):
         from activity_embeddings.training.item_encoder import train as item_encoder
         from activity_embeddings.training.item_encoder.data import EncoderData
         from activity_embeddings.training.packaging import package_item_encoder
@@ -396,7 +399,7 @@ def evaluate(
 
     The repo must have been applied; its registry and stores are only read.
     """
-    with _training():
+    with _training("evaluate"):
         from feast import FeatureStore
 
         from activity_embeddings.training.evaluation.data import Timeline
@@ -451,6 +454,7 @@ def compare(
     worse by the margin and has at most half of A's bytes.
     """
     with one_line_errors():
+        require_extra("evaluate", context.command_path)
         from activity_embeddings.training.evaluation.gate import compare as judge
 
         verdict = judge(folders, a, b, margin=margin)
