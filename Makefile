@@ -1,7 +1,7 @@
 # make demo   the whole path on the sample data, in a fresh virtual environment
 #             DATA=jobs: on a simulated job market
 # make test   the whole test suite; what CI runs
-# make lint   formatting, style and types
+# make lint   formatting, style, types and layers
 
 # The first Python that the package admits.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -24,6 +24,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

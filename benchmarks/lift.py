@@ -43,7 +43,7 @@ from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
 from activity_embeddings.training.models import CNN, GRU, LSTM, Architecture, Transformer
 from activity_embeddings.training.objectives import NextPositive, Objective, Proxy
 from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
-from activity_embeddings.transformations.inference.embedder import tensorflow
+from activity_embeddings.transformations.inference.tensorflow import tensorflow
 
 FILM_DATA = Path(__file__).parents[1] / "feature_repo" / "data"
 EARLIER_FILMS = replace(

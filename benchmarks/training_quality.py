@@ -47,9 +47,9 @@ from activity_embeddings.training.models import (
 from activity_embeddings.training.objectives import FuturePositives, NextPositive, Objective, Proxy
 from activity_embeddings.training.packaging import package_item_encoder
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.inference.embedder import tensorflow
 from activity_embeddings.transformations.inference.encoder import ItemEncoder as LoadedEncoder
 from activity_embeddings.transformations.inference.encoder import encode_postings
+from activity_embeddings.transformations.inference.tensorflow import tensorflow
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 DATA = Path(__file__).parents[1] / "feature_repo" / "data"

@@ -90,7 +90,7 @@ def _training(extra: str | None = None) -> Iterator[None]:
 
         # Of Keras about numpy and of Feast's DuckDB store about DuckDB: not for users.
         warnings.simplefilter("ignore", DeprecationWarning)
-        from activity_embeddings.transformations.inference.embedder import tensorflow
+        from activity_embeddings.transformations.inference.tensorflow import tensorflow
 
         tensorflow()
         yield

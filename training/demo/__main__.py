@@ -37,7 +37,7 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import empty_folder
-from activity_embeddings.transformations.inference.embedder import tensorflow
+from activity_embeddings.transformations.inference.tensorflow import tensorflow
 from activity_embeddings.transformations.offline.event_log import LIVE_FILES
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.serving.process import preload

@@ -57,7 +57,7 @@ from activity_embeddings.transformations.arrow import (
     time_column,
 )
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput
-from activity_embeddings.transformations.inference.embedder import held_back_stderr
+from activity_embeddings.transformations.inference.tensorflow import held_back_stderr
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Time, parse_datetime, to_datetime, to_us
 from activity_embeddings.transformations.wording import counted

@@ -18,7 +18,7 @@ from activity_embeddings.training.new_repo.settings import (
     VectorSource,
 )
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.inference.embedder import tensorflow
+from activity_embeddings.transformations.inference.tensorflow import tensorflow
 
 COPIED = ("activity_models.py", "services.py", "static_artifacts.py", "views.py")
 """Definitions that are the same in every feature repo."""

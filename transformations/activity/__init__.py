@@ -1,1 +1,1 @@
-"""activity."""
+"""Pure arrays: events, sequences and how they merge; neither Feast nor TensorFlow."""

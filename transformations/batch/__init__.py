@@ -1,1 +1,1 @@
-"""batch."""
+"""What `feast materialize` runs."""

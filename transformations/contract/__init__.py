@@ -1,1 +1,1 @@
-"""contract."""
+"""What a SavedModel has to be, said without TensorFlow."""

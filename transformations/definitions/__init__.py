@@ -1,1 +1,1 @@
-"""definitions."""
+"""What a feature repo calls, and what its registry says of it."""

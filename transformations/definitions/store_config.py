@@ -19,6 +19,8 @@ from feast.infra.registry.base_registry import BaseRegistry
 from activity_embeddings.transformations.errors import InvalidInput
 
 ENGINE = "activity_embeddings.ActivityComputeEngine"
+# By its name: the definitions do not know what computes them.
+_ENGINE_CLASS = "activity_embeddings.transformations.batch.engine.ActivityComputeEngine"
 DASK_STORE = "activity_embeddings.OrderedDaskOfflineStore"
 DUCKDB_STORE = "activity_embeddings.OrderedDuckDBOfflineStore"
 
@@ -39,14 +41,13 @@ def require_engine(config: RepoConfig) -> None:
 
 def _is_engine(kind: str) -> bool:
     """Return whether a type names the engine or a subclass of it."""
-    from activity_embeddings.transformations.batch.engine import ActivityComputeEngine
-
     module, _, name = kind.rpartition(".")
     try:
         found = getattr(import_module(module), name, None) if module else None
     except ImportError:
         return False
-    return isinstance(found, type) and issubclass(found, ActivityComputeEngine)
+    classes = found.__mro__ if isinstance(found, type) else ()
+    return _ENGINE_CLASS in [f"{each.__module__}.{each.__qualname__}" for each in classes]
 
 
 def require_every_label(config: RepoConfig) -> None:

@@ -1,1 +1,1 @@
-"""inference."""
+"""What runs TensorFlow; nothing else in this package imports it."""

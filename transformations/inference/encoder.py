@@ -37,8 +37,8 @@ from activity_embeddings.transformations.contract.item_encoder import (
 )
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE, TensorSpec
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput, first_line
-from activity_embeddings.transformations.inference.embedder import (
-    BATCH_SIZE,
+from activity_embeddings.transformations.inference.embedder import BATCH_SIZE
+from activity_embeddings.transformations.inference.tensorflow import (
     held_back_stderr,
     load_saved_model,
     tensorflow,

@@ -1,1 +1,1 @@
-"""offline."""
+"""All that touches the offline store."""

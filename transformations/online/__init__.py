@@ -1,1 +1,1 @@
-"""online."""
+"""All that touches the online store."""

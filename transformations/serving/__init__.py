@@ -1,1 +1,1 @@
-"""serving."""
+"""What a process that answers requests holds and does."""

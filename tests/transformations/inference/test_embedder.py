@@ -15,7 +15,8 @@ from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     describe_models,
 )
-from activity_embeddings.transformations.inference.embedder import SMALL_BATCH, Embedder
+from activity_embeddings.transformations.inference.embedder import Embedder
+from activity_embeddings.transformations.inference.litert import SMALL_BATCH
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 SPEC, VECTOR_SPEC = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", 64)
