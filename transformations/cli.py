@@ -67,14 +67,14 @@ def push(repo: Path, file: Path, online_only: bool) -> None:
 
 
 @cli.command()
-@click.option("--sample", default=200, show_default=True, help="Members to look at.")
-@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@click.option("--sample", default=200, show_default=True, help="Number of members.")
+@click.option("--seed", default=0, show_default=True, help="Random seed of the sample.")
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Share of the values that may differ.",
+    help="Share of the values that may differ, from 0 to 1.",
 )
 @click.pass_obj
 def check(repo: Path, sample: int, seed: int, threshold: float) -> None:
