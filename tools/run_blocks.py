@@ -105,9 +105,7 @@ for line in sys.stdin:
 def run_page(path: Path, folder: Path, until: str | None = None) -> None:
     """Run the blocks of a page in a folder, and print them with what they print."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    shell = _Process(
-        ["bash", "-eo", "pipefail"], f"pwd > {folder}/.where; echo {_END!r}", folder
-    )
+    shell = _Process(["bash", "-eo", "pipefail"], f"pwd > {folder}/.where; echo {_END!r}", folder)
     python = _Process([sys.executable, "-u", "-W", "ignore", "-c", _PYTHON], _END, folder)
     processes = {"bash": shell, "python": python}
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What training reads: activity events and item vectors, made for each other once.
+"""What training reads: activity events and item vectors, matched once.
 
 Everything that is trained or measured asks this one object, and it asks `make_sequences`: there
 is no second sequence builder.

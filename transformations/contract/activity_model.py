@@ -43,7 +43,7 @@ class ActivityModel:
     Parameters
     ----------
     path : str or Path. The folder of the SavedModel.
-    name : str. Names the view `member_activity_embedding_<name>`; default: the manifest's.
+    name : str. Names the view `<item>_activity_embedding_<name>`; default: the manifest's.
     version : str. Default: the manifest's.
     spec : ActivitySpec. What the model was made for; needed only without a manifest.
     vector_spec : ItemVectorSpec. Likewise.
