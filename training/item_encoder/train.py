@@ -41,6 +41,7 @@ from activity_embeddings.transformations.arrow import (
     take_rows,
     time_column,
 )
+from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.inference.tensorflow import held_back_stderr
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import to_datetime, to_us
