@@ -191,6 +191,20 @@ VECTOR_SPEC = vector_spec_of(vectors)
 '''
 
 
+def activity_models_py(text: str, model: str) -> str:
+    """Return activity_models.py with a line more, as a user adds one for a trained model."""
+    return text.replace("\n]\n", f"\n    ActivityModel(MODELS / {_text(model)}),\n]\n")
+
+
+def services_py(text: str, service: str, model: str) -> str:
+    """Return services.py with two services more: a model's published and its request-time value."""
+    return f'''{text}
+{service} = domain.service({_text(service)}, {_text(model)})
+
+{service}_realtime = domain.service({_text(f"{service}_realtime")}, {_text(model)}, realtime=True)
+'''
+
+
 def feature_store_yaml(text: str, settings: RepoSettings) -> str:
     """Return a settings file with the project of a new feature repo."""
     return re.sub(r"^project: .*$", f"project: {settings.project}", text, count=1, flags=re.M)
