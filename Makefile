@@ -32,7 +32,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build runs evaluation *.egg-info feature_repo/models feature_repo/evaluation feature_repo/data/snapshots feature_repo/data/job_vectors
+	rm -rf $(VENV) build runs evaluation *.egg-info feature_repo/evaluation feature_repo/data/snapshots feature_repo/data/vector_tables
 	rm -f feature_repo/data/registry.db feature_repo/data/online.db
 	rm -f feature_repo/data/registry_redis.db
 	rm -f feature_repo/data/activity_events/live-*.parquet

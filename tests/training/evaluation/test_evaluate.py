@@ -30,7 +30,7 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, to_us
 
-MARKET = JobMarket(members=2500, items=300, days=70, seed=3)
+MARKET = JobMarket(members=2500, jobs=300, days=70, seed=3)
 VECTOR_SPEC = ItemVectorSpec("truth_with_noise", "1", MARKET.dimension)
 SPEC = ActivitySpec()
 SEEDS = (0, 1, 2)

@@ -15,7 +15,7 @@ from activity_embeddings.training.item_encoder.train import TowerSettings, train
 from activity_embeddings.training.objectives import FuturePositives
 from activity_embeddings.training.packaging import package_item_encoder
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.inference.encoder import TowerSettings as LoadedEncoder
+from activity_embeddings.transformations.inference.encoder import ItemEncoder as LoadedEncoder
 from activity_embeddings.transformations.inference.encoder import encode_postings
 
 INTEGER = pa.int64()
