@@ -289,9 +289,7 @@ def run_sequences(folder: Path, snapshots: int) -> dict[str, Any]:
     table = pq.read_table(data / "activity_events")
     vector_spec = pq.read_table(data / "job_embeddings.parquet")
     dimension = len(vector_spec.column("embedding")[0])
-    vectors = ItemVectors.from_arrow(
-        vector_spec, ItemVectorSpec(VECTORS, "1", dimension)
-    )
+    vectors = ItemVectors.from_arrow(vector_spec, ItemVectorSpec(VECTORS, "1", dimension))
     cutoff = to_us(CUTOFF)
     runs = []
     for _ in range(SEQUENCE_RUNS):

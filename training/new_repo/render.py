@@ -198,11 +198,20 @@ def activity_models_py(text: str, model: str) -> str:
 
 def services_py(text: str, service: str, model: str) -> str:
     """Return services.py with two services more: a model's published and its request-time value."""
-    return f'''{text}
-{service} = domain.service({_text(service)}, {_text(model)})
-
-{service}_realtime = domain.service({_text(f"{service}_realtime")}, {_text(model)}, realtime=True)
-'''
+    kinds = (
+        ("", "", "the published value"),
+        ("_realtime", "    realtime=True,\n", "as of the request"),
+    )
+    return text + "".join(
+        f"""
+{service}{suffix} = domain.service(
+    {_text(service + suffix)},
+    {_text(model)},
+{option}    description={_text(f"By the model {model}, {when}.")},
+)
+"""
+        for suffix, option, when in kinds
+    )
 
 
 def feature_store_yaml(text: str, settings: RepoSettings) -> str:
