@@ -242,7 +242,7 @@ def test_a_push_and_a_check_say_which_domain_they_mean(two_domains, tmp_path):
         assert code == 1
         assert "expected the item of one of its domains: course, job. Received: no item" in output
     code, output = run(repo, "push", events, "--item", "course")
-    assert code == 0 and "the one event is new" in output.replace("1 of 1 events", "the one event")
+    assert code == 0 and "1 of 1 event is new" in output, output
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(
         json.dumps(
@@ -352,7 +352,7 @@ def test_other_keys_and_columns_work_in_every_path(shop, tmp_path):
     assert pushed["activity_product_ids"] == [["s2", "s1"], ["s3", "s4"]]
     assert len(pq.read_table(shop.events)) == 4
     code, output = run(shop, "check")
-    assert code == 0 and "2 members checked" in output, output
+    assert code == 0 and "1 member checked" in output, output
 
 
 def test_actions_outside_the_vocabulary_are_left_out_and_counted_where_the_spec_says_so(

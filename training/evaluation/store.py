@@ -69,7 +69,7 @@ class Table:
     Parameters
     ----------
     name : of the view.
-    entity : "member" or "job".
+    entity : "member" or "item".
     ids : ids of the rows, int64 or string.
     time : int64 [n]; since when each row holds, microseconds since the epoch.
     columns : float [n] or [n, d] by name of the feature.
@@ -117,7 +117,7 @@ class EvaluationStore:
                 ("job", names.ITEM_ID, history.vectors.item_ids),
             )
         )
-        entities = {"member": member, "job": item}
+        entities = {"member": member, "item": item}
         events, vectors = self._events(member), self._vectors(item, vector_spec)
         snapshots = self._folder / "snapshots"
         sequence = sequence_view(
