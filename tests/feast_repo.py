@@ -218,7 +218,7 @@ def make_repo(
 
 
 def make_encoder_repo(path: Path, models: Path, events: pa.Table, postings: pa.Table) -> Repo:
-    """Copy the definitions as they are; `models` holds an item encoder and models for its vectors."""
+    """Copy the definitions as they are; `models` holds an item encoder and models for it."""
     repo = _copy_definitions(path, models)
     repo.write_events(events)
     repo.write_postings(postings)

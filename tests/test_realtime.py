@@ -445,14 +445,14 @@ def test_threads_get_each_its_own_answer(store):
     [
         (
             {"recent_job_actions": ["APPLY"]},
-            "request of member 14: recent_job_ids, recent_job_actions, recent_job_timestamps should be "
-            "lists of equal length, or null. Received: recent_job_ids of length 2, "
+            "request of member 14: recent_job_ids, recent_job_actions, recent_job_timestamps should "
+            "be lists of equal length, or null. Received: recent_job_ids of length 2, "
             "recent_job_actions of length 1, recent_job_timestamps of length 2",
         ),
         (
             {"recent_job_actions": None},
-            "Received: recent_job_ids of length 2, recent_job_actions null, recent_job_timestamps of "
-            "length 2",
+            "Received: recent_job_ids of length 2, recent_job_actions null, recent_job_timestamps "
+            "of length 2",
         ),
         (
             {"recent_job_ids": ["a", "b"]},
@@ -460,8 +460,8 @@ def test_threads_get_each_its_own_answer(store):
         ),
         (
             {"recent_job_timestamps": ["noon", "now"]},
-            "recent_job_timestamps should be a datetime, a date, a numpy datetime64, seconds since the "
-            "epoch or an ISO 8601 string. Received: 'noon'",
+            "recent_job_timestamps should be a datetime, a date, a numpy datetime64, seconds since "
+            "the epoch or an ISO 8601 string. Received: 'noon'",
         ),
         (
             {"recent_job_timestamps": [1.7e12, 1.7e12]},

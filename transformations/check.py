@@ -86,7 +86,7 @@ REMOVED_EVENT = "removed or unlogged event"
 REMOVED_VECTOR = "removed vector"
 """The stored sequence has an event whose item has no vector as of that time."""
 STALE_VECTOR = "stale vector"
-"""The events are the right ones and the model is the registered one: an item's vector is another."""
+"""The events are right and the model is the registered one: an item's vector is another."""
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ class SnapshotRun:
     def _require_same_ids(self, events: ActivityEvents) -> None:
         acted_on, known = events.item_ids, self.vectors.item_ids
         if len(acted_on) and len(known) and acted_on.type != known.type:
-            raise InvalidInput(
+            raise InvalidData(
                 f"{self.domain.item_id} in {self.domain.events_view} and "
                 f"{self.domain.vectors_view} should have one type. Received: {acted_on.type} and "
                 f"{known.type}"

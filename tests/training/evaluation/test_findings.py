@@ -159,8 +159,8 @@ def test_what_the_week_does_not_confirm_is_not_called_better_without_saying_so()
     assert better.startswith("Better than the base features alone: decay (")
     assert "mine (" in better and "mean" not in better
     assert unsure == (
-        "Better than the base features alone among the items of a day, which those of a week do not "
-        "confirm: mean (+0.0200 [+0.0180, +0.0220])."
+        "Better than the base features alone among the items of a day, which those of a week do "
+        "not confirm: mean (+0.0200 [+0.0180, +0.0220])."
     )
 
 
