@@ -445,8 +445,8 @@ def test_threads_get_each_its_own_answer(store):
     [
         (
             {"recent_job_actions": ["APPLY"]},
-            "request of member 14: recent_job_ids, recent_job_actions, recent_job_timestamps should "
-            "be lists of equal length, or null. Received: recent_job_ids of length 2, "
+            "request of member 14: recent_job_ids, recent_job_actions, recent_job_timestamps "
+            "should be lists of equal length, or null. Received: recent_job_ids of length 2, "
             "recent_job_actions of length 1, recent_job_timestamps of length 2",
         ),
         (
