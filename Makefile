@@ -37,7 +37,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build runs evaluation *.egg-info feature_repo/evaluation feature_repo/data/snapshots feature_repo/data/job_vectors
+	rm -rf $(VENV) build runs evaluation *.egg-info feature_repo/evaluation feature_repo/data/snapshots feature_repo/data/vector_tables
 	rm -rf $(filter-out $(TRACKED_MODELS),$(wildcard feature_repo/models/*))
 	rm -f feature_repo/data/registry.db feature_repo/data/online.db
 	rm -f feature_repo/data/registry_redis.db

@@ -27,9 +27,8 @@ from typing import Any
 
 import synthetic
 from publish_variants import VARIANTS, VIEWS
+from synthetic import FEATURE_REPO
 
-FEATURE_REPO = Path(__file__).parents[1] / "feature_repo"
-OWN_JOB_VECTORS = Path(__file__).parents[1] / "examples" / "own_item_vectors.py"
 FEAST = Path(sys.executable).with_name("feast")
 LOAD = "load models"
 PUSH = "push online"
@@ -119,12 +118,8 @@ def _prepare(folder: Path, options: argparse.Namespace, *, members: int, snapsho
     shutil.rmtree(folder, ignore_errors=True)
     repo = folder / "ours"
     (repo / "data").mkdir(parents=True)
-    for file in [*FEATURE_REPO.glob("*.py"), FEATURE_REPO / "feature_store.yaml"]:
-        shutil.copy(file, repo)
-    text = OWN_JOB_VECTORS.read_text(encoding="utf-8")
-    assert "dimension=64" in text
-    text = text.replace("dimension=64", f"dimension={options.dimension}")
-    (repo / "item_vectors.py").write_text(text, encoding="utf-8")
+    synthetic.write_definitions(repo, options.dimension)
+    shutil.copy(FEATURE_REPO / "feature_store.yaml", repo)
     synthetic.write_activity(
         repo / "data",
         members=members,

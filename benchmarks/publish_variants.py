@@ -27,7 +27,7 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from synthetic import ACTIONS, CUTOFF, LENGTH, WINDOW
+from synthetic import ACTIONS, CUTOFF, LENGTH, VECTORS, WINDOW
 
 MODELS = ("unweighted_average", "geometric_decay", "cnn")
 VIEWS = tuple(f"job_activity_embedding_{name}" for name in MODELS)
@@ -289,9 +289,7 @@ def run_sequences(folder: Path, snapshots: int) -> dict[str, Any]:
     table = pq.read_table(data / "activity_events")
     vector_spec = pq.read_table(data / "job_embeddings.parquet")
     dimension = len(vector_spec.column("embedding")[0])
-    vectors = ItemVectors.from_arrow(
-        vector_spec, ItemVectorSpec("content_and_behaviour", "1", dimension)
-    )
+    vectors = ItemVectors.from_arrow(vector_spec, ItemVectorSpec(VECTORS, "1", dimension))
     cutoff = to_us(CUTOFF)
     runs = []
     for _ in range(SEQUENCE_RUNS):

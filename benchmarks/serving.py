@@ -42,7 +42,8 @@ from feast import FeatureStore
 from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from publish import FEAST, FEATURE_REPO, OWN_JOB_VECTORS, _machine
+from publish import FEAST, _machine
+from synthetic import FEATURE_REPO
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.serving.process import preload
@@ -66,7 +67,7 @@ SOAK_SAMPLES = 100
 GROWTH = 0.002
 """Memory that rose by more than this share in the second half of a soak has grown."""
 
-MODEL = names.JOBS.embedding_view("cnn")
+MODEL = "cnn"
 SEQUENCE_FEATURES = [names.JOBS.activity_item_ids, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]
 NOW = synthetic.CUTOFF + timedelta(minutes=1)
 BATCH, REALTIME, STORED, NOTHING = (
@@ -81,9 +82,9 @@ MORE_DEFINITIONS = f'''
 import inspect
 
 from feast import FeatureService
-from views import EMBEDDING_VIEWS, REALTIME_VIEWS, job_activity_sequence
+from views import domain
 
-realtime = REALTIME_VIEWS["{MODEL}_realtime"]
+realtime = domain.realtime["{MODEL}"]
 
 
 def nothing(inputs):
@@ -114,8 +115,8 @@ nothing_view = type(realtime)(
 stored = FeatureService(
     name="{STORED}",
     features=[
-        job_activity_sequence[{SEQUENCE_FEATURES!r}],
-        EMBEDDING_VIEWS["{MODEL}"],
+        domain.sequence[{SEQUENCE_FEATURES!r}],
+        domain.embeddings["{MODEL}"],
     ],
 )
 nothing_service = FeatureService(name="{NOTHING}", features=[nothing_view])
@@ -137,8 +138,8 @@ class Request:
         return {
             names.MEMBER_ID: [self.member],
             names.JOBS.recent_item_ids: [self.items if recent else None],
-            names.JOBS.recent_job_actions: [self.actions if recent else None],
-            names.JOBS.recent_job_timestamps: [self.times if recent else None],
+            names.JOBS.recent_actions: [self.actions if recent else None],
+            names.JOBS.recent_timestamps: [self.times if recent else None],
             names.REQUEST_TIMESTAMP: [at],
         }
 
@@ -243,9 +244,7 @@ def _options() -> argparse.Namespace:
 def _write_source(source: Path, options: argparse.Namespace) -> None:
     """Write definitions, data and models, from which a repo for each store is copied."""
     (source / "data").mkdir(parents=True)
-    for file in FEATURE_REPO.glob("*.py"):
-        shutil.copy(file, source)
-    shutil.copy(OWN_JOB_VECTORS, source / "item_vectors.py")
+    synthetic.write_definitions(source, DIMENSION)
     (source / "benchmark_views.py").write_text(MORE_DEFINITIONS, encoding="utf-8")
     synthetic.write_activity(
         source / "data",
@@ -695,8 +694,8 @@ def _mixed_rows(chosen: random.Random, members: int, items: Sequence[int]) -> di
     columns: dict[str, list[Any]] = {
         names.MEMBER_ID: [],
         names.JOBS.recent_item_ids: [],
-        names.JOBS.recent_job_actions: [],
-        names.JOBS.recent_job_timestamps: [],
+        names.JOBS.recent_actions: [],
+        names.JOBS.recent_timestamps: [],
         names.REQUEST_TIMESTAMP: [],
     }
     for _ in range(chosen.randint(1, 16)):

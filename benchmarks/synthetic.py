@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,34 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+FEATURE_REPO = Path(__file__).parents[1] / "feature_repo"
 CUTOFF = datetime(2024, 4, 1, tzinfo=UTC)
 """The as-of time of the newest snapshot."""
 WINDOW = timedelta(days=28)
 LENGTH = 32
 ACTIONS = ("APPLY", "SAVE", "DISMISS")
 DECAY = 0.8
+VECTORS = "synthetic"
+"""Name of the item vectors."""
 SHARE_UNKNOWN = 0.01
 """Share of the items that have activity but no vector."""
+
+
+def write_definitions(repo: Path, dimension: int) -> None:
+    """Write the definitions of a feature repo with item vectors of its own, and a learned model."""
+    from activity_embeddings import ItemVectorSpec
+    from activity_embeddings.training.new_repo import render
+    from activity_embeddings.training.new_repo.settings import RepoSettings
+
+    for file in FEATURE_REPO.glob("*.py"):
+        shutil.copy(file, repo)
+    settings = RepoSettings(vector_spec=ItemVectorSpec(VECTORS, "1", dimension))
+    (repo / "item_vectors.py").write_text(render.item_vectors_py(settings), encoding="utf-8")
+    models = repo / "activity_models.py"
+    models.write_text(render.activity_models_py(models.read_text(), "cnn"), encoding="utf-8")
+    services = repo / "services.py"
+    text = render.services_py(services.read_text(), "recommendations_v2", "cnn")
+    services.write_text(text, encoding="utf-8")
 
 
 def write_activity(
@@ -127,7 +148,7 @@ def write_models(packaged: Path, plain: Path, dimension: int) -> None:
     from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
     spec = ActivitySpec(window=WINDOW, length=LENGTH, actions=ACTIONS)
-    vector_spec = ItemVectorSpec("content_and_behaviour", "1", dimension)
+    vector_spec = ItemVectorSpec(VECTORS, "1", dimension)
     keras.utils.set_random_seed(0)
     cnn = CNN().build(spec, vector_spec)
     for name, model in {

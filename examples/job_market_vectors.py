@@ -1,21 +1,17 @@
-"""Job vectors of the simulated job market: its postings have a title, a description and a group.
+"""Item vectors of the simulated job market: its postings have a title, a description and a group.
 
 `make demo DATA=jobs` copies this file over `item_vectors.py` of a feature repo of its own.
 """
 
-from datetime import timedelta
+from entities import item
+from feast import Field, FileSource
+from feast.types import Array, String
+from sources import DATA, OWNER, REPO
 
-from entities import job
-from feast import FeatureView, Field, FileSource
-from feast.types import Array, Int64, String
-from sources import DATA, OWNER, SNAPSHOTS
-
-from activity_embeddings import encoded_vector_view, posting_tags, vector_spec_of
+from activity_embeddings import encoded_vector_view, posting_view, vector_spec_of
 from activity_embeddings.transformations.names import Tag
 
-ITEM_ENCODER = DATA.parent / "models" / "item_encoder"
-
-job_postings = FileSource(
+postings_source = FileSource(
     name="job_postings",
     path=str(DATA / "job_postings.parquet"),
     timestamp_field="event_timestamp",
@@ -23,31 +19,25 @@ job_postings = FileSource(
     owner=OWNER,
 )
 
-job_posting = FeatureView(
-    name="job_posting",
-    entities=[job],
-    source=job_postings,
+postings = posting_view(
+    postings_source,
+    item=item,
     schema=[
-        Field(name="job_id", dtype=Int64),
         Field(name="title", dtype=String),
         Field(name="description", dtype=String),
         Field(name="group", dtype=Array(String)),
     ],
-    ttl=timedelta(days=0),
-    online=False,
-    description="Content of job postings; the item encoder reads what it needs of it.",
-    tags={**posting_tags(), Tag.SIMULATED: "true"},
+    tags={Tag.SIMULATED: "true"},
     owner=OWNER,
 )
 
-job_embedding = encoded_vector_view(
-    ITEM_ENCODER,
-    postings=job_posting,
-    item=job,
-    snapshots=SNAPSHOTS,
-    repo=DATA.parent,
-    table="data/job_vectors",
+vectors = encoded_vector_view(
+    REPO / "models" / "item_encoder",
+    postings=postings,
+    item=item,
+    snapshots=DATA / "snapshots",
+    repo=REPO,
     owner=OWNER,
 )
 
-VECTOR_SPEC = vector_spec_of(job_embedding)
+VECTOR_SPEC = vector_spec_of(vectors)

@@ -100,7 +100,7 @@ def sample_result(*, simulated: bool = False) -> dict[str, Any]:
         ],
         "tasks": {
             "day": {
-                "title": "Rank the item that the member went on to want, among all items of that day",
+                "title": "Rank the item that the member went on to want, among all of that day",
                 "queries": 7012,
                 "members": 3518,
                 "candidates": {"median": 281, "max": 423},

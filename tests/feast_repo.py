@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,7 +23,12 @@ from feast.cli.cli import cli
 
 from activity_embeddings import ItemVectorSpec
 from activity_embeddings.training.new_repo import render
-from activity_embeddings.training.new_repo.settings import RepoSettings, VectorSource
+from activity_embeddings.training.new_repo.settings import (
+    Content,
+    PostingSource,
+    RepoSettings,
+    VectorSource,
+)
 
 PROJECT = Path(__file__).parents[1]
 DEFINITIONS = PROJECT / "feature_repo"
@@ -31,24 +36,21 @@ OWN_VECTORS = RepoSettings(
     items=VectorSource(), vector_spec=ItemVectorSpec("content_and_behaviour", "1", 64)
 )
 """Settings of a feature repo whose item vectors are the user's own."""
+STRING_IDS = replace(OWN_VECTORS, member_type="string", item_type="string")
+SAMPLE = RepoSettings(
+    items=PostingSource(
+        content=(
+            Content("title", "String"),
+            Content("year", "Int64"),
+            Content("genres", "Array(String)"),
+        )
+    )
+)
+"""Settings of the feature repo in the checkout, whose item vectors an encoder makes."""
 FEAST = Path(sys.executable).with_name("feast")
 DIMENSION = 64
 US_PER_DAY = 86_400_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-LEARNED_SERVICES = """
-recommendations_v2 = domain.service(
-    "recommendations_v2", "cnn", description="Recommendations, by one learned vector."
-)
-
-recommendations_v2_realtime = domain.service(
-    "recommendations_v2_realtime",
-    "cnn",
-    realtime=True,
-    description="Recommendations, by one learned vector as of the request.",
-)
-"""
-"""What a user adds to services.py for a learned model."""
 
 # Runs the feast command and kills its own process around the n-th call of one function.
 KILLED_FEAST = """
@@ -216,7 +218,7 @@ def make_repo(
 
 
 def make_encoder_repo(path: Path, models: Path, events: pa.Table, postings: pa.Table) -> Repo:
-    """Copy the definitions as they are; `models` holds an item encoder and models for its vectors."""
+    """Copy the definitions as they are; `models` holds an item encoder and models for it."""
     repo = _copy_definitions(path, models)
     repo.write_events(events)
     repo.write_postings(postings)
@@ -229,11 +231,10 @@ def _copy_definitions(path: Path, models: Path) -> Repo:
         shutil.copy(file, path)
     shutil.copytree(models, path / "models")
     (path / "data").mkdir()
-    repo = Repo(path)
-    repo.edit("activity_models.py", "\n]\n", '\n    ActivityModel(MODELS / "cnn"),\n]\n')
-    with (path / "services.py").open("a") as services:
-        services.write(LEARNED_SERVICES)
-    return repo
+    lines, services = path / "activity_models.py", path / "services.py"
+    lines.write_text(render.activity_models_py(lines.read_text(), "cnn"))
+    services.write_text(render.services_py(services.read_text(), "recommendations_v2", "cnn"))
+    return Repo(path)
 
 
 def events_table(rows: list[tuple[int, int, str, datetime]]) -> pa.Table:

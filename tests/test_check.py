@@ -24,7 +24,7 @@ from activity_embeddings.transformations.check import (
     cause_of_events,
     check,
 )
-from activity_embeddings.transformations.errors import InvalidInput, NotReady
+from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.online.protobuf import entity_keys
 
 T = at(4)
@@ -248,7 +248,7 @@ def test_a_model_that_was_applied_and_not_materialized_is_told(published):
 
 
 def test_nothing_published_is_one_clear_error(repo):
-    with pytest.raises(InvalidInput, match="expected a registry with the view"):
+    with pytest.raises(NotReady, match="expected a registry with a view of sequences"):
         check(repo.store)
     repo.run("apply")
     with pytest.raises(NotReady, match=r"expected a published snapshot. Received: none"):

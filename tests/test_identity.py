@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast_repo import DIMENSION, at, make_repo
+from feast_repo import DIMENSION, STRING_IDS, at, make_repo
 
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput
@@ -53,12 +53,7 @@ def repo(tmp_path_factory, models):
         }
     )
     path = tmp_path_factory.mktemp("identity") / "repo"
-    repo = make_repo(path, models, events(IDS, -1), vectors)
-    repo.edit("entities.py", "ValueType.INT64", "ValueType.STRING")
-    repo.edit("sources.py", "dtype=Int64", "dtype=String")
-    repo.edit("sources.py", "Int64, String", "String")
-    repo.edit("item_vectors.py", "dtype=Int64", "dtype=String")
-    repo.edit("item_vectors.py", "Float32, Int64", "Float32, String")
+    repo = make_repo(path, models, events(IDS, -1), vectors, STRING_IDS)
     repo.run("apply")
     repo.materialize(at(-1), at(0))
     return repo

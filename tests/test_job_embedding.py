@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 import tensorflow as tf
 from feast_repo import (
     DIMENSION,
-    OWN_JOB_VECTORS,
+    OWN_VECTORS,
+    SAMPLE,
     US_PER_DAY,
     at,
     events_table,
@@ -219,7 +221,7 @@ def test_request_time_views_use_the_vectors_of_the_encoder(published):
     (alone,) = published.store.get_online_features(realtime, rows).to_dict()["apply_embedding"]
     vector = newest(expected_vectors(POSTINGS, at(4.5)))[3]
     np.testing.assert_allclose(alone, vector, atol=1e-6)
-    assert (published.data / "job_vectors" / "v1" / "current.json").exists()
+    assert (published.data / "vector_tables" / "job_embedding" / "v1" / "current.json").exists()
 
 
 def test_what_is_served_passes_the_check(published):
@@ -376,7 +378,7 @@ def test_an_encoder_whose_time_was_moved_is_refused(repo):
 
 def test_vectors_of_ones_own_and_of_an_encoder_take_turns_in_one_repo(repo):
     encoders = (repo.path / "item_vectors.py").read_text()
-    shutil.copy(OWN_JOB_VECTORS, repo.path / "item_vectors.py")
+    repo.configure(OWN_VECTORS)
     repo.edit("item_vectors.py", '"content_and_behaviour"', '"content"')
     vectors = pa.table(
         {
@@ -414,10 +416,7 @@ def test_string_ids_and_mapped_columns(tmp_path, models):
     repo = make_encoder_repo(
         tmp_path / "repo", models, events, table.rename_columns({"title": "headline"})
     )
-    repo.edit("entities.py", "ValueType.INT64", "ValueType.STRING")
-    repo.edit("sources.py", "dtype=Int64", "dtype=String")
-    repo.edit("sources.py", "Int64, String", "String")
-    repo.edit("item_vectors.py", 'name="job_id", dtype=Int64', 'name="job_id", dtype=String')
+    repo.configure(replace(SAMPLE, member_type="string", item_type="string"))
     repo.edit(
         "item_vectors.py",
         'timestamp_field="event_timestamp",',

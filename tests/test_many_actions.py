@@ -1,9 +1,11 @@
 """Hundreds of actions, through the batch, a request, a push and both stores."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
-from feast_repo import DIMENSION, at, events_table, make_repo, vectors_table
+from feast_repo import DIMENSION, OWN_VECTORS, at, events_table, make_repo, vectors_table
 
 from activity_embeddings.training.models import CNN, UnweightedAverage
 from activity_embeddings.training.packaging import package_model
@@ -29,15 +31,11 @@ def repo(tmp_path):
     vectors = [
         (item, at(-9), random.normal(size=DIMENSION).astype(np.float32)) for item in (1, 2, 3)
     ]
-    repo = make_repo(tmp_path / "repo", models, events_table(HISTORY), vectors_table(vectors))
-    repo.edit(
-        "sources.py",
-        "ActivitySpec(window=timedelta(days=28), length=32)",
-        'ActivitySpec(\n    length=8,\n    actions=tuple(f"A{i}" for i in range(300)),\n'
-        '    positive_actions=("A3", "A299"),\n)',
+    settings = replace(OWN_VECTORS, spec=SPEC)
+    repo = make_repo(
+        tmp_path / "repo", models, events_table(HISTORY), vectors_table(vectors), settings
     )
     repo.edit("activity_models.py", '    ActivityModel(MODELS / "geometric_decay"),\n', "")
-    repo.edit("services.py", 'EMBEDDING_VIEWS["job_activity_embedding_geometric_decay"],', "")
     repo.run("apply")
     repo.materialize(at(-4), at(0))
     return repo

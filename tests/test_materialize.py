@@ -13,6 +13,7 @@ import pytest
 from feast_repo import (
     DIMENSION,
     EPOCH,
+    STRING_IDS,
     US_PER_DAY,
     at,
     events_table,
@@ -504,12 +505,7 @@ def test_string_ids_and_mapped_column_names_and_event_ids(tmp_path, models):
     item_vectors = item_vectors.set_column(
         0, "job_id", pa.array([f"j{j}" for j in item_vectors["job_id"].to_pylist()])
     )
-    repo = make_repo(tmp_path / "repo", models, table, item_vectors)
-    repo.edit("entities.py", "ValueType.INT64", "ValueType.STRING")
-    repo.edit("sources.py", "dtype=Int64", "dtype=String")
-    repo.edit("sources.py", "Int64, String", "String")
-    repo.edit("item_vectors.py", "dtype=Int64", "dtype=String")
-    repo.edit("item_vectors.py", "Float32, Int64", "Float32, String")
+    repo = make_repo(tmp_path / "repo", models, table, item_vectors, STRING_IDS)
     repo.edit(
         "sources.py",
         'file_format=ParquetFormat(),\n    timestamp_field="event_timestamp",',

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from feast_repo import (
     DIMENSION,
+    STRING_IDS,
     Repo,
     at,
     events_table,
@@ -491,11 +492,7 @@ def test_string_ids(tmp_path):
 
     repo.write_events(as_text(events_table(HISTORY)))
     repo.write_vectors(as_text(vectors_table(VECTORS)))
-    repo.edit("entities.py", "ValueType.INT64", "ValueType.STRING")
-    repo.edit("sources.py", "dtype=Int64", "dtype=String")
-    repo.edit("sources.py", "Int64, String", "String")
-    repo.edit("item_vectors.py", "dtype=Int64", "dtype=String")
-    repo.edit("item_vectors.py", "Float32, Int64", "Float32, String")
+    repo.configure(STRING_IDS)
     repo.run("apply")
     repo.materialize(at(-1), at(0))
     assert SequenceWriter(repo.store).push(as_text(events_table(NEW))).new == 2
@@ -510,7 +507,7 @@ def test_a_item_that_only_the_online_store_knows_counts_as_known(either):
     """Feast's Redis store answers a missing row with an empty value, which is no vector."""
     either.write_vectors(vectors_table([*VECTORS, (99, at(0.1), np.ones(DIMENSION))]))
     either.materialize(at(0), at(0.2), "--views", "job_embedding")
-    (table,) = (either.data / "job_vectors").iterdir()
+    (table,) = (either.data / "vector_tables" / "job_embedding").iterdir()
     (table / "current.json").unlink()
     report = SequenceWriter(either.store).push(
         events_table([(2, 99, "APPLY", at(0.05)), (2, 98, "APPLY", at(0.06))])

@@ -1,6 +1,7 @@
 """Request-time embeddings through real stores: they equal what a batch run would publish."""
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -9,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast.errors import RequestDataNotFoundInEntityRowsException
-from feast_repo import at, events_table, make_repo, small_data, us, vectors_table
+from feast_repo import OWN_VECTORS, at, events_table, make_repo, small_data, us, vectors_table
 
+from activity_embeddings.training.new_repo.settings import EventSource
 from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.serving import process as serving
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
@@ -402,10 +404,10 @@ def test_without_a_table_all_vectors_come_from_the_online_store(published, tmp_p
     for name in ("with", "without"):
         repo = make_repo(tmp_path / name, models, events_table(events), vectors_table(vectors))
         if name == "without":
-            repo.edit("item_vectors.py", ', table="data/job_vectors"', "")
+            repo.edit("item_vectors.py", "vectors=VECTOR_SPEC", "vectors=VECTOR_SPEC, table=None")
         repo.run("apply")
         repo.materialize(at(-41), T)
-        assert (repo.data / "job_vectors").exists() == (name == "with")
+        assert (repo.data / "vector_tables").exists() == (name == "with")
         answers.append(online(repo.store, entity_rows(MEMBERS, request_timestamp=T)))
     assert answers[0] == answers[1]
     assert max(answers[0]["activity_count"]) == 32
@@ -443,14 +445,14 @@ def test_threads_get_each_its_own_answer(store):
     [
         (
             {"recent_job_actions": ["APPLY"]},
-            "request of member 14: recent_job_ids, recent_job_actions, recent_job_timestamps should be "
-            "lists of equal length, or null. Received: recent_job_ids of length 2, "
+            "request of member 14: recent_job_ids, recent_job_actions, recent_job_timestamps "
+            "should be lists of equal length, or null. Received: recent_job_ids of length 2, "
             "recent_job_actions of length 1, recent_job_timestamps of length 2",
         ),
         (
             {"recent_job_actions": None},
-            "Received: recent_job_ids of length 2, recent_job_actions null, recent_job_timestamps of "
-            "length 2",
+            "Received: recent_job_ids of length 2, recent_job_actions null, recent_job_timestamps "
+            "of length 2",
         ),
         (
             {"recent_job_ids": ["a", "b"]},
@@ -458,8 +460,8 @@ def test_threads_get_each_its_own_answer(store):
         ),
         (
             {"recent_job_timestamps": ["noon", "now"]},
-            "recent_job_timestamps should be a datetime, a date, a numpy datetime64, seconds since the "
-            "epoch or an ISO 8601 string. Received: 'noon'",
+            "recent_job_timestamps should be a datetime, a date, a numpy datetime64, seconds since "
+            "the epoch or an ISO 8601 string. Received: 'noon'",
         ),
         (
             {"recent_job_timestamps": [1.7e12, 1.7e12]},
@@ -503,14 +505,14 @@ def test_a_broken_table_and_a_model_that_is_gone_are_one_clear_error(tmp_path, m
     with pytest.raises(InvalidInput, match=r"geometric_decay.*no file saved_model.pb"):
         online(store, rows, "geometric_decay")
 
-    table = repo.data / "job_vectors" / "v1"
+    table = repo.data / "vector_tables" / "job_embedding" / "v1"
     (matrix,) = table.glob("*/matrix.npy")
     kept = matrix.read_bytes()
     matrix.write_bytes(kept[:100])
     current = table / "current.json"
     current.write_text(current.read_text().replace('"items"', ' "items"'))
     current.touch()
-    with pytest.raises(InvalidInput, match=r"vector table .*item_vectors/v1: expected the files"):
+    with pytest.raises(InvalidInput, match=r"vector table .*job_embedding/v1: expected the files"):
         online(store, rows)
     matrix.write_bytes(kept)
     assert online(store, rows) == expected
@@ -529,12 +531,12 @@ def test_apply_does_not_load_tensorflow_or_models(repo):
     assert "tensorflow" not in imported
 
 
-@pytest.mark.parametrize("kind", ["Int64", "String"])
+@pytest.mark.parametrize("kind", ["int", "string"])
 def test_a_request_orders_events_of_one_time_by_their_ids_where_these_are_declared(
     kind, tmp_path, models
 ):
     """As the batch orders them once they are in the source."""
-    strings = kind == "String"
+    strings = kind == "string"
     _, vectors = small_data()
 
     def table(rows):
@@ -543,12 +545,8 @@ def test_a_request_orders_events_of_one_time_by_their_ids_where_these_are_declar
 
     past = [(1, 4, "APPLY", at(-1), 21), (1, 3, "SAVE", at(-1), 22)]
     new = [(1, 9, "SAVE", at(0.5), 31), (1, 1, "SAVE", at(0.5), 32), (1, 2, "SAVE", at(0.5), 4)]
-    repo = make_repo(tmp_path / "repo", models, table(past), vectors_table(vectors))
-    repo.edit(
-        "sources.py",
-        '        Field(name="action"',
-        f'        Field(name="event_id", dtype={kind}),\n        Field(name="action"',
-    )
+    settings = replace(OWN_VECTORS, events=EventSource(event_id_type=kind))
+    repo = make_repo(tmp_path / "repo", models, table(past), vectors_table(vectors), settings)
     repo.run("apply")
     repo.materialize(at(-1), at(0))
     view = "job_activity_embedding_geometric_decay"

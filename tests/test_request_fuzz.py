@@ -28,7 +28,7 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, Reques
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
-from views import EMBEDDING_VIEWS, REALTIME_VIEWS
+from views import domain
 
 page = Entity(name="page", join_keys=["page_id"], value_type=ValueType.STRING)
 
@@ -59,7 +59,7 @@ def scaled_clicks(inputs):
 
 mixed = FeatureService(
     name="mixed",
-    features=[REALTIME_VIEWS["job_activity_embedding_cnn_realtime"], page_clicks, scaled_clicks],
+    features=[domain.realtime["cnn"], page_clicks, scaled_clicks],
 )
 """
 

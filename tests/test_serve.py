@@ -205,7 +205,7 @@ def test_without_the_table_or_a_model_the_server_answers_what_it_can(tmp_path, m
         assert server.features(body(rows, "search_v1_realtime"))["activity_count"] == [8]
 
         # The online store has the newest vectors, too.
-        shutil.rmtree(repo.data / "job_vectors")
+        shutil.rmtree(repo.data / "vector_tables")
         assert server.features(body(rows))["activity_count"][0] > 0
         repo.materialize(at(-41), T, "--views", "job_embedding")
         assert server.features(body(rows)) == expected

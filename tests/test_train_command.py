@@ -2,9 +2,9 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from feast_repo import PROJECT, at, make_encoder_repo, make_repo, us
+from feast_repo import SAMPLE, at, make_encoder_repo, make_repo, us
 from item_encoders import package_encoder, postings_table, small_postings
 
 from activity_embeddings.training.commands import cli
@@ -22,6 +22,7 @@ from activity_embeddings.training.fitting.train import RESULT, RUN
 from activity_embeddings.training.from_repo import TrainingSource
 from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec
 
 PERIODS = ["--from", "2024-02-20", "--validate-from", "2024-03-20", "--until", "2024-03-30"]
 QUICK = ["--epochs", "1", "--batch-size", "64"]
@@ -106,7 +107,7 @@ def data_of_encoder(tmp_path, models):
 
     events, vectors = small_data()
     repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
-    shutil.copy(PROJECT / "feature_repo" / "item_vectors.py", repo.path)
+    repo.configure(SAMPLE)
     encoder = package_encoder(repo.path / "models" / "item_encoder")
     pq.write_table(postings_table(small_postings()), repo.data / "job_postings.parquet")
     # The packaged models are for users' own vectors: without any, the repo can be applied.
@@ -203,10 +204,8 @@ def test_the_encoder_is_trained_on_what_the_feature_repo_defines(given, tmp_path
     postings = postings_table(small_postings()).rename_columns({"job_id": "posting"})
     repo = make_encoder_repo(tmp_path / "repo", models, events, postings)
     (repo.events / "history.parquet").rename(repo.events / "000000_0")
-    repo.edit(
-        "sources.py",
-        "length=32)",
-        'length=32, actions=("apply", "hide"), positive_actions=("apply",))',
+    repo.configure(
+        replace(SAMPLE, spec=ActivitySpec(actions=("apply", "hide"), positive_actions=("apply",)))
     )
     repo.edit(
         "sources.py",
@@ -230,7 +229,7 @@ def test_the_encoder_is_trained_on_what_the_feature_repo_defines(given, tmp_path
         "--until", "2024-03-21", "--dimension", 8, "--epochs", 1, "--run", tmp_path / "run",
     )  # fmt: skip
     assert "valid from 2024-03-21 00:00 UTC" in output
-    assert not {"sources", "entities", "job_vectors"} & (set(sys.modules) - before[0])
+    assert not {"sources", "entities", "item_vectors"} & (set(sys.modules) - before[0])
     assert sys.path == before[1]
     manifest = json.loads(
         (repo.path / "models" / "item_encoder" / "assets.extra" / "item_encoder.json").read_text()

@@ -1,7 +1,8 @@
 """The slow, obvious implementation of examples and ranking that the fast ones are held to.
 
 Plain Python over dicts and lists; shares no code with `training` or `transformations`. Events are
-dicts with member_id, item_id, action, time and perhaps event_id; vectors are (item_id, time, vector).
+dicts with member_id, item_id, action, time and perhaps event_id; vectors are
+(item_id, time, vector).
 """
 
 import math

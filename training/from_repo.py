@@ -28,6 +28,7 @@ from activity_embeddings.transformations.feast_compat.stores import offline_stor
 from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sources import (
+    key_of,
     read_events,
     read_item_vectors,
     read_postings,
@@ -140,6 +141,8 @@ class TrainingSource:
         encoder = registered_encoder(vector_spec, repo=self.store.config.repo_path)
         name = source_views_of(vector_spec)[Role.POSTINGS]
         view = self.store.registry.get_feature_view(name, self.store.project)
-        postings = read_postings(*self._offline, view, encoder.content_columns(), end=end)
-        table = encode_postings(ItemEncoder(encoder), postings, source=source_label(view))
-        return ItemVectors.from_arrow(table, encoder.vector_spec, source=source_label(view))
+        item_id, source = key_of(view), source_label(view)
+        columns = encoder.content_columns(item_id)
+        postings = read_postings(*self._offline, view, columns, end=end)
+        table = encode_postings(ItemEncoder(encoder), postings, source=source, item_id=item_id)
+        return ItemVectors.from_arrow(table, encoder.vector_spec, source=source, item_id=item_id)

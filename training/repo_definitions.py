@@ -2,7 +2,7 @@
 
 A feature repo cannot be applied before its item encoder exists, and the encoder is trained on the
 sources that the repo defines. So its modules are imported as `feast apply` imports them, and of a
-module that raises, as `job_vectors.py` does without an encoder, what it had defined until then
+module that raises, as `item_vectors.py` does without an encoder, what it had defined until then
 counts.
 """
 

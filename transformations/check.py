@@ -45,6 +45,7 @@ from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink, read_facts
 from activity_embeddings.transformations.offline.sources import (
+    declared_event_ids,
     read_events,
     read_item_vectors,
     sink_of,
@@ -85,7 +86,7 @@ REMOVED_EVENT = "removed or unlogged event"
 REMOVED_VECTOR = "removed vector"
 """The stored sequence has an event whose item has no vector as of that time."""
 STALE_VECTOR = "stale vector"
-"""The events are the right ones and the model is the registered one: an item's vector is another."""
+"""The events are right and the model is the registered one: an item's vector is another."""
 
 
 @dataclass(frozen=True)
@@ -417,9 +418,16 @@ class _Check:
     ) -> None:
         """Report request-time embeddings, as of the time of the stored sequence, that differ."""
         name = names.realtime_name(view.name)
+        event_ids = declared_event_ids(self._events_view) is not None
         rows = [
-            entity_rows([member], request_timestamp=to_datetime(moment), domain=self._names)[0]
+            row
             for member, moment in zip(ids, as_of.tolist(), strict=True)
+            for row in entity_rows(
+                [member],
+                request_timestamp=to_datetime(moment),
+                event_ids=event_ids,
+                domain=self._names,
+            )
         ]
         answer = self._store.get_online_features(
             [f"{name}:{output}" for output in expected], rows

@@ -315,10 +315,10 @@ def test_killed_while_it_writes_the_old_model_stays_and_the_next_run_succeeds(tm
         f"""
         import os, signal, sys
         sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
-        import activity_embeddings.training.packaging
+        from activity_embeddings.training import packaging
         from activity_embeddings.training.models import GeometricDecay
-        from test_package import VECTOR_SPEC, SPEC, package
-        activity_embeddings.training.packaging.write_manifest = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
+        from test_packaging import SPEC, VECTOR_SPEC, package
+        packaging.write_manifest = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
         package(GeometricDecay(r=0.5).build(SPEC, VECTOR_SPEC), {str(path)!r}, version="2")
         """
     )

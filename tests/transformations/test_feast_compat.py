@@ -216,13 +216,13 @@ def test_what_others_applied_during_a_run_stays(published, monkeypatch):
     record = registry_states.record_materialization
 
     def record_after_an_apply(registry, tasks):
-        published.edit("services.py", "by one learned vector.", "by one vector.")
+        published.edit("services.py", "By the model cnn, the", "By the CNN, the")
         published.run("apply")
         record(registry, tasks)
 
     monkeypatch.setattr(registry_states, "record_materialization", record_after_an_apply)
     published.materialize(at(1), at(2))
-    assert "by one vector" in published.store.get_feature_service("recommendations_v2").description
+    assert "By the CNN" in published.store.get_feature_service("recommendations_v2").description
     assert newest_interval(published) == dict.fromkeys(OURS, at(2))
 
 

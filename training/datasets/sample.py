@@ -1,4 +1,4 @@
-"""The two data sets that the demo runs on: rated films, and a simulated job market."""
+"""The two data sets that the demo runs on: rated films as jobs, and a simulated job market."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from activity_embeddings.training.datasets.movietweetings import EVENTS_FILE, POSTINGS_FILE
+from activity_embeddings.training.new_repo import render
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import real_path
 
+LEARNED = "cnn"
+"""The learned model that is published beside the formulas."""
+SERVICE = "recommendations_v2"
+"""Its feature service."""
 EVENTS_FOLDER = Path(EVENTS_FILE).parent
 TRUTH = "truth"
 
@@ -86,6 +91,27 @@ JOBS = Sample(
 SAMPLES = {sample.name: sample for sample in (FILMS, JOBS)}
 
 
+def make_films_repo(repo: Path, definitions: Path) -> None:
+    """Make a feature repo of the films: definitions with a line for the CNN, and their data.
+
+    Parameters
+    ----------
+    repo
+        Folder to make. One that the demo made before is replaced.
+    definitions
+        The feature repo that is copied.
+
+    Raises
+    ------
+    InvalidInput
+        There is something else in the folder.
+    """
+    _copy_definitions(repo, definitions, made_before=POSTINGS_FILE)
+    for file in (EVENTS_FILE, POSTINGS_FILE):
+        (repo / "data" / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(definitions / "data" / file, repo / "data" / file)
+
+
 def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
     """Make a feature repo of the simulated job market: the definitions, its postings, its data.
 
@@ -102,16 +128,24 @@ def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
     """
     from activity_embeddings.training.datasets.job_market import JobMarket
 
+    _copy_definitions(repo, definitions, made_before=TRUTH)
+    shutil.copy(examples / "job_market_vectors.py", repo / "item_vectors.py")
+    JobMarket().write(repo / "data")
+
+
+def _copy_definitions(repo: Path, definitions: Path, *, made_before: str) -> None:
+    """Copy definitions into a new folder, or one whose data have what an earlier call wrote."""
     repo = real_path(repo)
     if repo.exists() and (repo.is_file() or any(repo.iterdir())):
-        if repo.resolve() == definitions.resolve() or not (repo / "data" / TRUTH).is_dir():
+        if repo == definitions.resolve() or not (repo / "data" / made_before).exists():
             raise InvalidInput(
-                f"{repo}: expected a new folder, or one with a simulated market, which is "
+                f"{repo}: expected a new folder, or one that an earlier demo made, which is "
                 "replaced. Received: one with something else"
             )
         shutil.rmtree(repo)
     repo.mkdir(parents=True, exist_ok=True)
     for file in (*definitions.glob("*.py"), *definitions.glob("*.yaml")):
         shutil.copy(file, repo)
-    shutil.copy(examples / "job_market_vectors.py", repo / "item_vectors.py")
-    JobMarket().write(repo / "data")
+    lines, services = repo / "activity_models.py", repo / "services.py"
+    lines.write_text(render.activity_models_py(lines.read_text(), LEARNED))
+    services.write_text(render.services_py(services.read_text(), SERVICE, LEARNED))

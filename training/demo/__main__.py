@@ -1,8 +1,7 @@
 """The whole path on the sample data, with the real `feast` command: `make demo`.
 
-It works in the feature repo itself, so that afterwards `feast ui` and everything else can be
-tried there, and begins by removing what an earlier demo left. `make demo DATA=jobs` does the same
-on a simulated job market, in a feature repo that it makes in `build/job_market`.
+It works in a feature repo of its own, `build/films`, where `feast ui` and everything else can be
+tried afterwards. `make demo DATA=jobs` does the same on a simulated job market, in `build/jobs`.
 """
 
 from __future__ import annotations
@@ -26,28 +25,26 @@ import pyarrow.parquet as pq
 from feast import FeatureStore
 
 from activity_embeddings.training.datasets.sample import (
-    EVENTS_FOLDER,
     FILMS,
+    LEARNED,
     SAMPLES,
+    SERVICE,
     TRUTH,
     Sample,
+    make_films_repo,
     make_market_repo,
 )
 from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.files import empty_folder
 from activity_embeddings.transformations.inference.tensorflow import tensorflow
-from activity_embeddings.transformations.offline.event_log import LIVE_FILES
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.serving.process import preload
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.wording import counted, share
 
-SERVICE = "recommendations_v2"
-REALTIME_SERVICE = "recommendations_v2_realtime"
-CANDIDATE = "cnn"
+REALTIME_SERVICE = f"{SERVICE}_realtime"
 EVALUATION = "evaluation"
 SEEDS = 3
 WEEK = timedelta(days=7)
@@ -66,22 +63,20 @@ def main() -> None:
     )
     parser.add_argument("--data", choices=sorted(SAMPLES), default=FILMS.name)
     parser.add_argument(
-        "--market-repo",
-        type=Path,
-        default=Path("build/job_market"),
-        help="feature repo of the simulated market; an existing one is replaced",
+        "--out", type=Path, help="feature repo to make, or make again; default: build/DATA"
     )
     arguments = parser.parse_args()
-    repo = arguments.repo.resolve()
+    definitions = arguments.repo.resolve()
     sample = SAMPLES[arguments.data]
-    if sample.simulated:
-        market = arguments.market_repo.resolve()
-        with _step("A simulated job market, in a feature repo of its own"):
-            try:
-                make_market_repo(market, repo, repo.parent / "examples")
-            except InvalidInput as error:
-                parser.error(str(error))
-        repo = market
+    repo = (arguments.out or Path("build") / sample.name).resolve()
+    with _step(f"A feature repo: {_shown(repo)}"):
+        try:
+            if sample.simulated:
+                make_market_repo(repo, definitions, definitions.parent / "examples")
+            else:
+                make_films_repo(repo, definitions)
+        except InvalidInput as error:
+            parser.error(str(error))
     run(repo, sample)
 
 
@@ -93,7 +88,6 @@ def run(repo: Path, sample: Sample = FILMS) -> None:
     data = repo / "data"
     backfill = (sample.rank_from - timedelta(hours=12), sample.test_from)
     next_week = sample.test_from + WEEK
-    _remove_outputs(repo)
     with _step(sample.description):
         events = sample.events(data)
         postings = sample.postings(data).to_pandas().set_index(names.ITEM_ID)
@@ -160,18 +154,6 @@ def run(repo: Path, sample: Sample = FILMS) -> None:
     )
 
 
-def _remove_outputs(repo: Path) -> None:
-    data = repo / "data"
-    outputs = (repo / "models", repo / EVALUATION, data / "snapshots", data / "job_vectors")
-    for folder in outputs:
-        if folder.exists():
-            empty_folder(folder)
-    pushed = (data / EVENTS_FOLDER).glob(LIVE_FILES)
-    for file in (data / "registry.db", data / "online.db", *pushed):
-        # Where it is a link, what it points to, in place of which the new one is then written.
-        file.resolve().unlink(missing_ok=True)
-
-
 @contextmanager
 def _step(title: str) -> Iterator[None]:
     print(f"\n== {title}", flush=True)
@@ -212,7 +194,7 @@ def _print_training(manifest: Mapping[str, Any]) -> None:
 
 def _evaluate(store: FeatureStore, sample: Sample, out: Path) -> tuple[str, Path]:
     """Measure the CNN beside averages and controls; return the table and the report."""
-    from activity_embeddings.training.demo.targets import CANDIDATE, TARGETS
+    from activity_embeddings.training.demo.targets import TARGETS
     from activity_embeddings.training.evaluation.evaluate import evaluate
     from activity_embeddings.training.evaluation.from_repo import read_data, read_models
     from activity_embeddings.training.evaluation.plan import (
@@ -231,7 +213,7 @@ def _evaluate(store: FeatureStore, sample: Sample, out: Path) -> tuple[str, Path
         "until": sample.until,
     }
     options = [f"--{name} {moment:%Y-%m-%d}" for name, moment in dates.items()]
-    options += [f"--models {CANDIDATE} --seeds {SEEDS} --quick"]
+    options += [f"--models {LEARNED} --seeds {SEEDS} --quick"]
     options += [f"--description {shlex.quote(sample.description)}"]
     options += [f"--truth {shlex.quote(_shown(truth))}"] if truth else []
     options += [f"--out {shlex.quote(_shown(out))}"]
@@ -245,7 +227,7 @@ def _evaluate(store: FeatureStore, sample: Sample, out: Path) -> tuple[str, Path
             size=QUICK,
             targets=TARGETS[sample.name],
         ),
-        models=read_models(store, [CANDIDATE]),
+        models=read_models(store, [LEARNED]),
         commands=[" ".join([command, *options])],
         say=lambda line: print(line, flush=True),
     )

@@ -1,6 +1,6 @@
-"""Build the sample feature repo's item encoder and its three packaged models.
+"""Build the item encoder of the demo's feature repo and its three packaged models.
 
-    python -m activity_embeddings.training.demo.models --repo feature_repo
+    python -m activity_embeddings.training.demo.models --repo build/films
 
 No model sees what it is later asked about; the dates are in
 `activity_embeddings.training.datasets.sample`.

@@ -19,9 +19,9 @@ _MULTIPLIERS = np.random.default_rng(0).integers(2**62, size=HASHES) | 1
 class HashingEncoder(tf.Module):
     """An item encoder that needs no data: items that share words get similar vectors.
 
-    A word adds +1 or -1 at each of `HASHES` positions that its hashes name, so that the inner product
-    of two vectors is, in expectation, proportional to the number of words that both have (feature
-    hashing, Weinberger et al., ICML 2009). The vector is scaled to length 1; it is zero for an item
+    A word adds +1 or -1 at each of `HASHES` positions that its hashes name, so that the inner
+    product of two vectors is, in expectation, proportional to the number of words that both have
+    (feature hashing, Weinberger et al., ICML 2009). The vector is scaled to length 1; it is zero for an item
     without words.
 
     Its function `serve` takes the columns by name and gives `embedding` float32 [batch, D]. Text is
@@ -30,8 +30,8 @@ class HashingEncoder(tf.Module):
     Parameters
     ----------
     columns
-        TensorFlow types of the columns: `tf.string` or `tf.int64` [batch], or `tf.string` [batch, n]
-        for lists, padded with "".
+        TensorFlow types of the columns: `tf.string` or `tf.int64` [batch], or `tf.string`
+        [batch, n] for lists, padded with "".
     dimension
         Length D of a vector.
     """

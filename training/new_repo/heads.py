@@ -29,9 +29,11 @@ _ITEM = ("job", "item", "product", "course", "article", "posting", "film", "movi
 _ACTION = ("action", "event_type", "verb", "event_name", "interaction", "activity", "type", "event")
 _TIME = ("event_timestamp", "timestamp", "time", "ts", "created", "date", "at")
 _NEGATIVE = re.compile(
-    r"dismiss|skip|hide|hid\b|reject|dislike|ignore|remove|unsave|unlike|not_|no_|down|drop|report",
+    r"dismiss|skip|reject|dislike|ignore|remove|unsave|unlike|downvote"
+    r"|(?<![a-z])(hid|not?(?![a-z])|down(?!load)|drop|report)",
     re.IGNORECASE,
 )
+"""What a refusal sounds like. Short words count at the start of a word alone: orchid, download."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from activity_embeddings.transformations.names import (
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 Ask = Callable[[str, Sequence[str]], str | None]
-"""Asks for a column: takes what it should hold and the columns there are; None if nobody answers."""
+"""Asks for a column by what it should hold and the columns of the file; None: nobody answers."""
 
 
 @dataclass(frozen=True)

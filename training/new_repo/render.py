@@ -52,6 +52,7 @@ def sources_py(settings: RepoSettings) -> str:
     """Return sources.py."""
     domain, spec, events = settings.names, settings.spec, settings.events
     event_id, feast_imports, type_import = "", "FileSource", ""
+    member = _text(domain.member_id)
     if events.event_id_type is not None:
         kind = _FEAST_TYPES[events.event_id_type]
         event_id = f"    event_id=Field(name={_text(domain.event_id)}, dtype={kind}),\n"
@@ -62,7 +63,7 @@ def sources_py(settings: RepoSettings) -> str:
 """Where activity events come from, and what counts as recent.
 
 A column is mapped the Feast way where the source calls it otherwise than the entities do:
-`field_mapping={{"user": {_text(domain.member_id)}}}` on the source. A column that orders events of one time is
+`field_mapping={{"user": {member}}}` on the source. A column that orders events of one time is
 declared with `event_id=Field(name="event_id", dtype=Int64)` of `activity_view`; requests and pushed
 events then have it too.
 """
@@ -150,7 +151,7 @@ def _encoded_vectors(settings: RepoSettings, source: PostingSource) -> str:
         f"        Field(name={_text(column.name)}, dtype={column.kind}),\n"
         for column in source.content
     )
-    mapping = _mapping({source.item_id: domain.item_id})
+    maps = _mapping({source.item_id: domain.item_id})
     return f'''\
 """Item vectors by an encoder, a SavedModel that reads what the items contain."""
 
@@ -165,7 +166,7 @@ postings_source = FileSource(
     name="{domain.item}_postings",
     path={_path(source.path, f"{domain.item}_postings.parquet")},
     timestamp_field={_text(source.time)},
-{mapping}    description="One row an item and version: its content, and since when it is like this.",
+{maps}    description="One row an item and version: its content, and since when it is like this.",
     owner=OWNER,
 )
 
@@ -189,6 +190,29 @@ vectors = encoded_vector_view(
 # What models are made for, where a line of `activity_models.py` has to say it.
 VECTOR_SPEC = vector_spec_of(vectors)
 '''
+
+
+def activity_models_py(text: str, model: str) -> str:
+    """Return activity_models.py with a line more, as a user adds one for a trained model."""
+    return text.replace("\n]\n", f"\n    ActivityModel(MODELS / {_text(model)}),\n]\n")
+
+
+def services_py(text: str, service: str, model: str) -> str:
+    """Return services.py with two services more: a model's published and its request-time value."""
+    kinds = (
+        ("", "", "the published value"),
+        ("_realtime", "    realtime=True,\n", "as of the request"),
+    )
+    return text + "".join(
+        f"""
+{service}{suffix} = domain.service(
+    {_text(service + suffix)},
+    {_text(model)},
+{option}    description={_text(f"By the model {model}, {when}.")},
+)
+"""
+        for suffix, option, when in kinds
+    )
 
 
 def feature_store_yaml(text: str, settings: RepoSettings) -> str:

@@ -186,6 +186,7 @@ class SnapshotRun:
             since = min([start, *(t - self.spec.window_us for t in self._before(group[0]))])
             with self.report.stage("read events"):
                 events = self.read_events(since, group[-1])
+            self._require_same_ids(events)
             counted = moments[first - 1] if first else start
             self.report.events += int((events.time >= counted).sum())
             self.report.duplicates += events.duplicates
@@ -215,6 +216,15 @@ class SnapshotRun:
         self._writers.shutdown()
         for sink in self._sinks:
             sink.clear_staging()
+
+    def _require_same_ids(self, events: ActivityEvents) -> None:
+        acted_on, known = events.item_ids, self.vectors.item_ids
+        if len(acted_on) and len(known) and acted_on.type != known.type:
+            raise InvalidData(
+                f"{self.domain.item_id} in {self.domain.events_view} and "
+                f"{self.domain.vectors_view} should have one type. Received: {acted_on.type} and "
+                f"{known.type}"
+            )
 
     def _stage_snapshot(self, as_of: int, events: ActivityEvents) -> None:
         """Write aside one as-of time of every view that asks for it."""

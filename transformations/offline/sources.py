@@ -287,6 +287,7 @@ def check_columns(
     called = source_names(view, [*ids, *texts, *lists, *optional_ids, names.EVENT_TIMESTAMP])
     schema = files.schema()
     optional = {called[name] for name in optional_ids}
+    declared = {column.name: column.dtype for column in [*view.entity_columns, *view.features]}
     require_columns(schema.names, [c for c in called.values() if c not in optional], label)
 
     def require(column: str, suits: bool, expected: str) -> None:
@@ -301,8 +302,16 @@ def check_columns(
             continue
         kind = schema.field(column).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_null(kind):
+            continue  # As pandas writes a column without values.
         if name in ids or name in optional_ids:
-            require(column, pa.types.is_integer(kind) or is_text(kind), "int64 or string")
+            integer, text = pa.types.is_integer(kind), is_text(kind)
+            if name not in declared:
+                require(column, integer or text, "int64 or string")
+            elif declared[name] == String:
+                require(column, text, "string, as the feature repo declares it")
+            else:
+                require(column, integer, "int64, as the feature repo declares it")
         elif name in texts:
             require(column, is_text(kind), "string")
         elif name in lists:

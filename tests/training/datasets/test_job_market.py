@@ -88,7 +88,7 @@ def test_the_same_settings_give_the_same_bytes_and_another_seed_others(tmp_path)
         "README.md",
         "activity_events/part-00000.parquet",
         "job_postings.parquet",
-        "truth/jobs.parquet",
+        "truth/items.parquet",
         "truth/members.parquet",
     ]
     assert one == same
@@ -210,7 +210,9 @@ def test_the_demo_makes_no_market_where_something_else_is(tmp_path):
     other.mkdir()
     (other / "precious.txt").write_text("mine")
     for folder in (definitions, other, other / "precious.txt"):
-        with pytest.raises(InvalidInput, match="expected a new folder, or one with a simulated"):
+        with pytest.raises(
+            InvalidInput, match="expected a new folder, or one that an earlier demo made"
+        ):
             make_market_repo(folder, definitions, Path("examples"))
     assert (definitions / "entities.py").exists() and (other / "precious.txt").exists()
 

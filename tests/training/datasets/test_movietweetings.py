@@ -169,7 +169,7 @@ def test_the_command_prints_the_counts_or_the_error(raw_dir: Path, tmp_path: Pat
 
 
 def test_the_committed_sample_is_whole():
-    data = Path(__file__).parents[2] / "feature_repo" / "data"
+    data = Path(__file__).parents[3] / "feature_repo" / "data"
     events = pq.read_table(data / EVENTS_FILE)
     postings = pq.read_table(data / POSTINGS_FILE)
 

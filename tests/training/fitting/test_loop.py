@@ -105,7 +105,7 @@ def test_killed_with_no_chance_to_clean_up_it_goes_on(tmp_path):
     script = textwrap.dedent(
         f"""
         import os, signal, sys
-        sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
+        sys.path[:0] = {[str(Path(__file__).parents[2]), str(Path(__file__).parent)]!r}
         import numpy as np
         from pathlib import Path
         saved = []
@@ -118,8 +118,8 @@ def test_killed_with_no_chance_to_clean_up_it_goes_on(tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
             savez(file, **arrays)
         np.savez = dying
-        import test_fit
-        test_fit.fit(run=Path({str(tmp_path)!r}))
+        import test_loop
+        test_loop.fit(run=Path({str(tmp_path)!r}))
         """
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

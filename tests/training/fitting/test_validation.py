@@ -114,7 +114,8 @@ def test_embedding_and_popularity_are_mixed_in_units_of_their_standard_deviation
     embedding = np.array([[1.0, 0.0]], np.float32)
     # Over candidates 2, 3, 4: scores 3, 2, 2 and popularity log 3, 0, 0; the wanted item has 2
     # and log 2. In these units, item 2 is ahead by 2.12 in scores and by 0.78 in popularity, items
-    # 3 and 4 are behind by 1.34 in popularity: the wanted item is second whatever the share below 1.
+    # 3 and 4 are behind by 1.34 in popularity: the wanted item is second whatever the share below
+    # 1.
     for share in (0.0, 0.2, 0.8):
         assert queries.ndcg_of_members(embedding, share) == pytest.approx(1 / math.log2(3))
     # Turned round, item 2 is behind by 2.12 in scores: ahead of the wanted item as long as

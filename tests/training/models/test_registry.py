@@ -157,10 +157,8 @@ def answers(tmp_path_factory):
     install(site, "broken_models", "import a_module_that_is_not_there", broken="broken_models:X")
     install(site, "more_models", DECORATED.replace("theirs", "more"), plain="more_models:Plain")
     asked = ["theirs", "renamed", "number", "lstm", "broken", "plain", "cnn"]
-    code = (
-        f"import sys; sys.path[:0] = [{str(site)!r}, {str(Path(activity_embeddings.__file__).parents[1])!r}]\n"
-        + dedent(ASK)
-    )
+    folders = [str(site), str(Path(activity_embeddings.__file__).parents[1])]
+    code = f"import sys; sys.path[:0] = {folders!r}\n" + dedent(ASK)
     ran = subprocess.run(
         [sys.executable, "-c", code, *asked], capture_output=True, text=True, check=True
     )
@@ -187,7 +185,8 @@ def test_a_broken_package_is_named_when_its_model_is_asked_for_and_breaks_no_oth
 
 def test_an_entry_point_that_is_no_architecture_is_refused(answers):
     assert answers["number"].endswith(
-        "of package 'their_models' should be a subclass of activity_embeddings.training.models.Architecture. "
+        "of package 'their_models' should be a subclass of "
+        "activity_embeddings.training.models.Architecture. "
         "Received: 7"
     )
 

@@ -78,7 +78,7 @@ def test_events_on_some_items_count_in_the_ids_of_these():
 
 
 def test_item_ids_of_another_type_are_refused():
-    with pytest.raises(InvalidInput, match=r"item_id should have one type.*int64 and string"):
+    with pytest.raises(InvalidInput, match=r"item ids should have one type.*int64 and string"):
         events_of(EVENTS).on_items(pa.array(["10"]))
 
 

@@ -36,7 +36,7 @@ def test_the_item_id_is_an_input_but_no_content(tmp_path):
     encoder = plain({"job_id": tf.TensorSpec([None], tf.string), "year": YEAR})
     described = package_encoder(tmp_path / "encoder", encoder)
     assert list(described.inputs) == ["job_id", "year"]
-    assert described.content_columns == ["year"]
+    assert described.content_columns() == ["year"]
 
 
 YEAR = tf.TensorSpec([None], tf.int64)

@@ -7,7 +7,7 @@ from feast_repo import Repo, at
 
 ENGINE = "type: activity_embeddings.ActivityComputeEngine"
 DUCKDB = "type: activity_embeddings.OrderedDuckDBOfflineStore"
-SINK = 'SNAPSHOTS = DATA / "snapshots"'
+REPO_LINE = "    repo=REPO,\n"
 
 
 def refusal(repo):
@@ -75,9 +75,12 @@ def test_a_copy_of_an_applied_repo_is_refused_and_the_first_stays_as_it_is(
     repo, tmp_path, request_time
 ):
     if not request_time:
-        repo.edit("views.py", "globals().update(REALTIME_VIEWS)", "")
-        repo.edit("services.py", "recommendations_v2_realtime = FeatureService(", "dict(")
-        repo.edit("services.py", "search_v1_realtime = FeatureService(", "dict(")
+        repo.edit(
+            "views.py",
+            "globals().update(domain.views)",
+            "sequence = domain.sequence\nglobals().update(domain.embeddings)",
+        )
+        repo.edit("services.py", "realtime=True", "realtime=False")
     repo.run("apply")
     repo.materialize(at(0), at(1))
     copy = Repo(tmp_path / "copy")
@@ -124,11 +127,8 @@ def test_a_repo_reached_by_a_link_is_the_same(repo, tmp_path):
 
 def test_another_folder_for_snapshots_of_the_same_repo_is_no_copy(repo, tmp_path):
     repo.run("apply")
-    repo.edit("sources.py", SINK, 'SNAPSHOTS = DATA / "elsewhere"')
-    repo.run("apply")
-    repo.edit(
-        "sources.py", 'SNAPSHOTS = DATA / "elsewhere"', f'SNAPSHOTS = Path("{tmp_path}/outside")'
-    )
-    repo.run("apply")
-    repo.edit("sources.py", f'SNAPSHOTS = Path("{tmp_path}/outside")', SINK)
-    repo.run("apply")
+    elsewhere = f'{REPO_LINE}    snapshots=REPO / "data" / "elsewhere",\n'
+    outside = f'{REPO_LINE}    snapshots=REPO / "{tmp_path}/outside",\n'
+    for before, after in ((REPO_LINE, elsewhere), (elsewhere, outside), (outside, REPO_LINE)):
+        repo.edit("views.py", before, after)
+        repo.run("apply")

@@ -3,14 +3,13 @@
 from datetime import timedelta
 
 import pytest
-from feast import Entity, FeatureView, Field, FileSource
-from feast.types import Int64
+from feast import Entity, FileSource
 from feast.value_type import ValueType
 
 from activity_embeddings.transformations.definitions.views import (
-    event_tags,
+    activity_view,
     sequence_view,
-    vector_tags,
+    vector_view,
 )
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
@@ -28,31 +27,22 @@ def test_the_window_is_said_in_its_own_unit(window, words, tmp_path):
     spec = ActivitySpec(window=window, length=1)
     member, item = (
         Entity(name=name, join_keys=[f"{name}_id"], value_type=ValueType.INT64)
-        for name in ("member", "item")
+        for name in ("member", "course")
     )
-    events, vector_spec = (
-        FeatureView(
-            name=entity.name,
-            entities=[entity],
-            schema=[Field(name=f"{entity.name}_id", dtype=Int64)],
-            source=FileSource(path=str(tmp_path / entity.name), timestamp_field="time"),
-            tags=tags,
-        )
-        for entity, tags in (
-            (member, event_tags(spec)),
-            (item, vector_tags(ItemVectorSpec("own", "1", 4))),
-        )
+    events, vectors = (
+        FileSource(path=str(tmp_path / name), timestamp_field="time")
+        for name in ("events", "vectors")
     )
     view = sequence_view(
-        events=events,
-        vector_spec=vector_spec,
+        events=activity_view(events, member=member, item=item, spec=spec),
+        vectors=vector_view(vectors, item=item, vectors=ItemVectorSpec("own", "1", 4)),
         member=member,
         item=item,
-        spec=spec,
         snapshots=tmp_path,
     )
     assert view.description == (
-        f"The newest activities, at most 1, within {words}, on items with a vector, oldest first."
+        f"The newest activities, at most 1, within {words}, on each course with a vector, "
+        "oldest first."
     )
     assert view.ttl == window
 
@@ -65,24 +55,36 @@ def refusal(repo):
 
 
 @pytest.mark.parametrize(
-    ("entity", "old", "new"),
-    [
-        ("member", 'join_keys=["member_id"]', 'join_keys=["user_id"]'),
-        ("item", 'join_keys=["job_id"]', 'join_keys=["posting"]'),
-        ("member", '    join_keys=["member_id"],\n', ""),
-    ],
+    ("entity", "view", "key"),
+    [("member", "activity", "user_id"), ("item", "activity", "sku"), ("item", "vectors", "sku")],
 )
-def test_another_join_key_is_refused(repo, entity, old, new):
-    repo.edit("entities.py", old, new)
+def test_an_entity_of_another_join_key_than_in_its_view_is_refused(repo, entity, view, key):
+    """As when a second entity of the same name is made for one of the views."""
+    file = "sources.py" if view == "activity" else "item_vectors.py"
+    known = {"member": "member_id", "item": "job_id"}[entity]
+    name = {"member": "member", "item": "job"}[entity]
+    repo.edit(
+        file,
+        "OWNER = " if view == "activity" else "VECTOR_SPEC = ",
+        f"from feast import Entity, ValueType\n\n{entity} = Entity(name={name!r}, "
+        f"join_keys=[{key!r}], value_type=ValueType.INT64)\n"
+        + ("OWNER = " if view == "activity" else "VECTOR_SPEC = "),
+    )
     line = refusal(repo)
-    received = new.split('"')[1] if new else "member"
-    assert f"entity {entity!r}: expected join_keys=['{entity}_id']" in line
-    assert f"Received: join key {received!r}" in line
-    assert f"field_mapping={{{received!r}: '{entity}_id'}}" in line
+    assert f"entity {name!r}: expected join_keys=[{key!r}], as in job_" in line
+    assert f"Received: {known!r}" in line
 
 
-def test_a_view_of_events_that_are_not_the_members_is_refused(repo):
-    repo.edit("sources.py", "import member\n", "import item, member\n")
-    repo.edit("sources.py", "entities=[member]", "entities=[item]")
+def test_an_entity_without_a_join_key_has_its_name_as_one(repo):
+    repo.edit("entities.py", '    join_keys=["member_id"],\n', "")
+    assert "activity_events" in refusal(repo)
+
+
+def test_a_view_of_vectors_of_another_item_is_refused(repo):
+    repo.edit(
+        "item_vectors.py",
+        "VECTOR_SPEC = ",
+        "from entities import member as item\n\nVECTOR_SPEC = ",
+    )
     line = refusal(repo)
-    assert "job_activity: expected entities=[member]" in line and "Received: item" in line
+    assert "member_embedding: expected entities=[job]" in line and "Received: member" in line

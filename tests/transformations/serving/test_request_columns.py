@@ -1,7 +1,15 @@
 """The columns of a request can be what its views take, or are refused by name."""
 
 import pytest
-from feast_repo import at, events_table, make_repo, small_data, vectors_table
+from feast_repo import (
+    OWN_VECTORS,
+    STRING_IDS,
+    at,
+    events_table,
+    make_repo,
+    small_data,
+    vectors_table,
+)
 
 from activity_embeddings.transformations.feast_compat.requests import online_context
 from activity_embeddings.transformations.serving.request import InvalidRequest
@@ -14,12 +22,10 @@ NOTHING = {"recent_job_ids": [None], "recent_job_actions": [None], "recent_job_t
 TIME = at(4).isoformat()
 
 
-def applied(path, models, *edits):
+def applied(path, models, settings=OWN_VECTORS):
     """Return the store of a repo that is applied; nothing need be published for its registry."""
     events, vectors = small_data()
-    repo = make_repo(path, models, events_table(events), vectors_table(vectors))
-    for edit in edits:
-        repo.edit(*edit)
+    repo = make_repo(path, models, events_table(events), vectors_table(vectors), settings)
     repo.run("apply")
     return repo.store
 
@@ -31,15 +37,7 @@ def integers(tmp_path_factory, models):
 
 @pytest.fixture(scope="module")
 def strings(tmp_path_factory, models):
-    return applied(
-        tmp_path_factory.mktemp("strings") / "repo",
-        models,
-        ("entities.py", "ValueType.INT64", "ValueType.STRING"),
-        ("sources.py", "dtype=Int64", "dtype=String"),
-        ("sources.py", "Int64, String", "String"),
-        ("item_vectors.py", "dtype=Int64", "dtype=String"),
-        ("item_vectors.py", "Float32, Int64", "Float32, String"),
-    )
+    return applied(tmp_path_factory.mktemp("strings") / "repo", models, STRING_IDS)
 
 
 def check(store, features, columns):

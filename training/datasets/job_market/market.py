@@ -29,7 +29,7 @@ from activity_embeddings.transformations.times import to_us
 
 EVENTS_FOLDER = "activity_events"
 TRUE_MEMBERS_FILE = "truth/members.parquet"
-TRUE_JOBS_FILE = "truth/jobs.parquet"
+TRUE_JOBS_FILE = "truth/items.parquet"
 README_FILE = "README.md"
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -71,7 +71,7 @@ measured on it says anything of real members. Say so beside every one.
 level if any), `event_timestamp` (posted) |
 | `truth/members.parquet` | member and change | `member_id`, `event_timestamp`, `preference` from \
 then on |
-| `truth/jobs.parquet` | job | `job_id`, `vector`, `open_from`, `open_until` |
+| `truth/items.parquet` | job | `job_id`, `vector`, `open_from`, `open_until` |
 
 Times are UTC. A member's true utility of a job is the dot product of `preference`, from the newest
 row at or before the moment, and `vector`. Truth is for an oracle alone: no model may read it.
@@ -185,7 +185,7 @@ class JobMarket(MarketSettings):
         ----------
         out_dir : Path
             Made if missing. Gets `activity_events/part-00000.parquet` and on, a file a block;
-            `job_postings.parquet`; `truth/members.parquet` and `truth/jobs.parquet`; `README.md`.
+            `job_postings.parquet`; `truth/members.parquet` and `truth/items.parquet`; `README.md`.
 
         Returns
         -------

@@ -770,7 +770,7 @@ def test_the_same_result_gives_the_same_bytes_in_every_process(tmp_path):
         "write_report(json.loads(Path('result.json').read_text()), Path('there.html'))\n"
     )
     environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "PYTHONPATH": str(Path(__file__).parents[4]),
         "PYTHONHASHSEED": "7",
         "TZ": "Asia/Tokyo",
     }

@@ -1,0 +1,206 @@
+"""Settings of a new feature repo: what the user says goes before what the files show."""
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from activity_embeddings.training.new_repo.propose import Answers, settings_for
+from activity_embeddings.training.new_repo.settings import (
+    Content,
+    EventSource,
+    PostingSource,
+    RepoSettings,
+    VectorSource,
+)
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.names import DomainNames
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+
+TIME = pa.array([datetime(2024, 3, 1, tzinfo=UTC)] * 4, pa.timestamp("us", "UTC"))
+EVENTS = pa.table(
+    {
+        "user_id": ["ann", "bob", "ann", "cat"],
+        "sku": [7, 8, 8, 9],
+        "verb": ["buy", "skip", "buy", "look"],
+        "ts": TIME,
+    }
+)
+VECTORS = pa.table({"sku": [7, 8, 9, 9], "vec": [[1.0, 0.0, 0.5]] * 4, "made": TIME})
+POSTINGS = pa.table({"sku": [7, 8, 9, 9], "title": ["a"] * 4, "tags": [["x"]] * 4, "since": TIME})
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, table in {"events": EVENTS, "vectors": VECTORS, "postings": POSTINGS}.items():
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    return tmp_path
+
+
+def answers(folder, *sources, **said):
+    return Answers(**{name: folder / f"{name}.parquet" for name in sources}, **said)
+
+
+def test_without_files_and_answers_they_are_those_of_the_sample_domain(tmp_path):
+    assert settings_for(tmp_path / "my-repo", Answers()) == RepoSettings(project="my_repo")
+
+
+def test_the_files_tell_columns_types_actions_and_dimension(files):
+    made = settings_for(files / "shop", answers(files, "events", "vectors"))
+    assert made == RepoSettings(
+        project="shop",
+        member="user",
+        names=DomainNames(item="sku", member_id="user_id", item_id="sku", action="verb"),
+        member_type="string",
+        item_type="int",
+        spec=ActivitySpec(actions=("buy", "look", "skip"), positive_actions=("buy", "look")),
+        vector_spec=ItemVectorSpec("item_vectors", "1", 3),
+        events=EventSource(str(files / "events.parquet"), "ts"),
+        items=VectorSource(str(files / "vectors.parquet"), "sku", "vec", "made"),
+    )
+
+
+def test_what_the_user_says_goes_before_what_the_files_show(files):
+    said = {
+        "project": "mine",
+        "member_name": "shopper",
+        "item_name": "product",
+        "actions": ("look", "buy"),
+        "positive": ("buy",),
+        "ignore_other_actions": True,
+        "days": 7.5,
+        "length": 20,
+        "event_id": "sku",
+    }
+    with pytest.raises(InvalidInput, match="expected five different names"):
+        settings_for(files / "shop", answers(files, "events", **said))
+    del said["event_id"]
+    made = settings_for(files / "shop", answers(files, "events", dimension=5, **said))
+    assert (made.project, made.member, made.names.item) == ("mine", "shopper", "product")
+    assert made.spec == ActivitySpec(
+        timedelta(days=7.5), 20, ("look", "buy"), ("buy",), other_actions="ignore"
+    )
+    assert made.vector_spec.dimension == 5
+    assert made.items == VectorSource(item_id="sku")
+
+
+def test_without_files_the_user_says_types_and_names(tmp_path):
+    said = Answers(member="uid", item="course_id", time="at", event_id="n", item_type="string")
+    made = settings_for(tmp_path / "r", said)
+    assert made.names == DomainNames(
+        item="course", member_id="uid", item_id="course_id", event_id="n"
+    )
+    assert (made.member_type, made.item_type) == ("int", "string")
+    assert made.events == EventSource(time="at", event_id_type="int")
+
+
+def test_an_encoder_reads_the_other_columns_of_the_postings(files):
+    made = settings_for(files / "r", answers(files, "events", "postings", dimension=16))
+    assert made.items == PostingSource(
+        str(files / "postings.parquet"),
+        "sku",
+        "since",
+        [Content("title", "String"), Content("tags", "Array(String)")],
+    )
+    assert made.vector_spec.dimension == 16
+    alone = settings_for(files / "r", Answers(encoder=True))
+    assert isinstance(alone.items, PostingSource) and not alone.items.path
+
+
+def test_an_event_id_is_taken_up_where_it_is_called_so(files):
+    table = EVENTS.append_column("event_id", pa.array(["a", "b", "c", "d"]))
+    pq.write_table(table, files / "events.parquet")
+    made = settings_for(files / "r", answers(files, "events"))
+    assert made.events.event_id_type == "string"
+
+
+def test_relative_paths_are_written_relative_to_the_repo(files, monkeypatch):
+    monkeypatch.chdir(files)
+    made = settings_for(Path("sub/repo"), Answers(events=Path("events.parquet")))
+    assert made.events.path == os.path.join("..", "..", "events.parquet")
+
+
+def test_a_column_that_neither_tells_is_asked_for(files):
+    pq.write_table(EVENTS.rename_columns({"user_id": "a"}), files / "events.parquet")
+    asked = []
+
+    def ask(what, columns):
+        asked.append((what, list(columns)))
+        return "a"
+
+    made = settings_for(files / "r", answers(files, "events"), ask)
+    assert made.names.member_id == "a"
+    assert asked == [("who acts", ["a", "sku", "verb", "ts"])]
+
+
+@pytest.mark.parametrize(
+    ("renamed", "option", "what"),
+    [
+        ("user_id", "--member", "who acts"),
+        ("sku", "--item", "what was acted on"),
+        ("verb", "--action", "what was done"),
+    ],
+)
+def test_an_error_names_the_option_where_nobody_answers(files, renamed, option, what):
+    pq.write_table(EVENTS.rename_columns({renamed: "xyz"}), files / "events.parquet")
+    with pytest.raises(
+        InvalidInput, match=rf"expected a column that says {what}; name it with {option}. .*xyz"
+    ):
+        settings_for(files / "r", answers(files, "events"))
+
+
+@pytest.mark.parametrize("option", ["member", "item", "action", "time", "event_id"])
+def test_a_column_that_is_not_there_is_refused_by_its_option(files, option):
+    said = answers(files, "events", **{option: "nowhere"})
+    flag = f"--{option.replace('_', '-')}"
+    with pytest.raises(InvalidInput, match=rf"{flag} nowhere: expected a column of .*user_id, sku"):
+        settings_for(files / "r", said)
+
+
+@pytest.mark.parametrize(
+    ("table", "said", "message"),
+    [
+        (VECTORS, {"dimension": 9}, "--dimension 9: expected the length of the vectors in .* 3"),
+        (VECTORS.drop_columns(["vec"]), {}, "one column of vectors.*Received: none"),
+        (
+            VECTORS.append_column("more", VECTORS["vec"]),
+            {},
+            "one called embedding. Received: vec, more",
+        ),
+        (
+            VECTORS.set_column(0, "sku", VECTORS["sku"].cast(pa.string())),
+            {},
+            "'sku' should hold ids of the type that they have in .*events.parquet, int. .* string",
+        ),
+    ],
+)
+def test_item_vectors_that_do_not_fit_are_refused(files, table, said, message):
+    pq.write_table(table, files / "vectors.parquet")
+    with pytest.raises(InvalidInput, match=message):
+        settings_for(files / "r", answers(files, "events", "vectors", **said))
+
+
+def test_a_column_called_embedding_is_the_vector_among_several(files):
+    table = VECTORS.append_column("embedding", pa.array([[1.0, 2.0]] * 4))
+    pq.write_table(table, files / "vectors.parquet")
+    made = settings_for(files / "r", answers(files, "events", "vectors"))
+    assert (made.items.vector, made.vector_spec.dimension) == ("embedding", 2)
+
+
+def test_vectors_and_an_encoder_exclude_each_other(files):
+    for more in ({"encoder": True}, {"postings": files / "postings.parquet"}):
+        with pytest.raises(InvalidInput, match=r"--vectors and --postings or --encoder"):
+            settings_for(files / "r", replace(answers(files, "vectors"), **more))
+
+
+def test_events_without_rows_need_actions(files):
+    pq.write_table(EVENTS.slice(0, 0), files / "events.parquet")
+    said = answers(files, "events", member="user_id", item="sku", action="verb", time="ts")
+    with pytest.raises(InvalidInput, match=r"Received: none. Name them with --actions"):
+        settings_for(files / "r", said)
+    made = settings_for(files / "r", replace(said, actions=("buy",)))
+    assert made.spec.positive_actions == ("buy",)
