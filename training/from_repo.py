@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView
 from feast.types import Array, String
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
+from activity_embeddings.transformations.definitions.registered import (
+    RegisteredDomain,
+    registered_domain,
+)
 from activity_embeddings.transformations.definitions.views import (
     has_encoder,
     in_repo,
     registered_encoder,
     source_views_of,
-    spec_of,
     vector_spec_of,
 )
-from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
 from activity_embeddings.transformations.names import Role, Tag
@@ -47,20 +50,35 @@ class TrainingSource:
 
     Parameters
     ----------
-    store : the feature store, after `feast apply`.
+    store
+        The feature store, after `feast apply`.
+    item
+        Name of the item's entity, where the feature repo has several domains.
     """
 
     store: FeatureStore
+    item: str | None = None
+
+    @cached_property
+    def domain(self) -> RegisteredDomain:
+        """The views of the domain.
+
+        Raises
+        ------
+        NotReady, InvalidInput
+            See `registered_domain`.
+        """
+        return registered_domain(self.store, self.item)
 
     @property
     def spec(self) -> ActivitySpec:
         """Window, length and actions."""
-        return spec_of(self._view(Role.EVENTS))
+        return self.domain.spec
 
     @property
     def vector_spec(self) -> ItemVectorSpec:
         """Which item vectors the repo has."""
-        return vector_spec_of(self._view(Role.VECTORS))
+        return vector_spec_of(self.domain.vectors)
 
     def history(self, period: Period) -> ActivityHistory:
         """Return the activity of a period, with the look-back of the window, and item vectors.
@@ -73,13 +91,13 @@ class TrainingSource:
         InvalidInput
             A source is missing or malformed, or holds no activity on items with a vector.
         """
-        spec, vector_spec = self.spec, self._view(Role.VECTORS)
+        spec, view = self.spec, self.domain.vectors
         start, end = period.start_us - spec.window_us, period.end_us
-        events = read_events(*self._offline, self._view(Role.EVENTS), spec, start=start, end=end)
-        if has_encoder(vector_spec):
-            vectors = self._encoded(vector_spec, end)
+        events = read_events(*self._offline, self.domain.events, spec, start=start, end=end)
+        if has_encoder(view):
+            vectors = self._encoded(end)
         else:
-            vectors = read_item_vectors(*self._offline, vector_spec, self.vector_spec, end=end)
+            vectors = read_item_vectors(*self._offline, view, self.vector_spec, end=end)
         return ActivityHistory.of(events, vectors, spec)
 
     def whole_history(self, until: Time) -> ActivityHistory:
@@ -89,19 +107,14 @@ class TrainingSource:
     def postings(self, columns: Sequence[str], until: Time) -> pa.Table | None:
         """Return ids, times and some columns of the postings up to a time; None without a view."""
         end = parse_time(until, "`until`")
-        views = self._views(Role.POSTINGS)
-        if not views:
+        if self._postings is None:
             return None
-        return read_postings(*self._offline, views[0], list(columns), end=end)
+        return read_postings(*self._offline, self._postings, list(columns), end=end)
 
     def category_columns(self) -> list[str]:
         """Return the columns of the postings that are lists of text."""
-        return [
-            feature.name
-            for view in self._views(Role.POSTINGS)
-            for feature in view.features
-            if feature.dtype == Array(String)
-        ]
+        features = [] if self._postings is None else self._postings.features
+        return [feature.name for feature in features if feature.dtype == Array(String)]
 
     def models(self) -> dict[str, ActivityModel]:
         """Return the registered activity models, by name."""
@@ -111,35 +124,34 @@ class TrainingSource:
                 name=view.tags[Tag.MODEL],
                 version=view.tags[Tag.MODEL_VERSION],
             )
-            for view in self._views(Role.EMBEDDING)
+            for view in self.domain.embeddings
         }
 
     @property
     def simulated(self) -> bool:
         """Whether a view says that its data are made up."""
-        views = [*self._views(Role.EVENTS), *self._views(Role.POSTINGS)]
-        return any(view.tags.get(Tag.SIMULATED) == "true" for view in views)
+        views = [self.domain.events, self._postings]
+        return any(view and view.tags.get(Tag.SIMULATED) == "true" for view in views)
 
     @property
     def _offline(self) -> tuple[Any, Any]:
         return self.store.config, offline_store(self.store)
 
-    def _views(self, role: str) -> list[Any]:
-        return [v for v in self.store.list_all_feature_views() if v.tags.get(Tag.ROLE) == role]
+    @cached_property
+    def _postings(self) -> FeatureView | None:
+        """The view of what items contain, with an encoder or without one; None if there is none."""
+        entities = self.domain.vectors.entities
+        found = [
+            view
+            for view in self.store.list_feature_views()
+            if view.tags.get(Tag.ROLE) == Role.POSTINGS and view.entities == entities
+        ]
+        return found[0] if found else None
 
-    def _view(self, role: str) -> Any:
-        views = self._views(role)
-        if len(views) != 1:
-            raise NotReady(
-                f"{self.store.project}: expected one view with the tag {Tag.ROLE} {role!r} in the "
-                f"registry. Received: {', '.join(v.name for v in views) or 'none'}; run `feast "
-                "apply` first"
-            )
-        return views[0]
-
-    def _encoded(self, vector_spec: Any, end: int) -> ItemVectors:
-        encoder = registered_encoder(vector_spec, repo=self.store.config.repo_path)
-        name = source_views_of(vector_spec)[Role.POSTINGS]
+    def _encoded(self, end: int) -> ItemVectors:
+        domain = self.domain
+        encoder = registered_encoder(domain.vectors, repo=self.store.config.repo_path)
+        name = source_views_of(domain.vectors)[Role.POSTINGS]
         view = self.store.registry.get_feature_view(name, self.store.project)
         item_id, source = key_of(view), source_label(view)
         columns = encoder.content_columns(item_id)

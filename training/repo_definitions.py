@@ -21,7 +21,7 @@ from feast import FeatureView
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.repo import repo_files, settings_file
-from activity_embeddings.transformations.names import Tag
+from activity_embeddings.transformations.names import DomainNames, Tag
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,24 @@ class RepoDefinitions:
     views: dict[str, list[FeatureView]] = field(default_factory=dict)
     raised: dict[Path, BaseException] = field(default_factory=dict)
 
-    def view(self, role: str) -> FeatureView:
+    def view(self, role: str, item: str | None = None) -> FeatureView:
         """Return the one view of a role.
+
+        Parameters
+        ----------
+        role
+            See `Role`.
+        item
+            Name of the item's entity, where the feature repo has several domains.
 
         Raises
         ------
         InvalidInput
             There is none, or there are several. The message says what modules raised.
         """
-        found = self.views.get(role, [])
+        found = [
+            view for view in self.views.get(role, []) if item is None or item == _item_of(view)
+        ]
         if len(found) == 1:
             return found[0]
         raised = "".join(
@@ -59,6 +68,13 @@ class RepoDefinitions:
             f"feature repo {self.repo}: expected one view with the tag {Tag.ROLE} {role!r} among "
             f"its definitions. Received: {names}{raised}"
         )
+
+
+def _item_of(view: FeatureView) -> str:
+    """Return the item of a view of events, or of one whose rows are about items."""
+    if Tag.DOMAIN in view.tags:
+        return DomainNames.of(view.tags).item
+    return view.entities[0]
 
 
 def read_definitions(repo: Path) -> RepoDefinitions | None:

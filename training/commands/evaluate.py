@@ -18,7 +18,7 @@ from activity_embeddings.training.commands.options import (
     training,
 )
 from activity_embeddings.training.figure import MARGIN
-from activity_embeddings.transformations.cli import one_line_errors
+from activity_embeddings.transformations.cli import item_option, one_line_errors, open_store
 from activity_embeddings.transformations.extras import require_extra
 
 
@@ -101,6 +101,7 @@ class About:
     show_default=True,
     help="Folder of report.html, report.json and members.parquet.",
 )
+@item_option
 @click.pass_obj
 def evaluate(
     repo: Path,
@@ -111,14 +112,13 @@ def evaluate(
     about: About,
     quick: bool,
     out: Path,
+    item: str | None,
 ) -> None:
-    """Measure what models add to a job recommendation ranker, and write a report.
+    """Measure what models add to a ranker, and write a report.
 
     The repo must have been applied; its registry and stores are only read.
     """
     with training("evaluate"):
-        from feast import FeatureStore
-
         from activity_embeddings.training.evaluation.evaluate import evaluate as run_evaluation
         from activity_embeddings.training.evaluation.from_repo import read_data, read_models
         from activity_embeddings.training.evaluation.plan import (
@@ -131,17 +131,17 @@ def evaluate(
         from activity_embeddings.training.evaluation.report.headline import headline
         from activity_embeddings.training.evaluation.result import HTML
 
-        store = FeatureStore(repo_path=str(repo))
+        store = open_store(repo)
         plan = EvaluationPlan(
             Timeline(**asdict(dates)),
             declared=Declared(seeds=tuple(range(seeds))),
             size=QUICK if quick else Size(),
         )
         result = run_evaluation(
-            read_data(store, until=dates.until, **vars(about)),
+            read_data(store, until=dates.until, **vars(about), item=item),
             out,
             plan=plan,
-            models=read_models(store, wanted, also),
+            models=read_models(store, wanted, also, item=item),
             commands=[" ".join(["activity-embeddings", *map(shlex.quote, sys.argv[1:])])],
             say=click.echo,
         )

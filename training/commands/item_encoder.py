@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from activity_embeddings.training.commands.options import FOLDER, Moment, grouped, training
+from activity_embeddings.transformations.cli import item_option
 
 _FILES = click.Path(exists=True, path_type=Path)
 
@@ -30,13 +31,12 @@ class Sources:
     click.option(
         "--events",
         type=_FILES,
-        help="Parquet file or folder: member_id, item_id, action, event_timestamp, or the feature "
-        "repo's names for them. Default: the source of the feature repo.",
+        help="Parquet file or folder with the columns of the view of events, or of its source. Default: the source of the feature repo.",
     ),
     click.option(
         "--postings",
         type=_FILES,
-        help="Parquet file or folder: item_id, event_timestamp and content. Default: the same.",
+        help="Parquet file or folder with the columns of the view of postings, or of its source.",
     ),
     click.option(
         "--text",
@@ -82,6 +82,7 @@ class Sources:
     show_default=True,
     help="Folder of the checkpoints. Training that was killed is resumed.",
 )
+@item_option
 @click.pass_obj
 def train_item_encoder(
     repo: Path,
@@ -94,8 +95,9 @@ def train_item_encoder(
     version: str,
     out: Path | None,
     run: Path,
+    item: str | None,
 ) -> None:
-    """Train and package the encoder that the view item_embedding is computed with.
+    """Train and package the encoder that the view <item>_embedding is computed with.
 
     Actions, names of columns and sources are those of the feature repo. It need not have been
     applied, which is not possible before its encoder exists. Without a feature repo, give files.
@@ -106,12 +108,13 @@ def train_item_encoder(
         from activity_embeddings.training.item_encoder.towers import TowerSettings
         from activity_embeddings.training.packaging import package_item_encoder
 
-        data = EncoderData.of(repo)
+        data = EncoderData.of(repo, item)
         fit = replace(item_encoder.ENCODER_FIT, seed=seed)
         plan = item_encoder.EncoderPlan(
             until,
             dimension=dimension,
             spec=data.spec,
+            item_id=data.names.item_id,
             towers=TowerSettings(text=sources.text, categories=sources.category),
             fit=fit if epochs is None else replace(fit, epochs=epochs),
         )

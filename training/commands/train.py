@@ -19,6 +19,7 @@ from activity_embeddings.training.commands.options import (
     with_settings,
 )
 from activity_embeddings.training.figure import FIGURE
+from activity_embeddings.transformations.cli import item_option, open_store
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.wording import counted
 
@@ -40,11 +41,10 @@ class PlanOptions:
     batch_size: int | None
     patience: int | None
     seed: int
+    item: str | None
 
     def plan(self, repo: Path, *, learning_rate: float | None = None) -> TrainingPlan:
         """Return the plan that these options make with the data of a feature repo."""
-        from feast import FeatureStore
-
         from activity_embeddings.training.examples.periods import Period
         from activity_embeddings.training.fitting.loop import Fit
         from activity_embeddings.training.fitting.plan import TrainingPlan
@@ -63,7 +63,7 @@ class PlanOptions:
         validation = Period(self.validate_from, self.until)
         objective = self._objective()
         fit = Fit(**{name: value for name, value in given.items() if value is not None})
-        source = TrainingSource(FeatureStore(repo_path=str(repo)))
+        source = TrainingSource(open_store(repo), self.item)
         return TrainingPlan(
             history=source.history(whole),
             vector_spec=source.vector_spec,
@@ -123,6 +123,7 @@ plan_options = grouped(
         "--patience", type=int, help="Number of epochs without a better figure before stopping."
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
+    item_option,
 )
 
 

@@ -26,6 +26,7 @@ def read_data(
     categories: Sequence[str] = (),
     description: str = "",
     truth: Path | None = None,
+    item: str | None = None,
 ) -> Data:
     """Read events, item vectors and postings through Feast.
 
@@ -37,15 +38,16 @@ def read_data(
     categories : columns of the postings with categories, default all lists of text.
     description : one line for the report.
     truth : folder of the truth of a simulated market.
+    item : name of the item's entity, where the feature repo has several domains.
     """
-    source = TrainingSource(store)
+    source = TrainingSource(store, item)
     columns = tuple(categories or source.category_columns())
     history = source.whole_history(until)
     postings = source.postings(columns, until) if columns else None
     if postings is None:
         if categories:
             raise InvalidInput(
-                f"categories: expected a view `{names.JOBS.postings_view}` with the columns "
+                f"categories: expected a view `{source.domain.names.postings_view}` with the columns "
                 f"{', '.join(categories)}. Received: a feature repo without postings"
             )
         columns = ()
@@ -54,6 +56,12 @@ def read_data(
                 names.ITEM_ID: history.vectors.item_ids[:0],
                 names.EVENT_TIMESTAMP: pa.array([], pa.timestamp("us", tz="UTC")),
             }
+        )
+    else:
+        # The evaluation's own tables have the names of the default domain.
+        item_id = source.domain.names.item_id
+        postings = postings.rename_columns(
+            [names.ITEM_ID if name == item_id else name for name in postings.column_names]
         )
     engine = store.config.batch_engine
     if not isinstance(engine, ActivityComputeEngineConfig):
@@ -74,6 +82,8 @@ def read_models(
     store: FeatureStore,
     wanted: Sequence[str] = (),
     also: Sequence[tuple[str, Sequence[Path]]] = (),
+    *,
+    item: str | None = None,
 ) -> list[EvaluatedModel]:
     """Return the models to be compared.
 
@@ -82,13 +92,14 @@ def read_models(
     store : the feature store, after `feast apply`.
     wanted : names of registered models, default all that were trained: averages are always there.
     also : names and SavedModels, one or one a seed, that are not registered.
+    item : name of the item's entity, where the feature repo has several domains.
 
     Raises
     ------
     InvalidInput
         A name is not registered.
     """
-    registered = TrainingSource(store).models()
+    registered = TrainingSource(store, item).models()
     unknown = [name for name in wanted if name not in registered]
     if unknown:
         raise InvalidInput(

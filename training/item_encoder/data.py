@@ -17,7 +17,7 @@ from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.definitions.views import spec_of
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.stores import offline_store
-from activity_embeddings.transformations.names import Role
+from activity_embeddings.transformations.names import DomainNames, Role
 from activity_embeddings.transformations.offline.columns import names_there, source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sources import read_events, read_postings
@@ -36,15 +36,25 @@ class EncoderData:
     ----------
     repo : folder.
     definitions : of the feature repo; None where the folder has none.
+    item : name of the item's entity, where the feature repo has several domains.
     """
 
     repo: Path
     definitions: RepoDefinitions | None
+    item: str | None = None
 
     @classmethod
-    def of(cls, repo: Path) -> EncoderData:
+    def of(cls, repo: Path, item: str | None = None) -> EncoderData:
         """Read the definitions in a folder; see `read_definitions`."""
-        return cls(repo, read_definitions(repo))
+        return cls(repo, read_definitions(repo), item)
+
+    @property
+    def names(self) -> DomainNames:
+        """Names of the columns, those of the default domain where no events are defined."""
+        found = self.definitions
+        if found is None or not found.views.get(Role.EVENTS):
+            return names.JOBS
+        return DomainNames.of(found.view(Role.EVENTS, self.item).tags)
 
     @property
     def spec(self) -> ActivitySpec:
@@ -53,7 +63,7 @@ class EncoderData:
         found = self.definitions
         if found is None or not (found.views.get(Role.EVENTS) or found.raised):
             return ActivitySpec()
-        return spec_of(found.view(Role.EVENTS))
+        return spec_of(found.view(Role.EVENTS, self.item))
 
     def events(self, file: Path | None, until: datetime) -> ActivityEvents:
         """Return the events before a time.
@@ -71,13 +81,13 @@ class EncoderData:
         if file is None:
             view = self._source(Role.EVENTS, "--events")
             return read_events(*self._offline, view, self.spec, start=0, end=to_us(until))
-        table = self._read(
-            file, Role.EVENTS, (*names.JOBS.event_columns, names.EVENT_TIMESTAMP), [names.EVENT_ID]
-        )
-        return ActivityEvents.from_arrow(table, self.spec, source=str(file))
+        domain = self.names
+        columns = (*domain.event_columns, names.EVENT_TIMESTAMP)
+        table = self._read(file, Role.EVENTS, columns, [domain.event_id])
+        return ActivityEvents.from_arrow(table, self.spec, source=str(file), domain=domain)
 
     def postings(self, file: Path | None, content: Sequence[str], until: datetime) -> pa.Table:
-        """Return `job_id`, `event_timestamp` and content of the postings up to a time.
+        """Return ids, `event_timestamp` and content of the postings up to a time.
 
         Parameters
         ----------
@@ -87,7 +97,7 @@ class EncoderData:
         if file is None:
             view = self._source(Role.POSTINGS, "--postings")
             return read_postings(*self._offline, view, list(content), end=to_us(until))
-        columns = list(dict.fromkeys([names.ITEM_ID, names.EVENT_TIMESTAMP, *content]))
+        columns = list(dict.fromkeys([self.names.item_id, names.EVENT_TIMESTAMP, *content]))
         return self._read(file, Role.POSTINGS, columns, [])
 
     def _source(self, role: str, option: str) -> Any:
@@ -96,7 +106,7 @@ class EncoderData:
                 f"{self.repo}: expected a feature repo, whose source is read, or {option}. "
                 "Received: neither"
             )
-        return self.definitions.view(role)
+        return self.definitions.view(role, self.item)
 
     def _read(
         self, file: Path, role: str, columns: Sequence[str], optional: Sequence[str]
@@ -104,14 +114,14 @@ class EncoderData:
         """Read a file, whose columns may have the names of the feature repo's source."""
         called = {name: name for name in (*columns, *optional)}
         if self.definitions is not None and self.definitions.views.get(role):
-            called = source_names(self.definitions.view(role), called)
+            called = source_names(self.definitions.view(role, self.item), called)
         source = FileSource(path=str(file.resolve()))
         columns_in_file = ParquetFiles(source, None, str(file)).schema().names
         chosen = names_there(columns_in_file, called, str(file), optional=optional)
         source.timestamp_field = chosen.pop(names.EVENT_TIMESTAMP)
         return ParquetFiles(source, None, str(file)).read(
             chosen,
-            ids=[names.MEMBER_ID, names.ITEM_ID, names.EVENT_ID],
+            ids=[self.names.member_id, self.names.item_id, self.names.event_id],
             time=names.EVENT_TIMESTAMP,
             start=None,
             end=FOREVER,

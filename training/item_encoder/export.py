@@ -30,10 +30,17 @@ class PackagedEncoder(tf.Module):
         The items that have a vector of their own, by its number from 1.
     columns
         The schema of the postings.
+    item_id
+        Column of the items' ids.
     """
 
     def __init__(
-        self, settings: TowerSettings, tower: keras.Model, known_ids: pa.Array, columns: pa.Schema
+        self,
+        settings: TowerSettings,
+        tower: keras.Model,
+        known_ids: pa.Array,
+        columns: pa.Schema,
+        item_id: str,
     ) -> None:
         super().__init__()
         self._settings = settings
@@ -46,7 +53,8 @@ class PackagedEncoder(tf.Module):
             ),
             default_value=0,
         )
-        signature = {names.ITEM_ID: tf.TensorSpec([None], id_type, names.ITEM_ID)}
+        self._item_id = item_id
+        signature = {item_id: tf.TensorSpec([None], id_type, item_id)}
         for name in (*settings.text, *settings.categories):
             kind = columns.field(name).type
             shape = [None, None] if is_list(kind) else [None]
@@ -56,7 +64,7 @@ class PackagedEncoder(tf.Module):
 
     def _serve(self, *columns: Any) -> dict[str, Any]:
         given = dict(zip(self.columns, columns, strict=True))
-        known_item = self._numbers.lookup(given[names.ITEM_ID])
+        known_item = self._numbers.lookup(given[self._item_id])
         inputs = {TOKENS: self._settings.tokens_of(given), KNOWN_ITEM: known_item}
         return {names.EMBEDDING: self._tower(inputs, training=False)}
 

@@ -67,6 +67,8 @@ class EncoderPlan:
     towers, objective, fit, spec
         Settings of the towers, of what they learn, of how, and of sequences. The seed of the fit
         is that of weights, examples and dropout.
+    item_id
+        Column of the items' ids, which becomes an input of the encoder.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class EncoderPlan:
     objective: FuturePositives = field(default_factory=NextPositive)
     fit: Fit = ENCODER_FIT
     spec: ActivitySpec = field(default_factory=ActivitySpec)
+    item_id: str = names.ITEM_ID
 
     def __post_init__(self) -> None:
         become_utc(self, "item encoder", "until")
@@ -104,7 +107,7 @@ def train_item_encoder(
     events
         Columns `member_id`, `job_id`, `action`, `event_timestamp`; or as they were checked.
     postings
-        `job_id`, `event_timestamp` and the columns of the towers. Of an item's several rows the
+        Ids of items, `event_timestamp` and the columns of the towers. Of an item's several rows the
         newest before `plan.until` counts, and items without one are left out.
     plan
         What is trained.
@@ -127,9 +130,9 @@ def train_item_encoder(
     if isinstance(events, pa.Table):
         events = ActivityEvents.from_arrow(events, plan.spec)
     past = events.where(events.time < to_us(plan.until))
-    postings = _newest_postings(postings, plan.until)
+    postings = _newest_postings(postings, plan.until, plan.item_id)
     tokens = _tokens(postings, plan.towers)
-    vectors = _placeholder_vectors(postings.column(names.ITEM_ID), plan.dimension)
+    vectors = _placeholder_vectors(postings.column(plan.item_id), plan.dimension)
     history = ActivityHistory.of(past, vectors, plan.spec)
 
     start = to_datetime(int(history.events.time.min()))
@@ -159,7 +162,10 @@ def train_item_encoder(
         },
     }
     known_ids = vectors.item_ids.take(pa.array(final.known_items))
-    return PackagedEncoder(plan.towers, final.item_tower, known_ids, postings.schema), facts
+    module = PackagedEncoder(
+        plan.towers, final.item_tower, known_ids, postings.schema, plan.item_id
+    )
+    return module, facts
 
 
 class _Training:
@@ -224,7 +230,7 @@ class _Training:
         return queries.measure(self._embed)
 
 
-def _newest_postings(postings: pa.Table, until: datetime) -> pa.Table:
+def _newest_postings(postings: pa.Table, until: datetime, item_id: str) -> pa.Table:
     """Return the newest posting of each item before a time, ascending by id.
 
     Raises
@@ -232,9 +238,9 @@ def _newest_postings(postings: pa.Table, until: datetime) -> pa.Table:
     InvalidInput
         A column is missing or malformed, or every posting is newer.
     """
-    require_columns(postings.column_names, (names.ITEM_ID, names.EVENT_TIMESTAMP), "postings")
+    require_columns(postings.column_names, (item_id, names.EVENT_TIMESTAMP), "postings")
     time = time_column(postings, names.EVENT_TIMESTAMP, "postings")
-    _, code = rank_encode(id_column(postings, names.ITEM_ID, "postings"))
+    _, code = rank_encode(id_column(postings, item_id, "postings"))
     order = np.lexsort((time, code))
     order = order[time[order] < to_us(until)]
     if not len(order):
