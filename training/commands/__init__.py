@@ -1,4 +1,4 @@
-"""The command `activity-embeddings`: the commands that serve, and those that train and measure.
+"""The command `activity-embeddings`: commands that begin, serve, train and measure.
 
 This is the one place where they come together. A command imports what it needs when it runs, so
 that `--help` answers at once.

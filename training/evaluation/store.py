@@ -293,11 +293,6 @@ class EvaluationStore:
         )
 
 
-def _dotted(kind: type) -> str:
-    """Return the name by which a configuration names a class."""
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _column(values: np.ndarray) -> pa.Array | pa.ChunkedArray:
     return _lists(values) if values.ndim == 2 else pa.array(values.astype(np.float64))
 
