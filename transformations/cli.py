@@ -78,7 +78,7 @@ def push(repo: Path, file: Path, online_only: bool, item: str | None) -> None:
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Share of the values that may differ.",
+    help="Share of the values that may differ, from 0 to 1.",
 )
 @item_option
 @click.pass_obj

@@ -60,6 +60,11 @@ def replace_file(file: Path, write: Callable[[Path], Any]) -> None:
         aside.unlink(missing_ok=True)
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all; see `replace_file`."""
+    replace_file(file, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
 def move_file(staged: Path, file: Path) -> None:
     """Put a file that was written elsewhere into place, as `replace_file` does.
 

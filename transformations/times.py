@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -29,6 +30,52 @@ CLOCK_TOLERANCE = 60 * SECOND
 """How far ahead of this machine's clock a time may lie, for clocks that differ."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MINUTE = 60 * SECOND
+_HOUR = 60 * _MINUTE
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When runs compute values, and when these are available.
+
+    Parameters
+    ----------
+    interval_us
+        Distance of the cut-offs in microseconds. The grid contains the epoch, so that an interval
+        of one day gives every midnight UTC.
+    delay_us
+        From a cut-off to when its values are available, microseconds.
+    """
+
+    interval_us: int
+    delay_us: int = 0
+
+    @classmethod
+    def every(cls, *, hours: float, delay_minutes: float = 0) -> Schedule:
+        """Return the schedule of an interval in hours and a delay in minutes."""
+        return cls(round(hours * _HOUR), round(delay_minutes * _MINUTE))
+
+    @property
+    def interval_hours(self) -> float:
+        """Distance of the cut-offs."""
+        return self.interval_us / _HOUR
+
+    @property
+    def delay_minutes(self) -> float:
+        """From a cut-off to when its values are available."""
+        return self.delay_us / _MINUTE
+
+    def cutoffs(self, start: int, end: int) -> list[int]:
+        """Return the as-of times of an interval (start, end]: the grid in it, and its end.
+
+        Both are microseconds since the epoch.
+        """
+        first = (start // self.interval_us + 1) * self.interval_us
+        return sorted({*range(first, end + 1, self.interval_us), end})
+
+    def newest(self, time: np.ndarray) -> np.ndarray:
+        """Return the newest cut-off of the grid that is available at each time, int64 [n]."""
+        return (time - self.delay_us) // self.interval_us * self.interval_us
 
 
 def to_datetime(us: int) -> datetime:

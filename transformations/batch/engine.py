@@ -41,7 +41,6 @@ from activity_embeddings.transformations.batch.snapshot_run import (
     EmbeddingTarget,
     Report,
     SnapshotRun,
-    cutoffs,
 )
 from activity_embeddings.transformations.batch.vector_run import VectorRun
 from activity_embeddings.transformations.definitions.views import (
@@ -79,7 +78,12 @@ from activity_embeddings.transformations.online.publish import (
 )
 from activity_embeddings.transformations.online.stores import row_store
 from activity_embeddings.transformations.online.vector_table import write_vector_table
-from activity_embeddings.transformations.times import CLOCK_TOLERANCE, to_datetime, to_us
+from activity_embeddings.transformations.times import (
+    CLOCK_TOLERANCE,
+    Schedule,
+    to_datetime,
+    to_us,
+)
 from activity_embeddings.transformations.wording import counted, duration, utc
 
 VectorReader: TypeAlias = Callable[[FeatureView, int], ItemVectors]
@@ -100,6 +104,13 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
 
     batch_size: PositiveInt = 1024
     """Members a model call, and postings a call of the item encoder."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """When values are computed, and when they are available."""
+        return Schedule.every(
+            hours=self.snapshot_interval_hours, delay_minutes=self.publishing_delay_minutes
+        )
 
 
 class ActivityComputeEngine(ComputeEngine):
@@ -259,7 +270,7 @@ class ActivityComputeEngine(ComputeEngine):
             end=end,
             id_type=pa.string() if has_string_ids(view) else pa.int64(),
             source=source_label(postings),
-            publishing_delay=self._publishing_delay,
+            publishing_delay=self.settings.schedule.delay_us,
             batch_size=self.settings.batch_size,
             item_id=key_of(view),
         )
@@ -386,7 +397,7 @@ class ActivityComputeEngine(ComputeEngine):
             read_events=lambda start, end: read_events(
                 self.repo_config, self.offline_store, events, spec, start=start, end=end
             ),
-            publishing_delay=self._publishing_delay,
+            publishing_delay=self.settings.schedule.delay_us,
             batch_size=self.settings.batch_size,
             domain=names.DomainNames.of(sequence.tags),
             report=report,
@@ -434,16 +445,10 @@ class ActivityComputeEngine(ComputeEngine):
     def _cutoffs(self, task: MaterializationTask, earliest: int | None) -> frozenset[int]:
         """Return the as-of times of one task; `earliest` is the first event's time, if known."""
         start, end = _interval_of(task)
-        interval = round(self.settings.snapshot_interval_hours * 3600e6)
         # Before the first event there is nothing to compute, however long ago `start` is.
         if earliest is not None:
             start = max(start, min(earliest, end - 1))
-        return frozenset(cutoffs(start, end, interval))
-
-    @property
-    def _publishing_delay(self) -> int:
-        """From when a value is of to when it is available, microseconds."""
-        return round(self.settings.publishing_delay_minutes * 60e6)
+        return frozenset(self.settings.schedule.cutoffs(start, end))
 
     def _forget_published(self, views: Sequence[FeatureView]) -> None:
         for view in views:

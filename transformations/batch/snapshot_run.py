@@ -47,19 +47,6 @@ CUTOFFS_A_READ = 14
 """Cut-offs that share one read of events, which spans them and the window before the first."""
 
 
-def cutoffs(start: int, end: int, interval: int) -> list[int]:
-    """Return the as-of times of an interval (start, end]: the grid in it, plus its end.
-
-    Parameters
-    ----------
-    start, end : microseconds since the epoch.
-    interval : microseconds between points of the grid, which contains the epoch; with one day
-        these are midnights UTC.
-    """
-    first = (start // interval + 1) * interval
-    return sorted({*range(first, end + 1, interval), end})
-
-
 @dataclass
 class Report:
     """What a run did, in numbers a person can read."""

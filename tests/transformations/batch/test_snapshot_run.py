@@ -3,9 +3,8 @@
 import pytest
 from feast_repo import at, us
 
-from activity_embeddings.transformations.batch.snapshot_run import Report, cutoffs
-
-DAY = 86_400_000_000
+from activity_embeddings.transformations.batch.snapshot_run import Report
+from activity_embeddings.transformations.times import Schedule
 
 
 @pytest.mark.parametrize(
@@ -19,11 +18,14 @@ DAY = 86_400_000_000
     ],
 )
 def test_an_interval_has_each_midnight_after_its_start_and_its_end(start, end, expected):
-    assert cutoffs(us(at(start)), us(at(end)), DAY) == [us(at(day)) for day in expected]
+    assert Schedule.every(hours=24).cutoffs(us(at(start)), us(at(end))) == [
+        us(at(day)) for day in expected
+    ]
 
 
 def test_a_finer_grid():
-    assert cutoffs(us(at(0)), us(at(0.25)), DAY // 8) == [us(at(0.125)), us(at(0.25))]
+    moments = Schedule.every(hours=3).cutoffs(us(at(0)), us(at(0.25)))
+    assert moments == [us(at(0.125)), us(at(0.25))]
 
 
 def test_a_report_reads_right_for_one_of_everything():
