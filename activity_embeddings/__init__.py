@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from activity_embeddings.training import models, objectives
     from activity_embeddings.training.evaluation.evaluate import evaluate
+    from activity_embeddings.training.evaluation.plan import EvaluationPlan
     from activity_embeddings.training.examples.periods import Period
+    from activity_embeddings.training.fitting.plan import TrainingPlan
     from activity_embeddings.training.fitting.search import tune
     from activity_embeddings.training.fitting.train import train
     from activity_embeddings.training.from_repo import TrainingSource
@@ -66,6 +68,7 @@ __all__ = [
     "ActivitySpec",
     "AlreadyRunning",
     "DomainNames",
+    "EvaluationPlan",
     "InvalidData",
     "InvalidInput",
     "InvalidRequest",
@@ -79,6 +82,7 @@ __all__ = [
     "OrderedDuckDBOfflineStoreConfig",
     "Period",
     "SequenceWriter",
+    "TrainingPlan",
     "TrainingSource",
     "__version__",
     "activity_view",
@@ -126,7 +130,9 @@ _MODULE_OF = {
     "preload": "transformations.serving.process",
     # Training and evaluation.
     "ACTIVITY_MODEL_CHECKS": "training.testing",
+    "EvaluationPlan": "training.evaluation.plan",
     "Period": "training.examples.periods",
+    "TrainingPlan": "training.fitting.plan",
     "TrainingSource": "training.from_repo",
     "check_activity_model": "training.testing",
     "evaluate": "training.evaluation.evaluate",
@@ -147,7 +153,13 @@ _MODULE_OF = {
     "NotReady": "transformations.errors",
 }
 
-_EXTRA_OF = {"evaluate": "evaluate", "train": "train", "tune": "train"}
+_EXTRA_OF = {
+    "EvaluationPlan": "evaluate",
+    "TrainingPlan": "train",
+    "evaluate": "evaluate",
+    "train": "train",
+    "tune": "train",
+}
 
 
 def __getattr__(name: str) -> Any:

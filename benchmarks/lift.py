@@ -1,14 +1,15 @@
 """What activity embeddings add to an item ranker: every architecture, two cut dates, two data sets.
 
     python benchmarks/lift.py                         films at two cut dates, and the job market
-    python benchmarks/lift.py --data items --seeds 3   one of them, fewer seeds
+    python benchmarks/lift.py --data jobs --seeds 3   one of them, fewer seeds
     python benchmarks/lift.py --quick                 fewer queries, no lists of weeks: a look
-    python benchmarks/lift.py --resume                go on with what was trained before
+    python benchmarks/lift.py --resume                keep the models that are trained already
 
-Everything is made anew: the item encoder learns before the models, the models before the ranker,
-the ranker before the test. Each seed has models of its own. Films stand in for jobs (a proxy
-domain), and the members of the job market are simulated. Writes a report for each into `--folder`,
-prints each headline table and target, and says what `compare` says of the CNN and the decay.
+Everything is made from scratch: the item encoder learns before the models, the models before the
+ranker, the ranker before the test. Each seed has models of its own. Films stand in for jobs (a
+proxy domain), and the members of the job market are simulated. Writes a report for each into
+`--folder`, prints each headline table and target, and says what `compare` says of the CNN and the
+decay.
 """
 
 from __future__ import annotations
@@ -25,25 +26,34 @@ from pathlib import Path
 import pyarrow as pa
 
 from activity_embeddings.training.datasets.job_market import JobMarket
-from activity_embeddings.training.datasets.sample import FILMS, ITEMS, TRUTH, Sample
+from activity_embeddings.training.datasets.sample import FILMS, JOBS, TRUTH, Sample
 from activity_embeddings.training.demo.models import (
     ITEM_ENCODER,
     build_item_encoder,
     read_history,
     train_model,
 )
-from activity_embeddings.training.evaluation.arms import DECAY, Role
-from activity_embeddings.training.evaluation.data import Data, Timeline
-from activity_embeddings.training.evaluation.evaluate import QUICK, Size, evaluate, headline
-from activity_embeddings.training.evaluation.findings import Declared
-from activity_embeddings.training.evaluation.gate import REPORT, compare
-from activity_embeddings.training.evaluation.member_vectors import EvaluatedModel
+from activity_embeddings.training.demo.targets import TARGETS
+from activity_embeddings.training.evaluation.arms import DECAY, ArmRole
+from activity_embeddings.training.evaluation.contenders import EvaluatedModel
+from activity_embeddings.training.evaluation.data import Data
+from activity_embeddings.training.evaluation.evaluate import evaluate
+from activity_embeddings.training.evaluation.gate import compare
+from activity_embeddings.training.evaluation.plan import (
+    QUICK,
+    Declared,
+    EvaluationPlan,
+    Size,
+    Timeline,
+)
 from activity_embeddings.training.evaluation.ranker import RankerSettings
-from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
+from activity_embeddings.training.evaluation.report.headline import headline
+from activity_embeddings.training.evaluation.result import REPORT
 from activity_embeddings.training.models import CNN, GRU, LSTM, Architecture, Transformer
 from activity_embeddings.training.objectives import NextPositive, Objective, Proxy
 from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
 from activity_embeddings.transformations.inference.tensorflow import tensorflow
+from activity_embeddings.transformations.times import Schedule
 
 FILM_DATA = Path(__file__).parents[1] / "feature_repo" / "data"
 EARLIER_FILMS = replace(
@@ -56,8 +66,8 @@ EARLIER_FILMS = replace(
     until=datetime(2013, 8, 1, tzinfo=UTC),
 )
 """The second cut date: everything a month earlier."""
-SAMPLES = {FILMS.name: FILMS, EARLIER_FILMS.name: EARLIER_FILMS, ITEMS.name: ITEMS}
-DAILY = Schedule(interval_us=24 * 60 * MINUTE_US, delay_us=30 * MINUTE_US)
+SAMPLES = {FILMS.name: FILMS, EARLIER_FILMS.name: EARLIER_FILMS, JOBS.name: JOBS}
+DAILY = Schedule.every(hours=24, delay_minutes=30)
 """As in `feature_repo/feature_store.yaml`."""
 MODELS: dict[str, tuple[Architecture, Objective]] = {
     "lstm": (LSTM(), NextPositive()),
@@ -102,7 +112,7 @@ def run(
             train_model(
                 model, history, vector_spec, sample=sample, objective=objective, seed=seed
             ).package(path, name=name, version=str(seed))
-        trained.append(EvaluatedModel(name, f"{name}, one for each seed", Role.LEARNED, paths))
+        trained.append(EvaluatedModel(name, f"{name}, one for each seed", ArmRole.LEARNED, paths))
     print(f"trained: {time.perf_counter() - started:.0f} s", flush=True)
     postings = sample.postings(data)
     lists = [field.name for field in postings.schema if pa.types.is_list(field.type)]
@@ -118,12 +128,14 @@ def run(
             truth=data / TRUTH if sample.simulated else None,
         ),
         folder,
-        timeline=Timeline(sample.rank_from, sample.test_from, sample.until),
+        plan=EvaluationPlan(
+            Timeline(sample.rank_from, sample.test_from, sample.until),
+            declared=Declared(seeds=tuple(range(seeds))),
+            size=size,
+            ranker=ranker,
+            targets=TARGETS[(FILMS if sample is EARLIER_FILMS else sample).name],
+        ),
         models=trained,
-        declared=Declared(seeds=tuple(range(seeds))),
-        size=size,
-        ranker=ranker,
-        targets=sample.targets,
         commands=[" ".join(["python", *sys.argv])],
         say=lambda line: print(line, flush=True),
     )
@@ -153,7 +165,7 @@ def main() -> None:
             RankerSettings(hadamard=arguments.hadamard),
             resume=arguments.resume,
         )
-    for data in (FILMS, EARLIER_FILMS), (ITEMS,):
+    for data in (FILMS, EARLIER_FILMS), (JOBS,):
         folders = [arguments.folder / sample.name for sample in data]
         if SHIPPED in arguments.models and all((f / REPORT).is_file() for f in folders):
             print(f"\n{', '.join(sample.name for sample in data)}: {DECAY} or {SHIPPED}?")

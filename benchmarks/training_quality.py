@@ -6,8 +6,9 @@
 Films stand in for jobs: a proxy domain. Periods follow each other: the item encoder learns before
 `ENCODER_UNTIL`, models from there to `VALIDATE_FROM`; what is chosen is chosen on the days to
 `TEST_FROM`; `test` measures what comes after, with everything that is random, item vectors
-included, made anew for each seed. A figure is the mean over members of NDCG@10 of the next
-positive item among all items of the day, beside popularity; see `activity_embeddings.training.fitting.validation`.
+included, made again for each seed. A figure is the mean over members of NDCG@10 of the next
+positive item among all items of the day, beside popularity; see
+`activity_embeddings.training.fitting.validation`.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import TimeSplit
 from activity_embeddings.training.fitting.loop import Fit
+from activity_embeddings.training.fitting.plan import TrainingPlan
 from activity_embeddings.training.fitting.train import train
-from activity_embeddings.training.fitting.validation import RankingQueries, embed_with
+from activity_embeddings.training.fitting.validation import ValidationQueries, embed_with
+from activity_embeddings.training.item_encoder.towers import TowerSettings
 from activity_embeddings.training.item_encoder.train import (
     ENCODER_FIT,
-    ItemEncoder,
+    EncoderPlan,
     train_item_encoder,
 )
 from activity_embeddings.training.models import (
@@ -47,8 +50,7 @@ from activity_embeddings.training.models import (
 from activity_embeddings.training.objectives import FuturePositives, NextPositive, Objective, Proxy
 from activity_embeddings.training.packaging import package_item_encoder
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.inference.encoder import ItemEncoder as LoadedEncoder
-from activity_embeddings.transformations.inference.encoder import encode_postings
+from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
 from activity_embeddings.transformations.inference.tensorflow import tensorflow
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
@@ -68,20 +70,20 @@ NEXT = NextPositive()
 PINNERFORMER = FuturePositives()
 
 ENCODERS = {
-    "chosen": (ItemEncoder(), NEXT, ENCODER_FIT),
-    "content alone": (ItemEncoder(), NEXT, replace(ENCODER_FIT, learning_rate=1e-7)),
+    "chosen": (TowerSettings(), NEXT, ENCODER_FIT),
+    "content alone": (TowerSettings(), NEXT, replace(ENCODER_FIT, learning_rate=1e-7)),
     "learning rate 5e-4": (
-        ItemEncoder(),
+        TowerSettings(),
         NEXT,
         replace(ENCODER_FIT, learning_rate=5e-4),
     ),
-    "less dropout": (ItemEncoder(dropout=0.3, id_dropout=0.5), NEXT, ENCODER_FIT),
+    "less dropout": (TowerSettings(dropout=0.3, id_dropout=0.5), NEXT, ENCODER_FIT),
     "positives of 7 days": (
-        ItemEncoder(),
+        TowerSettings(),
         replace(NEXT, horizon_days=7, targets=8),
         ENCODER_FIT,
     ),
-    "in-batch and drawn, logQ": (ItemEncoder(), PINNERFORMER, ENCODER_FIT),
+    "in-batch and drawn, logQ": (TowerSettings(), PINNERFORMER, ENCODER_FIT),
 }
 
 FIT = Fit(epochs=20, patience=4)
@@ -159,23 +161,21 @@ def history_of(
 ) -> tuple[ActivityHistory, ItemVectorSpec, dict[str, float]]:
     """Train an encoder, and return the history with its vectors and its own validation figures."""
     events, postings = pq.read_table(DATA / EVENTS_FILE), pq.read_table(DATA / POSTINGS_FILE)
-    encoder, objective, fit = ENCODERS[name]
-    module, facts = train_item_encoder(
-        events,
-        postings,
-        until=ENCODER_UNTIL,
+    towers, objective, fit = ENCODERS[name]
+    plan = EncoderPlan(
+        ENCODER_UNTIL,
         dimension=DIMENSION,
-        seed=seed,
-        encoder=encoder,
+        towers=towers,
         objective=objective,
-        fit=fit,
+        fit=replace(fit, seed=seed),
         spec=SPEC,
     )
+    module, facts = train_item_encoder(events, postings, plan)
     described = package_item_encoder(
         module, folder / "item_encoder", name="items", version=str(seed), valid_from=ENCODER_UNTIL
     )
     vector_spec = described.vector_spec
-    table = encode_postings(LoadedEncoder(described), postings)
+    table = encode_postings(ItemEncoder(described), postings)
     vectors = ItemVectors.from_arrow(table, vector_spec)
     return (
         ActivityHistory.from_arrow(events, vectors, SPEC),
@@ -192,7 +192,7 @@ def search(folder: Path, only: str) -> None:
         started = time.perf_counter()
         history, vector_spec, own = history_of(folder, name, seed=0)
         histories[name] = (history, vector_spec)
-        queries = RankingQueries.of(history, SPLIT.validation)
+        queries = ValidationQueries.of(history, SPLIT.validation)
         model = InterleavedDecay(r=0.9).build(SPEC, vector_spec)
         figures = queries.measure(embed_with(model, SPEC))
         print(
@@ -201,7 +201,7 @@ def search(folder: Path, only: str) -> None:
             flush=True,
         )
     history, vector_spec = histories["chosen"]
-    queries = RankingQueries.of(history, SPLIT.validation)
+    queries = ValidationQueries.of(history, SPLIT.validation)
     print(f"\nmodels, {len(queries):,} validation queries; popularity {queries.popularity():.4f}")
     print(f"{'':50} beside popularity (share), alone, best epoch, seconds")
     for name in (name for name in MODELS if only in name):
@@ -219,15 +219,15 @@ def search(folder: Path, only: str) -> None:
 def fitted(name: str, history: ActivityHistory, vector_spec: ItemVectorSpec, *, seed: int):
     """Train a configuration."""
     model, objective, fit = MODELS[name]
-    return train(
-        model,
-        history,
+    plan = TrainingPlan(
+        history=history,
         vector_spec=vector_spec,
         period=SPLIT.train,
         validation=SPLIT.validation,
         objective=objective,
         fit=replace(fit, seed=seed),
     )
+    return train(model, plan)
 
 
 def test(folder: Path, seeds: int) -> None:
@@ -241,7 +241,7 @@ def test(folder: Path, seeds: int) -> None:
     alone: dict[str, list[float]] = {}
     for seed in range(seeds):
         history, vector_spec, _ = history_of(folder, "chosen", seed)
-        queries = RankingQueries.of(history, SPLIT.test)
+        queries = ValidationQueries.of(history, SPLIT.test)
         nothing = np.zeros((len(queries), DIMENSION), np.float32)
         gains.setdefault("popularity", []).append(queries.ndcg_of_members(nothing, 0.0))
         for name in TESTED:

@@ -8,7 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from activity_embeddings.training.cli import cli
+from activity_embeddings.training.commands import cli
 
 DATES = ["--rank-from", "2024-03-05", "--test-from", "2024-03-15", "--until", "2024-04-10"]
 
@@ -101,7 +101,7 @@ def test_an_error_after_reading_the_data_is_all_that_is_printed(applied, tmp_pat
     command = [
         sys.executable,
         "-m",
-        "activity_embeddings.training.cli",
+        "activity_embeddings.training.commands",
         "-C",
         str(applied.path),
         "evaluate",

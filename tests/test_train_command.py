@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from feast_repo import PROJECT, at, make_encoder_repo, make_repo, us
 from item_encoders import package_encoder, postings_table, small_postings
 
-from activity_embeddings.training.cli import cli
+from activity_embeddings.training.commands import cli
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.train import RESULT, RUN
 from activity_embeddings.training.from_repo import TrainingSource

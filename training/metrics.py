@@ -14,8 +14,8 @@ from activity_embeddings.transformations.errors import InvalidInput
 def places(scores: np.ndarray, wanted: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     """Return how many candidates are ranked before the wanted one of each list.
 
-    Candidates of one score share the mean of their places, rounded down, as in
-    `activity_embeddings.training.fitting.validation`, so that scores that are all equal rank nothing high.
+    Candidates of one score share the mean of their places, rounded down, so that scores that are
+    all equal rank nothing high.
 
     Parameters
     ----------
@@ -31,7 +31,8 @@ def places(scores: np.ndarray, wanted: np.ndarray, candidate: np.ndarray) -> np.
     Raises
     ------
     InvalidInput
-        A score of a candidate or a wanted one is NaN, a column is not there, or shapes do not fit.
+        A score of a candidate or a wanted one is NaN, there is no such column, or shapes do not
+        fit.
     """
     scores, wanted, candidate = np.asarray(scores), np.asarray(wanted), np.asarray(candidate)
     if scores.ndim != 2 or candidate.shape != scores.shape or wanted.shape != scores.shape[:1]:
@@ -179,5 +180,5 @@ def within_member_auc(
     ones = np.bincount(position[label], minlength=len(members))
     pairs = ones * (rows - ones)
     summed = np.bincount(position[label], rank[label], minlength=len(members))
-    both = pairs > 0
-    return members[both], (summed - ones * (ones + 1) / 2)[both] / pairs[both]
+    mixed = pairs > 0
+    return members[mixed], (summed - ones * (ones + 1) / 2)[mixed] / pairs[mixed]

@@ -45,15 +45,16 @@ def package_model(
     ----------
     model : a `tf.Module` with a function `serve`, or a Keras Functional model with dict inputs
         `item_embeddings`, `actions` (and `ages`) and dict outputs.
-    path : the folder, or a symbolic link to it; replaced if it is there. The new model is written
+    path : the folder, or a symbolic link to it; replaced if it exists. The new model is written
         and checked aside, so `path` never holds a half-written one.
-    name, version, spec, vector_spec : what the manifest says; see `activity_embeddings.transformations.contract.activity_model`.
+    name, version, spec, vector_spec : what the manifest says; see
+        `activity_embeddings.transformations.contract.activity_model`.
     **facts : JSON values for the manifest: description, training, metrics, parameters, …
 
     Raises
     ------
     InvalidInput
-        The model does not keep the contract. Nothing is left at `path` that was not there.
+        The model does not keep the contract. `path` is left as it was.
     """
 
     def write(folder: Path) -> None:
@@ -91,8 +92,8 @@ def package_item_encoder(
     Raises
     ------
     InvalidInput
-        The encoder does not keep the contract, or `valid_from` is no time or has no zone.
-        Nothing is left at `path` that was not there.
+        The encoder does not keep the contract, or `valid_from` is no time or has no zone. `path`
+        is left as it was.
     """
 
     def write(folder: Path) -> None:
@@ -120,7 +121,7 @@ def _package(
             tf.saved_model.save(model, str(aside), signatures={SIGNATURE: model.serve})
         write(aside)
         describe(aside)
-        # Two renames, and nothing half there at any moment: neither the old model nor the new one.
+        # Two renames: at no moment is half of the old or of the new model in place.
         shutil.rmtree(replaced, ignore_errors=True)
         if place.exists():
             shutil.copymode(place, aside)

@@ -64,7 +64,9 @@ def check_activity_model(
     seed: int = 0,
     checks: Iterable[str] | None = None,
 ) -> None:
-    """Check that an activity model keeps the contract of `activity_embeddings.transformations.contract.activity_model`, and behaves.
+    """Check that an activity model keeps the contract and behaves.
+
+    The contract is that of `activity_embeddings.transformations.contract.activity_model`.
 
     Checks, in this order:
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from activity_embeddings.training.fitting.validation import Day
+from activity_embeddings.training.fitting.validation import ValidationDay
 from activity_embeddings.training.metrics import (
     mean_by_member,
     ndcg_at,
@@ -64,7 +64,7 @@ def test_places_equal_those_in_a_sorted_list(case):
 def test_gains_are_those_of_training(case):
     scores, wanted, candidate = case
     candidate[np.arange(len(wanted)), wanted] = False
-    day = Day(np.arange(len(wanted)), np.empty((0, 0)), candidate, wanted, np.empty(0))
+    day = ValidationDay(np.arange(len(wanted)), np.empty((0, 0)), candidate, wanted, np.empty(0))
     expected = day.gains(scores)
     np.testing.assert_array_equal(ndcg_at(places(scores, wanted, candidate), 10), expected)
 

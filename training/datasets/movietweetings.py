@@ -236,7 +236,7 @@ def _read_postings(path: Path) -> pa.Table:
 def _with_times(postings: pa.Table, events: pa.Table) -> pa.Table:
     """Add when each posting became known: `NIGHTLY_JOB` after the day of its first event.
 
-    Items without any event were there from the start of the first day of all events.
+    Items without any event count as posted at the start of the first day of all events.
     """
     times = events[EVENT_TIMESTAMP].cast(pa.int64()).to_pylist()
     first: dict[int, int] = {}

@@ -1,9 +1,9 @@
-"""The two data sets that the demo runs on: rated films as items, and a simulated job market."""
+"""The two data sets that the demo runs on: rated films, and a simulated job market."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,8 +12,6 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from activity_embeddings.training.datasets.movietweetings import EVENTS_FILE, POSTINGS_FILE
-from activity_embeddings.training.evaluation import arms
-from activity_embeddings.training.evaluation.findings import Target
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import real_path
 
@@ -36,8 +34,7 @@ class Sample:
         first as-of time of the demo.
     test_from, until : datetime. The ranker is tested in between.
     text, categories : columns of the postings that the item encoder reads.
-    words : int. At most so many words and categories of a posting are read.
-    targets : what an evaluation should find, declared before it was run.
+    words : int. Maximum number of words and categories of a posting that are read.
     """
 
     name: str
@@ -51,7 +48,6 @@ class Sample:
     text: tuple[str, ...]
     categories: tuple[str, ...]
     words: int = 32
-    targets: tuple[Target, ...] = ()
 
     def events(self, data: Path) -> pa.Table:
         """Read all events in folder `data`."""
@@ -73,19 +69,9 @@ FILMS = Sample(
     until=datetime(2013, 9, 1, tzinfo=UTC),
     text=("title",),
     categories=("genres", "year"),
-    targets=tuple(
-        replace(target, task=task)
-        for task in ("to_date", "day")
-        for target in (
-            Target(arms.MEAN, arms.NOTHING, least=0.02),
-            Target(arms.DECAY, arms.MEAN, least=0.004),
-            Target("cnn", arms.MEAN, least=0.004),
-            Target("cnn", arms.DECAY, not_worse=True),
-        )
-    ),
 )
-ITEMS = Sample(
-    name="items",
+JOBS = Sample(
+    name="jobs",
     description="A simulated job market: real occupations, made-up members",
     simulated=True,
     encoder_until=datetime(2024, 2, 12, tzinfo=UTC),
@@ -96,9 +82,8 @@ ITEMS = Sample(
     text=("title", "description"),
     categories=("group",),
     words=64,
-    targets=(Target("cnn", arms.DECAY),),
 )
-SAMPLES = {sample.name: sample for sample in (FILMS, ITEMS)}
+SAMPLES = {sample.name: sample for sample in (FILMS, JOBS)}
 
 
 def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
@@ -121,8 +106,8 @@ def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
     if repo.exists() and (repo.is_file() or any(repo.iterdir())):
         if repo.resolve() == definitions.resolve() or not (repo / "data" / TRUTH).is_dir():
             raise InvalidInput(
-                f"{repo}: expected a new folder, or one with a simulated market, which is made "
-                "anew. Received: one with something else"
+                f"{repo}: expected a new folder, or one with a simulated market, which is "
+                "replaced. Received: one with something else"
             )
         shutil.rmtree(repo)
     repo.mkdir(parents=True, exist_ok=True)

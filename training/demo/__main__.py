@@ -1,7 +1,7 @@
 """The whole path on the sample data, with the real `feast` command: `make demo`.
 
 It works in the feature repo itself, so that afterwards `feast ui` and everything else can be
-tried there, and begins by removing what an earlier demo left. `make demo DATA=items` does the same
+tried there, and begins by removing what an earlier demo left. `make demo DATA=jobs` does the same
 on a simulated job market, in a feature repo that it makes in `build/job_market`.
 """
 
@@ -33,6 +33,7 @@ from activity_embeddings.training.datasets.sample import (
     Sample,
     make_market_repo,
 )
+from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.errors import InvalidInput
@@ -46,7 +47,6 @@ from activity_embeddings.transformations.wording import counted, share
 
 SERVICE = "recommendations_v2"
 REALTIME_SERVICE = "recommendations_v2_realtime"
-CANDIDATE = "cnn"
 EVALUATION = "evaluation"
 SEEDS = 3
 WEEK = timedelta(days=7)
@@ -68,7 +68,7 @@ def main() -> None:
         "--market-repo",
         type=Path,
         default=Path("build/job_market"),
-        help="feature repo of the simulated market, made anew",
+        help="feature repo of the simulated market; an existing one is replaced",
     )
     arguments = parser.parse_args()
     repo = arguments.repo.resolve()
@@ -119,7 +119,7 @@ def run(repo: Path, sample: Sample = FILMS) -> None:
     with _step(f"feast materialize {' '.join(interval)}   (a backfill, one snapshot a day)"):
         _feast(repo, "materialize", *interval)
     end = f"{next_week:%Y-%m-%dT%H:%M:%S}"
-    with _step(f"feast materialize-incremental {end}   (goes on where it ended)"):
+    with _step(f"feast materialize-incremental {end}   (from where the last run ended)"):
         _feast(repo, "materialize-incremental", end)
 
     store = FeatureStore(repo_path=str(repo))
@@ -206,15 +206,22 @@ def _print_training(manifest: Mapping[str, Any]) -> None:
         f"{training['best_epoch']}"
     )
     for name, figures in {"cnn": metrics["validation"], **metrics["rivals"]}.items():
-        print(f"  {name:12} {figures['ndcg_at_10']:.4f}")
+        print(f"  {name:12} {figures[FIGURE]:.4f}")
 
 
 def _evaluate(store: FeatureStore, sample: Sample, out: Path) -> tuple[str, Path]:
     """Measure the CNN beside averages and controls; return the table and the report."""
-    from activity_embeddings.training.evaluation.data import Timeline
-    from activity_embeddings.training.evaluation.evaluate import HTML, QUICK, evaluate, headline
-    from activity_embeddings.training.evaluation.findings import Declared
+    from activity_embeddings.training.demo.targets import CANDIDATE, TARGETS
+    from activity_embeddings.training.evaluation.evaluate import evaluate
     from activity_embeddings.training.evaluation.from_repo import read_data, read_models
+    from activity_embeddings.training.evaluation.plan import (
+        QUICK,
+        Declared,
+        EvaluationPlan,
+        Timeline,
+    )
+    from activity_embeddings.training.evaluation.report.headline import headline
+    from activity_embeddings.training.evaluation.result import HTML
 
     truth = Path(store.repo_path) / "data" / TRUTH if sample.simulated else None
     dates = {
@@ -231,11 +238,13 @@ def _evaluate(store: FeatureStore, sample: Sample, out: Path) -> tuple[str, Path
     result = evaluate(
         read_data(store, until=sample.until, description=sample.description, truth=truth),
         out,
-        timeline=Timeline(sample.rank_from, sample.test_from, sample.until),
+        plan=EvaluationPlan(
+            Timeline(sample.rank_from, sample.test_from, sample.until),
+            declared=Declared(seeds=tuple(range(SEEDS))),
+            size=QUICK,
+            targets=TARGETS[sample.name],
+        ),
         models=read_models(store, [CANDIDATE]),
-        declared=Declared(seeds=tuple(range(SEEDS))),
-        size=QUICK,
-        targets=sample.targets,
         commands=[" ".join([command, *options])],
         say=lambda line: print(line, flush=True),
     )

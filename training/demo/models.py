@@ -2,7 +2,8 @@
 
     python -m activity_embeddings.training.demo.models --repo feature_repo
 
-Nothing learnt sees what it is later asked about; the dates are in `activity_embeddings.training.datasets.sample`.
+No model sees what it is later asked about; the dates are in
+`activity_embeddings.training.datasets.sample`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,16 @@ from activity_embeddings.training.datasets.sample import FILMS, Sample
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.loop import Fit
-from activity_embeddings.training.fitting.train import Trained, train
-from activity_embeddings.training.item_encoder.train import TowerSettings, train_item_encoder
+from activity_embeddings.training.fitting.plan import TrainingPlan
+from activity_embeddings.training.fitting.train import TrainedRun, train
+from activity_embeddings.training.item_encoder.towers import TowerSettings
+from activity_embeddings.training.item_encoder.train import (
+    ENCODER_FIT,
+    EncoderPlan,
+    train_item_encoder,
+)
 from activity_embeddings.training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
-from activity_embeddings.training.objectives import Objective
+from activity_embeddings.training.objectives import NextPositive, Objective
 from activity_embeddings.training.packaging import package_item_encoder
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
@@ -51,14 +58,15 @@ def build_item_encoder(
     data: Path, models: Path, *, sample: Sample = FILMS, seed: int = 0, verbose: int = 0
 ) -> ItemEncoderDescription:
     """Train the encoder on the sample data in folder `data`, and package it into `models`."""
-    encoder, facts = train_item_encoder(
-        sample.events(data),
-        sample.postings(data),
-        until=sample.encoder_until,
+    towers = TowerSettings(text=sample.text, categories=sample.categories, tokens=sample.words)
+    plan = EncoderPlan(
+        sample.encoder_until,
         dimension=DIMENSION,
-        encoder=TowerSettings(text=sample.text, categories=sample.categories, tokens=sample.words),
-        seed=seed,
-        verbose=verbose,
+        towers=towers,
+        fit=replace(ENCODER_FIT, seed=seed),
+    )
+    encoder, facts = train_item_encoder(
+        sample.events(data), sample.postings(data), plan, verbose=verbose
     )
     return package_item_encoder(
         encoder,
@@ -71,7 +79,7 @@ def build_item_encoder(
 
 
 def read_history(data: Path, models: Path, *, sample: Sample = FILMS) -> ActivityHistory:
-    """Read the activity in folder `data`, with vectors of the item encoder that lies in `models`."""
+    """Read the activity in folder `data`, with vectors of the item encoder in `models`."""
     encoder = describe_item_encoder(models / ITEM_ENCODER)
     encoded = encode_postings(ItemEncoder(encoder), sample.postings(data))
     vectors = ItemVectors.from_arrow(encoded, encoder.vector_spec)
@@ -87,18 +95,17 @@ def train_model(
     objective: Objective | None = None,
     seed: int = 0,
     verbose: int = 0,
-) -> Trained:
+) -> TrainedRun:
     """Train a model on the days between the item encoder's and the ranker's."""
-    return train(
-        model,
-        history,
+    plan = TrainingPlan(
+        history=history,
         vector_spec=vector_spec,
         period=Period(sample.encoder_until, sample.validate_from),
         validation=Period(sample.validate_from, sample.rank_from),
-        objective=objective,
+        objective=objective or NextPositive(),
         fit=replace(FIT, seed=seed),
-        verbose=verbose,
     )
+    return train(model, plan, verbose=verbose)
 
 
 def build_models(
@@ -106,7 +113,7 @@ def build_models(
 ) -> Iterator[ModelDescription]:
     """Train and package the three models into folder `models`, one at a time.
 
-    They read the vectors of the item encoder that is there.
+    They read the vectors of the item encoder in that folder.
     """
     vector_spec = describe_item_encoder(models / ITEM_ENCODER).vector_spec
     history = read_history(data, models, sample=sample)

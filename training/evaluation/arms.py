@@ -43,11 +43,11 @@ RESERVED = frozenset(
         ORACLE,
     }
 )
-"""Names of the arms that are always there."""
+"""Names of the arms that every evaluation may have."""
 
 
-class Role(StrEnum):
-    """What an arm is there for."""
+class ArmRole(StrEnum):
+    """What an arm is for."""
 
     BASE = "base"
     REFERENCE = "reference"
@@ -97,13 +97,13 @@ class Arm:
     ----------
     name : str. Short, of letters, digits, `_` and `+`.
     title : str. For people.
-    role : what it is there for.
+    role : what it is for.
     sources : its vectors; none for the base features alone.
     """
 
     name: str
     title: str
-    role: Role
+    role: ArmRole
     sources: tuple[Source, ...] = ()
 
     @property
@@ -112,12 +112,12 @@ class Arm:
         return tuple(source.model for source in self.sources if source.model)
 
 
-def published(name: str, title: str, role: Role) -> Arm:
+def published_arm(name: str, title: str, role: ArmRole) -> Arm:
     """Return the arm of one published model, of the same name."""
     return Arm(name, title, role, (Source(Kind.PUBLISHED, name),))
 
 
-def together(one: Arm, other: Arm) -> Arm:
+def combined(one: Arm, other: Arm) -> Arm:
     """Return an arm with the vectors of both, of the role of the second."""
     return Arm(
         f"{one.name}+{other.name}",
@@ -139,27 +139,27 @@ def controls(candidate: str, *, leaking: str) -> list[Arm]:
         Arm(
             PLACEBO,
             f"{candidate} of another member",
-            Role.CONTROL,
+            ArmRole.CONTROL,
             (Source(Kind.OTHER_MEMBER, candidate),),
         ),
         Arm(
             ITEM_ONLY,
             "the item's own vector, nothing of the member",
-            Role.CONTROL,
+            ArmRole.CONTROL,
             (Source(Kind.CONSTANT),),
         ),
         Arm(
             CANARY,
             f"{leaking} that sees the label's own activity",
-            Role.CONTROL,
+            ArmRole.CONTROL,
             (Source(Kind.AS_OF, leaking, -timedelta(microseconds=1)),),
         ),
-        Arm(AGAIN, "nothing, by other seeds (A/A)", Role.CONTROL),
+        Arm(AGAIN, "nothing, by other seeds (A/A)", ArmRole.CONTROL),
     ]
 
 
-def require_new(models: Sequence[str]) -> None:
-    """Raise `InvalidInput` where models are named like each other or like an arm of ours."""
+def require_distinct_names(models: Sequence[str]) -> None:
+    """Raise `InvalidInput` where a model has the name of another or of a reserved arm."""
     taken = [name for name in models if name in RESERVED or models.count(name) > 1]
     if taken:
         raise InvalidInput(

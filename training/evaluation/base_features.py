@@ -1,9 +1,9 @@
 """What any item recommender knows without an activity embedding, as of when a daily run knew it.
 
-Popularity and age of items, how much of what a member did was positive, the categories of the items
-that a member ever wanted, and, as an older baseline, sums of the categories of recent items. Every
-row is as of the newest daily run whose values were there at the time of the query, so that no
-query sees itself.
+Popularity and age of items, the share of a member's activity that was positive, the categories of
+the items that a member ever wanted, and, as an older baseline, sums of the categories of recent
+items. Every row is as of the newest daily run whose values were available at the time of the query,
+so that no query sees itself.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DAYS = (1, 7, 28)
 _PRIOR = 10
 """Activities at the mean share that every share of positives starts with: few say little."""
 MOST_DAYS = 365.0
-"""Days since something that never was, or longer ago."""
+"""Cap, in days; also used when there was no such event."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +86,12 @@ class Categories:
         for column in columns:
             cells = single_chunk(postings, column).take(rows)
             if pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type):
-                of = owner[pc.list_parent_indices(cells).to_numpy(zero_copy_only=False)]
+                of_cell = owner[pc.list_parent_indices(cells).to_numpy(zero_copy_only=False)]
                 cells = cells.flatten()
             else:
-                of = owner
+                of_cell = owner
             present = cells.is_valid()
-            items.append(of[present.to_numpy(zero_copy_only=False)])
+            items.append(of_cell[present.to_numpy(zero_copy_only=False)])
             texts = cells.filter(present).cast(pa.string()).to_pylist()
             values += [f"{column}={text}" for text in texts]
         known = tuple(sorted(set(values)))
@@ -108,7 +108,7 @@ class BaseFeatures:
 
     Parameters
     ----------
-    history : all events there are; later ones are not looked at.
+    history : all events; those later than a moment do not count for it.
     posted : int64 [J]; when each item was posted, microseconds since the epoch.
     categories : of the items.
     """

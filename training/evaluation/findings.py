@@ -7,85 +7,38 @@ over seeds, in the task `day`, by paired bootstrap over members and seeds, Holm 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from activity_embeddings.training.evaluation import arms
-from activity_embeddings.training.evaluation.arms import Arm, Role
+from activity_embeddings.training.evaluation.arms import Arm, ArmRole
+from activity_embeddings.training.evaluation.plan import Declared, Target
+from activity_embeddings.training.evaluation.result import (
+    COVERAGE,
+    DAY,
+    WEEK,
+    Check,
+    Comparison,
+    Interval,
+    JudgedTarget,
+)
 from activity_embeddings.training.evaluation.statistics import (
     CONFIDENCE,
-    RESAMPLES,
+    POWER,
     Difference,
     holm,
+    interval_text,
     minimum_detectable_effect,
     paired_bootstrap,
 )
-from activity_embeddings.training.metrics import mean_by_member
+from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.transformations.wording import counted, out_of, share
 
-DECIDES = "day"
-"""The task that decides."""
-WEEK = "week"
-"""The task that has to agree, where it is measured."""
-FIGURE = "ndcg_at_10"
-POWER = 0.8
 LEAP = 3.0
-"""An arm that adds more than so many times what any reference adds is taken for a leak, or more
-than half of what is left above it, where that is less."""
+"""An arm is flagged as a leak if its lift exceeds `LEAP` times the best reference's lift, or that
+lift plus half of the headroom above it, whichever is less."""
 COLLAPSED = 0.25
-"""Coverage below so many times that of the plain mean is taken for a collapse."""
-
-
-@dataclass(frozen=True)
-class Declared:
-    """What is fixed before anything is measured.
-
-    Parameters
-    ----------
-    seeds : of the ranker, and of models where each seed has its own.
-    resamples : of the bootstrap.
-    margin : NDCG@10 that counts as not worse.
-    """
-
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    resamples: int = RESAMPLES
-    margin: float = 0.004
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {
-            "task": DECIDES,
-            "figure": FIGURE,
-            "seeds": list(self.seeds),
-            "resamples": self.resamples,
-            "confidence": CONFIDENCE,
-            "correction": "Holm",
-            "power": POWER,
-            "margin": self.margin,
-        }
-
-
-@dataclass(frozen=True)
-class Target:
-    """A claim to be tested: one arm adds to another.
-
-    Parameters
-    ----------
-    arm, against : names of arms.
-    least : float. The difference should be at least so much.
-    above_zero : bool. Its interval should be above 0.
-    not_worse : bool. Its interval should be above minus the margin, and nothing else is asked.
-    task : str. Where: "day", or "to_date" beside the fewest base features.
-    """
-
-    arm: str
-    against: str
-    least: float = 0.0
-    above_zero: bool = True
-    not_worse: bool = False
-    task: str = DECIDES
+"""An embedding has collapsed if its coverage is below this share of the plain mean's."""
 
 
 Values = Mapping[str, np.ndarray]
@@ -119,7 +72,7 @@ def compare_arms(
     declared: Declared,
     *,
     possible: str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Comparison]:
     """Compare pairs of arms by members; Holm over the pairs that share a baseline.
 
     Parameters
@@ -129,8 +82,16 @@ def compare_arms(
     possible : the arm whose difference to the same baseline is all that is possible.
     """
     found = paired(values, pairs, declared)
-    rows: list[dict[str, Any]] = [
-        {
+    adjusted = _adjusted(pairs, found)
+    whole = {
+        against: d.difference
+        for (arm, against), d in zip(pairs, found, strict=True)
+        if arm == possible
+    }
+
+    def compared(arm: str, against: str, difference: Difference, p_holm: float) -> Comparison:
+        baseline = float(values[against].mean())
+        return {
             "task": task,
             "figure": figure,
             "arm": arm,
@@ -139,32 +100,42 @@ def compare_arms(
             "low": difference.low,
             "high": difference.high,
             "p": difference.p,
-            "of_baseline": float(values[against].mean()),
-            "relative": difference.difference / max(float(values[against].mean()), 1e-12),
+            "of_baseline": baseline,
+            "relative": difference.difference / max(baseline, 1e-12),
             "minimum_detectable_effect": minimum_detectable_effect(
                 difference.member_error,
                 difference.seed_error,
                 seeds=len(values[arm]),
-                comparisons=sum(baseline == against for _, baseline in pairs),
+                comparisons=sum(other == against for _, other in pairs),
                 power=POWER,
             ),
+            "p_holm": p_holm,
+            "real": p_holm < 1 - CONFIDENCE,
+            "share_of_possible": (
+                difference.difference / whole[against] if whole.get(against) else None
+            ),
         }
-        for (arm, against), difference in zip(pairs, found, strict=True)
+
+    return [
+        compared(arm, against, difference, p_holm)
+        for (arm, against), difference, p_holm in zip(pairs, found, adjusted, strict=True)
     ]
-    for against in {row["against"] for row in rows}:
-        family = [row for row in rows if row["against"] == against]
-        whole = next((row["difference"] for row in family if row["arm"] == possible), None)
-        for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
-            row["p_holm"] = float(adjusted)
-            row["real"] = bool(adjusted < 1 - CONFIDENCE)
-            row["share_of_possible"] = row["difference"] / whole if whole else None
-    return rows
+
+
+def _adjusted(pairs: Sequence[tuple[str, str]], found: Sequence[Difference]) -> list[float]:
+    """Return the p value of each pair after Holm's correction over those of one baseline."""
+    adjusted = np.empty(len(pairs))
+    baselines = np.array([against for _, against in pairs])
+    for against in dict.fromkeys(baselines):
+        family = baselines == against
+        adjusted[family] = holm([d.p for d, of_it in zip(found, family, strict=True) if of_it])
+    return adjusted.tolist()
 
 
 def pairs_of(compared: Sequence[Arm]) -> list[tuple[str, str]]:
     """Return which arms are compared: all with nothing, published ones with averages."""
     pairs = [(arm.name, arms.NOTHING) for arm in compared if arm.name != arms.NOTHING]
-    shipped = [arm.name for arm in compared if arm.role in (Role.REFERENCE, Role.LEARNED)]
+    shipped = [arm.name for arm in compared if arm.role in (ArmRole.REFERENCE, ArmRole.LEARNED)]
     known = {arm.name for arm in compared}
     for against in (arms.DECAY, arms.MEAN, arms.DECAY_AND_RATES):
         if against in known:
@@ -177,63 +148,13 @@ def _decay_and(names: Sequence[str]) -> list[str]:
     return [name for name in names if name.startswith(f"{arms.DECAY}+")]
 
 
-def slice_rows(
-    slices: Mapping[str, Mapping[str, np.ndarray]],
-    values: Values,
-    member: np.ndarray,
-    compared: Sequence[str],
-    declared: Declared,
-) -> list[dict[str, Any]]:
-    """Return the difference to nothing within parts of the queries.
-
-    Parameters
-    ----------
-    slices : bool [queries] by slice and value.
-    values : float [seeds, queries] by arm.
-    member : int [queries].
-    compared : names of arms.
-    """
-    rows = []
-    for name, parts in slices.items():
-        for value, inside in parts.items():
-            members = len(np.unique(member[inside]))
-            if members < 2:
-                continue
-            of_members = {
-                arm: np.stack(
-                    [mean_by_member(v, member[inside])[1] for v in values[arm][:, inside]]
-                )
-                for arm in (arms.NOTHING, *compared)
-            }
-            found = paired(of_members, [(arm, arms.NOTHING) for arm in compared], declared)
-            rows.append(
-                {
-                    "slice": name,
-                    "value": value,
-                    "members": members,
-                    "queries": int(inside.sum()),
-                    "differences": [
-                        {
-                            "arm": arm,
-                            "against": arms.NOTHING,
-                            "difference": difference.difference,
-                            "low": difference.low,
-                            "high": difference.high,
-                        }
-                        for arm, difference in zip(compared, found, strict=True)
-                    ],
-                }
-            )
-    return rows
-
-
 def check_instrument(
-    comparisons: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Comparison],
     compared: Sequence[Arm],
-    quality: Mapping[str, Mapping[str, Any]],
+    quality: Mapping[str, Mapping[str, float | None]],
     seen_themselves: Mapping[str, int],
-) -> list[dict[str, Any]]:
-    """Return the checks: what shows that the instrument works, and alarms of single arms.
+) -> list[Check]:
+    """Return the checks that show that the instrument works, and the alarms of single arms.
 
     Parameters
     ----------
@@ -246,9 +167,9 @@ def check_instrument(
     day = {
         row["arm"]: row
         for row in comparisons
-        if row["task"] == DECIDES and row["figure"] == FIGURE and row["against"] == arms.NOTHING
+        if row["task"] == DAY and row["figure"] == FIGURE and row["against"] == arms.NOTHING
     }
-    checks = []
+    checks: list[Check] = []
     if arms.AGAIN in day:
         row = day[arms.AGAIN]
         checks.append(
@@ -285,7 +206,7 @@ def check_instrument(
             _check("oracle", row["low"] > 0, f"the true preference adds {_text(row)}; above 0")
         )
     for arm in compared:
-        if arm.role in (Role.REFERENCE, Role.LEARNED) and day[arm.name]["low"] > leap:
+        if arm.role in (ArmRole.REFERENCE, ArmRole.LEARNED) and day[arm.name]["low"] > leap:
             checks.append(
                 _check(
                     "leak",
@@ -312,15 +233,15 @@ def check_instrument(
                 "label sees itself",
                 True,
                 "values that were joined are those of the activity before the daily run, computed "
-                "anew",
+                "again",
             )
         )
     return checks + _collapses(quality)
 
 
-def _leap(day: Mapping[str, Mapping[str, Any]], compared: Sequence[Arm]) -> float:
-    """Return the lift from which on an arm is taken for a leak."""
-    references = [day[arm.name] for arm in compared if arm.role == Role.REFERENCE]
+def _leap(day: Mapping[str, Comparison], compared: Sequence[Arm]) -> float:
+    """Return the lift above which an arm is flagged as a leak; see `LEAP`."""
+    references = [day[arm.name] for arm in compared if arm.role == ArmRole.REFERENCE]
     honest = max((max(row["high"], 0.0) for row in references), default=0.0)
     detectable = max((row["minimum_detectable_effect"] for row in references), default=0.0)
     usual = max(honest, detectable)
@@ -329,13 +250,13 @@ def _leap(day: Mapping[str, Mapping[str, Any]], compared: Sequence[Arm]) -> floa
     return min(LEAP * usual, usual + (possible - usual) / 2)
 
 
-def _collapses(quality: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    usual = quality.get(arms.MEAN, {}).get("p90_coverage_at_10")
+def _collapses(quality: Mapping[str, Mapping[str, float | None]]) -> list[Check]:
+    usual = quality.get(arms.MEAN, {}).get(COVERAGE)
     if not usual:
         return []
-    checks = []
+    checks: list[Check] = []
     for name, figures in quality.items():
-        coverage = figures["p90_coverage_at_10"]
+        coverage = figures[COVERAGE]
         if coverage is not None and coverage < COLLAPSED * usual:
             checks.append(
                 _check(
@@ -353,21 +274,23 @@ def _collapses(quality: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
     return checks
 
 
-def _check(name: str, passed: bool, says: str, arm: str | None = None) -> dict[str, Any]:
-    check = {"name": name, "passed": bool(passed), "says": says}
-    return check if arm is None else {**check, "arm": arm}
+def _check(name: str, passed: bool, says: str, arm: str | None = None) -> Check:
+    check: Check = {"name": name, "passed": bool(passed), "says": says}
+    if arm is not None:
+        check["arm"] = arm
+    return check
 
 
 def judge_targets(
-    targets: Sequence[Target], comparisons: Sequence[Mapping[str, Any]], margin: float
-) -> list[dict[str, Any]]:
+    targets: Sequence[Target], comparisons: Sequence[Comparison], margin: float
+) -> list[JudgedTarget]:
     """Return whether each claim holds, in the declared figure."""
     rows = {
         (row["task"], row["arm"], row["against"]): row
         for row in comparisons
         if row["figure"] == FIGURE
     }
-    results = []
+    results: list[JudgedTarget] = []
     for target in targets:
         row = rows.get((target.task, target.arm, target.against))
         if target.not_worse:
@@ -376,7 +299,7 @@ def judge_targets(
             claim = f"{target.arm} above {target.against}"
             claim += f" by {target.least:g}" if target.least else ""
             claim += ", interval above 0" if target.above_zero else ""
-        claim += "" if target.task == DECIDES else f" (task {target.task})"
+        claim += "" if target.task == DAY else f" (task {target.task})"
         if row is None:
             reached, says = False, "not measured"
         elif target.not_worse:
@@ -390,13 +313,13 @@ def judge_targets(
 
 
 def conclude(
-    comparisons: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Comparison],
     compared: Sequence[Arm],
-    checks: Sequence[Mapping[str, Any]],
+    checks: Sequence[Check],
 ) -> list[str]:
-    """Return plain sentences: what is real, what cannot be told."""
-    day = [row for row in comparisons if row["task"] == DECIDES and row["figure"] == FIGURE]
-    shipped = {arm.name for arm in compared if arm.role in (Role.REFERENCE, Role.LEARNED)}
+    """Return sentences that say which differences are real, and which cannot be told."""
+    day = [row for row in comparisons if row["task"] == DAY and row["figure"] == FIGURE]
+    shipped = {arm.name for arm in compared if arm.role in (ArmRole.REFERENCE, ArmRole.LEARNED)}
     sentences = []
     failed = [check["name"] for check in checks if not check["passed"]]
     if failed:
@@ -441,8 +364,8 @@ def conclude(
     return sentences
 
 
-def _not_in_week(comparisons: Sequence[Mapping[str, Any]], against: str) -> set[str]:
-    """Return the arms whose interval in the task `week` is there and not above 0."""
+def _not_in_week(comparisons: Sequence[Comparison], against: str) -> set[str]:
+    """Return the arms that were measured in the task `week` and whose interval is not above 0."""
     return {
         row["arm"]
         for row in comparisons
@@ -451,9 +374,9 @@ def _not_in_week(comparisons: Sequence[Mapping[str, Any]], against: str) -> set[
     }
 
 
-def _list(rows: Sequence[Mapping[str, Any]]) -> str:
+def _list(rows: Sequence[Comparison]) -> str:
     return "; ".join(f"{row['arm']} ({_text(row)})" for row in rows)
 
 
-def _text(row: Mapping[str, Any]) -> str:
-    return f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+def _text(row: Interval) -> str:
+    return interval_text(row["difference"], row["low"], row["high"])

@@ -9,10 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 from feast import FeatureStore
 
-from activity_embeddings.training.evaluation.arms import Role
+from activity_embeddings.training.evaluation.arms import ArmRole
+from activity_embeddings.training.evaluation.contenders import EvaluatedModel
 from activity_embeddings.training.evaluation.data import Data
-from activity_embeddings.training.evaluation.member_vectors import EvaluatedModel
-from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
 from activity_embeddings.training.from_repo import TrainingSource
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.batch.engine import ActivityComputeEngineConfig
@@ -64,10 +63,7 @@ def read_data(
         vector_spec=source.vector_spec,
         postings=postings,
         category_columns=columns,
-        schedule=Schedule(
-            interval_us=round(engine.snapshot_interval_hours * 60 * MINUTE_US),
-            delay_us=round(engine.publishing_delay_minutes * MINUTE_US),
-        ),
+        schedule=engine.schedule,
         description=description or f"Events of the Feast project {store.project}",
         simulated=source.simulated or truth is not None,
         truth=truth,
@@ -107,7 +103,7 @@ def read_models(
         EvaluatedModel(
             name,
             str(read_manifest(folders[0]).get("description") or name),
-            Role.LEARNED if _is_trained(folders[0]) else Role.REFERENCE,
+            ArmRole.LEARNED if _is_trained(folders[0]) else ArmRole.REFERENCE,
             folders,
         )
         for name, folders in named
@@ -115,6 +111,6 @@ def read_models(
 
 
 def _is_trained(path: Path) -> bool:
-    """Return whether a model learned; one that says nothing of its training counts as such."""
+    """Return whether a model learned; one whose manifest has no training counts as learned."""
     training = read_manifest(path).get("training")
     return training is None or bool(training.get("epochs"))

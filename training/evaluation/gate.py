@@ -16,35 +16,37 @@ and all evaluations have to agree, no correction for their number is needed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from activity_embeddings.training.evaluation.findings import DECIDES, WEEK
+from activity_embeddings.training.evaluation.arms import ArmRole
+from activity_embeddings.training.evaluation.result import (
+    DAY,
+    MEMBERS,
+    REPORT,
+    WEEK,
+    ArmFacts,
+    Result,
+    read_members,
+    read_result,
+)
 from activity_embeddings.training.evaluation.statistics import (
     RESAMPLES,
     Difference,
     paired_bootstrap,
 )
+from activity_embeddings.training.figure import FIGURE, MARGIN
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.wording import counted
 
-REPORT = "report.json"
-MEMBERS = "members.parquet"
-SCHEMA = 1
-MARGIN = 0.004
-"""NDCG@10 that a smaller embedding may cost."""
-TASKS = (DECIDES, WEEK)
-"""The first has to be there, the second where the report has it."""
-NOT_PUBLISHED = ("control", "oracle")
-"""Roles of arms that are there to test the instrument."""
+TASKS = (DAY, WEEK)
+"""The tasks that decide. Every evaluation has the first, and some have the second."""
+NOT_PUBLISHED = (ArmRole.CONTROL, ArmRole.ORACLE)
+"""Roles of arms that test the instrument."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class _Evaluation:
     """
 
     folder: Path
-    report: dict[str, Any]
+    report: Result
     tasks: dict[str, np.ndarray]
 
 
@@ -146,11 +148,12 @@ def _judge(
     not_worse = [task for task, d in differences.items() if d.low > -margin]
     a_bytes, b_bytes = (_arm(evaluation.report, arm).get("bytes_per_member") for arm in (a, b))
     # Of two that have nothing, neither is smaller.
-    smaller = bool(a_bytes) and b_bytes is not None and 2 * b_bytes <= a_bytes
+    smaller = bool(a_bytes and b_bytes is not None and 2 * b_bytes <= a_bytes)
     sizes = f"`{b}` has {_bytes(b_bytes)} and `{a}` {_bytes(a_bytes)} a member"
 
     def figures(task: str, says: str) -> str:
-        return f"{evaluation.folder}: task {task}: {b} - {a} is {_text(differences[task])}, {says}."
+        shown = differences[task].text()
+        return f"{evaluation.folder}: task {task}: {b} - {a} is {shown}, {says}."
 
     if len(better) == len(differences):
         sentences = [figures(task, "above 0") for task in better]
@@ -170,7 +173,7 @@ def _judge(
 
 
 def _faults(evaluation: _Evaluation, b: str) -> list[str]:
-    """Return what makes the evaluation itself worth nothing for B, sentences."""
+    """Return sentences that say why the evaluation proves nothing of B."""
     folder, checks = evaluation.folder, evaluation.report.get("checks") or []
     faults = []
     if not checks:
@@ -188,14 +191,14 @@ def _faults(evaluation: _Evaluation, b: str) -> list[str]:
 
 
 def _read(folder: Path, a: str, b: str) -> _Evaluation:
-    """Read what a folder has of two arms."""
+    """Read the evaluation of two arms in a folder."""
     for name in (REPORT, MEMBERS):
         if not (folder / name).is_file():
             raise InvalidInput(
                 f"{folder}: expected an evaluation, `{REPORT}` and `{MEMBERS}`. Received: no "
                 f"`{name}`; run `activity-embeddings evaluate` first"
             )
-    report = _read_report(folder / REPORT)
+    report = read_result(folder)
     known = [arm["name"] for arm in report["arms"]]
     for arm in (a, b):
         if arm not in known:
@@ -203,14 +206,7 @@ def _read(folder: Path, a: str, b: str) -> _Evaluation:
                 f"{folder}: expected an arm that was evaluated: {', '.join(known)}. Received: {arm}"
             )
     path = folder / MEMBERS
-    columns = ["task", "arm", "seed", "member_id", "ndcg_at_10"]
-    try:
-        frame = pq.read_table(path, columns=columns, filters=[("arm", "in", [a, b])]).to_pandas()
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidInput(
-            f"{path}: expected a parquet file with the columns {', '.join(columns)}. Received: "
-            f"{error}"
-        ) from error
+    frame = read_members(folder, [a, b]).to_pandas()
     tasks = {
         task: _values(rows, a, b, f"{path}, task {task}")
         for task in TASKS
@@ -218,24 +214,11 @@ def _read(folder: Path, a: str, b: str) -> _Evaluation:
     }
     reported = report.get("tasks") or {}
     for task in TASKS:
-        if task not in tasks and (task == DECIDES or reported.get(task)):
+        if task not in tasks and (task == DAY or reported.get(task)):
             raise InvalidInput(
                 f"{path}: expected rows of the task `{task}` with `{a}` and `{b}`. Received: none"
             )
     return _Evaluation(folder, report, tasks)
-
-
-def _read_report(path: Path) -> dict[str, Any]:
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InvalidInput(f"{path}: expected a report in JSON. Received: {error}") from error
-    schema = report.get("schema") if isinstance(report, dict) else None
-    if schema != SCHEMA or not isinstance(report.get("arms"), list):
-        raise InvalidInput(
-            f"{path}: expected a report of schema {SCHEMA} with its arms. Received: schema {schema}"
-        )
-    return report
 
 
 def _values(rows: pd.DataFrame, a: str, b: str, where: str) -> np.ndarray:
@@ -248,7 +231,7 @@ def _values(rows: pd.DataFrame, a: str, b: str, where: str) -> np.ndarray:
         )
     members = {arm: set(rows.loc[rows["arm"] == arm, "member_id"]) for arm in (a, b)}
     # Every seed too: a member without one would get a mean of others.
-    table = rows.pivot(index="member_id", columns=["arm", "seed"], values="ndcg_at_10")
+    table = rows.pivot(index="member_id", columns=["arm", "seed"], values=FIGURE)
     table = table.sort_index(axis=0).sort_index(axis=1)
     without = int(table.isna().any(axis=1).sum())
     if members[a] != members[b] or without:
@@ -275,12 +258,8 @@ def _difference(values: np.ndarray, resamples: int, seed: int) -> Difference:
     return found
 
 
-def _arm(report: dict[str, Any], name: str) -> dict[str, Any]:
+def _arm(report: Result, name: str) -> ArmFacts:
     return next(arm for arm in report["arms"] if arm["name"] == name)
-
-
-def _text(found: Difference) -> str:
-    return f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
 
 def _bytes(count: float | None) -> str:

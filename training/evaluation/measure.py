@@ -6,17 +6,27 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 from sklearn.metrics import log_loss, roc_auc_score
 
 from activity_embeddings.training.evaluation.arms import AGAIN, Arm
-from activity_embeddings.training.evaluation.findings import FIGURE, Declared
 from activity_embeddings.training.evaluation.member_vectors import MemberVectors
+from activity_embeddings.training.evaluation.plan import EvaluationPlan
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.ranker import Ranker, RankerSettings, vector_columns
-from activity_embeddings.training.fitting.validation import TOP
+from activity_embeddings.training.evaluation.result import (
+    AUC,
+    LOG_LOSS,
+    MRR,
+    RECALL,
+    WITHIN_MEMBER_AUC,
+    ArmFigures,
+    Figures,
+    TaskFacts,
+)
+from activity_embeddings.training.figure import FIGURE, TOP
 from activity_embeddings.training.metrics import (
     mean_by_member,
     ndcg_at,
@@ -29,12 +39,11 @@ from activity_embeddings.transformations.times import to_datetime
 
 AA_SEEDS = 1000
 """What is added to the seeds of the second of two equal arms."""
-WITHIN_MEMBER_AUC = "within_member_auc"
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class RankingTask:
     """Queries to learn from and to test on, with the base features of their rows.
 
     Attributes
@@ -52,8 +61,8 @@ class Task:
     base: tuple[np.ndarray, np.ndarray]
     columns: tuple[str, ...]
 
-    def with_columns(self, name: str, title: str, columns: Sequence[str]) -> Task:
-        """Return the same queries with those of some columns that are there."""
+    def with_columns(self, name: str, title: str, columns: Sequence[str]) -> RankingTask:
+        """Return the same queries with some of the columns; names that it lacks are left out."""
         kept = [column for column in columns if column in self.columns]
         places = [self.columns.index(column) for column in kept]
         train, test = (np.ascontiguousarray(rows[:, places]) for rows in self.base)
@@ -72,7 +81,7 @@ class Measured:
     columns : by arm, how many columns the ranker had.
     """
 
-    task: Task
+    task: RankingTask
     figures_of: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     columns: dict[str, int] = field(default_factory=dict)
 
@@ -80,6 +89,11 @@ class Measured:
     def ranked(self) -> bool:
         """Whether it is a task of lists, and not of single rows."""
         return self.task.test.ranked
+
+    @property
+    def figure(self) -> str:
+        """The figure that arms are compared by."""
+        return FIGURE if self.ranked else WITHIN_MEMBER_AUC
 
     def of_members(self, figure: str) -> dict[str, np.ndarray]:
         """Return a figure of each member, the mean over its queries: float [seeds, members]."""
@@ -100,56 +114,69 @@ class Measured:
         """The members of `of_members`, of lists: positions, ascending."""
         return np.unique(self.task.test.member)
 
-    def summary(self) -> dict[str, Any]:
-        """Return what the report says of the task, as JSON values."""
-        test = self.task.test
-        about = {
-            "title": self.task.title,
-            "members": len(self.members),
-            "base_features": list(self.task.columns),
-            "asked": {"train": _span(self.task.train), "test": _span(test)},
-        }
+    def by_seed(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return each figure of each arm, the mean over members: float [seeds]."""
         if self.ranked:
-            sizes = test.sizes
-            about |= {
-                "queries": len(test),
-                "train_queries": len(self.task.train),
-                "candidates": {"median": float(np.median(sizes)), "max": int(sizes.max())},
+            return {
+                name: {arm: values.mean(axis=1) for arm, values in self.of_members(name).items()}
+                for name in (FIGURE, RECALL, MRR)
             }
-            names: tuple[str, ...] = (FIGURE, "recall_at_10", "mrr")
-            by_seed = {
-                name: {arm: v.mean(axis=1) for arm, v in self.of_members(name).items()}
-                for name in names
-            }
-        else:
-            about |= {"rows": len(test), "train_rows": len(self.task.train)}
-            by_seed = self._classified()
-            names = tuple(by_seed)
-        figures = {
-            arm: {
-                **{name: _mean(by_seed[name][arm]) for name in names},
-                "by_seed": by_seed[names[0]][arm].tolist(),
-                "seed_spread": _spread(by_seed[names[0]][arm]),
-            }
-            for arm in self.figures_of
-        }
-        return {**about, "figures": figures}
-
-    def _classified(self) -> dict[str, dict[str, np.ndarray]]:
         target = self.task.test.target
         within = self.of_members(WITHIN_MEMBER_AUC)
         scores = {arm: values["score"] for arm, values in self.figures_of.items()}
         return {
-            "auc": {a: np.array([roc_auc_score(target, s) for s in v]) for a, v in scores.items()},
-            "log_loss": {a: np.array([log_loss(target, s) for s in v]) for a, v in scores.items()},
-            # Of members with both kinds, and there may be none.
+            AUC: {a: np.array([roc_auc_score(target, s) for s in v]) for a, v in scores.items()},
+            LOG_LOSS: {a: np.array([log_loss(target, s) for s in v]) for a, v in scores.items()},
+            # Of members with rows of both labels, and there may be none.
             WITHIN_MEMBER_AUC: {a: v.mean(axis=1) if v.size else v for a, v in within.items()},
+        }
+
+    def mean_figures(self) -> dict[str, Figures]:
+        """Return the figures of each arm, means over members and seeds."""
+        by_seed = self.by_seed()
+        return {arm: _means(by_seed, arm) for arm in self.figures_of}
+
+    def figures(self) -> dict[str, ArmFigures]:
+        """Return the figures of each arm, the first of them also seed by seed."""
+        by_seed = self.by_seed()
+        first = next(iter(by_seed.values()))
+        return {
+            arm: {
+                **_means(by_seed, arm),
+                "by_seed": first[arm].tolist(),
+                "seed_spread": _spread(first[arm]),
+            }
+            for arm in self.figures_of
+        }
+
+    def summary(self) -> TaskFacts:
+        """Return what the report says of the task."""
+        train, test = self.task.train, self.task.test
+        facts: TaskFacts = {
+            "title": self.task.title,
+            "members": len(self.members),
+            "base_features": list(self.task.columns),
+            "asked": {"train": _span(train), "test": _span(test)},
+            "figures": self.figures(),
+        }
+        if not self.ranked:
+            return {**facts, "rows": len(test), "train_rows": len(train)}
+        sizes = test.sizes
+        return {
+            **facts,
+            "queries": len(test),
+            "train_queries": len(train),
+            "candidates": {"median": float(np.median(sizes)), "max": int(sizes.max())},
         }
 
 
 def _span(queries: Queries) -> list[str]:
     """Return when the first and the last query is asked."""
     return [to_datetime(int(end)).isoformat() for end in (queries.time.min(), queries.time.max())]
+
+
+def _means(by_seed: Mapping[str, Mapping[str, np.ndarray]], arm: str) -> Figures:
+    return cast(Figures, {name: _mean(values[arm]) for name, values in by_seed.items()})
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -161,11 +188,10 @@ def _spread(values: np.ndarray) -> float | None:
 
 
 def measure(
-    task: Task,
+    task: RankingTask,
     compared: Sequence[Arm],
     vectors: MemberVectors,
-    settings: RankerSettings,
-    declared: Declared,
+    plan: EvaluationPlan,
     say: Say,
 ) -> Measured:
     """Measure every arm in one task.
@@ -175,12 +201,12 @@ def measure(
     task : queries and base features.
     compared : the arms.
     vectors : answers which vectors an arm has.
-    settings, declared : of the ranker and the seeds, the same for all.
+    plan : ranker and seeds, the same for all.
     say : gets a line for each arm.
     """
     measured = Measured(task)
     for arm in compared:
-        measure_arm(measured, arm, vectors, settings, declared)
+        measure_arm(measured, arm, vectors, plan)
         if measured.ranked:
             figure = measured.figures_of[arm.name][FIGURE].mean(axis=0)
             own = mean_by_member(figure, task.test.member)[1].mean()
@@ -192,11 +218,10 @@ def measure_arm(
     measured: Measured,
     arm: Arm,
     vectors: MemberVectors,
-    settings: RankerSettings,
-    declared: Declared,
+    plan: EvaluationPlan,
 ) -> None:
     """Measure one arm, and add its figures to those of a task."""
-    task = measured.task
+    task, settings, seeds = measured.task, plan.ranker, plan.declared.seeds
 
     def fit_and_test(seed: int, tables: tuple[np.ndarray, np.ndarray]) -> Mapping[str, np.ndarray]:
         own_seed = seed + AA_SEEDS if arm.name == AGAIN else seed
@@ -207,12 +232,12 @@ def measure_arm(
     same = None if vectors.varies(arm) else _tables(task, arm, vectors, settings, 0)
     at_once = os.cpu_count() or 1
     with ThreadPoolExecutor(at_once) as threads:
-        for first in range(0, len(declared.seeds), at_once):
-            seeds = declared.seeds[first : first + at_once]
+        for first in range(0, len(seeds), at_once):
+            part = seeds[first : first + at_once]
             tables = [
-                same or _tables(task, arm, vectors, settings, first + i) for i in range(len(seeds))
+                same or _tables(task, arm, vectors, settings, first + i) for i in range(len(part))
             ]
-            per_seed += threads.map(fit_and_test, seeds, tables)
+            per_seed += threads.map(fit_and_test, part, tables)
     measured.columns[arm.name] = tables[0][0].shape[1]
     measured.figures_of[arm.name] = {
         name: np.stack([figures[name] for figures in per_seed]) for name in per_seed[0]
@@ -220,7 +245,11 @@ def measure_arm(
 
 
 def _tables(
-    task: Task, arm: Arm, vectors: MemberVectors, settings: RankerSettings, place: int
+    task: RankingTask,
+    arm: Arm,
+    vectors: MemberVectors,
+    settings: RankerSettings,
+    place: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the ranker's columns of an arm: of the rows to learn from, and to test on."""
     if not arm.sources:
@@ -239,6 +268,6 @@ def _figures(scores: np.ndarray, queries: Queries) -> dict[str, np.ndarray]:
     places = places_of_groups(scores, queries.start, queries.wanted)
     return {
         FIGURE: ndcg_at(places, TOP),
-        "recall_at_10": recall_at(places, TOP),
-        "mrr": reciprocal_rank(places),
+        RECALL: recall_at(places, TOP),
+        MRR: reciprocal_rank(places),
     }

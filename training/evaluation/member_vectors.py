@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from activity_embeddings.training.evaluation.arms import Arm, Kind, Role, Source
+from activity_embeddings.training.evaluation.arms import Arm, Kind, Source
 from activity_embeddings.training.evaluation.base_features import Categories
+from activity_embeddings.training.evaluation.contenders import EvaluatedModel
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.ranker import Vectors
 from activity_embeddings.training.evaluation.store import EvaluationStore
 from activity_embeddings.training.examples.history import ActivityHistory
-from activity_embeddings.training.models.averages import negative_outputs
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
-    ModelDescription,
     describe_model,
 )
 from activity_embeddings.transformations.errors import InvalidInput
@@ -30,70 +27,7 @@ from activity_embeddings.transformations.spec import ItemVectorSpec
 RECENT_CATEGORIES = "member_recent_categories"
 TRUE_PREFERENCE = "member_true_preference"
 CHECKED = 1000
-"""Queries whose published values are computed anew, to see that they are what they should be."""
-
-
-@dataclass(frozen=True)
-class EvaluatedModel:
-    """A model to be compared: one SavedModel, or one for each seed of its training.
-
-    Parameters
-    ----------
-    name : str. Of its arm.
-    title : str. For people.
-    role : a reference or learned.
-    paths : folders of SavedModels; several are taken in turn, seed by seed.
-    """
-
-    name: str
-    title: str
-    role: Role
-    paths: tuple[Path, ...]
-
-    @property
-    def views(self) -> tuple[str, ...]:
-        """The names under which the SavedModels are published."""
-        if len(self.paths) == 1:
-            return (self.name,)
-        return tuple(f"{self.name}_{i}" for i in range(len(self.paths)))
-
-    def view(self, seed: int) -> str:
-        """Return the name of the SavedModel of one seed, by its place among the seeds."""
-        return self.views[seed % len(self.views)]
-
-    def describe(
-        self, history: ActivityHistory, vector_spec: ItemVectorSpec
-    ) -> list[ModelDescription]:
-        """Read and check every SavedModel.
-
-        Raises
-        ------
-        InvalidInput
-            A vector cannot be multiplied with an item's, no vector is of something wanted, or one
-            SavedModel has other outputs than the first.
-        """
-        described = [
-            describe_model(
-                ActivityModel(path, name=view), spec=history.spec, vector_spec=vector_spec
-            )
-            for path, view in zip(self.paths, self.views, strict=True)
-        ]
-        unwanted = negative_outputs(history.spec)
-        for model, path in zip(described, self.paths, strict=True):
-            outputs = model.outputs
-            if outputs != described[0].outputs:
-                raise InvalidInput(
-                    f"model {self.name!r}: expected every SavedModel to have the outputs of "
-                    f"{self.paths[0]}, {dict(described[0].outputs)}. Received: {dict(outputs)} of "
-                    f"{path}"
-                )
-            if set(outputs.values()) != {vector_spec.dimension} or not set(outputs) - unwanted:
-                raise InvalidInput(
-                    f"model {self.name!r}: expected vectors as long as an item's, "
-                    f"{vector_spec.dimension}, to be multiplied with it, and one of what was "
-                    f"wanted. Received: {dict(outputs)} of {path}"
-                )
-        return described
+"""Queries whose published values are computed again, to check them."""
 
 
 class MemberVectors:
@@ -137,10 +71,11 @@ class MemberVectors:
         return self._join(self._models[model].view(0), queries)[names.LAST_ACTIVITY_AT]
 
     def differing(self, model: str, queries: Queries) -> int:
-        """Return of how many queries the published value is not the one computed anew.
+        """Return how many queries have a published value that differs from a second computation.
 
-        Up to `CHECKED` queries are looked at, in every SavedModel of the model. Anew is from the
-        activity before the newest daily run that had published before the query.
+        Up to `CHECKED` queries are checked, in every SavedModel of the model. The second
+        computation is from the activity before the newest daily run that had published before
+        the query.
         """
         few = np.unique(np.linspace(0, len(queries) - 1, CHECKED).astype(int))
         as_of = self._store.schedule.newest(queries.time[few])
@@ -148,9 +83,9 @@ class MemberVectors:
         for view in self._models[model].views:
             joined = self._join(view, queries)
             differ |= joined[names.LAST_ACTIVITY_AT][few] >= as_of
-            for name, anew in self.embed(view, queries.member[few], as_of).items():
-                published = _wide(joined[name], anew.shape[1])[few]
-                differ |= ~np.isclose(published, anew, rtol=1e-3, atol=1e-4).all(axis=1)
+            for name, again in self.embed(view, queries.member[few], as_of).items():
+                published = _wide(joined[name], again.shape[1])[few]
+                differ |= ~np.isclose(published, again, rtol=1e-3, atol=1e-4).all(axis=1)
         return int(differ.sum())
 
     def embed(self, model: str, member: np.ndarray, as_of: np.ndarray) -> dict[str, np.ndarray]:

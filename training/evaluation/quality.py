@@ -7,14 +7,26 @@ are cheap and say what went wrong, but the ranker says what helps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
+from activity_embeddings.training.evaluation.base_features import Categories
+from activity_embeddings.training.evaluation.contenders import EvaluatedModel
+from activity_embeddings.training.evaluation.data import Data
+from activity_embeddings.training.evaluation.member_vectors import MemberVectors
+from activity_embeddings.training.evaluation.plan import Timeline
+from activity_embeddings.training.evaluation.result import COVERAGE
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.training.models.averages import negative_outputs
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.wording import counted, out_of
 
+FUTURE_DAYS = 7
+"""Days after T2 whose positives the nearest items should hold."""
 NEAREST = 10
 NEAREST_OF_ENTROPY = 50
 COVERED = 90
@@ -44,8 +56,8 @@ def measure_quality(
     wanted_start : int [n + 1].
     wanted_items : int [total]; the items that member i wanted in the days after are
         `wanted_items[wanted_start[i]:wanted_start[i + 1]]`, positions among the J.
-    categories : J lists of the categories of interest of each item, names or numbers; None is an item
-        without.
+    categories : the categories of interest of each of the J items, names or numbers; None is an
+        item without.
 
     Returns
     -------
@@ -96,7 +108,7 @@ def measure_quality(
         "interest_entropy_at_50": (
             float(entropy_sum / len(filled)) if len(filled) and kinds else None
         ),
-        "p90_coverage_at_10": _coverage(shown) if len(filled) else None,
+        COVERAGE: _coverage(shown) if len(filled) else None,
         "norm_p10": norm_p10,
         "norm_p50": norm_p50,
         "norm_p90": norm_p90,
@@ -119,10 +131,10 @@ def _check(
         or not (len(embeddings) and len(item_vectors))
     ):
         raise InvalidInput(
-            "quality: `embeddings` should be [n, D] and `job_vectors` [J, D], neither without "
+            "quality: `embeddings` should be [n, D] and `item_vectors` [J, D], neither without "
             f"rows. Received: {list(embeddings.shape)} and {list(item_vectors.shape)}"
         )
-    for name, values in (("embeddings", embeddings), ("job_vectors", item_vectors)):
+    for name, values in (("embeddings", embeddings), ("item_vectors", item_vectors)):
         if not np.isfinite(values).all():
             raise InvalidInput(
                 f"quality: `{name}` should be finite. Received: NaN or infinity in "
@@ -227,3 +239,60 @@ def _coverage(shown: np.ndarray) -> float:
     most_first = np.cumsum(np.sort(shown)[::-1])
     enough = most_first * 100 >= COVERED * most_first[-1]
     return float((np.argmax(enough) + 1) / len(shown))
+
+
+def quality_of(
+    vectors: MemberVectors,
+    models: Mapping[str, EvaluatedModel],
+    data: Data,
+    timeline: Timeline,
+    categories: Categories,
+) -> dict[str, dict[str, Any]]:
+    """Measure each model's embeddings alone, of the members active before T2, as of T2."""
+    history, events = data.history, data.history.events
+    now = timeline.test.start_us
+    as_of = int(data.schedule.newest(np.array([now]))[0])
+    recent = (events.time >= as_of - history.spec.window_us) & (events.time < as_of)
+    member = np.unique(events.member[recent])
+    # Items that can be recommended: with a vector, and acted on by anyone within the window.
+    known = history.vectors.known_at(history.vectors.item_ids) <= now
+    items = np.flatnonzero(known & np.isin(np.arange(len(known)), events.item[recent]))
+    rows = history.rows(items, np.full(len(items), now))
+    week = Period(timeline.test_from, timeline.test_from + timedelta(days=FUTURE_DAYS))
+    start, wanted = wanted_within(history, week, member, items)
+    kinds = [np.flatnonzero(categories.of_items[item]) for item in items]
+    negative = negative_outputs(history.spec)
+    quality = {}
+    for name, model in models.items():
+        outputs = vectors.embed(model.view(0), member, np.full(len(member), as_of))
+        counted = [values for output, values in outputs.items() if output not in negative]
+        quality[name] = measure_quality(
+            np.mean(counted, axis=0), history.vectors.matrix[rows], start, wanted, kinds
+        )
+    return quality
+
+
+def wanted_within(
+    history: ActivityHistory, period: Period, member: np.ndarray, items: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the items that each member acted on positively in a period.
+
+    Parameters
+    ----------
+    history, period : the events, and when they count.
+    member : int [n], ascending; the members, positions in `history.events.member_ids`.
+    items : int [J]; the items that count, positions in `history.vectors.item_ids`.
+
+    Returns
+    -------
+    start : int [n + 1], and
+    wanted : int [W]; those of member i are `wanted[start[i]:start[i + 1]]`, positions in `items`.
+    """
+    events = history.events
+    place = np.full(len(history.vectors.item_ids), -1)
+    place[items] = np.arange(len(items))
+    kept = (events.time >= period.start_us) & (events.time < period.end_us)
+    kept &= np.isin(events.action, history.spec.positive_ids) & (place[events.item] >= 0)
+    kept &= np.isin(events.member, member)
+    start = np.searchsorted(events.member[kept], [*member, len(events.member_ids)])
+    return start, place[events.item[kept]]

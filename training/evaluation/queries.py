@@ -14,15 +14,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from activity_embeddings.training.examples.held_out import HeldOut, Windows, at_most, hold_out
+from activity_embeddings.training.examples.candidates import candidates_among
+from activity_embeddings.training.examples.held_out import (
+    HeldOut,
+    Windows,
+    hold_out,
+    sample_per_group,
+)
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.fitting.validation import among
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY, Sequences
 from activity_embeddings.transformations.errors import InvalidInput
 
-DAY, WEEK = 1, 7
-"""Days of a candidate list."""
+DAYS_A_WEEK = 7
 _FIRST_MONDAY = 4
 """Days from the epoch, a Thursday, to a Monday."""
 
@@ -78,7 +82,7 @@ def ranking_queries(
     history: ActivityHistory,
     period: Period,
     *,
-    days: int = DAY,
+    days: int = 1,
     per_member: int | None = None,
     most: int | None = None,
     seed: int = 0,
@@ -87,7 +91,7 @@ def ranking_queries(
 
     Candidates are the distinct items that anyone acted on during the same UTC day, or the same
     week from Monday on, before the period's end: those with a vector as of the query, without
-    those in the member's sequence. Nothing is asked about an item that is in the sequence itself, as
+    those in the member's sequence. No query is made of an item that is in the sequence itself, as
     when a saved item is applied to: the only known one among new ones would be found by its
     likeness to itself.
 
@@ -96,8 +100,8 @@ def ranking_queries(
     history : events and vectors.
     period : of the queries.
     days : 1, or 7 for weeks.
-    per_member : at most so many queries of one member, drawn at random; None for all.
-    most : at most so many queries in all, drawn at random; None for all.
+    per_member : maximum number of queries of one member, drawn at random; None for all.
+    most : maximum number of queries in all, drawn at random; None for all.
     seed : of what is drawn.
 
     Raises
@@ -105,12 +109,12 @@ def ranking_queries(
     InvalidInput
         There is no such activity, or `days` is neither 1 nor 7.
     """
-    if days not in (DAY, WEEK):
+    if days not in (1, DAYS_A_WEEK):
         raise InvalidInput(f"candidate lists: `days` should be 1 or 7. Received: {days}")
     random = np.random.default_rng(seed)
     held_out = _held_out(history, period, random).wanted_new(history.spec)
     if per_member is not None:
-        held_out = held_out.take(at_most(per_member, held_out.member, random))
+        held_out = held_out.take(sample_per_group(per_member, held_out.member, random))
     if most is not None and len(held_out) > most:
         held_out = held_out.take(np.sort(random.permutation(len(held_out))[:most]))
     if not len(held_out):
@@ -119,7 +123,9 @@ def ranking_queries(
             f"{period.start} to before {period.end}. Received: none"
         )
     day = held_out.sequences.as_of // MICROSECONDS_PER_DAY
-    first_day = day if days == DAY else (day - _FIRST_MONDAY) // WEEK * WEEK + _FIRST_MONDAY
+    first_day = (
+        day if days == 1 else (day - _FIRST_MONDAY) // DAYS_A_WEEK * DAYS_A_WEEK + _FIRST_MONDAY
+    )
     parts = []
     for first in np.unique(first_day):
         of_span = np.flatnonzero(first_day == first)
@@ -183,7 +189,7 @@ def _lists(
     of_days = history.items_of_days
     low, high = of_days.slices(np.arange(first_day, first_day + days), before)
     items = np.unique(np.concatenate([of_days.items[a:b] for a, b in zip(low, high, strict=True)]))
-    rows, candidate, wanted = among(history, held_out, query, items)
+    rows, candidate, wanted = candidates_among(history, held_out, query, items)
     candidate[np.arange(len(query)), wanted] = True
-    at, column = np.nonzero(candidate)
-    return query[at], items[column], rows[at, column], wanted[at] == column
+    row, column = np.nonzero(candidate)
+    return query[row], items[column], rows[row, column], wanted[row] == column

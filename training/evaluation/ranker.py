@@ -20,7 +20,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from activity_embeddings.training.evaluation.queries import Queries
-from activity_embeddings.training.examples.held_out import at_most
+from activity_embeddings.training.examples.held_out import sample_per_group
 
 COSINE, DOT, HADAMARD = "cosine", "dot", "hadamard"
 COLUMNS = (COSINE, DOT, HADAMARD)
@@ -37,7 +37,7 @@ class RankerSettings:
     rounds : int. Trees.
     learning_rate : float.
     leaves : int. Of a tree.
-    rows_of_leaf : int. At least so many.
+    rows_of_leaf : int. Minimum number of rows of a leaf.
     columns_of_tree : float. Share of the columns, at random for each tree.
     rows_of_tree : float. Share of the queries, or rows, at random for each tree.
     layer_penalty : float. Strength of the ridge penalty on the linear layer.
@@ -102,9 +102,9 @@ def vector_columns(
     half = np.arange(len(queries)) % 2
     for fitted, tested in zip(train[1], test[1], strict=True):
         if settings.hadamard == "coordinates":
-            for side, vectors, of in ((0, fitted, queries), (1, tested, test[0])):
-                plain = _columns(of, vectors, np.ones_like(vectors.member))[:, :2]
-                columns[side].append(np.hstack([plain, _products(of, vectors)]))
+            for side, vectors, asked in ((0, fitted, queries), (1, tested, test[0])):
+                plain = _columns(asked, vectors, np.ones_like(vectors.member))[:, :2]
+                columns[side].append(np.hstack([plain, _products(asked, vectors)]))
             continue
         layers = [_fit_layer(queries, fitted, half == 1 - h, settings, seed=seed) for h in (0, 1)]
         columns[0].append(_columns(queries, fitted, np.stack(layers)[half]))
@@ -121,12 +121,13 @@ def _columns(queries: Queries, vectors: Vectors, layer: np.ndarray) -> np.ndarra
     """Return cosine, dot and layer of each row, float32 [R, 3]; `layer` is float [n, D]."""
     norms = np.linalg.norm(vectors.items, axis=1)
     own = np.linalg.norm(vectors.member, axis=1)
-    both = np.stack([vectors.member, vectors.member * layer], axis=2).astype(np.float32)
+    plain_and_layer = np.stack([vectors.member, vectors.member * layer], axis=2)
+    plain_and_layer = plain_and_layer.astype(np.float32)
     columns = np.empty((len(queries.item), len(COLUMNS)), np.float32)
     for i in range(len(queries)):
         rows = slice(queries.start[i], queries.start[i + 1])
         item = vectors.item[rows]
-        columns[rows, 1:] = vectors.items[item] @ both[i]
+        columns[rows, 1:] = vectors.items[item] @ plain_and_layer[i]
         columns[rows, 0] = columns[rows, 1] / np.maximum(norms[item] * own[i], 1e-9)
     return columns
 
@@ -163,7 +164,7 @@ def _learned_from(queries: Queries) -> np.ndarray:
     """Return which rows of lists are learned from, bool [R]: the wanted one, and others."""
     kept = queries.target == 1
     others = np.flatnonzero(~kept)
-    kept[others] = at_most(MOST_ROWS - 1, queries.query[others], np.random.default_rng(0))
+    kept[others] = sample_per_group(MOST_ROWS - 1, queries.query[others], np.random.default_rng(0))
     return kept
 
 

@@ -50,6 +50,15 @@ class Difference:
     member_error: float
     seed_error: float
 
+    def text(self) -> str:
+        """Return the difference and its interval, as sentences have it."""
+        return interval_text(self.difference, self.low, self.high)
+
+
+def interval_text(difference: float, low: float, high: float) -> str:
+    """Return a difference with the ends of its interval, as sentences have it."""
+    return f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+
 
 def paired_bootstrap(
     values: np.ndarray,

@@ -27,7 +27,7 @@ from feast.value_type import ValueType
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.arrow import vector_chunks
+from activity_embeddings.transformations.arrow import TIMESTAMP, vector_chunks
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
 from activity_embeddings.transformations.definitions.views import (
     embedding_views,
@@ -38,38 +38,17 @@ from activity_embeddings.transformations.definitions.views import (
 from activity_embeddings.transformations.files import empty_folder
 from activity_embeddings.transformations.offline.sources import sink_of
 from activity_embeddings.transformations.spec import ItemVectorSpec
-from activity_embeddings.transformations.times import to_datetime
-
-_US = pa.timestamp("us", tz="UTC")
-MINUTE_US = 60_000_000
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When the daily run computes values and when they are there.
-
-    Parameters
-    ----------
-    interval_us : int. Distance of the cut-offs, microseconds.
-    delay_us : int. From a cut-off to when its values are available.
-    """
-
-    interval_us: int
-    delay_us: int
-
-    def newest(self, time: np.ndarray) -> np.ndarray:
-        """Return the newest cut-off whose values are there at each time, int64 [n]."""
-        return (time - self.delay_us) // self.interval_us * self.interval_us
+from activity_embeddings.transformations.times import Schedule, to_datetime
 
 
 @dataclass(frozen=True)
 class Table:
-    """A feature view of a plain table: values of members or of jobs, dated.
+    """A feature view of a plain table: values of members or of items, dated.
 
     Parameters
     ----------
     name : of the view.
-    entity : "member" or "job".
+    entity : "member" or "item".
     ids : ids of the rows, int64 or string.
     time : int64 [n]; since when each row holds, microseconds since the epoch.
     columns : float [n] or [n, d] by name of the feature.
@@ -117,7 +96,7 @@ class EvaluationStore:
                 ("job", names.ITEM_ID, history.vectors.item_ids),
             )
         )
-        entities = {"member": member, "job": item}
+        entities = {"member": member, "item": item}
         events, vectors = self._events(member), self._vectors(item, vector_spec)
         snapshots = self._folder / "snapshots"
         sequence = sequence_view(
@@ -169,7 +148,7 @@ class EvaluationStore:
         Parameters
         ----------
         service : its name.
-        ids : n members, or jobs for a service of jobs.
+        ids : n members, or items for a service of items.
         time : int64 [n]; microseconds since the epoch.
 
         Returns
@@ -224,8 +203,8 @@ class EvaluationStore:
             offline_store={"type": "activity_embeddings.OrderedDuckDBOfflineStore"},
             batch_engine={
                 "type": "activity_embeddings.ActivityComputeEngine",
-                "snapshot_interval_hours": self.schedule.interval_us / (60 * MINUTE_US),
-                "publishing_delay_minutes": self.schedule.delay_us / MINUTE_US,
+                "snapshot_interval_hours": self.schedule.interval_hours,
+                "publishing_delay_minutes": self.schedule.delay_minutes,
             },
         )
 
@@ -238,7 +217,7 @@ class EvaluationStore:
                 names.ACTION: pa.array(spec.vocabulary).take(pa.array(events.action)),
                 # Their order is known: events of one time keep it.
                 names.EVENT_ID: np.arange(len(events)),
-                names.EVENT_TIMESTAMP: pa.array(events.time).cast(_US),
+                names.EVENT_TIMESTAMP: pa.array(events.time).cast(TIMESTAMP),
             }
         )
         return FeatureView(
@@ -264,7 +243,7 @@ class EvaluationStore:
                     pa.array(np.repeat(np.arange(len(vectors.item_ids)), np.diff(vectors.start)))
                 ),
                 names.EMBEDDING: _lists(vectors.matrix[:-1]),
-                names.EVENT_TIMESTAMP: pa.array(vectors.time).cast(_US),
+                names.EVENT_TIMESTAMP: pa.array(vectors.time).cast(TIMESTAMP),
             }
         )
         return FeatureView(
@@ -285,8 +264,8 @@ class EvaluationStore:
         written = {
             key: table.ids,
             **{name: _column(values) for name, values in table.columns.items()},
-            names.EVENT_TIMESTAMP: pa.array(table.time).cast(_US),
-            names.CREATED_TIMESTAMP: pa.array(table.time + self.schedule.delay_us).cast(_US),
+            names.EVENT_TIMESTAMP: pa.array(table.time).cast(TIMESTAMP),
+            names.CREATED_TIMESTAMP: pa.array(table.time + self.schedule.delay_us).cast(TIMESTAMP),
         }
         return FeatureView(
             name=table.name,

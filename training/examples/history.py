@@ -1,4 +1,4 @@
-"""What training reads: activity events and item vectors, made for each other once.
+"""What training reads: activity events and item vectors, matched once.
 
 Everything that is trained or measured asks this one object, and it asks `make_sequences`: there
 is no second sequence builder.
@@ -137,7 +137,7 @@ class ActivityHistory:
         known = events.on_items(vectors.item_ids)
         if not len(known):
             raise InvalidData(
-                f"{names.JOBS.events_view}: expected events on items that have a vector to train on. "
+                f"{names.JOBS.events_view}: expected events on items with a vector to train on. "
                 f"Received: {counted(len(events), 'event')} on "
                 f"{counted(len(events.item_ids), 'item')}, none of them among the "
                 f"{len(vectors.item_ids):,} with a vector"

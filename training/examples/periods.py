@@ -35,8 +35,8 @@ class Period:
 
     Parameters
     ----------
-    start, end : times with a zone, see `activity_embeddings.transformations.times.Time`; `start` before `end`. They
-        become UTC datetimes.
+    start, end : times with a zone, `start` before `end`; they become UTC datetimes. See
+        `activity_embeddings.transformations.times.Time`.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """Examples as a stream: made for some members at a time, shuffled, and handed out in batches.
 
 No more than one group of members' examples is in memory, whatever their number in all. A group's
-examples depend on the seed, the epoch and the group alone, so a run that was killed goes on with
-what it would have seen.
+examples depend on the seed, the epoch and the group alone, so a run that is resumed after
+a kill sees what it would have seen.
 """
 
 from __future__ import annotations

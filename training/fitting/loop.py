@@ -1,8 +1,8 @@
-"""Fit a task: epochs, early stopping, checkpoints, and going on after a kill.
+"""Fit a task: epochs, early stopping, checkpoints, and resuming after a kill.
 
-What is random in an epoch depends on the seed and the epoch's number alone, and what is decided
-is decided from the recorded figures alone. So a run that was killed and goes on ends with the
-same weights, to the bit, as one that was not.
+Randomness in an epoch depends on the seed and the epoch's number alone, and decisions depend on
+the recorded figures alone. So a run that is resumed after a kill ends with the same weights, to the
+bit, as one that was not killed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from activity_embeddings.training.examples.stream import ExampleStream
-from activity_embeddings.training.objectives.base import Task
+from activity_embeddings.training.figure import FIGURE
+from activity_embeddings.training.objectives.base import TrainingTask
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file
 
 CHECKPOINT = "checkpoint.npz"
 TENSORBOARD = "tensorboard"
-VALIDATION = "ndcg_at_10"
-"""The figure that early stopping looks at, among the figures of each epoch; larger is better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ class Fit:
 
     Parameters
     ----------
-    epochs : int. At most so many passes over the examples.
+    epochs : int. Maximum number of passes over the examples.
     patience : int. Epochs without a better validation figure before stopping.
     batch_size : int. Rows a step.
     learning_rate, weight_decay : float. Of AdamW.
@@ -69,7 +68,7 @@ class Fit:
 
 
 def fit_task(
-    task: Task,
+    task: TrainingTask,
     stream: ExampleStream,
     validate: Callable[[], dict[str, float]] | None,
     fit: Fit,
@@ -85,11 +84,10 @@ def fit_task(
     task : what to train; its sub-model was built under `keras.utils.set_random_seed(fit.seed)`.
     stream : the examples.
     validate : returns figures of the task as it is, `ndcg_at_10` among them, which decides; larger
-        is better. None: all epochs are
-        trained, and the last is kept.
+        is better. None: all epochs are trained, and the last is kept.
     fit : how.
     run : folder for the checkpoint and TensorBoard's logs. Where it holds a checkpoint of the same
-        run, training goes on from there. None: nothing is written.
+        run, training is resumed from it. None: nothing is written.
     identity : JSON values that say which run this is, kept in the checkpoint.
     verbose : 1 shows a progress bar for each epoch.
 
@@ -142,7 +140,7 @@ def fit_task(
     return state.history
 
 
-def training_step(task: Task, optimizer: keras.Optimizer, batch_spec: Any) -> Any:
+def training_step(task: TrainingTask, optimizer: keras.Optimizer, batch_spec: Any) -> Any:
     """Return the function of one training step: from a batch to its loss and number of rows.
 
     Parameters
@@ -174,11 +172,11 @@ def _mean(losses: list[tuple[Any, Any]]) -> float:
 
 
 class _State:
-    """What a run has come to: the figures of each epoch, the best weights, the checkpoint."""
+    """The state of a run: the figures of each epoch, the best weights, the checkpoint."""
 
     def __init__(
         self,
-        task: Task,
+        task: TrainingTask,
         fit: Fit,
         run: Path | None,
         identity: dict[str, Any],
@@ -212,7 +210,7 @@ class _State:
             generator.state.assign(seed.generate_state(2))
 
     def record(self, figures: dict[str, float]) -> None:
-        """Take up the figures of an epoch that has ended, and write the state."""
+        """Add the figures of an epoch that has ended, and write the state."""
         self.history.append({name: float(value) for name, value in figures.items()})
         if self.best_epoch() == self.epoch:
             self.best = [keras.ops.convert_to_numpy(v) for v in self.task.trainable_variables]
@@ -222,7 +220,7 @@ class _State:
         """Return the number of the best epoch, from 1; the first of equals."""
         if not self.validated:
             return self.epoch
-        return 1 + int(np.argmax([figures[VALIDATION] for figures in self.history]))
+        return 1 + int(np.argmax([figures[FIGURE] for figures in self.history]))
 
     def done(self) -> bool:
         """Return whether enough epochs have passed, in all or since the best."""
@@ -256,7 +254,7 @@ class _State:
         replace_file(self.file, lambda aside: save_arrays(aside, arrays))
 
     def resume(self) -> None:
-        """Take up the state that a run of the same kind left."""
+        """Read the state from the checkpoint of the same run, if there is one."""
         if self.file is None or not self.file.is_file():
             return
         with np.load(self.file, allow_pickle=False) as state:

@@ -1,8 +1,8 @@
 """Search the hyperparameters of a model with Optuna.
 
-A network is searched by TPE, an average over the whole grid of its r. The study is a sqlite file:
-a search that was killed goes on, and trials can be looked at with any of Optuna's tools. All
-trials are kept, the bad ones too.
+A network is searched with TPE. For an average, every r on a grid is tried. The study is a sqlite
+file: a search that was killed is resumed, and any of Optuna's tools can show the trials. All trials
+are kept, the bad ones too.
 """
 
 from __future__ import annotations
@@ -15,56 +15,53 @@ from typing import Any
 
 import optuna
 
-from activity_embeddings.training.examples.history import ActivityHistory
-from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.fitting.loop import VALIDATION, Fit
-from activity_embeddings.training.fitting.train import Trained, train
+from activity_embeddings.training.figure import FIGURE
+from activity_embeddings.training.fitting.plan import TrainingPlan
+from activity_embeddings.training.fitting.train import TrainedRun, train
 from activity_embeddings.training.models import architecture
-from activity_embeddings.training.objectives import NextPositive, Objective
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder
-from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.wording import counted
 
 STUDY = "study.db"
 PLOT = "search.png"
 LEARNING_RATES = (1e-4, 3e-3)
 
-Figure = Callable[[Trained], float]
+Figure = Callable[[TrainedRun], float]
 """What a trial is judged by, larger is better."""
 
 
-def validation_figure(trained: Trained) -> float:
-    """Return NDCG@10 of the validation period; see `activity_embeddings.training.fitting.validation`."""
+def validation_figure(trained: TrainedRun) -> float:
+    """Return NDCG@10 of the validation period."""
     return trained.figure
 
 
 def tune(
     model: str,
-    history: ActivityHistory,
+    plan: TrainingPlan,
     folder: Path,
     *,
     trials: int,
-    vector_spec: ItemVectorSpec,
-    period: Period,
-    validation: Period,
-    objective: Objective | None = None,
-    fit: Fit | None = None,
     figure: Figure = validation_figure,
     verbose: int = 0,
 ) -> optuna.Study:
-    """Search until the study has so many complete trials, and draw it.
+    """Search until the study has `trials` complete trials, and draw it.
 
     Parameters
     ----------
-    model : name of the architecture; its `suggest` says what is searched.
-    history, vector_spec, period, validation, objective : see `train`.
-    folder : holds `study.db`, `search.png` and a folder for each trial's run.
-    trials : int. Complete trials in all; a grid ends earlier when it has been tried whole.
-    fit : settings of every trial; its seed is that of the search too. The learning rate of networks
-        is searched.
-    figure : what a trial is judged by, default the validation figure.
-    verbose : see `train`.
+    model
+        Name of the architecture; its `suggest` says what is searched.
+    plan
+        Of every trial. The seed of its fit is that of the search too. The learning rate of
+        networks is searched.
+    folder
+        Holds `study.db`, `search.png` and a folder for each trial's run.
+    trials
+        Number of complete trials in all. A grid ends earlier, when it has been tried whole.
+    figure
+        What a trial is judged by.
+    verbose
+        See `train`.
 
     Returns
     -------
@@ -80,37 +77,25 @@ def tune(
     if trials < 1:
         raise InvalidInput(f"tune: `trials` should be 1 or more. Received: {trials}")
     kind = architecture(model)
-    fit, objective = fit or Fit(), objective or NextPositive()
     folder = make_folder(folder)
     study = optuna.create_study(
         study_name=model,
         storage=f"sqlite:///{folder / STUDY}",
-        sampler=_sampler(kind.trainable, fit.seed),
+        sampler=_sampler(kind.trainable, plan.fit.seed),
         direction="maximize",
         load_if_exists=True,
     )
-    about = {
-        "objective": objective.to_dict(),
-        "period": period.to_dict(),
-        "validation": validation.to_dict(),
-        "vector_spec": vector_spec.to_dict(),
-    }
-    _require_same(study, about, folder)
+    _require_same(study, plan.facts(), folder)
 
     def run(trial: optuna.Trial) -> float:
         chosen = kind.suggest(trial)
-        settings = fit
+        fit = plan.fit
         if kind.trainable:
             rate = trial.suggest_float("learning_rate", *LEARNING_RATES, log=True)
-            settings = replace(fit, learning_rate=rate)
+            fit = replace(fit, learning_rate=rate)
         trained = train(
             chosen,
-            history,
-            vector_spec=vector_spec,
-            period=period,
-            validation=validation,
-            objective=objective,
-            fit=settings,
+            replace(plan, fit=fit),
             run=folder / f"trial-{trial.number}",
             verbose=verbose,
         )
@@ -130,13 +115,13 @@ def _sampler(trainable: bool, seed: int) -> optuna.samplers.BaseSampler:
     if trainable:
         return optuna.samplers.TPESampler(seed=seed)
     with warnings.catch_warnings():
-        # That it is experimental is no news to the user of this command.
+        # Users of this command need not know that the sampler is experimental.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.BruteForceSampler(seed=seed)
 
 
 def _require_same(study: optuna.Study, about: dict[str, Any], folder: Path) -> None:
-    """Write down what a study is about, or check that it is about the same."""
+    """Record the facts of a new study, or check that those of an existing one are the same."""
     known = study.user_attrs.get("about")
     if known is None:
         study.set_user_attr("about", about)
@@ -164,7 +149,7 @@ def _draw(study: optuna.Study, file: Path) -> None:
     best = [max(values[: i + 1]) for i in range(len(values))]
     axes[0].plot([t.number for t in trials], values, "o", color="tab:blue", label="trial")
     axes[0].plot([t.number for t in trials], best, color="tab:orange", label="best so far")
-    axes[0].set(xlabel="trial", ylabel=f"validation {VALIDATION}")
+    axes[0].set(xlabel="trial", ylabel=f"validation {FIGURE}")
     axes[0].legend()
     for axis, name in zip(axes[1:], searched, strict=False):
         given = [(t.params[name], t.value) for t in trials if name in t.params]

@@ -1,9 +1,9 @@
 """Train one activity model: architecture, objective and data in, a model to package out.
 
-A run's folder holds what says it again and what came of it:
+The folder of a run holds all that is needed to resume it, and its result:
 
     run.json          architecture, objective, settings, periods, data: what makes it this run
-    checkpoint.npz    the state after the last epoch; a run that was killed goes on from it
+    checkpoint.npz    the state after the last epoch, from which a killed run is resumed
     tensorboard/      the figures of each epoch
     result.json       figures and counts, written last: with it, the run is complete
     best.npz          the weights of the best epoch
@@ -11,11 +11,9 @@ A run's folder holds what says it again and what came of it:
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +21,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from activity_embeddings.training.examples.history import ActivityHistory
-from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.fitting.loop import VALIDATION, Fit, fit_task, save_arrays
+from activity_embeddings.training.figure import FIGURE
+from activity_embeddings.training.fitting.loop import fit_task, save_arrays
+from activity_embeddings.training.fitting.plan import TrainingPlan
 from activity_embeddings.training.fitting.validation import (
-    RankingQueries,
+    ValidationQueries,
     decayed_average,
     embed_with,
 )
 from activity_embeddings.training.models import Architecture, architecture
-from activity_embeddings.training.objectives import NextPositive, Objective
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.files import make_folder, replace_file
+from activity_embeddings.transformations.files import make_folder, replace_file, write_text
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.wording import share
 
@@ -48,8 +45,8 @@ RIVALS = {"mean": 1.0, "decay_0.9": 0.9}
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """A trained model and what is to be said of it.
+class TrainedRun:
+    """A trained model, and the facts of its training.
 
     Attributes
     ----------
@@ -65,7 +62,7 @@ class Trained:
     @property
     def figure(self) -> float:
         """The validation figure of the best epoch, larger is better."""
-        return self.result["metrics"]["validation"][VALIDATION]
+        return self.result["metrics"]["validation"][FIGURE]
 
     def package(self, path: Path, *, name: str, version: str, **facts: Any) -> ModelDescription:
         """Split the activity model off and package it; see `package_model`.
@@ -89,123 +86,107 @@ class Trained:
 
 
 def train(
-    model: Architecture,
-    history: ActivityHistory,
-    *,
-    vector_spec: ItemVectorSpec,
-    period: Period,
-    validation: Period,
-    objective: Objective | None = None,
-    fit: Fit | None = None,
-    run: Path | None = None,
-    verbose: int = 0,
-) -> Trained:
+    model: Architecture, plan: TrainingPlan, *, run: Path | None = None, verbose: int = 0
+) -> TrainedRun:
     """Train a model on one period and choose its best epoch on a later one.
 
     A model that is not trainable, an average, is measured only.
 
     Parameters
     ----------
-    model : architecture and hyperparameters.
-    history : events and vectors; events after the validation period are not looked at.
-    vector_spec : which vectors these are: the model will refuse others.
-    period, validation : of the held-out activities; validation begins where the period ends or
-        later.
-    objective : what the model learns to do, default `NextPositive()`.
-    fit : epochs, steps and seed, default `Fit()`.
-    run : folder of the run. A run that was killed goes on, and a complete one is read.
-    verbose : 1 prints the label balance and shows a progress bar for each epoch.
-
-    Returns
-    -------
-    Trained
+    model
+        Architecture and hyperparameters.
+    plan
+        Data, periods, objective and settings.
+    run
+        Folder of the run. A run that was killed is resumed, and a complete one is read.
+    verbose
+        1 prints the label balance and shows a progress bar for each epoch.
 
     Raises
     ------
     InvalidInput
-        The periods overlap, there is too little data or of one class only, or the folder holds
-        another run. Nothing is packaged.
+        There is too little data or of one class only, or the folder holds another run. Nothing is
+        packaged.
     """
-    if validation.start < period.end:
-        raise InvalidInput(
-            f"training: `validation` should begin where `period` ends or later. Received: "
-            f"validation from {validation.start}, training until {period.end}"
-        )
-    objective, fit = objective or NextPositive(), fit or Fit()
-    identity = {
-        "model": model.name,
-        "hyperparameters": model.to_dict(),
-        "objective": objective.to_dict(),
-        "fit": fit.to_dict(),
-        "spec": history.spec.to_dict(),
-        "vector_spec": vector_spec.to_dict(),
-        "period": period.to_dict(),
-        "validation": validation.to_dict(),
-        "data": fingerprints(history, validation.end_us),
-        "code_version": version("activity-embeddings"),
-    }
+    identity = plan.identity(model)
     if run is not None:
         _claim(run, identity)
         if (run / RESULT).is_file():
             return load_run(run)
 
-    keras.utils.set_random_seed(fit.seed)
-    built = model.build(history.spec, vector_spec)
-    queries = RankingQueries.of(history, validation)
-    epochs: list[dict[str, float]] = []
-    balance: dict[str, Any] = {}
+    keras.utils.set_random_seed(plan.fit.seed)
+    built = model.build(plan.history.spec, plan.vector_spec)
+    queries = ValidationQueries.of(plan.history, plan.validation)
     if isinstance(built, keras.Model):
-        balance = objective.balance(history, period, seed=fit.seed)
-        if verbose:
-            for name, counts in balance.items():
-                print(f"{name}: {_shares(counts)}", flush=True)
-        embed = embed_with(built, history.spec)
-        epochs = fit_task(
-            objective.task(built, history, period),
-            objective.stream(history, period, batch_size=fit.batch_size, seed=fit.seed),
-            lambda: queries.measure(embed),
-            fit,
-            run=run,
-            identity=identity,
-            verbose=verbose,
-        )
-        best = max(epochs, key=lambda figures: figures[VALIDATION])
-        measured = {name: value for name, value in best.items() if name != "loss"}
+        training, measured = _fit(built, plan, queries, run, identity, verbose)
     else:
-        measured = queries.measure(embed_with(built, history.spec))
+        training = {"objective": None, "examples": {}, "epochs": 0, "best_epoch": 0, "history": []}
+        measured = queries.measure(embed_with(built, plan.history.spec))
 
     result = {
         "training": {
-            "objective": objective.to_dict() if epochs else None,
-            "period": period.to_dict(),
-            "validation": validation.to_dict(),
-            "examples": balance,
-            "epochs": len(epochs),
-            "best_epoch": 1 + epochs.index(best) if epochs else 0,
-            "history": epochs,
+            **training,
+            "period": plan.period.to_dict(),
+            "validation": plan.validation.to_dict(),
             "data": identity["data"],
         },
         "metrics": {
             "validation": measured,
             "validation_queries": len(queries),
             "rivals": {
-                "popularity": {VALIDATION: queries.popularity()},
+                "popularity": {FIGURE: queries.popularity()},
                 **{name: queries.measure(decayed_average(r)) for name, r in RIVALS.items()},
             },
         },
         "parameters": {
             "architecture": model.name,
             **model.to_dict(),
-            "fit": fit.to_dict() if epochs else None,
+            "fit": plan.fit.to_dict() if training["epochs"] else None,
             "weights": built.count_params() if isinstance(built, keras.Model) else 0,
         },
     }
     if run is not None:
         _write_result(run, built, result)
-    return Trained(built, identity, result)
+    return TrainedRun(built, identity, result)
 
 
-def load_run(run: Path) -> Trained:
+def _fit(
+    model: keras.Model,
+    plan: TrainingPlan,
+    queries: ValidationQueries,
+    run: Path | None,
+    identity: dict[str, Any],
+    verbose: int,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Train a network in place; return what is said of it and the figures of its best epoch."""
+    history, fit = plan.history, plan.fit
+    balance = plan.objective.balance(history, plan.period, seed=fit.seed)
+    if verbose:
+        for name, counts in balance.items():
+            print(f"{name}: {_shares(counts)}", flush=True)
+    embed = embed_with(model, history.spec)
+    epochs = fit_task(
+        plan.objective.task(model, history, plan.period),
+        plan.objective.stream(history, plan.period, batch_size=fit.batch_size, seed=fit.seed),
+        lambda: queries.measure(embed),
+        fit,
+        run=run,
+        identity=identity,
+        verbose=verbose,
+    )
+    best = max(epochs, key=lambda figures: figures[FIGURE])
+    training = {
+        "objective": plan.objective.to_dict(),
+        "examples": balance,
+        "epochs": len(epochs),
+        "best_epoch": 1 + epochs.index(best),
+        "history": epochs,
+    }
+    return training, {name: value for name, value in best.items() if name != "loss"}
+
+
+def load_run(run: Path) -> TrainedRun:
     """Return what a complete run left in its folder.
 
     Raises
@@ -217,7 +198,7 @@ def load_run(run: Path) -> Trained:
         raise InvalidInput(
             f"{run}: expected the folder of a complete run, with {RUN} and {RESULT}. Received: "
             + (
-                "a run that has not ended; train it again to go on"
+                "a run that has not ended; run the same training again to resume it"
                 if (run / RUN).is_file()
                 else "no run"
             )
@@ -234,7 +215,7 @@ def load_run(run: Path) -> Trained:
     if isinstance(built, keras.Model):
         with np.load(run / BEST, allow_pickle=False) as weights:
             built.set_weights([weights[f"weight_{i}"] for i in range(len(weights))])
-    return Trained(built, identity, result)
+    return TrainedRun(built, identity, result)
 
 
 def _claim(run: Path, identity: Mapping[str, Any]) -> None:
@@ -243,7 +224,7 @@ def _claim(run: Path, identity: Mapping[str, Any]) -> None:
     text = json.dumps(identity, indent=2, sort_keys=True) + "\n"
     if not file.is_file():
         make_folder(run)
-        replace_file(file, lambda aside: aside.write_text(text, encoding="utf-8"))
+        write_text(file, text)
         return
     known = json.loads(file.read_text(encoding="utf-8"))
     wanted = json.loads(text)
@@ -262,38 +243,7 @@ def _write_result(run: Path, built: keras.Model | tf.Module, result: Mapping[str
         weights = {f"weight_{i}": value for i, value in enumerate(built.get_weights())}
         replace_file(run / BEST, lambda aside: save_arrays(aside, weights))
     text = json.dumps(result, indent=2, sort_keys=True) + "\n"
-    replace_file(run / RESULT, lambda aside: aside.write_text(text, encoding="utf-8"))
-
-
-def fingerprints(history: ActivityHistory, end: int | None = None) -> dict[str, Any]:
-    """Return counts and hashes of the data, so that a manifest says what a model was made from.
-
-    Parameters
-    ----------
-    history : events and vectors.
-    end : events from then on do not count, microseconds since the epoch; None: all do.
-    """
-    events, vectors = history.events, history.vectors
-    if end is not None:
-        events = events.where(events.time < end)
-    ids = str(events.member_ids.to_pylist()).encode()
-    item_ids = str(vectors.item_ids.to_pylist()).encode()
-    return {
-        "events": len(events),
-        "members": int((np.diff(events.member_start) > 0).sum()),
-        "items": len(vectors.item_ids),
-        "events_fingerprint": _hash(
-            ids, events.member_start, events.item, events.action, events.time
-        ),
-        "item_vectors_fingerprint": _hash(item_ids, vectors.start, vectors.time, vectors.matrix),
-    }
-
-
-def _hash(*parts: bytes | np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()[:16]
+    write_text(run / RESULT, text)
 
 
 def _shares(counts: Mapping[str, int]) -> str:

@@ -17,16 +17,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from activity_embeddings.training.examples.candidates import candidates_among
 from activity_embeddings.training.examples.held_out import HeldOut, Windows, hold_out
 from activity_embeddings.training.examples.history import INPUT_ITEM_ROWS, ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.models.averages import negative_outputs
+from activity_embeddings.training.figure import FIGURE, TOP
+from activity_embeddings.training.metrics import ndcg_at, places
+from activity_embeddings.training.models.averages import Average, Averages, negative_outputs
+from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY, Sequences
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
-TOP = 10
+ALONE = f"{FIGURE}_alone"
+"""The figure of an embedding without popularity beside it."""
 POPULARITY_DAYS = 7
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """How much an embedding counts beside popularity; the best is taken."""
@@ -38,8 +43,8 @@ Embed = Callable[[Sequences, ActivityHistory], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Day:
-    """The queries of one UTC day: n of them, over m candidates.
+class ValidationDay:
+    """The queries of one UTC day: n of them, over m candidates, scored by one matrix product.
 
     Attributes
     ----------
@@ -63,19 +68,12 @@ class Day:
         return np.einsum("nd,nmd->nm", embeddings[self.query], vectors[self.rows])
 
     def gains(self, scores: np.ndarray) -> np.ndarray:
-        """Return `1 / log2(rank + 1)` of each wanted item in the best ten places, else 0.
-
-        Items of one score share the mean of their places, rounded down, so that scores that are all
-        equal rank nothing.
-        """
-        own = np.take_along_axis(scores, self.wanted[:, None], axis=1)
-        before = ((scores > own) & self.candidate).sum(axis=1)
-        before += ((scores == own) & self.candidate).sum(axis=1) // 2
-        return np.where(before < TOP, 1 / np.log2(before + 2), 0.0)
+        """Return the NDCG@10 of each query, float [n]; see `ndcg_at`."""
+        return ndcg_at(places(scores, self.wanted, self.candidate), TOP)
 
 
 @dataclass(frozen=True, eq=False)
-class RankingQueries:
+class ValidationQueries:
     """n queries: what a member had done, the item wanted next, and the candidates.
 
     Candidates are the items that anyone acted on during the day, before the period's end: those
@@ -94,13 +92,13 @@ class RankingQueries:
     history: ActivityHistory
     sequences: Sequences
     member: np.ndarray
-    days: list[Day]
+    days: list[ValidationDay]
 
     def __len__(self) -> int:
         return len(self.member)
 
     @classmethod
-    def of(cls, history: ActivityHistory, period: Period) -> RankingQueries:
+    def of(cls, history: ActivityHistory, period: Period) -> ValidationQueries:
         """Make a query of every positive activity on a new item in a period, with activity before.
 
         Raises
@@ -158,7 +156,7 @@ class RankingQueries:
         embeddings = embed(self.sequences, self.history)
         figures = {share: float(self.ndcg_of_members(embeddings, share).mean()) for share in SHARES}
         best = max(figures, key=lambda share: figures[share])
-        return {"ndcg_at_10": figures[best], "share": best, "ndcg_at_10_alone": figures[1.0]}
+        return {FIGURE: figures[best], "share": best, ALONE: figures[1.0]}
 
     def popularity(self) -> float:
         """Return the NDCG@10 of popularity alone."""
@@ -168,55 +166,25 @@ class RankingQueries:
 
 def _day(
     history: ActivityHistory, held_out: HeldOut, query: np.ndarray, day: int, before: int
-) -> Day:
+) -> ValidationDay:
     """Collect what is ranked on one day, by events before a moment."""
     days, vectors = history.items_of_days, history.vectors
     (low,), (high,) = days.slices(np.array([day]), before)
     items = np.sort(days.items[low:high])
-    rows, candidate, wanted = among(history, held_out, query, items)
+    rows, candidate, wanted = candidates_among(history, held_out, query, items)
     if (rows == rows[:1]).all():
         rows = rows[:1]
     events, end = history.events, day * MICROSECONDS_PER_DAY
     lately = (events.time < end) & (events.time >= end - POPULARITY_DAYS * MICROSECONDS_PER_DAY)
     lately &= np.isin(events.action, history.spec.positive_ids)
     counts = np.bincount(events.item[lately], minlength=len(vectors.item_ids))
-    return Day(query, rows, candidate, wanted, np.log1p(counts[items]))
-
-
-def among(
-    history: ActivityHistory, held_out: HeldOut, query: np.ndarray, items: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Say which items are candidates of n of the held-out activities.
-
-    Parameters
-    ----------
-    history, held_out : the events, and the activities held out of them.
-    query : int [n]; positions in `held_out`.
-    items : int32 [m]; ascending positions in `vectors.item_ids`, with each item held out among them.
-
-    Returns
-    -------
-    rows : int32 [n, m]; rows of item vectors as of each query.
-    candidate : bool [n, m]; items with a vector as of the query, without those in the member's
-        sequence and the one held out.
-    wanted : int [n]; which of the m items was held out.
-    """
-    as_of = held_out.sequences.as_of[query]
-    rows = history.rows(np.broadcast_to(items, (len(query), len(items))), as_of)
-    wanted = np.searchsorted(items, held_out.item[query])
-    candidate = rows != history.vectors.pad_row
-    seen = held_out.sequences.item[query]
-    places = np.minimum(np.searchsorted(items, seen), len(items) - 1)
-    query_of, position = np.nonzero(items[places] == seen)
-    candidate[query_of, places[query_of, position]] = False
-    candidate[np.arange(len(query)), wanted] = False
-    return rows, candidate, wanted
+    return ValidationDay(query, rows, candidate, wanted, np.log1p(counts[items]))
 
 
 def _spread(scores: list[np.ndarray]) -> float:
     """Return the standard deviation of all scores, never 0, so that it can be divided by."""
-    together = np.concatenate(scores)
-    return max(float(together.std()), 1e-9) if len(together) else 1.0
+    every = np.concatenate(scores)
+    return max(float(every.std()), 1e-9) if len(every) else 1.0
 
 
 def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
@@ -239,8 +207,7 @@ def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
         counted = [values for name, values in outputs.items() if name not in left_out]
         return tf.add_n(counted) / len(counted)
 
-    # One trace: TensorFlow's guard against tracing again and again, which warns of many models, is
-    # left out.
+    # One trace, made here: TensorFlow would warn of functions that are traced for many models.
     call = mean_output.get_concrete_function()
 
     def embed(sequences: Sequences, history: ActivityHistory) -> np.ndarray:
@@ -269,18 +236,19 @@ def _inputs(model: keras.Model | tf.Module) -> dict[str, tf.TensorSpec]:
 
 
 def decayed_average(r: float) -> Embed:
-    """Return the interleaved decay as a function of sequences, for comparison without a model.
+    """Return the interleaved decay as a function of sequences, a rival of every model.
 
-    The i-th of n positive activities, oldest first, weighs `r**(n - i)`, normalised to sum to 1;
-    1 gives the plain mean.
+    Parameters
+    ----------
+    r
+        Factor from one positive activity to the next older one; 1 gives the plain mean.
     """
 
     def embed(sequences: Sequences, history: ActivityHistory) -> np.ndarray:
-        positive = np.isin(sequences.action, history.spec.positive_ids)
-        newer = positive[:, ::-1].cumsum(axis=1)[:, ::-1] - 1
-        weights = np.where(positive, r ** np.maximum(newer, 0), 0.0)
-        weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-9)
-        vectors = history.vectors.matrix[sequences.rows(history.vectors)]
-        return np.einsum("nl,nld->nd", weights, vectors)
+        spec = history.spec
+        vector_spec = ItemVectorSpec("of the history", "1", history.vectors.dimension)
+        average = Average(spec.positive_ids, r)
+        model = Averages(spec, vector_spec, {ACTIVITY_EMBEDDING: average})
+        return embed_with(model, spec)(sequences, history)
 
     return embed

@@ -1,4 +1,4 @@
-"""What an item encoder is trained on: the sources of a feature repo, or files with their columns."""
+"""What an item encoder is trained on: the sources of a feature repo, or files with such columns."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ class EncoderData:
         if self.definitions is not None and self.definitions.views.get(role):
             called = source_names(self.definitions.view(role), called)
         source = FileSource(path=str(file.resolve()))
-        there = ParquetFiles(source, None, str(file)).schema().names
-        chosen = names_there(there, called, str(file), optional=optional)
+        columns_in_file = ParquetFiles(source, None, str(file)).schema().names
+        chosen = names_there(columns_in_file, called, str(file), optional=optional)
         source.timestamp_field = chosen.pop(names.EVENT_TIMESTAMP)
         return ParquetFiles(source, None, str(file)).read(
             chosen,

@@ -39,7 +39,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def build(self, spec: ActivitySpec, vector_spec: ItemVectorSpec) -> keras.Model | tf.Module:
-        """Return the model, untrained: what `activity_embeddings.package_model` takes.
+        """Return the untrained model, which `activity_embeddings.package_model` takes.
 
         Parameters
         ----------

@@ -62,8 +62,8 @@ def register(name: str) -> Callable[[Registered], Registered]:
     def decorate(cls: Registered) -> Registered:
         if not (isinstance(cls, type) and issubclass(cls, Architecture)):
             raise InvalidInput(
-                f"model {name!r}: expected a subclass of activity_embeddings.training.models.Architecture. "
-                f"Received: {cls!r}"
+                f"model {name!r}: expected a subclass of "
+                f"activity_embeddings.training.models.Architecture. Received: {cls!r}"
             )
         other = _registered.get(name)
         if other is not None and _path(other) != _path(cls):
@@ -120,7 +120,8 @@ def _load(name: str, point: EntryPoint) -> None:
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Architecture)):
         raise InvalidInput(
-            f"{where} should be a subclass of activity_embeddings.training.models.Architecture. Received: {cls!r}"
+            f"{where} should be a subclass of activity_embeddings.training.models.Architecture. "
+            f"Received: {cls!r}"
         )
     if _registered.get(name) is cls:
         return

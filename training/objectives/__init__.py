@@ -1,6 +1,12 @@
 """Objectives: what an activity model is trained to do. A new one is one file and one line here."""
 
-from activity_embeddings.training.objectives.base import WEIGHT, Finish, Lookup, Objective, Task
+from activity_embeddings.training.objectives.base import (
+    WEIGHT,
+    Finish,
+    Lookup,
+    Objective,
+    TrainingTask,
+)
 from activity_embeddings.training.objectives.future_positives import (
     FuturePositives,
     FuturePositivesTask,
@@ -23,5 +29,5 @@ __all__ = [
     "Objective",
     "Proxy",
     "ProxyTask",
-    "Task",
+    "TrainingTask",
 ]

@@ -51,7 +51,9 @@ class Objective(ABC):
         return lambda batch, random: batch
 
     @abstractmethod
-    def task(self, sub_model: keras.Model, history: ActivityHistory, period: Period) -> Task:
+    def task(
+        self, sub_model: keras.Model, history: ActivityHistory, period: Period
+    ) -> TrainingTask:
         """Return the Keras model that trains `sub_model` on batches of such examples.
 
         Parameters
@@ -101,7 +103,7 @@ def member_weights(member: np.ndarray, exponent: float) -> np.ndarray:
     return (counts[position] ** -float(exponent)).astype(np.float32)
 
 
-class Task(keras.Model):
+class TrainingTask(keras.Model):
     """A sub-model, frozen item vectors and a loss.
 
     Subclasses give `losses_of`. `call` returns the loss of each row; the loss of a batch is their

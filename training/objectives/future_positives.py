@@ -1,4 +1,4 @@
-"""Rank the items that the member goes on to want before others: sampled softmax.
+"""Rank the items that the member will want before others: sampled softmax.
 
 All of the positive activities of the following days are targets, as in PinnerFormer (Pancha et
 al., KDD 2022, "dense all action loss"), each against the other targets of the batch and drawn
@@ -26,7 +26,7 @@ from activity_embeddings.training.objectives.base import (
     Finish,
     Lookup,
     Objective,
-    Task,
+    TrainingTask,
     member_weights,
 )
 from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
@@ -45,9 +45,9 @@ class FuturePositives(Objective):
     Parameters
     ----------
     windows : which activities mark a moment; the targets are the positives from it on.
-    horizon_days : float. Targets lie within so many days from the moment. 0 means those at the
+    horizon_days : float. Days from the moment within which targets lie. 0 means those at the
         moment itself: the next activity, if positive.
-    targets : int. At most so many for each moment, the first ones.
+    targets : int. Maximum number of targets of a moment; the first ones count.
     uniform_negatives, popular_negatives : int. Items drawn for each batch, uniformly and by how
         often they are wanted.
     day_negatives : int. Items drawn for each moment from the activity of its UTC day, as often as
@@ -110,7 +110,9 @@ class FuturePositives(Objective):
 
         return finish
 
-    def task(self, sub_model: keras.Model, history: ActivityHistory, period: Period) -> Task:
+    def task(
+        self, sub_model: keras.Model, history: ActivityHistory, period: Period
+    ) -> TrainingTask:
         """Return the task."""
         return FuturePositivesTask(sub_model, history, period, self)
 
@@ -175,7 +177,7 @@ def _of_the_day(
     return history.rows(drawn, as_of)
 
 
-class FuturePositivesTask(Task):
+class FuturePositivesTask(TrainingTask):
     """Softmax of `scale * dot(activity, item) - logQ(item)` over targets and negatives.
 
     An item that is one of a row's own targets, or the row's own dismissed ones, is no negative of
@@ -213,7 +215,7 @@ class FuturePositivesTask(Task):
         self.popularity = ops.convert_to_tensor(share.astype(np.float32))
 
     def losses_of(self, embedding: Any, inputs: dict[str, Any], vectors_of: Lookup) -> Any:
-        """Return the mean cross-entropy of each row's targets; see `Task.losses_of`."""
+        """Return the mean cross-entropy of each row's targets; see `TrainingTask.losses_of`."""
         targets = inputs[TARGET_ROWS]
         is_target = ops.cast(targets != self.pad_row, "float32")
         candidates = inputs[NEGATIVE_ROWS]
@@ -245,8 +247,8 @@ class FuturePositivesTask(Task):
                 scale * ops.einsum("nd,nqd->nq", embedding, vectors_of(dismissed))[:, None, :]
                 - target_scores[:, :, None]
             )
-            there = ops.cast(dismissed != self.pad_row, "float32")[:, None, :]
-            losses += self.settings.dismiss_weight * ops.sum(ops.softplus(gap) * there, axis=2)
+            is_item = ops.cast(dismissed != self.pad_row, "float32")[:, None, :]
+            losses += self.settings.dismiss_weight * ops.sum(ops.softplus(gap) * is_item, axis=2)
         return ops.sum(losses * is_target, axis=1) / ops.maximum(ops.sum(is_target, axis=1), 1.0)
 
     def _log_q(self, items: Any, is_target: Any) -> Any:

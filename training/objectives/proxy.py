@@ -15,13 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from activity_embeddings.training.examples.held_out import (
-    HeldOut,
-    Windows,
-    both,
-    draw_negatives,
-    hold_out,
-)
+from activity_embeddings.training.examples.held_out import HeldOut, Windows, hold_out
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.examples.stream import Arrays, ExampleStream
@@ -29,8 +23,13 @@ from activity_embeddings.training.objectives.base import (
     WEIGHT,
     Lookup,
     Objective,
-    Task,
+    TrainingTask,
     member_weights,
+)
+from activity_embeddings.training.objectives.negatives import (
+    concatenate,
+    draw_negatives,
+    label_counts,
 )
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput
@@ -75,7 +74,7 @@ class Proxy(Objective):
         self, history: ActivityHistory, period: Period, random: np.random.Generator
     ) -> Arrays:
         """Return real examples and drawn negatives as arrays."""
-        held_out = both(*self.held_out(history, period, random))
+        held_out = concatenate(*self.held_out(history, period, random))
         spec = history.spec
         return {
             **history.model_inputs(held_out.sequences),
@@ -93,7 +92,9 @@ class Proxy(Objective):
         weights[1 + actions :] = self.negative_weight
         return weights
 
-    def task(self, sub_model: keras.Model, history: ActivityHistory, period: Period) -> Task:
+    def task(
+        self, sub_model: keras.Model, history: ActivityHistory, period: Period
+    ) -> TrainingTask:
         """Return the task."""
         return ProxyTask(sub_model, history.vectors)
 
@@ -115,8 +116,8 @@ class Proxy(Objective):
                 ("before_negatives", [real]),
                 ("after_negatives", [real, drawn]),
             ):
-                for some in examples:
-                    for label, number in some.counts(part.spec).items():
+                for held_out in examples:
+                    for label, number in label_counts(held_out, part.spec).items():
                         counts[key][label] = counts[key].get(label, 0) + number
             return {WEIGHT: np.empty(0, np.float32)}
 
@@ -131,7 +132,7 @@ class Proxy(Objective):
         return counts
 
 
-class ProxyTask(Task):
+class ProxyTask(TrainingTask):
     """Softmax over (not wanted, wanted) of an activity embedding times the held-out item's.
 
     `W` starts as a scaled dot product, so that training starts at what the sub-model's own
@@ -158,7 +159,7 @@ class ProxyTask(Task):
         return self.head(embedding * vectors_of(inputs[CANDIDATE_ROW]))
 
     def losses_of(self, embedding: Any, inputs: dict[str, Any], vectors_of: Lookup) -> Any:
-        """Return the cross-entropy of each row; see `Task.losses_of`."""
+        """Return the cross-entropy of each row; see `TrainingTask.losses_of`."""
         return keras.losses.sparse_categorical_crossentropy(
             ops.expand_dims(inputs[WANTED], 1), self._head(embedding, inputs, vectors_of)
         )

@@ -14,24 +14,23 @@ from activity_embeddings.training.evaluation.base_features import (
     BaseFeatures,
     Categories,
 )
-from activity_embeddings.training.evaluation.data import (
-    Data,
+from activity_embeddings.training.evaluation.data import Data, posted_at, true_item_vectors
+from activity_embeddings.training.evaluation.feature_tables import (
     base_columns,
     base_rows,
     feature_tables,
-    posted_at,
-    true_item_vectors,
 )
-from activity_embeddings.training.evaluation.measure import Task
+from activity_embeddings.training.evaluation.measure import RankingTask
 from activity_embeddings.training.evaluation.member_vectors import TRUE_PREFERENCE
 from activity_embeddings.training.evaluation.queries import ranking_queries
-from activity_embeddings.training.evaluation.store import MINUTE_US, EvaluationStore, Schedule
+from activity_embeddings.training.evaluation.store import EvaluationStore
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from activity_embeddings.transformations.times import Schedule
 
 DAY = US_PER_DAY
 SPEC = ActivitySpec()
 VECTOR_SPEC = ItemVectorSpec("test", "1", 2)
-DELAY = 30 * MINUTE_US
+DELAY = 30 * 60_000_000
 ITEMS = 12
 VECTORS = [(item, (item % 4) * DAY, [1.0 + item, -float(item)]) for item in range(ITEMS)]
 KINDS = [["a"], ["b"], ["a", "b"], []]
@@ -77,7 +76,7 @@ def data(tmp_path_factory):
         truth / "members.parquet",
     )
     pq.write_table(
-        pa.table({"job_id": [2, 99], "vector": [[0.5, 0.25], [9.0, 9.0]]}), truth / "items.parquet"
+        pa.table({"job_id": [2, 99], "vector": [[0.5, 0.25], [9.0, 9.0]]}), truth / "jobs.parquet"
     )
     return Data(
         history_of(events, VECTORS, SPEC),
@@ -162,7 +161,7 @@ def test_true_vectors_are_those_of_known_items(data):
 def test_a_task_with_fewer_columns_has_those_of_their_names(queries):
     random = np.random.default_rng(0)
     train, test = random.random((2, len(queries.item), 3)).astype(np.float32)
-    task = Task("day", "whole", queries, queries, (train, test), ("a", "b", "c"))
+    task = RankingTask("day", "whole", queries, queries, (train, test), ("a", "b", "c"))
     few = task.with_columns("few", "less", ("c", "not there", "a"))
     assert (few.name, few.title, few.columns) == ("few", "less", ("c", "a"))
     assert few.train is queries

@@ -12,25 +12,31 @@ import tensorflow as tf
 
 from activity_embeddings.training.datasets.job_market import JobMarket
 from activity_embeddings.training.evaluation import arms
-from activity_embeddings.training.evaluation.arms import Role
-from activity_embeddings.training.evaluation.data import Data, Timeline
-from activity_embeddings.training.evaluation.details import search_decay
-from activity_embeddings.training.evaluation.evaluate import Size, evaluate, headline
-from activity_embeddings.training.evaluation.findings import Declared, Target
+from activity_embeddings.training.evaluation.arms import ArmRole
+from activity_embeddings.training.evaluation.contenders import EvaluatedModel
+from activity_embeddings.training.evaluation.data import Data
+from activity_embeddings.training.evaluation.evaluate import evaluate
 from activity_embeddings.training.evaluation.gate import compare
-from activity_embeddings.training.evaluation.member_vectors import EvaluatedModel
+from activity_embeddings.training.evaluation.plan import (
+    Declared,
+    EvaluationPlan,
+    Size,
+    Target,
+    Timeline,
+)
 from activity_embeddings.training.evaluation.queries import like_queries
 from activity_embeddings.training.evaluation.ranker import RankerSettings
-from activity_embeddings.training.evaluation.store import MINUTE_US, Schedule
+from activity_embeddings.training.evaluation.references import search_decay
+from activity_embeddings.training.evaluation.report.headline import headline
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.models import InterleavedDecay
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
-from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, to_us
+from activity_embeddings.transformations.times import Schedule, to_us
 
-MARKET = JobMarket(members=2500, items=300, days=70, seed=3)
+MARKET = JobMarket(members=2500, jobs=300, days=70, seed=3)
 VECTOR_SPEC = ItemVectorSpec("truth_with_noise", "1", MARKET.dimension)
 SPEC = ActivitySpec()
 SEEDS = (0, 1, 2)
@@ -48,7 +54,7 @@ RANKER = RankerSettings(rounds=60, rows_of_leaf=50)
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("market")
     MARKET.write(folder)
-    items = pq.read_table(folder / "truth" / "items.parquet")
+    items = pq.read_table(folder / "truth" / "jobs.parquet")
     # What an encoder would know of an item: its true vector, without attractiveness, and noise.
     true = np.stack(items["vector"].to_numpy())[:, : VECTOR_SPEC.dimension]
     noise = np.random.default_rng(0).normal(size=true.shape) / np.sqrt(VECTOR_SPEC.dimension)
@@ -66,7 +72,7 @@ def data(tmp_path_factory):
         VECTOR_SPEC,
         pq.read_table(folder / "job_postings.parquet"),
         ("group",),
-        Schedule(MICROSECONDS_PER_DAY, 30 * MINUTE_US),
+        Schedule.every(hours=24, delay_minutes=30),
         "a market for tests",
         simulated=True,
         truth=folder / "truth",
@@ -85,19 +91,21 @@ def result(data, folder):
     return evaluate(
         data,
         folder,
-        timeline=TIMELINE,
-        models=[EvaluatedModel("mine", "my own", Role.LEARNED, (folder / "mine",))],
-        declared=Declared(seeds=SEEDS, resamples=2000, margin=0.05),
-        size=SIZE,
-        ranker=RANKER,
-        targets=[
-            Target(arms.MEAN, arms.NOTHING, 0.02),
-            Target("mine", arms.NOTHING, 5.0),
-            Target("mine", arms.DECAY, not_worse=True),
-            Target(arms.PLACEBO, arms.NOTHING, above_zero=True),
-            Target(arms.MEAN, arms.NOTHING, 0.02, task="to_date"),
-            Target(arms.PLACEBO, arms.NOTHING, task="to_date"),
-        ],
+        plan=EvaluationPlan(
+            TIMELINE,
+            declared=Declared(seeds=SEEDS, resamples=2000, margin=0.05),
+            size=SIZE,
+            ranker=RANKER,
+            targets=(
+                Target(arms.MEAN, arms.NOTHING, 0.02),
+                Target("mine", arms.NOTHING, 5.0),
+                Target("mine", arms.DECAY, not_worse=True),
+                Target(arms.PLACEBO, arms.NOTHING, above_zero=True),
+                Target(arms.MEAN, arms.NOTHING, 0.02, task="to_date"),
+                Target(arms.PLACEBO, arms.NOTHING, task="to_date"),
+            ),
+        ),
+        models=[EvaluatedModel("mine", "my own", ArmRole.LEARNED, (folder / "mine",))],
         commands=["made by a test"],
     )
 
@@ -325,8 +333,8 @@ def test_a_model_that_learned_from_the_rankers_days_is_refused(data, tmp_path):
         evaluate(
             data,
             tmp_path / "out",
-            timeline=TIMELINE,
-            models=[EvaluatedModel("mine", "late", Role.LEARNED, (tmp_path / "late",))],
+            plan=EvaluationPlan(TIMELINE),
+            models=[EvaluatedModel("mine", "late", ArmRole.LEARNED, (tmp_path / "late",))],
         )
     assert not (tmp_path / "out" / "report.json").exists()
 
@@ -344,8 +352,10 @@ def test_every_model_of_several_has_to_have_learned_earlier(data, tmp_path, trai
         evaluate(
             data,
             tmp_path / "out",
-            timeline=TIMELINE,
-            models=[EvaluatedModel("mine", "late", Role.LEARNED, (tmp_path / "0", tmp_path / "1"))],
+            plan=EvaluationPlan(TIMELINE),
+            models=[
+                EvaluatedModel("mine", "late", ArmRole.LEARNED, (tmp_path / "0", tmp_path / "1"))
+            ],
         )
 
 
@@ -373,9 +383,9 @@ def test_vectors_that_no_item_can_be_multiplied_with_are_refused(data, tmp_path)
             evaluate(
                 data,
                 tmp_path / "out",
-                timeline=TIMELINE,
+                plan=EvaluationPlan(TIMELINE),
                 models=[
-                    EvaluatedModel("mine", "m", Role.LEARNED, tuple(tmp_path / p for p in paths))
+                    EvaluatedModel("mine", "m", ArmRole.LEARNED, tuple(tmp_path / p for p in paths))
                 ],
             )
 
@@ -383,7 +393,7 @@ def test_vectors_that_no_item_can_be_multiplied_with_are_refused(data, tmp_path)
 def test_a_feature_repo_is_not_written_over(data, tmp_path):
     (tmp_path / "feature_store.yaml").write_text("project: mine")
     with pytest.raises(InvalidInput, match="expected a folder of its own to write to"):
-        evaluate(data, tmp_path, timeline=TIMELINE, models=[])
+        evaluate(data, tmp_path, plan=EvaluationPlan(TIMELINE), models=[])
     assert [file.name for file in tmp_path.iterdir()] == ["feature_store.yaml"]
 
 
@@ -405,11 +415,13 @@ def test_an_evaluation_needs_neither_dismissals_nor_categories(data, tmp_path):
     result = evaluate(
         plain,
         tmp_path / "out",
-        timeline=TIMELINE,
-        models=[EvaluatedModel("mine", "my own", Role.LEARNED, (tmp_path / "own",))],
-        declared=Declared(seeds=SEEDS, resamples=200),
-        size=replace(SIZE, train_queries=100, week_train_queries=0, to_date=False),
-        ranker=replace(RANKER, rounds=5),
+        plan=EvaluationPlan(
+            TIMELINE,
+            declared=Declared(seeds=SEEDS, resamples=200),
+            size=replace(SIZE, train_queries=100, week_train_queries=0, to_date=False),
+            ranker=replace(RANKER, rounds=5),
+        ),
+        models=[EvaluatedModel("mine", "my own", ArmRole.LEARNED, (tmp_path / "own",))],
     )
     assert set(result["tasks"]) == {"day"}
     assert len(result["freshness"]["points"]) == 5
@@ -439,11 +451,15 @@ def test_members_who_dismissed_nothing_have_no_auc_of_their_own(data, tmp_path):
     result = evaluate(
         replace(data, history=history, truth=None),
         tmp_path,
-        timeline=TIMELINE,
+        plan=EvaluationPlan(
+            TIMELINE,
+            declared=Declared(seeds=SEEDS, resamples=200),
+            size=replace(
+                SIZE, train_queries=100, week_train_queries=0, to_date=False, freshness=False
+            ),
+            ranker=replace(RANKER, rounds=5),
+        ),
         models=[],
-        declared=Declared(seeds=SEEDS, resamples=200),
-        size=replace(SIZE, train_queries=100, week_train_queries=0, to_date=False, freshness=False),
-        ranker=replace(RANKER, rounds=5),
     )
     assert {row["task"] for row in result["comparisons"]} == {"day"}
     assert 0 < result["tasks"]["like"]["figures"][arms.NOTHING]["auc"] < 1
@@ -455,6 +471,6 @@ def test_a_model_with_the_name_of_an_arm_is_refused(data, tmp_path):
         evaluate(
             data,
             tmp_path / "out",
-            timeline=TIMELINE,
-            models=[EvaluatedModel("mean", "a mean", Role.LEARNED, (tmp_path / "mean",))],
+            plan=EvaluationPlan(TIMELINE),
+            models=[EvaluatedModel("mean", "a mean", ArmRole.LEARNED, (tmp_path / "mean",))],
         )

@@ -4,28 +4,27 @@ import numpy as np
 import pytest
 
 from activity_embeddings.training.evaluation import arms
-from activity_embeddings.training.evaluation.arms import Arm, Role
+from activity_embeddings.training.evaluation.arms import Arm, ArmRole
 from activity_embeddings.training.evaluation.findings import (
-    FIGURE,
-    Declared,
-    Target,
     check_instrument,
     compare_arms,
     conclude,
     judge_targets,
-    slice_rows,
 )
+from activity_embeddings.training.evaluation.plan import Declared, Target
+from activity_embeddings.training.evaluation.slices import slice_rows
+from activity_embeddings.training.figure import FIGURE
 
 DECLARED = Declared(seeds=(0, 1, 2), resamples=500)
 ARMS = [
-    Arm(arms.NOTHING, "", Role.BASE),
-    Arm(arms.MEAN, "", Role.REFERENCE),
-    Arm(arms.DECAY, "", Role.REFERENCE),
-    Arm("mine", "", Role.LEARNED),
-    Arm(arms.PLACEBO, "", Role.CONTROL),
-    Arm(arms.CANARY, "", Role.CONTROL),
-    Arm(arms.AGAIN, "", Role.CONTROL),
-    Arm(arms.ORACLE, "", Role.ORACLE),
+    Arm(arms.NOTHING, "", ArmRole.BASE),
+    Arm(arms.MEAN, "", ArmRole.REFERENCE),
+    Arm(arms.DECAY, "", ArmRole.REFERENCE),
+    Arm("mine", "", ArmRole.LEARNED),
+    Arm(arms.PLACEBO, "", ArmRole.CONTROL),
+    Arm(arms.CANARY, "", ArmRole.CONTROL),
+    Arm(arms.AGAIN, "", ArmRole.CONTROL),
+    Arm(arms.ORACLE, "", ArmRole.ORACLE),
 ]
 HONEST = {
     arms.MEAN: (0.020, 0.002),
@@ -159,8 +158,8 @@ def test_what_the_week_does_not_confirm_is_not_called_better_without_saying_so()
     assert better.startswith("Better than the base features alone: decay (")
     assert "mine (" in better and "mean" not in better
     assert unsure == (
-        "Better than the base features alone among the items of a day, which those of a week do not "
-        "confirm: mean (+0.0200 [+0.0180, +0.0220])."
+        "Better than the base features alone among the items of a day, which those of a week do "
+        "not confirm: mean (+0.0200 [+0.0180, +0.0220])."
     )
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_cases import PERIODS, SPEC, histories, history_of, period
+from training_reference import POSITIVE, distinct
 
 from activity_embeddings.training.evaluation import quality
-from activity_embeddings.training.evaluation.quality import measure_quality
+from activity_embeddings.training.evaluation.quality import measure_quality, wanted_within
 from activity_embeddings.transformations.errors import InvalidInput
 
 
@@ -195,9 +197,9 @@ def test_figures_are_plain_floats():
     [
         ({"embeddings": np.ones((2, 3))}, r"`embeddings` should be \[n, D\].*\[2, 3\] and \[3, 2"),
         ({"embeddings": np.ones((0, 2))}, r"neither without rows. Received: \[0, 2\]"),
-        ({"job_vectors": np.ones(2)}, r"Received: \[2, 2\] and \[2\]"),
+        ({"item_vectors": np.ones(2)}, r"Received: \[2, 2\] and \[2\]"),
         ({"embeddings": [[1, np.nan], [1, 1]]}, r"`embeddings` should be finite.* 1 of 2 rows"),
-        ({"job_vectors": [[np.inf, 1]] * 3}, r"`job_vectors` should be finite.* 3 of 3 rows"),
+        ({"item_vectors": [[np.inf, 1]] * 3}, r"`item_vectors` should be finite.* 3 of 3 rows"),
         ({"wanted_start": [0, 1]}, r"`wanted_start` should be 3 ascending positions from 0 to 2"),
         ({"wanted_start": [0, 1, 3]}, r"Received: 3, from \[0\] to \[3\]"),
         ({"wanted_start": [0, 3, 2]}, r"ascending positions"),
@@ -210,7 +212,7 @@ def test_figures_are_plain_floats():
 def test_what_cannot_be_measured_is_refused(change, message):
     case = {
         "embeddings": np.ones((2, 2)),
-        "job_vectors": np.ones((3, 2)),
+        "item_vectors": np.ones((3, 2)),
         "wanted_start": np.array([0, 1, 2]),
         "wanted_items": np.array([0, 2]),
         "categories": [["a"]] * 3,
@@ -218,3 +220,30 @@ def test_what_cannot_be_measured_is_refused(change, message):
     assert measure_quality(**case)["recall_at_10"] == 1.0
     with pytest.raises(InvalidInput, match=message):
         measure_quality(**{**case, **change})
+
+
+@settings(max_examples=150, deadline=None)
+@given(histories(), PERIODS, st.data())
+def test_what_is_wanted_is_that_of_a_loop(case, bounds, data):
+    events, vectors = case
+    start, end = bounds
+    history = history_of(events, vectors, SPEC)
+    member_ids = history.events.member_ids.to_pylist()
+    item_ids = history.vectors.item_ids.to_pylist()
+    every = list(range(len(member_ids)))
+    members = sorted(data.draw(st.sets(st.sampled_from(every), min_size=1)))
+    items = sorted(data.draw(st.sets(st.integers(0, len(item_ids) - 1))))
+    first, wanted = wanted_within(history, period(start, end), members, items)
+    assert first[0] == 0
+    assert first[-1] == len(wanted)
+    for i, member in enumerate(members):
+        expected = sorted(
+            e["job_id"]
+            for e in distinct(events)
+            if e["member_id"] == member_ids[member]
+            and start <= e["time"] < end
+            and e["action"] in POSITIVE
+            and e["job_id"] in {item_ids[j] for j in items}
+        )
+        found = sorted(item_ids[items[j]] for j in wanted[first[i] : first[i + 1]])
+        assert found == expected

@@ -6,23 +6,23 @@ import pytest
 from reference import US_PER_DAY, decayed_of, sequence, vector_as_of
 from training_cases import event, history_of
 
-from activity_embeddings.training.evaluation.arms import Role
-from activity_embeddings.training.evaluation.member_vectors import EvaluatedModel, MemberVectors
+from activity_embeddings.training.evaluation.arms import ArmRole
+from activity_embeddings.training.evaluation.contenders import EvaluatedModel
+from activity_embeddings.training.evaluation.member_vectors import MemberVectors
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.store import (
-    MINUTE_US,
     EvaluationStore,
-    Schedule,
     Table,
 )
 from activity_embeddings.training.models import InterleavedDecay
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from activity_embeddings.transformations.times import Schedule
 
 DAY = US_PER_DAY
 SPEC = ActivitySpec()
 VECTOR_SPEC = ItemVectorSpec("test", "1", 2)
-DELAY = 30 * MINUTE_US
+DELAY = 30 * 60_000_000
 SCHEDULE = Schedule(DAY, DELAY)
 FACTS = {"window_us": SPEC.window_us, "length": SPEC.length}
 ITEMS = 12
@@ -110,7 +110,9 @@ def test_a_value_that_is_not_of_the_activity_before_the_daily_run_is_noticed(sto
             history,
             vector_spec=VECTOR_SPEC,
             models={
-                "decay": EvaluatedModel("decay", "", Role.REFERENCE, (store.model_path("decay"),))
+                "decay": EvaluatedModel(
+                    "decay", "", ArmRole.REFERENCE, (store.model_path("decay"),)
+                )
             },
             categories=None,
             item_truth=None,

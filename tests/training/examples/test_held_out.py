@@ -23,14 +23,14 @@ from training_cases import (
 )
 from training_reference import POSITIVE, allowed_items, held_out, shifted_times
 
-from activity_embeddings.training.examples.held_out import (
-    Windows,
-    both,
+from activity_embeddings.training.examples.held_out import Windows, hold_out
+from activity_embeddings.training.objectives import FuturePositives
+from activity_embeddings.training.objectives.negatives import (
+    concatenate,
     draw_negatives,
-    hold_out,
+    label_counts,
     label_names,
 )
-from activity_embeddings.training.objectives import FuturePositives
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
 
@@ -98,7 +98,7 @@ def test_four_activities_make_one_example_and_three_make_none():
     assert got.sequences.as_of.tolist() == [40]
     assert got.sequences.time[0, -4:].tolist() == [0, 10, 20, 30]
     assert got.label.tolist() == [1]
-    assert got.counts(history.spec) == {"APPLY": 1}
+    assert label_counts(got, history.spec) == {"APPLY": 1}
     assert held_out_items(member_with([10, 20, 30])) == ([], [])
 
 
@@ -181,10 +181,10 @@ def test_a_period_without_activity_gives_no_examples_and_no_negatives():
     history = member_with([10, 20, 30, 40])
     got = examples(history, period(50, 60), Windows())
     drawn = draw_negatives(got, history, period(50, 60), random=random())
-    assert len(got) == len(drawn) == len(both(got, drawn)) == 0
+    assert len(got) == len(drawn) == len(concatenate(got, drawn)) == 0
     assert got.item_rows.shape == (0,)
     assert got.sequences.item.shape == (0, 32)
-    assert got.counts(history.spec) == {}
+    assert label_counts(got, history.spec) == {}
 
 
 @pytest.mark.parametrize("name", ["minimum", "stride", "per_member"])
@@ -204,7 +204,7 @@ def test_held_out_activities_equal_the_reference(case, of, windows):
     assert held_out_dicts(got, history, LABELS) == expected_dicts(rows, vectors)
     np.testing.assert_array_equal(history.events.item[got.event], got.item)
     np.testing.assert_array_equal(history.events.time[got.event], got.sequences.as_of)
-    assert got.counts(history.spec) == dict(Counter(e["action"] for e, _ in rows))
+    assert label_counts(got, history.spec) == dict(Counter(e["action"] for e, _ in rows))
 
 
 @settings(max_examples=150, deadline=None)
@@ -241,9 +241,9 @@ def negatives(history, of, seed=0, **options):
 def test_one_negative_for_each_positive_makes_it_half_and_half():
     history = day_of_many(positives=101)
     real, drawn = negatives(history, period(0, DAY))
-    assert real.counts(history.spec) == {"APPLY": 50, "SAVE": 50}
-    together = both(real, drawn)
-    assert together.counts(history.spec) == {
+    assert label_counts(real, history.spec) == {"APPLY": 50, "SAVE": 50}
+    together = concatenate(real, drawn)
+    assert label_counts(together, history.spec) == {
         "APPLY": 50,
         "SAVE": 50,
         "RAND_NEG_FOR_APPLY": 50,
@@ -287,8 +287,8 @@ def test_items_are_drawn_uniformly_where_nearly_all_items_of_the_day_are_taboo()
 
 
 def test_lists_of_allowed_items_are_made_for_some_at_a_time(monkeypatch):
-    monkeypatch.setattr("activity_embeddings.training.examples.held_out.DRAWS", 0)
-    monkeypatch.setattr("activity_embeddings.training.examples.held_out.LISTED_AT_ONCE", 13)
+    monkeypatch.setattr("activity_embeddings.training.objectives.negatives.DRAWS", 0)
+    monkeypatch.setattr("activity_embeddings.training.objectives.negatives.LISTED_AT_ONCE", 13)
     history = day_of_many(pool=5, positives=1001)
     _, drawn = negatives(history, period(0, DAY))
     counts = np.bincount(drawn.item, minlength=5)

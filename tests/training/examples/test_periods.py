@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pandas as pd
 import pytest
 
-from activity_embeddings.training.evaluation.data import Timeline
+from activity_embeddings.training.evaluation.plan import Timeline
 from activity_embeddings.training.examples.periods import Period, TimeSplit
 from activity_embeddings.transformations.errors import InvalidInput
 

@@ -13,6 +13,7 @@ from training_data import TRAIN, VALIDATION, VECTOR_SPEC, day, turns
 
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit
+from activity_embeddings.training.fitting.plan import TrainingPlan
 from activity_embeddings.training.fitting.train import BEST, RESULT, RUN, load_run, train
 from activity_embeddings.training.models import (
     CNN,
@@ -31,6 +32,10 @@ FIT = Fit(epochs=2, batch_size=128, learning_rate=3e-3)
 DATA = {"vector_spec": VECTOR_SPEC, "period": TRAIN, "validation": VALIDATION}
 
 
+def plan(**changes):
+    return TrainingPlan(**{"history": HISTORY, "fit": FIT, **DATA, **changes})
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("run")
@@ -38,12 +43,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    return train(SMALL, HISTORY, fit=FIT, run=folder, **DATA)
+    return train(SMALL, plan(), run=folder)
 
 
 def test_it_learns_an_order_that_no_average_sees():
     fit = replace(FIT, epochs=12)
-    result = train(SMALL, HISTORY, fit=fit, **DATA).result["metrics"]
+    result = train(SMALL, plan(fit=fit)).result["metrics"]
     assert result["validation"]["ndcg_at_10"] > 1.3 * result["rivals"]["decay_0.9"]["ndcg_at_10"]
 
 
@@ -61,7 +66,7 @@ def test_facts_are_json_and_say_what_was_done(trained):
 
 def test_a_complete_run_is_read_and_not_trained_again(trained, folder):
     before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
-    again = train(SMALL, HISTORY, fit=FIT, run=folder, **DATA)
+    again = train(SMALL, plan(), run=folder)
     assert again.result == trained.result
     for one, other in zip(again.model.get_weights(), trained.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -72,12 +77,12 @@ def test_a_run_in_a_linked_folder_is_written_there(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "run").symlink_to("disk")
     model = GeometricDecay(r=0.8)
-    figure = train(model, HISTORY, fit=FIT, run=tmp_path / "run", **DATA).figure
+    figure = train(model, plan(), run=tmp_path / "run").figure
     assert (tmp_path / "run").is_symlink()
     assert load_run(tmp_path / "disk").figure == figure
     (tmp_path / "broken").symlink_to("gone")
     with pytest.raises(InvalidInput, match="gone, which is not there"):
-        train(model, HISTORY, fit=FIT, run=tmp_path / "broken", **DATA)
+        train(model, plan(), run=tmp_path / "broken")
 
 
 def test_a_folder_of_another_run_is_refused_and_left_alone(trained, folder):
@@ -88,7 +93,7 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(trained, folder):
         {"validation": Period(day(20), day(29))},
     ):
         with pytest.raises(InvalidInput, match=r"expected a new folder.*Name another folder"):
-            train(SMALL, HISTORY, run=folder, **{"fit": FIT, **DATA, **other})
+            train(SMALL, plan(**other), run=folder)
     assert before == {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
     assert set(before) == {RUN, RESULT, BEST, CHECKPOINT}
 
@@ -138,7 +143,7 @@ def test_a_model_that_is_packaged_gives_the_same_vectors_by_plain_tensorflow(
     "model", [InterleavedDecay(r=0.9), GeometricDecay(r=0.9), SeveralRatesDecay()], ids=str
 )
 def test_averages_are_measured_and_packaged_in_the_same_way(model, tmp_path):
-    trained = train(model, HISTORY, run=tmp_path / "run", **DATA)
+    trained = train(model, plan(fit=Fit()), run=tmp_path / "run")
     metrics = trained.result["metrics"]
     if model.name == "interleaved_decay":
         assert metrics["validation"] == pytest.approx(metrics["rivals"]["decay_0.9"], abs=1e-6)
@@ -151,7 +156,7 @@ def test_averages_are_measured_and_packaged_in_the_same_way(model, tmp_path):
 
 def test_periods_that_overlap_are_refused():
     with pytest.raises(InvalidInput, match="`validation` should begin where `period` ends"):
-        train(SMALL, HISTORY, **{**DATA, "validation": Period(day(19), day(30))})
+        plan(validation=Period(day(19), day(30)))
 
 
 def test_events_after_the_validation_period_change_nothing(trained):
@@ -163,7 +168,7 @@ def test_events_after_the_validation_period_change_nothing(trained):
         _as_table([HISTORY.events, moved]), HISTORY.vectors, HISTORY.spec
     )
     assert len(both.events) == 2 * len(HISTORY.events)
-    again = train(SMALL, both, fit=FIT, **DATA)
+    again = train(SMALL, plan(history=both))
     for one, other in zip(again.model.get_weights(), trained.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert again.result == trained.result
@@ -202,7 +207,11 @@ def test_too_few_members_is_one_clear_error_and_leaves_nothing_to_package(tmp_pa
     only = replace(few, events=few.events.where(few.events.time < few.events.time.min() + 1))
     for objective in (FuturePositives(), Proxy()):
         with pytest.raises(InvalidInput, match=r"expected .*Received: no"):
-            train(SMALL, only, objective=objective, run=tmp_path / objective.name, **DATA)
+            train(
+                SMALL,
+                plan(history=only, objective=objective, fit=Fit()),
+                run=tmp_path / objective.name,
+            )
         assert not (tmp_path / objective.name / RESULT).exists()
         with pytest.raises(InvalidInput, match="a run that has not ended"):
             load_run(tmp_path / objective.name)

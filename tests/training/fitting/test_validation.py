@@ -26,7 +26,7 @@ from training_reference import gain, mean_of_members, ranking_queries
 
 from activity_embeddings.training.fitting.validation import (
     SHARES,
-    RankingQueries,
+    ValidationQueries,
     decayed_average,
     embed_with,
 )
@@ -71,7 +71,7 @@ def only(queries):
 
 
 def test_candidates_are_the_items_of_the_day_without_the_wanted_one_and_the_members_own():
-    queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
+    queries = ValidationQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
     assert len(queries) == 1
     assert sequence_lists(queries.sequences) == [[(0, "SAVE", 9 * DAY)]]
     day, items = only(queries)
@@ -80,7 +80,7 @@ def test_candidates_are_the_items_of_the_day_without_the_wanted_one_and_the_memb
 
 
 def test_popularity_counts_positive_activity_of_the_seven_days_before_alone():
-    day, items = only(RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY)))
+    day, items = only(ValidationQueries.of(by_hand(), period(10 * DAY, 11 * DAY)))
     popularity = dict(zip(items.tolist(), day.popularity.tolist(), strict=True))
     assert popularity == pytest.approx(
         {0: math.log(2), 1: math.log(2), 2: math.log(3), 3: 0.0, 4: 0.0}
@@ -99,22 +99,22 @@ def test_popularity_counts_positive_activity_of_the_seven_days_before_alone():
     ],
 )
 def test_the_place_of_the_wanted_item_decides_the_gain(embedding, rank):
-    queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
+    queries = ValidationQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
     gains = queries.ndcg_of_members(np.array([embedding], np.float32))
     assert gains.tolist() == pytest.approx([1 / math.log2(rank + 1)])
 
 
 def test_popularity_alone_puts_the_wanted_item_second():
-    queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
+    queries = ValidationQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
     assert queries.popularity() == pytest.approx(1 / math.log2(3))
 
 
 def test_embedding_and_popularity_are_mixed_in_units_of_their_standard_deviation():
-    queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
+    queries = ValidationQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
     embedding = np.array([[1.0, 0.0]], np.float32)
     # Over candidates 2, 3, 4: scores 3, 2, 2 and popularity log 3, 0, 0; the wanted item has 2
-    # and log 2. In these units, item 2 is ahead by 2.12 in scores and by 0.78 in popularity, items 3
-    # and 4 are behind by 1.34 in popularity: the wanted item is second whatever the share below 1.
+    # and log 2. In these units, item 2 is ahead by 2.12 in scores and by 0.78 in popularity, items
+    # 3 and 4 are behind by 1.34 in popularity: the wanted item is second whatever the share below 1.
     for share in (0.0, 0.2, 0.8):
         assert queries.ndcg_of_members(embedding, share) == pytest.approx(1 / math.log2(3))
     # Turned round, item 2 is behind by 2.12 in scores: ahead of the wanted item as long as
@@ -125,7 +125,7 @@ def test_embedding_and_popularity_are_mixed_in_units_of_their_standard_deviation
 
 
 def test_measure_takes_the_best_share_and_gives_the_embedding_alone_too():
-    queries = RankingQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
+    queries = ValidationQueries.of(by_hand(), period(10 * DAY, 11 * DAY))
     constant = np.full((len(queries), 2), [-1, 0], np.float32)
     figures = queries.measure(lambda sequences, history: constant)
     # Items 1, 3 and 4 tie by the embedding alone; with some popularity the wanted item is first.
@@ -140,7 +140,7 @@ def test_the_eleventh_place_gains_nothing():
     events += [event(2, 2 + i, "DISMISS", DAY + i) for i in range(10)]
     vectors = [(0, -1, [0.0, 0.0]), (1, -1, [1.0, 0.0])]
     vectors += [(2 + i, -1, [2.0, float(i == 0)]) for i in range(10)]
-    queries = RankingQueries.of(history_of(events, vectors), period(DAY, 2 * DAY))
+    queries = ValidationQueries.of(history_of(events, vectors), period(DAY, 2 * DAY))
     assert queries.ndcg_of_members(np.array([[1, 0]], np.float32)).tolist() == [0.0]
     tenth = queries.ndcg_of_members(np.array([[1, -2]], np.float32))
     assert tenth.tolist() == pytest.approx([1 / math.log2(11)])
@@ -150,7 +150,7 @@ def test_each_member_counts_once_however_many_queries():
     events = [event(1, 0, "SAVE", 0), event(2, 0, "SAVE", 0)]
     events += [event(1, 1, "SAVE", DAY), event(1, 2, "SAVE", DAY + 1), event(2, 3, "SAVE", DAY)]
     vectors = [(j, -1, [float(j), 0.0]) for j in range(4)]
-    queries = RankingQueries.of(history_of(events, vectors), period(DAY, 2 * DAY))
+    queries = ValidationQueries.of(history_of(events, vectors), period(DAY, 2 * DAY))
     assert queries.member.tolist() == [0, 0, 1]
     gains = queries.ndcg_of_members(np.array([[1, 0]] * 3, np.float32))
     # Item 1 is third of 1, 2, 3; item 2 second of 2, 3; item 3 first.
@@ -159,7 +159,7 @@ def test_each_member_counts_once_however_many_queries():
 
 def test_a_wanted_item_without_rivals_is_first_at_every_share():
     events = [event(1, 0, "SAVE", 0), event(1, 1, "SAVE", DAY)]
-    queries = RankingQueries.of(
+    queries = ValidationQueries.of(
         history_of(events, [(j, -1, [1.0, 0.0]) for j in (0, 1)]), period(DAY, 2 * DAY)
     )
     for share in SHARES:
@@ -171,19 +171,19 @@ def test_vectors_are_those_of_the_time_of_each_query():
     events += [event(1, 1, "SAVE", DAY), event(2, 1, "SAVE", DAY + 9), event(3, 2, "SAVE", DAY)]
     vectors = [(0, -1, [1.0, 0.0]), (1, -1, [1.0, 0.0]), (2, -1, [0.0, 0.0]), (2, DAY + 5, [5, 0])]
     history = history_of(events, vectors)
-    queries = RankingQueries.of(history, period(DAY, 2 * DAY))
+    queries = ValidationQueries.of(history, period(DAY, 2 * DAY))
     gains = queries.ndcg_of_members(np.array([[1, 0], [1, 0]], np.float32))
     assert gains.tolist() == pytest.approx([1.0, 1 / math.log2(3)])
 
 
 def test_a_period_without_a_query_is_refused():
     with pytest.raises(InvalidInput, match=r"expected members with activity.*of 0 held out"):
-        RankingQueries.of(by_hand(), period(0, 2 * DAY))
+        ValidationQueries.of(by_hand(), period(0, 2 * DAY))
     # Held out, but not wanted.
     events = [event(1, 0, "SAVE", 0), event(1, 0, "DISMISS", DAY)]
     history = history_of(events, [(0, -1, [1.0, 0.0])])
     with pytest.raises(InvalidInput, match=r"Received: none, of 1 held out"):
-        RankingQueries.of(history, period(DAY, 2 * DAY))
+        ValidationQueries.of(history, period(DAY, 2 * DAY))
 
 
 @settings(max_examples=250, deadline=None)
@@ -195,9 +195,9 @@ def test_queries_and_ndcg_equal_the_reference(case, of, share):
     history = history_of(events, vectors, SPEC)
     if not expected:
         with pytest.raises(InvalidInput, match="validation: expected members"):
-            RankingQueries.of(history, period(*of))
+            ValidationQueries.of(history, period(*of))
         return
-    queries = RankingQueries.of(history, period(*of))
+    queries = ValidationQueries.of(history, period(*of))
     member_ids = history.events.member_ids.to_pylist()
     assert [member_ids[m] for m in queries.member] == [q["member"] for q in expected]
     assert queries.sequences.as_of.tolist() == [q["time"] for q in expected]
@@ -245,7 +245,7 @@ def test_nothing_after_a_period_changes_its_queries(case, of, later):
 
     def made(events):
         try:
-            queries = RankingQueries.of(history_of(events, vectors, SPEC), period(*of))
+            queries = ValidationQueries.of(history_of(events, vectors, SPEC), period(*of))
         except InvalidInput:
             return None
         embeddings = np.ones((len(queries), 2), np.float32)

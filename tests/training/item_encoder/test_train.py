@@ -11,11 +11,12 @@ from training_data import EPOCH, day
 
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.fitting.loop import Fit
-from activity_embeddings.training.item_encoder.train import TowerSettings, train_item_encoder
+from activity_embeddings.training.item_encoder.towers import TowerSettings
+from activity_embeddings.training.item_encoder.train import EncoderPlan, train_item_encoder
 from activity_embeddings.training.objectives import FuturePositives
 from activity_embeddings.training.packaging import package_item_encoder
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.inference.encoder import TowerSettings as LoadedEncoder
+from activity_embeddings.transformations.inference.encoder import ItemEncoder as LoadedEncoder
 from activity_embeddings.transformations.inference.encoder import encode_postings
 
 INTEGER = pa.int64()
@@ -25,10 +26,14 @@ COLD = 6
 """Items that nobody acts on before `UNTIL`."""
 OPTIONS = {
     "dimension": 8,
-    "encoder": TowerSettings(categories=("genres", "year"), buckets=512, hidden=8, dropout=0.0),
+    "towers": TowerSettings(categories=("genres", "year"), buckets=512, hidden=8, dropout=0.0),
     "objective": FuturePositives(windows=Windows(minimum=1, prefixes=True), targets=2),
     "fit": Fit(epochs=4, batch_size=128, learning_rate=1e-2),
 }
+
+
+def plan(until=UNTIL, **changes):
+    return EncoderPlan(until, **{**OPTIONS, **changes})
 
 
 def postings(ids=INTEGER):
@@ -81,7 +86,7 @@ def encode(module, table):
 
 @pytest.fixture(scope="module")
 def trained():
-    return train_item_encoder(events(), postings(), until=UNTIL, **OPTIONS)
+    return train_item_encoder(events(), postings(), plan())
 
 
 def mean_cosines(vectors):
@@ -127,9 +132,7 @@ def test_nothing_at_or_after_the_end_is_read(trained):
         "event_timestamp",
         pa.array([t + timedelta(days=40) for t in times], pa.timestamp("us", "UTC")),
     )
-    module, facts = train_item_encoder(
-        pa.concat_tables([moved, events()]), postings(), until=UNTIL, **OPTIONS
-    )
+    module, facts = train_item_encoder(pa.concat_tables([moved, events()]), postings(), plan())
     np.testing.assert_array_equal(encode(module, postings()), encode(trained[0], postings()))
     assert facts == trained[1]
 
@@ -146,15 +149,13 @@ def test_of_a_items_postings_the_newest_before_the_end_is_read(trained):
     unseen = postings().slice(0, 1).set_column(0, "job_id", pa.array([ITEMS])).slice(0, 1)
     unseen = unseen.set_column(4, "event_timestamp", pa.array([UNTIL], pa.timestamp("us", "UTC")))
     for order in ([later, postings(), earlier, unseen], [unseen, earlier, postings(), later]):
-        module, facts = train_item_encoder(
-            events(), pa.concat_tables(order), until=UNTIL, **OPTIONS
-        )
+        module, facts = train_item_encoder(events(), pa.concat_tables(order), plan())
         assert facts == trained[1]
         np.testing.assert_array_equal(encode(module, postings()), encode(trained[0], postings()))
 
 
 def test_another_seed_gives_other_vectors(trained):
-    module, _ = train_item_encoder(events(), postings(), until=UNTIL, seed=1, **OPTIONS)
+    module, _ = train_item_encoder(events(), postings(), plan(fit=replace(OPTIONS["fit"], seed=1)))
     assert np.abs(encode(module, postings()) - encode(trained[0], postings())).max() > 1e-3
 
 
@@ -181,9 +182,8 @@ def test_packaged_it_gives_the_same_vectors_from_its_last_day_on(trained, tmp_pa
 
 
 def test_ids_may_be_strings(tmp_path):
-    options = {**OPTIONS, "fit": Fit(epochs=1)}
     module, facts = train_item_encoder(
-        events(ids=pa.string()), postings(pa.string()), until=UNTIL, **options
+        events(ids=pa.string()), postings(pa.string()), plan(fit=Fit(epochs=1))
     )
     described = package_item_encoder(
         module, tmp_path / "encoder", name="items", version="1", valid_from=UNTIL, **facts
@@ -237,27 +237,27 @@ def test_tokens_are_of_their_column_and_categories_come_first():
 )
 def test_malformed_postings_are_one_clear_error(change, message):
     with pytest.raises(InvalidInput, match=message):
-        train_item_encoder(events(), change(postings()), until=UNTIL, **OPTIONS)
+        train_item_encoder(events(), change(postings()), plan())
 
 
 def test_too_little_activity_is_one_clear_error():
     with pytest.raises(InvalidInput, match=r"expected .*Received: "):
-        train_item_encoder(events(), postings(), until=day(0), **OPTIONS)
+        train_item_encoder(events(), postings(), plan(until=day(0)))
     few = events(members=1, per_member=3)
     with pytest.raises(InvalidInput, match=r"expected .*Received: "):
-        train_item_encoder(few, postings(), until=UNTIL, **OPTIONS)
+        train_item_encoder(few, postings(), plan())
     with pytest.raises(InvalidInput, match=r"`until` should have a time zone"):
-        train_item_encoder(events(), postings(), until=UNTIL.replace(tzinfo=None), **OPTIONS)
+        train_item_encoder(events(), postings(), plan(until=UNTIL.replace(tzinfo=None)))
     with pytest.raises(InvalidInput, match=r"`until` should be a datetime.*Received: 'soon'"):
-        train_item_encoder(events(), postings(), until="soon", **OPTIONS)
+        train_item_encoder(events(), postings(), plan(until="soon"))
 
 
-def test_a_killed_training_goes_on(tmp_path):
-    options = {**OPTIONS, "fit": replace(OPTIONS["fit"], epochs=1)}
-    whole, facts = train_item_encoder(events(), postings(), until=UNTIL, **options)
-    train_item_encoder(events(), postings(), until=UNTIL, run=tmp_path, **options)
+def test_a_killed_training_is_resumed(tmp_path):
+    short = plan(fit=replace(OPTIONS["fit"], epochs=1))
+    whole, facts = train_item_encoder(events(), postings(), short)
+    train_item_encoder(events(), postings(), short, run=tmp_path)
     # As if killed in the second phase, with the first one done.
     (tmp_path / "final" / "checkpoint.npz").unlink()
-    again, same = train_item_encoder(events(), postings(), until=UNTIL, run=tmp_path, **options)
+    again, same = train_item_encoder(events(), postings(), short, run=tmp_path)
     assert same == facts
     np.testing.assert_array_equal(encode(again, postings()), encode(whole, postings()))

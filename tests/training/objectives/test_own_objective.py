@@ -10,15 +10,16 @@ from training_data import TRAIN, VALIDATION, VECTOR_SPEC, turns
 
 from activity_embeddings.training.examples.held_out import Windows, hold_out
 from activity_embeddings.training.fitting.loop import Fit
+from activity_embeddings.training.fitting.plan import TrainingPlan
 from activity_embeddings.training.fitting.train import train
 from activity_embeddings.training.models import CNN
-from activity_embeddings.training.objectives import WEIGHT, Objective, Task
+from activity_embeddings.training.objectives import WEIGHT, Objective, TrainingTask
 
 HISTORY = turns()
 SHOWN = 6
 
 
-class SessionTask(Task):
+class SessionTask(TrainingTask):
     """Softmax over the items of a session, in whatever order they were shown."""
 
     def losses_of(self, embedding, inputs, vectors_of):
@@ -53,12 +54,14 @@ class Sessions(Objective):
 def test_it_trains_by_the_same_function_and_learns():
     trained = train(
         CNN(filters=8, convolutions=2, dropout=0.0),
-        HISTORY,
-        vector_spec=VECTOR_SPEC,
-        period=TRAIN,
-        validation=VALIDATION,
-        objective=Sessions(),
-        fit=Fit(epochs=8, batch_size=128, learning_rate=5e-3),
+        TrainingPlan(
+            history=HISTORY,
+            vector_spec=VECTOR_SPEC,
+            period=TRAIN,
+            validation=VALIDATION,
+            objective=Sessions(),
+            fit=Fit(epochs=8, batch_size=128, learning_rate=5e-3),
+        ),
     )
     losses = [epoch["loss"] for epoch in trained.result["training"]["history"]]
     assert losses[-1] < 0.8 * losses[0]

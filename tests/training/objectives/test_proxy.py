@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from training_data import SPEC, TRAIN, VALIDATION, VECTOR_SPEC, day, turns
 
-from activity_embeddings.training.examples.held_out import Windows, label_names
+from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.models import CNN
 from activity_embeddings.training.objectives import Proxy
+from activity_embeddings.training.objectives.negatives import label_counts, label_names
 from activity_embeddings.training.objectives.proxy import CANDIDATE_ROW, WANTED
 from activity_embeddings.transformations.errors import InvalidInput
 
@@ -51,12 +52,12 @@ def test_a_drawn_negative_weighs_less_than_a_real_dismiss_by_default():
 def test_the_balance_is_printed_as_counted():
     balance = EVERY.balance(HISTORY, TRAIN, seed=0)
     real, drawn = EVERY.held_out(HISTORY, TRAIN, numbers())
-    assert balance["before_negatives"] == real.counts(SPEC)
-    positives = real.counts(SPEC)["APPLY"] + real.counts(SPEC)["SAVE"]
+    assert balance["before_negatives"] == label_counts(real, SPEC)
+    positives = label_counts(real, SPEC)["APPLY"] + label_counts(real, SPEC)["SAVE"]
     assert len(drawn) == positives
     after = balance["after_negatives"]
-    assert after["RAND_NEG_FOR_APPLY"] == real.counts(SPEC)["APPLY"]
-    assert after["RAND_NEG_FOR_SAVE"] == real.counts(SPEC)["SAVE"]
+    assert after["RAND_NEG_FOR_APPLY"] == label_counts(real, SPEC)["APPLY"]
+    assert after["RAND_NEG_FOR_SAVE"] == label_counts(real, SPEC)["SAVE"]
     assert sum(after.values()) == len(real) + positives
 
 

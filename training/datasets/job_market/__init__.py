@@ -1,9 +1,9 @@
 """A simulated job market with planted truth, to calibrate an offline evaluation on.
 
 What an evaluation says of real data cannot be checked; what it says of a world in which every
-preference is known can. Here members act on job postings for known reasons, so that an arm which
-ranks by the truth shows how much there is to win, and an evaluation can be asked whether it finds
-what is there. Nothing measured on it says anything about real members.
+preference is known can. Here members act on job postings for known reasons. So an arm that ranks by
+the truth shows how much can be gained, and whether the evaluation finds it. Nothing measured on it
+says anything about real members.
 
 The story, each part with a setting in `settings.MarketSettings`:
 

@@ -27,7 +27,7 @@ class Jobs:
     vectors : float32 [m, K], unit vectors.
     attractiveness : float32 [m]; adds to everyone's utility.
     exposure : float64 [m]; how often it is shown when new, relative to others.
-    fading_days : float; exposure falls to 1/e in so many days.
+    fading_days : float; number of days in which exposure falls to 1/e.
     posted : int64 [m]; microseconds since the market's start, negative before it.
     first_day, end_day : int64 [m]; shown on days `first_day <= day < end_day`, day 0 being the
         first of the market.

@@ -60,9 +60,9 @@ HISTORY_DAYS = 28
 _README = """\
 # A simulated job market
 
-**Simulated**: made by `python -m activity_embeddings.training.datasets.job_market`, with planted preferences, to calibrate an
-evaluation on. It holds no people and no companies; no figure measured on it says anything of real
-members. Say so beside every one.
+**Simulated**: made by `python -m activity_embeddings.training.datasets.job_market`, with planted \
+preferences, to calibrate an evaluation on. It holds no people and no companies; no figure \
+measured on it says anything of real members. Say so beside every one.
 
 | File | One row per | Columns |
 | --- | --- | --- |

@@ -211,7 +211,7 @@ def _places(acts: np.ndarray, order: np.ndarray, there: np.ndarray) -> tuple[np.
     Returns
     -------
     tuple of int64 [a]
-        Session, slot and place of each action; slots beyond what is there are left out.
+        Session, slot and place of each action; slots beyond the session are left out.
     """
     session, slot = np.nonzero(acts)
     turn = acts.cumsum(axis=1)[session, slot] - 1

@@ -62,7 +62,8 @@ class MarketSettings:
     members : int. Numbered from 1; those without any activity have true preferences only.
     jobs : int. Postings, some of them posted before `start` and still open then.
     days : int. Simulated, from `start` on.
-    start : the first midnight, UTC, a time with a zone; see `activity_embeddings.transformations.times.Time`.
+    start : the first midnight, UTC, a time with a zone; see
+        `activity_embeddings.transformations.times.Time`.
     seed : int, at least 0.
     dimension : int. K, the length of true vectors without the coordinate of attractiveness.
     demand_spread : float. Standard deviation of the log of an occupation's share of postings and
@@ -71,7 +72,7 @@ class MarketSettings:
         has length 1.
     attractiveness : float. Standard deviation of what a posting adds to everyone's utility.
     exposure_spread : float. Standard deviation of the log of a posting's exposure.
-    fading_days : float. Exposure falls to 1/e in so many days.
+    fading_days : float. Number of days in which exposure falls to 1/e.
     open_days : float. Median days that a posting is open.
     sessions : float. Median over members of the sessions expected in 28 days, if none of these were
         of a weekend, when there are fewer.
@@ -93,7 +94,7 @@ class MarketSettings:
     stray : float. Share of sessions that follow an interest in any occupation, by demand.
     browsed : int. Postings that a session shows by exposure alone.
     recommended : int. Postings that a recommender adds.
-    recommender_choice : int. Each of these is the best of so many drawn by exposure.
+    recommender_choice : int. Number of items drawn by exposure, of which each is the best.
     recommender_lag_days : float. How old the interest is by which the recommender judges.
     save : float. Share of SAVE among positive actions.
     save_changed : float. The same in the 28 days after a change of direction began.

@@ -343,7 +343,7 @@ class _Digits(Formatter):
 
 
 def _shortened(text: str, room: float, weight: str = "normal") -> str:
-    """Return a text on one line that is no wider than so many CSS pixels."""
+    """Return a text on one line, cut to a width in CSS pixels."""
     text = " ".join(text.split())
     if _width(text, weight) <= room:
         return text

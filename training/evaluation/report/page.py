@@ -18,46 +18,58 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, PackageLoader, Template, Undefined
 from markupsafe import Markup
 
+from activity_embeddings.training.evaluation.arms import CANARY, DECAY, NOTHING, ArmRole
 from activity_embeddings.training.evaluation.report import charts
 from activity_embeddings.training.evaluation.report.charts import Row
+from activity_embeddings.training.evaluation.result import (
+    AUC,
+    COVERAGE,
+    DAY,
+    LIKE,
+    LISTS,
+    LOG_LOSS,
+    MRR,
+    RECALL,
+    SCHEMA,
+    TO_DATE,
+    WEEK,
+    WITHIN_MEMBER_AUC,
+    Result,
+)
+from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, replace_file
 from activity_embeddings.transformations.wording import counted, duration, share, utc
 
-SCHEMA = 1
-BASELINE, REFERENCE = "nothing", "decay"
+BASELINE, REFERENCE = NOTHING, DECAY
 """Arms that others are compared against."""
-CANARY = "leak_canary"
-"""It adds so much that beside it no other arm could be told from 0 in a chart."""
-FIGURE = "ndcg_at_10"
-ROLES = {
-    "base": "Without activity embeddings",
-    "reference": "References",
-    "learned": "Learned",
-    "control": "Controls",
-    "oracle": "Oracle",
+ROLES: dict[str, str] = {
+    ArmRole.BASE: "Without activity embeddings",
+    ArmRole.REFERENCE: "References",
+    ArmRole.LEARNED: "Learned",
+    ArmRole.CONTROL: "Controls",
+    ArmRole.ORACLE: "Oracle",
 }
 """Groups of the table of arms, in their order; others follow."""
 TASKS = {
-    "day": "Day",
-    "to_date": "Day, base to date",
-    "week": "Week",
-    "like": "Like or dismiss",
+    DAY: "Day",
+    TO_DATE: "Day, base to date",
+    WEEK: "Week",
+    LIKE: "Like or dismiss",
 }
-LISTS = ("day", "to_date", "week")
-"""Tasks whose figure is NDCG@10."""
+"""Short names of the tasks."""
 FIGURES = {
-    "ndcg_at_10": "NDCG@10",
-    "recall_at_10": "Recall@10",
-    "mrr": "MRR",
-    "auc": "AUC",
-    "log_loss": "log loss",
-    "within_member_auc": "AUC within members",
+    FIGURE: "NDCG@10",
+    RECALL: "Recall@10",
+    MRR: "MRR",
+    AUC: "AUC",
+    LOG_LOSS: "log loss",
+    WITHIN_MEMBER_AUC: "AUC within members",
 }
 QUALITY = {
-    "recall_at_10": "Recall@10",
+    RECALL: "Recall@10",
     "interest_entropy_at_50": "interest entropy@50",
-    "p90_coverage_at_10": "P90 coverage@10",
+    COVERAGE: "P90 coverage@10",
     "norm_p10": "norm, 10th percentile",
     "norm_p50": "norm, median",
     "norm_p90": "norm, 90th percentile",
@@ -66,7 +78,7 @@ QUALITY = {
 MISSING = "–"
 
 
-def write_report(result: Mapping[str, Any], file: Path) -> None:
+def write_report(result: Result, file: Path) -> None:
     """Write the page of a result; it is written aside, so `file` never holds half a page.
 
     Parameters
@@ -85,7 +97,7 @@ def write_report(result: Mapping[str, Any], file: Path) -> None:
     replace_file(file, lambda aside: aside.write_bytes(page.encode("utf-8")))
 
 
-def render_report(result: Mapping[str, Any]) -> str:
+def render_report(result: Result) -> str:
     """Return the page of a result; see `write_report`."""
     schema = result.get("schema") if isinstance(result, Mapping) else None
     if schema != SCHEMA:
@@ -218,7 +230,7 @@ def _parsed(value: Any) -> datetime | None:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table of arms: its group, its title, and what stands there of an arm."""
+    """A column of the table of arms; `cell` makes the text of an arm and the note below it."""
 
     group: str
     title: str
@@ -263,29 +275,31 @@ def _headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
 
     difference = f"difference to {BASELINE}"
     columns = [
-        Column("Day", "NDCG@10", figure("day", FIGURE)),
-        Column("Day", difference, compared("day", "difference", charts.signed_text, _interval)),
-        Column("Day", "p (Holm)", compared("day", "p_holm", _p)),
-        Column("Day", "real", compared("day", "real", lambda real: "● yes" if real else "○ no")),
-        Column("Day", "seed spread", figure("day", "seed_spread")),
+        Column(TASKS[DAY], "NDCG@10", figure(DAY, FIGURE)),
+        Column(TASKS[DAY], difference, compared(DAY, "difference", charts.signed_text, _interval)),
+        Column(TASKS[DAY], "p (Holm)", compared(DAY, "p_holm", _p)),
+        Column(TASKS[DAY], "real", compared(DAY, "real", lambda real: "● yes" if real else "○ no")),
+        Column(TASKS[DAY], "seed spread", figure(DAY, "seed_spread")),
         Column(
-            "Day",
+            TASKS[DAY],
             "share of the possible",
-            compared("day", "share_of_possible", _share_of_possible),
+            compared(DAY, "share_of_possible", _share_of_possible),
         ),
-        Column("Day", "Recall@10", figure("day", "recall_at_10")),
-        Column("Day", "MRR", figure("day", "mrr")),
-        Column(TASKS["to_date"], "NDCG@10", figure("to_date", FIGURE)),
+        Column(TASKS[DAY], "Recall@10", figure(DAY, RECALL)),
+        Column(TASKS[DAY], "MRR", figure(DAY, MRR)),
+        Column(TASKS[TO_DATE], "NDCG@10", figure(TO_DATE, FIGURE)),
         Column(
-            TASKS["to_date"],
+            TASKS[TO_DATE],
             difference,
-            compared("to_date", "difference", charts.signed_text, _interval),
+            compared(TO_DATE, "difference", charts.signed_text, _interval),
         ),
-        Column("Week", "NDCG@10", figure("week", FIGURE)),
-        Column("Week", difference, compared("week", "difference", charts.signed_text, _interval)),
-        Column("Like or dismiss", "AUC", figure("like", "auc")),
-        Column("Like or dismiss", "AUC within members", figure("like", "within_member_auc")),
-        Column("Like or dismiss", "log loss", figure("like", "log_loss")),
+        Column(TASKS[WEEK], "NDCG@10", figure(WEEK, FIGURE)),
+        Column(
+            TASKS[WEEK], difference, compared(WEEK, "difference", charts.signed_text, _interval)
+        ),
+        Column(TASKS[LIKE], "AUC", figure(LIKE, AUC)),
+        Column(TASKS[LIKE], "AUC within members", figure(LIKE, WITHIN_MEMBER_AUC)),
+        Column(TASKS[LIKE], "log loss", figure(LIKE, LOG_LOSS)),
         Column("Cost", "columns", fact("features")),
         Column("Cost", "bytes a member", fact("bytes_per_member")),
     ]
@@ -334,6 +348,7 @@ def _rows(found: Iterable[Mapping[str, Any]]) -> list[Row]:
 def _lift(result: Mapping[str, Any], against: str, name: str) -> list[tuple[str, Markup]]:
     """Draw the differences to one arm by task, on one scale."""
     rows = {
+        # The canary adds so much that beside it no other arm could be told from 0.
         task: _rows(row for row in _compared(result, task, against) if row.get("arm") != CANARY)
         for task in LISTS
     }
@@ -471,7 +486,7 @@ def _quality(result: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _seeds(result: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the table of the figure of each seed of task `day`."""
-    figures = ((result.get("tasks") or {}).get("day") or {}).get("figures") or {}
+    figures = ((result.get("tasks") or {}).get(DAY) or {}).get("figures") or {}
     rows = [(arm, row["by_seed"]) for arm, row in figures.items() if row and row.get("by_seed")]
     if not rows:
         return None

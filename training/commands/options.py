@@ -1,0 +1,136 @@
+"""What the options of several commands share: types of values, and options passed as one object."""
+
+from __future__ import annotations
+
+import functools
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from activity_embeddings.transformations.cli import one_line_errors
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.extras import require_extra
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+class Moment(click.ParamType):
+    """An ISO date or time, UTC where it has no zone."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, context: Any) -> datetime:
+        """Parse it."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"expected an ISO date or time such as 2024-03-01. Received: {value!r}")
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class Setting(click.ParamType):
+    """`name=value`, the value as JSON or else as text."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: Any, context: Any) -> tuple[str, Any]:
+        """Parse it."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = value.partition("=")
+        if not equals:
+            self.fail(f"expected name=value. Received: {value!r}")
+        try:
+            parsed = json.loads(text)
+        except json.JSONDecodeError:
+            parsed = text
+        return name, tuple(parsed) if isinstance(parsed, list) else parsed
+
+
+class NamedPaths(click.ParamType):
+    """`name=folder`, or `name=folder,folder`."""
+
+    name = "name=folder"
+
+    def convert(self, value: Any, param: Any, context: Any) -> tuple[str, tuple[Path, ...]]:
+        """Parse it."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, folders = value.partition("=")
+        if not (name and equals and folders):
+            self.fail(f"expected NAME=FOLDER. Received: {value!r}")
+        return name, tuple(map(Path, folders.split(",")))
+
+
+def grouped(argument: str, group: Any, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a decorator that adds options to a command, which gets their values as one object.
+
+    Parameters
+    ----------
+    argument
+        The command's argument that gets the object.
+    group
+        A dataclass with a field for each option.
+    *options
+        What `click.option` returns.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def call(*arguments: Any, **values: Any) -> Any:
+            given = {field.name: values.pop(field.name) for field in fields(group)}
+            return command(*arguments, **values, **{argument: group(**given)})
+
+        for option in reversed(options):
+            call = option(call)
+        return call
+
+    return decorate
+
+
+@contextmanager
+def training(extra: str | None = None) -> Iterator[None]:
+    """Import TensorFlow without its notes about the machine; say errors in one line.
+
+    Parameters
+    ----------
+    extra
+        The extra of the package that the command needs.
+    """
+    with one_line_errors(), warnings.catch_warnings():
+        if extra is not None:
+            require_extra(extra, click.get_current_context().command_path)
+        import feast  # noqa: F401  It filters warnings when it is imported, so that ours comes after.
+
+        # Of Keras about numpy and of Feast's DuckDB store about DuckDB: not for users.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from activity_embeddings.transformations.inference.tensorflow import tensorflow
+
+        tensorflow()
+        yield
+
+
+def with_settings(kind: Any, what: str, settings: dict[str, Any]) -> Any:
+    """Return an instance of a dataclass with some of its fields set.
+
+    Raises
+    ------
+    InvalidInput
+        It has no such field. `what` says in the message what it is.
+    """
+    known = [field.name for field in fields(kind)]
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise InvalidInput(
+            f"{what}: expected settings among {', '.join(known)}. Received: {', '.join(unknown)}"
+        )
+    return kind(**settings)

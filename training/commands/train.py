@@ -1,0 +1,244 @@
+"""Commands that train an activity model, search its hyperparameters and package it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from activity_embeddings.training.commands.options import (
+    FOLDER,
+    Moment,
+    Setting,
+    grouped,
+    training,
+    with_settings,
+)
+from activity_embeddings.training.figure import FIGURE
+from activity_embeddings.transformations.cli import open_store
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.wording import counted
+
+if TYPE_CHECKING:
+    from activity_embeddings.training.fitting.plan import TrainingPlan
+    from activity_embeddings.training.objectives import Objective
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """The options of periods, objective and fit that `train` and `tune` share."""
+
+    start: datetime
+    validate_from: datetime
+    until: datetime
+    objective_name: str
+    objective_settings: tuple[tuple[str, Any], ...]
+    epochs: int | None
+    batch_size: int | None
+    patience: int | None
+    seed: int
+
+    def plan(self, repo: Path, *, learning_rate: float | None = None) -> TrainingPlan:
+        """Return the plan that these options make with the data of a feature repo."""
+        from activity_embeddings.training.examples.periods import Period
+        from activity_embeddings.training.fitting.loop import Fit
+        from activity_embeddings.training.fitting.plan import TrainingPlan
+        from activity_embeddings.training.from_repo import TrainingSource
+
+        given: dict[str, Any] = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "patience": self.patience,
+            "learning_rate": learning_rate,
+            "seed": self.seed,
+        }
+        # Before the data are read, which takes longer than to refuse an option.
+        whole = Period(self.start, self.until)
+        period = Period(self.start, self.validate_from)
+        validation = Period(self.validate_from, self.until)
+        objective = self._objective()
+        fit = Fit(**{name: value for name, value in given.items() if value is not None})
+        source = TrainingSource(open_store(repo))
+        return TrainingPlan(
+            history=source.history(whole),
+            vector_spec=source.vector_spec,
+            period=period,
+            validation=validation,
+            objective=objective,
+            fit=fit,
+        )
+
+    def _objective(self) -> Objective:
+        from activity_embeddings.training.examples.held_out import Windows
+        from activity_embeddings.training.objectives import OBJECTIVES
+
+        name, settings = self.objective_name, dict(self.objective_settings)
+        if name not in OBJECTIVES:
+            raise InvalidInput(
+                f"--objective should be one of {', '.join(sorted(OBJECTIVES))}. Received: {name!r}"
+            )
+        if isinstance(settings.get("windows"), dict):
+            settings["windows"] = with_settings(Windows, "windows", settings["windows"])
+        return with_settings(OBJECTIVES[name], f"objective {name!r}", settings)
+
+
+plan_options = grouped(
+    "options",
+    PlanOptions,
+    click.option("--from", "start", type=Moment(), required=True, help="Start of training."),
+    click.option(
+        "--validate-from",
+        type=Moment(),
+        required=True,
+        help="End of training and start of validation.",
+    ),
+    click.option(
+        "--until",
+        type=Moment(),
+        required=True,
+        help="End of validation. No later event is read.",
+    ),
+    click.option(
+        "--objective",
+        "objective_name",
+        default="next_positive",
+        show_default=True,
+        help="What to learn: next_positive, future_positives, or proxy, the original task.",
+    ),
+    click.option(
+        "--objective-set",
+        "objective_settings",
+        type=Setting(),
+        multiple=True,
+        help="Setting of the objective, as horizon_days=7; repeatable.",
+    ),
+    click.option("--epochs", type=int, help="Maximum number of passes over the examples."),
+    click.option("--batch-size", type=int, help="Number of examples a step."),
+    click.option(
+        "--patience", type=int, help="Number of epochs without a better figure before stopping."
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
+)
+
+
+@click.command()
+@click.argument("model")
+@plan_options
+@click.option("--learning-rate", type=float, help="AdamW learning rate.")
+@click.option(
+    "--set",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    help="Hyperparameter, as filters=64; repeatable.",
+)
+@click.option(
+    "--run",
+    type=FOLDER,
+    help="Folder of the run, default runs/MODEL-SEED. A run that was killed is resumed.",
+)
+@click.pass_obj
+def train(
+    repo: Path,
+    model: str,
+    options: PlanOptions,
+    settings: tuple[tuple[str, Any], ...],
+    learning_rate: float | None,
+    run: Path | None,
+) -> None:
+    """Train MODEL on the activity and item vectors of the feature repo.
+
+    The repo must have been applied. `activity-embeddings models` lists the models. The result is
+    the folder of the run, from which `activity-embeddings package` makes a SavedModel.
+    """
+    with training("train"):
+        from activity_embeddings.training.fitting.train import train as train_model
+        from activity_embeddings.training.models import architecture
+
+        run = run or Path("runs") / f"{model}-{options.seed}"
+        chosen = with_settings(architecture(model), f"model {model!r}", dict(settings))
+        plan = options.plan(repo, learning_rate=learning_rate)
+        trained = train_model(chosen, plan, run=run, verbose=1)
+        click.echo(f"{run}: {_figures(trained.result['metrics'])}")
+
+
+@click.command()
+@click.argument("model")
+@plan_options
+@click.option("--trials", default=20, show_default=True, help="Number of complete trials in all.")
+@click.option(
+    "--folder",
+    type=FOLDER,
+    help="Folder of the study, default runs/tune-MODEL. A search that was killed is resumed.",
+)
+@click.pass_obj
+def tune(repo: Path, model: str, options: PlanOptions, trials: int, folder: Path | None) -> None:
+    """Search the hyperparameters of MODEL; see `train`.
+
+    Networks are searched with TPE. For the averaging models every decay rate on a grid is tried.
+    Writes the study (sqlite), a plot of it, and the run of every trial.
+    """
+    with training("train"):
+        from activity_embeddings.training.fitting.search import PLOT
+        from activity_embeddings.training.fitting.search import tune as search
+
+        folder = folder or Path("runs") / f"tune-{model}"
+        study = search(model, options.plan(repo), folder, trials=trials, verbose=1)
+        for trial in study.trials:
+            click.echo(f"trial {trial.number}: {trial.value} {trial.params}")
+        best = study.best_trial
+        click.echo(f"best: {folder / f'trial-{best.number}'}, {best.value:.4f}; {folder / PLOT}")
+
+
+@click.command()
+@click.argument("run", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.option("--name", required=True, help="Name of the model, as in job_activity_embedding_NAME.")
+@click.option(
+    "--version", default="1", show_default=True, help="Version; a changed model needs a new one."
+)
+@click.option(
+    "--out",
+    type=FOLDER,
+    help="Folder of the SavedModel, default models/NAME in the feature repo.",
+)
+@click.option("--description", default="", help="Description of the model in the registry.")
+@click.pass_obj
+def package(
+    repo: Path, run: Path, name: str, version: str, out: Path | None, description: str
+) -> None:
+    """Make a SavedModel of the activity model in RUN, the folder of a complete run.
+
+    Then add its line to ACTIVITY_MODELS.
+    """
+    with training():
+        from activity_embeddings.training.fitting.train import load_run
+
+        out = out or repo / "models" / name
+        described = load_run(run).package(out, name=name, version=version, description=description)
+        click.echo(f"{described.summary()}\n{out}")
+
+
+@click.command()
+def models() -> None:
+    """List the models that `train` knows, and their hyperparameters."""
+    with training():
+        from activity_embeddings.training.models import architecture, known_models
+
+        for name in known_models():
+            try:
+                click.echo(f"{name}: {json.dumps(architecture(name)().to_dict())}")
+            except InvalidInput as error:  # of another package, whose models the others outlive
+                click.echo(f"{name}: {error}", err=True)
+
+
+def _figures(metrics: dict[str, Any]) -> str:
+    """Return one line: the model beside popularity and averages."""
+    rivals = ", ".join(
+        f"{name} {figures[FIGURE]:.4f}" for name, figures in metrics["rivals"].items()
+    )
+    queries = counted(metrics["validation_queries"], "query")
+    return f"validation NDCG@10 {metrics['validation'][FIGURE]:.4f} ({rivals}; {queries})"

@@ -1,0 +1,213 @@
+"""What is compared: activity models, and the arms in which the ranker gets their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from activity_embeddings.training.evaluation import arms
+from activity_embeddings.training.evaluation.arms import Arm, ArmRole, Kind, Source
+from activity_embeddings.training.evaluation.result import TrainingCurve
+from activity_embeddings.training.models.averages import negative_outputs
+from activity_embeddings.transformations.contract.activity_model import (
+    ActivityModel,
+    ModelDescription,
+    describe_model,
+)
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model to be compared: one SavedModel, or one for each seed of its training.
+
+    Parameters
+    ----------
+    name : str. Of its arm.
+    title : str. For people.
+    role : a reference or learned.
+    paths : folders of SavedModels; several are taken in turn, seed by seed.
+    """
+
+    name: str
+    title: str
+    role: ArmRole
+    paths: tuple[Path, ...]
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The names under which the SavedModels are published."""
+        if len(self.paths) == 1:
+            return (self.name,)
+        return tuple(f"{self.name}_{i}" for i in range(len(self.paths)))
+
+    def view(self, seed: int) -> str:
+        """Return the name of the SavedModel of one seed, by its position among the seeds."""
+        return self.views[seed % len(self.views)]
+
+    def describe(self, spec: ActivitySpec, vector_spec: ItemVectorSpec) -> list[ModelDescription]:
+        """Read and check every SavedModel.
+
+        Raises
+        ------
+        InvalidInput
+            A vector cannot be multiplied with an item's, no vector is of something wanted, or one
+            SavedModel has other outputs than the first.
+        """
+        described = [
+            describe_model(ActivityModel(path, name=view), spec=spec, vector_spec=vector_spec)
+            for path, view in zip(self.paths, self.views, strict=True)
+        ]
+        unwanted = negative_outputs(spec)
+        for model, path in zip(described, self.paths, strict=True):
+            outputs = model.outputs
+            if outputs != described[0].outputs:
+                raise InvalidInput(
+                    f"model {self.name!r}: expected every SavedModel to have the outputs of "
+                    f"{self.paths[0]}, {dict(described[0].outputs)}. Received: {dict(outputs)} of "
+                    f"{path}"
+                )
+            if set(outputs.values()) != {vector_spec.dimension} or not set(outputs) - unwanted:
+                raise InvalidInput(
+                    f"model {self.name!r}: expected vectors as long as an item's, "
+                    f"{vector_spec.dimension}, to be multiplied with it, and one of what was "
+                    f"wanted. Received: {dict(outputs)} of {path}"
+                )
+        return described
+
+
+@dataclass(frozen=True, eq=False)
+class Contenders:
+    """All models of an evaluation and the arms that are compared.
+
+    Attributes
+    ----------
+    models
+        By name, references first.
+    described
+        The SavedModels of each model.
+    arms
+        In the order of the report.
+    candidate
+        The model of which the placebo and the freshness curve are made.
+    """
+
+    models: Mapping[str, EvaluatedModel]
+    described: Mapping[str, Sequence[ModelDescription]]
+    arms: Sequence[Arm]
+    candidate: str
+
+    @classmethod
+    def of(
+        cls,
+        models: Iterable[EvaluatedModel],
+        described: Mapping[str, Sequence[ModelDescription]],
+        *,
+        with_categories: bool,
+        with_truth: bool,
+    ) -> Contenders:
+        """Return the models, with the arms that they make.
+
+        Parameters
+        ----------
+        models
+            References first; the last learned one is the candidate, or else the decay.
+        described
+            The SavedModels of each of them.
+        with_categories
+            Whether items have categories.
+        with_truth
+            Whether the true preferences of members are known.
+        """
+        by_name = {model.name: model for model in models}
+        learned = [name for name, model in by_name.items() if model.role == ArmRole.LEARNED]
+        candidate = learned[-1] if learned else arms.DECAY
+        published = {m.name: arms.published_arm(m.name, m.title, m.role) for m in by_name.values()}
+        two_rates = published.pop(arms.TWO_RATES)
+        decay = published[arms.DECAY]
+        compared = [Arm(arms.NOTHING, "base features alone", ArmRole.BASE)]
+        if with_categories:
+            compared.append(
+                Arm(
+                    arms.CATEGORY_SUMS,
+                    "sums of the categories of recent items, for each action",
+                    ArmRole.REFERENCE,
+                    (Source(Kind.CATEGORIES),),
+                )
+            )
+        compared += published.values()
+        compared.append(arms.combined(decay, two_rates))
+        compared += [arms.combined(decay, published[name]) for name in learned]
+        compared += arms.controls(candidate, leaking=arms.DECAY)
+        if with_truth:
+            truth = (Source(Kind.TRUTH),)
+            compared.append(Arm(arms.ORACLE, "the member's true preference", ArmRole.ORACLE, truth))
+        return cls(by_name, described, compared, candidate)
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The folder of every SavedModel, by the name under which it is published."""
+        return {
+            view: path
+            for model in self.models.values()
+            for view, path in zip(model.views, model.paths, strict=True)
+        }
+
+    @property
+    def basic_arms(self) -> list[Arm]:
+        """The base features alone, and each model by itself."""
+        return [arm for arm in self.arms if arm.name in {arms.NOTHING, *self.models}]
+
+    def training_curves(self) -> list[TrainingCurve]:
+        """Return the figures of each epoch, as manifests have them, of each model's first run."""
+        return [
+            {"model": name, "epochs": list(model.manifest["training"]["history"])}
+            for name, (model, *_) in self.described.items()
+            if (model.manifest.get("training") or {}).get("history")
+        ]
+
+    def of_unknown_training(self) -> list[str]:
+        """Return a sentence about the models whose manifest does not say what they learned from."""
+        unknown = [
+            name
+            for name, of_seeds in self.described.items()
+            if name not in arms.RESERVED and not all(m.manifest.get("training") for m in of_seeds)
+        ]
+        if not unknown:
+            return []
+        return [
+            f"The manifest of {', '.join(unknown)} does not say which days it learned from, so "
+            "that nothing here can tell whether it knew those of the test."
+        ]
+
+
+def require_earlier(name: str, manifest: Mapping[str, Any], rank_from: datetime) -> None:
+    """Refuse a model that learned, or was chosen, by labels that the ranker learns from.
+
+    Parameters
+    ----------
+    name
+        What errors call the model.
+    manifest
+        Of one of its SavedModels.
+    rank_from
+        From when on the ranker learns.
+
+    Raises
+    ------
+    InvalidInput
+        A label that the model saw may be as late.
+    """
+    training = manifest.get("training") or {}
+    ends = [(training.get(period) or {}).get("end") for period in ("period", "validation")]
+    end = max((datetime.fromisoformat(end) for end in ends if end), default=rank_from)
+    if end > rank_from:
+        raise InvalidInput(
+            f"model {name!r}: expected one that learned before {rank_from}, from when on "
+            f"the ranker learns. Received: one that saw labels until {end}. Evaluate later days, "
+            "or train it on earlier ones"
+        )

@@ -1,0 +1,41 @@
+"""Hashes of the data that something was made from."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from activity_embeddings.training.examples.history import ActivityHistory
+
+
+def fingerprints(history: ActivityHistory, end: int | None = None) -> dict[str, Any]:
+    """Return counts and hashes of the data, so that a manifest says what a model was made from.
+
+    Parameters
+    ----------
+    history : events and vectors.
+    end : events from then on do not count, microseconds since the epoch; None: all do.
+    """
+    events, vectors = history.events, history.vectors
+    if end is not None:
+        events = events.where(events.time < end)
+    ids = str(events.member_ids.to_pylist()).encode()
+    item_ids = str(vectors.item_ids.to_pylist()).encode()
+    return {
+        "events": len(events),
+        "members": int((np.diff(events.member_start) > 0).sum()),
+        "items": len(vectors.item_ids),
+        "events_fingerprint": _hash(
+            ids, events.member_start, events.item, events.action, events.time
+        ),
+        "item_vectors_fingerprint": _hash(item_ids, vectors.start, vectors.time, vectors.matrix),
+    }
+
+
+def _hash(*parts: bytes | np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:16]
