@@ -9,7 +9,13 @@ import pandas as pd
 import pytest
 
 from activity_embeddings.transformations.errors import InvalidInput, received
-from activity_embeddings.transformations.times import parse_datetime, parse_time, to_datetime
+from activity_embeddings.transformations.times import (
+    Schedule,
+    parse_datetime,
+    parse_time,
+    to_datetime,
+    to_us,
+)
 
 MOMENT = datetime(2024, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
 US = 1_709_294_400_250_000
@@ -136,3 +142,34 @@ def test_whatever_was_received_is_quoted_on_one_short_line():
         shown = received(value)
         assert shown.isprintable()
         assert len(shown) < 400
+
+
+def us(days):
+    """Days after the midnight of 1 March 2024."""
+    return to_us(datetime(2024, 3, 1, tzinfo=UTC) + timedelta(days=days))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (0, 2, [1, 2]),
+        (0.5, 2.25, [1, 2, 2.25]),
+        (0, 0.5, [0.5]),
+        (0.25, 1, [1]),
+        (1, 1, [1]),
+    ],
+)
+def test_an_interval_has_each_midnight_after_its_start_and_its_end(start, end, expected):
+    assert Schedule.every(hours=24).cutoffs(us(start), us(end)) == [us(day) for day in expected]
+
+
+def test_a_finer_grid():
+    assert Schedule.every(hours=3).cutoffs(us(0), us(0.25)) == [us(0.125), us(0.25)]
+
+
+def test_a_cut_off_is_available_from_its_delay_on():
+    daily = Schedule.every(hours=24, delay_minutes=30)
+    delay = 30 * 60 * 1_000_000
+    asked = np.array([us(1) + delay - 1, us(1) + delay, us(2)])
+    assert daily.newest(asked).tolist() == [us(0), us(1), us(1)]
+    assert (daily.interval_hours, daily.delay_minutes) == (24, 30)

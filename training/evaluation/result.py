@@ -287,8 +287,9 @@ def write_result(result: Result, members: pa.Table, folder: Path) -> None:
     folder
         Has to exist.
     """
+    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
     replace_file(folder / MEMBERS, lambda aside: pq.write_table(members, aside))
-    write_text(folder / REPORT, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_text(folder / REPORT, text)
 
 
 def read_result(folder: Path) -> Result:

@@ -1,31 +1,8 @@
-"""Which as-of times an interval has."""
+"""What a run did, in words."""
 
-import pytest
 from feast_repo import at, us
 
 from activity_embeddings.transformations.batch.snapshot_run import Report
-from activity_embeddings.transformations.times import Schedule
-
-
-@pytest.mark.parametrize(
-    ("start", "end", "expected"),
-    [
-        (0, 2, [1, 2]),
-        (0.5, 2.25, [1, 2, 2.25]),
-        (0, 0.5, [0.5]),
-        (0.25, 1, [1]),
-        (1, 1, [1]),
-    ],
-)
-def test_an_interval_has_each_midnight_after_its_start_and_its_end(start, end, expected):
-    assert Schedule.every(hours=24).cutoffs(us(at(start)), us(at(end))) == [
-        us(at(day)) for day in expected
-    ]
-
-
-def test_a_finer_grid():
-    moments = Schedule.every(hours=3).cutoffs(us(at(0)), us(at(0.25)))
-    assert moments == [us(at(0.125)), us(at(0.25))]
 
 
 def test_a_report_reads_right_for_one_of_everything():
