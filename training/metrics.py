@@ -19,9 +19,12 @@ def places(scores: np.ndarray, wanted: np.ndarray, candidate: np.ndarray) -> np.
 
     Parameters
     ----------
-    scores : float [n, m], higher is better.
-    wanted : int [n]; columns.
-    candidate : bool [n, m]; what the wanted one is ranked against; itself it does not count.
+    scores
+        Float [n, m], higher is better.
+    wanted
+        int [n]; columns.
+    candidate
+        bool [n, m]; what the wanted one is ranked against; itself it does not count.
 
     Returns
     -------
@@ -60,9 +63,12 @@ def places_of_groups(scores: np.ndarray, group_start: np.ndarray, wanted: np.nda
 
     Parameters
     ----------
-    scores : float [total], higher is better.
-    group_start : int [n + 1]; list i is `scores[group_start[i]:group_start[i + 1]]`.
-    wanted : int [n]; position in `scores` of the wanted row of each list.
+    scores
+        Float [total], higher is better.
+    group_start
+        int [n + 1]; list i is `scores[group_start[i]:group_start[i + 1]]`.
+    wanted
+        int [n]; position in `scores` of the wanted row of each list.
 
     Returns
     -------
@@ -122,13 +128,15 @@ def mean_by_member(values: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, 
 
     Parameters
     ----------
-    values : float [n].
-    member : [n]; of any type that sorts.
+    values
+        Float [n].
+    member
+        [n]; of any type that sorts.
 
     Returns
     -------
-    members : ascending, each once.
-    means : float64, of each of them.
+    tuple[np.ndarray, np.ndarray]
+        Members : ascending, each once. means : float64, of each of them.
     """
     members, position = np.unique(member, return_inverse=True)
     counts = np.bincount(position, minlength=len(members))
@@ -146,14 +154,17 @@ def within_member_auc(
 
     Parameters
     ----------
-    label : bool or 0 and 1 [n].
-    score : float [n], higher means more likely 1.
-    member : [n]; of any type that sorts.
+    label
+        bool or 0 and 1 [n].
+    score
+        Float [n], higher means more likely 1.
+    member
+        [n]; of any type that sorts.
 
     Returns
     -------
-    members : those with rows of both labels, ascending.
-    auc : float64, of each of them.
+    tuple[np.ndarray, np.ndarray]
+        Members : those with rows of both labels, ascending. auc : float64, of each of them.
 
     Raises
     ------

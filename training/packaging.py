@@ -43,13 +43,16 @@ def package_model(
 
     Parameters
     ----------
-    model : a `tf.Module` with a function `serve`, or a Keras Functional model with dict inputs
+    model
+        A `tf.Module` with a function `serve`, or a Keras Functional model with dict inputs
         `item_embeddings`, `actions` (and `ages`) and dict outputs.
-    path : the folder, or a symbolic link to it; replaced if it exists. The new model is written
-        and checked aside, so `path` never holds a half-written one.
-    name, version, spec, vector_spec : what the manifest says; see
-        `activity_embeddings.transformations.contract.activity_model`.
-    **facts : JSON values for the manifest: description, training, metrics, parameters, …
+    path
+        The folder, or a symbolic link to it; replaced if it exists. The new model is written and
+        checked aside, so `path` never holds a half-written one.
+    name, version, spec, vector_spec
+        What the manifest says; see `activity_embeddings.transformations.contract.activity_model`.
+    **facts
+        JSON values for the manifest: description, training, metrics, parameters, …
 
     Raises
     ------
@@ -81,13 +84,18 @@ def package_item_encoder(
 
     Parameters
     ----------
-    model : a `tf.Module` with a function `serve`, or a Keras Functional model with dict inputs
-        named like columns of the postings, and the dict output `embedding`.
-    path : as in `package_model`.
-    name, version : of the vectors that it makes.
-    valid_from : the end of the data that it was fitted on, a time with a zone; see
+    model
+        A `tf.Module` with a function `serve`, or a Keras Functional model with dict inputs named
+        like columns of the postings, and the dict output `embedding`.
+    path
+        As in `package_model`.
+    name, version
+        Name and version of the vectors that it makes.
+    valid_from
+        The end of the data that it was fitted on, a time with a zone; see
         `activity_embeddings.transformations.times.Time`. No vector of it is known earlier.
-    **facts : JSON values for the manifest: description, training, metrics, parameters, …
+    **facts
+        JSON values for the manifest: description, training, metrics, parameters, …
 
     Raises
     ------

@@ -30,9 +30,12 @@ class RepoDefinitions:
 
     Attributes
     ----------
-    repo : its folder.
-    views : the views of ours, by role; see `Role`.
-    raised : what importing a module raised, by file.
+    repo
+        Its folder.
+    views
+        The views of ours, by role; see `Role`.
+    raised
+        What importing a module raised, by file.
     """
 
     repo: Path
@@ -84,7 +87,8 @@ def read_definitions(repo: Path) -> RepoDefinitions | None:
 
     Parameters
     ----------
-    repo : folder of `feature_store.yaml`.
+    repo
+        Folder of `feature_store.yaml`.
     """
     if not settings_file(repo).is_file():
         return None

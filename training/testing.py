@@ -80,14 +80,19 @@ def check_activity_model(
 
     Parameters
     ----------
-    model : An architecture or the name of a registered one: it is built, and noise is added to
-        its trainable weights, so that what starts at zero shows. Or a built `keras.Model` or
+    model
+        An architecture or the name of a registered one: it is built, and noise is added to its
+        trainable weights, so that what starts at zero shows. Or a built `keras.Model` or
         `tf.Module` with a function `serve`, as it is. Or the folder of a SavedModel; one in the
         working directory as "./folder" or a `Path`, since a bare word is a name.
-    spec : what the model was built for, or is to be. Default: `ActivitySpec()`.
-    vector_spec : likewise. A packaged model's own should be given.
-    seed : int. Of weights and made-up sequences.
-    checks : names out of `ACTIVITY_MODEL_CHECKS`; default all.
+    spec
+        What the model was built for, or is to be. Default: `ActivitySpec()`.
+    vector_spec
+        Likewise. A packaged model's own should be given.
+    seed
+        Seed of weights and made-up sequences.
+    checks
+        Names out of `ACTIVITY_MODEL_CHECKS`; default all.
 
     Raises
     ------

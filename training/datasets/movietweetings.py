@@ -114,11 +114,11 @@ def prepare_movietweetings(raw_dir: Path, out_dir: Path) -> dict[str, int]:
 
     Parameters
     ----------
-    raw_dir : Path
-        Folder with `ratings.dat` (`user_id::movie_id::rating::unix_seconds`), `movies.dat`
+    raw_dir
+        Path Folder with `ratings.dat` (`user_id::movie_id::rating::unix_seconds`), `movies.dat`
         (`movie_id::title (year)::genre|genre`), both UTF-8 without a header, and `LICENSE`.
-    out_dir : Path
-        Folder to write to, made if missing. The same input gives the same bytes.
+    out_dir
+        Path Folder to write to, made if missing. The same input gives the same bytes.
 
     Returns
     -------
@@ -170,8 +170,8 @@ def action_of_rating(rating: int) -> str:
 
     Parameters
     ----------
-    rating : int
-        From 0 to 10.
+    rating
+        int From 0 to 10.
 
     Returns
     -------
@@ -287,8 +287,8 @@ def main(argv: list[str] | None = None) -> None:
 
     Parameters
     ----------
-    argv : list[str], optional
-        Arguments, those of the process by default.
+    argv
+        list[str], optional Arguments, those of the process by default.
     """
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--raw", type=Path, required=True, help="folder with the raw files")

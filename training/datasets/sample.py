@@ -30,16 +30,25 @@ class Sample:
 
     Attributes
     ----------
-    name : str.
-    description : str. One line for people.
-    simulated : bool. Whether members are made up; their truth lies in the folder `truth` then.
-    encoder_until : datetime. The item encoder learns before it.
-    validate_from : datetime. Models learn before it, and are chosen from it on.
-    rank_from : datetime. Models are chosen before it; the ranker learns from it on, and it is the
-        first as-of time of the demo.
-    test_from, until : datetime. The ranker is tested in between.
-    text, categories : columns of the postings that the item encoder reads.
-    words : int. Maximum number of words and categories of a posting that are read.
+    name
+        Name of the data set.
+    description
+        One line for people.
+    simulated
+        Whether members are made up; their truth lies in the folder `truth` then.
+    encoder_until
+        datetime. The item encoder learns before it.
+    validate_from
+        datetime. Models learn before it, and are chosen from it on.
+    rank_from
+        datetime. Models are chosen before it; the ranker learns from it on, and it is the first
+        as-of time of the demo.
+    test_from, until
+        datetime. The ranker is tested in between.
+    text, categories
+        Columns of the postings that the item encoder reads.
+    words
+        Maximum number of words and categories of a posting that are read.
     """
 
     name: str
@@ -117,9 +126,12 @@ def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
 
     Parameters
     ----------
-    repo : folder to make; a market that is there is removed.
-    definitions : the feature repo whose definitions are copied.
-    examples : folder of `job_market_vectors.py`, which takes the place of `item_vectors.py`.
+    repo
+        Folder to make; a market that is there is removed.
+    definitions
+        The feature repo whose definitions are copied.
+    examples
+        Folder of `job_market_vectors.py`, which takes the place of `item_vectors.py`.
 
     Raises
     ------

@@ -79,9 +79,12 @@ class Source:
 
     Parameters
     ----------
-    kind : where they come from.
-    model : name of the activity model, for the kinds that have one.
-    lag : for `AS_OF`: how long before the query. Negative looks into the future, as a leak does.
+    kind
+        Where they come from.
+    model
+        Name of the activity model, for the kinds that have one.
+    lag
+        For `AS_OF`: how long before the query. Negative looks into the future, as a leak does.
     """
 
     kind: Kind
@@ -95,10 +98,14 @@ class Arm:
 
     Parameters
     ----------
-    name : str. Short, of letters, digits, `_` and `+`.
-    title : str. For people.
-    role : what it is for.
-    sources : its vectors; none for the base features alone.
+    name
+        Short, of letters, digits, `_` and `+`.
+    title
+        For people.
+    role
+        What it is for.
+    sources
+        Its vectors; none for the base features alone.
     """
 
     name: str
@@ -132,8 +139,10 @@ def controls(candidate: str, *, leaking: str) -> list[Arm]:
 
     Parameters
     ----------
-    candidate : the model whose placebo is made.
-    leaking : the model whose values see the label in the canary.
+    candidate
+        The model whose placebo is made.
+    leaking
+        The model whose values see the label in the canary.
     """
     return [
         Arm(

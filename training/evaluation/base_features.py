@@ -48,9 +48,12 @@ class Categories:
 
     Attributes
     ----------
-    names : of the categories, ascending.
-    of_items : float32 [J, C]; 1 where an item has a category.
-    weights : float32 [C]; log(J / items with the category), the inverse document frequency.
+    names
+        Names of the categories, ascending.
+    of_items
+        float32 [J, C]; 1 where an item has a category.
+    weights
+        float32 [C]; log(J / items with the category), the inverse document frequency.
     """
 
     names: tuple[str, ...]
@@ -68,10 +71,14 @@ class Categories:
 
         Parameters
         ----------
-        postings : `job_id`, `event_timestamp` and the columns.
-        columns : names of columns; a category is named `column=value`.
-        item_ids : the J items.
-        until : microseconds since the epoch.
+        postings
+            `job_id`, `event_timestamp` and the columns.
+        columns
+            Names of columns; a category is named `column=value`.
+        item_ids
+            The J items.
+        until
+            Microseconds since the epoch.
         """
         item = codes_of(single_chunk(postings, names.ITEM_ID).cast(item_ids.type), item_ids)
         time = time_column(postings, names.EVENT_TIMESTAMP, names.JOBS.postings_view)
@@ -108,9 +115,12 @@ class BaseFeatures:
 
     Parameters
     ----------
-    history : all events; those later than a moment do not count for it.
-    posted : int64 [J]; when each item was posted, microseconds since the epoch.
-    categories : of the items.
+    history
+        All events; those later than a moment do not count for it.
+    posted
+        int64 [J]; when each item was posted, microseconds since the epoch.
+    categories
+        Categories of the items.
     """
 
     def __init__(
@@ -154,12 +164,15 @@ class BaseFeatures:
 
         Parameters
         ----------
-        member : int [n]; positions in `history.events.member_ids`.
-        moments : int64 [n]; microseconds since the epoch.
+        member
+            int [n]; positions in `history.events.member_ids`.
+        moments
+            int64 [n]; microseconds since the epoch.
 
         Returns
         -------
-        dict of `MEMBER_STATISTICS` float32 [n], and of `PROFILE` float32 [n, C].
+        dict[str, np.ndarray]
+            dict of `MEMBER_STATISTICS` float32 [n], and of `PROFILE` float32 [n, C].
         """
         events = self.history.events
         first, last = events.member_start[member], events.member_start[member + 1]
@@ -187,7 +200,8 @@ class BaseFeatures:
 
         Returns
         -------
-        dict of `apply_categories` and so on, an entry for each action, float32 [n, C].
+        dict[str, np.ndarray]
+            dict of `apply_categories` and so on, an entry for each action, float32 [n, C].
         """
         sequences = self.history.sequences(member, moments)
         spec = self.history.spec
@@ -222,10 +236,14 @@ def content_match(
 
     Parameters
     ----------
-    profile : float32 [n, C].
-    categories : of the items.
-    query : int [R], ascending; row of `profile`.
-    item : int [R].
+    profile
+        float32 [n, C].
+    categories
+        Categories of the items.
+    query
+        int [R], ascending; row of `profile`.
+    item
+        int [R].
     """
     own = _unit(profile * categories.weights)
     items = _unit(categories.of_items * categories.weights)

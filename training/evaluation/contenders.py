@@ -27,10 +27,14 @@ class EvaluatedModel:
 
     Parameters
     ----------
-    name : str. Of its arm.
-    title : str. For people.
-    role : a reference or learned.
-    paths : folders of SavedModels; several are taken in turn, seed by seed.
+    name
+        Name of its arm.
+    title
+        For people.
+    role
+        A reference or learned.
+    paths
+        Folders of SavedModels; several are taken in turn, seed by seed.
     """
 
     name: str

@@ -26,14 +26,22 @@ class Data:
 
     Parameters
     ----------
-    history : all events from the first on, and item vectors.
-    vector_spec : which vectors.
-    postings : `job_id`, `event_timestamp` and the columns of categories.
-    category_columns : their names.
-    schedule : of the daily run.
-    description : one line for people.
-    simulated : whether members are made up.
-    truth : folder with `members.parquet` and `jobs.parquet` of a simulated market, or None.
+    history
+        All events from the first on, and item vectors.
+    vector_spec
+        Which vectors.
+    postings
+        `job_id`, `event_timestamp` and the columns of categories.
+    category_columns
+        Their names.
+    schedule
+        Schedule of the daily run.
+    description
+        One line for people.
+    simulated
+        Whether members are made up.
+    truth
+        Folder with `members.parquet` and `jobs.parquet` of a simulated market, or None.
     """
 
     history: ActivityHistory

@@ -114,13 +114,19 @@ def evaluate(
 
     Parameters
     ----------
-    data : what it is measured on.
-    folder : gets `report.html`, `report.json`, `members.parquet` and the evaluation's Feast store.
-    plan : T1, T2 and T3, and all settings.
-    models : to be compared, beside averages; the last learned one is the candidate, of which the
-        placebo and the freshness curve are made.
-    commands : how it was run, for the report.
-    say : gets a line a step.
+    data
+        What it is measured on.
+    folder
+        Gets `report.html`, `report.json`, `members.parquet` and the evaluation's Feast store.
+    plan
+        T1, T2 and T3, and all settings.
+    models
+        To be compared, beside averages; the last learned one is the candidate, of which the placebo
+        and the freshness curve are made.
+    commands
+        How it was run, for the report.
+    say
+        Gets a line a step.
 
     Returns
     -------

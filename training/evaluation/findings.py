@@ -52,8 +52,10 @@ def paired(
 
     Parameters
     ----------
-    values : float [seeds, members] by arm.
-    pairs : (arm, against).
+    values
+        Float [seeds, members] by arm.
+    pairs
+        (arm, against).
     """
     differences = [values[arm] - values[against] for arm, against in pairs]
     return paired_bootstrap(
@@ -77,9 +79,12 @@ def compare_arms(
 
     Parameters
     ----------
-    values : float [seeds, members] by arm.
-    pairs : (arm, against).
-    possible : the arm whose difference to the same baseline is all that is possible.
+    values
+        Float [seeds, members] by arm.
+    pairs
+        (arm, against).
+    possible
+        The arm whose difference to the same baseline is all that is possible.
     """
     found = paired(values, pairs, declared)
     adjusted = _adjusted(pairs, found)
@@ -158,11 +163,15 @@ def check_instrument(
 
     Parameters
     ----------
-    comparisons : all rows of `compare_arms`.
-    compared : the arms.
-    quality : figures of embeddings on their own, by arm.
-    seen_themselves : by arm, how many queries had another published value than that of the
-        activity before the newest daily run before them.
+    comparisons
+        All rows of `compare_arms`.
+    compared
+        The arms.
+    quality
+        Figures of embeddings on their own, by arm.
+    seen_themselves
+        By arm, how many queries had another published value than that of the activity before the
+        newest daily run before them.
     """
     day = {
         row["arm"]: row

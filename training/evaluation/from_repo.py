@@ -32,13 +32,19 @@ def read_data(
 
     Parameters
     ----------
-    store : the feature store, after `feast apply`. Nothing need have been materialized but item
-        vectors of the user's own.
-    until : no later event is read.
-    categories : columns of the postings with categories, default all lists of text.
-    description : one line for the report.
-    truth : folder of the truth of a simulated market.
-    item : name of the item's entity, where the feature repo has several domains.
+    store
+        The feature store, after `feast apply`. Nothing need have been materialized but item vectors
+        of the user's own.
+    until
+        No later event is read.
+    categories
+        Columns of the postings with categories, default all lists of text.
+    description
+        One line for the report.
+    truth
+        Folder of the truth of a simulated market.
+    item
+        Name of the item's entity, where the feature repo has several domains.
     """
     source = TrainingSource(store, item)
     columns = tuple(categories or source.category_columns())
@@ -89,10 +95,14 @@ def read_models(
 
     Parameters
     ----------
-    store : the feature store, after `feast apply`.
-    wanted : names of registered models, default all that were trained: averages are always there.
-    also : names and SavedModels, one or one a seed, that are not registered.
-    item : name of the item's entity, where the feature repo has several domains.
+    store
+        The feature store, after `feast apply`.
+    wanted
+        Names of registered models, default all that were trained: averages are always there.
+    also
+        Names and SavedModels, one or one a seed, that are not registered.
+    item
+        Name of the item's entity, where the feature repo has several domains.
 
     Raises
     ------

@@ -55,12 +55,17 @@ class Verdict:
 
     Attributes
     ----------
-    a, b : str. The arms.
-    replace : bool.
-    reasons : list of str. Sentences with the figures: of every evaluation where B replaces A, else
-        of those that speak against it.
-    simulated : bool. An evaluation is of simulated data.
-    day_alone : list of Path. Evaluations without the items of a week, as quick ones are.
+    a, b
+        The arms.
+    replace
+        Whether B replaces A.
+    reasons
+        Sentences with the figures: of every evaluation where B replaces A, else of those that speak
+        against it.
+    simulated
+        An evaluation is of simulated data.
+    day_alone
+        list of Path. Evaluations without the items of a week, as quick ones are.
     """
 
     a: str
@@ -83,9 +88,11 @@ class _Evaluation:
 
     Attributes
     ----------
-    report : content of `report.json`.
-    tasks : for each task that was measured, float [2, seeds, members]: the values of A and B, by
-        member id ascending.
+    report
+        Content of `report.json`.
+    tasks
+        For each task that was measured, float [2, seeds, members]: the values of A and B, by member
+        id ascending.
     """
 
     folder: Path
@@ -106,10 +113,14 @@ def compare(
 
     Parameters
     ----------
-    folders : each with `report.json` and `members.parquet` of one evaluation.
-    a, b : names of arms: what is published today, and what might be.
-    margin : float, 0 or more. NDCG@10 that B may be worse by if it is smaller.
-    resamples, seed : of the bootstrap.
+    folders
+        Each with `report.json` and `members.parquet` of one evaluation.
+    a, b
+        Names of arms: what is published today, and what might be.
+    margin
+        Float, 0 or more. NDCG@10 that B may be worse by if it is smaller.
+    resamples, seed
+        Resamples and seed of the bootstrap.
 
     Raises
     ------

@@ -48,10 +48,14 @@ class RankingTask:
 
     Attributes
     ----------
-    name, title : str.
-    train, test : the queries.
-    base : float32 [R, F] each; columns that every arm has.
-    columns : names of the F columns.
+    name, title
+        Name and title of the task.
+    train, test
+        The queries.
+    base
+        float32 [R, F] each; columns that every arm has.
+    columns
+        Names of the F columns.
     """
 
     name: str
@@ -75,10 +79,13 @@ class Measured:
 
     Attributes
     ----------
-    task : what was measured.
-    figures_of : by arm, each figure's value for each query and seed, float [seeds, n]; of a task
-        of single rows, the scores.
-    columns : by arm, how many columns the ranker had.
+    task
+        What was measured.
+    figures_of
+        By arm, each figure's value for each query and seed, float [seeds, n]; of a task of single
+        rows, the scores.
+    columns
+        By arm, how many columns the ranker had.
     """
 
     task: RankingTask
@@ -198,11 +205,16 @@ def measure(
 
     Parameters
     ----------
-    task : queries and base features.
-    compared : the arms.
-    vectors : answers which vectors an arm has.
-    plan : ranker and seeds, the same for all.
-    say : gets a line for each arm.
+    task
+        Queries and base features.
+    compared
+        The arms.
+    vectors
+        Answers which vectors an arm has.
+    plan
+        Ranker and seeds, the same for all.
+    say
+        Gets a line for each arm.
     """
     measured = Measured(task)
     for arm in compared:

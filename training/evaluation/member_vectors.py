@@ -35,12 +35,18 @@ class MemberVectors:
 
     Parameters
     ----------
-    store : where values were published.
-    history : events and item vectors.
-    vector_spec : which item vectors these are.
-    models : by name of the arm.
-    categories : of the items.
-    item_truth : float32 [J, D]; the true vectors of items in a simulated market.
+    store
+        Where values were published.
+    history
+        Events and item vectors.
+    vector_spec
+        Which item vectors these are.
+    models
+        By name of the arm.
+    categories
+        Categories of the items.
+    item_truth
+        float32 [J, D]; the true vectors of items in a simulated market.
     """
 
     def __init__(
@@ -93,9 +99,12 @@ class MemberVectors:
 
         Parameters
         ----------
-        model : name under which it is published.
-        member : int [n]; positions in `history.events.member_ids`.
-        as_of : int64 [n]; microseconds since the epoch.
+        model
+            Name under which it is published.
+        member
+            int [n]; positions in `history.events.member_ids`.
+        as_of
+            int64 [n]; microseconds since the epoch.
         """
         if model not in self._embedders:
             path = self._store.model_path(model)

@@ -19,7 +19,8 @@ class Timeline:
 
     Parameters
     ----------
-    rank_from, test_from, until : times with a zone, ascending; they become UTC datetimes.
+    rank_from, test_from, until
+        Times with a zone, ascending; they become UTC datetimes.
 
     Raises
     ------
@@ -52,9 +53,12 @@ class Declared:
 
     Parameters
     ----------
-    seeds : of the ranker, and of models where each seed has its own.
-    resamples : of the bootstrap.
-    margin : NDCG@10 that counts as not worse.
+    seeds
+        Seeds of the ranker, and of models where each seed has its own.
+    resamples
+        Resamples of the bootstrap.
+    margin
+        NDCG@10 that counts as not worse.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -81,10 +85,14 @@ class Size:
 
     Parameters
     ----------
-    train_queries, test_queries_of_member : of the task `day`.
-    week_train_queries, week_test_queries_of_member : of the task `week`; 0 leaves it out.
-    to_date : bool. Whether references and models are also measured beside the fewest base features.
-    freshness : bool. Whether the curve is measured.
+    train_queries, test_queries_of_member
+        Train queries and test queries of member of the task `day`.
+    week_train_queries, week_test_queries_of_member
+        Week train queries and week test queries of member of the task `week`; 0 leaves it out.
+    to_date
+        Whether references and models are also measured beside the fewest base features.
+    freshness
+        Whether the curve is measured.
     """
 
     train_queries: int = 2000
@@ -106,11 +114,16 @@ class Target:
 
     Parameters
     ----------
-    arm, against : names of arms.
-    least : float. What the difference should be at least.
-    above_zero : bool. Its interval should be above 0.
-    not_worse : bool. Its interval should be above minus the margin, and nothing else is asked.
-    task : str. Where: "day", or "to_date" beside the fewest base features.
+    arm, against
+        Names of arms.
+    least
+        What the difference should be at least.
+    above_zero
+        Its interval should be above 0.
+    not_worse
+        Its interval should be above minus the margin, and nothing else is asked.
+    task
+        Where: "day", or "to_date" beside the fewest base features.
     """
 
     arm: str

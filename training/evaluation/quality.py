@@ -51,13 +51,18 @@ def measure_quality(
 
     Parameters
     ----------
-    embeddings : float32 [n, D]; a row of zeros is an empty member, whose nearest items are none.
-    item_vectors : float32 [J, D].
-    wanted_start : int [n + 1].
-    wanted_items : int [total]; the items that member i wanted in the days after are
+    embeddings
+        float32 [n, D]; a row of zeros is an empty member, whose nearest items are none.
+    item_vectors
+        float32 [J, D].
+    wanted_start
+        int [n + 1].
+    wanted_items
+        int [total]; the items that member i wanted in the days after are
         `wanted_items[wanted_start[i]:wanted_start[i + 1]]`, positions among the J.
-    categories : the categories of interest of each of the J items, names or numbers; None is an
-        item without.
+    categories
+        The categories of interest of each of the J items, names or numbers; None is an item
+        without.
 
     Returns
     -------
@@ -279,14 +284,18 @@ def wanted_within(
 
     Parameters
     ----------
-    history, period : the events, and when they count.
-    member : int [n], ascending; the members, positions in `history.events.member_ids`.
-    items : int [J]; the items that count, positions in `history.vectors.item_ids`.
+    history, period
+        The events, and when they count.
+    member
+        int [n], ascending; the members, positions in `history.events.member_ids`.
+    items
+        int [J]; the items that count, positions in `history.vectors.item_ids`.
 
     Returns
     -------
-    start : int [n + 1], and
-    wanted : int [W]; those of member i are `wanted[start[i]:start[i + 1]]`, positions in `items`.
+    tuple[np.ndarray, np.ndarray]
+        Start : int [n + 1], and wanted : int [W]; those of member i are `wanted[start[i]:start[i +
+        1]]`, positions in `items`.
     """
     events = history.events
     place = np.full(len(history.vectors.item_ids), -1)

@@ -37,13 +37,20 @@ class Queries:
 
     Attributes
     ----------
-    sequences : the activity of each member strictly before the query, at most 32.
-    member : int [n]; position in `history.events.member_ids`.
-    start : int64 [n + 1]; the rows of query i are `start[i]:start[i + 1]`.
-    item : int32 [R]; position in `history.vectors.item_ids`.
-    vector_row : int32 [R]; row of the item's vector as of the query.
-    target : int8 [R]; 1 for what the member wanted, else 0.
-    ranked : bool. Whether a query is a list with one wanted item, and not a single row.
+    sequences
+        The activity of each member strictly before the query, at most 32.
+    member
+        int [n]; position in `history.events.member_ids`.
+    start
+        int64 [n + 1]; the rows of query i are `start[i]:start[i + 1]`.
+    item
+        int32 [R]; position in `history.vectors.item_ids`.
+    vector_row
+        int32 [R]; row of the item's vector as of the query.
+    target
+        int8 [R]; 1 for what the member wanted, else 0.
+    ranked
+        Whether a query is a list with one wanted item, and not a single row.
     """
 
     sequences: Sequences
@@ -97,12 +104,18 @@ def ranking_queries(
 
     Parameters
     ----------
-    history : events and vectors.
-    period : of the queries.
-    days : 1, or 7 for weeks.
-    per_member : maximum number of queries of one member, drawn at random; None for all.
-    most : maximum number of queries in all, drawn at random; None for all.
-    seed : of what is drawn.
+    history
+        Events and vectors.
+    period
+        Period of the queries.
+    days
+        1, or 7 for weeks.
+    per_member
+        Maximum number of queries of one member, drawn at random; None for all.
+    most
+        Maximum number of queries in all, drawn at random; None for all.
+    seed
+        Seed of what is drawn.
 
     Raises
     ------

@@ -34,16 +34,25 @@ class RankerSettings:
 
     Parameters
     ----------
-    rounds : int. Trees.
-    learning_rate : float.
-    leaves : int. Of a tree.
-    rows_of_leaf : int. Minimum number of rows of a leaf.
-    columns_of_tree : float. Share of the columns, at random for each tree.
-    rows_of_tree : float. Share of the queries, or rows, at random for each tree.
-    layer_penalty : float. Strength of the ridge penalty on the linear layer.
-    layer_negatives : int. Candidates drawn for each wanted item to fit the layer.
-    hadamard : "layer" or "coordinates". What becomes of the Hadamard product: one column, or as
-        many as the vector is long.
+    rounds
+        Number of trees.
+    learning_rate
+        Shrinkage of each tree.
+    leaves
+        Number of leaves of a tree.
+    rows_of_leaf
+        Minimum number of rows of a leaf.
+    columns_of_tree
+        Share of the columns, at random for each tree.
+    rows_of_tree
+        Share of the queries, or rows, at random for each tree.
+    layer_penalty
+        Strength of the ridge penalty on the linear layer.
+    layer_negatives
+        Candidates drawn for each wanted item to fit the layer.
+    hadamard
+        "layer" or "coordinates". What becomes of the Hadamard product: one column, or as many as
+        the vector is long.
     """
 
     rounds: int = 100
@@ -67,9 +76,12 @@ class Vectors:
 
     Attributes
     ----------
-    member : float32 [n, D].
-    items : float32 [K, D].
-    item : int [R]; the row of `items` of each row of the queries.
+    member
+        float32 [n, D].
+    items
+        float32 [K, D].
+    item
+        int [R]; the row of `items` of each row of the queries.
     """
 
     member: np.ndarray
@@ -88,9 +100,12 @@ def vector_columns(
 
     Parameters
     ----------
-    train, test : queries and their vectors, as many for each.
-    settings : of the layer.
-    seed : of the candidates drawn to fit the layer.
+    train, test
+        Queries and their vectors, as many for each.
+    settings
+        Settings of the layer.
+    seed
+        Seed of the candidates drawn to fit the layer.
 
     Returns
     -------
@@ -173,8 +188,10 @@ class Ranker:
 
     Parameters
     ----------
-    settings : the same for every arm.
-    seed : of all that is random.
+    settings
+        The same for every arm.
+    seed
+        Seed of all that is random.
     """
 
     def __init__(self, settings: RankerSettings, *, seed: int) -> None:
@@ -191,8 +208,10 @@ class Ranker:
 
         Parameters
         ----------
-        table : float32 [R, F].
-        queries : whose rows these are.
+        table
+            float32 [R, F].
+        queries
+            Whose rows these are.
         """
         lists = queries.ranked
         settings = self._settings

@@ -72,10 +72,14 @@ def slice_rows(
 
     Parameters
     ----------
-    slices : bool [queries] by slice and value.
-    values : float [seeds, queries] by arm.
-    member : int [queries].
-    compared : names of arms.
+    slices
+        bool [queries] by slice and value.
+    values
+        Float [seeds, queries] by arm.
+    member
+        int [queries].
+    compared
+        Names of arms.
     """
     rows: list[Slice] = []
     for name, parts in slices.items():

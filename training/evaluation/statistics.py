@@ -36,11 +36,16 @@ class Difference:
 
     Attributes
     ----------
-    difference : float. Mean over members.
-    low, high : float. Ends of the percentile interval.
-    p : float in (0, 1]. Two-sided, not corrected for the number of arms: see `holm`.
-    member_error : float. Standard error of the mean over members.
-    seed_error : float. Standard error of the mean over seeds, 0 where there is one.
+    difference
+        Mean over members.
+    low, high
+        Ends of the percentile interval.
+    p
+        Float in (0, 1]. Two-sided, not corrected for the number of arms: see `holm`.
+    member_error
+        Standard error of the mean over members.
+    seed_error
+        Standard error of the mean over seeds, 0 where there is one.
     """
 
     difference: float
@@ -81,16 +86,22 @@ def paired_bootstrap(
 
     Parameters
     ----------
-    values : float [members, arms].
-    against : float [members, arms], or [members] where all arms have the same baseline.
-    by_seed : float [seeds, arms], or None. The mean difference of each seed of what was fitted,
-        where `values` are means over these seeds. Members drawn again say nothing of how it would
-        be with other seeds: two runs of one arm would differ "for certain". So each resampled mean
-        gets a deviation too, of Student's t with as many degrees of freedom as seeds less one.
-    resamples : int, 2 or more.
-    confidence : float in (0, 1). Of the interval.
-    seed : int. Same seed and same order of members, same result; another order of members is
-        another draw, as good as this one.
+    values
+        Float [members, arms].
+    against
+        Float [members, arms], or [members] where all arms have the same baseline.
+    by_seed
+        Float [seeds, arms], or None. The mean difference of each seed of what was fitted, where
+        `values` are means over these seeds. Members drawn again say nothing of how it would be with
+        other seeds: two runs of one arm would differ "for certain". So each resampled mean gets a
+        deviation too, of Student's t with as many degrees of freedom as seeds less one.
+    resamples
+        int, 2 or more.
+    confidence
+        Float in (0, 1). Of the interval.
+    seed
+        Same seed and same order of members, same result; another order of members is another draw,
+        as good as this one.
 
     Returns
     -------
@@ -175,7 +186,8 @@ def holm(p: ArrayLike) -> np.ndarray:
 
     Parameters
     ----------
-    p : float [m].
+    p
+        Float [m].
 
     Returns
     -------
@@ -216,11 +228,15 @@ def minimum_detectable_effect(
 
     Parameters
     ----------
-    member_error, seed_error : float. Standard errors, as in `Difference`.
-    seeds : int. How many there were.
-    comparisons : int. Pairs that are corrected for together: the chance is that of being found
-        by the first step of Holm's correction, whatever the other pairs show.
-    power, confidence : float in (0, 1).
+    member_error, seed_error
+        Standard errors, as in `Difference`.
+    seeds
+        How many there were.
+    comparisons
+        Pairs that are corrected for together: the chance is that of being found by the first step
+        of Holm's correction, whatever the other pairs show.
+    power, confidence
+        Float in (0, 1).
 
     Raises
     ------

@@ -47,11 +47,16 @@ class Table:
 
     Parameters
     ----------
-    name : of the view.
-    entity : "member" or "item".
-    ids : ids of the rows, int64 or string.
-    time : int64 [n]; since when each row holds, microseconds since the epoch.
-    columns : float [n] or [n, d] by name of the feature.
+    name
+        Name of the view.
+    entity
+        "member" or "item".
+    ids
+        Ids of the rows, int64 or string.
+    time
+        int64 [n]; since when each row holds, microseconds since the epoch.
+    columns
+        Float [n] or [n, d] by name of the feature.
     """
 
     name: str
@@ -66,12 +71,18 @@ class EvaluationStore:
 
     Parameters
     ----------
-    folder : is emptied first.
-    history : events and item vectors.
-    vector_spec : which vectors these are.
-    schedule : of the daily run.
-    models : SavedModels by name of the view that publishes them.
-    tables : other feature views. Each view and each model has a feature service of its name.
+    folder
+        Is emptied first.
+    history
+        Events and item vectors.
+    vector_spec
+        Which vectors these are.
+    schedule
+        Schedule of the daily run.
+    models
+        SavedModels by name of the view that publishes them.
+    tables
+        Other feature views. Each view and each model has a feature service of its name.
     """
 
     def __init__(
@@ -147,14 +158,18 @@ class EvaluationStore:
 
         Parameters
         ----------
-        service : its name.
-        ids : n members, or items for a service of items.
-        time : int64 [n]; microseconds since the epoch.
+        service
+            Its name.
+        ids
+            N members, or items for a service of items.
+        time
+            int64 [n]; microseconds since the epoch.
 
         Returns
         -------
-        dict of feature name to float32 [n] or [n, d]; zeros where there is no value. The time
-        `last_activity_at` is int64 microseconds, 0 for none.
+        dict[str, np.ndarray]
+            dict of feature name to float32 [n] or [n, d]; zeros where there is no value. The time
+            `last_activity_at` is int64 microseconds, 0 for none.
         """
         definition = self.store.get_feature_service(service)
         view = self.store.get_feature_view(definition.feature_view_projections[0].name)

@@ -15,16 +15,19 @@ def candidates_among(
 
     Parameters
     ----------
-    history, held_out : the events, and the activities held out of them.
-    query : int [n]; positions in `held_out`.
-    items : int32 [m]; ascending positions in `vectors.item_ids`; each held-out item is among them.
+    history, held_out
+        The events, and the activities held out of them.
+    query
+        int [n]; positions in `held_out`.
+    items
+        int32 [m]; ascending positions in `vectors.item_ids`; each held-out item is among them.
 
     Returns
     -------
-    rows : int32 [n, m]; rows of item vectors as of each query.
-    candidate : bool [n, m]; items with a vector as of the query, without those in the member's
-        sequence and the one held out.
-    wanted : int [n]; which of the m items was held out.
+    tuple[np.ndarray, np.ndarray, np.ndarray]
+        Rows : int32 [n, m]; rows of item vectors as of each query. candidate : bool [n, m]; items
+        with a vector as of the query, without those in the member's sequence and the one held out.
+        wanted : int [n]; which of the m items was held out.
     """
     as_of = held_out.sequences.as_of[query]
     rows = history.rows(np.broadcast_to(items, (len(query), len(items))), as_of)

@@ -29,15 +29,19 @@ class Windows:
 
     Parameters
     ----------
-    minimum : int. Members with fewer input activities are left out; 3 means at least 4 in all.
-    stride : int. How far the window slides, default 1.
-    prefixes : bool. Whether windows that are not full slide as well, so that every activity after
-        the first `minimum` is held out in turn. Most members have short histories (a median of
-        2 activities in the sample data), from which one row a member would learn little.
-    per_member : int or None. Maximum number of rows of one member, drawn again in every epoch. In
-        the sample data 1 % of the members account for 14 % of the activities of a training
-        period; 32 is one full sequence, reached by few, so nearly all rows stay and nobody
-        counts more than a full sequence does.
+    minimum
+        Members with fewer input activities are left out; 3 means at least 4 in all.
+    stride
+        How far the window slides, default 1.
+    prefixes
+        Whether windows that are not full slide as well, so that every activity after the first
+        `minimum` is held out in turn. Most members have short histories (a median of 2 activities
+        in the sample data), from which one row a member would learn little.
+    per_member
+        Maximum number of rows of one member, drawn again in every epoch. In the sample data 1 % of
+        the members account for 14 % of the activities of a training period; 32 is one full
+        sequence, reached by few, so nearly all rows stay and nobody counts more than a full
+        sequence does.
     """
 
     minimum: int = 3
@@ -60,13 +64,19 @@ class HeldOut:
 
     Attributes
     ----------
-    sequences : the n inputs; `sequences.as_of` is the time of the held-out activity.
-    member : int [n]; position in `events.member_ids`.
-    event : int64 [n]; position in `events` of the held-out activity, or of the one that a
-        negative was drawn for.
-    item : int32 [n]; position in `vectors.item_ids`.
-    item_rows : int32 [n]; row of the item's vector as of `sequences.as_of`.
-    label : int16 [n]; id of the action, or of what takes its place; see `label_names`.
+    sequences
+        The n inputs; `sequences.as_of` is the time of the held-out activity.
+    member
+        int [n]; position in `events.member_ids`.
+    event
+        int64 [n]; position in `events` of the held-out activity, or of the one that a negative was
+        drawn for.
+    item
+        int32 [n]; position in `vectors.item_ids`.
+    item_rows
+        int32 [n]; row of the item's vector as of `sequences.as_of`.
+    label
+        int16 [n]; id of the action, or of what takes its place; see `label_names`.
     """
 
     sequences: Sequences
@@ -104,11 +114,15 @@ def hold_out(
 
     Parameters
     ----------
-    history : events from at least the spec's window before the period on. Activity on items without
-        a vector at its time is neither held out nor part of an input.
-    period : held-out activities lie in it.
-    windows : which are held out, default `Windows()`.
-    random : draws where a member has more rows than `windows.per_member`.
+    history
+        Events from at least the spec's window before the period on. Activity on items without a
+        vector at its time is neither held out nor part of an input.
+    period
+        Held-out activities lie in it.
+    windows
+        Which are held out, default `Windows()`.
+    random
+        Draws where a member has more rows than `windows.per_member`.
 
     Returns
     -------

@@ -37,13 +37,20 @@ class ItemsOfDays:
 
     Attributes
     ----------
-    days : int64 [n]; days since the epoch, ascending.
-    start : int64 [n + 1]; the distinct items of day i are `items[start[i]:start[i + 1]]`.
-    items : int32; positions in the item ids.
-    since : int64; when each of `items` counts first, microseconds since the epoch, ascending.
-    event_start : int64 [n + 1]; those of day i are `events[event_start[i]:event_start[i + 1]]`.
-    events : int32; the item of each event, as often as it was acted on.
-    event_since : int64; when each of `events` counts, ascending.
+    days
+        int64 [n]; days since the epoch, ascending.
+    start
+        int64 [n + 1]; the distinct items of day i are `items[start[i]:start[i + 1]]`.
+    items
+        int32; positions in the item ids.
+    since
+        int64; when each of `items` counts first, microseconds since the epoch, ascending.
+    event_start
+        int64 [n + 1]; those of day i are `events[event_start[i]:event_start[i + 1]]`.
+    events
+        int32; the item of each event, as often as it was acted on.
+    event_since
+        int64; when each of `events` counts, ascending.
     """
 
     days: np.ndarray
@@ -60,8 +67,10 @@ class ItemsOfDays:
 
         Parameters
         ----------
-        events : the events.
-        known_at : int64 [J]; when each item first has a vector.
+        events
+            The events.
+        known_at
+            int64 [J]; when each item first has a vector.
         """
         since = np.maximum(events.time, known_at[events.item])
         same_day = since // MICROSECONDS_PER_DAY == events.time // MICROSECONDS_PER_DAY
@@ -106,10 +115,14 @@ class ActivityHistory:
 
     Attributes
     ----------
-    events : items are counted in `vectors.item_ids`.
-    vectors : of all items.
-    spec : window, length and actions.
-    items_of_days : of all members, also where `events` are those of a few.
+    events
+        Items are counted in `vectors.item_ids`.
+    vectors
+        Vectors of all items.
+    spec
+        Window, length and actions.
+    items_of_days
+        Items of days of all members, also where `events` are those of a few.
     """
 
     events: ActivityEvents
@@ -160,8 +173,10 @@ class ActivityHistory:
 
         Parameters
         ----------
-        member : int [n]; positions in `events.member_ids`.
-        as_of : int64 [n]; microseconds since the epoch.
+        member
+            int [n]; positions in `events.member_ids`.
+        as_of
+            int64 [n]; microseconds since the epoch.
         """
         ids = self.events.member_ids.take(pa.array(member))
         return make_sequences(self.events, ids, as_of, spec=self.spec, vectors=self.vectors)
@@ -171,8 +186,10 @@ class ActivityHistory:
 
         Parameters
         ----------
-        item : int [n] or [n, m]; positions in `vectors.item_ids`, -1 for none.
-        as_of : int64 [n].
+        item
+            int [n] or [n, m]; positions in `vectors.item_ids`, -1 for none.
+        as_of
+            int64 [n].
         """
         table = item[:, None] if item.ndim == 1 else item
         return self.vectors.rows(self.vectors.item_ids, table, as_of).reshape(item.shape)
@@ -182,7 +199,9 @@ class ActivityHistory:
 
         Returns
         -------
-        dict with `item_rows` int32 [n, L], `actions` int32 [n, L] and `ages` float32 [n, L] (days).
+        dict[str, np.ndarray]
+            dict with `item_rows` int32 [n, L], `actions` int32 [n, L] and `ages` float32 [n, L]
+            (days).
         """
         return {
             INPUT_ITEM_ROWS: sequences.rows(self.vectors),

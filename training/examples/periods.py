@@ -15,9 +15,12 @@ def become_utc(owner: object, what: str, *fields: str) -> None:
 
     Parameters
     ----------
-    owner : the dataclass, while it is made.
-    what : how errors call it.
-    fields : their names.
+    owner
+        The dataclass, while it is made.
+    what
+        How errors call it.
+    fields
+        Their names.
 
     Raises
     ------
@@ -35,7 +38,8 @@ class Period:
 
     Parameters
     ----------
-    start, end : times with a zone, `start` before `end`; they become UTC datetimes. See
+    start, end
+        Times with a zone, `start` before `end`; they become UTC datetimes. See
         `activity_embeddings.transformations.times.Time`.
 
     Raises
@@ -79,8 +83,8 @@ class TimeSplit:
 
     Parameters
     ----------
-    start, validation_start, test_start, end : times with a zone, ascending; they become UTC
-        datetimes.
+    start, validation_start, test_start, end
+        Times with a zone, ascending; they become UTC datetimes.
 
     Raises
     ------

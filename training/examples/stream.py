@@ -30,15 +30,23 @@ class ExampleStream:
 
     Parameters
     ----------
-    history : of all members.
-    period : held-out activities lie in it; members without any in it are passed over.
-    examples : makes the examples of the history of some members.
-    batch_size : int. Rows a batch; the last of an epoch may have fewer.
-    seed : int.
-    shuffle : bool. Whether members and rows come in random order; otherwise they come in the
-        order of `history` and every epoch is the first.
-    finish : called with each batch, to add what is drawn once a batch.
-    members_at_once : int. Bounds the memory.
+    history
+        History of all members.
+    period
+        Held-out activities lie in it; members without any in it are passed over.
+    examples
+        Makes the examples of the history of some members.
+    batch_size
+        Rows a batch; the last of an epoch may have fewer.
+    seed
+        Random seed.
+    shuffle
+        Whether members and rows come in random order; otherwise they come in the order of `history`
+        and every epoch is the first.
+    finish
+        Called with each batch, to add what is drawn once a batch.
+    members_at_once
+        Bounds the memory.
     """
 
     history: ActivityHistory
@@ -98,7 +106,8 @@ class ExampleStream:
 
         Parameters
         ----------
-        epoch : asked at the start of each pass over the data.
+        epoch
+            Asked at the start of each pass over the data.
 
         Raises
         ------

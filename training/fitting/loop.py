@@ -34,13 +34,19 @@ class Fit:
 
     Parameters
     ----------
-    epochs : int. Maximum number of passes over the examples.
-    patience : int. Epochs without a better validation figure before stopping.
-    batch_size : int. Rows a step.
-    learning_rate, weight_decay : float. Of AdamW.
-    clip_norm : float. Gradients are scaled down to this global norm.
-    seed : int. Of weights, examples, their order and dropout: the same seed gives the same weights
-        on the same machine.
+    epochs
+        Maximum number of passes over the examples.
+    patience
+        Epochs without a better validation figure before stopping.
+    batch_size
+        Rows a step.
+    learning_rate, weight_decay
+        Of AdamW.
+    clip_norm
+        Gradients are scaled down to this global norm.
+    seed
+        Seed of weights, examples, their order and dropout: the same seed gives the same weights on
+        the same machine.
     """
 
     epochs: int = 30
@@ -81,15 +87,22 @@ def fit_task(
 
     Parameters
     ----------
-    task : what to train; its sub-model was built under `keras.utils.set_random_seed(fit.seed)`.
-    stream : the examples.
-    validate : returns figures of the task as it is, `ndcg_at_10` among them, which decides; larger
-        is better. None: all epochs are trained, and the last is kept.
-    fit : how.
-    run : folder for the checkpoint and TensorBoard's logs. Where it holds a checkpoint of the same
+    task
+        What to train; its sub-model was built under `keras.utils.set_random_seed(fit.seed)`.
+    stream
+        The examples.
+    validate
+        Returns figures of the task as it is, `ndcg_at_10` among them, which decides; larger is
+        better. None: all epochs are trained, and the last is kept.
+    fit
+        How.
+    run
+        Folder for the checkpoint and TensorBoard's logs. Where it holds a checkpoint of the same
         run, training is resumed from it. None: nothing is written.
-    identity : JSON values that say which run this is, kept in the checkpoint.
-    verbose : 1 shows a progress bar for each epoch.
+    identity
+        JSON values that say which run this is, kept in the checkpoint.
+    verbose
+        1 shows a progress bar for each epoch.
 
     Returns
     -------
@@ -145,8 +158,10 @@ def training_step(task: TrainingTask, optimizer: keras.Optimizer, batch_spec: An
 
     Parameters
     ----------
-    task, optimizer : what is trained, and by which rule.
-    batch_spec : the `element_spec` of a dataset of batches.
+    task, optimizer
+        What is trained, and by which rule.
+    batch_spec
+        The `element_spec` of a dataset of batches.
 
     Keras' own `fit` is not for streams whose length changes from epoch to epoch: it ends later
     epochs where the first one ended, and counts the look for one more batch as a step.

@@ -15,8 +15,10 @@ def fingerprints(history: ActivityHistory, end: int | None = None) -> dict[str, 
 
     Parameters
     ----------
-    history : events and vectors.
-    end : events from then on do not count, microseconds since the epoch; None: all do.
+    history
+        Events and vectors.
+    end
+        Events from then on do not count, microseconds since the epoch; None: all do.
     """
     events, vectors = history.events, history.vectors
     if end is not None:

@@ -50,9 +50,12 @@ class TrainedRun:
 
     Attributes
     ----------
-    model : what `package_model` takes.
-    identity : JSON values that say which run it was; see `RUN`.
-    result : JSON values: `training`, `metrics`, `parameters`, for the manifest.
+    model
+        What `package_model` takes.
+    identity
+        JSON values that say which run it was; see `RUN`.
+    result
+        JSON values: `training`, `metrics`, `parameters`, for the manifest.
     """
 
     model: keras.Model | tf.Module
@@ -69,9 +72,12 @@ class TrainedRun:
 
         Parameters
         ----------
-        path : folder of the SavedModel.
-        name, version : what the registry calls it.
-        **facts : JSON values for the manifest, beside those of training.
+        path
+            Folder of the SavedModel.
+        name, version
+            What the registry calls it.
+        **facts
+            JSON values for the manifest, beside those of training.
         """
         return package_model(
             self.model,

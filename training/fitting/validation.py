@@ -48,11 +48,16 @@ class ValidationDay:
 
     Attributes
     ----------
-    query : int [n]; positions among all queries.
-    rows : int32 [n, m] or, where all queries see the same vectors, [1, m]; rows of item vectors.
-    candidate : bool [n, m]; items to be ranked against the wanted one.
-    wanted : int [n]; position of the wanted item among the m.
-    popularity : float [m]; log of 1 + the positive activities on each item in the week before.
+    query
+        int [n]; positions among all queries.
+    rows
+        int32 [n, m] or, where all queries see the same vectors, [1, m]; rows of item vectors.
+    candidate
+        bool [n, m]; items to be ranked against the wanted one.
+    wanted
+        int [n]; position of the wanted item among the m.
+    popularity
+        Float [m]; log of 1 + the positive activities on each item in the week before.
     """
 
     query: np.ndarray
@@ -83,10 +88,14 @@ class ValidationQueries:
 
     Attributes
     ----------
-    history : what they were made from.
-    sequences : the n inputs.
-    member : int [n]; position in `history.events.member_ids`.
-    days : the candidates, day by day.
+    history
+        What they were made from.
+    sequences
+        The n inputs.
+    member
+        int [n]; position in `history.events.member_ids`.
+    days
+        The candidates, day by day.
     """
 
     history: ActivityHistory
@@ -127,9 +136,11 @@ class ValidationQueries:
 
         Parameters
         ----------
-        embeddings : float32 [n, D], of `sequences`.
-        share : float in [0, 1]. How much the dot product of embedding and item counts; the rest is
-            the item's popularity. Both are divided by their standard deviation over all candidates.
+        embeddings
+            float32 [n, D], of `sequences`.
+        share
+            Float in [0, 1]. How much the dot product of embedding and item counts; the rest is the
+            item's popularity. Both are divided by their standard deviation over all candidates.
         """
         vectors = self.history.vectors.matrix
         scores = [day.scores(embeddings, vectors) for day in self.days]
@@ -194,8 +205,10 @@ def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
 
     Parameters
     ----------
-    model : a Keras model with dict inputs and outputs, or a module with a function `serve`.
-    spec : says which actions are positive.
+    model
+        A Keras model with dict inputs and outputs, or a module with a function `serve`.
+    spec
+        Says which actions are positive.
     """
     is_keras = isinstance(model, keras.Model)
     inputs_of = _inputs(model)

@@ -34,9 +34,12 @@ class EncoderData:
 
     Parameters
     ----------
-    repo : folder.
-    definitions : of the feature repo; None where the folder has none.
-    item : name of the item's entity, where the feature repo has several domains.
+    repo
+        Folder of the feature repo.
+    definitions
+        Definitions of the feature repo; None where the folder has none.
+    item
+        Name of the item's entity, where the feature repo has several domains.
     """
 
     repo: Path
@@ -70,8 +73,10 @@ class EncoderData:
 
         Parameters
         ----------
-        file : parquet file or folder; None: the source of the feature repo.
-        until : aware datetime.
+        file
+            Parquet file or folder; None: the source of the feature repo.
+        until
+            Aware datetime.
 
         Raises
         ------
@@ -91,8 +96,10 @@ class EncoderData:
 
         Parameters
         ----------
-        file, until : as in `events`; of a file, all postings are returned.
-        content : names of columns, as the view of postings has them.
+        file, until
+            As in `events`; of a file, all postings are returned.
+        content
+            Names of columns, as the view of postings has them.
         """
         if file is None:
             view = self._source(Role.POSTINGS, "--postings")

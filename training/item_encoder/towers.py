@@ -49,13 +49,20 @@ class TowerSettings:
 
     Parameters
     ----------
-    text : string columns whose words count.
-    categories : columns whose values count as they are: strings, lists of strings, or integers.
-    tokens : int. Most words and categories of one posting that are read.
-    buckets : int. Number of vectors that words and categories are hashed into, at most 2^31 - 2.
-    hidden : int. Length of the hidden layer.
-    dropout : float. Share of the hidden layer dropped in training.
-    id_dropout : float. Share of the items' own vectors dropped in training.
+    text
+        String columns whose words count.
+    categories
+        Columns whose values count as they are: strings, lists of strings, or integers.
+    tokens
+        Most words and categories of one posting that are read.
+    buckets
+        Number of vectors that words and categories are hashed into, at most 2^31 - 2.
+    hidden
+        Length of the hidden layer.
+    dropout
+        Share of the hidden layer dropped in training.
+    id_dropout
+        Share of the items' own vectors dropped in training.
     """
 
     text: tuple[str, ...] = ("title",)
@@ -78,8 +85,10 @@ class TowerSettings:
 
         Parameters
         ----------
-        known_items : how many items have a vector of their own.
-        words : float32 [buckets + 1, D]; the tokens' vectors to start from.
+        known_items
+            How many items have a vector of their own.
+        words
+            float32 [buckets + 1, D]; the tokens' vectors to start from.
 
         Returns
         -------
@@ -120,13 +129,17 @@ class TowerSettings:
 
         Parameters
         ----------
-        tokens : int32 [items, n], of the postings to learn from.
-        dimension : length D of a vector; unused dimensions of tiny data are zero.
-        seed : of the randomised SVD.
+        tokens
+            int32 [items, n], of the postings to learn from.
+        dimension
+            Length D of a vector; unused dimensions of tiny data are zero.
+        seed
+            Seed of the randomised SVD.
 
         Returns
         -------
-        float32 [buckets + 1, D]
+        np.ndarray
+            float32 [buckets + 1, D]
         """
         row, _ = np.nonzero(tokens)
         counts = sparse.csr_matrix(
@@ -155,12 +168,14 @@ class TowerSettings:
 
         Parameters
         ----------
-        columns : tensors by name: strings or integers [items], lists of strings [items, n] padded
-            with "".
+        columns
+            Tensors by name: strings or integers [items], lists of strings [items, n] padded with
+            "".
 
         Returns
         -------
-        int32 [items, tokens]; 0 where there are fewer.
+        Any
+            int32 [items, tokens]; 0 where there are fewer.
         """
         parts = []
         for name in self.text:

@@ -21,8 +21,10 @@ class Average(NamedTuple):
 
     Attributes
     ----------
-    action_ids : ids of the actions whose activities are averaged, interleaved.
-    r : float in (0, 1]. Factor from one such activity to the next older one; 1 is the plain mean.
+    action_ids
+        Ids of the actions whose activities are averaged, interleaved.
+    r
+        Float in (0, 1]. Factor from one such activity to the next older one; 1 is the plain mean.
     """
 
     action_ids: tuple[int, ...]
@@ -41,9 +43,12 @@ class Averages(tf.Module):
 
     Parameters
     ----------
-    spec : length and actions.
-    vector_spec : the length D of an item embedding.
-    outputs : the averages by the name of their output.
+    spec
+        Length and actions.
+    vector_spec
+        The length D of an item embedding.
+    outputs
+        The averages by the name of their output.
     """
 
     def __init__(

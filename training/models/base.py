@@ -30,8 +30,10 @@ class Architecture(ABC):
 
     Attributes
     ----------
-    name : str. As it is registered; set by `activity_embeddings.training.models.register`.
-    trainable : bool. Whether what `build` returns is a `keras.Model` to be trained.
+    name
+        As it is registered; set by `activity_embeddings.training.models.register`.
+    trainable
+        Whether what `build` returns is a `keras.Model` to be trained.
     """
 
     name: ClassVar[str]
@@ -43,9 +45,11 @@ class Architecture(ABC):
 
         Parameters
         ----------
-        spec : length and actions. The shapes of weights do not depend on the length, so weights
-            learnt at one length work at another.
-        vector_spec : the length D of an item embedding.
+        spec
+            Length and actions. The shapes of weights do not depend on the length, so weights learnt
+            at one length work at another.
+        vector_spec
+            The length D of an item embedding.
         """
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,7 +65,8 @@ class Architecture(ABC):
 
         Parameters
         ----------
-        trial : an `optuna.Trial`, or anything with its `suggest_int`, `suggest_float` and
+        trial
+            An `optuna.Trial`, or anything with its `suggest_int`, `suggest_float` and
             `suggest_categorical`. By default nothing is searched.
         """
         return cls()
@@ -77,10 +82,14 @@ class Network(Architecture):
 
     Attributes
     ----------
-    residual : bool. Whether the model corrects the decaying average or stands alone.
-    ages : bool. Whether it reads the time since each activity.
-    dropout : float in [0, 1). Share of the encoding dropped in training.
-    decay : float in (0, 1). Factor r that the decaying average starts at.
+    residual
+        Whether the model corrects the decaying average or stands alone.
+    ages
+        Whether it reads the time since each activity.
+    dropout
+        Float in [0, 1). Share of the encoding dropped in training.
+    decay
+        Float in (0, 1). Factor r that the decaying average starts at.
     """
 
     trainable: ClassVar[bool] = True
@@ -106,14 +115,17 @@ class Network(Architecture):
 
         Parameters
         ----------
-        features : float32 [batch, length, F]: [item embedding ; one-hot action ; features of the
-            age if wanted], zero for PAD.
-        mask : float32 [batch, length, 1]; 1 for activities, 0 for PAD.
+        features
+            float32 [batch, length, F]: [item embedding ; one-hot action ; features of the age if
+            wanted], zero for PAD.
+        mask
+            float32 [batch, length, 1]; 1 for activities, 0 for PAD.
 
         Returns
         -------
-        float32 [batch, width]; zero where every position is PAD, and the same whatever number of
-        PAD positions are on the left.
+        Any
+            float32 [batch, width]; zero where every position is PAD, and the same whatever number
+            of PAD positions are on the left.
         """
 
     def build(self, spec: ActivitySpec, vector_spec: ItemVectorSpec) -> keras.Model:
@@ -183,12 +195,15 @@ def mean_and_newest(features: Any, mask: Any) -> Any:
 
     Parameters
     ----------
-    features : float32 [batch, length, F], zero for PAD.
-    mask : float32 [batch, length, 1].
+    features
+        float32 [batch, length, F], zero for PAD.
+    mask
+        float32 [batch, length, 1].
 
     Returns
     -------
-    float32 [batch, 2 F]; zero where every position is PAD.
+    Any
+        float32 [batch, 2 F]; zero where every position is PAD.
     """
     mean = ops.sum(features, axis=1) / ops.maximum(ops.sum(mask, axis=1), 1.0)
     return ops.concatenate([mean, features[:, -1, :]], axis=1)

@@ -21,9 +21,12 @@ class CNN(Network):
 
     Attributes
     ----------
-    filters : int. Channels of each convolution.
-    kernel_size : int. Neighbouring activities that one reads.
-    convolutions : int. How many.
+    filters
+        Channels of each convolution.
+    kernel_size
+        Neighbouring activities that one reads.
+    convolutions
+        How many.
     """
 
     filters: int = 48

@@ -26,7 +26,8 @@ class GeometricDecay(Architecture):
 
     Attributes
     ----------
-    r : float in (0, 1). Factor from one activity to the next older one of the same action.
+    r
+        Float in (0, 1). Factor from one activity to the next older one of the same action.
     """
 
     trainable: ClassVar[bool] = False

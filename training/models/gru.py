@@ -21,7 +21,8 @@ class GRU(Network):
 
     Attributes
     ----------
-    units : int. Width of the state.
+    units
+        Width of the state.
     """
 
     units: int = 56

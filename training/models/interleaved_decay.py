@@ -21,7 +21,8 @@ class InterleavedDecay(Architecture):
 
     Attributes
     ----------
-    r : float in (0, 1). Factor from one positive activity to the next older one.
+    r
+        Float in (0, 1). Factor from one positive activity to the next older one.
     """
 
     trainable: ClassVar[bool] = False

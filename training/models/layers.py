@@ -20,7 +20,8 @@ class OneHotAction(keras.layers.Layer):
 
     Parameters
     ----------
-    actions : int. Number of actions, PAD left out.
+    actions
+        Number of actions, PAD left out.
     """
 
     def __init__(self, actions: int, **kwargs: Any) -> None:
@@ -45,7 +46,8 @@ class AgeFeatures(keras.layers.Layer):
 
     Parameters
     ----------
-    window : float. The greatest age, in days; older ones count as this old.
+    window
+        The greatest age, in days; older ones count as this old.
     """
 
     def __init__(self, window: float, **kwargs: Any) -> None:
@@ -68,11 +70,13 @@ def newer(chosen: Any) -> Any:
 
     Parameters
     ----------
-    chosen : float32 [batch, length]; 1 where a position counts, else 0.
+    chosen
+        float32 [batch, length]; 1 where a position counts, else 0.
 
     Returns
     -------
-    float32 [batch, length].
+    Any
+        float32 [batch, length].
     """
     # A product with a triangle of ones: three times as fast as a cumulative sum.
     return ops.matmul(chosen, np.tri(chosen.shape[1], k=-1, dtype=np.float32))
@@ -91,9 +95,12 @@ class LearnedDecay(keras.layers.Layer):
 
     Parameters
     ----------
-    actions : int. Number of actions, PAD left out.
-    positive_ids : ids of the actions whose gain starts at 1; the others start at 0.
-    decay : float in (0, 1). What r starts at; it is kept in there by a logit.
+    actions
+        Number of actions, PAD left out.
+    positive_ids
+        Ids of the actions whose gain starts at 1; the others start at 0.
+    decay
+        Float in (0, 1). What r starts at; it is kept in there by a logit.
     """
 
     def __init__(
@@ -128,12 +135,15 @@ class LearnedDecay(keras.layers.Layer):
 
         Parameters
         ----------
-        item_embeddings : float32 [batch, length, D].
-        chosen : float32 [batch, length, actions]; one-hot actions, all zero for PAD.
+        item_embeddings
+            float32 [batch, length, D].
+        chosen
+            float32 [batch, length, actions]; one-hot actions, all zero for PAD.
 
         Returns
         -------
-        float32 [batch, D]; zero where every position is PAD.
+        Any
+            float32 [batch, D]; zero where every position is PAD.
         """
         # [batch, length, 2]: whether positive, and whether another action.
         group = ops.matmul(chosen, np.stack([self._positive, 1 - self._positive], axis=1))

@@ -21,7 +21,8 @@ class LSTM(Network):
 
     Attributes
     ----------
-    units : int. Width of the state.
+    units
+        Width of the state.
     """
 
     units: int = 48

@@ -35,7 +35,8 @@ def register(name: str) -> Callable[[Registered], Registered]:
 
     Parameters
     ----------
-    name : str. Lower-case letters, digits and '_': it can name a feature view.
+    name
+        Lower-case letters, digits and '_': it can name a feature view.
 
     Raises
     ------

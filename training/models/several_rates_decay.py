@@ -27,8 +27,9 @@ class SeveralRatesDecay(Architecture):
 
     Attributes
     ----------
-    rates : tuple of float in (0, 1), distinct. Factors from one positive activity to the next
-        older one.
+    rates
+        tuple of float in (0, 1), distinct. Factors from one positive activity to the next older
+        one.
     """
 
     trainable: ClassVar[bool] = False

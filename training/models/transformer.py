@@ -24,7 +24,8 @@ class Recency(keras.layers.Layer):
 
     Parameters
     ----------
-    waves : int. How many wave lengths, n.
+    waves
+        How many wave lengths, n.
     """
 
     def __init__(self, waves: int = 8, **kwargs: Any) -> None:
@@ -61,7 +62,8 @@ class SelfAttention(keras.layers.Layer):
 
     Parameters
     ----------
-    heads : int. A divisor of the inputs' width.
+    heads
+        A divisor of the inputs' width.
     """
 
     def __init__(self, heads: int, **kwargs: Any) -> None:
@@ -83,12 +85,15 @@ class SelfAttention(keras.layers.Layer):
 
         Parameters
         ----------
-        inputs : float32 [batch, length, width].
-        mask_in : float32 [batch, length, 1]; 1 for activities, 0 for PAD.
+        inputs
+            float32 [batch, length, width].
+        mask_in
+            float32 [batch, length, 1]; 1 for activities, 0 for PAD.
 
         Returns
         -------
-        float32 [batch, length, width]; where all is PAD, finite but meaningless.
+        Any
+            float32 [batch, length, width]; where all is PAD, finite but meaningless.
         """
         _, length, width = inputs.shape
         size = width // self.heads
@@ -117,9 +122,12 @@ class Transformer(Network):
 
     Attributes
     ----------
-    width : int. Of each position; a multiple of `heads`.
-    heads : int. Of the attention.
-    blocks : int. How many, each of attention and two dense layers.
+    width
+        Width of each position; a multiple of `heads`.
+    heads
+        Heads of the attention.
+    blocks
+        How many, each of attention and two dense layers.
     """
 
     width: int = 48

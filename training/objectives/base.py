@@ -58,8 +58,10 @@ class Objective(ABC):
 
         Parameters
         ----------
-        sub_model : the activity model.
-        history, period : what is trained on.
+        sub_model
+            The activity model.
+        history, period
+            What is trained on.
         """
 
     def balance(
@@ -111,8 +113,10 @@ class TrainingTask(keras.Model):
 
     Parameters
     ----------
-    sub_model : the activity model; an output `activity_embedding` of the vectors' length.
-    vectors : the item vectors that example rows point into.
+    sub_model
+        The activity model; an output `activity_embedding` of the vectors' length.
+    vectors
+        The item vectors that example rows point into.
 
     Raises
     ------
@@ -157,9 +161,12 @@ class TrainingTask(keras.Model):
 
         Parameters
         ----------
-        embedding : float32 [n, D].
-        inputs : a batch of the objective's examples.
-        vectors_of : from rows to item vectors.
+        embedding
+            float32 [n, D].
+        inputs
+            A batch of the objective's examples.
+        vectors_of
+            From rows to item vectors.
         """
         raise NotImplementedError
 

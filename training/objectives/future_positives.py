@@ -44,20 +44,28 @@ class FuturePositives(Objective):
 
     Parameters
     ----------
-    windows : which activities mark a moment; the targets are the positives from it on.
-    horizon_days : float. Days from the moment within which targets lie. 0 means those at the
-        moment itself: the next activity, if positive.
-    targets : int. Maximum number of targets of a moment; the first ones count.
-    uniform_negatives, popular_negatives : int. Items drawn for each batch, uniformly and by how
-        often they are wanted.
-    day_negatives : int. Items drawn for each moment from the activity of its UTC day, as often as
-        members acted on them: what else there was to want. Their logits are not corrected, so
-        that popularity on the day is not learnt, which a ranker knows better from fresh counts.
-    in_batch : bool. Whether the other targets of the batch are candidates too.
-    log_q : bool. Whether logits are corrected for how often an item is a candidate.
-    dismiss_weight : float. Weight of a pairwise term that ranks targets before the items that the
-        member dismisses within the same time; 0 leaves it out.
-    member_weight : float. A moment of a member with n moments weighs `n**-member_weight`.
+    windows
+        Which activities mark a moment; the targets are the positives from it on.
+    horizon_days
+        Days from the moment within which targets lie. 0 means those at the moment itself: the next
+        activity, if positive.
+    targets
+        Maximum number of targets of a moment; the first ones count.
+    uniform_negatives, popular_negatives
+        Items drawn for each batch, uniformly and by how often they are wanted.
+    day_negatives
+        Items drawn for each moment from the activity of its UTC day, as often as members acted on
+        them: what else there was to want. Their logits are not corrected, so that popularity on the
+        day is not learnt, which a ranker knows better from fresh counts.
+    in_batch
+        Whether the other targets of the batch are candidates too.
+    log_q
+        Whether logits are corrected for how often an item is a candidate.
+    dismiss_weight
+        Weight of a pairwise term that ranks targets before the items that the member dismisses
+        within the same time; 0 leaves it out.
+    member_weight
+        A moment of a member with n moments weighs `n**-member_weight`.
     """
 
     name: ClassVar[str] = "future_positives"

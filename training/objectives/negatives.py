@@ -55,10 +55,14 @@ def draw_negatives(
 
     Parameters
     ----------
-    held_out : from `hold_out`.
-    history, period : what it was made from.
-    shift : timedelta. The largest shift, default 1 hour.
-    random : draws items and shifts.
+    held_out
+        From `hold_out`.
+    history, period
+        What it was made from.
+    shift
+        The largest shift, default 1 hour.
+    random
+        Draws items and shifts.
 
     Returns
     -------

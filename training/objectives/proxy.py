@@ -45,13 +45,18 @@ class Proxy(Objective):
 
     Parameters
     ----------
-    windows : which activities are held out.
-    negative_weight : float. Sample weight of a drawn negative: nobody said that the member does
-        not want that item, so it weighs less than a real DISMISS.
-    dismiss_weight, positive_weight : float. Sample weights of real activities.
-    member_weight : float. An example of a member with n examples weighs `n**-member_weight` times
-        as much. 0 by default, since `Windows.per_member` keeps heavy members from dominating.
-    shift_minutes : float. Largest shift of a negative's time.
+    windows
+        Which activities are held out.
+    negative_weight
+        Sample weight of a drawn negative: nobody said that the member does not want that item, so
+        it weighs less than a real DISMISS.
+    dismiss_weight, positive_weight
+        Sample weights of real activities.
+    member_weight
+        An example of a member with n examples weighs `n**-member_weight` times as much. 0 by
+        default, since `Windows.per_member` keeps heavy members from dominating.
+    shift_minutes
+        Largest shift of a negative's time.
     """
 
     name: ClassVar[str] = "proxy"

@@ -36,8 +36,8 @@ def main(argv: list[str] | None = None) -> None:
 
     Parameters
     ----------
-    argv : list[str], optional
-        Arguments, those of the process by default.
+    argv
+        list[str], optional Arguments, those of the process by default.
     """
     parser = argparse.ArgumentParser(
         prog="python -m activity_embeddings.training.datasets.job_market",

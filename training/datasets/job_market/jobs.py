@@ -23,14 +23,20 @@ class Jobs:
 
     Attributes
     ----------
-    occupation, level : int64 [m].
-    vectors : float32 [m, K], unit vectors.
-    attractiveness : float32 [m]; adds to everyone's utility.
-    exposure : float64 [m]; how often it is shown when new, relative to others.
-    fading_days : float; number of days in which exposure falls to 1/e.
-    posted : int64 [m]; microseconds since the market's start, negative before it.
-    first_day, end_day : int64 [m]; shown on days `first_day <= day < end_day`, day 0 being the
-        first of the market.
+    occupation, level
+        int64 [m].
+    vectors
+        float32 [m, K], unit vectors.
+    attractiveness
+        float32 [m]; adds to everyone's utility.
+    exposure
+        float64 [m]; how often it is shown when new, relative to others.
+    fading_days
+        Float; number of days in which exposure falls to 1/e.
+    posted
+        int64 [m]; microseconds since the market's start, negative before it.
+    first_day, end_day
+        int64 [m]; shown on days `first_day <= day < end_day`, day 0 being the first of the market.
     """
 
     occupation: np.ndarray
@@ -76,8 +82,8 @@ class Jobs:
 
         Returns
         -------
-        jobs : int64 [m], positions.
-        exposure : float64 [m], of sum 1 if there is any job.
+        tuple[np.ndarray, np.ndarray]
+            Jobs : int64 [m], positions. exposure : float64 [m], of sum 1 if there is any job.
         """
         shown = np.flatnonzero((self.first_day <= day) & (day < self.end_day))
         age = day - self.first_day[shown]

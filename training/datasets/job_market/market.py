@@ -145,10 +145,11 @@ class JobMarket(MarketSettings):
 
         Returns
         -------
-        events : table of `EVENTS_SCHEMA`, by time.
-        true_members : table of `TRUE_MEMBERS_SCHEMA`, by member, then time. `preference` has K + 1
-            values, the last being 1; a member's preference at t is that of the newest row with
-            `event_timestamp <= t`, and its dot product with a job's true vector is the utility.
+        tuple[pa.Table, pa.Table]
+            Events : table of `EVENTS_SCHEMA`, by time. true_members : table of
+            `TRUE_MEMBERS_SCHEMA`, by member, then time. `preference` has K + 1 values, the last
+            being 1; a member's preference at t is that of the newest row with `event_timestamp <=
+            t`, and its dot product with a job's true vector is the utility.
 
         Raises
         ------
@@ -183,8 +184,8 @@ class JobMarket(MarketSettings):
 
         Parameters
         ----------
-        out_dir : Path
-            Made if missing. Gets `activity_events/part-00000.parquet` and on, a file a block;
+        out_dir
+            Path Made if missing. Gets `activity_events/part-00000.parquet` and on, a file a block;
             `job_postings.parquet`; `truth/members.parquet` and `truth/items.parquet`; `README.md`.
 
         Returns

@@ -35,10 +35,14 @@ class Directions:
 
     Attributes
     ----------
-    member : int64 [r]; position in the block.
-    since : int64 [r]; microseconds since the market's start, 0 in a member's first row.
-    preference : float32 [r, K]; the interest, a unit vector, times the member's focus.
-    changed : int64 [r]; when the newest change of direction began, `_NEVER` without one.
+    member
+        int64 [r]; position in the block.
+    since
+        int64 [r]; microseconds since the market's start, 0 in a member's first row.
+    preference
+        float32 [r, K]; the interest, a unit vector, times the member's focus.
+    changed
+        int64 [r]; when the newest change of direction began, `_NEVER` without one.
     """
 
     member: np.ndarray

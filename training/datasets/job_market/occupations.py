@@ -58,10 +58,14 @@ class Occupations:
 
     Attributes
     ----------
-    titles, descriptions, groups : n strings each; a group is a major group of the SOC.
-    vectors : float32 [n, K], unit vectors; unrelated occupations are about orthogonal.
-    related : int64 [n, RELATED]; positions of the most similar others, best first.
-    demand : float64 [n], of sum 1; each occupation's share of postings and of interests.
+    titles, descriptions, groups
+        N strings each; a group is a major group of the SOC.
+    vectors
+        float32 [n, K], unit vectors; unrelated occupations are about orthogonal.
+    related
+        int64 [n, RELATED]; positions of the most similar others, best first.
+    demand
+        float64 [n], of sum 1; each occupation's share of postings and of interests.
     """
 
     titles: list[str]

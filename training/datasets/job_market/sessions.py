@@ -36,10 +36,14 @@ class Actions:
 
     Attributes
     ----------
-    member, job : int64 [n]; positions in the block and in `Jobs`.
-    action : int8 [n]; position in `ACTIONS`.
-    time : int64 [n]; microseconds since the market's start.
-    strayed : bool [n]; of a session that did not follow the member's own interest.
+    member, job
+        int64 [n]; positions in the block and in `Jobs`.
+    action
+        int8 [n]; position in `ACTIONS`.
+    time
+        int64 [n]; microseconds since the market's start.
+    strayed
+        bool [n]; of a session that did not follow the member's own interest.
     """
 
     member: np.ndarray
@@ -123,10 +127,14 @@ def _act(
 
     Parameters
     ----------
-    member : int64 [s].
-    want, known : float32 [s, K]; what the members want, and what the recommender knows of it.
-    actions : int64 [s]; how many at most.
-    done : bool [BLOCK, jobs]; what each member acted on before, not to be shown again.
+    member
+        int64 [s].
+    want, known
+        float32 [s, K]; what the members want, and what the recommender knows of it.
+    actions
+        int64 [s]; how many at most.
+    done
+        bool [BLOCK, jobs]; what each member acted on before, not to be shown again.
     """
     shown, exposure = jobs.shown_on(day)
     if not len(shown):
@@ -175,13 +183,16 @@ def _slate(
 
     Parameters
     ----------
-    exposure : float64 [m], of sum 1.
-    known : float32 [s, m]; how well each posting suits the member, for the recommender.
+    exposure
+        float64 [m], of sum 1.
+    known
+        float32 [s, m]; how well each posting suits the member, for the recommender.
 
     Returns
     -------
-    slate : int64 [s, n], ascending positions among the m, some more than once.
-    recommended : bool [s, n]; of a posting that is there more than once, the first place tells.
+    tuple[np.ndarray, np.ndarray]
+        Slate : int64 [s, n], ascending positions among the m, some more than once. recommended :
+        bool [s, n]; of a posting that is there more than once, the first place tells.
     """
     sessions = len(known)
     # A table in which postings take places by exposure turns a draw into one look-up.
@@ -204,9 +215,12 @@ def _places(acts: np.ndarray, order: np.ndarray, there: np.ndarray) -> tuple[np.
 
     Parameters
     ----------
-    acts : bool [s, slots].
-    order : int64 [s, slots or fewer]; places in the slate of n, best first.
-    there : bool [s, n]; places that can be acted on.
+    acts
+        bool [s, slots].
+    order
+        int64 [s, slots or fewer]; places in the slate of n, best first.
+    there
+        bool [s, n]; places that can be acted on.
 
     Returns
     -------

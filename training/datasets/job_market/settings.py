@@ -59,47 +59,77 @@ class MarketSettings:
 
     Parameters
     ----------
-    members : int. Numbered from 1; those without any activity have true preferences only.
-    jobs : int. Postings, some of them posted before `start` and still open then.
-    days : int. Simulated, from `start` on.
-    start : the first midnight, UTC, a time with a zone; see
+    members
+        Numbered from 1; those without any activity have true preferences only.
+    jobs
+        Postings, some of them posted before `start` and still open then.
+    days
+        Simulated, from `start` on.
+    start
+        The first midnight, UTC, a time with a zone; see
         `activity_embeddings.transformations.times.Time`.
-    seed : int, at least 0.
-    dimension : int. K, the length of true vectors without the coordinate of attractiveness.
-    demand_spread : float. Standard deviation of the log of an occupation's share of postings and
-        of interests.
-    job_own : float. Length of the part of a job's vector that is not from its text, whose own part
-        has length 1.
-    attractiveness : float. Standard deviation of what a posting adds to everyone's utility.
-    exposure_spread : float. Standard deviation of the log of a posting's exposure.
-    fading_days : float. Number of days in which exposure falls to 1/e.
-    open_days : float. Median days that a posting is open.
-    sessions : float. Median over members of the sessions expected in 28 days, if none of these were
-        of a weekend, when there are fewer.
-    sessions_spread : float. Standard deviation of the log of that: the heavy tail.
-    searching : float. So many times as many sessions in the 28 days after a change of direction.
-    actions : float. Mean of the most actions that a session has: geometric, up to 8.
-    member_own : float. Length of the part of an interest that is not the occupation's, whose own
-        part has length 1.
-    focus : float. Median utility of a job exactly as wanted over that of an unrelated one, in
-        units of the logit's scale.
-    reluctance : float. Utility of doing nothing, and so the end of a session: with 8 and a focus of
-        16, a posting of about half the way to what is wanted is as likely to be acted on as not.
-    changing : float. Share of members that change direction, again and again.
-    direction_days : float. Mean days that these keep one: a week and an exponential time.
-    related : float. Share of changes to an occupation related to the one before; others lead to
-        any occupation, by demand.
-    gradual : float. Share of changes that take `gradual_days`, in four steps; others are at once.
-    gradual_days : float. See `gradual`.
-    stray : float. Share of sessions that follow an interest in any occupation, by demand.
-    browsed : int. Postings that a session shows by exposure alone.
-    recommended : int. Postings that a recommender adds.
-    recommender_choice : int. Number of items drawn by exposure, of which each is the best.
-    recommender_lag_days : float. How old the interest is by which the recommender judges.
-    save : float. Share of SAVE among positive actions.
-    save_changed : float. The same in the 28 days after a change of direction began.
-    save_stray : float. The same in a session that strays.
-    dismiss : float. Share of DISMISS among all actions.
+    seed
+        int, at least 0.
+    dimension
+        K, the length of true vectors without the coordinate of attractiveness.
+    demand_spread
+        Standard deviation of the log of an occupation's share of postings and of interests.
+    job_own
+        Length of the part of a job's vector that is not from its text, whose own part has length 1.
+    attractiveness
+        Standard deviation of what a posting adds to everyone's utility.
+    exposure_spread
+        Standard deviation of the log of a posting's exposure.
+    fading_days
+        Number of days in which exposure falls to 1/e.
+    open_days
+        Median days that a posting is open.
+    sessions
+        Median over members of the sessions expected in 28 days, if none of these were of a weekend,
+        when there are fewer.
+    sessions_spread
+        Standard deviation of the log of that: the heavy tail.
+    searching
+        So many times as many sessions in the 28 days after a change of direction.
+    actions
+        Mean of the most actions that a session has: geometric, up to 8.
+    member_own
+        Length of the part of an interest that is not the occupation's, whose own part has length 1.
+    focus
+        Median utility of a job exactly as wanted over that of an unrelated one, in units of the
+        logit's scale.
+    reluctance
+        Utility of doing nothing, and so the end of a session: with 8 and a focus of 16, a posting
+        of about half the way to what is wanted is as likely to be acted on as not.
+    changing
+        Share of members that change direction, again and again.
+    direction_days
+        Mean days that these keep one: a week and an exponential time.
+    related
+        Share of changes to an occupation related to the one before; others lead to any occupation,
+        by demand.
+    gradual
+        Share of changes that take `gradual_days`, in four steps; others are at once.
+    gradual_days
+        See `gradual`.
+    stray
+        Share of sessions that follow an interest in any occupation, by demand.
+    browsed
+        Postings that a session shows by exposure alone.
+    recommended
+        Postings that a recommender adds.
+    recommender_choice
+        Number of items drawn by exposure, of which each is the best.
+    recommender_lag_days
+        How old the interest is by which the recommender judges.
+    save
+        Share of SAVE among positive actions.
+    save_changed
+        The same in the 28 days after a change of direction began.
+    save_stray
+        The same in a session that strays.
+    dismiss
+        Share of DISMISS among all actions.
 
     Raises
     ------

@@ -112,10 +112,14 @@ def forest(name: str, rows: Sequence[Row], span: tuple[float, float], says: str)
 
     Parameters
     ----------
-    name : of the chart; unique in a page.
-    rows : from the top.
-    span : ends of the axis, so that charts can be compared.
-    says : what it shows, for those who do not see it; the rows are added.
+    name
+        Name of the chart; unique in a page.
+    rows
+        From the top.
+    span
+        Ends of the axis, so that charts can be compared.
+    says
+        What it shows, for those who do not see it; the rows are added.
     """
     words = []
     with _drawing(name, ROW * len(rows) + AXIS) as (figure, written):
@@ -190,9 +194,12 @@ def training_curve(
 
     Parameters
     ----------
-    name : of the chart; unique in a page.
-    model : what was trained.
-    loss, figure_values : of each epoch from the first; None where not known.
+    name
+        Name of the chart; unique in a page.
+    model
+        What was trained.
+    loss, figure_values
+        Loss and figure values of each epoch from the first; None where not known.
     """
     panels = []
     for title, values in (("loss", loss), ("validation NDCG@10", figure_values)):
@@ -229,9 +236,12 @@ def freshness_curve(name: str, points: Sequence[tuple[str, float, Row]], says: s
 
     Parameters
     ----------
-    name : of the chart; unique in a page.
-    points : name of the lag, its seconds, and the difference.
-    says : what it shows; the points are added.
+    name
+        Name of the chart; unique in a page.
+    points
+        Name of the lag, its seconds, and the difference.
+    says
+        What it shows; the points are added.
     """
     points = sorted(points, key=lambda point: point[1])
     # The logarithm, from a minute on; below it, and at 0, a line.
@@ -296,8 +306,10 @@ def timeline(name: str, periods: Sequence[tuple[str, float, float, str]]) -> Mar
 
     Parameters
     ----------
-    name : of the chart; unique in a page.
-    periods : what it is for, start and end in seconds since the epoch, and both in words.
+    name
+        Name of the chart; unique in a page.
+    periods
+        What it is for, start and end in seconds since the epoch, and both in words.
     """
     start = min(low for _, low, _, _ in periods)
     end = max(high for _, _, high, _ in periods)

@@ -83,9 +83,10 @@ def write_report(result: Result, file: Path) -> None:
 
     Parameters
     ----------
-    result : what an evaluation found; equal results give equal bytes. Parts may be missing, null
-        or NaN.
-    file : the page; replaced if it is there, and its folder made if it is not.
+    result
+        What an evaluation found; equal results give equal bytes. Parts may be missing, null or NaN.
+    file
+        The page; replaced if it is there, and its folder made if it is not.
 
     Raises
     ------
