@@ -600,8 +600,8 @@ def test_a_killed_run_is_finished_by_the_next_interval(stage, tmp_path, models):
 def test_an_encoder_may_read_the_item_id(repo):
     class ById(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, "job_id")])
-        def serve(self, item_id):
-            column = tf.cast(item_id, tf.float32)[:, None] / 100
+        def serve(self, job_id):
+            column = tf.cast(job_id, tf.float32)[:, None] / 100
             return {"embedding": tf.tile(column, [1, DIMENSION])}
 
     package_all(repo.path / "models", ById())

@@ -142,5 +142,5 @@ def test_the_command_prints_titles_of_the_best(published, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", command)
     example.main()
     head, first, second = capsys.readouterr().out.splitlines()
-    assert head == "the best of 2 items for member 14:"
+    assert head == "the best of 2 jobs for member 14:"
     assert {first.split("  ")[-1], second.split("  ")[-1]} == {"Engineer", "Analyst"}

@@ -123,7 +123,7 @@ NAMES += [
 ]
 REFERENCES = ["x", ":", "x:", ":x", "x:y", f"{CNN}:x", f"{CNN}:", f"{CNN}@v1:activity_embedding"]
 REFERENCES += [
-    "job_activity:item_id",
+    "job_activity:job_id",
     "job_embedding:embedding",
     "recommendations_v2",
     "page_clicks:*",

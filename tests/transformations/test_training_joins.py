@@ -58,7 +58,7 @@ def labels():
         },
         index=random.integers(0, 5, rows),
     )
-    return pd.concat([frame, frame.iloc[::-3], frame.iloc[:20].assign(item_id=3)])
+    return pd.concat([frame, frame.iloc[::-3], frame.iloc[:20].assign(job_id=3)])
 
 
 def snapshots(repo, view):

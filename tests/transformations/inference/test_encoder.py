@@ -105,8 +105,8 @@ def test_every_kind_of_input_arrives_as_it_is(tmp_path):
                 tf.TensorSpec([None, None], tf.string, "skills"),
             ]
         )
-        def serve(self, item_id, pay, count, skills):
-            numbers = [tf.strings.to_number(item_id), pay, tf.cast(count, tf.float32)]
+        def serve(self, job_id, pay, count, skills):
+            numbers = [tf.strings.to_number(job_id), pay, tf.cast(count, tf.float32)]
             listed = tf.reduce_sum(tf.cast(skills != "", tf.float32), axis=1)
             length = tf.cast(tf.reduce_sum(tf.strings.length(skills), axis=1), tf.float32)
             return {"embedding": tf.stack([*numbers, listed, length], axis=1)}
