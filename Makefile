@@ -1,7 +1,8 @@
-# make demo   the whole path on the sample data, in a fresh virtual environment
-#             DATA=jobs: on a simulated job market
-# make test   the whole test suite; what CI runs
-# make lint   formatting, style, types and layers
+# make demo       the tutorial's commands on the sample data, in a fresh virtual environment
+# make evaluate   trains models on the sample data and measures what they add to a ranker;
+#                 DATA=jobs: on a simulated job market
+# make test       the whole test suite; what CI runs
+# make lint       formatting, style, types and layers
 
 # The first Python that the package admits.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -12,9 +13,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRACKED_MODELS := $(addprefix feature_repo/models/,geometric_decay item_encoder unweighted_average)
 
-.PHONY: demo test lint format clean
+.PHONY: demo evaluate test lint format clean
 
 demo: $(VENV)/installed
+	rm -rf build/demo
+	$(BIN)/python tools/run_blocks.py docs/tutorial.md --in build/demo --until "Your own data"
+
+evaluate: $(VENV)/installed
 	$(BIN)/python -m activity_embeddings.training.demo --repo feature_repo --data $(DATA)
 
 test: $(VENV)/installed

@@ -7,8 +7,9 @@
 
 Everything is made from scratch: the item encoder learns before the models, the models before the
 ranker, the ranker before the test. Each seed has models of its own. Films stand in for jobs (a
-proxy domain), and the members of the job market are simulated. Writes a report for each into `--folder`,
-prints each headline table and target, and says what `compare` says of the CNN and the decay.
+proxy domain), and the members of the job market are simulated. Writes a report for each into
+`--folder`, prints each headline table and target, and says what `compare` says of the CNN and the
+decay.
 """
 
 from __future__ import annotations

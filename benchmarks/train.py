@@ -160,8 +160,9 @@ def _median_rate(count: Callable[[], int], repeat: int) -> tuple[int, float]:
 def _in_pandas(history: ActivityHistory, windows: Windows, members: int) -> int:
     """Make the same examples by loops over members and activities; return how many.
 
-    What is ready before: a frame of the events in order, with rows of item vectors, and the distinct
-    items of each day. Vectors are known all along here, so nobody has to look for the one of a time.
+    What is ready before: a frame of the events in order, with rows of item vectors, and the
+    distinct items of each day. Vectors are known all along here, so nobody has to look for the one
+    of a time.
     """
     events = history.events
     last = events.member_start[members]

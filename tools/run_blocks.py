@@ -85,7 +85,7 @@ class _Process:
         self._process.wait()
 
 
-# Reads blocks from standard input, each up to the line that ends it, and runs them in one namespace.
+# Reads blocks from standard input, each up to the line that ends it; all share one namespace.
 _PYTHON = f"""
 import os, sys
 names = {{"__name__": "__main__"}}

@@ -31,12 +31,12 @@ class Sources:
     click.option(
         "--events",
         type=_FILES,
-        help="Parquet file or folder with the columns of the view of events, or of its source. Default: the source of the feature repo.",
+        help="Parquet file or folder of events. Default: the source of the feature repo.",
     ),
     click.option(
         "--postings",
         type=_FILES,
-        help="Parquet file or folder with the columns of the view of postings, or of its source.",
+        help="Parquet file or folder of postings. Default: the source of the feature repo.",
     ),
     click.option(
         "--text",

@@ -53,8 +53,8 @@ def read_data(
     if postings is None:
         if categories:
             raise InvalidInput(
-                f"categories: expected a view `{source.domain.names.postings_view}` with the columns "
-                f"{', '.join(categories)}. Received: a feature repo without postings"
+                f"categories: expected a view `{source.domain.names.postings_view}` with the "
+                f"columns {', '.join(categories)}. Received: a feature repo without postings"
             )
         columns = ()
         postings = pa.table(

@@ -144,13 +144,13 @@ class ActivityHistory:
         bad = int((~np.isfinite(vectors.matrix).all(axis=1)).sum())
         if bad:
             raise InvalidData(
-                f"{names.JOBS.vectors_view}: vectors should be finite to train on. Received: NaN or "
+                "item vectors: vectors should be finite to train on. Received: NaN or "
                 f"infinity in {out_of(bad, len(vectors.matrix) - 1, 'vector')}"
             )
         known = events.on_items(vectors.item_ids)
         if not len(known):
             raise InvalidData(
-                f"{names.JOBS.events_view}: expected events on items that have a vector to train on. "
+                "events: expected events on items that have a vector to train on. "
                 f"Received: {counted(len(events), 'event')} on "
                 f"{counted(len(events.item_ids), 'item')}, none of them among the "
                 f"{len(vectors.item_ids):,} with a vector"
