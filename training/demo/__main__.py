@@ -1,8 +1,8 @@
 """The full evaluation on the sample data, models trained for it included: `make evaluate`.
 
-It works in a feature repo of its own, `build/films`, where `feast materialize`, `feast ui` and everything
-else can be tried afterwards. `make evaluate DATA=jobs` does the same on a simulated job market, in
-`build/jobs`.
+It works in a feature repo of its own, `build/films`, where `feast materialize`, `feast ui` and
+everything else can be tried afterwards. `make evaluate DATA=jobs` does the same on a simulated job
+market, in `build/jobs`.
 """
 
 from __future__ import annotations
