@@ -250,6 +250,14 @@ def events_table(rows: list[tuple[int, int, str, datetime]]) -> pa.Table:
     )
 
 
+def with_string_ids(table: pa.Table) -> pa.Table:
+    """Return a source whose ids are text."""
+    for column in {"member_id", "job_id"}.intersection(table.column_names):
+        position = table.column_names.index(column)
+        table = table.set_column(position, column, table[column].cast(pa.string()))
+    return table
+
+
 def vectors_table(rows: list[tuple[int, datetime, np.ndarray]]) -> pa.Table:
     """Return (item_id, time, vector) as an item-embedding source."""
     items, times, vectors = zip(*rows, strict=True)

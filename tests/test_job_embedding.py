@@ -47,7 +47,7 @@ from activity_embeddings.transformations.spec import ActivitySpec
 
 SEQUENCE = "job_activity_sequence"
 AVERAGE = "job_activity_embedding_unweighted_average"
-ONLINE = "activity_embeddings_item_embedding"
+ONLINE = "activity_embeddings_job_embedding"
 ITEMS_ONLY = ("--views", "job_embedding")
 EVENTS, _ = small_data(seed=6, members=20, days=12)
 POSTINGS = small_postings()
@@ -338,7 +338,7 @@ def test_a_model_of_another_encoder_is_refused_when_it_is_loaded(repo):
         registered_model(
             store.get_feature_view("job_activity_embedding_cnn"),
             spec=ActivitySpec(),
-            vector_spec=store.get_feature_view("job_embedding"),
+            vectors=store.get_feature_view("job_embedding"),
             repo=repo.path,
         )
     assert_refused(repo, interval(at(0), at(1)), "'cnn'", "`fingerprint`", "0123456789abcdef")

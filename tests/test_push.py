@@ -25,6 +25,7 @@ from feast_repo import (
     small_data,
     us,
     vectors_table,
+    with_string_ids,
 )
 from redis_server import redis_server, use_redis
 
@@ -482,20 +483,12 @@ def test_ids_that_the_source_does_not_have_are_ignored_and_unfit_ones_refused(tm
 
 def test_string_ids(tmp_path):
     repo = sequence_repo(tmp_path)
-
-    def as_text(table):
-        for column in ("member_id", "job_id"):
-            if column in table.column_names:
-                position = table.column_names.index(column)
-                table = table.set_column(position, column, table[column].cast(pa.string()))
-        return table
-
-    repo.write_events(as_text(events_table(HISTORY)))
-    repo.write_vectors(as_text(vectors_table(VECTORS)))
+    repo.write_events(with_string_ids(events_table(HISTORY)))
+    repo.write_vectors(with_string_ids(vectors_table(VECTORS)))
     repo.configure(STRING_IDS)
     repo.run("apply")
     repo.materialize(at(-1), at(0))
-    assert SequenceWriter(repo.store).push(as_text(events_table(NEW))).new == 2
+    assert SequenceWriter(repo.store).push(with_string_ids(events_table(NEW))).new == 2
     assert served(repo, ["1", "9"])["1"][0] == ["1", "2", "5"]
     repo.materialize(at(0), at(1))
     assert served(repo, ["1", "9"])["9"][0] == ["6"]

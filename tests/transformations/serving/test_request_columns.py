@@ -9,6 +9,7 @@ from feast_repo import (
     make_repo,
     small_data,
     vectors_table,
+    with_string_ids,
 )
 
 from activity_embeddings.transformations.feast_compat.requests import online_context
@@ -25,7 +26,10 @@ TIME = at(4).isoformat()
 def applied(path, models, settings=OWN_VECTORS):
     """Return the store of a repo that is applied; nothing need be published for its registry."""
     events, vectors = small_data()
-    repo = make_repo(path, models, events_table(events), vectors_table(vectors), settings)
+    tables = events_table(events), vectors_table(vectors)
+    if settings is STRING_IDS:
+        tables = tuple(map(with_string_ids, tables))
+    repo = make_repo(path, models, *tables, settings)
     repo.run("apply")
     return repo.store
 
