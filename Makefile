@@ -3,6 +3,7 @@
 #                 DATA=jobs: on a simulated job market
 # make test       the whole test suite; what CI runs
 # make lint       formatting, style, types and layers
+# make docs       serves the documentation; make docs-build builds it into site/
 
 # The first Python that the package admits.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRACKED_MODELS := $(addprefix feature_repo/models/,geometric_decay item_encoder unweighted_average)
 
-.PHONY: demo evaluate test lint format clean
+.PHONY: demo evaluate test lint format docs docs-build clean
 
 demo: $(VENV)/installed
 	rm -rf build/demo
@@ -35,14 +36,23 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# What the theme says of its own future is nothing for readers of these pages.
+docs docs-build: export NO_MKDOCS_2_WARNING = 1
+
+docs: $(VENV)/installed
+	$(BIN)/mkdocs serve
+
+docs-build: $(VENV)/installed
+	$(BIN)/mkdocs build --strict
+
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build runs evaluation *.egg-info feature_repo/evaluation feature_repo/data/snapshots feature_repo/data/vector_tables
+	rm -rf $(VENV) build site runs evaluation *.egg-info feature_repo/evaluation feature_repo/data/snapshots feature_repo/data/vector_tables
 	rm -rf $(filter-out $(TRACKED_MODELS),$(wildcard feature_repo/models/*))
 	rm -f feature_repo/data/registry.db feature_repo/data/online.db
 	rm -f feature_repo/data/registry_redis.db

@@ -16,7 +16,7 @@ from activity_embeddings.transformations.extras import MODULES, require_extra
 
 SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
 MODULE_OF = {"scikit-learn": "sklearn"}
-COMMAND = "from activity_embeddings.training.cli import cli; cli()"
+COMMAND = "from activity_embeddings.training.commands import cli; cli()"
 FEAST = "from feast.cli.cli import cli; cli()"
 NEED = {"train": "train", "tune": "train", "evaluate": "evaluate"}
 DATES = ["--from", "2024-03-01", "--validate-from", "2024-03-02", "--until", "2024-03-03"]
