@@ -77,18 +77,18 @@ def run_ours(folder: Path, snapshots: int) -> dict[str, Any]:
     """
     from feast import FeatureStore
 
-    from activity_embeddings.transformations.batch import engine as compute_engine
-    from activity_embeddings.transformations.batch.snapshot_run import Report
+    from activity_embeddings.transformations.batch import steps
+    from activity_embeddings.transformations.batch.snapshot_run import MaterializeReport
 
-    reports: list[Report] = []
+    reports: list[MaterializeReport] = []
     pushes: dict[str, dict[str, float]] = {}
 
-    def kept_report() -> Report:
-        """Make the engine's report and keep it, to be read unrounded."""
-        reports.append(Report())
+    def kept_report(**settings: Any) -> MaterializeReport:
+        """Make the run's report and keep it, to be read unrounded."""
+        reports.append(MaterializeReport(**settings))
         return reports[-1]
 
-    push_snapshots = compute_engine.push_snapshots
+    push_snapshots = steps.push_snapshots
 
     def timed_push(rows: Any, view: Any, *others: Any, **named: Any) -> Any:
         started = time.perf_counter()
@@ -101,8 +101,8 @@ def run_ours(folder: Path, snapshots: int) -> dict[str, Any]:
     imports = first_duckdb_query()
     started = time.perf_counter()
     with (
-        mock.patch.object(compute_engine, "Report", kept_report),
-        mock.patch.object(compute_engine, "push_snapshots", timed_push),
+        mock.patch.object(steps, "MaterializeReport", kept_report),
+        mock.patch.object(steps, "push_snapshots", timed_push),
     ):
         store.materialize(
             CUTOFF - timedelta(days=snapshots),

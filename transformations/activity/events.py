@@ -104,58 +104,121 @@ class ActivityEvents:
         source: str = names.JOBS.events_view,
         domain: names.DomainNames = names.JOBS,
     ) -> ActivityEvents:
-        """Check and order an event table.
+        """Return the events of a table, checked and in total order; see `check_events`."""
+        return cls.of(check_events(table, spec, source=source, domain=domain))
 
-        Parameters
-        ----------
-        table : ids of members and items (int64 or string), actions (string), `event_timestamp`
-            (timestamp, UTC) and, if there, event ids. Other columns are ignored.
-        spec : names the actions, and says what to do with others.
-        source : what errors call the table.
-        domain : names of the columns.
-
-        Raises
-        ------
-        InvalidData
-            A column is missing, of another type or holds nulls, a time has no zone, or an action
-            is not in the vocabulary and the spec does not ignore others.
-        """
-        columns = (*domain.event_columns, names.EVENT_TIMESTAMP)
-        require_columns(table.column_names, columns, source)
-        action = _action_ids(table, spec, source, domain.action)
-        ignored = action < 0
-        if ignored.any():
-            table, action = table.filter(pa.array(~ignored)), action[~ignored]
-        member_ids, member = rank_encode(id_column(table, domain.member_id, source))
-        item_ids, item = rank_encode(id_column(table, domain.item_id, source))
-        time = time_column(table, names.EVENT_TIMESTAMP, source)
-        tie_breakers = [item, action]
-        event_ids = event = None
-        if domain.event_id in table.column_names:
-            event_ids, event = rank_encode(id_column(table, domain.event_id, source))
-            _require_filled(event_ids, source, domain.event_id)
-            tie_breakers.insert(0, event)
-
-        order = _total_order(member, time, tie_breakers, len(member_ids))
+    @classmethod
+    def of(cls, checked: CheckedEvents) -> ActivityEvents:
+        """Return checked events in total order, each once."""
+        tie_breakers = [checked.item, checked.action]
+        if checked.event is not None:
+            tie_breakers.insert(0, checked.event)
+        member, time = checked.member, checked.time
+        order = _total_order(member, time, tie_breakers, len(checked.member_ids))
         keys = [column[order] for column in (member, time, *tie_breakers)]
         repeats = np.zeros(len(order), dtype=bool)
         repeats[1:] = np.logical_and.reduce([key[1:] == key[:-1] for key in keys])
         if repeats.any():
             order = order[~repeats]
 
-        counts = np.bincount(member[order], minlength=len(member_ids))
+        counts = np.bincount(member[order], minlength=len(checked.member_ids))
         return cls(
-            member_ids=member_ids,
-            item_ids=item_ids,
+            member_ids=checked.member_ids,
+            item_ids=checked.item_ids,
             member_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            item=item[order],
-            action=action[order],
+            item=checked.item[order],
+            action=checked.action[order],
             time=time[order],
             duplicates=int(repeats.sum()),
-            other_actions=int(ignored.sum()),
-            event_ids=event_ids,
-            event=None if event is None else event[order],
+            other_actions=checked.other_actions,
+            event_ids=checked.event_ids,
+            event=None if checked.event is None else checked.event[order],
         )
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedEvents:
+    """E events in the order of their table, which says nothing; `ActivityEvents.of` orders them.
+
+    Attributes
+    ----------
+    member_ids, item_ids
+        Distinct ids, ascending; int64 or string arrays.
+    member, item
+        int32 [E]; positions in these.
+    action
+        int16 [E]; action id of the spec, 1 and up.
+    time
+        int64 [E]; microseconds since the epoch.
+    other_actions
+        Rows left out because the spec ignores their action.
+    event_ids, event
+        Distinct event ids, ascending, and int32 [E] positions in these; None where the source has
+        none.
+    """
+
+    member_ids: pa.Array
+    item_ids: pa.Array
+    member: np.ndarray
+    item: np.ndarray
+    action: np.ndarray
+    time: np.ndarray
+    other_actions: int
+    event_ids: pa.Array | None = None
+    event: np.ndarray | None = None
+
+
+def check_events(
+    table: pa.Table,
+    spec: ActivitySpec,
+    *,
+    source: str = names.JOBS.events_view,
+    domain: names.DomainNames = names.JOBS,
+) -> CheckedEvents:
+    """Return the events of a table, after checking them.
+
+    Parameters
+    ----------
+    table
+        Ids of members and items (int64 or string), actions (string), `event_timestamp` (timestamp,
+        UTC) and, if the source has them, event ids. Other columns are ignored.
+    spec
+        Names the actions, and says what to do with others.
+    source
+        What errors call the table.
+    domain
+        Names of the columns.
+
+    Raises
+    ------
+    InvalidData
+        A column is missing, of another type or holds nulls, a time has no zone, or an action is not
+        in the vocabulary and the spec does not ignore others.
+    """
+    columns = (*domain.event_columns, names.EVENT_TIMESTAMP)
+    require_columns(table.column_names, columns, source)
+    action = _action_ids(table, spec, source, domain.action)
+    ignored = action < 0
+    if ignored.any():
+        table, action = table.filter(pa.array(~ignored)), action[~ignored]
+    member_ids, member = rank_encode(id_column(table, domain.member_id, source))
+    item_ids, item = rank_encode(id_column(table, domain.item_id, source))
+    time = time_column(table, names.EVENT_TIMESTAMP, source)
+    event_ids = event = None
+    if domain.event_id in table.column_names:
+        event_ids, event = rank_encode(id_column(table, domain.event_id, source))
+        _require_filled(event_ids, source, domain.event_id)
+    return CheckedEvents(
+        member_ids=member_ids,
+        item_ids=item_ids,
+        member=member,
+        item=item,
+        action=action,
+        time=time,
+        other_actions=int(ignored.sum()),
+        event_ids=event_ids,
+        event=event,
+    )
 
 
 def _action_ids(table: pa.Table, spec: ActivitySpec, source: str, column: str) -> np.ndarray:
@@ -184,7 +247,7 @@ def _action_ids(table: pa.Table, spec: ActivitySpec, source: str, column: str) -
 
 
 def _require_filled(event_ids: pa.Array, source: str, column: str) -> None:
-    """Raise where an event id is empty: in a stored sequence that means that there is none."""
+    """Raise where an event id is empty, which in a stored sequence means an event without one."""
     if len(event_ids) and event_ids[0].as_py() == "":
         raise InvalidData(
             f"{source}: column {column!r} should hold no empty text. Received: '' in at "

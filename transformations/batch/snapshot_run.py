@@ -1,9 +1,9 @@
-"""From an interval to staged and committed snapshots: the steps of `feast materialize`.
+"""From cut-offs to committed snapshots of one sequence view and its models.
 
     cut-offs -> events and item vectors -> sequences -> every model -> staged snapshots -> commit
 
 Nothing is visible before the commit, so bad input anywhere in the interval leaves the stores as
-they were. The engine in `compute_engine` feeds this from Feast's registry and pushes online.
+they were. `steps` feeds this from Feast's registry, and pushes what is committed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CUTOFFS_A_READ = 14
 
 
 @dataclass
-class Report:
+class MaterializeReport:
     """What a run did, in numbers a person can read."""
 
     events: int = 0
@@ -68,8 +68,8 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of the body to a stage."""
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds of the body to those of a name."""
         started = time.perf_counter()
         try:
             yield
@@ -145,7 +145,7 @@ class SnapshotRun:
     publishing_delay: int = 0
     batch_size: int = 1024
     domain: names.DomainNames = names.JOBS
-    report: Report = field(default_factory=Report)
+    report: MaterializeReport = field(default_factory=MaterializeReport)
 
     def __post_init__(self) -> None:
         self._sinks = [self.sequence_sink, *(target.sink for target in self.targets)]
@@ -168,7 +168,7 @@ class SnapshotRun:
         """Every as-of time of the run, ascending."""
         return sorted(self.sequence_cutoffs.union(*(t.cutoffs for t in self.targets)))
 
-    def stage(self, progress: Callable[[int], Any] = lambda done: None) -> None:
+    def compute(self, progress: Callable[[int], Any] = lambda done: None) -> None:
         """Compute all snapshots and write them aside.
 
         Raises
@@ -184,7 +184,7 @@ class SnapshotRun:
             # Back to the window before this one, to see who falls silent.
             start = group[0] - self.spec.window_us
             since = min([start, *(t - self.spec.window_us for t in self._before(group[0]))])
-            with self.report.stage("read events"):
+            with self.report.timed("read events"):
                 events = self.read_events(since, group[-1])
             self._require_same_ids(events)
             counted = moments[first - 1] if first else start
@@ -192,7 +192,7 @@ class SnapshotRun:
             self.report.duplicates += events.duplicates
             self.report.other_actions += events.other_actions
             for as_of in group:
-                self._stage_snapshot(as_of, events)
+                self._compute_snapshot(as_of, events)
                 progress(1)
         self._stage_followers()
 
@@ -202,7 +202,7 @@ class SnapshotRun:
         Within one as-of time the sequences come last: where they are, the embeddings are too.
         """
         changed: dict[SnapshotSink, set[int]] = {sink: set() for sink in self._sinks}
-        with self.report.stage("commit"):
+        with self.report.timed("commit"):
             for as_of in sorted(set().union(*self._staged.values())):
                 for sink in reversed(self._sinks):
                     if as_of in self._staged[sink] and sink.commit(as_of):
@@ -226,7 +226,7 @@ class SnapshotRun:
                 f"{known.type}"
             )
 
-    def _stage_snapshot(self, as_of: int, events: ActivityEvents) -> None:
+    def _compute_snapshot(self, as_of: int, events: ActivityEvents) -> None:
         """Write aside one as-of time of every view that asks for it."""
         targets = [target for target in self.targets if as_of in target.cutoffs]
         # Kept as it is where only models ask for this time, as when one is added later.
@@ -259,20 +259,20 @@ class SnapshotRun:
         sinks = [target.sink for target in targets]
         if write_sequences:
             sinks.insert(0, self.sequence_sink)
-        writers = {sink: sink.stage(as_of, self._facts[sink]) for sink in sinks}
+        writers = {sink: sink.writer(as_of, self._facts[sink]) for sink in sinks}
         embedder = self._embedder([target.model for target in targets])
         try:
             for start in range(0, len(members), MEMBERS_AT_ONCE):
                 part = members.slice(start, MEMBERS_AT_ONCE)
                 moments = np.full(len(part), as_of, dtype=np.int64)
                 created = moments + self.publishing_delay
-                with self.report.stage("sequences"):
+                with self.report.timed("sequences"):
                     sequences = make_sequences(
                         events, part, moments, spec=self.spec, vectors=self.vectors
                     )
                 positions += int(sequences.count.sum())
                 unknown += int(sequences.unknown.sum())
-                with self.report.stage("models"):
+                with self.report.timed("models"):
                     embedded = embedder(sequences, self.vectors)
                 batches = {
                     target.sink: embedding_batch(
@@ -297,7 +297,7 @@ class SnapshotRun:
                 ]
         finally:
             self._finish_writing()
-            with self.report.stage("write"):
+            with self.report.timed("write"):
                 for writer in writers.values():
                     writer.close()
         for sink in sinks:
@@ -317,15 +317,15 @@ class SnapshotRun:
                 f"{vectors.item_ids[0].as_py()!r}"
             )
         return (
-            f"snapshot as of {utc(to_datetime(as_of))}: expected activity on items with a vector as "
-            f"of that time. Received: {counted(unknown, 'activity')}, all on items without, with "
+            f"snapshot as of {utc(to_datetime(as_of))}: expected activity on items with a vector "
+            f"as of that time. Received: {counted(unknown, 'activity')}, all on items without, with "
             f"ids such as {events.item_ids[0].as_py()!r}; {known}. Give the items vectors from an "
             "earlier time on, or start the interval later"
         )
 
     def _finish_writing(self) -> None:
         """Wait for the writes under way; raise what one of them raised."""
-        with self.report.stage("write"):
+        with self.report.timed("write"):
             for write in self._writing:
                 write.result()
         self._writing = []
@@ -334,7 +334,7 @@ class SnapshotRun:
         """Return the embedder of a set of models, loading it at first use."""
         key = tuple(model.name for model in models)
         if key not in self._embedders:
-            with self.report.stage("load models"):
+            with self.report.timed("load models"):
                 self._embedders[key] = Embedder(models, batch_size=self.batch_size)
         return self._embedders[key]
 
@@ -398,7 +398,7 @@ class SnapshotRun:
         return had_activity.filter(pa.array(codes_of(had_activity, active) < 0))
 
     def _stage_followers(self) -> None:
-        """Keep the promise of `_silent` for snapshots that were there and follow a new one.
+        """Add explicit empty rows to committed snapshots that follow a new one, as `_silent` does.
 
         A backfill may insert a snapshot before existing ones. Whoever has activity in it and no
         row in the snapshot that follows would otherwise seem active for ever after.
@@ -418,7 +418,7 @@ class SnapshotRun:
             return
         members = sorted_union(present, missing)
         is_new = codes_of(members, present) < 0
-        writer = sink.stage(follower, self._facts[sink])
+        writer = sink.writer(follower, self._facts[sink])
         # Both are ascending, so that each slice of members is a slice of either.
         for start in range(0, len(members), MEMBERS_AT_ONCE):
             new = is_new[start : start + MEMBERS_AT_ONCE]

@@ -111,12 +111,12 @@ class VectorRun:
         """Files that are written and not committed yet."""
         return [] if self._staged is None else [self.sink.staged_file(self._staged)]
 
-    def stage(self, progress: Callable[[int], Any] | None = None) -> None:
+    def compute(self, progress: Callable[[int], Any] | None = None) -> None:
         """Encode what the sink lacks and write it aside.
 
         Parameters
         ----------
-        progress : takes a number of postings, and returns a progress bar of so many, or None.
+        progress : takes a number of postings, and returns a progress bar of them, or None.
 
         Raises
         ------
@@ -137,10 +137,11 @@ class VectorRun:
         self.report.new = len(missing)
         if not len(missing):
             return
-        # A folder of a name that sorts last, so that what is not online yet comes after what is.
+        # Name the folder so that it sorts after every committed one: the online mark is a position
+        # in that order.
         as_of = max(self.end, committed[-1] + 1) if committed else self.end
         bar = progress(len(missing)) if progress else None
-        writer = self.sink.stage(as_of, self.encoder.facts())
+        writer = self.sink.writer(as_of, self.encoder.facts())
         try:
             encoder = ItemEncoder(self.encoder, batch_size=self.batch_size)
             for part in _slices(missing):

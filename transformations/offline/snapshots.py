@@ -118,7 +118,7 @@ class SnapshotSink:
                 ) from error
             yield
 
-    def stage(self, as_of: int, facts: Mapping[str, Any]) -> SnapshotWriter:
+    def writer(self, as_of: int, facts: Mapping[str, Any]) -> SnapshotWriter:
         """Return a writer of a snapshot that is not visible before `commit`."""
         return SnapshotWriter(self.staged_file(as_of), facts)
 

@@ -23,7 +23,7 @@ from feast import FeatureStore, FeatureView
 from feast.protos.feast.types.Value_pb2 import Value
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.events import ActivityEvents, check_events
 from activity_embeddings.transformations.activity.merge import (
     Activity,
     Id,
@@ -158,9 +158,9 @@ class SequenceWriter:
         Parameters
         ----------
         events : ids of members and items (int64 or string as in the feature repo), actions
-            (string), `event_timestamp` (with time zone), and event ids if the source has them,
-            under the names of the view of events; or all of them under the names that the source has for them. Others are ignored, event ids
-            too where the source has none. In any order.
+            (string), `event_timestamp` (with time zone), and event ids if the source has them;
+            all under the names of the view of events, or all under those of its source. Others are
+            ignored, event ids too where the source has none. In any order.
 
         Raises
         ------
@@ -197,9 +197,9 @@ class SequenceWriter:
                     f"that can be UTF-8. Received: {error}"
                 ) from error
         domain = self.domain
-        table = under_our_names(table, self.source_names, SOURCE, optional=[self.domain.event_id])
+        table = under_our_names(table, self.source_names, SOURCE, optional=[domain.event_id])
         # All checks that need no knowledge of the feature repo.
-        ActivityEvents.from_arrow(table, self._spec, source=SOURCE, domain=self.domain)
+        check_events(table, self._spec, source=SOURCE, domain=self.domain)
         columns = {
             domain.member_id: self._ids(table, domain.member_id),
             domain.item_id: self._ids(table, domain.item_id),

@@ -48,7 +48,7 @@ def a_run(encoder, sink, source, **changes):
 
 def publish(encoder, sink, source, **changes):
     run = a_run(encoder, sink, source, **changes)
-    run.stage()
+    run.compute()
     run.commit()
     return run
 
@@ -128,7 +128,7 @@ def test_rows_carry_when_they_were_available_and_files_what_made_them(encoder, t
 def test_nothing_is_visible_before_the_commit_nor_after_giving_up(encoder, tmp_path):
     sink = SnapshotSink(tmp_path / "sink" / "v1")
     run = a_run(encoder, sink, Source(ROWS))
-    run.stage()
+    run.compute()
     assert [file.is_file() for file in run.staged_files] == [True]
     assert sink.committed() == []
     run.abandon()
@@ -140,7 +140,7 @@ def test_nothing_is_visible_before_the_commit_nor_after_giving_up(encoder, tmp_p
 def test_what_a_killed_run_left_aside_is_forgotten(encoder, tmp_path):
     sink = SnapshotSink(tmp_path / "sink" / "v1")
     killed = a_run(encoder, sink, Source(ROWS), end=us(at(4)))
-    killed.stage()
+    killed.compute()
     publish(encoder, sink, Source(ROWS))
     assert sink.committed() == [END]
     assert not sink.staged_file(us(at(4))).exists()

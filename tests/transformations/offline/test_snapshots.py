@@ -34,7 +34,7 @@ def batch(*members):
 
 
 def stage(sink, as_of, *batches):
-    writer = sink.stage(as_of, FACTS)
+    writer = sink.writer(as_of, FACTS)
     for each in batches:
         writer.write(each)
     writer.close()
@@ -159,7 +159,7 @@ def test_the_published_mark_belongs_to_one_store(tmp_path):
 def test_a_history_takes_only_what_was_computed_with_the_same_facts(tmp_path):
     sink = SnapshotSink(tmp_path / "view" / "v1")
     vector_spec = {"name": "a", "version": "1", "dimension": 64}
-    writer = sink.stage(MIDNIGHT, {"version": "1", "vector_spec": vector_spec})
+    writer = sink.writer(MIDNIGHT, {"version": "1", "vector_spec": vector_spec})
     writer.write(batch(1))
     writer.close()
     sink.commit(MIDNIGHT)

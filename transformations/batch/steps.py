@@ -1,0 +1,364 @@
+"""The steps of one `feast materialize`: each computes aside, and publishes when all have computed.
+
+    encoded vectors, given vectors -> snapshots of each sequence view and its models
+
+A step that fails while it computes leaves the stores as they were, whatever the others have done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import pyarrow as pa
+from feast import FeatureView, RepoConfig
+from feast.infra.common.materialization_job import MaterializationTask
+from feast.infra.registry.base_registry import BaseRegistry
+from tqdm import tqdm
+
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.batch.plan import (
+    MaterializePlan,
+    SequencePlan,
+    interval_of,
+    require_times,
+)
+from activity_embeddings.transformations.batch.snapshot_run import (
+    EmbeddingTarget,
+    MaterializeReport,
+    SnapshotRun,
+)
+from activity_embeddings.transformations.batch.vector_run import VectorRun
+from activity_embeddings.transformations.definitions.views import (
+    has_encoder,
+    has_string_ids,
+    registered_encoder,
+    registered_model,
+    source_views_of,
+    spec_of,
+    vector_spec_of,
+    vector_table_of,
+)
+from activity_embeddings.transformations.errors import InvalidData, NotReady
+from activity_embeddings.transformations.names import DomainNames, Role, Tag
+from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
+from activity_embeddings.transformations.offline.sources import (
+    count_hidden_files,
+    key_of,
+    parquet_files,
+    read_events,
+    read_feature_rows,
+    read_item_vectors,
+    read_postings,
+    read_published_vectors,
+    sink_of,
+    source_label,
+)
+from activity_embeddings.transformations.online.base import Row, RowMerge, RowStore
+from activity_embeddings.transformations.online.live_rows import KeepLiveEvents
+from activity_embeddings.transformations.online.publish import (
+    newest_by_time,
+    push_snapshots,
+    push_table,
+)
+from activity_embeddings.transformations.online.vector_table import write_vector_table
+from activity_embeddings.transformations.times import Schedule, to_us
+from activity_embeddings.transformations.wording import counted, duration
+
+
+@dataclass
+class Context:
+    """What all steps of a call share.
+
+    Attributes
+    ----------
+    config, offline_store, registry
+        As Feast hands them to an engine.
+    rows
+        Of the online store.
+    schedule
+        When values are computed, and when they are available.
+    batch_size
+        Members a model call, and postings a call of the item encoder.
+    """
+
+    config: RepoConfig
+    offline_store: Any
+    registry: BaseRegistry
+    rows: RowStore
+    schedule: Schedule
+    batch_size: int
+    _made: dict[str, ItemVectors] = field(default_factory=dict)
+    _read: dict[tuple[str, int], ItemVectors] = field(default_factory=dict)
+
+    def keep_vectors(self, view: FeatureView, vectors: ItemVectors) -> None:
+        """Have later steps use the vectors that a step publishes for a view."""
+        self._made[view.name] = vectors
+
+    def vectors_of(self, view: FeatureView, end: int) -> ItemVectors:
+        """Return the vectors of a view up to a time, in microseconds, each read only once."""
+        if view.name in self._made:
+            return self._made[view.name]
+        if (view.name, end) not in self._read:
+            self._read[view.name, end] = read_item_vectors(
+                self.config, self.offline_store, view, vector_spec_of(view), end=end
+            )
+        return self._read[view.name, end]
+
+    def source_view(self, view: FeatureView, role: str, task: MaterializationTask) -> FeatureView:
+        """Return the view of a role that a view is derived from."""
+        return self.registry.get_feature_view(source_views_of(view)[role], task.project)
+
+    def write_vector_table(self, task: MaterializationTask, vectors: ItemVectors) -> None:
+        """Commit the table from which request-time views read item vectors."""
+        view = task.feature_view
+        path = vector_table_of(view, self.config.repo_path)
+        if path is not None:
+            write_vector_table(path, vectors, vector_spec_of(view), end=to_us(task.end_time))
+
+
+class Step(Protocol):
+    """One part of a call."""
+
+    def compute(self) -> None:
+        """Read, compute and write aside; no reader sees anything of it.
+
+        Raises
+        ------
+        InvalidInput
+            Something cannot be used. The stores are as they were.
+        """
+
+    def publish(self) -> None:
+        """Commit offline, then push online, then say what was done."""
+
+    def abandon(self) -> None:
+        """Drop what is written aside and not committed."""
+
+
+def steps_of(plan: MaterializePlan, context: Context) -> Iterator[Step]:
+    """Yield the steps of a plan in the order in which they compute and publish.
+
+    Each is made when those before it have computed, and may read what they keep in the context.
+    """
+    yield from (EncodedVectors(context, task) for task in plan.encoded)
+    yield from (GivenVectors(context, task) for task in plan.given)
+    yield from (Snapshots(context, sequence) for sequence in plan.sequences)
+
+
+class EncodedVectors:
+    """Encodes the postings that have no vector yet."""
+
+    def __init__(self, context: Context, task: MaterializationTask) -> None:
+        self._context, self._task, self._view = context, task, task.feature_view
+        self._run = self._new_run()
+
+    def compute(self) -> None:
+        """See `Step.compute`."""
+        self._run.compute(partial(_bar, self._task, "item vectors"))
+        # As they will be once these are committed: sequences of this call see them.
+        self._vectors = read_published_vectors(
+            self._view, vector_spec_of(self._view), more=self._run.staged_files
+        )
+        self._context.keep_vectors(self._view, self._vectors)
+
+    def publish(self) -> None:
+        """Commit new vectors, push each item's newest, write the table, and print the report."""
+        self._run.commit()
+        if self._view.online:
+            count = push_snapshots(
+                self._context.rows,
+                self._view,
+                self._run.sink,
+                changed=(),
+                newest=newest_by_time,
+                progress=self._task.tqdm_builder,
+            )
+            self._run.report.pushed = count.rows
+        self._context.write_vector_table(self._task, self._vectors)
+        print(self._run.report)
+
+    def abandon(self) -> None:
+        """See `Step.abandon`."""
+        self._run.abandon()
+
+    def _new_run(self) -> VectorRun:
+        context, view = self._context, self._view
+        _, end = interval_of(self._task)
+        encoder = registered_encoder(view, repo=context.config.repo_path)
+        postings = context.source_view(view, Role.POSTINGS, self._task)
+        run = VectorRun(
+            encoder=encoder,
+            sink=sink_of(view),
+            read=partial(read_postings, context.config, context.offline_store, postings),
+            end=end,
+            id_type=pa.string() if has_string_ids(view) else pa.int64(),
+            source=source_label(postings),
+            publishing_delay=context.schedule.delay_us,
+            batch_size=context.batch_size,
+            item_id=key_of(view),
+        )
+        run.report.hidden_files = count_hidden_files(context.config, postings)
+        return run
+
+
+class GivenVectors:
+    """Pushes the user's own vectors.
+
+    They are read here and not by Feast's engine, so that what goes online is what sequences and
+    embeddings are made from: checked, and from all files of the source.
+    """
+
+    def __init__(self, context: Context, task: MaterializationTask) -> None:
+        self._context, self._task, self._view = context, task, task.feature_view
+
+    def compute(self) -> None:
+        """Read the rows up to the end of the interval, and check them."""
+        require_times(self._task)
+        context, view = self._context, self._view
+        self._table = read_feature_rows(
+            context.config,
+            context.offline_store,
+            view,
+            [key_of(view), *(field.name for field in view.features)],
+            end=to_us(self._task.end_time),
+        )
+        self._vectors = ItemVectors.from_arrow(
+            self._table, vector_spec_of(view), source=source_label(view), item_id=key_of(view)
+        )
+        context.keep_vectors(view, self._vectors)
+
+    def publish(self) -> None:
+        """Push each item's newest vector of the interval, and write the table."""
+        if self._view.online:
+            push_table(
+                self._context.rows,
+                self._view,
+                self._table,
+                start=to_us(self._task.start_time),
+                progress=self._task.tqdm_builder,
+            )
+        self._context.write_vector_table(self._task, self._vectors)
+
+    def abandon(self) -> None:
+        """Do nothing: nothing is written aside."""
+
+
+class Snapshots:
+    """Makes the snapshots of one sequence view and of the models that read it."""
+
+    def __init__(self, context: Context, plan: SequencePlan) -> None:
+        self._context, self._plan = context, plan
+        self._events = context.source_view(plan.view, Role.EVENTS, plan.tasks[0])
+        self._files = parquet_files(context.config, self._events)
+        self._run = self._new_run()
+
+    def compute(self) -> None:
+        """See `Step.compute`."""
+        run = self._run
+        bar = _bar(self._plan.tasks[0], "snapshots", len(run.cutoffs))
+        try:
+            run.compute(bar.update if bar is not None else lambda done: None)
+        finally:
+            if bar is not None:
+                bar.close()
+        if not run.report.events:
+            raise InvalidData(
+                f"{source_label(self._events)}: expected events in the "
+                f"{duration(run.spec.window)} before {self._plan.interval}. Received: none"
+                f"{_of_rows(self._files)}"
+            )
+
+    def publish(self) -> None:
+        """Commit, push the newest rows, and print the report."""
+        run = self._run
+        changed = run.commit()
+        with run.report.timed("push online"):
+            for task in self._plan.tasks:
+                view = task.feature_view
+                if not view.online:
+                    continue
+                sink = sink_of(view)
+                # The newest snapshot is pushed whenever it was asked for, changed or not, so
+                # that materializing again refills an online store.
+                asked = set(run.cutoffs) & set(sink.committed()[-1:])
+                count = push_snapshots(
+                    self._context.rows,
+                    view,
+                    sink,
+                    changed=changed.get(sink, set()) | asked,
+                    merge=_merge_of(view),
+                    progress=task.tqdm_builder,
+                )
+                run.report.pushed_rows += count.rows
+                run.report.pushed_values += count.values
+        print(run.report)
+
+    def abandon(self) -> None:
+        """See `Step.abandon`."""
+        self._run.abandon()
+
+    def _new_run(self) -> SnapshotRun:
+        context, plan, events = self._context, self._plan, self._events
+        vector_view = context.source_view(plan.view, Role.VECTORS, plan.tasks[0])
+        spec = spec_of(plan.view)
+        earliest = None if self._files is None else self._files.earliest()
+        cutoffs = plan.cutoffs(context.schedule, earliest)
+        targets = [
+            EmbeddingTarget(
+                registered_model(
+                    task.feature_view, spec=spec, vectors=vector_view, repo=context.config.repo_path
+                ),
+                sink_of(task.feature_view),
+                cutoffs[task.feature_view.name],
+            )
+            for task in plan.embeddings
+        ]
+        read = [events] if has_encoder(vector_view) else [events, vector_view]
+        report = MaterializeReport(hidden_files=count_hidden_files(context.config, *read))
+        last = max(max(times, default=0) for times in cutoffs.values())
+        with report.timed("read item vectors"):
+            vectors = context.vectors_of(vector_view, last)
+        if has_encoder(vector_view) and not len(vectors.time):
+            raise NotReady(
+                f"{vector_view.name}: expected published item vectors, from which "
+                f"{plan.view.name} is made. Received: none. Materialize that view first, or both "
+                "together"
+            )
+        return SnapshotRun(
+            spec=spec,
+            sequence_sink=sink_of(plan.view),
+            sequence_cutoffs=cutoffs.get(plan.view.name, frozenset()),
+            targets=targets,
+            vectors=vectors,
+            read_events=lambda start, end: read_events(
+                context.config, context.offline_store, events, spec, start=start, end=end
+            ),
+            publishing_delay=context.schedule.delay_us,
+            batch_size=context.batch_size,
+            domain=DomainNames.of(plan.view.tags),
+            report=report,
+        )
+
+
+def _merge_of(view: FeatureView) -> RowMerge[Row] | None:
+    """Return how rows of a view go online: only sequences are written by others too."""
+    return KeepLiveEvents(view) if view.tags.get(Tag.ROLE) == Role.SEQUENCE else None
+
+
+def _bar(task: MaterializationTask, description: str, count: int) -> tqdm | None:
+    """Return a progress bar of `count` steps, None where the caller wants none."""
+    if task.tqdm_builder is None:
+        return None
+    bar = task.tqdm_builder(count)
+    bar.set_description(description)
+    return bar
+
+
+def _of_rows(files: ParquetFiles | None) -> str:
+    if files is None:
+        return ""
+    rows = files.count_rows()
+    return f", of {counted(rows, 'row')} in the source" if rows else "; the source is empty"
