@@ -131,8 +131,8 @@ class ActivityHistory:
         bad = int((~np.isfinite(vectors.matrix).all(axis=1)).sum())
         if bad:
             raise InvalidData(
-                f"{names.JOBS.vectors_view}: vectors should be finite to train on. Received: NaN or "
-                f"infinity in {out_of(bad, len(vectors.matrix) - 1, 'vector')}"
+                f"{names.JOBS.vectors_view}: vectors should be finite to train on. Received: NaN "
+                f"or infinity in {out_of(bad, len(vectors.matrix) - 1, 'vector')}"
             )
         known = events.on_items(vectors.item_ids)
         if not len(known):
