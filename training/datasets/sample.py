@@ -91,7 +91,7 @@ def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
 
     Parameters
     ----------
-    repo : folder to make; a market that is there is removed.
+    repo : folder to make; a market in it is removed.
     definitions : the feature repo whose definitions are copied.
     examples : folder of `job_market_vectors.py`, which takes the place of `item_vectors.py`.
 

@@ -40,7 +40,7 @@ class Difference:
     low, high : float. Ends of the percentile interval.
     p : float in (0, 1]. Two-sided, not corrected for the number of arms: see `holm`.
     member_error : float. Standard error of the mean over members.
-    seed_error : float. Standard error of the mean over seeds, 0 where there is one.
+    seed_error : float. Standard error of the mean over seeds, 0 for a single one.
     """
 
     difference: float
@@ -84,9 +84,9 @@ def paired_bootstrap(
     values : float [members, arms].
     against : float [members, arms], or [members] where all arms have the same baseline.
     by_seed : float [seeds, arms], or None. The mean difference of each seed of what was fitted,
-        where `values` are means over these seeds. Members drawn again say nothing of how it would
-        be with other seeds: two runs of one arm would differ "for certain". So each resampled mean
-        gets a deviation too, of Student's t with as many degrees of freedom as seeds less one.
+        where `values` are means over these seeds. Members drawn again say nothing of other
+        seeds: two runs of one arm would differ "for certain". So each resampled mean gets a
+        deviation too, of Student's t with one degree of freedom less than there are seeds.
     resamples : int, 2 or more.
     confidence : float in (0, 1). Of the interval.
     seed : int. Same seed and same order of members, same result; another order of members is
@@ -217,7 +217,7 @@ def minimum_detectable_effect(
     Parameters
     ----------
     member_error, seed_error : float. Standard errors, as in `Difference`.
-    seeds : int. How many there were.
+    seeds : int. Number of seeds.
     comparisons : int. Pairs that are corrected for together: the chance is that of being found
         by the first step of Holm's correction, whatever the other pairs show.
     power, confidence : float in (0, 1).

@@ -30,7 +30,7 @@ class Average(NamedTuple):
 
 
 class Averages(tf.Module):
-    """Weighted sums of item embeddings, one an output; the zero vector where there is nothing.
+    """Weighted sums of item embeddings, one an output; the zero vector for no activity.
 
     The i-th of n chosen activities, oldest first, weighs `(1 - r) / (1 - r**n) * r**(n - i)`; the
     weights sum to 1 and the newest weighs most. From LinkedIn's description of its activity

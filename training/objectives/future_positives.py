@@ -51,7 +51,7 @@ class FuturePositives(Objective):
     uniform_negatives, popular_negatives : int. Items drawn for each batch, uniformly and by how
         often they are wanted.
     day_negatives : int. Items drawn for each moment from the activity of its UTC day, as often as
-        members acted on them: what else there was to want. Their logits are not corrected, so
+        members acted on them: what else the member could want. Their logits are not corrected, so
         that popularity on the day is not learnt, which a ranker knows better from fresh counts.
     in_batch : bool. Whether the other targets of the batch are candidates too.
     log_q : bool. Whether logits are corrected for how often an item is a candidate.

@@ -181,7 +181,7 @@ def _slate(
     Returns
     -------
     slate : int64 [s, n], ascending positions among the m, some more than once.
-    recommended : bool [s, n]; of a posting that is there more than once, the first place tells.
+    recommended : bool [s, n]; of a posting that occurs more than once, the first place tells.
     """
     sessions = len(known)
     # A table in which postings take places by exposure turns a draw into one look-up.

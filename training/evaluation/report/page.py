@@ -85,7 +85,7 @@ def write_report(result: Result, file: Path) -> None:
     ----------
     result : what an evaluation found; equal results give equal bytes. Parts may be missing, null
         or NaN.
-    file : the page; replaced if it is there, and its folder made if it is not.
+    file : the page. An existing one is replaced, and a missing folder is made.
 
     Raises
     ------
