@@ -20,7 +20,7 @@ def places(scores: np.ndarray, wanted: np.ndarray, candidate: np.ndarray) -> np.
     Parameters
     ----------
     scores
-        Float [n, m], higher is better.
+        float [n, m], higher is better.
     wanted
         int [n]; columns.
     candidate
@@ -64,7 +64,7 @@ def places_of_groups(scores: np.ndarray, group_start: np.ndarray, wanted: np.nda
     Parameters
     ----------
     scores
-        Float [total], higher is better.
+        float [total], higher is better.
     group_start
         int [n + 1]; list i is `scores[group_start[i]:group_start[i + 1]]`.
     wanted
@@ -129,7 +129,7 @@ def mean_by_member(values: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, 
     Parameters
     ----------
     values
-        Float [n].
+        float [n].
     member
         [n]; of any type that sorts.
 
@@ -157,7 +157,7 @@ def within_member_auc(
     label
         bool or 0 and 1 [n].
     score
-        Float [n], higher means more likely 1.
+        float [n], higher means more likely 1.
     member
         [n]; of any type that sorts.
 

@@ -127,7 +127,7 @@ def make_market_repo(repo: Path, definitions: Path, examples: Path) -> None:
     Parameters
     ----------
     repo
-        Folder to make; a market that is there is removed.
+        Folder to make; a market in it is removed.
     definitions
         The feature repo whose definitions are copied.
     examples

@@ -292,7 +292,7 @@ def _tasks(
 
 
 class _Run:
-    """What stays the same from measuring to the result."""
+    """The parts of an evaluation that measuring and the result share."""
 
     def __init__(
         self,

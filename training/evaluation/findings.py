@@ -53,7 +53,7 @@ def paired(
     Parameters
     ----------
     values
-        Float [seeds, members] by arm.
+        float [seeds, members] by arm.
     pairs
         (arm, against).
     """
@@ -80,7 +80,7 @@ def compare_arms(
     Parameters
     ----------
     values
-        Float [seeds, members] by arm.
+        float [seeds, members] by arm.
     pairs
         (arm, against).
     possible

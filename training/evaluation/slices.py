@@ -75,7 +75,7 @@ def slice_rows(
     slices
         bool [queries] by slice and value.
     values
-        Float [seeds, queries] by arm.
+        float [seeds, queries] by arm.
     member
         int [queries].
     compared

@@ -41,11 +41,11 @@ class Difference:
     low, high
         Ends of the percentile interval.
     p
-        Float in (0, 1]. Two-sided, not corrected for the number of arms: see `holm`.
+        float in (0, 1]. Two-sided, not corrected for the number of arms: see `holm`.
     member_error
         Standard error of the mean over members.
     seed_error
-        Standard error of the mean over seeds, 0 where there is one.
+        Standard error of the mean over seeds, 0 for a single one.
     """
 
     difference: float
@@ -87,18 +87,18 @@ def paired_bootstrap(
     Parameters
     ----------
     values
-        Float [members, arms].
+        float [members, arms].
     against
-        Float [members, arms], or [members] where all arms have the same baseline.
+        float [members, arms], or [members] where all arms have the same baseline.
     by_seed
-        Float [seeds, arms], or None. The mean difference of each seed of what was fitted, where
-        `values` are means over these seeds. Members drawn again say nothing of how it would be with
-        other seeds: two runs of one arm would differ "for certain". So each resampled mean gets a
-        deviation too, of Student's t with as many degrees of freedom as seeds less one.
+        float [seeds, arms], or None. The mean difference of each seed of what was fitted, where
+        `values` are means over these seeds. Members drawn again say nothing of other seeds: two
+        runs of one arm would differ "for certain". So each resampled mean gets a deviation too, of
+        Student's t with one degree of freedom less than there are seeds.
     resamples
         int, 2 or more.
     confidence
-        Float in (0, 1). Of the interval.
+        float in (0, 1). Of the interval.
     seed
         Same seed and same order of members, same result; another order of members is another draw,
         as good as this one.
@@ -187,7 +187,7 @@ def holm(p: ArrayLike) -> np.ndarray:
     Parameters
     ----------
     p
-        Float [m].
+        float [m].
 
     Returns
     -------
@@ -231,12 +231,12 @@ def minimum_detectable_effect(
     member_error, seed_error
         Standard errors, as in `Difference`.
     seeds
-        How many there were.
+        Number of seeds.
     comparisons
         Pairs that are corrected for together: the chance is that of being found by the first step
         of Holm's correction, whatever the other pairs show.
     power, confidence
-        Float in (0, 1).
+        float in (0, 1).
 
     Raises
     ------

@@ -56,7 +56,7 @@ class Table:
     time
         int64 [n]; since when each row holds, microseconds since the epoch.
     columns
-        Float [n] or [n, d] by name of the feature.
+        float [n] or [n, d] by name of the feature.
     """
 
     name: str

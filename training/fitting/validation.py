@@ -57,7 +57,7 @@ class ValidationDay:
     wanted
         int [n]; position of the wanted item among the m.
     popularity
-        Float [m]; log of 1 + the positive activities on each item in the week before.
+        float [m]; log of 1 + the positive activities on each item in the week before.
     """
 
     query: np.ndarray

@@ -24,7 +24,7 @@ class Average(NamedTuple):
     action_ids
         Ids of the actions whose activities are averaged, interleaved.
     r
-        Float in (0, 1]. Factor from one such activity to the next older one; 1 is the plain mean.
+        float in (0, 1]. Factor from one such activity to the next older one; 1 is the plain mean.
     """
 
     action_ids: tuple[int, ...]
@@ -32,7 +32,7 @@ class Average(NamedTuple):
 
 
 class Averages(tf.Module):
-    """Weighted sums of item embeddings, one an output; the zero vector where there is nothing.
+    """Weighted sums of item embeddings, one an output; the zero vector for no activity.
 
     The i-th of n chosen activities, oldest first, weighs `(1 - r) / (1 - r**n) * r**(n - i)`; the
     weights sum to 1 and the newest weighs most. From LinkedIn's description of its activity

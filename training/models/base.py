@@ -89,7 +89,7 @@ class Network(Architecture):
     dropout
         Float in [0, 1). Share of the encoding dropped in training.
     decay
-        Float in (0, 1). Factor r that the decaying average starts at.
+        float in (0, 1). Factor r that the decaying average starts at.
     """
 
     trainable: ClassVar[bool] = True

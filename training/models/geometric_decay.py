@@ -27,7 +27,7 @@ class GeometricDecay(Architecture):
     Attributes
     ----------
     r
-        Float in (0, 1). Factor from one activity to the next older one of the same action.
+        float in (0, 1). Factor from one activity to the next older one of the same action.
     """
 
     trainable: ClassVar[bool] = False

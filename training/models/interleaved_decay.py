@@ -22,7 +22,7 @@ class InterleavedDecay(Architecture):
     Attributes
     ----------
     r
-        Float in (0, 1). Factor from one positive activity to the next older one.
+        float in (0, 1). Factor from one positive activity to the next older one.
     """
 
     trainable: ClassVar[bool] = False

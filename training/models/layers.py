@@ -100,7 +100,7 @@ class LearnedDecay(keras.layers.Layer):
     positive_ids
         Ids of the actions whose gain starts at 1; the others start at 0.
     decay
-        Float in (0, 1). What r starts at; it is kept in there by a logit.
+        float in (0, 1). What r starts at; it is kept in there by a logit.
     """
 
     def __init__(

@@ -92,7 +92,7 @@ def architecture(name: str) -> type[Architecture]:
     Raises
     ------
     InvalidInput
-        No such name (the message lists those there are), two classes of that name, or an entry
+        No such name (the message lists the known ones), two classes of that name, or an entry
         point that cannot be loaded (the message names its package).
     """
     points = {point.value: point for point in _entry_points() if point.name == name}

@@ -16,7 +16,7 @@ from activity_embeddings.transformations.errors import InvalidInput
 
 @keras.saving.register_keras_serializable(package="activity_embeddings")
 class Recency(keras.layers.Layer):
-    """Add to each position how many newer ones there are, through a learnt projection.
+    """Add to each position the number of newer ones, through a learnt projection.
 
     The number k becomes `sin(k / 100**(i / n))` and `cos` of the same for i = 0, …, n - 1, as in
     Vaswani et al., "Attention Is All You Need" (2017), with 100 in place of 10000 since there

@@ -55,8 +55,8 @@ class FuturePositives(Objective):
         Items drawn for each batch, uniformly and by how often they are wanted.
     day_negatives
         Items drawn for each moment from the activity of its UTC day, as often as members acted on
-        them: what else there was to want. Their logits are not corrected, so that popularity on the
-        day is not learnt, which a ranker knows better from fresh counts.
+        them: what else the member could want. Their logits are not corrected, so that popularity on
+        the day is not learnt, which a ranker knows better from fresh counts.
     in_batch
         Whether the other targets of the batch are candidates too.
     log_q

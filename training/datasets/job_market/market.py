@@ -100,7 +100,7 @@ class JobMarket(MarketSettings):
 
     @property
     def blocks(self) -> int:
-        """How many blocks of members there are."""
+        """Number of blocks of members."""
         return -(-self.members // BLOCK)
 
     @cached_property

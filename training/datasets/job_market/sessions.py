@@ -192,7 +192,7 @@ def _slate(
     -------
     tuple[np.ndarray, np.ndarray]
         Slate : int64 [s, n], ascending positions among the m, some more than once. recommended :
-        bool [s, n]; of a posting that is there more than once, the first place tells.
+        bool [s, n]; of a posting that occurs more than once, the first place tells.
     """
     sessions = len(known)
     # A table in which postings take places by exposure turns a draw into one look-up.

@@ -86,7 +86,7 @@ def write_report(result: Result, file: Path) -> None:
     result
         What an evaluation found; equal results give equal bytes. Parts may be missing, null or NaN.
     file
-        The page; replaced if it is there, and its folder made if it is not.
+        The page. An existing one is replaced, and a missing folder is made.
 
     Raises
     ------
