@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from feast.infra.key_encoding_utils import serialize_entity_key
-from feast_repo import at, events_table, make_repo, small_data, vectors_table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from activity_embeddings.transformations.check import (
 )
 from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.online.protobuf import entity_keys
+from support.feast_repo import at, events_table, make_repo, small_data, vectors_table
 
 T = at(4)
 COMMAND = Path(sys.executable).with_name("activity-embeddings")

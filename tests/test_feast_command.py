@@ -8,7 +8,8 @@ import urllib.request
 from datetime import timedelta
 
 import pytest
-from feast_repo import FEAST, at
+
+from support.feast_repo import FEAST, at
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast_repo import DIMENSION, STRING_IDS, at, make_repo
 
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.online.push import SequenceWriter
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
+from support.feast_repo import DIMENSION, STRING_IDS, at, make_repo
 
 COMMAND = Path(sys.executable).with_name("activity-embeddings")
 IDS = [

@@ -14,7 +14,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from feast_repo import (
+
+from activity_embeddings.transformations.check import check
+from activity_embeddings.transformations.cli import cli
+from activity_embeddings.transformations.errors import InvalidInput, NotReady
+from activity_embeddings.transformations.online.push import PushReport, SequenceWriter
+from support.feast_repo import (
     DIMENSION,
     STRING_IDS,
     Repo,
@@ -26,12 +31,7 @@ from feast_repo import (
     us,
     vectors_table,
 )
-from redis_server import redis_server, use_redis
-
-from activity_embeddings.transformations.check import check
-from activity_embeddings.transformations.cli import cli
-from activity_embeddings.transformations.errors import InvalidInput, NotReady
-from activity_embeddings.transformations.online.push import PushReport, SequenceWriter
+from support.redis_server import redis_server, use_redis
 
 SEQUENCE = "job_activity_sequence"
 FEATURES = ["activity_job_ids", "activity_actions", "activity_times", "activity_count"]

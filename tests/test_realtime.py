@@ -10,13 +10,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast.errors import RequestDataNotFoundInEntityRowsException
-from feast_repo import OWN_VECTORS, at, events_table, make_repo, small_data, us, vectors_table
 
 from activity_embeddings.training.new_repo.settings import EventSource
 from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.serving import process as serving
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.serving.request import InvalidRequest
+from support.feast_repo import (
+    OWN_VECTORS,
+    at,
+    events_table,
+    make_repo,
+    small_data,
+    us,
+    vectors_table,
+)
 
 MODELS = {
     "cnn": ["activity_embedding"],

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from feast_repo import at, events_table, make_repo, small_data, us, vectors_table
-from feast_server import feast_server
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
-from redis_server import redis_server, use_redis
 
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
+from support.feast_repo import at, events_table, make_repo, small_data, us, vectors_table
+from support.feast_server import feast_server
+from support.redis_server import redis_server, use_redis
 
 T = at(4)
 MEMBERS = [*range(1, 43), 999]

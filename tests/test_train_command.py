@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from feast_repo import SAMPLE, at, make_encoder_repo, make_repo, us
-from item_encoders import package_encoder, postings_table, small_postings
 
 from activity_embeddings.training.commands import cli
 from activity_embeddings.training.examples.periods import Period
@@ -23,6 +21,8 @@ from activity_embeddings.training.from_repo import TrainingSource
 from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
+from support.feast_repo import SAMPLE, at, make_encoder_repo, make_repo, us
+from support.item_encoders import package_encoder, postings_table, small_postings
 
 PERIODS = ["--from", "2024-02-20", "--validate-from", "2024-03-20", "--until", "2024-03-30"]
 QUICK = ["--epochs", "1", "--batch-size", "64"]
@@ -103,7 +103,7 @@ def test_vectors_of_an_encoder_are_made_from_the_postings(models, data_of_encode
 
 @pytest.fixture
 def data_of_encoder(tmp_path, models):
-    from feast_repo import events_table, small_data, vectors_table
+    from support.feast_repo import events_table, small_data, vectors_table
 
     events, vectors = small_data()
     repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))

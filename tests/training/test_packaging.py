@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from item_encoders import SmallEncoder, package_encoder, vector_of
 
 from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
 from activity_embeddings.training.packaging import package_model
@@ -25,6 +24,7 @@ from activity_embeddings.transformations.contract.item_encoder import describe_i
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support.item_encoders import SmallEncoder, package_encoder, vector_of
 
 SPEC = ActivitySpec(length=6)
 VECTOR_SPEC = ItemVectorSpec("test", "1", 5)

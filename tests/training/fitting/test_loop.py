@@ -13,13 +13,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training_data import SPEC, TRAIN, VECTOR_SPEC, turns
 
 from activity_embeddings.training.examples.stream import ExampleStream
 from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit, fit_task
 from activity_embeddings.training.models import CNN
 from activity_embeddings.training.objectives import FuturePositives, FuturePositivesTask, Proxy
 from activity_embeddings.transformations.errors import InvalidInput
+from support.training_data import SPEC, TRAIN, VECTOR_SPEC, turns
 
 FIT = Fit(epochs=3, batch_size=64, learning_rate=5e-3)
 HISTORY = turns(members=40)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feast_repo import FEAST, Repo
+from support.feast_repo import FEAST, Repo
 
 SECONDS_TO_START = 120
 

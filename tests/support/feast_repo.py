@@ -30,7 +30,7 @@ from activity_embeddings.training.new_repo.settings import (
     VectorSource,
 )
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 DEFINITIONS = PROJECT / "feature_repo"
 OWN_VECTORS = RepoSettings(
     items=VectorSource(), vector_spec=ItemVectorSpec("content_and_behaviour", "1", 64)
