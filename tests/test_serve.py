@@ -77,7 +77,7 @@ def server(repo, tmp_path_factory, metrics_folder):
 
 
 def test_tensorflow_models_and_vectors_are_there_before_the_first_request(tmp_path, repo):
-    with feast_server(repo, tmp_path / "serve.log") as server:
+    with feast_server(repo, tmp_path / "serve.log", whole=True) as server:
         (worker,) = server.workers()
         files = Path(f"/proc/{worker}/maps").read_text()
         assert "libtensorflow" in files
