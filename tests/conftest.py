@@ -1,12 +1,10 @@
-"""Fixtures and helpers shared by all tests."""
+"""Fixtures shared by all tests."""
 
 import os
-import sys
 from pathlib import Path
 
 os.environ.setdefault("FEAST_USAGE", "False")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 
@@ -37,7 +35,7 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture
 def repo(tmp_path, models):
     """A feature repo over `small_data`, not applied yet."""
-    from feast_repo import events_table, make_repo, small_data, vectors_table
+    from support.feast_repo import events_table, make_repo, small_data, vectors_table
 
     events, vectors = small_data()
     return make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))

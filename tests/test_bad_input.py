@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast_repo import DIMENSION, at, events_table, make_repo, small_data, vectors_table
+
+from support.feast_repo import DIMENSION, at, events_table, make_repo, small_data, vectors_table
 
 EVENTS, VECTORS = small_data(seed=1, members=15, days=10)
 

@@ -3,14 +3,10 @@
 import contextlib
 import shutil
 import sqlite3
-import subprocess
-import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from feast.infra.key_encoding_utils import serialize_entity_key
-from feast_repo import at, events_table, make_repo, small_data, vectors_table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,9 +22,10 @@ from activity_embeddings.transformations.check import (
 )
 from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.online.protobuf import entity_keys
+from support import processes
+from support.feast_repo import at, events_table, make_repo, small_data, vectors_table
 
 T = at(4)
-COMMAND = Path(sys.executable).with_name("activity-embeddings")
 SEQUENCE = "job_activity_sequence"
 EMBEDDINGS = [
     f"job_activity_embedding_{name}" for name in ("cnn", "geometric_decay", "unweighted_average")
@@ -257,12 +254,7 @@ def test_nothing_published_is_one_clear_error(repo):
 
 def test_the_command_exits_with_1_past_the_threshold(published, data):
     def command(*arguments):
-        return subprocess.run(
-            [COMMAND, "-C", published.path, "check", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return processes.run(processes.COMMAND, "-C", published.path, "check", *arguments)
 
     done = command("--sample", "1000")
     assert done.returncode == 0, done.stderr

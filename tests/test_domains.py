@@ -14,7 +14,15 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from feast_repo import (
+
+from activity_embeddings import ActivitySpec, DomainNames, ItemVectorSpec
+from activity_embeddings.training.models import UnweightedAverage
+from activity_embeddings.training.new_repo.settings import EventSource, VectorSource
+from activity_embeddings.training.packaging import package_model
+from activity_embeddings.transformations.check import check
+from activity_embeddings.transformations.cli import cli
+from activity_embeddings.transformations.serving.entity_rows import entity_rows
+from support.feast_repo import (
     OWN_VECTORS,
     PROJECT,
     Repo,
@@ -24,14 +32,6 @@ from feast_repo import (
     small_data,
     vectors_table,
 )
-
-from activity_embeddings import ActivitySpec, DomainNames, ItemVectorSpec
-from activity_embeddings.training.models import UnweightedAverage
-from activity_embeddings.training.new_repo.settings import EventSource, VectorSource
-from activity_embeddings.training.packaging import package_model
-from activity_embeddings.transformations.check import check
-from activity_embeddings.transformations.cli import cli
-from activity_embeddings.transformations.serving.entity_rows import entity_rows
 
 COURSES = DomainNames(item="course", item_id="course_id")
 COURSE_SPEC = ActivitySpec(timedelta(days=14), 8, ("ENROL", "LEAVE"), ("ENROL",))

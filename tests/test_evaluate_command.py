@@ -19,7 +19,7 @@ def run(repo, *arguments):
 
 @pytest.fixture(scope="module")
 def applied(tmp_path_factory, models):
-    from feast_repo import events_table, make_repo, small_data, vectors_table
+    from support.feast_repo import events_table, make_repo, small_data, vectors_table
 
     events, vectors = small_data(members=120)
     folder = tmp_path_factory.mktemp("evaluated") / "repo"

@@ -9,10 +9,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from feast_repo import PROJECT, at
 
 import activity_embeddings
 from activity_embeddings.transformations.extras import MODULES, require_extra
+from support.feast_repo import PROJECT, at
 
 SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
 MODULE_OF = {"scikit-learn": "sklearn"}

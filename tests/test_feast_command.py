@@ -2,13 +2,14 @@
 
 import json
 import socket
-import subprocess
 import time
 import urllib.request
 from datetime import timedelta
 
 import pytest
-from feast_repo import FEAST, at
+
+from support import processes
+from support.feast_repo import at
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_a_days_work_with_the_feast_command(repo, ran):
 
 def test_an_error_is_one_line_without_a_traceback(repo):
     (repo.path / "models" / "cnn" / "saved_model.pb").unlink()
-    failed = repo.process("apply")
+    failed = repo.typed("apply")
     assert failed.returncode == 1
     assert "Traceback" not in failed.stderr
     assert failed.stderr.splitlines()[-1].startswith("Error: model ")
@@ -74,23 +75,20 @@ def test_feast_ui_shows_the_views_with_their_lineage_and_models(repo, ran):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with subprocess.Popen(
-        [FEAST, "ui", "--host", "127.0.0.1", "--port", str(port)],
-        cwd=repo.path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as server:
-        try:
-            page = _get(f"http://127.0.0.1:{port}/", patience=timedelta(seconds=60))
-            assert b'<div id="root">' in page
-            views = json.loads(
-                _get(
-                    f"http://127.0.0.1:{port}/api/v1/feature_views?project=activity_embeddings",
-                    patience=timedelta(seconds=20),
-                )
-            )["featureViews"]
-        finally:
-            server.terminate()
+    server = processes.start(
+        processes.FEAST, "ui", "--host", "127.0.0.1", "--port", str(port), folder=repo.path
+    )
+    try:
+        page = _get(f"http://127.0.0.1:{port}/", patience=timedelta(seconds=60))
+        assert b'<div id="root">' in page
+        views = json.loads(
+            _get(
+                f"http://127.0.0.1:{port}/api/v1/feature_views?project=activity_embeddings",
+                patience=timedelta(seconds=20),
+            )
+        )["featureViews"]
+    finally:
+        server.kill()
     specs = {view["spec"]["name"]: view["spec"] for view in views}
     cnn = specs["job_activity_embedding_cnn"]
     assert cnn["tags"]["model"] == "cnn"

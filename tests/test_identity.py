@@ -2,23 +2,20 @@
 
 import csv
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast_repo import DIMENSION, STRING_IDS, at, make_repo
 
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.online.push import SequenceWriter
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
+from support import processes
+from support.feast_repo import DIMENSION, STRING_IDS, at, make_repo
 
-COMMAND = Path(sys.executable).with_name("activity-embeddings")
 IDS = [
     *("", " ", "  ", "a", "a ", " a", "A", "a\t", "a\n", "a\r\n", "\u00a0", "a\u200b"),
     *("1", "01", "1.0", "1e0", "+1", "null", "NULL", "None", "NaN", "nan", "NA", "n/a", "true"),
@@ -122,9 +119,7 @@ def test_when_pushed(repo, way, tmp_path):
         case "jsonl":
             file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if way != "table":
-        done = subprocess.run(
-            [COMMAND, "-C", repo.path, "push", file], capture_output=True, text=True, check=False
-        )
+        done = processes.run(processes.COMMAND, "-C", repo.path, "push", file)
         assert done.returncode == 0, done.stderr
     after, _ = stored(repo)
     assert after == [[*held, item] for held, item in zip(before, items, strict=True)]

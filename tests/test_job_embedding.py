@@ -13,7 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from feast_repo import (
+
+from activity_embeddings.training.models import GeometricDecay, UnweightedAverage
+from activity_embeddings.training.packaging import package_model
+from activity_embeddings.transformations.check import check
+from activity_embeddings.transformations.definitions.views import registered_model
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.serving.entity_rows import entity_rows
+from activity_embeddings.transformations.spec import ActivitySpec
+from support.feast_repo import (
     DIMENSION,
     OWN_VECTORS,
     SAMPLE,
@@ -26,7 +34,7 @@ from feast_repo import (
     small_data,
     us,
 )
-from item_encoders import (
+from support.item_encoders import (
     VALID_FROM,
     SmallEncoder,
     as_reference,
@@ -35,15 +43,7 @@ from item_encoders import (
     postings_table,
     small_postings,
 )
-from reference import mean_of, sequence, vector_as_of
-
-from activity_embeddings.training.models import GeometricDecay, UnweightedAverage
-from activity_embeddings.training.packaging import package_model
-from activity_embeddings.transformations.check import check
-from activity_embeddings.transformations.definitions.views import registered_model
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.serving.entity_rows import entity_rows
-from activity_embeddings.transformations.spec import ActivitySpec
+from support.reference import mean_of, sequence, vector_as_of
 
 SEQUENCE = "job_activity_sequence"
 AVERAGE = "job_activity_embedding_unweighted_average"

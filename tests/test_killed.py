@@ -3,7 +3,9 @@
 import signal
 
 import pytest
-from feast_repo import (
+
+from activity_embeddings.transformations.offline.snapshots import SnapshotSink
+from support.feast_repo import (
     at,
     events_table,
     interval,
@@ -12,8 +14,6 @@ from feast_repo import (
     small_data,
     vectors_table,
 )
-
-from activity_embeddings.transformations.offline.snapshots import SnapshotSink
 
 SNAPSHOTS = ("activity_embeddings.transformations.offline.snapshots", "SnapshotSink")
 STAGES = {

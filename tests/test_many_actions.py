@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from feast_repo import DIMENSION, OWN_VECTORS, at, events_table, make_repo, vectors_table
 
 from activity_embeddings.training.models import CNN, UnweightedAverage
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.online.push import SequenceWriter
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support.feast_repo import DIMENSION, OWN_VECTORS, at, events_table, make_repo, vectors_table
 
 ACTIONS = tuple(f"A{i}" for i in range(300))
 SPEC = ActivitySpec(length=8, actions=ACTIONS, positive_actions=("A3", "A299"))

@@ -10,7 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast_repo import (
+
+from support.feast_repo import (
     DIMENSION,
     EPOCH,
     STRING_IDS,
@@ -22,7 +23,7 @@ from feast_repo import (
     us,
     vectors_table,
 )
-from reference import decayed_of, mean_of, sequence, vector_as_of
+from support.reference import decayed_of, mean_of, sequence, vector_as_of
 
 SEQUENCE = "job_activity_sequence"
 AVERAGE = "job_activity_embedding_unweighted_average"

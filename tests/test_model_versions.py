@@ -7,11 +7,11 @@ from datetime import timedelta
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from feast_repo import DIMENSION, at, events_table, make_repo, vectors_table
-from redis_server import redis_server, use_redis
 
 from activity_embeddings.transformations.check import OTHER_VERSION, check
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support.feast_repo import DIMENSION, at, events_table, make_repo, vectors_table
+from support.redis_server import redis_server, use_redis
 
 VIEW = "job_activity_embedding_average"
 SPEC = ActivitySpec(window=timedelta(days=2))

@@ -12,9 +12,9 @@ from feast.repo_config import (
     get_batch_engine_config_from_type,
     get_offline_config_from_type,
 )
-from feast_repo import DEFINITIONS, PROJECT
 
 import activity_embeddings
+from support.feast_repo import DEFINITIONS, PROJECT
 
 FACE = Path(activity_embeddings.__file__)
 HEAVY = {"feast", "tensorflow", "keras", "pandas", "numpy", "pyarrow", "click"}

@@ -1,8 +1,6 @@
 """`activity-embeddings push` and its Python writer, on real stores and in real processes."""
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
@@ -14,7 +12,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from feast_repo import (
+
+from activity_embeddings.transformations.check import check
+from activity_embeddings.transformations.cli import cli
+from activity_embeddings.transformations.errors import InvalidInput, NotReady
+from activity_embeddings.transformations.online.push import PushReport, SequenceWriter
+from support import processes
+from support.feast_repo import (
     DIMENSION,
     STRING_IDS,
     Repo,
@@ -27,16 +31,10 @@ from feast_repo import (
     vectors_table,
     with_string_ids,
 )
-from redis_server import redis_server, use_redis
-
-from activity_embeddings.transformations.check import check
-from activity_embeddings.transformations.cli import cli
-from activity_embeddings.transformations.errors import InvalidInput, NotReady
-from activity_embeddings.transformations.online.push import PushReport, SequenceWriter
+from support.redis_server import redis_server, use_redis
 
 SEQUENCE = "job_activity_sequence"
 FEATURES = ["activity_job_ids", "activity_actions", "activity_times", "activity_count"]
-COMMAND = Path(sys.executable).with_name("activity-embeddings")
 VECTORS = [(item, at(-90), np.full(DIMENSION, item, dtype=np.float32)) for item in range(1, 41)]
 HISTORY = [
     (1, 1, "APPLY", at(-3)),
@@ -232,14 +230,16 @@ def test_a_redis_key_without_a_row_of_the_view_is_no_row(tmp_path, address):
 
 
 WRITER = """
-import sys, pyarrow.parquet as pq
+import sys, time, pyarrow.parquet as pq
+from pathlib import Path
 from feast import FeatureStore
 from activity_embeddings.transformations.online.push import SequenceWriter
-repo, file = sys.argv[1:]
+repo, file, go = sys.argv[1:]
 writer = SequenceWriter(FeatureStore(repo_path=repo), offline=False)
 table = pq.read_table(file)
 print("ready", flush=True)
-sys.stdin.readline()
+while not Path(go).exists():
+    time.sleep(0.001)
 for start in range(0, len(table), 50):
     writer.push(table.slice(start, 50))
 """
@@ -252,29 +252,19 @@ def test_two_writers_at_once_lose_nothing(either, tmp_path):
         for step in range(24)
         for member in range(1, 51)
     ]
-    processes = []
+    writers = []
     for half in range(2):
         file = tmp_path / f"half{half}.parquet"
         # Every second event of each member, so that both write the same rows all the time.
         pq.write_table(
             events_table([e for i, e in enumerate(rounds) if (i // 50) % 2 == half]), file
         )
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", WRITER, either.path, file],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        )
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in processes:
-        process.communicate(timeout=300)
-        assert process.returncode == 0
+        writers.append(processes.start(WRITER, either.path, file, tmp_path / "go"))
+    for writer in writers:
+        writer.wait_for("ready")
+    (tmp_path / "go").touch()
+    for writer in writers:
+        assert writer.wait(timeout=300) == 0, writer.stderr.read_text()
     rows = served(either, range(1, 51))
     for member in range(1, 51):
         expected = [us(when) for who, _, _, when in rounds if who == member]
@@ -510,9 +500,7 @@ def test_a_item_that_only_the_online_store_knows_counts_as_known(either):
 
 
 def run(repo, *arguments, stdin=None):
-    return subprocess.run(
-        [COMMAND, *arguments], cwd=repo.path, input=stdin, capture_output=True, text=True
-    )
+    return processes.run(processes.COMMAND, *arguments, folder=repo.path, stdin=stdin or "")
 
 
 def json_lines(rows):

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
-from feast_repo import at, events_table, make_repo, small_data, us, vectors_table
-from reference import vector_as_of
+
+from support.feast_repo import at, events_table, make_repo, small_data, us, vectors_table
+from support.reference import vector_as_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 

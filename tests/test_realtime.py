@@ -10,13 +10,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast.errors import RequestDataNotFoundInEntityRowsException
-from feast_repo import OWN_VECTORS, at, events_table, make_repo, small_data, us, vectors_table
 
 from activity_embeddings.training.new_repo.settings import EventSource
 from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.serving import process as serving
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.serving.request import InvalidRequest
+from support.feast_repo import (
+    OWN_VECTORS,
+    at,
+    events_table,
+    make_repo,
+    small_data,
+    us,
+    vectors_table,
+)
 
 MODELS = {
     "cnn": ["activity_embedding"],
@@ -523,7 +531,7 @@ def test_a_broken_table_and_a_model_that_is_gone_are_one_clear_error(tmp_path, m
 
 def test_apply_does_not_load_tensorflow_or_models(repo):
     (repo.path / "feature_store.yaml").write_text((repo.path / "feature_store.yaml").read_text())
-    done = repo.process("apply", PYTHONPROFILEIMPORTTIME="1")
+    done = repo.typed("apply", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0, done.stderr
     assert "| activity_embeddings.transformations.serving.process" not in done.stderr
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "|" in line}

@@ -13,8 +13,9 @@ from copy import deepcopy
 from urllib.parse import urlsplit
 
 import pytest
-from feast_repo import at, events_table, make_repo, small_data, vectors_table
-from feast_server import feast_server
+
+from support.feast_repo import at, events_table, make_repo, small_data, vectors_table
+from support.feast_server import feast_server
 
 REQUESTS = 3000
 GOOD_EVERY = 50

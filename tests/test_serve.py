@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from feast_repo import at, events_table, make_repo, small_data, us, vectors_table
-from feast_server import feast_server
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
-from redis_server import redis_server, use_redis
 
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
+from support.feast_repo import at, events_table, make_repo, small_data, us, vectors_table
+from support.feast_server import feast_server
+from support.redis_server import redis_server, use_redis
 
 T = at(4)
 MEMBERS = [*range(1, 43), 999]
@@ -77,7 +77,7 @@ def server(repo, tmp_path_factory, metrics_folder):
 
 
 def test_tensorflow_models_and_vectors_are_there_before_the_first_request(tmp_path, repo):
-    with feast_server(repo, tmp_path / "serve.log") as server:
+    with feast_server(repo, tmp_path / "serve.log", whole=True) as server:
         (worker,) = server.workers()
         files = Path(f"/proc/{worker}/maps").read_text()
         assert "libtensorflow" in files

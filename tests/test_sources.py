@@ -7,7 +7,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast_repo import DIMENSION, at, events_table, interval, make_repo, vectors_table
+
+from support.feast_repo import DIMENSION, at, events_table, interval, make_repo, vectors_table
 
 STORES = [
     "activity_embeddings.OrderedDuckDBOfflineStore",

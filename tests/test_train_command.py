@@ -1,11 +1,8 @@
 """From an applied feature repo to a new published model, by the commands that a user types."""
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,8 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from feast_repo import SAMPLE, at, make_encoder_repo, make_repo, us
-from item_encoders import package_encoder, postings_table, small_postings
 
 from activity_embeddings.training.commands import cli
 from activity_embeddings.training.examples.periods import Period
@@ -23,11 +18,13 @@ from activity_embeddings.training.from_repo import TrainingSource
 from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
+from support import processes
+from support.feast_repo import SAMPLE, at, make_encoder_repo, make_repo, us
+from support.item_encoders import package_encoder, postings_table, small_postings
 
 PERIODS = ["--from", "2024-02-20", "--validate-from", "2024-03-20", "--until", "2024-03-30"]
 QUICK = ["--epochs", "1", "--batch-size", "64"]
 SMALL_CNN = ["--set", "filters=4", "--set", "convolutions=1"]
-COMMAND = Path(sys.executable).with_name("activity-embeddings")
 
 
 @pytest.fixture
@@ -103,7 +100,7 @@ def test_vectors_of_an_encoder_are_made_from_the_postings(models, data_of_encode
 
 @pytest.fixture
 def data_of_encoder(tmp_path, models):
-    from feast_repo import events_table, small_data, vectors_table
+    from support.feast_repo import events_table, small_data, vectors_table
 
     events, vectors = small_data()
     repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
@@ -297,11 +294,8 @@ def test_a_run_that_has_not_ended_is_not_packaged(applied, tmp_path):
 def test_killed_and_started_again_the_command_ends_with_the_same_weights(applied, tmp_path):
     """SIGKILL at a moment that nobody chose; what is there then is taken up."""
     options = [*PERIODS, "--epochs", "3", "--batch-size", "16", *SMALL_CNN]
-    command = [str(COMMAND), "-C", str(applied.path), "train", "cnn", *options, "--run"]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    process = subprocess.Popen(
-        [*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, env=environment
-    )
+    command = ["-C", applied.path, "train", "cnn", *options, "--run", tmp_path / "killed"]
+    process = processes.start(processes.COMMAND, *command)
     while not (tmp_path / "killed" / "checkpoint.npz").exists():
         assert process.poll() is None, "it ended before it could be killed"
     process.kill()

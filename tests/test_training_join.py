@@ -4,10 +4,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast_repo import at, events_table, make_repo, small_data, vectors_table
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.serving.request import InvalidRequest
+from support.feast_repo import at, events_table, make_repo, small_data, vectors_table
 
 VIEW = "job_activity_embedding_cnn_realtime"
 FEATURES = [f"{VIEW}:{n}" for n in ("activity_embedding", "activity_count", "last_activity_at")]

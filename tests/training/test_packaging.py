@@ -3,8 +3,6 @@
 import json
 import signal
 import stat
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from item_encoders import SmallEncoder, package_encoder, vector_of
 
 from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
 from activity_embeddings.training.packaging import package_model
@@ -25,6 +22,8 @@ from activity_embeddings.transformations.contract.item_encoder import describe_i
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support import processes
+from support.item_encoders import SmallEncoder, package_encoder, vector_of
 
 SPEC = ActivitySpec(length=6)
 VECTOR_SPEC = ItemVectorSpec("test", "1", 5)
@@ -322,7 +321,7 @@ def test_killed_while_it_writes_the_old_model_stays_and_the_next_run_succeeds(tm
         package(GeometricDecay(r=0.5).build(SPEC, VECTOR_SPEC), {str(path)!r}, version="2")
         """
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = processes.run(script)
     assert done.returncode == -signal.SIGKILL, done.stderr
     described = describe_model(ActivityModel(path), spec=SPEC, vector_spec=VECTOR_SPEC)
     assert described.fingerprint == old.fingerprint

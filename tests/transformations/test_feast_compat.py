@@ -8,7 +8,9 @@ import threading
 import pyarrow.parquet as pq
 import pytest
 from feast import FeatureViewState
-from feast_repo import (
+
+from activity_embeddings.transformations.feast_compat import states as registry_states
+from support.feast_repo import (
     at,
     events_table,
     interval,
@@ -17,9 +19,7 @@ from feast_repo import (
     small_data,
     vectors_table,
 )
-from feast_server import feast_server
-
-from activity_embeddings.transformations.feast_compat import states as registry_states
+from support.feast_server import feast_server
 
 REGISTRIES = {
     "file": "registry:\n  path: data/registry.db\n  cache_ttl_seconds: 1",

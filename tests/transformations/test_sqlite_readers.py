@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.protos.feast.types.Value_pb2 import FloatList, Value
-from feast_repo import at
 
 from activity_embeddings.transformations.feast_compat.sqlite import keep_readable
 from activity_embeddings.transformations.online.protobuf import entity_keys
+from support.feast_repo import at
 
 VIEW = "job_activity_embedding_cnn"
 ROWS = 5_000

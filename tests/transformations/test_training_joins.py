@@ -4,11 +4,19 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import reference
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
-from feast_repo import US_PER_DAY, at, events_table, make_repo, small_data, us, vectors_table
 
 from activity_embeddings.transformations.errors import InvalidInput
+from support import reference
+from support.feast_repo import (
+    US_PER_DAY,
+    at,
+    events_table,
+    make_repo,
+    small_data,
+    us,
+    vectors_table,
+)
 
 DUCKDB = "activity_embeddings.OrderedDuckDBOfflineStore"
 DASK = "activity_embeddings.OrderedDaskOfflineStore"

@@ -21,8 +21,8 @@ class HashingEncoder(tf.Module):
 
     A word adds +1 or -1 at each of `HASHES` positions that its hashes name, so that the inner
     product of two vectors is, in expectation, proportional to the number of words that both have
-    (feature hashing, Weinberger et al., ICML 2009). The vector is scaled to length 1; it is zero for
-    an item without words.
+    (feature hashing, Weinberger et al., ICML 2009). The vector is scaled to length 1; it is zero
+    for an item without words.
 
     Its function `serve` takes the columns by name and gives `embedding` float32 [batch, D]. Text is
     split at what is no letter or digit; an element of a list and an integer are one word each.

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import US_PER_DAY
 
 from activity_embeddings.training.datasets.job_market import JobMarket
 from activity_embeddings.training.datasets.job_market.__main__ import main
@@ -26,6 +25,7 @@ from activity_embeddings.training.datasets.job_market.occupations import OCCUPAT
 from activity_embeddings.training.datasets.movietweetings import EVENTS_SCHEMA
 from activity_embeddings.training.datasets.sample import make_market_repo
 from activity_embeddings.transformations.errors import InvalidInput
+from support.reference import US_PER_DAY
 
 DAYS = 60
 START = datetime(2024, 1, 1, tzinfo=UTC)

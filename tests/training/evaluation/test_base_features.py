@@ -7,9 +7,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import US_PER_DAY, sequence
-from training_cases import LENGTH, MOMENTS, SPEC, WINDOW_US, histories, history_of
-from training_reference import POSITIVE, distinct
 
 from activity_embeddings.training.evaluation.base_features import (
     MOST_DAYS,
@@ -18,6 +15,9 @@ from activity_embeddings.training.evaluation.base_features import (
     Categories,
     content_match,
 )
+from support.reference import US_PER_DAY, sequence
+from support.training_cases import LENGTH, MOMENTS, SPEC, WINDOW_US, histories, history_of
+from support.training_reference import POSITIVE, distinct
 
 DAY = US_PER_DAY
 KINDS = {item: [k for k in "abc" if (item + ord(k)) % (2 + item % 2) == 0] for item in range(9)}

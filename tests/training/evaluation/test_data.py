@@ -4,8 +4,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from reference import US_PER_DAY
-from training_cases import event, history_of, period
 
 from activity_embeddings.training.evaluation.base_features import (
     ITEM_STATISTICS,
@@ -26,6 +24,8 @@ from activity_embeddings.training.evaluation.queries import ranking_queries
 from activity_embeddings.training.evaluation.store import EvaluationStore
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Schedule
+from support.reference import US_PER_DAY
+from support.training_cases import event, history_of, period
 
 DAY = US_PER_DAY
 SPEC = ActivitySpec()

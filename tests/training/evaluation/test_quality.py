@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_cases import PERIODS, SPEC, histories, history_of, period
-from training_reference import POSITIVE, distinct
 
 from activity_embeddings.training.evaluation import quality
 from activity_embeddings.training.evaluation.quality import measure_quality, wanted_within
 from activity_embeddings.transformations.errors import InvalidInput
+from support.training_cases import PERIODS, SPEC, histories, history_of, period
+from support.training_reference import POSITIVE, distinct
 
 
 def csr(lists):

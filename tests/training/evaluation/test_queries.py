@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import US_PER_DAY, vector_as_of
-from training_cases import (
+
+from activity_embeddings.training.evaluation.queries import like_queries
+from activity_embeddings.training.evaluation.queries import ranking_queries as fast_queries
+from activity_embeddings.transformations.errors import InvalidInput
+from support.reference import US_PER_DAY, vector_as_of
+from support.training_cases import (
     LENGTH,
     PERIODS,
     SPEC,
@@ -16,11 +20,7 @@ from training_cases import (
     period,
     sequence_lists,
 )
-from training_reference import POSITIVE, held_out, ranking_queries
-
-from activity_embeddings.training.evaluation.queries import like_queries
-from activity_embeddings.training.evaluation.queries import ranking_queries as fast_queries
-from activity_embeddings.transformations.errors import InvalidInput
+from support.training_reference import POSITIVE, held_out, ranking_queries
 
 DAY = US_PER_DAY
 FACTS = {"window_us": WINDOW_US, "length": LENGTH}

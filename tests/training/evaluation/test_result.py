@@ -2,7 +2,6 @@
 
 import pyarrow as pa
 import pytest
-from evaluation_results import sample_result
 
 from activity_embeddings.training.evaluation.result import (
     MEMBER_COLUMNS,
@@ -14,6 +13,7 @@ from activity_embeddings.training.evaluation.result import (
 )
 from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.transformations.errors import InvalidInput
+from support.evaluation_results import sample_result
 
 TABLE = pa.table(
     {

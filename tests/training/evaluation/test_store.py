@@ -3,8 +3,6 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from reference import US_PER_DAY, decayed_of, sequence, vector_as_of
-from training_cases import event, history_of
 
 from activity_embeddings.training.evaluation.arms import ArmRole
 from activity_embeddings.training.evaluation.contenders import EvaluatedModel
@@ -18,6 +16,8 @@ from activity_embeddings.training.models import InterleavedDecay
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Schedule
+from support.reference import US_PER_DAY, decayed_of, sequence, vector_as_of
+from support.training_cases import event, history_of
 
 DAY = US_PER_DAY
 SPEC = ActivitySpec()

@@ -7,8 +7,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import US_PER_DAY, sequence, vector_as_of
-from training_cases import (
+
+from activity_embeddings.training.examples.held_out import Windows, hold_out
+from activity_embeddings.training.objectives import FuturePositives
+from activity_embeddings.training.objectives.negatives import (
+    concatenate,
+    draw_negatives,
+    label_counts,
+    label_names,
+)
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec
+from support.reference import US_PER_DAY, sequence, vector_as_of
+from support.training_cases import (
     LENGTH,
     MOMENTS,
     PERIODS,
@@ -21,18 +32,7 @@ from training_cases import (
     history_of,
     period,
 )
-from training_reference import POSITIVE, allowed_items, held_out, shifted_times
-
-from activity_embeddings.training.examples.held_out import Windows, hold_out
-from activity_embeddings.training.objectives import FuturePositives
-from activity_embeddings.training.objectives.negatives import (
-    concatenate,
-    draw_negatives,
-    label_counts,
-    label_names,
-)
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ActivitySpec
+from support.training_reference import POSITIVE, allowed_items, held_out, shifted_times
 
 DAY = US_PER_DAY
 LABELS = label_names(ActivitySpec())

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import US_PER_DAY, sequence, vector_as_of
-from training_cases import (
+
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec
+from support.reference import US_PER_DAY, sequence, vector_as_of
+from support.training_cases import (
     LENGTH,
     MOMENTS,
     SPEC,
@@ -19,11 +23,7 @@ from training_cases import (
     sequence_lists,
     vectors_of,
 )
-from training_reference import distinct
-
-from activity_embeddings.training.examples.history import ActivityHistory
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ActivitySpec
+from support.training_reference import distinct
 
 DAY = US_PER_DAY
 

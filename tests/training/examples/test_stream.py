@@ -5,14 +5,14 @@ import weakref
 
 import numpy as np
 import pytest
-from reference import US_PER_DAY
-from training_cases import ACTIONS, event, history_of, period
 
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.examples.stream import ExampleStream
 from activity_embeddings.training.objectives import FuturePositives, Proxy
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
+from support.reference import US_PER_DAY
+from support.training_cases import ACTIONS, event, history_of, period
 
 DAY = US_PER_DAY
 OF = period(10 * DAY, 20 * DAY)

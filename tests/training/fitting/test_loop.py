@@ -3,8 +3,6 @@
 import itertools
 import json
 import signal
-import subprocess
-import sys
 import textwrap
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,13 +11,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training_data import SPEC, TRAIN, VECTOR_SPEC, turns
 
 from activity_embeddings.training.examples.stream import ExampleStream
 from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit, fit_task
 from activity_embeddings.training.models import CNN
 from activity_embeddings.training.objectives import FuturePositives, FuturePositivesTask, Proxy
 from activity_embeddings.transformations.errors import InvalidInput
+from support import processes
+from support.training_data import SPEC, TRAIN, VECTOR_SPEC, turns
 
 FIT = Fit(epochs=3, batch_size=64, learning_rate=5e-3)
 HISTORY = turns(members=40)
@@ -122,7 +121,7 @@ def test_killed_with_no_chance_to_clean_up_it_goes_on(tmp_path):
         test_loop.fit(run=Path({str(tmp_path)!r}))
         """
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = processes.run(script)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (tmp_path / f".{CHECKPOINT}.writing").read_bytes() == b"half"
     weights, figures = fit(run=tmp_path)

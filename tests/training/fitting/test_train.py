@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
-from training_data import TRAIN, VALIDATION, VECTOR_SPEC, day, turns
 
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit
@@ -25,6 +24,7 @@ from activity_embeddings.training.objectives import FuturePositives, Proxy
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.errors import InvalidInput
+from support.training_data import TRAIN, VALIDATION, VECTOR_SPEC, day, turns
 
 HISTORY = turns()
 SMALL = CNN(filters=8, convolutions=2, dropout=0.0)

@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import US_PER_DAY, decayed_of, mean_of
-from training_cases import (
+
+from activity_embeddings.training.fitting.validation import (
+    SHARES,
+    ValidationQueries,
+    decayed_average,
+    embed_with,
+)
+from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec
+from support.reference import US_PER_DAY, decayed_of, mean_of
+from support.training_cases import (
     ACTIONS,
     LENGTH,
     MOMENTS,
@@ -22,17 +32,7 @@ from training_cases import (
     period,
     sequence_lists,
 )
-from training_reference import gain, mean_of_members, ranking_queries
-
-from activity_embeddings.training.fitting.validation import (
-    SHARES,
-    ValidationQueries,
-    decayed_average,
-    embed_with,
-)
-from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
-from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ActivitySpec
+from support.training_reference import gain, mean_of_members, ranking_queries
 
 DAY = US_PER_DAY
 FACTS = {"window_us": WINDOW_US, "length": LENGTH}

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-from training_data import EPOCH, day
 
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.fitting.loop import Fit
@@ -18,6 +17,7 @@ from activity_embeddings.training.packaging import package_item_encoder
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.encoder import ItemEncoder as LoadedEncoder
 from activity_embeddings.transformations.inference.encoder import encode_postings
+from support.training_data import EPOCH, day
 
 INTEGER = pa.int64()
 ITEMS = 60

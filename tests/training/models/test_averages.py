@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import decayed_of, mean_of
 
 from activity_embeddings.training.models import (
     GeometricDecay,
@@ -18,6 +17,7 @@ from activity_embeddings.training.models import (
 from activity_embeddings.training.models.averages import output_name
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support.reference import decayed_of, mean_of
 
 SPEC = ActivitySpec(length=7)
 VECTOR_SPEC = ItemVectorSpec("test", "1", 3)

@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import decayed_of
 
 from activity_embeddings.training.models import (
     CNN,
@@ -25,6 +24,7 @@ from activity_embeddings.training.testing import ACTIVITY_MODEL_CHECKS, check_ac
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support.reference import decayed_of
 
 SPEC = ActivitySpec(length=6)
 VECTOR_SPEC = ItemVectorSpec("test", "1", 5)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from reference import decayed_of, mean_of
 
 from activity_embeddings.training.models.layers import (
     AgeFeatures,
@@ -11,6 +10,7 @@ from activity_embeddings.training.models.layers import (
     OneHotAction,
     newer,
 )
+from support.reference import decayed_of, mean_of
 
 ACTIONS, POSITIVE = 3, [1, 2]
 

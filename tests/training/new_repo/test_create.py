@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from feast_repo import DEFINITIONS, SAMPLE, Repo, at
 
 from activity_embeddings.training.new_repo import render
 from activity_embeddings.training.new_repo.create import create_repo, create_sample_repo
@@ -26,6 +25,7 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import load_saved_model
 from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support.feast_repo import DEFINITIONS, SAMPLE, Repo, at
 
 
 def test_the_definitions_of_the_checkout_are_those_of_the_sample_settings():

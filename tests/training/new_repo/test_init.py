@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from feast import FeatureStore
-from feast_repo import FEAST, PROJECT, at
 
 from activity_embeddings.training.commands.init import init
 from activity_embeddings.transformations.definitions.registered import registered_domain
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import ActivitySpec
+from support.feast_repo import FEAST, PROJECT, at
 
 COMMAND = Path(sys.executable).with_name("activity-embeddings")
 ACTIONS = ("view", "like", "buy", "skip", "hide")

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_data import SPEC, TRAIN, VECTOR_SPEC, turns
 
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.models import CNN
@@ -17,6 +16,7 @@ from activity_embeddings.training.objectives.future_positives import (
     TARGET_ROWS,
 )
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
+from support.training_data import SPEC, TRAIN, VECTOR_SPEC, turns
 
 HISTORY = turns(members=30)
 EVERY = Windows(minimum=1, prefixes=True, per_member=None)

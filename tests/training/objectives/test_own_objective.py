@@ -6,7 +6,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from keras import ops
-from training_data import TRAIN, VALIDATION, VECTOR_SPEC, turns
 
 from activity_embeddings.training.examples.held_out import Windows, hold_out
 from activity_embeddings.training.fitting.loop import Fit
@@ -14,6 +13,7 @@ from activity_embeddings.training.fitting.plan import TrainingPlan
 from activity_embeddings.training.fitting.train import train
 from activity_embeddings.training.models import CNN
 from activity_embeddings.training.objectives import WEIGHT, Objective, TrainingTask
+from support.training_data import TRAIN, VALIDATION, VECTOR_SPEC, turns
 
 HISTORY = turns()
 SHOWN = 6

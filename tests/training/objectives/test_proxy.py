@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from training_data import SPEC, TRAIN, VALIDATION, VECTOR_SPEC, day, turns
 
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.examples.periods import Period
@@ -12,6 +11,7 @@ from activity_embeddings.training.objectives import Proxy
 from activity_embeddings.training.objectives.negatives import label_counts, label_names
 from activity_embeddings.training.objectives.proxy import CANDIDATE_ROW, WANTED
 from activity_embeddings.transformations.errors import InvalidInput
+from support.training_data import SPEC, TRAIN, VALIDATION, VECTOR_SPEC, day, turns
 
 HISTORY = turns()
 EVERY = Proxy(windows=Windows(prefixes=True, per_member=None))

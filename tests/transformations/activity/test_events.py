@@ -5,12 +5,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_cases import SPEC, event, events_of, histories
-from training_reference import distinct
 
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
+from support.training_cases import SPEC, event, events_of, histories
+from support.training_reference import distinct
 
 
 def rows(events):

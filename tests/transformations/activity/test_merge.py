@@ -1,7 +1,6 @@
 """Merging keeps the total order of events, counts duplicates once and loses nothing."""
 
 import numpy as np
-import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from activity_embeddings.transformations.activity.merge import (
 from activity_embeddings.transformations.activity.sequences import make_sequences
 from activity_embeddings.transformations.arrow import codes_of
 from activity_embeddings.transformations.spec import ActivitySpec
+from support import reference
 
 activity = st.tuples(st.integers(0, 6), st.integers(1, 4), st.integers(1, 3))
 activities = st.lists(activity, max_size=12)

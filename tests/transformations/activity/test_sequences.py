@@ -7,12 +7,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import sequence, vector_as_of
 
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.sequences import make_sequences, members_active
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support.reference import sequence, vector_as_of
 
 SPEC = ActivitySpec(window=timedelta(microseconds=28), length=5)
 VECTOR_SPEC = ItemVectorSpec("test", "1", 2)

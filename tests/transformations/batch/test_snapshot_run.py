@@ -1,8 +1,7 @@
 """What a run did, in words."""
 
-from feast_repo import at, us
-
 from activity_embeddings.transformations.batch.snapshot_run import MaterializeReport
+from support.feast_repo import at, us
 
 
 def test_a_report_reads_right_for_one_of_everything():

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from feast_repo import at, us
-from item_encoders import expected_vectors, package_encoder, postings_table, small_postings
 
 from activity_embeddings.transformations.batch import vector_run as vector_run
 from activity_embeddings.transformations.batch.vector_run import VectorReport, VectorRun
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink, read_facts
+from support.feast_repo import at, us
+from support.item_encoders import expected_vectors, package_encoder, postings_table, small_postings
 
 ROWS = small_postings()
 END = us(at(10))

@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 
 import pytest
 import tensorflow as tf
-from feast_repo import DIMENSION, us
-from item_encoders import VALID_FROM, SmallEncoder, package_encoder
 
 from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE, TensorSpec
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ItemVectorSpec
+from support.feast_repo import DIMENSION, us
+from support.item_encoders import VALID_FROM, SmallEncoder, package_encoder
 
 
 def test_a_description_says_what_the_encoder_takes_gives_and_is(tmp_path):

@@ -7,8 +7,6 @@ import sys
 
 import pytest
 import tensorflow as tf
-from feast_repo import DEFINITIONS
-from item_encoders import package_encoder
 from tensorflow.core.protobuf import saved_model_pb2
 
 from activity_embeddings.transformations.contract.saved_model import (
@@ -16,6 +14,8 @@ from activity_embeddings.transformations.contract.saved_model import (
     fingerprint,
     read_signature,
 )
+from support.feast_repo import DEFINITIONS
+from support.item_encoders import package_encoder
 
 MODEL_NAMES = ("unweighted_average", "geometric_decay", "cnn")
 

@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from feast_repo import Repo, at
+
+from support.feast_repo import Repo, at
 
 ENGINE = "type: activity_embeddings.ActivityComputeEngine"
 DUCKDB = "type: activity_embeddings.OrderedDuckDBOfflineStore"

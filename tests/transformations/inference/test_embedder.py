@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-from feast_repo import at, events_table, small_data, us, vectors_table
 
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
@@ -18,6 +17,7 @@ from activity_embeddings.transformations.contract.activity_model import (
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.inference.litert import SMALL_BATCH
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support.feast_repo import at, events_table, small_data, us, vectors_table
 
 SPEC, VECTOR_SPEC = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", 64)
 

@@ -4,21 +4,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-from feast_repo import EPOCH, at, us
-from item_encoders import (
-    VALID_FROM,
-    SmallEncoder,
-    expected_vectors,
-    package_encoder,
-    postings_table,
-    small_postings,
-)
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.encoder import (
     ItemEncoder,
     PostingVersions,
     encode_postings,
+)
+from support.feast_repo import EPOCH, at, us
+from support.item_encoders import (
+    VALID_FROM,
+    SmallEncoder,
+    expected_vectors,
+    package_encoder,
+    postings_table,
+    small_postings,
 )
 
 ROWS = small_postings()

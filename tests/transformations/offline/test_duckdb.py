@@ -5,7 +5,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
-from feast_repo import at
+
+from support.feast_repo import at
 
 FEATURES = [
     "job_activity_sequence:activity_count",

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast_repo import DIMENSION, at, events_table, make_repo, us, vectors_table
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.offline import event_log
 from activity_embeddings.transformations.offline.event_log import LIVE_FILES, append_events
 from activity_embeddings.transformations.offline.sources import parquet_files, read_events
 from activity_embeddings.transformations.spec import ActivitySpec
+from support.feast_repo import DIMENSION, at, events_table, make_repo, us, vectors_table
 
 HISTORY = [(1, 1, "APPLY", at(-3)), (2, 3, "DISMISS", at(-1))]
 NEW = events_table([(1, 2, "SAVE", at(0.5)), (9, 3, "APPLY", at(-5))])

@@ -4,12 +4,12 @@ from itertools import count
 
 import numpy as np
 import pytest
-from feast_repo import DIMENSION, US_PER_DAY, at, events_table, make_repo, us, vectors_table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import sequence
 
 from activity_embeddings.transformations.online.push import PushReport, SequenceWriter
+from support.feast_repo import DIMENSION, US_PER_DAY, at, events_table, make_repo, us, vectors_table
+from support.reference import sequence
 
 LENGTH = 4
 SEQUENCE = "job_activity_sequence"

@@ -12,7 +12,6 @@ from feast.protos.feast.types.Value_pb2 import Int64List, Value
 from feast.repo_config import RepoConfig
 from feast.types import Array, Int64
 from feast.value_type import ValueType
-from redis_server import redis_server
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.online import any_store, redis
@@ -21,6 +20,7 @@ from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.redis import RedisRows
 from activity_embeddings.transformations.online.sqlite import SqliteRows
 from activity_embeddings.transformations.online.stores import row_store
+from support.redis_server import redis_server
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 VIEW = FeatureView(

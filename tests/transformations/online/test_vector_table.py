@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from feast_repo import at, small_data, us, vectors_table
 
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput
@@ -16,6 +15,7 @@ from activity_embeddings.transformations.online.vector_table import (
     write_vector_table,
 )
 from activity_embeddings.transformations.spec import ItemVectorSpec
+from support.feast_repo import at, small_data, us, vectors_table
 
 VECTOR_SPEC = ItemVectorSpec("content_and_behaviour", "1", 64)
 

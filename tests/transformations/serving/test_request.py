@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from activity_embeddings.transformations.serving.request import (
     embed_at_request,
 )
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support import reference
 
 SPEC, VECTOR_SPEC = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", 64)
 DAY = 86_400_000_000

@@ -1,7 +1,11 @@
 """The columns of a request can be what its views take, or are refused by name."""
 
 import pytest
-from feast_repo import (
+
+from activity_embeddings.transformations.feast_compat.requests import online_context
+from activity_embeddings.transformations.serving.request import InvalidRequest
+from activity_embeddings.transformations.serving.request_columns import RequestColumns
+from support.feast_repo import (
     OWN_VECTORS,
     STRING_IDS,
     at,
@@ -11,10 +15,6 @@ from feast_repo import (
     vectors_table,
     with_string_ids,
 )
-
-from activity_embeddings.transformations.feast_compat.requests import online_context
-from activity_embeddings.transformations.serving.request import InvalidRequest
-from activity_embeddings.transformations.serving.request_columns import RequestColumns
 
 REALTIME = ["job_activity_embedding_cnn_realtime:activity_embedding"]
 STORED = ["job_activity_sequence:activity_count"]

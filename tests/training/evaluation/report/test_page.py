@@ -14,8 +14,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from browser import chromium, pdf_pages
-from evaluation_results import sample_result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +21,8 @@ from activity_embeddings.training.evaluation.report import charts
 from activity_embeddings.training.evaluation.report.charts import Row
 from activity_embeddings.training.evaluation.report.page import render_report, write_report
 from activity_embeddings.transformations.errors import InvalidInput
+from support.browser import chromium, pdf_pages
+from support.evaluation_results import sample_result
 
 PHONE, DESK = (360, 800), (1280, 900)
 WINDOWS = pytest.mark.parametrize("window", [PHONE, DESK], ids=["phone", "desk"])

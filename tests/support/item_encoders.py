@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow as pa
 import tensorflow as tf
-from feast_repo import DIMENSION, at, us
 
 from activity_embeddings.training.packaging import package_item_encoder
+from support.feast_repo import DIMENSION, at, us
 
 NAME = "content"
 VALID_FROM = at(-30)

@@ -4,13 +4,13 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
-from reference import US_PER_DAY
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support.reference import US_PER_DAY
 
 SPEC = ActivitySpec(length=8)
 VECTOR_SPEC = ItemVectorSpec("test", "1", 6)

@@ -1,7 +1,7 @@
 """A real feature repo for tests: the project's own definitions over small data.
 
-`Repo.feast` runs the real `feast` command, in this process for speed or, where a process of its
-own matters, in a new one; `Repo.store` is the real `FeatureStore`.
+`Repo.feast` runs the real `feast` command: in this process for speed, by `Repo.process` in one of
+its own, and by `Repo.typed` as from a shell; `Repo.store` is the real `FeatureStore`.
 """
 
 import contextlib
@@ -29,8 +29,9 @@ from activity_embeddings.training.new_repo.settings import (
     RepoSettings,
     VectorSource,
 )
+from support import processes
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 DEFINITIONS = PROJECT / "feature_repo"
 OWN_VECTORS = RepoSettings(
     items=VectorSource(), vector_spec=ItemVectorSpec("content_and_behaviour", "1", 64)
@@ -128,8 +129,12 @@ class Repo:
     def materialize(self, start: datetime, end: datetime, *more: str) -> Outcome:
         return self.run(*interval(start, end, *more))
 
-    def process(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    def process(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the feast command in a process of its own."""
+        return processes.run(processes.FEAST, *arguments, folder=self.path, **environment)
+
+    def typed(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the feast command as from a shell, by an interpreter that starts for it."""
         return subprocess.run(
             [FEAST, *arguments],
             cwd=self.path,
@@ -304,13 +309,8 @@ def interval(start: datetime, end: datetime, *more: str) -> list[str]:
 
 def run_killed(
     repo: Repo, stage: tuple, start: datetime, end: datetime, *more: str
-) -> subprocess.CompletedProcess:
+) -> subprocess.CompletedProcess[str]:
     """Materialize in a process that is killed at a stage: module, class, method, call, when."""
-    return subprocess.run(
-        [sys.executable, "-c", KILLED_FEAST, *map(str, stage), *interval(start, end, *more)],
-        cwd=repo.path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
+    return processes.run(
+        KILLED_FEAST, *map(str, stage), *interval(start, end, *more), folder=repo.path
     )

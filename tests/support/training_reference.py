@@ -7,7 +7,7 @@ dicts with member_id, item_id, action, time and perhaps event_id; vectors are
 
 import math
 
-from reference import US_PER_DAY, sequence, vector_as_of
+from support.reference import US_PER_DAY, sequence, vector_as_of
 
 ORDER = ("PAD", "APPLY", "SAVE", "DISMISS")
 POSITIVE = ("APPLY", "SAVE")

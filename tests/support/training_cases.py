@@ -4,13 +4,13 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 from hypothesis import strategies as st
-from reference import US_PER_DAY
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support.reference import US_PER_DAY
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ACTIONS = ("APPLY", "SAVE", "DISMISS")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feast_repo import FEAST, Repo
+from support import processes
+from support.feast_repo import FEAST, Repo
 
 SECONDS_TO_START = 120
 
@@ -24,7 +25,7 @@ class Server:
     """A running server: `url`, the master's process, and the file of what it printed."""
 
     url: str
-    process: subprocess.Popen
+    process: processes.Running | subprocess.Popen
     log: Path
 
     def ask(self, body: dict[str, Any]) -> tuple[int, Any]:
@@ -60,20 +61,27 @@ class Server:
 
 
 @contextmanager
-def feast_server(repo: Repo, log: Path, *arguments: str, **environment: str) -> Iterator[Server]:
-    """Run `feast serve` while the body runs."""
+def feast_server(
+    repo: Repo, log: Path, *arguments: str, whole: bool = False, **environment: str
+) -> Iterator[Server]:
+    """Run `feast serve` while the body runs; with `whole` as from a shell, with all its imports."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [FEAST, "serve", "--port", str(port), "--max-requests", "0", *arguments],
-            cwd=repo.path,
-            env={**os.environ, **environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    serve = ["serve", "--port", str(port), "--max-requests", "0", *arguments]
+    process: processes.Running | subprocess.Popen
+    if whole:
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [FEAST, *serve],
+                cwd=repo.path,
+                env={**os.environ, **environment},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    else:
+        process = processes.start(processes.FEAST, *serve, folder=repo.path, log=log, **environment)
     server = Server(f"http://127.0.0.1:{port}", process, log)
     try:
         _wait(server)
@@ -82,7 +90,7 @@ def feast_server(repo: Repo, log: Path, *arguments: str, **environment: str) -> 
         os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(20)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, TimeoutError):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 

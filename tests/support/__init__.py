@@ -1,0 +1,1 @@
+"""What several tests need: real repos, servers and browsers, small data and slow references."""

@@ -1,0 +1,156 @@
+"""Processes of their own that start at once: forks of one that has imported what they all need.
+
+To import Feast and TensorFlow takes seconds, which a suite that starts a hundred processes cannot
+spare. What a fork shares with the others is imported modules and nothing else: no test has run in
+the process that is forked. A test about the start itself, as of what is imported, printed or
+seeded by it, starts a whole interpreter with `subprocess` instead.
+"""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+FEAST = "from feast.cli.cli import cli; cli()"
+"""The code of the command `feast`."""
+
+COMMAND = "from activity_embeddings.training.cli import cli; cli()"
+"""The code of the command `activity-embeddings`."""
+
+_IMPORTED = [
+    "pytest",
+    "feast.cli.cli",
+    "feast.infra.offline_stores.duckdb",
+    "feast.infra.online_stores.sqlite",
+    "feast.infra.registry.sql",
+    "tensorflow",
+    "keras",
+    "activity_embeddings.training.cli",
+    "activity_embeddings.training.fitting.train",
+    "activity_embeddings.transformations.batch.engine",
+    "activity_embeddings.transformations.inference.embedder",
+    "activity_embeddings.transformations.offline.duckdb",
+    "activity_embeddings.transformations.serving.process",
+]
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(_IMPORTED)
+
+
+@dataclass
+class Running:
+    """A process: what it prints is in the files `stdout` and `stderr`."""
+
+    process: BaseProcess
+    stdout: Path
+    stderr: Path
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self.process.pid
+        return self.process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit code, below 0 the signal that ended it, or None while it runs."""
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code once there is one."""
+        self.process.join(timeout)
+        code = self.poll()
+        if code is None:
+            raise TimeoutError(f"process {self.pid} runs after {timeout} s")
+        return code
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self.process.kill()
+
+    def wait_for(self, text: str, seconds: float = 120) -> None:
+        """Wait until it has printed a text."""
+        deadline = time.monotonic() + seconds
+        while text not in self.stdout.read_text():
+            assert self.poll() is None, self.stderr.read_text()
+            assert time.monotonic() < deadline, f"{text!r} was not printed within {seconds} s"
+            time.sleep(0.005)
+
+
+def start(
+    code: str,
+    *arguments: str | Path,
+    folder: Path | None = None,
+    stdin: str = "",
+    log: Path | None = None,
+    **environment: str,
+) -> Running:
+    """Start `python -c code arguments` in a folder and a session of its own.
+
+    With `log` both outputs go to that file.
+    """
+    with tempfile.NamedTemporaryFile("w", prefix="stdin-", delete=False) as file:
+        file.write(stdin)
+    stdout = log or Path(f"{file.name}.stdout")
+    stderr = log or Path(f"{file.name}.stderr")
+    process = _forks.Process(
+        target=_run,
+        args=(
+            code,
+            [*map(str, arguments)],
+            folder or Path.cwd(),
+            {**os.environ, **environment},
+            (Path(file.name), stdout, stderr),
+        ),
+    )
+    stdout.touch()
+    stderr.touch()
+    process.start()
+    return Running(process, stdout, stderr)
+
+
+def run(
+    code: str,
+    *arguments: str | Path,
+    folder: Path | None = None,
+    stdin: str = "",
+    **environment: str,
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -c code arguments` to its end, as `subprocess.run` does."""
+    running = start(code, *arguments, folder=folder, stdin=stdin, **environment)
+    returncode = running.wait()
+    printed = []
+    for file in (running.stdout, running.stderr):
+        printed.append(file.read_text())
+        file.unlink()
+    return subprocess.CompletedProcess(["-c", *map(str, arguments)], returncode, *printed)
+
+
+def _run(
+    code: str,
+    arguments: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    files: tuple[Path, Path, Path],
+) -> None:
+    """Be the process."""
+    os.setsid()
+    stdin, stdout, stderr = files
+    for number, file, flags in (
+        (0, stdin, os.O_RDONLY),
+        (1, stdout, os.O_WRONLY | os.O_APPEND),
+        (2, stderr, os.O_WRONLY | os.O_APPEND),
+    ):
+        opened = os.open(file, flags)
+        os.dup2(opened, number)
+        os.close(opened)
+    stdin.unlink()
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  multiprocessing gave it /dev/null
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["-c", *arguments]
+    exec(compile(code, "-c", "exec"), {"__name__": "__main__"})
