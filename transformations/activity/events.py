@@ -80,7 +80,7 @@ class ActivityEvents:
         return self._chosen(np.flatnonzero(kept), np.arange(len(self.member_ids)), sizes)
 
     def on_items(self, item_ids: pa.Array) -> ActivityEvents:
-        """Return the events on items of `item_ids`, ascending and distinct, counted in these ids."""
+        """Return the events on some items, whose positions are then in `item_ids`, ascending."""
         item = codes_of(self.item_ids, item_ids, what="item ids")[self.item]
         return replace(self, item=item, item_ids=item_ids).where(item >= 0)
 
