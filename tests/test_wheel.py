@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast_repo import PROJECT
+
+from support.feast_repo import PROJECT
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 
