@@ -81,7 +81,7 @@ def test_what_is_no_int64_id_is_refused(integers, value):
         (REALTIME, request(value)),
         (ITEMS, {"job_id": [value]}),
     ):
-        with pytest.raises(InvalidRequest, match=r"'(member|item)_id' should be ids of type int64"):
+        with pytest.raises(InvalidRequest, match=r"'(member|job)_id' should be ids of type int64"):
             check(integers, features, {name: values for name, values in columns.items()})
     with pytest.raises(InvalidRequest, match="recent_job_ids should be ids of type int64"):
         check(integers, REALTIME, request(**recent([value])))
@@ -191,7 +191,7 @@ def test_a_key_may_be_called_by_its_entity_but_not_twice(integers):
         (STORED, {"member_id": [1], "x": [1, 2]}, "equal length.*'member_id' 1, 'x' 2"),
         (REALTIME, {"member_id": [1]}, "expected the columns recent_job_actions, .*as null where"),
         (REALTIME, NOTHING | {"request_timestamp": [None]}, "the column member_id, a join key"),
-        ([*STORED, *ITEMS], {"member_id": [1]}, "expected the column item_id, a join key of"),
+        ([*STORED, *ITEMS], {"member_id": [1]}, "expected the column job_id, a join key of"),
         (STORED, {"member_id": [1], "job_id": [[1, "x"]]}, "'job_id' should be of one type"),
         (["job_activity:action"], {"member_id": [1]}, "job_activity is kept in the offline"),
     ],

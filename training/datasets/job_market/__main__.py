@@ -25,9 +25,9 @@ def _midnight(text: str) -> datetime:
 
 
 def _meanings() -> dict[str, str]:
-    """Return what each setting means: the text after its type in the docstring of the settings."""
+    """Return what each setting means: the text under its name in the docstring of the settings."""
     _, parameters = (inspect.getdoc(MarketSettings) or "").split("Parameters\n", 1)
-    entries = re.findall(r"^(\w+) : [\w, ]+\.(.*(?:\n    .*)*)", parameters, re.MULTILINE)
+    entries = re.findall(r"^(\w+)((?:\n    .*)+)", parameters, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
 
 
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     Parameters
     ----------
     argv
-        list[str], optional Arguments, those of the process by default.
+        Arguments; those of the process by default.
     """
     parser = argparse.ArgumentParser(
         prog="python -m activity_embeddings.training.datasets.job_market",
