@@ -1,6 +1,7 @@
 # make demo       the tutorial's commands on the sample data, in a fresh virtual environment
 # make evaluate   trains models on the sample data and measures what they add to a ranker;
 #                 DATA=jobs: on a simulated job market
+# make test-fast  the tests that need no Feast repo, process, server or browser: under a minute
 # make test       the whole test suite; what CI runs
 # make lint       formatting, style, types and layers
 # make docs       serves the documentation; make docs-build builds it into site/
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRACKED_MODELS := $(addprefix feature_repo/models/,geometric_decay item_encoder unweighted_average)
 
-.PHONY: demo evaluate test lint format docs docs-build clean
+.PHONY: demo evaluate test test-fast lint format docs docs-build clean
 
 demo: $(VENV)/installed
 	rm -rf build/demo
@@ -23,8 +24,15 @@ demo: $(VENV)/installed
 evaluate: $(VENV)/installed
 	$(BIN)/python -m activity_embeddings.training.demo --repo feature_repo --data $(DATA)
 
+# A file's tests share what is expensive, so they stay in one process.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n auto
+	tools/system-packages.sh redis-server chromium libgomp1
+	$(PYTEST)
+
+test-fast: $(VENV)/installed
+	$(PYTEST) -m "not slow and not process and not redis and not browser"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -46,6 +54,8 @@ docs-build: $(VENV)/installed
 	$(BIN)/mkdocs build --strict
 
 $(VENV)/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: expected a Python from 3.11 to 3.13, see PYTHON" >&2; false; }
+	tools/system-packages.sh $(notdir $(PYTHON))-venv
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and which of the tests are run."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,39 @@ os.environ.setdefault("FEAST_USAGE", "False")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
+
+from support import system
+
+TESTS = Path(__file__).parent
+
+
+def pytest_configure():
+    lacking = system.missing()
+    if lacking and os.environ.get(system.REQUIRED):
+        raise pytest.UsageError(f"{system.REQUIRED} is set, but {'; '.join(map(str, lacking))}")
+
+
+def pytest_ignore_collect(collection_path):
+    # None leaves the question to others.
+    return system.left_out(collection_path, TESTS) or None
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker("browser")
+    lacking = {need.mark for need in system.missing() if need.mark}
+    left_out = [item for item in items if any(map(item.get_closest_marker, lacking))]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+    # The files that take longest begin, so that no worker ends long after the others.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_terminal_summary(terminalreporter):
+    for need in system.missing():
+        terminalreporter.write_line(str(need))
 
 
 @pytest.fixture(scope="session")

@@ -13,11 +13,10 @@ import pytest
 import activity_embeddings
 from activity_embeddings.transformations.extras import MODULES, require_extra
 from support.feast_repo import PROJECT, at
+from support.processes import COMMAND, FEAST
 
 SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
 MODULE_OF = {"scikit-learn": "sklearn"}
-COMMAND = "from activity_embeddings.training.commands import cli; cli()"
-FEAST = "from feast.cli.cli import cli; cli()"
 NEED = {"train": "train", "tune": "train", "evaluate": "evaluate"}
 DATES = ["--from", "2024-03-01", "--validate-from", "2024-03-02", "--until", "2024-03-03"]
 RANKER = ["--rank-from", "2024-03-01", "--test-from", "2024-03-02", "--until", "2024-03-03"]

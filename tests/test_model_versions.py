@@ -61,7 +61,13 @@ def versions(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=["sqlite", "redis", "redis that keeps newer rows"])
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("redis", marks=pytest.mark.redis),
+        pytest.param("redis that keeps newer rows", marks=pytest.mark.redis),
+    ]
+)
 def repo(request, tmp_path, versions):
     (tmp_path / "none").mkdir()
     server = redis_server() if request.param.startswith("redis") else nullcontext()

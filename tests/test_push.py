@@ -86,7 +86,7 @@ def address():
         yield address
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
 def either(request, tmp_path):
     """The same on both stores that keep writers apart."""
     with redis_server() if request.param == "redis" else nullcontext() as address:
@@ -194,6 +194,7 @@ def test_materializing_a_changed_snapshot_again_shows_online(either):
     assert served(either, [2])[2][0] == [3, 5]
 
 
+@pytest.mark.redis
 def test_redis_serves_what_sqlite_serves(tmp_path, address):
     events, vectors = small_data()
     both = [sequence_repo(tmp_path / name, events, vectors) for name in ("sqlite", "redis")]
@@ -208,6 +209,7 @@ def test_redis_serves_what_sqlite_serves(tmp_path, address):
     each.run("teardown")
 
 
+@pytest.mark.redis
 def test_a_redis_key_without_a_row_of_the_view_is_no_row(tmp_path, address):
     """A member who is online in another view has a key, but nothing in it is of this view."""
     repo = sequence_repo(tmp_path)
@@ -391,7 +393,7 @@ def numbered(rows, ids, kind):
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.int32(), pa.string()], ids=str)
-@pytest.mark.parametrize("store", ["sqlite", "redis"])
+@pytest.mark.parametrize("store", ["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
 def test_events_of_one_time_have_one_order_everywhere(store, kind, tmp_path):
     """Stored by a run, pushed in any order and batches, and as the next run has them."""
     with redis_server() if store == "redis" else nullcontext() as address:

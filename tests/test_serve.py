@@ -212,6 +212,7 @@ def test_without_the_table_or_a_model_the_server_answers_what_it_can(tmp_path, m
     assert "Failed to load static artifacts: model " in (tmp_path / "serve.log").read_text()
 
 
+@pytest.mark.redis
 def test_on_redis_the_answers_are_those_of_sqlite(tmp_path, models, server):
     with redis_server() as address:
         repo = publish(tmp_path / "repo", models, address)

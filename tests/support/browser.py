@@ -23,14 +23,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from support.system import CHROMIUM
+
 SECONDS_TO_ANSWER = 30
-BINARIES = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Run a Chromium with an empty profile while the body runs."""
-    binary = next(filter(None, map(shutil.which, BINARIES)), None)
+    binary = next(filter(None, map(shutil.which, CHROMIUM)), None)
     assert binary, "chromium is missing: apt-get install chromium"
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         their_read, our_write = _pipe()

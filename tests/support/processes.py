@@ -19,7 +19,7 @@ from pathlib import Path
 FEAST = "from feast.cli.cli import cli; cli()"
 """The code of the command `feast`."""
 
-COMMAND = "from activity_embeddings.training.cli import cli; cli()"
+COMMAND = "from activity_embeddings.training.commands import cli; cli()"
 """The code of the command `activity-embeddings`."""
 
 _IMPORTED = [
@@ -30,7 +30,7 @@ _IMPORTED = [
     "feast.infra.registry.sql",
     "tensorflow",
     "keras",
-    "activity_embeddings.training.cli",
+    "activity_embeddings.training.commands",
     "activity_embeddings.training.fitting.train",
     "activity_embeddings.transformations.batch.engine",
     "activity_embeddings.transformations.inference.embedder",

@@ -59,7 +59,14 @@ def _sqlite(folder):
     return _feast_store(folder, type="sqlite", path="online.db")
 
 
-@pytest.fixture(params=["redis", "redis_cluster", "sqlite", "any"])
+@pytest.fixture(
+    params=[
+        pytest.param("redis", marks=pytest.mark.redis),
+        pytest.param("redis_cluster", marks=pytest.mark.redis),
+        "sqlite",
+        "any",
+    ]
+)
 def online(request, tmp_path):
     """Each kind of row store; `AnyRows` too is shown with sqlite."""
     if request.param in ("sqlite", "any"):
@@ -203,6 +210,7 @@ def test_more_rows_than_are_handled_at_once(online, monkeypatch):
     assert read(online) == [[1], [1], [1]]
 
 
+@pytest.mark.redis
 def test_a_row_that_changed_in_between_is_merged_again_and_no_other(one_redis):
     one_redis.write(VIEW, [row(0, [0]), row(2, [0])])
     append = Appending(1)
@@ -213,6 +221,7 @@ def test_a_row_that_changed_in_between_is_merged_again_and_no_other(one_redis):
     assert read(one_redis) == [[7, 1], [8, 1], [0, 1]]
 
 
+@pytest.mark.redis
 def test_an_empty_value_is_told_from_a_missing_one(one_redis):
     """An unset value is zero bytes in Redis."""
     append = Appending(1)
@@ -221,6 +230,7 @@ def test_an_empty_value_is_told_from_a_missing_one(one_redis):
     assert append.seen == [([0], [None]), ([0], [[]])]
 
 
+@pytest.mark.redis
 def test_a_row_that_never_stands_still_is_given_up(one_redis, monkeypatch):
     monkeypatch.setattr(redis, "ROUNDS", 3)
     count = iter(range(100))

@@ -1,0 +1,48 @@
+"""What tests need of the system, and which of them are left out where it is missing."""
+
+import ctypes.util
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+REQUIRED = "REQUIRE_SYSTEM_PACKAGES"
+"""Environment variable: where it is set, nothing is left out; what is missing is an error."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A package of Debian that some tests need: those with a mark, or all of some folders."""
+
+    package: str
+    found: bool
+    mark: str = ""
+    folders: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        what = f"marked `{self.mark}`" if self.mark else f"in {', '.join(self.folders)}"
+        return (
+            f"the tests {what} are left out: {self.package} is missing. "
+            f"Run as root: apt-get install {self.package}"
+        )
+
+
+def missing() -> list[Need]:
+    """Return what the system lacks."""
+    needs = [
+        Need("redis-server", bool(shutil.which("redis-server")), mark="redis"),
+        Need("chromium", any(map(shutil.which, CHROMIUM)), mark="browser"),
+        # LightGBM cannot be imported without, so these modules are not even read.
+        Need(
+            "libgomp1",
+            bool(ctypes.util.find_library("gomp")),
+            folders=("training/evaluation", "test_evaluate_command.py"),
+        ),
+    ]
+    return [need for need in needs if not need.found]
+
+
+def left_out(path: Path, tests: Path) -> bool:
+    """Return whether a file is in a folder whose tests are left out."""
+    folders = [tests / folder for need in missing() for folder in need.folders]
+    return any(path.is_relative_to(folder) for folder in folders)
