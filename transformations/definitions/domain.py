@@ -49,17 +49,19 @@ class ActivityDomain:
         A model does not keep the contract, or was made for another spec or other vectors; or the
         views are of other entities.
 
-    Examples
-    --------
-    >>> jobs = ActivityDomain(  # doctest: +SKIP
-    ...     activity=activity,
-    ...     vectors=vectors,
-    ...     member=member,
-    ...     item=job,
-    ...     models=[ActivityModel(REPO / "models" / "geometric_decay")],
-    ...     repo=REPO,
-    ... )
-    >>> globals().update(jobs.views)  # doctest: +SKIP
+    Notes
+    -----
+    In a module of the feature repo:
+
+        jobs = ActivityDomain(
+            activity=activity,
+            vectors=vectors,
+            member=member,
+            item=job,
+            models=[ActivityModel(REPO / "models" / "geometric_decay")],
+            repo=REPO,
+        )
+        globals().update(jobs.views)
     """
 
     def __init__(

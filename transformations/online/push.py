@@ -116,10 +116,12 @@ class SequenceWriter:
     InvalidInput
         The feature repo has no sequence view yet, or several and no item says which.
 
-    Examples
-    --------
-    >>> writer = SequenceWriter(FeatureStore("feature_repo"))  # doctest: +SKIP
-    >>> print(writer.push(events))  # doctest: +SKIP
+    Notes
+    -----
+    A consumer of a stream calls it for the events of a few seconds:
+
+        writer = SequenceWriter(FeatureStore("my_repo"))
+        print(writer.push(events))
     """
 
     def __init__(
