@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     )
     from activity_embeddings.transformations.contract.activity_model import ActivityModel
     from activity_embeddings.transformations.definitions.domain import ActivityDomain
+    from activity_embeddings.transformations.definitions.tags import vector_spec_of
     from activity_embeddings.transformations.definitions.views import (
         activity_view,
         encoded_vector_view,
         posting_view,
-        vector_spec_of,
         vector_view,
     )
     from activity_embeddings.transformations.errors import (
@@ -109,7 +109,7 @@ _MODULE_OF = {
     "activity_view": "transformations.definitions.views",
     "encoded_vector_view": "transformations.definitions.views",
     "posting_view": "transformations.definitions.views",
-    "vector_spec_of": "transformations.definitions.views",
+    "vector_spec_of": "transformations.definitions.tags",
     "vector_view": "transformations.definitions.views",
     # What feature_store.yaml names; Feast asks for `<type>Config` too.
     "ActivityComputeEngine": "transformations.batch.engine",

@@ -17,7 +17,7 @@ import tensorflow as tf
 from activity_embeddings.training.models import GeometricDecay, UnweightedAverage
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.check import check
-from activity_embeddings.transformations.definitions.views import registered_model
+from activity_embeddings.transformations.definitions.registered import registered_model
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import ActivitySpec

@@ -19,11 +19,11 @@ from activity_embeddings.transformations.contract.activity_model import Activity
 from activity_embeddings.transformations.definitions.registered import (
     RegisteredDomain,
     registered_domain,
+    registered_encoder,
 )
-from activity_embeddings.transformations.definitions.views import (
+from activity_embeddings.transformations.definitions.tags import (
     has_encoder,
     in_repo,
-    registered_encoder,
     source_views_of,
     vector_spec_of,
 )

@@ -34,11 +34,11 @@ from activity_embeddings.transformations.activity.sequences import (
 )
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.batch.snapshot_run import facts_of
-from activity_embeddings.transformations.definitions.registered import registered_domain
-from activity_embeddings.transformations.definitions.views import (
+from activity_embeddings.transformations.definitions.registered import (
+    registered_domain,
     registered_model,
-    vector_spec_of,
 )
+from activity_embeddings.transformations.definitions.tags import vector_spec_of
 from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.inference.embedder import Embedder

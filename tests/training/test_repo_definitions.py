@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from activity_embeddings.training.repo_definitions import read_definitions
-from activity_embeddings.transformations.definitions.views import spec_of
+from activity_embeddings.transformations.definitions.tags import spec_of
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.names import Role
 from support.feast_repo import DEFINITIONS

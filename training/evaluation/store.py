@@ -29,12 +29,8 @@ from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import TIMESTAMP, vector_chunks
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
-from activity_embeddings.transformations.definitions.views import (
-    embedding_views,
-    event_tags,
-    sequence_view,
-    vector_tags,
-)
+from activity_embeddings.transformations.definitions.tags import event_tags, vector_tags
+from activity_embeddings.transformations.definitions.views import embedding_views, sequence_view
 from activity_embeddings.transformations.files import empty_folder
 from activity_embeddings.transformations.offline.sources import sink_of
 from activity_embeddings.transformations.spec import ItemVectorSpec

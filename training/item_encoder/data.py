@@ -14,7 +14,7 @@ from feast import FeatureStore, FileSource
 from activity_embeddings.training.repo_definitions import RepoDefinitions, read_definitions
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
-from activity_embeddings.transformations.definitions.views import spec_of
+from activity_embeddings.transformations.definitions.tags import spec_of
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.names import DomainNames, Role

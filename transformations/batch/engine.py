@@ -33,7 +33,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from activity_embeddings.transformations.batch.plan import MaterializePlan, is_ours
 from activity_embeddings.transformations.batch.steps import Context, steps_of
-from activity_embeddings.transformations.definitions.views import has_encoder
+from activity_embeddings.transformations.definitions.tags import has_encoder
 from activity_embeddings.transformations.feast_compat import states
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sources import sink_of

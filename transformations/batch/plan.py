@@ -13,7 +13,7 @@ from feast import FeatureView
 from feast.infra.common.materialization_job import MaterializationTask
 from feast.infra.registry.base_registry import BaseRegistry
 
-from activity_embeddings.transformations.definitions.views import has_encoder, source_views_of
+from activity_embeddings.transformations.definitions.tags import has_encoder, source_views_of
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.times import CLOCK_TOLERANCE, Schedule, to_datetime, to_us

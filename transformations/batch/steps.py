@@ -31,11 +31,13 @@ from activity_embeddings.transformations.batch.snapshot_run import (
     SnapshotRun,
 )
 from activity_embeddings.transformations.batch.vector_run import VectorRun
-from activity_embeddings.transformations.definitions.views import (
-    has_encoder,
-    has_string_ids,
+from activity_embeddings.transformations.definitions.registered import (
     registered_encoder,
     registered_model,
+)
+from activity_embeddings.transformations.definitions.tags import (
+    has_encoder,
+    has_string_ids,
     source_views_of,
     spec_of,
     vector_spec_of,

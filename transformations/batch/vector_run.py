@@ -36,7 +36,7 @@ POSTINGS_AT_ONCE = 65_536
 
 
 class PostingReader(Protocol):
-    """Reads ids of items, `event_timestamp` and more columns of postings with `start <= t <= end`."""
+    """Reads ids, `event_timestamp` and more columns of postings with `start <= t <= end`."""
 
     def __call__(self, columns: Sequence[str], *, start: int | None, end: int) -> pa.Table:
         """Return the rows in any order; see `sources.read_postings`."""

@@ -1,15 +1,30 @@
-"""The domains that a registry has: what a command or a process finds after `feast apply`."""
+"""What a registry has after `feast apply`: its domains, and the models of its views."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from feast import FeatureStore, FeatureView
 
-from activity_embeddings.transformations.definitions.views import source_views_of, spec_of
-from activity_embeddings.transformations.errors import InvalidInput, NotReady
+from activity_embeddings.transformations.contract.activity_model import (
+    ActivityModel,
+    ModelDescription,
+    describe_model,
+)
+from activity_embeddings.transformations.contract.item_encoder import (
+    ItemEncoderDescription,
+    describe_item_encoder,
+)
+from activity_embeddings.transformations.definitions.tags import (
+    in_repo,
+    source_views_of,
+    spec_of,
+    vector_spec_of,
+)
+from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch, NotReady
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
-from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.spec import ActivitySpec, describe_mismatch
 
 
 @dataclass(frozen=True)
@@ -99,3 +114,60 @@ def _domain_of(
             and source_views_of(view)[Role.SEQUENCE] == sequence.name
         ],
     )
+
+
+def registered_model(
+    view: FeatureView, *, spec: ActivitySpec, vectors: FeatureView, repo: Path | None
+) -> ModelDescription:
+    """Return the model of a registered embedding view, after checking that it is still the same.
+
+    Raises
+    ------
+    ModelMismatch
+        The SavedModel is gone, corrupt or another than the one that was applied.
+    """
+    path = in_repo(view.tags[Tag.MODEL_PATH], repo)
+    embedding = vector_spec_of(vectors)
+    packaged = (path / "assets.extra").is_dir()
+    model = describe_model(
+        ActivityModel(
+            path,
+            name=view.tags[Tag.MODEL],
+            version=view.tags[Tag.MODEL_VERSION],
+            spec=None if packaged else spec,
+            vector_spec=None if packaged else embedding,
+        ),
+        spec=spec,
+        vector_spec=embedding,
+    )
+    if model.fingerprint != view.tags[Tag.MODEL_FINGERPRINT]:
+        raise ModelMismatch(
+            f"model {model.name!r}: the SavedModel at {path} should be the one that was "
+            f"applied, fingerprint {view.tags[Tag.MODEL_FINGERPRINT]}. Received: "
+            f"{model.fingerprint}. Run `feast apply` to publish the changed model"
+        )
+    return model
+
+
+def registered_encoder(view: FeatureView, *, repo: Path | None) -> ItemEncoderDescription:
+    """Return the encoder of a registered view of item vectors, after checking that it is the same.
+
+    Raises
+    ------
+    InvalidInput
+        The SavedModel is gone, corrupt or another than the one that was applied.
+    """
+    encoder = describe_item_encoder(in_repo(view.tags[Tag.ENCODER_PATH], repo))
+    mismatch = describe_mismatch(
+        {
+            **vector_spec_of(view).to_dict(),
+            "valid_from": view.tags[Tag.ENCODER_VALID_FROM],
+        },
+        {**encoder.vector_spec.to_dict(), "valid_from": encoder.facts()["valid_from"]},
+    )
+    if mismatch:
+        raise ModelMismatch(
+            f"item encoder {encoder.name!r}: the SavedModel at {encoder.path} should be the one "
+            f"that was applied: {mismatch}. Run `feast apply` to publish the changed encoder"
+        )
+    return encoder

@@ -7,28 +7,22 @@ everything: lineage, model, version and fingerprint.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from feast import (
     BatchFeatureView,
     Entity,
     FeatureView,
     Field,
-    FileSource,
     OnDemandFeatureView,
-    RepoConfig,
     RequestSource,
 )
-from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
-from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.types import (
     Array,
     FeastType,
@@ -46,7 +40,6 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     ModelDescription,
-    describe_model,
     describe_models,
 )
 from activity_embeddings.transformations.contract.item_encoder import (
@@ -59,15 +52,21 @@ from activity_embeddings.transformations.definitions.schemas import (
     sequence_fields,
     vector_fields,
 )
-from activity_embeddings.transformations.definitions.store_config import (
-    require_engine,
-    require_every_label,
-    require_same_place,
+from activity_embeddings.transformations.definitions.snapshot_source import snapshot_source
+from activity_embeddings.transformations.definitions.tags import (
+    event_tags,
+    fingerprint_tag,
+    has_encoder,
+    posting_tags,
+    release_of,
+    spec_of,
+    vector_spec_of,
+    vector_tags,
 )
-from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.offline.sources import check_columns
-from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec, describe_mismatch
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.wording import duration
 
 _POSTING_TYPES: dict[tuple[str, int], tuple[FeastType, ...]] = {
@@ -79,183 +78,8 @@ _POSTING_TYPES: dict[tuple[str, int], tuple[FeastType, ...]] = {
 """Types of columns that may be an encoder's input, by type and rank of the tensor."""
 
 
-Check: TypeAlias = Callable[[RepoConfig], None]
-"""Raises `InvalidInput` where what a view is made of cannot be used."""
-
-
-class SnapshotSource(FileSource):
-    """A folder of snapshots, which does not exist before the first `feast materialize`.
-
-    In the registry it is a plain `FileSource`, so that readers of the registry need not have this
-    package; only `feast apply`'s check that the files are there is left out.
-    """
-
-    def __init__(self, *, checks: Sequence[Check] = (), **definition: Any) -> None:
-        super().__init__(**definition)
-        self._checks = tuple(checks)
-
-    def validate(self, config: RepoConfig) -> None:
-        """Accept a folder that is still to be written, in a store that can publish to it.
-
-        Raises
-        ------
-        InvalidInput
-            The configuration names another engine, or an offline store whose joins lose labels; or
-            the registry is that of another copy of this feature repo; or a source lacks a column.
-        """
-        require_engine(config)
-        require_every_label(config)
-        require_same_place(config, self)
-        for check in self._checks:
-            check(config)
-
-    def to_proto(self) -> DataSourceProto:
-        """Return the definition of a plain file source."""
-        proto = super().to_proto()
-        proto.data_source_class_type = f"{FileSource.__module__}.{FileSource.__name__}"
-        return proto
-
-
 TABLES = "data/vector_tables/{view}"
 """Folder, within the feature repo, of the vectors that serving processes map into memory."""
-
-
-def event_tags(spec: ActivitySpec, domain: DomainNames = names.JOBS) -> dict[str, str]:
-    """Return the tags of the view of activity events."""
-    return {Tag.ROLE: Role.EVENTS, Tag.SPEC: spec.to_json(), Tag.DOMAIN: domain.to_json()}
-
-
-def posting_tags() -> dict[str, str]:
-    """Return the tags of the view of what items contain."""
-    return {Tag.ROLE: Role.POSTINGS}
-
-
-def vector_tags(embedding: ItemVectorSpec, *, table: Path | str | None = None) -> dict[str, str]:
-    """Return the tags of the view of item embeddings: which vectors these are.
-
-    Parameters
-    ----------
-    embedding : name, version and dimension.
-    table : folder for the tables that serving processes map into memory, within the feature repo
-        or absolute; each version of the vectors has its own. None: request-time views read all
-        item vectors from the online store.
-    """
-    tags = {
-        Tag.ROLE: Role.VECTORS,
-        Tag.VECTORS: embedding.name,
-        Tag.VECTORS_VERSION: embedding.version,
-        Tag.VECTORS_DIMENSION: str(embedding.dimension),
-    }
-    tags |= _fingerprint_tag(embedding)
-    if table is not None:
-        tags[Tag.VECTOR_TABLE] = (Path(table) / f"v{embedding.version}").as_posix()
-    return tags
-
-
-def _fingerprint_tag(embedding: ItemVectorSpec) -> dict[str, str]:
-    """Return the tag that tells one encoder from another; the user's own vectors have none."""
-    if not embedding.fingerprint:
-        return {}
-    return {Tag.VECTORS_FINGERPRINT: embedding.fingerprint}
-
-
-def vector_spec_of(view: FeatureView) -> ItemVectorSpec:
-    """Invert `vector_tags`."""
-    return ItemVectorSpec(
-        view.tags[Tag.VECTORS],
-        view.tags[Tag.VECTORS_VERSION],
-        int(view.tags[Tag.VECTORS_DIMENSION]),
-        view.tags.get(Tag.VECTORS_FINGERPRINT, ""),
-    )
-
-
-def has_encoder(view: FeatureView) -> bool:
-    """Return whether a view of item vectors is made by an item encoder, and not the user's own."""
-    return Tag.ENCODER_PATH in view.tags
-
-
-def spec_of(view: FeatureView) -> ActivitySpec:
-    """Return the spec of a view of events or sequences."""
-    return ActivitySpec.from_dict(json.loads(view.tags[Tag.SPEC]))
-
-
-def has_string_ids(view: FeatureView) -> bool:
-    """Return whether the join key of a view is a string."""
-    (column,) = view.entity_columns
-    return column.dtype == String
-
-
-def vector_table_of(view: FeatureView, repo: Path | None) -> Path | None:
-    """Return the folder of the vector table of a view of item embeddings, None without one."""
-    tag = view.tags.get(Tag.VECTOR_TABLE)
-    return None if tag is None else in_repo(tag, repo)
-
-
-def in_repo(path: str, repo: Path | None) -> Path:
-    """Return a path of the registry, which may be relative to the feature repo."""
-    return Path(repo or ".") / path
-
-
-def source_views_of(view: FeatureView) -> dict[str | None, str]:
-    """Return the names of the views that a view of ours is derived from, by role."""
-    return {source.tags.get(Tag.ROLE): source.name for source in view.source_views or []}
-
-
-def registered_model(
-    view: FeatureView, *, spec: ActivitySpec, vectors: FeatureView, repo: Path | None
-) -> ModelDescription:
-    """Return the model of a registered embedding view, after checking that it is still the same.
-
-    Raises
-    ------
-    ModelMismatch
-        The SavedModel is gone, corrupt or another than the one that was applied.
-    """
-    path = in_repo(view.tags[Tag.MODEL_PATH], repo)
-    embedding = vector_spec_of(vectors)
-    packaged = (path / "assets.extra").is_dir()
-    model = describe_model(
-        ActivityModel(
-            path,
-            name=view.tags[Tag.MODEL],
-            version=view.tags[Tag.MODEL_VERSION],
-            spec=None if packaged else spec,
-            vector_spec=None if packaged else embedding,
-        ),
-        spec=spec,
-        vector_spec=embedding,
-    )
-    if model.fingerprint != view.tags[Tag.MODEL_FINGERPRINT]:
-        raise ModelMismatch(
-            f"model {model.name!r}: the SavedModel at {path} should be the one that was "
-            f"applied, fingerprint {view.tags[Tag.MODEL_FINGERPRINT]}. Received: "
-            f"{model.fingerprint}. Run `feast apply` to publish the changed model"
-        )
-    return model
-
-
-def registered_encoder(view: FeatureView, *, repo: Path | None) -> ItemEncoderDescription:
-    """Return the encoder of a registered view of item vectors, after checking that it is the same.
-
-    Raises
-    ------
-    InvalidInput
-        The SavedModel is gone, corrupt or another than the one that was applied.
-    """
-    encoder = describe_item_encoder(in_repo(view.tags[Tag.ENCODER_PATH], repo))
-    mismatch = describe_mismatch(
-        {
-            **vector_spec_of(view).to_dict(),
-            "valid_from": view.tags[Tag.ENCODER_VALID_FROM],
-        },
-        {**encoder.vector_spec.to_dict(), "valid_from": encoder.facts()["valid_from"]},
-    )
-    if mismatch:
-        raise ModelMismatch(
-            f"item encoder {encoder.name!r}: the SavedModel at {encoder.path} should be the one "
-            f"that was applied: {mismatch}. Run `feast apply` to publish the changed encoder"
-        )
-    return encoder
 
 
 def activity_view(
@@ -438,9 +262,10 @@ def encoded_vector_view(
         entities=[item],
         ttl=timedelta(0),
         source=[postings],
-        sink_source=_sink(
+        sink_source=snapshot_source(
             name,
-            snapshots / f"v{described.version}",
+            snapshots,
+            described.version,
             owner,
             partial(check_columns, postings, texts=(), ids=[item.join_key]),
         ),
@@ -524,7 +349,7 @@ def sequence_view(
         entities=[member],
         ttl=spec.window,
         source=[events, vectors],
-        sink_source=_sink(domain.sequence_view, snapshots / "v1", owner, *checks),
+        sink_source=snapshot_source(domain.sequence_view, snapshots, "1", owner, *checks),
         schema=sequence_fields(domain, _id_type(member), _id_type(item)),
         description=(
             f"The newest activities, at most {spec.length:,}, within {duration(spec.window)}, on "
@@ -699,12 +524,6 @@ def _stored_features(request: RequestSource, domain: DomainNames) -> list[str]:
     return features
 
 
-def release_of(view: FeatureView) -> str:
-    """Return a short name of what an embedding view computes with: model, version and vectors."""
-    tags = {key: value for key, value in view.tags.items() if key != Tag.MODEL_PATH}
-    return hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _embedding_view(
     model: ModelDescription,
     sequence: FeatureView,
@@ -730,7 +549,7 @@ def _embedding_view(
         ttl=model.spec.window,
         source=[sequence, vectors],
         # A new version starts a new history: vectors of two versions never meet in one table.
-        sink_source=_sink(name, snapshots / f"v{model.version}", model.owner or owner),
+        sink_source=snapshot_source(name, snapshots, model.version, model.owner or owner),
         schema=embedding_fields(domain.member_id, _id_type(member), model.outputs),
         description=model.description or f"Activity embedding by {model.name}: {outputs}.",
         tags={
@@ -742,7 +561,7 @@ def _embedding_view(
             Tag.MODEL_PATH: path.as_posix(),
             Tag.VECTORS: model.vector_spec.name,
             Tag.VECTORS_VERSION: model.vector_spec.version,
-            **_fingerprint_tag(model.vector_spec),
+            **fingerprint_tag(model.vector_spec),
         },
         owner=model.owner or owner,
     )
@@ -753,20 +572,6 @@ def _batch_view(*, ttl: timedelta, **definition: Any) -> BatchFeatureView:
         # Feast says at every construction that batch feature views are experimental.
         warnings.simplefilter("ignore", RuntimeWarning)
         return BatchFeatureView(ttl=ttl, online=True, offline=True, **definition)
-
-
-def _sink(view: str, folder: Path, owner: str, *checks: Check) -> FileSource:
-    path = folder.parent / view / folder.name
-    return SnapshotSource(
-        checks=checks,
-        name=f"{view}_snapshots",
-        path=str(path),
-        file_format=ParquetFormat(),
-        timestamp_field=names.EVENT_TIMESTAMP,
-        created_timestamp_column=names.CREATED_TIMESTAMP,
-        description=f"Dated snapshots of {view}, one folder an as-of time.",
-        owner=owner,
-    )
 
 
 def _require_join_key(entity: Entity, key: str, view: FeatureView) -> None:

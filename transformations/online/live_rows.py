@@ -19,7 +19,7 @@ from activity_embeddings.transformations.activity.item_vectors import ItemVector
 from activity_embeddings.transformations.activity.merge import Activity, as_events, with_event_ids
 from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
 from activity_embeddings.transformations.definitions.schemas import sequence_batch
-from activity_embeddings.transformations.definitions.views import spec_of
+from activity_embeddings.transformations.definitions.tags import spec_of
 from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.online.base import Row, Stored
 from activity_embeddings.transformations.online.protobuf import feast_rows, id_of

@@ -8,7 +8,7 @@ from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.definitions.views import vector_spec_of, vector_table_of
+from activity_embeddings.transformations.definitions.tags import vector_spec_of, vector_table_of
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.stores import row_store_of

@@ -39,9 +39,7 @@ from activity_embeddings.transformations.arrow import (
 )
 from activity_embeddings.transformations.definitions.registered import registered_domain
 from activity_embeddings.transformations.definitions.schemas import sequence_batch
-from activity_embeddings.transformations.definitions.views import (
-    has_string_ids,
-)
+from activity_embeddings.transformations.definitions.tags import has_string_ids
 from activity_embeddings.transformations.errors import (
     InvalidData,
     first_line,

@@ -20,9 +20,9 @@ from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import TIMESTAMP, vector_column
-from activity_embeddings.transformations.definitions.views import (
+from activity_embeddings.transformations.definitions.registered import registered_model
+from activity_embeddings.transformations.definitions.tags import (
     has_string_ids,
-    registered_model,
     release_of,
     source_views_of,
     spec_of,

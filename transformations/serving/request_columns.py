@@ -16,7 +16,7 @@ from feast.types import Array, String
 from feast.value_type import ValueType
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.definitions.views import spec_of
+from activity_embeddings.transformations.definitions.tags import spec_of
 from activity_embeddings.transformations.errors import quote, received
 from activity_embeddings.transformations.feast_compat.requests import OnlineContext
 from activity_embeddings.transformations.feast_compat.values import python_values_to_proto_values

@@ -1,0 +1,101 @@
+"""What the tags of a view say: the facts that `feast apply` wrote, and how they are read back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from feast import FeatureView
+from feast.types import String
+
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.names import DomainNames, Role, Tag
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+
+
+def event_tags(spec: ActivitySpec, domain: DomainNames = names.JOBS) -> dict[str, str]:
+    """Return the tags of the view of activity events."""
+    return {Tag.ROLE: Role.EVENTS, Tag.SPEC: spec.to_json(), Tag.DOMAIN: domain.to_json()}
+
+
+def posting_tags() -> dict[str, str]:
+    """Return the tags of the view of what items contain."""
+    return {Tag.ROLE: Role.POSTINGS}
+
+
+def vector_tags(embedding: ItemVectorSpec, *, table: Path | str | None = None) -> dict[str, str]:
+    """Return the tags of the view of item embeddings: which vectors these are.
+
+    Parameters
+    ----------
+    embedding : name, version and dimension.
+    table : folder for the tables that serving processes map into memory, within the feature repo
+        or absolute; each version of the vectors has its own. None: request-time views read all
+        item vectors from the online store.
+    """
+    tags = {
+        Tag.ROLE: Role.VECTORS,
+        Tag.VECTORS: embedding.name,
+        Tag.VECTORS_VERSION: embedding.version,
+        Tag.VECTORS_DIMENSION: str(embedding.dimension),
+    }
+    tags |= fingerprint_tag(embedding)
+    if table is not None:
+        tags[Tag.VECTOR_TABLE] = (Path(table) / f"v{embedding.version}").as_posix()
+    return tags
+
+
+def fingerprint_tag(embedding: ItemVectorSpec) -> dict[str, str]:
+    """Return the tag that tells one encoder from another; the user's own vectors have none."""
+    if not embedding.fingerprint:
+        return {}
+    return {Tag.VECTORS_FINGERPRINT: embedding.fingerprint}
+
+
+def vector_spec_of(view: FeatureView) -> ItemVectorSpec:
+    """Invert `vector_tags`."""
+    return ItemVectorSpec(
+        view.tags[Tag.VECTORS],
+        view.tags[Tag.VECTORS_VERSION],
+        int(view.tags[Tag.VECTORS_DIMENSION]),
+        view.tags.get(Tag.VECTORS_FINGERPRINT, ""),
+    )
+
+
+def has_encoder(view: FeatureView) -> bool:
+    """Return whether a view of item vectors is made by an item encoder, and not the user's own."""
+    return Tag.ENCODER_PATH in view.tags
+
+
+def spec_of(view: FeatureView) -> ActivitySpec:
+    """Return the spec of a view of events or sequences."""
+    return ActivitySpec.from_dict(json.loads(view.tags[Tag.SPEC]))
+
+
+def has_string_ids(view: FeatureView) -> bool:
+    """Return whether the join key of a view is a string."""
+    (column,) = view.entity_columns
+    return column.dtype == String
+
+
+def vector_table_of(view: FeatureView, repo: Path | None) -> Path | None:
+    """Return the folder of the vector table of a view of item embeddings, None without one."""
+    tag = view.tags.get(Tag.VECTOR_TABLE)
+    return None if tag is None else in_repo(tag, repo)
+
+
+def in_repo(path: str, repo: Path | None) -> Path:
+    """Return a path of the registry, which may be relative to the feature repo."""
+    return Path(repo or ".") / path
+
+
+def source_views_of(view: FeatureView) -> dict[str | None, str]:
+    """Return the names of the views that a view of ours is derived from, by role."""
+    return {source.tags.get(Tag.ROLE): source.name for source in view.source_views or []}
+
+
+def release_of(view: FeatureView) -> str:
+    """Return a short name of what an embedding view computes with: model, version and vectors."""
+    tags = {key: value for key, value in view.tags.items() if key != Tag.MODEL_PATH}
+    return hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()[:16]
