@@ -108,8 +108,14 @@ def open_store(repo: Path) -> FeatureStore:
     InvalidInput
         The folder is none.
     """
+    require_repo(repo)
     from feast import FeatureStore
 
+    return FeatureStore(repo_path=str(repo))
+
+
+def require_repo(repo: Path) -> None:
+    """Raise `InvalidInput` unless a folder is a feature repo."""
     from activity_embeddings.transformations.feast_compat.repo import settings_file
 
     if not settings_file(repo).is_file():
@@ -118,7 +124,6 @@ def open_store(repo: Path) -> FeatureStore:
             "Received: none. Name one with `activity-embeddings -C FOLDER`, or make one with "
             "`activity-embeddings init FOLDER`"
         )
-    return FeatureStore(repo_path=str(repo))
 
 
 @contextmanager

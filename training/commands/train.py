@@ -19,7 +19,7 @@ from activity_embeddings.training.commands.options import (
     with_settings,
 )
 from activity_embeddings.training.figure import FIGURE
-from activity_embeddings.transformations.cli import item_option, open_store
+from activity_embeddings.transformations.cli import item_option, open_store, require_repo
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.wording import counted
 
@@ -219,7 +219,9 @@ def package(
     with training():
         from activity_embeddings.training.fitting.train import load_run
 
-        out = out or repo / "models" / name
+        if out is None:
+            require_repo(repo)
+            out = repo / "models" / name
         described = load_run(run).package(out, name=name, version=version, description=description)
         click.echo(f"{described.summary()}\n{out}")
 

@@ -74,6 +74,7 @@ class PushReport:
     unknown : int. Events on items that have no vector yet; the batch takes them up when it does.
     members : int. Members that the events are of.
     already_there : int. Events that the stored sequence had.
+    ignored : int. Events of actions that the spec ignores.
     older : int. Events before the window, or before a member's newest `length`.
     new : int. Events that are in the stored sequence now and were not before.
     """
@@ -85,6 +86,7 @@ class PushReport:
     already_there: int = 0
     older: int = 0
     new: int = 0
+    ignored: int = 0
 
     def __str__(self) -> str:
         return (
@@ -94,6 +96,7 @@ class PushReport:
             f"  left out  {self.already_there:,} already there, "
             f"{counted(self.duplicates, 'duplicate')}, "
             f"{self.unknown:,} on unknown items, {self.older:,} older than the sequences reach"
+            + (f", {self.ignored:,} of other actions" if self.ignored else "")
         )
 
 
@@ -171,7 +174,10 @@ class SequenceWriter:
         table = self._checked(events)
         activity = ActivityEvents.from_arrow(table, self._spec, source=SOURCE, domain=self.domain)
         report = PushReport(
-            events=len(table), duplicates=activity.duplicates, members=len(activity.member_ids)
+            events=len(table),
+            duplicates=activity.duplicates,
+            members=len(activity.member_ids),
+            ignored=activity.other_actions,
         )
         if not len(table):
             return report
