@@ -177,7 +177,8 @@ def rank_encode(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
     Parameters
     ----------
-    values : int64 or string array of n ids.
+    values
+        int64 or string array of n ids.
 
     Returns
     -------

@@ -95,13 +95,20 @@ class Difference:
 
     Attributes
     ----------
-    view : the view compared.
-    member : the member's id.
-    what : "stored" or "request": which value differs from the recomputed one.
-    cause : why, as far as can be told.
-    cosine : between the two vectors; None where one is zero or there is none.
-    norms : of the value served and of the recomputed one.
-    missing, extra : events that the stored sequence lacks, or has too many.
+    view
+        The view compared.
+    member
+        The member's id.
+    what
+        "stored" or "request": which value differs from the recomputed one.
+    cause
+        Why, as far as can be told.
+    cosine
+        Between the two vectors; None where one is zero or there is none.
+    norms
+        Norms of the value served and of the recomputed one.
+    missing, extra
+        Events that the stored sequence lacks, or has too many.
     """
 
     view: str
@@ -131,9 +138,12 @@ class CheckReport:
 
     Attributes
     ----------
-    members : int. Members looked at.
-    compared : dict of view name to the number of values compared, stored and request-time.
-    differences : what differs.
+    members
+        Members looked at.
+    compared
+        dict of view name to the number of values compared, stored and request-time.
+    differences
+        What differs.
     """
 
     members: int = 0
@@ -172,10 +182,14 @@ def check(
 
     Parameters
     ----------
-    store : the feature store.
-    sample : int. Members to look at, of those in the newest snapshot and those active by now.
-    seed : int. Of the sample.
-    item : name of the item's entity, where the feature repo has several domains.
+    store
+        The feature store.
+    sample
+        Members to look at, of those in the newest snapshot and those active by now.
+    seed
+        Seed of the sample.
+    item
+        Name of the item's entity, where the feature repo has several domains.
 
     Raises
     ------
@@ -191,8 +205,10 @@ class _Published:
 
     Attributes
     ----------
-    as_of : int. Of the snapshot, microseconds.
-    row : dict of column name to value.
+    as_of
+        As of of the snapshot, microseconds.
+    row
+        dict of column name to value.
     """
 
     as_of: int
@@ -205,9 +221,12 @@ class _Served:
 
     Attributes
     ----------
-    online : rows of the online store.
-    published : rows of the newest snapshots; None for a member who is in none.
-    as_of : int64 [n]; what each value should be as of.
+    online
+        Rows of the online store.
+    published
+        Rows of the newest snapshots; None for a member who is in none.
+    as_of
+        int64 [n]; what each value should be as of.
     """
 
     online: list[Stored]
@@ -549,11 +568,16 @@ def cause_of_events(
 
     Parameters
     ----------
-    held, expected : the events, oldest first, that are stored and that should be.
-    snapshot : those of the member's row in its newest snapshot, None without one.
-    as_of : of that snapshot, microseconds.
-    logged : events that the source has in the window, on any item.
-    length : most events of a sequence.
+    held, expected
+        The events, oldest first, that are stored and that should be.
+    snapshot
+        Those of the member's row in its newest snapshot, None without one.
+    as_of
+        As of of that snapshot, microseconds.
+    logged
+        Events that the source has in the window, on any item.
+    length
+        Most events of a sequence.
     """
     missing, extra = Counter(expected) - Counter(held), Counter(held) - Counter(expected)
     if not missing and not extra:

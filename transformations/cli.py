@@ -148,10 +148,14 @@ def read_events_file(
 
     Parameters
     ----------
-    file : by its suffix .parquet, .csv or .jsonl; `-` is JSON lines on standard input.
-    id_types : types of id columns, which a CSV file does not tell.
-    source_names : other names that columns may have in the file, by those of the view.
-    domain : names of the columns.
+    file
+        By its suffix .parquet, .csv or .jsonl; `-` is JSON lines on standard input.
+    id_types
+        Types of id columns, which a CSV file does not tell.
+    source_names
+        Other names that columns may have in the file, by those of the view.
+    domain
+        Names of the columns.
 
     Raises
     ------

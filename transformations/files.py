@@ -43,8 +43,10 @@ def replace_file(file: Path, write: Callable[[Path], Any]) -> None:
 
     Parameters
     ----------
-    file : Path. Where a symbolic link is, the file that it points to. Its folder should be there.
-    write : writes to the path that it is given.
+    file
+        Where a symbolic link is, the file that it points to. Its folder should be there.
+    write
+        Writes to the path that it is given.
 
     Raises
     ------
@@ -70,8 +72,10 @@ def move_file(staged: Path, file: Path) -> None:
 
     Parameters
     ----------
-    staged : the new content; gone afterwards. It is copied where it lies on another disk.
-    file : as in `replace_file`.
+    staged
+        The new content; gone afterwards. It is copied where it lies on another disk.
+    file
+        As in `replace_file`.
     """
     real = real_path(file)
     if real.exists():

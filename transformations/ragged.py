@@ -32,15 +32,20 @@ def bisect(
 
     Parameters
     ----------
-    sorted_times : int64 [E]; ascending within every slice that is searched.
-    low, high : int [n]; slice `sorted_times[low:high]` belongs to query n.
-    value : int64 [n]; what is searched.
-    right : bool. As in `numpy.searchsorted`: False gives the first position whose time is
-        `>= value`, True the first whose time is `> value`.
+    sorted_times
+        int64 [E]; ascending within every slice that is searched.
+    low, high
+        int [n]; slice `sorted_times[low:high]` belongs to query n.
+    value
+        int64 [n]; what is searched.
+    right
+        As in `numpy.searchsorted`: False gives the first position whose time is `>= value`, True
+        the first whose time is `> value`.
 
     Returns
     -------
-    int64 [n]; positions in `sorted_times`.
+    np.ndarray
+        int64 [n]; positions in `sorted_times`.
     """
     if len(low) <= FEW_QUERIES:
         search = bisect_right if right else bisect_left

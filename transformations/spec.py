@@ -36,13 +36,17 @@ class ActivitySpec:
 
     Parameters
     ----------
-    window : timedelta. How far back events count, default 28 days, at most a hundred years.
-    length : int. Positions of a sequence, default 32, at most 32,767.
-    actions : tuple of str. Names in the order of their ids; the first has id 1, since id 0 is PAD.
-        At most 16,000.
-    positive_actions : tuple of str. The actions that say the member wants such items.
-    other_actions : "refuse" or "ignore". What to do with an event whose action is not among
-        `actions`: refuse the run, or leave the event out and count it.
+    window
+        How far back events count, default 28 days, at most a hundred years.
+    length
+        Positions of a sequence, default 32, at most 32,767.
+    actions
+        Names in the order of their ids; the first has id 1, since id 0 is PAD. At most 16,000.
+    positive_actions
+        The actions that say the member wants such items.
+    other_actions
+        "refuse" or "ignore". What to do with an event whose action is not among `actions`: refuse
+        the run, or leave the event out and count it.
     """
 
     window: timedelta = timedelta(days=28)
@@ -140,10 +144,13 @@ class ItemVectorSpec:
 
     Parameters
     ----------
-    name, version : str.
-    dimension : int. Length of a vector, at most 32,767.
-    fingerprint : str. Of the encoder that makes them, so that one retrained under its old version
-        is told apart; empty for vectors of the user's own.
+    name, version
+        Name and version of the vectors.
+    dimension
+        Length of a vector, at most 32,767.
+    fingerprint
+        Fingerprint of the encoder that makes them, so that one retrained under its old version is
+        told apart; empty for vectors of the user's own.
     """
 
     name: str

@@ -96,10 +96,13 @@ def parse_time(value: Any, what: str, *, zone: bool = False) -> int:
 
     Parameters
     ----------
-    value : see `Time`.
-    what : how errors call it.
-    zone : bool. Whether a time without a zone is refused. Otherwise it is UTC, as in Feast. Seconds
-        since the epoch have no need of one.
+    value
+        See `Time`.
+    what
+        How errors call it.
+    zone
+        Whether a time without a zone is refused. Otherwise it is UTC, as in Feast. Seconds since
+        the epoch have no need of one.
 
     Raises
     ------

@@ -26,7 +26,8 @@ def duration(length: timedelta) -> str:
 
     Parameters
     ----------
-    length : timedelta.
+    length
+        timedelta.
 
     Examples
     --------
@@ -59,9 +60,12 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
     Parameters
     ----------
-    number : int.
-    noun : str. What is counted, as of one; an adjective may stand before it.
-    plural : str. Needed where the rules for `s`, `es` and `ies` do not give it.
+    number
+        How many.
+    noun
+        What is counted, as of one; an adjective may stand before it.
+    plural
+        Needed where the rules for `s`, `es` and `ies` do not give it.
 
     Examples
     --------
@@ -106,8 +110,10 @@ def share(part: float, whole: float = 1.0, *, digits: int = 1) -> str:
 
     Parameters
     ----------
-    part, whole : 0 <= part <= whole.
-    digits : int. Digits after the point, where the share is neither 0 nor 1.
+    part, whole
+        0 <= part <= whole.
+    digits
+        Digits after the point, where the share is neither 0 nor 1.
 
     Examples
     --------
@@ -134,7 +140,8 @@ def utc(time: datetime) -> str:
 
     Parameters
     ----------
-    time : datetime; without a zone it is UTC.
+    time
+        datetime; without a zone it is UTC.
 
     Examples
     --------

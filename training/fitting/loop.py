@@ -156,15 +156,15 @@ def fit_task(
 def training_step(task: TrainingTask, optimizer: keras.Optimizer, batch_spec: Any) -> Any:
     """Return the function of one training step: from a batch to its loss and number of rows.
 
+    Keras' own `fit` is not for streams whose length changes from epoch to epoch: it ends later
+    epochs where the first one ended, and counts the look for one more batch as a step.
+
     Parameters
     ----------
     task, optimizer
         What is trained, and by which rule.
     batch_spec
         The `element_spec` of a dataset of batches.
-
-    Keras' own `fit` is not for streams whose length changes from epoch to epoch: it ends later
-    epochs where the first one ended, and counts the look for one more batch as a step.
     """
 
     # One trace for batches of all sizes, and no XLA: compiling each would cost more than it saves.

@@ -37,15 +37,24 @@ class ActivityEvents:
 
     Attributes
     ----------
-    member_ids, item_ids : distinct ids, ascending; int64 or string arrays [M] and [J].
-    member_start : int64 [M + 1]; events of member m are `member_start[m]:member_start[m + 1]`.
-    item : int32 [E]; position in `item_ids`.
-    action : int16 [E]; action id of the spec, 1 and up.
-    time : int64 [E]; microseconds since the epoch, ascending within each member.
-    duplicates : int. Rows left out because an equal row was kept.
-    other_actions : int. Rows left out because the spec ignores their action.
-    event_ids : distinct event ids, ascending; None where the source has none.
-    event : int32 [E]; position in `event_ids`, or None.
+    member_ids, item_ids
+        Distinct ids, ascending; int64 or string arrays [M] and [J].
+    member_start
+        int64 [M + 1]; events of member m are `member_start[m]:member_start[m + 1]`.
+    item
+        int32 [E]; position in `item_ids`.
+    action
+        int16 [E]; action id of the spec, 1 and up.
+    time
+        int64 [E]; microseconds since the epoch, ascending within each member.
+    duplicates
+        Rows left out because an equal row was kept.
+    other_actions
+        Rows left out because the spec ignores their action.
+    event_ids
+        Distinct event ids, ascending; None where the source has none.
+    event
+        int32 [E]; position in `event_ids`, or None.
     """
 
     member_ids: pa.Array

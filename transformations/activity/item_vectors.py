@@ -31,10 +31,14 @@ class ItemVectors:
 
     Attributes
     ----------
-    item_ids : distinct ids, ascending [J].
-    start : int64 [J + 1]; vectors of item j are rows `start[j]:start[j + 1]`.
-    time : int64 [V]; microseconds since the epoch from which the row is valid, ascending per item.
-    matrix : float32 [V + 1, D]; the last row is the zero vector that stands for PAD.
+    item_ids
+        Distinct ids, ascending [J].
+    start
+        int64 [J + 1]; vectors of item j are rows `start[j]:start[j + 1]`.
+    time
+        int64 [V]; microseconds since the epoch from which the row is valid, ascending per item.
+    matrix
+        float32 [V + 1, D]; the last row is the zero vector that stands for PAD.
     """
 
     item_ids: pa.Array
@@ -58,7 +62,8 @@ class ItemVectors:
 
         Parameters
         ----------
-        item_ids : distinct ids, ascending [J].
+        item_ids
+            Distinct ids, ascending [J].
         """
         count = len(item_ids)
         return cls(
@@ -81,10 +86,14 @@ class ItemVectors:
 
         Parameters
         ----------
-        table : ids of items (int64 or string), `embedding` (list of float), `event_timestamp`.
-        spec : gives the length that every vector should have.
-        source : what errors call the table.
-        item_id : name of the column of ids.
+        table
+            Ids of items (int64 or string), `embedding` (list of float), `event_timestamp`.
+        spec
+            Gives the length that every vector should have.
+        source
+            What errors call the table.
+        item_id
+            Name of the column of ids.
 
         Raises
         ------
@@ -137,13 +146,17 @@ class ItemVectors:
 
         Parameters
         ----------
-        item_ids : the ids that `item` counts in.
-        item : int32 [n, L]; positions in `item_ids`, -1 for PAD.
-        as_of : int64 [n]; the newest vector with `time <= as_of` is taken.
+        item_ids
+            The ids that `item` counts in.
+        item
+            int32 [n, L]; positions in `item_ids`, -1 for PAD.
+        as_of
+            int64 [n]; the newest vector with `time <= as_of` is taken.
 
         Returns
         -------
-        int32 [n, L]; `pad_row` for PAD and for items without a vector as of that time.
+        np.ndarray
+            int32 [n, L]; `pad_row` for PAD and for items without a vector as of that time.
         """
         codes = item
         if item_ids is not self.item_ids:

@@ -43,9 +43,12 @@ def with_event_ids(
 
     Parameters
     ----------
-    activities : n events.
-    texts : n ids as a stored sequence has them, "" for an event without one; or none at all.
-    numbers : whether ids are integers.
+    activities
+        N events.
+    texts
+        N ids as a stored sequence has them, "" for an event without one; or none at all.
+    numbers
+        Whether ids are integers.
     """
     if texts is None or len(texts) != len(activities):
         return list(activities)
@@ -70,14 +73,18 @@ def merge_activities(
 
     Parameters
     ----------
-    stored : in total order.
-    recent : in any order.
-    whole_seconds : those of `recent` whose time was cut to the second. Such a one equals a stored
-        event on that item, by that action, anywhere in that second.
+    stored
+        In total order.
+    recent
+        In any order.
+    whole_seconds
+        Those of `recent` whose time was cut to the second. Such a one equals a stored event on that
+        item, by that action, anywhere in that second.
 
     Returns
     -------
-    (activities, new) : all of them in total order, and those that were not among the stored.
+    tuple[list[Activity], list[Activity]]
+        (activities, new) : all of them in total order, and those that were not among the stored.
     """
     if not recent:
         return list(stored), []

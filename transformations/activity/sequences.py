@@ -28,15 +28,24 @@ class Sequences:
 
     Attributes
     ----------
-    item : int32 [n, L]; position in `item_ids`, -1 for PAD.
-    action : int32 [n, L]; action id, 0 for PAD.
-    time : int64 [n, L]; microseconds since the epoch, 0 for PAD.
-    as_of : int64 [n]; microseconds since the epoch.
-    count : int32 [n]; positions that are not PAD.
-    unknown : int32 [n]; events in the window left out because their item has no vector.
-    item_ids : the ids that `item` counts in.
-    event : int32 [n, L]; position in `event_ids`, -1 for PAD; None where events have no ids.
-    event_ids : the ids that `event` counts in, or None.
+    item
+        int32 [n, L]; position in `item_ids`, -1 for PAD.
+    action
+        int32 [n, L]; action id, 0 for PAD.
+    time
+        int64 [n, L]; microseconds since the epoch, 0 for PAD.
+    as_of
+        int64 [n]; microseconds since the epoch.
+    count
+        int32 [n]; positions that are not PAD.
+    unknown
+        int32 [n]; events in the window left out because their item has no vector.
+    item_ids
+        The ids that `item` counts in.
+    event
+        int32 [n, L]; position in `event_ids`, -1 for PAD; None where events have no ids.
+    event_ids
+        The ids that `event` counts in, or None.
     """
 
     item: np.ndarray
@@ -92,11 +101,16 @@ def make_sequences(
 
     Parameters
     ----------
-    events : the event table.
-    member_ids : n ids, of the type of `events.member_ids`; a member without events gives PAD.
-    as_of : int64 [n] microseconds since the epoch.
-    spec : window and length.
-    vectors : says since when each item is known.
+    events
+        The event table.
+    member_ids
+        N ids, of the type of `events.member_ids`; a member without events gives PAD.
+    as_of
+        int64 [n] microseconds since the epoch.
+    spec
+        Window and length.
+    vectors
+        Says since when each item is known.
 
     Returns
     -------

@@ -124,16 +124,25 @@ class SnapshotRun:
 
     Parameters
     ----------
-    spec : window, length, actions.
-    sequence_sink : where sequences go; written at every cut-off that has none yet, because
-        they say who had activity, whatever views are asked for.
-    sequence_cutoffs : as-of times asked of the sequence view.
-    targets : the models to run.
-    vectors : item vectors up to the last cut-off.
-    read_events : returns the events with `start <= t < end`.
-    publishing_delay : microseconds from a cut-off to when its values are available.
-    batch_size : members a model call.
-    domain : names the columns of the snapshots.
+    spec
+        Window, length, actions.
+    sequence_sink
+        Where sequences go; written at every cut-off that has none yet, because they say who had
+        activity, whatever views are asked for.
+    sequence_cutoffs
+        As-of times asked of the sequence view.
+    targets
+        The models to run.
+    vectors
+        Item vectors up to the last cut-off.
+    read_events
+        Returns the events with `start <= t < end`.
+    publishing_delay
+        Microseconds from a cut-off to when its values are available.
+    batch_size
+        Members a model call.
+    domain
+        Names the columns of the snapshots.
     """
 
     spec: ActivitySpec
@@ -319,8 +328,8 @@ class SnapshotRun:
         return (
             f"snapshot as of {utc(to_datetime(as_of))}: expected activity on items with a vector "
             f"as of that time. Received: {counted(unknown, 'activity')}, all on items without, "
-            f"with ids such as {events.item_ids[0].as_py()!r}; {known}. Give the items vectors from an "
-            "earlier time on, or start the interval later"
+            f"with ids such as {events.item_ids[0].as_py()!r}; {known}. Give the items vectors from "
+            "an earlier time on, or start the interval later"
         )
 
     def _finish_writing(self) -> None:

@@ -48,11 +48,16 @@ class VectorReport:
 
     Attributes
     ----------
-    postings : int. Postings up to the end of the interval.
-    superseded : int. Postings that a newer one of the item replaced before the encoder was valid.
-    new : int. Vectors that the sink did not hold.
-    pushed : int. Items whose newest vector went online.
-    hidden_files : int. Parquet files in hidden folders of the source, which are not read.
+    postings
+        Postings up to the end of the interval.
+    superseded
+        Postings that a newer one of the item replaced before the encoder was valid.
+    new
+        Vectors that the sink did not hold.
+    pushed
+        Items whose newest vector went online.
+    hidden_files
+        Parquet files in hidden folders of the source, which are not read.
     """
 
     encoder: str
@@ -81,15 +86,24 @@ class VectorRun:
 
     Parameters
     ----------
-    encoder : as it was checked; it is loaded only if there is something to encode.
-    sink : where its vectors go.
-    read : reads the postings.
-    end : microseconds; a vector is made if it is valid by then.
-    id_type : Arrow type of item ids in the feature repo.
-    source : what errors call the postings.
-    publishing_delay : microseconds from a vector's time to when it is available.
-    batch_size : postings a call of the encoder.
-    item_id : name of the column of ids.
+    encoder
+        As it was checked; it is loaded only if there is something to encode.
+    sink
+        Where its vectors go.
+    read
+        Reads the postings.
+    end
+        Microseconds; a vector is made if it is valid by then.
+    id_type
+        Arrow type of item ids in the feature repo.
+    source
+        What errors call the postings.
+    publishing_delay
+        Microseconds from a vector's time to when it is available.
+    batch_size
+        Postings a call of the encoder.
+    item_id
+        Name of the column of ids.
     """
 
     encoder: ItemEncoderDescription
@@ -116,7 +130,8 @@ class VectorRun:
 
         Parameters
         ----------
-        progress : takes a number of postings, and returns a progress bar of them, or None.
+        progress
+            Takes a number of postings, and returns a progress bar of them, or None.
 
         Raises
         ------

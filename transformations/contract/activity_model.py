@@ -42,12 +42,18 @@ class ActivityModel:
 
     Parameters
     ----------
-    path : str or Path. The folder of the SavedModel.
-    name : str. Names the view `<item>_activity_embedding_<name>`; default: the manifest's.
-    version : str. Default: the manifest's.
-    spec : ActivitySpec. What the model was made for; needed only without a manifest.
-    vector_spec : ItemVectorSpec. Likewise.
-    description, owner : str. Shown by `feast ui`.
+    path
+        str or Path. The folder of the SavedModel.
+    name
+        Names the view `<item>_activity_embedding_<name>`; default: the manifest's.
+    version
+        Default: the manifest's.
+    spec
+        ActivitySpec. What the model was made for; needed only without a manifest.
+    vector_spec
+        ItemVectorSpec. Likewise.
+    description, owner
+        Shown by `feast ui`.
     """
 
     path: str | Path
@@ -65,10 +71,14 @@ class ModelDescription:
 
     Attributes
     ----------
-    outputs : dict of output name to its length d.
-    uses_ages : bool. Whether the model takes `ages`.
-    fingerprint : str. Hash of the SavedModel's content.
-    manifest : dict. The manifest as read; empty without one.
+    outputs
+        dict of output name to its length d.
+    uses_ages
+        Whether the model takes `ages`.
+    fingerprint
+        Hash of the SavedModel's content.
+    manifest
+        dict. The manifest as read; empty without one.
     """
 
     name: str

@@ -42,13 +42,19 @@ class ItemEncoderDescription:
 
     Attributes
     ----------
-    name, version : str. Of the vectors that it makes.
-    dimension : int. Length of a vector.
-    inputs : dict of column name to type and shape; a second dimension is that of a list.
-    valid_from : int. Microseconds since the epoch: the end of the data that it was fitted on.
-        No vector of it is known earlier.
-    fingerprint : str. Hash of the SavedModel's content.
-    manifest : dict. The manifest as read.
+    name, version
+        Name and version of the vectors that it makes.
+    dimension
+        Length of a vector.
+    inputs
+        dict of column name to type and shape; a second dimension is that of a list.
+    valid_from
+        Microseconds since the epoch: the end of the data that it was fitted on. No vector of it is
+        known earlier.
+    fingerprint
+        Hash of the SavedModel's content.
+    manifest
+        dict. The manifest as read.
     """
 
     name: str
@@ -99,8 +105,8 @@ def describe_item_encoder(path: str | Path) -> ItemEncoderDescription:
     manifest = MANIFEST.read(path)
     if not manifest:
         raise InvalidInput(
-            f"item encoder {path}: expected a manifest {MANIFEST.file}. Received: none. Package the "
-            "encoder with `activity_embeddings.package_item_encoder`"
+            f"item encoder {path}: expected a manifest {MANIFEST.file}. Received: none. Package "
+            "the encoder with `activity_embeddings.package_item_encoder`"
         )
     name = MANIFEST.require_name(manifest["name"], path, origin="the manifest")
     content = fingerprint(path)
@@ -133,7 +139,7 @@ def write_encoder_manifest(
     Raises
     ------
     InvalidInput
-        `valid_from` is no time, see `activity_embeddings.transformations.times.Time`, or has no zone.
+        `valid_from` is no time, see `times.Time`, or has no zone.
     """
     moment = parse_datetime(valid_from, f"item encoder {name!r}: `valid_from`", zone=True)
     stated = {"name": name, "version": version, "valid_from": moment.isoformat()}

@@ -27,9 +27,12 @@ class ManifestKind:
 
     Parameters
     ----------
-    what : str. What errors call such a SavedModel.
-    file_name : str. In the folder `assets.extra`.
-    required : tuple of str. Facts that every manifest states, beside format and fingerprint.
+    what
+        What errors call such a SavedModel.
+    file_name
+        In the folder `assets.extra`.
+    required
+        Facts that every manifest states, beside format and fingerprint.
     """
 
     what: str

@@ -128,8 +128,10 @@ def read_signature(
 
     Parameters
     ----------
-    path : the folder.
-    what, declared : what errors call the SavedModel, and the place where its path stands.
+    path
+        The folder.
+    what, declared
+        What errors call the SavedModel, and the place where its path stands.
 
     Raises
     ------

@@ -116,10 +116,14 @@ def sequence_batch(
 
     Parameters
     ----------
-    members : n ids.
-    sequences : n sequences of the same members.
-    created : int64 [n]; microseconds at which each value became available.
-    domain : names the columns.
+    members
+        N ids.
+    sequences
+        N sequences of the same members.
+    created
+        int64 [n]; microseconds at which each value became available.
+    domain
+        Names the columns.
     """
     filled = sequences.action > 0
     offsets = pa.array(np.concatenate([[0], np.cumsum(sequences.count)]), pa.int32())

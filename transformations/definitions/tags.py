@@ -29,10 +29,12 @@ def vector_tags(embedding: ItemVectorSpec, *, table: Path | str | None = None) -
 
     Parameters
     ----------
-    embedding : name, version and dimension.
-    table : folder for the tables that serving processes map into memory, within the feature repo
-        or absolute; each version of the vectors has its own. None: request-time views read all
-        item vectors from the online store.
+    embedding
+        Name, version and dimension.
+    table
+        Folder for the tables that serving processes map into memory, within the feature repo or
+        absolute; each version of the vectors has its own. None: request-time views read all item
+        vectors from the online store.
     """
     tags = {
         Tag.ROLE: Role.VECTORS,

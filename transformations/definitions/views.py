@@ -378,12 +378,17 @@ def embedding_views(
 
     Parameters
     ----------
-    models : the lines.
-    sequence, vectors : the views they are derived from.
-    member : the entity.
-    snapshots : folder under which each view keeps its snapshots.
-    repo : folder of the feature repo. Models in it are registered by their path within it, so
-        that the registry serves on other machines too.
+    models
+        The lines.
+    sequence, vectors
+        The views they are derived from.
+    member
+        The entity.
+    snapshots
+        Folder under which each view keeps its snapshots.
+    repo
+        Folder of the feature repo. Models in it are registered by their path within it, so that the
+        registry serves on other machines too.
 
     Raises
     ------
@@ -415,10 +420,14 @@ def realtime_views(
 
     Parameters
     ----------
-    views : embedding views by name.
-    sequence : the view of stored sequences.
-    item : entity; its `value_type` is the type of the ids that requests have.
-    repo : folder of the feature repo.
+    views
+        Embedding views by name.
+    sequence
+        The view of stored sequences.
+    item
+        Entity; its `value_type` is the type of the ids that requests have.
+    repo
+        Folder of the feature repo.
 
     Raises
     ------

@@ -29,8 +29,9 @@ def training_join() -> RetrievalJob | bool:
 
     Returns
     -------
-    False in an online request. In a training join the job whose table it is, or True where that is
-    not known.
+    RetrievalJob | bool
+        False in an online request. In a training join the job whose table it is, or True where that
+        is not known.
 
     Raises
     ------

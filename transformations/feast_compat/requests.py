@@ -67,12 +67,18 @@ class OnlineContext:
 
     Attributes
     ----------
-    views : the views that it reads, and the features of each.
-    on_demand_views : those that it computes.
-    join_keys : names of all join keys in the registry; a request may have more than it needs.
-    key_of_entity : join keys by name of their entity, by which a request may call them too.
-    key_types : types of the join keys of `views`.
-    request_columns : names of the columns that `on_demand_views` need.
+    views
+        The views that it reads, and the features of each.
+    on_demand_views
+        Those that it computes.
+    join_keys
+        Names of all join keys in the registry; a request may have more than it needs.
+    key_of_entity
+        Join keys by name of their entity, by which a request may call them too.
+    key_types
+        Types of the join keys of `views`.
+    request_columns
+        Names of the columns that `on_demand_views` need.
     """
 
     views: list[tuple[FeatureView, list[str]]]

@@ -29,11 +29,14 @@ class Embedder:
 
     Parameters
     ----------
-    models : the models, as checked by `describe_models`.
-    batch_size : int. Members a call.
-    small_batches : bool. Whether to convert the models, in addition, for the few members that a
-        request asks for: such a call costs a fraction of one of the SavedModel. Models that
-        cannot be converted, or would give other values, stay as they are.
+    models
+        The models, as checked by `describe_models`.
+    batch_size
+        Members a call.
+    small_batches
+        Whether to convert the models, in addition, for the few members that a request asks for:
+        such a call costs a fraction of one of the SavedModel. Models that cannot be converted, or
+        would give other values, stay as they are.
 
     Raises
     ------
@@ -64,8 +67,9 @@ class Embedder:
 
         Returns
         -------
-        dict of model name to dict of output name to float32 [n, d]. A sequence without any
-        activity gives zero vectors, from every model.
+        dict[str, dict[str, np.ndarray]]
+            dict of model name to dict of output name to float32 [n, d]. A sequence without any
+            activity gives zero vectors, from every model.
 
         Raises
         ------

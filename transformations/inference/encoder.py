@@ -56,10 +56,14 @@ class PostingVersions:
 
     Attributes
     ----------
-    row : int64 [n]; rows of the table they are from.
-    item_ids : int64 or string [n].
-    posted : int64 [n]; time of the posting, microseconds since the epoch.
-    time : int64 [n]; time from which the vector is valid.
+    row
+        int64 [n]; rows of the table they are from.
+    item_ids
+        int64 or string [n].
+    posted
+        int64 [n]; time of the posting, microseconds since the epoch.
+    time
+        int64 [n]; time from which the vector is valid.
     """
 
     row: np.ndarray
@@ -80,10 +84,14 @@ class PostingVersions:
 
         Parameters
         ----------
-        postings : ids of items (int64 or string) and `event_timestamp`, in any order.
-        valid_from : microseconds; before it no vector is known.
-        source : what errors call the table.
-        item_id : name of the column of ids.
+        postings
+            Ids of items (int64 or string) and `event_timestamp`, in any order.
+        valid_from
+            Microseconds; before it no vector is known.
+        source
+            What errors call the table.
+        item_id
+            Name of the column of ids.
 
         Raises
         ------
@@ -135,8 +143,10 @@ class ItemEncoder:
 
     Parameters
     ----------
-    encoder : ItemEncoderDescription, or the folder of the SavedModel.
-    batch_size : int. Postings a call.
+    encoder
+        ItemEncoderDescription, or the folder of the SavedModel.
+    batch_size
+        Postings a call.
 
     Raises
     ------
@@ -168,13 +178,17 @@ class ItemEncoder:
 
         Parameters
         ----------
-        postings : a column for each input of the encoder, and ids of items.
-        source : what errors call the table.
-        item_id : name of the column of ids.
+        postings
+            A column for each input of the encoder, and ids of items.
+        source
+            What errors call the table.
+        item_id
+            Name of the column of ids.
 
         Returns
         -------
-        float32 [n, d].
+        np.ndarray
+            float32 [n, d].
 
         Raises
         ------
@@ -231,19 +245,23 @@ def encode_postings(
 
     Parameters
     ----------
-    encoder : the loaded encoder.
-    postings : ids of items (int64 or string), `event_timestamp` (with time zone) and a column for each
+    encoder
+        The loaded encoder.
+    postings
+        Ids of items (int64 or string), `event_timestamp` (with time zone) and a column for each
         input of the encoder, in any order. An item may be there at several times.
-    source : what errors call the table.
-    item_id : name of the column of ids.
+    source
+        What errors call the table.
+    item_id
+        Name of the column of ids.
 
     Returns
     -------
     pa.Table
         The ids, `embedding` list<float32> of the encoder's dimension, and `event_timestamp`
         timestamp[us, UTC]: that of the posting, or `valid_from` of the encoder if that is later.
-        By time of the posting, then by item. Of an item's postings up to `valid_from` only the newest
-        gives a vector.
+        By time of the posting, then by item. Of an item's postings up to `valid_from` only the
+        newest gives a vector.
 
     Raises
     ------

@@ -21,8 +21,10 @@ def source_names(view: FeatureView, columns: Iterable[str]) -> dict[str, str]:
 
     Parameters
     ----------
-    view : with a batch source.
-    columns : our names; `event_timestamp` is the source's `timestamp_field`.
+    view
+        With a batch source.
+    columns
+        Our names; `event_timestamp` is the source's `timestamp_field`.
     """
     source = view.batch_source
     if source is None:
@@ -45,10 +47,14 @@ def names_there(
 
     Parameters
     ----------
-    there : names of the columns that it has.
-    called : what the source calls each column, by our names.
-    source : what errors call the file or table.
-    optional : which of ours may be missing; they are then left out.
+    there
+        Names of the columns that it has.
+    called
+        What the source calls each column, by our names.
+    source
+        What errors call the file or table.
+    optional
+        Which of ours may be missing; they are then left out.
 
     Raises
     ------

@@ -143,10 +143,14 @@ def _newest_rows(
 
     Parameters
     ----------
-    view : its `ttl` is the age from which a row answers no more; 0 or None: never.
-    table : rows, as `_read_source` returns them.
-    labels, label_time : the request, and its column of times.
-    available : a row also has to be created at or before the label's time.
+    view
+        Its `ttl` is the age from which a row answers no more; 0 or None: never.
+    table
+        Rows, as `_read_source` returns them.
+    labels, label_time
+        The request, and its column of times.
+    available
+        A row also has to be created at or before the label's time.
     """
     source = source_of(view)
     time = created = _times(table[source.timestamp_field].to_pandas())

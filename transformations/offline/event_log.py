@@ -41,11 +41,14 @@ def append_events(store: FeatureStore, view: FeatureView, table: pa.Table) -> No
 
     Parameters
     ----------
-    store : the feature store.
-    view : the view of activity events.
-    table : the view's own columns of members, items and actions, `event_timestamp` and, if the
-        source has them, event ids. They are written under the source's own names and types. Its other columns are
-        null, and its created timestamp, where it declares one, is now.
+    store
+        The feature store.
+    view
+        The view of activity events.
+    table
+        The view's own columns of members, items and actions, `event_timestamp` and, if the source
+        has them, event ids. They are written under the source's own names and types. Its other
+        columns are null, and its created timestamp, where it declares one, is now.
 
     Raises
     ------

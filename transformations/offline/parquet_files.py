@@ -68,9 +68,12 @@ class ParquetFiles:
 
     Parameters
     ----------
-    source : a source of parquet files.
-    repo : folder of the feature repo, in which a relative path lies.
-    label : what errors call the source.
+    source
+        A source of parquet files.
+    repo
+        Folder of the feature repo, in which a relative path lies.
+    label
+        What errors call the source.
     """
 
     source: FileSource
@@ -139,11 +142,16 @@ class ParquetFiles:
 
         Parameters
         ----------
-        columns : names in the files, by the names that the columns get; without the time.
-        ids : those of them that hold ids. They come out as int64 or string.
-        time : the name that the time gets, timestamp[us, UTC].
-        start, end : microseconds since the epoch; without a start, from the first row on.
-        optional : those of them that a source may lack, then in all its files.
+        columns
+            Names in the files, by the names that the columns get; without the time.
+        ids
+            Those of them that hold ids. They come out as int64 or string.
+        time
+            The name that the time gets, timestamp[us, UTC].
+        start, end
+            Microseconds since the epoch; without a start, from the first row on.
+        optional
+            Those of them that a source may lack, then in all its files.
 
         Raises
         ------

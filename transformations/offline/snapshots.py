@@ -166,8 +166,10 @@ class SnapshotWriter:
 
     Parameters
     ----------
-    file : where to write.
-    facts : JSON values kept in the file: what the snapshot was computed with.
+    file
+        Where to write.
+    facts
+        JSON values kept in the file: what the snapshot was computed with.
     """
 
     def __init__(self, file: Path, facts: Mapping[str, Any]) -> None:
@@ -209,10 +211,14 @@ def require_same_facts(
 
     Parameters
     ----------
-    sink : the history.
-    newest : as-of time of its newest snapshot.
-    facts : what the values to be added are computed with.
-    what : what the error calls them.
+    sink
+        The history.
+    newest
+        As-of time of its newest snapshot.
+    facts
+        What the values to be added are computed with.
+    what
+        What the error calls them.
 
     Raises
     ------

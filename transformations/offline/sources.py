@@ -144,14 +144,18 @@ def read_postings(
     start: int | None = None,
     end: int,
 ) -> pa.Table:
-    """Return ids of items, `event_timestamp` and other columns of postings with `start <= t <= end`.
+    """Return ids, `event_timestamp` and other columns of postings with `start <= t <= end`.
 
     Parameters
     ----------
-    config, store : as Feast hands them to an engine.
-    view : the view of postings.
-    columns : which others; they are not checked here.
-    start, end : microseconds since the epoch; without a start, from the first one on.
+    config, store
+        As Feast hands them to an engine.
+    view
+        The view of postings.
+    columns
+        Which others; they are not checked here.
+    start, end
+        Microseconds since the epoch; without a start, from the first one on.
 
     Raises
     ------
@@ -171,9 +175,12 @@ def read_published_vectors(
 
     Parameters
     ----------
-    view : the view; its sink is read directly, as snapshots are wherever the engine reads them.
-    embedding : which vectors these should be.
-    more : files of vectors that are staged and not committed yet.
+    view
+        The view; its sink is read directly, as snapshots are wherever the engine reads them.
+    embedding
+        Which vectors these should be.
+    more
+        Files of vectors that are staged and not committed yet.
     """
     sink = sink_of(view)
     files = [*(sink.file(as_of) for as_of in sink.committed()), *more]

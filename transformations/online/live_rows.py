@@ -85,9 +85,12 @@ def activities_of(
 
     Parameters
     ----------
-    values : of the row.
-    domain : names the features.
-    numbers : whether event ids, which are stored as text, are integers.
+    values
+        Values of the row.
+    domain
+        Names the features.
+    numbers
+        Whether event ids, which are stored as text, are integers.
     """
     if values is None:
         return []

@@ -21,8 +21,10 @@ class ItemVectorLookup:
 
     Parameters
     ----------
-    store : the feature store.
-    view : the view of item vectors.
+    store
+        The feature store.
+    view
+        The view of item vectors.
     """
 
     def __init__(self, store: FeatureStore, view: FeatureView) -> None:

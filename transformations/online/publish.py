@@ -70,14 +70,21 @@ def push_snapshots(
 
     Parameters
     ----------
-    rows : of the online store.
-    view : whose snapshots.
-    sink : the view's committed snapshots.
-    changed : as-of times whose snapshot is new or has other rows than before.
-    merge : joins rows with what the store has. None: they replace it.
-    newest : chooses the rows. None: those of the newest snapshot, as where every row has the time
-        of its snapshot; see also `newest_by_time`.
-    progress : makes a progress bar of n rows.
+    rows
+        Rows of the online store.
+    view
+        Whose snapshots.
+    sink
+        The view's committed snapshots.
+    changed
+        As-of times whose snapshot is new or has other rows than before.
+    merge
+        Joins rows with what the store has. None: they replace it.
+    newest
+        Chooses the rows. None: those of the newest snapshot, as where every row has the time of its
+        snapshot; see also `newest_by_time`.
+    progress
+        Makes a progress bar of n rows.
     """
     # Versions of a view share one online table: what another one has put there is replaced.
     for other in sink.versions():
@@ -123,11 +130,16 @@ def push_table(
 
     Parameters
     ----------
-    rows : of the online store.
-    view : whose rows.
-    table : the join key, every feature, and `event_timestamp` as timestamp[us, UTC].
-    start : microseconds since the epoch.
-    progress : makes a progress bar of n rows.
+    rows
+        Rows of the online store.
+    view
+        Whose rows.
+    table
+        The join key, every feature, and `event_timestamp` as timestamp[us, UTC].
+    start
+        Microseconds since the epoch.
+    progress
+        Makes a progress bar of n rows.
     """
     time = time_column(table, names.EVENT_TIMESTAMP, view.name)
     order = np.argsort(time, kind="stable")

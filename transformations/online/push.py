@@ -69,14 +69,22 @@ class PushReport:
 
     Attributes
     ----------
-    events : int. Rows received.
-    duplicates : int. Rows left out because an equal one was among them.
-    unknown : int. Events on items that have no vector yet; the batch takes them up when it does.
-    members : int. Members that the events are of.
-    already_there : int. Events that the stored sequence had.
-    ignored : int. Events of actions that the spec ignores.
-    older : int. Events before the window, or before a member's newest `length`.
-    new : int. Events that are in the stored sequence now and were not before.
+    events
+        Rows received.
+    duplicates
+        Rows left out because an equal one was among them.
+    unknown
+        Events on items that have no vector yet; the batch takes them up when it does.
+    members
+        Members that the events are of.
+    already_there
+        Events that the stored sequence had.
+    ignored
+        Events of actions that the spec ignores.
+    older
+        Events before the window, or before a member's newest `length`.
+    new
+        Events that are in the stored sequence now and were not before.
     """
 
     events: int = 0
@@ -105,12 +113,15 @@ class SequenceWriter:
 
     Parameters
     ----------
-    store : the feature store; its definitions are read once.
-    item : name of the item's entity, where the feature repo has several domains.
-    offline : bool. Append events to the offline source too; in a folder, every push adds a file,
-        so push some seconds or minutes of events at a time. False where your own pipeline logs
-        them: an event that is nowhere in the offline source is served until the next batch run
-        that publishes its member as of a later time, and then gone.
+    store
+        The feature store; its definitions are read once.
+    item
+        Name of the item's entity, where the feature repo has several domains.
+    offline
+        Append events to the offline source too; in a folder, every push adds a file, so push some
+        seconds or minutes of events at a time. False where your own pipeline logs them: an event
+        that is nowhere in the offline source is served until the next batch run that publishes its
+        member as of a later time, and then gone.
 
     Raises
     ------
@@ -160,10 +171,11 @@ class SequenceWriter:
 
         Parameters
         ----------
-        events : ids of members and items (int64 or string as in the feature repo), actions
-            (string), `event_timestamp` (with time zone), and event ids if the source has them;
-            all under the names of the view of events, or all under those of its source. Others are
-            ignored, event ids too where the source has none. In any order.
+        events
+            Ids of members and items (int64 or string as in the feature repo), actions (string),
+            `event_timestamp` (with time zone), and event ids if the source has them; all under the
+            names of the view of events, or all under those of its source. Others are ignored, event
+            ids too where the source has none. In any order.
 
         Raises
         ------

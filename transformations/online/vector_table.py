@@ -48,10 +48,14 @@ def write_vector_table(
 
     Parameters
     ----------
-    path : folder of the table.
-    vectors : what to write.
-    embedding : which vectors these are; readers that expect others refuse the table.
-    end : microseconds since the epoch up to which vectors were read.
+    path
+        Folder of the table.
+    vectors
+        What to write.
+    embedding
+        Which vectors these are; readers that expect others refuse the table.
+    end
+        Microseconds since the epoch up to which vectors were read.
     """
     version = uuid.uuid4().hex
     path = make_folder(path)
@@ -100,9 +104,12 @@ class VectorTable:
 
     Attributes
     ----------
-    keys : int64 [J], or UTF-8 bytes [J]; ascending.
-    start, time, matrix : as in `ItemVectors`.
-    end : microseconds since the epoch up to which vectors were read.
+    keys
+        int64 [J], or UTF-8 bytes [J]; ascending.
+    start, time, matrix
+        As in `ItemVectors`.
+    end
+        Microseconds since the epoch up to which vectors were read.
     """
 
     keys: np.ndarray
@@ -132,7 +139,8 @@ class VectorTable:
 
         Parameters
         ----------
-        item_ids : int64 [n], or str objects [n].
+        item_ids
+            int64 [n], or str objects [n].
         """
         if not len(self.keys):
             return np.full(len(item_ids), -1, dtype=np.int64)
@@ -156,9 +164,12 @@ class VectorTable:
 
         Parameters
         ----------
-        item_ids : n distinct ids, ascending.
-        codes : int64 [n]; their positions, as `codes` returns them.
-        more : (time, vector) of the items that the table lacks, by position in `item_ids`.
+        item_ids
+            N distinct ids, ascending.
+        codes
+            int64 [n]; their positions, as `codes` returns them.
+        more
+            (time, vector) of the items that the table lacks, by position in `item_ids`.
         """
         if not more and self.one_each:
             rows = np.append(codes, len(self.time))
@@ -185,8 +196,10 @@ class VectorTableReader:
 
     Parameters
     ----------
-    path : Path or None. The folder; None, or a folder without a table, is an empty table.
-    embedding : ItemVectorSpec. What the table should hold.
+    path
+        Path or None. The folder; None, or a folder without a table, is an empty table.
+    embedding
+        ItemVectorSpec. What the table should hold.
     """
 
     def __init__(self, path: Path | None, embedding: ItemVectorSpec) -> None:

@@ -29,13 +29,18 @@ def entity_rows(
 
     Parameters
     ----------
-    member_ids : who is asked for.
-    recent : (item id, action name, time) of what members did lately, by member id; members may be
+    member_ids
+        Who is asked for.
+    recent
+        (item id, action name, time) of what members did lately, by member id; members may be
         missing or have nothing. For times see `activity_embeddings.transformations.times.Time`.
-    request_timestamp : the cut-off; None for the time at which the request is answered.
-    event_ids : whether the view of events declares `event_id`. Each event may then have its id,
-        as (item id, action name, time, event id); of one member all or none.
-    domain : names the columns; those of the sample data unless said.
+    request_timestamp
+        The cut-off; None for the time at which the request is answered.
+    event_ids
+        Whether the view of events declares `event_id`. Each event may then have its id, as (item
+        id, action name, time, event id); of one member all or none.
+    domain
+        Names the columns; those of the sample data unless said.
 
     Raises
     ------

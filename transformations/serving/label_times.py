@@ -24,8 +24,10 @@ def label_times(inputs: Mapping[str, Sequence[Any]], job: RetrievalJob | bool) -
 
     Parameters
     ----------
-    inputs : columns of the joined table by name.
-    job : the join, see `feast_compat.joins.training_join`.
+    inputs
+        Columns of the joined table by name.
+    job
+        The join, see `feast_compat.joins.training_join`.
 
     Raises
     ------

@@ -52,8 +52,10 @@ class ServedModel:
 
     Parameters
     ----------
-    store : the feature store.
-    view : the embedding view.
+    store
+        The feature store.
+    view
+        The embedding view.
 
     Raises
     ------
@@ -117,7 +119,8 @@ class ServingState:
 
     Parameters
     ----------
-    store : the feature store from which definitions and newer item vectors are read.
+    store
+        The feature store from which definitions and newer item vectors are read.
     """
 
     def __init__(self, store: FeatureStore) -> None:
@@ -153,8 +156,10 @@ class ServingState:
 
         Parameters
         ----------
-        view_name : the embedding view.
-        release : what the on-demand view was applied for, see `release_of`.
+        view_name
+            The embedding view.
+        release
+            What the on-demand view was applied for, see `release_of`.
 
         Raises
         ------
@@ -192,11 +197,13 @@ def preload(repo: str | Path | FeatureStore) -> list[str]:
 
     Parameters
     ----------
-    repo : the folder of the feature repo, or the feature store that the process serves from.
+    repo
+        The folder of the feature repo, or the feature store that the process serves from.
 
     Returns
     -------
-    list of str. The embedding views that are ready.
+    list[str]
+        The embedding views that are ready.
 
     Raises
     ------
@@ -233,15 +240,20 @@ def embed_request(
 
     Parameters
     ----------
-    inputs : columns by name, as Feast hands them to a function of mode "python".
-    repo : folder of the feature repo in which the view was applied.
-    view : name of the embedding view that is recomputed.
-    release : see `release_of`.
+    inputs
+        Columns by name, as Feast hands them to a function of mode "python".
+    repo
+        Folder of the feature repo in which the view was applied.
+    view
+        Name of the embedding view that is recomputed.
+    release
+        See `release_of`.
 
     Returns
     -------
-    dict. The model's outputs, `activity_count`, `new_activity_count` and `last_activity_at`:
-        lists for an online request, Arrow arrays for a training join.
+    dict[str, Any]
+        The model's outputs, `activity_count`, `new_activity_count` and `last_activity_at`: lists
+        for an online request, Arrow arrays for a training join.
 
     Raises
     ------

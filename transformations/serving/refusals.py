@@ -62,7 +62,8 @@ def check_requests(app: FastAPI) -> None:
 
     Parameters
     ----------
-    app : the app that Feast hands to `load_artifacts`.
+    app
+        The app that Feast hands to `load_artifacts`.
 
     Raises
     ------
@@ -78,8 +79,10 @@ class RequestCheck:
 
     Parameters
     ----------
-    app : answers well-formed requests.
-    store : whose registry says what they may ask for.
+    app
+        Answers well-formed requests.
+    store
+        Whose registry says what they may ask for.
     """
 
     def __init__(self, app: ASGIApp, store: FeatureStore) -> None:

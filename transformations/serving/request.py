@@ -62,10 +62,14 @@ class RequestReport:
 
     Attributes
     ----------
-    members : int. Members asked for.
-    empty : int. Members left without any activity.
-    unknown_items, unknown_actions, future : int. Events left out, and why.
-    newest_ages : list of float. Seconds from the newest event used to the request, by member.
+    members
+        Members asked for.
+    empty
+        Members left without any activity.
+    unknown_items, unknown_actions, future
+        Events left out, and why.
+    newest_ages
+        list of float. Seconds from the newest event used to the request, by member.
     """
 
     members: int = 0
@@ -82,10 +86,14 @@ class RequestTimeResult:
 
     Attributes
     ----------
-    vectors : float32 [n, d] by output name; zero for a member without activity.
-    sequences : n sequences.
-    new : int64 [n]; positions of the sequence that came with the request.
-    report : what the request held.
+    vectors
+        float32 [n, d] by output name; zero for a member without activity.
+    sequences
+        N sequences.
+    new
+        int64 [n]; positions of the sequence that came with the request.
+    report
+        What the request held.
     """
 
     vectors: dict[str, np.ndarray]
@@ -99,10 +107,14 @@ class RequestParser:
 
     Parameters
     ----------
-    spec : names the actions.
-    string_ids : bool. Whether item ids are strings.
-    string_event_ids : bool or None. Whether event ids are strings; None where requests have none.
-    domain : names the columns.
+    spec
+        Names the actions.
+    string_ids
+        Whether item ids are strings.
+    string_event_ids
+        Whether event ids are strings; None where requests have none.
+    domain
+        Names the columns.
     """
 
     def __init__(
@@ -149,10 +161,14 @@ class RequestParser:
 
         Parameters
         ----------
-        inputs : columns by name.
-        row : which of their values.
-        report : counts unknown actions.
-        online : bool. Whether Feast has cut datetimes to whole seconds.
+        inputs
+            Columns by name.
+        row
+            Which of their values.
+        report
+            Counts unknown actions.
+        online
+            Whether Feast has cut datetimes to whole seconds.
 
         Raises
         ------
@@ -188,8 +204,8 @@ class RequestParser:
             action_id = self._actions.get(action) if isinstance(action, str) else None
             if action_id is None and not (isinstance(action, str) and _is_utf8(action)):
                 raise InvalidRequest(
-                    f"{self._who(inputs, row)}: {self.domain.recent_actions} should hold names of actions, "
-                    f"as {', '.join(self._actions)}. Received: {received(action)}"
+                    f"{self._who(inputs, row)}: {self.domain.recent_actions} should hold names of "
+                    f"actions, as {', '.join(self._actions)}. Received: {received(action)}"
                 )
             time = self._parse_time(moment, self.domain.recent_timestamps, inputs, row)
             if action_id is None:
@@ -226,9 +242,12 @@ class RequestParser:
 
         Parameters
         ----------
-        inputs : columns by name.
-        row : which of their values.
-        label : time of the label in a training join, None in an online request.
+        inputs
+            Columns by name.
+        row
+            Which of their values.
+        label
+            Time of the label in a training join, None in an online request.
 
         Raises
         ------
@@ -282,14 +301,20 @@ def embed_at_request(
 
     Parameters
     ----------
-    inputs : columns by name, n values each: the stored sequence's lists, the request's
-        `recent_*` lists, and `request_timestamp`.
-    parser : reads them.
-    spec : window and length.
-    embedder : holds the model.
-    lookup : gives item vectors.
-    labels : in a training join, the time of each row's label in microseconds. None in an online
-        request, whose cut-off is now unless it says another.
+    inputs
+        Columns by name, n values each: the stored sequence's lists, the request's `recent_*` lists,
+        and `request_timestamp`.
+    parser
+        Reads them.
+    spec
+        Window and length.
+    embedder
+        Holds the model.
+    lookup
+        Gives item vectors.
+    labels
+        In a training join, the time of each row's label in microseconds. None in an online request,
+        whose cut-off is now unless it says another.
 
     Raises
     ------
@@ -368,8 +393,10 @@ def id_problem(value: Any, *, string: bool) -> str | None:
 
     Parameters
     ----------
-    value : int or str, as JSON has them.
-    string : bool. Whether ids are strings; otherwise they are int64.
+    value
+        int or str, as JSON has them.
+    string
+        Whether ids are strings; otherwise they are int64.
     """
     if string:
         # NUL ends a string in numpy, and half a surrogate pair cannot be stored.

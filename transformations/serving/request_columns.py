@@ -42,13 +42,20 @@ class RequestColumns:
 
     Attributes
     ----------
-    keys : the join keys of each view that is read, by its name.
-    our_keys : whether ids are strings, by join key of a view of ours.
-    key_of_entity : join keys by the name of their entity.
-    types : of join keys.
-    request : names of all request columns.
-    join_keys : names of all join keys in the registry, of which a request may have more than these.
-    parsers : read the request columns of our request-time views, one for each domain.
+    keys
+        The join keys of each view that is read, by its name.
+    our_keys
+        Whether ids are strings, by join key of a view of ours.
+    key_of_entity
+        Join keys by the name of their entity.
+    types
+        Types of join keys.
+    request
+        Names of all request columns.
+    join_keys
+        Names of all join keys in the registry, of which a request may have more than these.
+    parsers
+        Read the request columns of our request-time views, one for each domain.
     """
 
     keys: Mapping[str, Sequence[str]]
