@@ -1,21 +1,22 @@
-"""The core publishes and serves; what trains and evaluates says which extra it needs."""
+"""What trains and evaluates says which extra it needs; the core does without.
+
+`test_wheel` publishes and serves with the core alone.
+"""
 
 import os
 import re
 import subprocess
 import sys
-import sysconfig
 import tomllib
-from pathlib import Path
 
 import pytest
 
 import activity_embeddings
 from activity_embeddings.transformations.extras import MODULES, require_extra
-from support.feast_repo import PROJECT, at
-from support.processes import COMMAND, FEAST
+from support.core_only import link_core
+from support.feast_repo import PROJECT
+from support.processes import COMMAND
 
-SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
 MODULE_OF = {"scikit-learn": "sklearn"}
 NEED = {"train": "train", "tune": "train", "evaluate": "evaluate"}
 DATES = ["--from", "2024-03-01", "--validate-from", "2024-03-02", "--until", "2024-03-03"]
@@ -25,11 +26,7 @@ RANKER = ["--rank-from", "2024-03-01", "--test-from", "2024-03-02", "--until", "
 @pytest.fixture(scope="module")
 def core(tmp_path_factory):
     """Return a function that runs Python where nothing but the core is installed."""
-    site = tmp_path_factory.mktemp("core")
-    extras = {name for names in MODULES.values() for name in names} - {"jinja2"}
-    for entry in SITE_PACKAGES.iterdir():
-        if entry.name not in extras and entry.suffix not in (".pth", ".egg-link"):
-            (site / entry.name).symlink_to(entry)
+    site = link_core(tmp_path_factory.mktemp("core") / "site-packages")
 
     def run(code, *arguments, cwd=None):
         # -S: no site-packages but the one in PYTHONPATH.
@@ -110,38 +107,3 @@ def test_a_command_says_in_one_line_which_extra_it_needs(core, arguments, extra,
     assert line.endswith(f"Run pip install 'activity-embeddings[{extra}]'")
     assert "Traceback" not in done.stderr
     assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.process
-def test_the_core_builds_formula_models_and_publishes_and_serves_them(core, repo):
-    (repo.path / "models" / "geometric_decay").rename(repo.path / "models" / "before")
-    build = """
-from activity_embeddings import ActivitySpec, ItemVectorSpec, models, package_model
-spec, vectors = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", 64)
-model = models.GeometricDecay(r=0.8).build(spec, vectors)
-package_model(model, "models/geometric_decay", name="geometric_decay", version="1", spec=spec,
-              vector_spec=vectors)
-"""
-    fetch = """
-from activity_embeddings import entity_rows
-from feast import FeatureStore
-store = FeatureStore(".")
-recent = {1: [(2, "SAVE", "2024-03-02T00:00:00Z")]}
-for service, rows in (
-    ("recommendations_v1", [{"member_id": 1}]),
-    ("recommendations_v1_realtime", entity_rows([1], recent)),
-):
-    answer = store.get_online_features(store.get_feature_service(service), rows).to_dict()
-    print(service, len(next(v for k, v in answer.items() if k.endswith("_embedding"))[0]))
-"""
-    interval = [f"{day:%Y-%m-%dT%H:%M:%S}" for day in (at(0), at(1))]
-    for code, *arguments in (
-        [build],
-        [FEAST, "apply"],
-        [FEAST, "materialize", *interval],
-        [fetch],
-    ):
-        done = core(code, *arguments, cwd=repo.path)
-        assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["recommendations_v1 64", "recommendations_v1_realtime 64"]

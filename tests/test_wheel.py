@@ -1,7 +1,8 @@
-"""The built wheel works in a new environment, outside the checkout, beside what could hide it.
+"""The built wheel works in a new environment without extras, outside the checkout.
 
-PyPI has a distribution `transformations` that installs a package of that name, and most projects
-have a folder `training` of their own. Neither may touch this package, nor this package them.
+It lies beside what could hide it. PyPI has a distribution `transformations` that installs a package
+of that name, and most projects have a folder `training` of their own. Neither may touch this
+package, nor this package them.
 """
 
 import importlib.metadata
@@ -19,14 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from support.core_only import link_core
 from support.feast_repo import PROJECT
+from support.processes import FEAST
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "activity_embeddings")
 FOLDERS = ("transformations", "training", "feature_repo")
 THEIRS = "transformations"
-FEAST = "from feast.cli.cli import cli; cli()"
 NOW = datetime(2024, 3, 8, tzinfo=UTC)
 
 
@@ -66,10 +68,8 @@ class Environment:
         self.command = venv / "bin" / "activity-embeddings"
         self.pip("install", "--quiet", "--no-deps", "--no-index", wheel)
         (self.site,) = (venv / "lib").glob("python*/site-packages")
-        # What both depend on is installed already. A .pth file is not followed into another one,
-        # so the editable install of this project stays out.
-        folders = [path for path in sys.path if path.endswith("site-packages")]
-        (self.site / "dependencies.pth").write_text("\n".join(folders))
+        # What the core depends on is installed already.
+        (self.site / "core.pth").write_text(str(link_core(folder / "core")))
         _copy_distribution(THEIRS, self.site)
 
     def pip(self, *arguments):
@@ -187,16 +187,25 @@ def test_from_two_files_to_a_published_vector_in_two_commands(installed, tmp_pat
     shop = installed.project / "shop"
     interval = [f"{NOW - timedelta(days=days):%Y-%m-%dT%H:%M:%S}" for days in (1, 0)]
     installed.execute(FEAST, "materialize", *interval, cwd=shop)
-    code = (
-        "import json\nfrom feast import FeatureStore\nstore = FeatureStore('.')\n"
-        "service = store.get_feature_service('recommendations_v1')\n"
-        f"rows = [dict(user_id=user) for user in {users}]\n"
-        "print(json.dumps(store.get_online_features(service, rows).to_dict(), default=str))"
+    code = f"""
+import json
+from feast import FeatureStore
+store = FeatureStore(".")
+(request,) = store.list_on_demand_feature_views()[0].source_request_sources.values()
+nothing = {{field.name: None for field in request.schema}}
+nothing["request_timestamp"] = "{NOW.isoformat()}"
+for service, more in ("recommendations_v1", {{}}), ("recommendations_v1_realtime", nothing):
+    rows = [{{"user_id": user, **more}} for user in {users}]
+    answer = store.get_online_features(store.get_feature_service(service), rows).to_dict()
+    print(json.dumps(answer, default=str))
+"""
+    stored, as_of_request = map(
+        json.loads, installed.execute(code, cwd=shop).strip().splitlines()[-2:]
     )
-    got = json.loads(installed.execute(code, cwd=shop).splitlines()[-1])
     acted = [sum(user == who for who in events["user_id"]) for user in users]
-    assert got["activity_count"] == [min(20, count) for count in acted]
-    assert {len(vector) for vector in got["buy_embedding"]} == {16}
+    assert stored["activity_count"] == [min(20, count) for count in acted]
+    assert np.shape(stored["buy_embedding"]) == (20, 16)
+    assert np.allclose(as_of_request["buy_embedding"], stored["buy_embedding"], atol=1e-5)
 
 
 def test_the_sample_is_applied_as_it_comes(installed):
