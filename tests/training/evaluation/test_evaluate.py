@@ -54,7 +54,7 @@ RANKER = RankerSettings(rounds=60, rows_of_leaf=50)
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("market")
     MARKET.write(folder)
-    items = pq.read_table(folder / "truth" / "jobs.parquet")
+    items = pq.read_table(folder / "truth" / "items.parquet")
     # What an encoder would know of an item: its true vector, without attractiveness, and noise.
     true = np.stack(items["vector"].to_numpy())[:, : VECTOR_SPEC.dimension]
     noise = np.random.default_rng(0).normal(size=true.shape) / np.sqrt(VECTOR_SPEC.dimension)
