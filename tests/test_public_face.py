@@ -105,7 +105,7 @@ def test_the_import_in_the_registry_stays(repo):
 
 @pytest.mark.parametrize(
     "file",
-    [*sorted(DEFINITIONS.glob("*.py")), PROJECT / "examples" / "own_item_vectors.py"],
+    [*sorted(DEFINITIONS.glob("*.py")), *sorted((PROJECT / "examples").glob("*.py"))],
     ids=lambda file: file.name,
 )
 def test_definitions_import_public_names_alone(file):
