@@ -95,7 +95,7 @@ def out_of(part: int, whole: int, noun: str, plural: str | None = None) -> str:
 
 
 def are(number: int) -> str:
-    """Return the verb of so many things: `is` for one, else `are`.
+    """Return the verb of a number of things: `is` for one, else `are`.
 
     Examples
     --------

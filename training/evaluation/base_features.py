@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, time_column
 from activity_embeddings.transformations.ragged import bisect
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 ITEM_STATISTICS = (
     "positives_1d",

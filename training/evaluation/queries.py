@@ -23,8 +23,9 @@ from activity_embeddings.training.examples.held_out import (
 )
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY, Sequences
+from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 DAYS_A_WEEK = 7
 _FIRST_MONDAY = 4

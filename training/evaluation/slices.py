@@ -13,7 +13,7 @@ from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.result import Slice
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.metrics import mean_by_member
-from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 HISTORY_SLICES = {"new (1-3)": (1, 3), "light (4-8)": (4, 8), "heavy (9 and more)": (9, 10**9)}
 AGE_SLICES = {"under 1 day": (0, 1), "1-7 days": (1, 7), "over 7 days": (7, 10**9)}

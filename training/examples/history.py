@@ -14,13 +14,10 @@ import pyarrow as pa
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.activity.sequences import (
-    MICROSECONDS_PER_DAY,
-    Sequences,
-    make_sequences,
-)
+from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
 from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.wording import counted, out_of
 
 INPUT_ITEM_ROWS = "item_rows"

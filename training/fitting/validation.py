@@ -26,9 +26,10 @@ from activity_embeddings.training.metrics import ndcg_at, places
 from activity_embeddings.training.models.averages import Average, Averages, negative_outputs
 from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY, Sequences
+from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 ALONE = f"{FIGURE}_alone"
 """The figure of an embedding without popularity beside it."""

@@ -29,8 +29,8 @@ from activity_embeddings.training.objectives.base import (
     TrainingTask,
     member_weights,
 )
-from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.ragged import ranges
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 TARGET_ROWS = "target_rows"
 DISMISSED_ROWS = "dismissed_rows"

@@ -9,9 +9,10 @@ import numpy as np
 from activity_embeddings.training.examples.held_out import HeldOut
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY, Sequences
+from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.ragged import bisect, ranges
 from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 DRAWS = 8
 """Times an item is drawn and rejected before the allowed ones are listed, which costs more."""

@@ -95,7 +95,7 @@ def require_same_place(config: RepoConfig, source: FileSource) -> None:
     raise InvalidInput(
         f"{source.name}: expected `feast apply` in {there}, where this registry "
         f"({config.registry.path}) was applied and keeps its snapshots ({before}). Received: "
-        f"{here}. Apply there; or start anew here: name a registry and an online store of its own "
+        f"{here}. Apply there; or start again here: name a registry and an online store of its own "
         "in feature_store.yaml, or remove the files of both if they are copies in this folder"
     )
 

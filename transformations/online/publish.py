@@ -190,7 +190,7 @@ def newest_by_time(
 ) -> Iterator[tuple[int, pa.BooleanArray]]:
     """Yield (as of, which rows) of pending snapshots: the rows that have no newer one anywhere.
 
-    For snapshots whose rows have times of their own: a late one may be older than what is there.
+    For snapshots whose rows have times of their own: a late one may be older than the stored row.
     """
     columns = [join_key, names.EVENT_TIMESTAMP]
     tables = [

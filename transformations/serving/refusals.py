@@ -40,7 +40,7 @@ from activity_embeddings.transformations.serving.request_columns import RequestC
 
 _log = logging.getLogger(__name__)
 SERVICES_KEPT = 1000
-"""What so many services and lists of features take is kept until the registry changes."""
+"""Number of services and lists of features whose needs are kept until the registry changes."""
 
 
 class _UnsupportedMedia(InvalidRequest):

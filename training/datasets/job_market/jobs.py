@@ -8,7 +8,7 @@ import numpy as np
 
 from activity_embeddings.training.datasets.job_market.occupations import Occupations
 from activity_embeddings.training.datasets.job_market.settings import JOBS_STREAM, MarketSettings
-from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 LEVELS = ("", "entry level", "experienced", "senior")
 LEVEL_SHARES = (0.55, 0.15, 0.15, 0.15)

@@ -20,12 +20,11 @@ from activity_embeddings.training.datasets.job_market.occupations import NOTICE,
 from activity_embeddings.training.datasets.job_market.sessions import ACTIONS, Actions, draw_actions
 from activity_embeddings.training.datasets.job_market.settings import BLOCK_STREAM, MarketSettings
 from activity_embeddings.training.datasets.movietweetings import EVENTS_SCHEMA, POSTINGS_FILE
-from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
 from activity_embeddings.transformations.arrow import vector_column
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.names import ACTION, EVENT_TIMESTAMP, ITEM_ID, MEMBER_ID
-from activity_embeddings.transformations.times import to_us
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, to_us
 
 EVENTS_FOLDER = "activity_events"
 TRUE_MEMBERS_FILE = "truth/members.parquet"

@@ -8,7 +8,7 @@ import numpy as np
 
 from activity_embeddings.training.datasets.job_market.occupations import RELATED, Occupations, unit
 from activity_embeddings.training.datasets.job_market.settings import MarketSettings
-from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 BLOCK = 10_000
 """Members that are made together: bounds the memory, and is the unit to spread over processes."""

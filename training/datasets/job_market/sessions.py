@@ -15,7 +15,7 @@ from activity_embeddings.training.datasets.job_market.members import (
 )
 from activity_embeddings.training.datasets.job_market.occupations import Occupations
 from activity_embeddings.training.datasets.job_market.settings import MarketSettings
-from activity_embeddings.transformations.activity.sequences import MICROSECONDS_PER_DAY
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 APPLY, SAVE, DISMISS = 0, 1, 2
 ACTIONS = ("APPLY", "SAVE", "DISMISS")
