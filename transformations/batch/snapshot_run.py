@@ -319,8 +319,8 @@ class SnapshotRun:
         return (
             f"snapshot as of {utc(to_datetime(as_of))}: expected activity on items with a vector "
             f"as of that time. Received: {counted(unknown, 'activity')}, all on items without, "
-            f"with ids such as {events.item_ids[0].as_py()!r}; {known}. Give the items vectors from an "
-            "earlier time on, or start the interval later"
+            f"with ids such as {events.item_ids[0].as_py()!r}; {known}. Give the items vectors from "
+            "an earlier time on, or start the interval later"
         )
 
     def _finish_writing(self) -> None:
