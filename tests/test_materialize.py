@@ -453,7 +453,7 @@ def test_one_line_publishes_a_fourth_model_that_knows_nothing_of_this_package(re
     repo.materialize(at(0), at(2))
 
     oracle = Oracle(*small_data())
-    view = "job_activity_embedding_last_job"
+    view = "job_activity_embedding_last_item"
     table = pq.read_table(repo.data / "snapshots" / view / "v3", partitioning=None)
     assert table.num_rows
     for row in table.to_pylist():

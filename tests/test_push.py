@@ -602,7 +602,7 @@ BAD_FILES = {
     "surrogate.jsonl": ('{"action": "\\ud800"}', "text that can be UTF-8. Received: 'utf-8' codec"),
     "huge.jsonl": (f'{{"member_id": {10**30}}}', "integers of int64"),
     "ids.csv": ("member_id\none\n", "CSV conversion error"),
-    "columns.csv": ("member_id,item_id\n1,2\n", "columns 'action', 'event_timestamp' are missing"),
+    "columns.csv": ("member_id,job_id\n1,2\n", "columns 'action', 'event_timestamp' are missing"),
     "naive.csv": ("event_timestamp\n2024-03-01T12:00:00\n", "line 2: 'event_timestamp'"),
 }
 
