@@ -165,7 +165,7 @@ def train(
         chosen = with_settings(architecture(model), f"model {model!r}", dict(settings))
         plan = options.plan(repo, learning_rate=learning_rate)
         trained = train_model(chosen, plan, run=run, verbose=1)
-        click.echo(f"{run}: {_figures(trained.result['metrics'])}")
+        click.echo(f"{run}: {_figures(model, trained.result['metrics'])}")
 
 
 @click.command()
@@ -239,10 +239,13 @@ def models() -> None:
                 click.echo(f"{name}: {error}", err=True)
 
 
-def _figures(metrics: dict[str, Any]) -> str:
-    """Return one line: the model beside popularity and averages."""
-    rivals = ", ".join(
-        f"{name} {figures[FIGURE]:.4f}" for name, figures in metrics["rivals"].items()
+def _figures(model: str, metrics: dict[str, Any]) -> str:
+    """Return a table: the model beside popularity and averages."""
+    rows = {model: metrics["validation"], **metrics["rivals"]}
+    width = max(map(len, rows))
+    return "\n".join(
+        [
+            f"validation NDCG@10 of {counted(metrics['validation_queries'], 'query')}",
+            *(f"  {name:{width}}  {figures[FIGURE]:.4f}" for name, figures in rows.items()),
+        ]
     )
-    queries = counted(metrics["validation_queries"], "query")
-    return f"validation NDCG@10 {metrics['validation'][FIGURE]:.4f} ({rivals}; {queries})"
