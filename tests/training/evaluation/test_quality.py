@@ -14,6 +14,8 @@ from activity_embeddings.transformations.errors import InvalidInput
 from support.training_cases import PERIODS, SPEC, histories, history_of, period
 from support.training_reference import POSITIVE, distinct
 
+pytestmark = pytest.mark.slow
+
 
 def csr(lists):
     start = np.cumsum([0, *map(len, lists)])

@@ -20,6 +20,8 @@ from activity_embeddings.transformations.errors import InvalidInput
 from support import processes
 from support.training_data import SPEC, TRAIN, VECTOR_SPEC, turns
 
+pytestmark = pytest.mark.slow
+
 FIT = Fit(epochs=3, batch_size=64, learning_rate=5e-3)
 HISTORY = turns(members=40)
 
@@ -105,6 +107,7 @@ def test_it_goes_on_where_it_ended_and_ends_where_it_would_have(tmp_path):
     assert same(ended, weights)
 
 
+@pytest.mark.process
 def test_killed_with_no_chance_to_clean_up_it_goes_on(whole, tmp_path):
     """SIGKILL while the second checkpoint is being written: the first is whole."""
     script = textwrap.dedent(

@@ -20,6 +20,8 @@ from activity_embeddings.transformations.inference.encoder import ItemEncoder as
 from activity_embeddings.transformations.inference.encoder import encode_postings
 from support.training_data import EPOCH, day, without_graphs
 
+pytestmark = pytest.mark.slow
+
 INTEGER = pa.int64()
 ITEMS = 60
 UNTIL = day(40)
