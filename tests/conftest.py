@@ -68,7 +68,6 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture
 def repo(tmp_path, models):
     """A feature repo over `small_data`, not applied yet."""
-    from support.feast_repo import events_table, make_repo, small_data, vectors_table
+    from support.feast_repo import small_repo
 
-    events, vectors = small_data()
-    return make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
+    return small_repo(tmp_path / "repo", models)

@@ -11,6 +11,8 @@ import pytest
 
 from support.feast_repo import DIMENSION, at, events_table, make_repo, small_data, vectors_table
 
+pytestmark = pytest.mark.slow
+
 EVENTS, VECTORS = small_data(seed=1, members=15, days=10)
 
 
@@ -23,8 +25,7 @@ def applied(tmp_path_factory, models):
         events_table(EVENTS),
         vectors_table(VECTORS),
     )
-    repo.run("apply")
-    repo.materialize(at(0), at(1))
+    repo.publish(at(0), at(1))
     kept = repo.path.with_name("kept")
     shutil.copytree(repo.path, kept)
     return repo, kept

@@ -25,6 +25,8 @@ from activity_embeddings.transformations.online.protobuf import entity_keys
 from support import processes
 from support.feast_repo import at, events_table, make_repo, small_data, vectors_table
 
+pytestmark = pytest.mark.slow
+
 T = at(4)
 SEQUENCE = "job_activity_sequence"
 EMBEDDINGS = [
@@ -42,8 +44,7 @@ def data():
 def published(tmp_path, models, data):
     events, vectors = data
     repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
-    repo.run("apply")
-    repo.materialize(at(-41), T)
+    repo.publish(at(-41), T)
     return repo
 
 
@@ -172,8 +173,7 @@ def test_another_order_is_told(tmp_path, models, data):
     _, vectors = data
     rows = [(1, 4, "APPLY", at(1)), (1, 3, "APPLY", at(1)), (2, 3, "APPLY", at(1))]
     repo = make_repo(tmp_path / "repo", models, events_table(rows), vectors_table(vectors))
-    repo.run("apply")
-    repo.materialize(at(1), at(2))
+    repo.publish(at(1), at(2))
     assert not check(repo.store).differences
     repo.write_events(events_table(rows).append_column("event_id", pa.array([1, 2, 3])))
     report = check(repo.store)
@@ -252,6 +252,7 @@ def test_nothing_published_is_one_clear_error(repo):
         check(repo.store)
 
 
+@pytest.mark.process
 def test_the_command_exits_with_1_past_the_threshold(published, data):
     def command(*arguments):
         return processes.run(processes.COMMAND, "-C", published.path, "check", *arguments)

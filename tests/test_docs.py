@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
 PROJECT = Path(__file__).parents[1]
 RUNNER = PROJECT / "tools" / "run_blocks.py"
 

@@ -30,8 +30,11 @@ from support.feast_repo import (
     events_table,
     make_repo,
     small_data,
+    small_repo,
     vectors_table,
 )
+
+pytestmark = pytest.mark.slow
 
 COURSES = DomainNames(item="course", item_id="course_id")
 COURSE_SPEC = ActivitySpec(timedelta(days=14), 8, ("ENROL", "LEAVE"), ("ENROL",))
@@ -122,9 +125,8 @@ def run(repo, *arguments):
 
 @pytest.fixture(scope="module")
 def two_domains(tmp_path_factory, models):
-    events, vectors = small_data()
     path = tmp_path_factory.mktemp("domains") / "repo"
-    repo = make_repo(path, models, events_table(events), vectors_table(vectors))
+    repo = small_repo(path, models)
     (repo.path / "courses.py").write_text(COURSES_PY)
     package_average(
         repo.path / "models" / "courses" / "unweighted_average", COURSE_SPEC, COURSE_VECTORS
@@ -140,8 +142,7 @@ def two_domains(tmp_path_factory, models):
         }
     )
     pq.write_table(table, repo.data / "course_embeddings.parquet")
-    repo.run("apply")
-    repo.materialize(at(-51), at(0), "--views", "course_embedding", "--views", "job_embedding")
+    repo.publish(at(-51), at(0), "--views", "course_embedding", "--views", "job_embedding")
     repo.materialize(at(-1), at(0))
     return repo
 
@@ -223,8 +224,7 @@ def test_a_push_and_a_check_say_which_domain_they_mean(two_domains, tmp_path):
     shutil.copytree(two_domains.path, repo.path)
     for database in ("registry.db", "online.db"):
         (repo.data / database).unlink()
-    repo.run("apply")
-    repo.materialize(at(-51), at(0), "--views", "course_embedding", "--views", "job_embedding")
+    repo.publish(at(-51), at(0), "--views", "course_embedding", "--views", "job_embedding")
     repo.materialize(at(-1), at(0))
     events = tmp_path / "events.jsonl"
     events.write_text(
@@ -309,8 +309,7 @@ def shop(tmp_path, models):
     )
     repo = make_repo(tmp_path / "repo", models, shop_events(rows), vectors, SHOP)
     (repo.data / "job_embeddings.parquet").rename(repo.data / "product_embeddings.parquet")
-    repo.run("apply")
-    repo.materialize(at(-51), at(0), "--views", "product_embedding")
+    repo.publish(at(-51), at(0), "--views", "product_embedding")
     repo.materialize(at(-1), at(0))
     return repo
 
@@ -438,8 +437,7 @@ BAD_COLUMNS = {
 @pytest.mark.parametrize("case", BAD_COLUMNS)
 def test_apply_refuses_a_source_without_a_column_or_with_one_of_another_type(repo, case):
     table, column, received = BAD_COLUMNS[case]
-    repo.run("apply")
-    repo.materialize(at(0), at(1))
+    repo.publish(at(0), at(1))
     before = repo.stores(), (repo.data / "registry.db").read_bytes()
     if "embedding" in case or "vector" in case:
         repo.write_vectors(table)
@@ -472,6 +470,7 @@ def test_services_of_a_model_that_is_taken_out_are_named_and_left_out(repo):
     repo.materialize(at(0), at(1))
 
 
+@pytest.mark.process
 def test_the_feature_repo_of_a_fresh_checkout_is_applied_and_published(tmp_path):
     tracked = subprocess.run(
         ["git", "ls-files", "feature_repo"],

@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 from activity_embeddings.training.commands import cli
 
+pytestmark = pytest.mark.slow
+
 DATES = ["--rank-from", "2024-03-05", "--test-from", "2024-03-15", "--until", "2024-04-10"]
 
 
@@ -19,11 +21,10 @@ def run(repo, *arguments):
 
 @pytest.fixture(scope="module")
 def applied(tmp_path_factory, models):
-    from support.feast_repo import events_table, make_repo, small_data, vectors_table
+    from support.feast_repo import small_repo
 
-    events, vectors = small_data(members=120)
     folder = tmp_path_factory.mktemp("evaluated") / "repo"
-    repo = make_repo(folder, models, events_table(events), vectors_table(vectors))
+    repo = small_repo(folder, models, members=120)
     repo.run("apply")
     return repo
 
@@ -96,6 +97,7 @@ def test_bad_requests_are_one_clear_error(applied, arguments, says, tmp_path):
     assert not (tmp_path / "out" / "report.json").exists()
 
 
+@pytest.mark.process
 def test_an_error_after_reading_the_data_is_all_that_is_printed(applied, tmp_path):
     """In a process of its own, since libraries set filters of warnings when they are imported."""
     command = [

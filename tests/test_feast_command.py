@@ -11,6 +11,8 @@ import pytest
 from support import processes
 from support.feast_repo import at
 
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
 
 @pytest.fixture
 def ran(repo):

@@ -16,6 +16,8 @@ from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from support import processes
 from support.feast_repo import DIMENSION, STRING_IDS, at, make_repo
 
+pytestmark = pytest.mark.slow
+
 IDS = [
     *("", " ", "  ", "a", "a ", " a", "A", "a\t", "a\n", "a\r\n", "\u00a0", "a\u200b"),
     *("1", "01", "1.0", "1e0", "+1", "null", "NULL", "None", "NaN", "nan", "NA", "n/a", "true"),
@@ -51,8 +53,7 @@ def repo(tmp_path_factory, models):
     )
     path = tmp_path_factory.mktemp("identity") / "repo"
     repo = make_repo(path, models, events(IDS, -1), vectors, STRING_IDS)
-    repo.run("apply")
-    repo.materialize(at(-1), at(0))
+    repo.publish(at(-1), at(0))
     return repo
 
 
@@ -97,6 +98,7 @@ def test_at_request_time(repo):
     assert np.allclose(got["apply_embedding"], expected)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("way", ["table", "parquet", "csv", "jsonl"])
 def test_when_pushed(repo, way, tmp_path):
     before, _ = stored(repo)

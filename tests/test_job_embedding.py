@@ -45,6 +45,8 @@ from support.item_encoders import (
 )
 from support.reference import mean_of, sequence, vector_as_of
 
+pytestmark = pytest.mark.slow
+
 SEQUENCE = "job_activity_sequence"
 AVERAGE = "job_activity_embedding_unweighted_average"
 ONLINE = "activity_embeddings_job_embedding"
@@ -355,8 +357,7 @@ def test_a_retrained_encoder_starts_a_history_of_its_own_and_can_be_taken_back(r
     assert_refused(repo, interval(at(0), at(1)), "'content'", "new version", "fingerprint")
     # The embedding views have no snapshots yet; only the encoder needs another version.
     package_all(repo.path / "models", SmallEncoder(scale=0.5), version="2")
-    repo.run("apply")
-    repo.materialize(at(0), at(1), *ITEMS_ONLY)
+    repo.publish(at(0), at(1), *ITEMS_ONLY)
     halved = expected_vectors(POSTINGS, at(1), scale=0.5)
     assert_same(offline(repo, version=2), halved)
     assert_same(online(repo), newest(halved))
@@ -364,8 +365,7 @@ def test_a_retrained_encoder_starts_a_history_of_its_own_and_can_be_taken_back(r
 
     shutil.rmtree(repo.path / "models")
     shutil.copytree(models, repo.path / "models")
-    repo.run("apply")
-    repo.materialize(at(0), at(1), *ITEMS_ONLY)
+    repo.publish(at(0), at(1), *ITEMS_ONLY)
     assert_same(online(repo), newest(expected_vectors(POSTINGS, at(1))))
 
 
@@ -394,15 +394,13 @@ def test_vectors_of_ones_own_and_of_an_encoder_take_turns_in_one_repo(repo):
         facts = json.loads(file.read_text())
         kept = facts["vector_spec"].pop("fingerprint")
         file.write_text(json.dumps(facts))
-    repo.run("apply")
-    repo.materialize(at(-2), at(1))
+    repo.publish(at(-2), at(1))
     assert_same(online(repo), {3: [1.0] * DIMENSION})
 
     (repo.path / "item_vectors.py").write_text(encoders)
     assert_refused(repo, ["apply"], f"`fingerprint` should be '{kept}'")
     package_all(repo.path / "models")
-    repo.run("apply")
-    repo.materialize(at(-2), at(1), *ITEMS_ONLY)
+    repo.publish(at(-2), at(1), *ITEMS_ONLY)
     assert_same(online(repo), newest(expected_vectors(POSTINGS, at(1))))
 
 
@@ -423,8 +421,7 @@ def test_string_ids_and_mapped_columns(tmp_path, models):
         'timestamp_field="event_timestamp",\n'
         '    field_mapping={"posting": "job_id", "headline": "title"},',
     )
-    repo.run("apply")
-    repo.materialize(at(0), at(2))
+    repo.publish(at(0), at(2))
     repo.materialize(at(2), at(3))
     expected = expected_vectors(POSTINGS, at(3))
     assert_same(offline(repo), {(f"j{item}", time): v for (item, time), v in expected.items()})
@@ -486,8 +483,7 @@ def applied(tmp_path_factory, models):
         events_table(EVENTS),
         postings_table(POSTINGS),
     )
-    repo.run("apply")
-    repo.materialize(at(0), at(1), *ITEMS_ONLY)
+    repo.publish(at(0), at(1), *ITEMS_ONLY)
     return repo
 
 
@@ -552,8 +548,7 @@ def test_after_a_teardown_the_online_store_is_filled_again(repo):
     before = repo.online_rows()[ONLINE]
     repo.run("teardown")
     assert ONLINE not in repo.online_rows()
-    repo.run("apply")
-    repo.materialize(at(1), at(2), *ITEMS_ONLY)
+    repo.publish(at(1), at(2), *ITEMS_ONLY)
 
     def content(rows):
         return [row[:3] for row in rows]
@@ -579,6 +574,7 @@ KILLED = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("stage", KILLED)
 def test_a_killed_run_is_finished_by_the_next_interval(stage, tmp_path, models):
     repo = make_encoder_repo(
@@ -605,7 +601,6 @@ def test_an_encoder_may_read_the_item_id(repo):
             return {"embedding": tf.tile(column, [1, DIMENSION])}
 
     package_all(repo.path / "models", ById())
-    repo.run("apply")
-    repo.materialize(at(0), at(1), *ITEMS_ONLY)
+    repo.publish(at(0), at(1), *ITEMS_ONLY)
     known = {item for item, time, *_ in POSTINGS if time <= at(1)}
     assert_same(online(repo), {item: [item / 100] * DIMENSION for item in known})

@@ -7,13 +7,12 @@ import pytest
 from activity_embeddings.transformations.offline.snapshots import SnapshotSink
 from support.feast_repo import (
     at,
-    events_table,
     interval,
-    make_repo,
     run_killed,
-    small_data,
-    vectors_table,
+    small_repo,
 )
+
+pytestmark = pytest.mark.slow
 
 SNAPSHOTS = ("activity_embeddings.transformations.offline.snapshots", "SnapshotSink")
 STAGES = {
@@ -53,6 +52,7 @@ def undisturbed(tmp_path_factory, models):
     return repo.stores()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_run_is_finished_by_the_next(stage, tmp_path, models, undisturbed):
     repo = _small_repo(tmp_path, models)
@@ -69,6 +69,7 @@ def test_a_killed_run_is_finished_by_the_next(stage, tmp_path, models, undisturb
     assert repo.stores() == undisturbed
 
 
+@pytest.mark.process
 def test_after_a_kill_the_next_interval_alone_publishes_too(tmp_path, models):
     """Embeddings of day 2 are committed, its sequences are not; only day 3 is asked for then."""
     repo = _small_repo(tmp_path, models)
@@ -97,8 +98,7 @@ def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(tmp_path
 
 
 def _small_repo(folder, models):
-    events, vectors = small_data(seed=2, members=20, days=20)
-    repo = make_repo(folder / "repo", models, events_table(events), vectors_table(vectors))
+    repo = small_repo(folder / "repo", models, seed=2, members=20, days=20)
     # Several batches a view, so that a kill can fall between them.
     with (repo.path / "feature_store.yaml").open("a") as file:
         file.write("materialization:\n  online_write_batch_size: 7\n")
@@ -106,5 +106,4 @@ def _small_repo(folder, models):
 
 
 def _first_day(repo):
-    repo.run("apply")
-    repo.materialize(at(0), at(1))
+    repo.publish(at(0), at(1))

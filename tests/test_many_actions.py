@@ -13,6 +13,8 @@ from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.feast_repo import DIMENSION, OWN_VECTORS, at, events_table, make_repo, vectors_table
 
+pytestmark = pytest.mark.slow
+
 ACTIONS = tuple(f"A{i}" for i in range(300))
 SPEC = ActivitySpec(length=8, actions=ACTIONS, positive_actions=("A3", "A299"))
 VECTOR_SPEC = ItemVectorSpec("content_and_behaviour", "1", DIMENSION)
@@ -36,8 +38,7 @@ def repo(tmp_path):
         tmp_path / "repo", models, events_table(HISTORY), vectors_table(vectors), settings
     )
     repo.edit("activity_models.py", '    ActivityModel(MODELS / "geometric_decay"),\n', "")
-    repo.run("apply")
-    repo.materialize(at(-4), at(0))
+    repo.publish(at(-4), at(0))
     return repo
 
 

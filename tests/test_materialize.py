@@ -25,6 +25,8 @@ from support.feast_repo import (
 )
 from support.reference import decayed_of, mean_of, sequence, vector_as_of
 
+pytestmark = pytest.mark.slow
+
 SEQUENCE = "job_activity_sequence"
 AVERAGE = "job_activity_embedding_unweighted_average"
 DECAY = "job_activity_embedding_geometric_decay"
@@ -123,8 +125,7 @@ def published(tmp_path_factory, models, data):
         events_table(events),
         vectors_table(vectors),
     )
-    repo.run("apply")
-    repo.materialize(at(0), at(6.5))
+    repo.publish(at(0), at(6.5))
     return repo
 
 
@@ -275,8 +276,7 @@ def test_known_at_join_leaves_out_values_that_were_not_published_yet(published, 
 
 
 def test_materializing_twice_changes_no_byte(repo):
-    repo.run("apply")
-    repo.materialize(at(0), at(3.25))
+    repo.publish(at(0), at(3.25))
     once = repo.stores()
     repo.materialize(at(0), at(3.25))
     assert repo.stores() == once
@@ -292,8 +292,7 @@ def test_the_order_of_rows_in_the_sources_changes_no_byte(repo, tmp_path, models
         vectors_table([vectors[i] for i in random.permutation(len(vectors))]),
     )
     for each in (repo, other):
-        each.run("apply")
-        each.materialize(at(0), at(2))
+        each.publish(at(0), at(2))
     assert repo.snapshot_files() == other.snapshot_files()
     ours, theirs = repo.online_rows(), other.online_rows()
     for view in VIEWS:
@@ -309,8 +308,7 @@ def test_the_dask_offline_store_gives_the_same_bytes_as_duckdb(repo, tmp_path, m
         "activity_embeddings.OrderedDaskOfflineStore",
     )
     for each in (repo, other):
-        each.run("apply")
-        each.materialize(at(0), at(2))
+        each.publish(at(0), at(2))
     assert other.snapshot_files() == repo.snapshot_files()
     assert other.online_rows() == repo.online_rows()
 
@@ -318,8 +316,7 @@ def test_the_dask_offline_store_gives_the_same_bytes_as_duckdb(repo, tmp_path, m
 def test_steps_and_one_backfill_end_in_the_same_offline_and_online_values(repo, tmp_path, models):
     events, vectors = small_data()
     steps = make_repo(tmp_path / "steps", models, events_table(events), vectors_table(vectors))
-    repo.run("apply")
-    repo.materialize(at(0), at(6))
+    repo.publish(at(0), at(6))
     steps.run("apply")
     for day in range(6):
         steps.materialize(at(day), at(day + 1))
@@ -338,8 +335,7 @@ def test_a_member_who_falls_silent_is_served_the_explicit_empty_value(models, tm
     ]
     vectors = [(1, at(-1), np.ones(DIMENSION, dtype=np.float32))]
     repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
-    repo.run("apply")
-    repo.materialize(at(0), at(28.5))
+    repo.publish(at(0), at(28.5))
 
     def served(member):
         return repo.store.get_online_features(
@@ -376,8 +372,7 @@ def test_silence_is_published_when_many_days_passed_between_two_runs(models, tmp
     events = [(1, 1, "APPLY", at(0.5)), *((2, 1, "SAVE", at(d + 0.5)) for d in range(60))]
     vectors = [(1, at(-1), np.ones(DIMENSION, dtype=np.float32))]
     repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
-    repo.run("apply")
-    repo.materialize(at(0), at(5))
+    repo.publish(at(0), at(5))
     repo.materialize(at(5), at(50))
     served = repo.store.get_online_features(
         [f"{SEQUENCE}:activity_count", f"{AVERAGE}:apply_embedding"], [{"member_id": 1}]
@@ -396,8 +391,7 @@ def test_a_backfill_of_older_days_neither_overwrites_online_nor_leaves_anyone_ac
     ]
     vectors = [(1, at(-1), np.ones(DIMENSION, dtype=np.float32))]
     repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
-    repo.run("apply")
-    repo.materialize(at(44), at(46))  # Both members 1 and 2 are silent by now.
+    repo.publish(at(44), at(46))  # Both members 1 and 2 are silent by now.
     newest = repo.store.get_online_features(
         [f"{SEQUENCE}:activity_times"], [{"member_id": 3}]
     ).to_dict()["activity_times"]
@@ -439,8 +433,7 @@ def test_one_line_publishes_a_fourth_model_that_knows_nothing_of_this_package(re
     tf.saved_model.save(
         plain, str(repo.path / "models" / "last_item"), signatures={"serving_default": plain.serve}
     )
-    repo.run("apply")
-    repo.materialize(at(0), at(2))
+    repo.publish(at(0), at(2))
     before = repo.stores()
 
     repo.edit(
@@ -449,8 +442,7 @@ def test_one_line_publishes_a_fourth_model_that_knows_nothing_of_this_package(re
         'ActivityModel(MODELS / "cnn"),\n    ActivityModel(MODELS / "last_item", name="last_item", '
         'version="3", spec=SPEC, vector_spec=VECTOR_SPEC),',
     )
-    repo.run("apply")
-    repo.materialize(at(0), at(2))
+    repo.publish(at(0), at(2))
 
     oracle = Oracle(*small_data())
     view = "job_activity_embedding_last_item"
@@ -476,8 +468,7 @@ def test_one_line_publishes_a_fourth_model_that_knows_nothing_of_this_package(re
 
 def test_a_model_added_later_is_backfilled_alone(repo):
     """`--views` runs one model; the sequences that are there stay, byte for byte."""
-    repo.run("apply")
-    repo.materialize(at(0), at(3), "--views", AVERAGE)
+    repo.publish(at(0), at(3), "--views", AVERAGE)
     assert set(repo.online_rows()[f"activity_embeddings_{AVERAGE}"])
     assert not repo.online_rows()[f"activity_embeddings_{SEQUENCE}"]
     sequences = {
@@ -514,8 +505,7 @@ def test_string_ids_and_mapped_column_names_and_event_ids(tmp_path, models):
         "field_mapping="
         '{"user": "member_id", "posting": "job_id", "what": "action", "nr": "event_id"},',
     )
-    repo.run("apply")
-    repo.materialize(at(0), at(2))
+    repo.publish(at(0), at(2))
 
     oracle = Oracle(events, vectors)
     rows = read_view(repo, SEQUENCE)

@@ -13,6 +13,8 @@ from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpe
 from support.feast_repo import DIMENSION, at, events_table, make_repo, vectors_table
 from support.redis_server import redis_server, use_redis
 
+pytestmark = pytest.mark.slow
+
 VIEW = "job_activity_embedding_average"
 SPEC = ActivitySpec(window=timedelta(days=2))
 VECTORS = [(item, at(-90), np.full(DIMENSION, item, dtype=np.float32)) for item in (1, 2, 3)]

@@ -41,6 +41,7 @@ def names_imported(file):
     ]
 
 
+@pytest.mark.process
 def test_importing_it_imports_nothing_heavy():
     code = "import sys, activity_embeddings; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -50,6 +51,7 @@ def test_importing_it_imports_nothing_heavy():
     assert not [name for name in loaded if name.startswith("activity_embeddings.")]
 
 
+@pytest.mark.process
 def test_an_error_can_be_caught_without_importing_what_raises_it():
     code = "import sys; from activity_embeddings import InvalidInput; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

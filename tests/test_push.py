@@ -33,6 +33,8 @@ from support.feast_repo import (
 )
 from support.redis_server import redis_server, use_redis
 
+pytestmark = pytest.mark.slow
+
 SEQUENCE = "job_activity_sequence"
 FEATURES = ["activity_job_ids", "activity_actions", "activity_times", "activity_count"]
 VECTORS = [(item, at(-90), np.full(DIMENSION, item, dtype=np.float32)) for item in range(1, 41)]
@@ -75,8 +77,7 @@ def logged(repo: Repo) -> list[dict]:
 def repo(tmp_path):
     """Materialized as of day 0."""
     repo = sequence_repo(tmp_path)
-    repo.run("apply")
-    repo.materialize(at(-1), at(0))
+    repo.publish(at(-1), at(0))
     return repo
 
 
@@ -93,8 +94,7 @@ def either(request, tmp_path):
         repo = sequence_repo(tmp_path)
         if address:
             use_redis(repo, address)
-        repo.run("apply")
-        repo.materialize(at(-1), at(0))
+        repo.publish(at(-1), at(0))
         yield repo
 
 
@@ -201,8 +201,7 @@ def test_redis_serves_what_sqlite_serves(tmp_path, address):
     use_redis(both[1], address)
     pushed = events_table([(m, 1 + m % 30, "SAVE", at(2.5)) for m in range(1, 60)])
     for each in both:
-        each.run("apply")
-        each.materialize(at(0), at(2))
+        each.publish(at(0), at(2))
         SequenceWriter(each.store).push(pushed)
     members = list(range(1, 60))
     assert served(both[0], members) == served(both[1], members)
@@ -214,8 +213,7 @@ def test_a_redis_key_without_a_row_of_the_view_is_no_row(tmp_path, address):
     """A member who is online in another view has a key, but nothing in it is of this view."""
     repo = sequence_repo(tmp_path)
     use_redis(repo, address, "key_ttl_seconds: 1000")
-    repo.run("apply")
-    repo.materialize(at(-1), at(0))
+    repo.publish(at(-1), at(0))
     store = repo.store
     client = store._get_provider().online_store._get_client(store.config.online_store)
     before = set(client.keys("*"))
@@ -247,6 +245,7 @@ for start in range(0, len(table), 50):
 """
 
 
+@pytest.mark.process
 def test_two_writers_at_once_lose_nothing(either, tmp_path):
     """Each pushes half of the events of the same members, in many small pushes."""
     rounds = [
@@ -369,8 +368,7 @@ def test_a_repo_that_is_not_applied_is_named(tmp_path):
 def test_event_ids_are_required_where_the_source_has_them(tmp_path):
     repo = sequence_repo(tmp_path)
     repo.write_events(events_table(HISTORY).append_column("event_id", pa.array([1, 2, 3, 4])))
-    repo.run("apply")
-    repo.materialize(at(-1), at(0))
+    repo.publish(at(-1), at(0))
     writer = SequenceWriter(repo.store)
     before = repo.stores(), logged(repo)
     with pytest.raises(InvalidInput, match="'event_id' is missing"):
@@ -420,8 +418,7 @@ def assert_one_order(repo, kind):
     past = [i for i, row in enumerate(rows) if row[3] < at(0) and i % 3]
     rest = [i for i in range(len(rows)) if i not in past]
     repo.write_events(numbered([rows[i] for i in past], [text[i] for i in past], kind))
-    repo.run("apply")
-    repo.materialize(at(-1), at(0))
+    repo.publish(at(-1), at(0))
     writer = SequenceWriter(repo.store)
     for part in np.array_split(random.permutation(rest), 4):
         # As text or numbers, whatever the caller has.
@@ -445,8 +442,7 @@ def assert_one_order(repo, kind):
 def test_the_same_event_under_two_ids_counts_twice_as_in_the_batch(tmp_path):
     repo = sequence_repo(tmp_path)
     repo.write_events(numbered(HISTORY, [1, 2, 3, 4], pa.int64()))
-    repo.run("apply")
-    repo.materialize(at(-1), at(0))
+    repo.publish(at(-1), at(0))
     twice = [(1, 5, "SAVE", at(0.5))] * 2
     assert SequenceWriter(repo.store).push(numbered(twice, [7, 8], pa.int64())).new == 2
     before = served(repo, [1])
@@ -457,8 +453,7 @@ def test_the_same_event_under_two_ids_counts_twice_as_in_the_batch(tmp_path):
 
 def test_ids_that_the_source_does_not_have_are_ignored_and_unfit_ones_refused(tmp_path):
     repo = sequence_repo(tmp_path)
-    repo.run("apply")
-    repo.materialize(at(-1), at(0))
+    repo.publish(at(-1), at(0))
     rows = [(1, 9, "SAVE", at(0.5)), (1, 8, "SAVE", at(0.5))]
     SequenceWriter(repo.store).push(numbered(rows, [1, 2], pa.int64()))
     assert served(repo, [1])[1][0] == [1, 2, 8, 9]
@@ -478,8 +473,7 @@ def test_string_ids(tmp_path):
     repo.write_events(with_string_ids(events_table(HISTORY)))
     repo.write_vectors(with_string_ids(vectors_table(VECTORS)))
     repo.configure(STRING_IDS)
-    repo.run("apply")
-    repo.materialize(at(-1), at(0))
+    repo.publish(at(-1), at(0))
     assert SequenceWriter(repo.store).push(with_string_ids(events_table(NEW))).new == 2
     assert served(repo, ["1", "9"])["1"][0] == ["1", "2", "5"]
     repo.materialize(at(0), at(1))
@@ -512,6 +506,7 @@ def json_lines(rows):
     )
 
 
+@pytest.mark.process
 def test_the_command_pushes_json_lines_and_says_what_it_did(repo):
     done = run(repo, "push", "-", stdin=json_lines(NEW) + "\n\n")
     assert done.returncode == 0, done.stderr

@@ -11,13 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
 
-from support.feast_repo import at, events_table, make_repo, small_data, us, vectors_table
+from support.feast_repo import (
+    at,
+    small_data,
+    small_repo,
+    us,
+)
 from support.reference import vector_as_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 import rank_jobs as example
 from rank_jobs import order_by_cosine, rank_jobs
+
+pytestmark = pytest.mark.slow
 
 NOW = at(4)
 NEVER_SEEN = 10_000
@@ -29,15 +36,8 @@ CNN = "job_activity_embedding_cnn"
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory, models):
-    events, vectors = small_data()
-    repo = make_repo(
-        tmp_path_factory.mktemp("ranking") / "repo",
-        models,
-        events_table(events),
-        vectors_table(vectors),
-    )
-    repo.run("apply")
-    repo.materialize(at(-45), at(0), "--views", "job_embedding")
+    repo = small_repo(tmp_path_factory.mktemp("ranking") / "repo", models)
+    repo.publish(at(-45), at(0), "--views", "job_embedding")
     repo.materialize(at(0), NOW)
     return repo
 

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 IMPORTS = "from dataclasses import dataclass\nfrom keras import ops\n"
 

@@ -22,9 +22,12 @@ from support.feast_repo import (
     events_table,
     make_repo,
     small_data,
+    small_repo,
     us,
     vectors_table,
 )
+
+pytestmark = pytest.mark.slow
 
 MODELS = {
     "cnn": ["activity_embedding"],
@@ -41,11 +44,9 @@ BUSY = 14
 @pytest.fixture(scope="module")
 def published(tmp_path_factory, models):
     """A repo with everything published as of T; tests that change its stores make their own."""
-    events, vectors = small_data()
     path = tmp_path_factory.mktemp("realtime") / "repo"
-    repo = make_repo(path, models, events_table(events), vectors_table(vectors))
-    repo.run("apply")
-    repo.materialize(at(-41), T)
+    repo = small_repo(path, models)
+    repo.publish(at(-41), T)
     return repo
 
 
@@ -279,8 +280,7 @@ def test_adding_events_by_request_equals_materializing_them(tmp_path, models, mo
     before = make_repo(tmp_path / "a", models, events_table(until_t), vectors_table(vectors))
     after = make_repo(tmp_path / "b", models, events_table(until_t + new), vectors_table(vectors))
     for repo, end in ((before, T), (after, later)):
-        repo.run("apply")
-        repo.materialize(at(-41), end)
+        repo.publish(at(-41), end)
 
     members = list(range(1, 50))
     recent = {}
@@ -373,10 +373,8 @@ def test_the_feature_services_are_there(store):
 
 
 def test_a_item_newer_than_the_table_comes_from_the_online_store(published, models, tmp_path):
-    events, vectors = small_data()
-    repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
-    repo.run("apply")
-    repo.materialize(at(-41), T)
+    repo = small_repo(tmp_path / "repo", models)
+    repo.publish(at(-41), T)
     store = repo.store
     rows = entity_rows([999], {999: [(500, "APPLY", at(4.1))]}, request_timestamp=at(4.2))
     assert online(store, rows)["activity_count"] == [0]
@@ -394,6 +392,7 @@ def test_a_item_newer_than_the_table_comes_from_the_online_store(published, mode
     assert online(store, early)["activity_count"] == [0]
 
     # Materialized, it is in the table, which a running process takes up.
+    _, vectors = small_data()
     repo.write_vectors(vectors_table([*vectors, (500, at(4.05), 2 * vector)]))
     repo.materialize(T, at(4.15), "--views", "job_embedding")
     store.write_to_online_store(
@@ -413,8 +412,7 @@ def test_without_a_table_all_vectors_come_from_the_online_store(published, tmp_p
         repo = make_repo(tmp_path / name, models, events_table(events), vectors_table(vectors))
         if name == "without":
             repo.edit("item_vectors.py", "vectors=VECTOR_SPEC", "vectors=VECTOR_SPEC, table=None")
-        repo.run("apply")
-        repo.materialize(at(-41), T)
+        repo.publish(at(-41), T)
         assert (repo.data / "vector_tables").exists() == (name == "with")
         answers.append(online(repo.store, entity_rows(MEMBERS, request_timestamp=T)))
     assert answers[0] == answers[1]
@@ -498,10 +496,8 @@ def test_a_malformed_request_is_one_clear_error(store, change, message):
 
 
 def test_a_broken_table_and_a_model_that_is_gone_are_one_clear_error(tmp_path, models):
-    events, vectors = small_data()
-    repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
-    repo.run("apply")
-    repo.materialize(at(-41), T)
+    repo = small_repo(tmp_path / "repo", models)
+    repo.publish(at(-41), T)
     store, rows = repo.store, entity_rows([BUSY], request_timestamp=T)
     (repo.path / "models" / "geometric_decay" / "saved_model.pb").unlink()
     with pytest.raises(InvalidInput, match=r"geometric_decay.*no file saved_model.pb"):
@@ -529,6 +525,7 @@ def test_a_broken_table_and_a_model_that_is_gone_are_one_clear_error(tmp_path, m
         online(store, rows)
 
 
+@pytest.mark.process
 def test_apply_does_not_load_tensorflow_or_models(repo):
     (repo.path / "feature_store.yaml").write_text((repo.path / "feature_store.yaml").read_text())
     done = repo.typed("apply", PYTHONPROFILEIMPORTTIME="1")
@@ -555,8 +552,7 @@ def test_a_request_orders_events_of_one_time_by_their_ids_where_these_are_declar
     new = [(1, 9, "SAVE", at(0.5), 31), (1, 1, "SAVE", at(0.5), 32), (1, 2, "SAVE", at(0.5), 4)]
     settings = replace(OWN_VECTORS, events=EventSource(event_id_type=kind))
     repo = make_repo(tmp_path / "repo", models, table(past), vectors_table(vectors), settings)
-    repo.run("apply")
-    repo.materialize(at(-1), at(0))
+    repo.publish(at(-1), at(0))
     view = "job_activity_embedding_geometric_decay"
     refs = [f"{view}_realtime:{name}" for name in ("apply_embedding", "save_embedding")]
 

@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from support.feast_repo import at, events_table, make_repo, small_data, vectors_table
+from support.feast_repo import at, small_repo
 from support.feast_server import feast_server
+
+pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 REQUESTS = 3000
 GOOD_EVERY = 50
@@ -197,9 +199,8 @@ def malformed(draw):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, models):
-    events, vectors = small_data()
     path = tmp_path_factory.mktemp("fuzz") / "repo"
-    repo = make_repo(path, models, events_table(events), vectors_table(vectors))
+    repo = small_repo(path, models)
     (repo.path / "others.py").write_text(OTHERS)
     repo.run("apply", "--skip-source-validation")
     repo.materialize(

@@ -14,9 +14,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
-from support.feast_repo import at, events_table, make_repo, small_data, us, vectors_table
+from support.feast_repo import (
+    at,
+    small_repo,
+    us,
+)
 from support.feast_server import feast_server
 from support.redis_server import redis_server, use_redis
+
+pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 T = at(4)
 MEMBERS = [*range(1, 43), 999]
@@ -25,12 +31,10 @@ COLUMNS = ["member_id", *RECENT, "request_timestamp"]
 
 
 def publish(path, models, address=None):
-    events, vectors = small_data()
-    repo = make_repo(path, models, events_table(events), vectors_table(vectors))
+    repo = small_repo(path, models)
     if address is not None:
         use_redis(repo, address)
-    repo.run("apply")
-    repo.materialize(at(-41), T)
+    repo.publish(at(-41), T)
     return repo
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from support.feast_repo import DIMENSION, at, events_table, interval, make_repo, vectors_table
 
+pytestmark = pytest.mark.slow
+
 STORES = [
     "activity_embeddings.OrderedDuckDBOfflineStore",
     "activity_embeddings.OrderedDaskOfflineStore",
@@ -77,8 +79,7 @@ def test_files_of_pandas_under_any_name_are_read_by_every_path(repo):
     times = pa.array([at(-9), at(-8)], pa.timestamp("us", "UTC"))
     plans = pa.table({"member_id": [1, 2], "plan": ["a", "b"], "since": times, "paid": times})
     as_pandas_writes(plans, repo.data / "plans.parquet")
-    repo.run("apply")
-    repo.materialize(at(-61), at(0))
+    repo.publish(at(-61), at(0))
 
     assert published(repo) == {1: [1, 3], 2: [2]}
     store = repo.store
@@ -98,8 +99,7 @@ def test_files_of_pandas_under_any_name_are_read_by_every_path(repo):
 
 @pytest.mark.parametrize("what", ["events", "vectors"])
 def test_a_file_that_cannot_be_read_leaves_the_stores_as_they_were(repo, what):
-    repo.run("apply")
-    repo.materialize(at(-1), at(0))
+    repo.publish(at(-1), at(0))
     before = repo.stores()
     folder = repo.events
     if what == "vectors":
@@ -153,8 +153,7 @@ def test_a_snapshot_whose_every_activity_is_on_unknown_items_is_refused(
 def test_members_without_activity_are_no_unknown_items(tmp_path, models):
     """Who fell silent is published as empty, also where nobody else is active."""
     repo = make_repo(tmp_path / "repo", models, events_table(EVENTS[1:2]), vectors_table(VECTORS))
-    repo.run("apply")
-    repo.materialize(at(-1), at(0))
+    repo.publish(at(-1), at(0))
     repo.materialize(at(0), at(26))
     row = repo.store.get_online_features(
         ["job_activity_sequence:activity_count"], [{"member_id": 2}]

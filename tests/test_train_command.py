@@ -19,8 +19,10 @@ from activity_embeddings.transformations.contract.activity_model import read_man
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
 from support import processes
-from support.feast_repo import SAMPLE, at, make_encoder_repo, make_repo, us
+from support.feast_repo import SAMPLE, at, make_encoder_repo, small_repo, us
 from support.item_encoders import package_encoder, postings_table, small_postings
+
+pytestmark = pytest.mark.slow
 
 PERIODS = ["--from", "2024-02-20", "--validate-from", "2024-03-20", "--until", "2024-03-30"]
 QUICK = ["--epochs", "1", "--batch-size", "64"]
@@ -57,8 +59,7 @@ def test_a_model_is_trained_packaged_applied_and_published(applied, tmp_path):
     assert manifest["parameters"]["filters"] == 4
     line = '    ActivityModel(MODELS / "cnn"),\n'
     applied.edit("activity_models.py", line, line + line.replace("cnn", "fresh"))
-    applied.run("apply")
-    applied.materialize(at(2), at(4))
+    applied.publish(at(2), at(4))
     service = ["job_activity_embedding_fresh:activity_embedding"]
     members = [{"member_id": member} for member in range(1, 11)]
     answer = applied.store.get_online_features(service, members).to_dict()
@@ -100,10 +101,8 @@ def test_vectors_of_an_encoder_are_made_from_the_postings(models, data_of_encode
 
 @pytest.fixture
 def data_of_encoder(tmp_path, models):
-    from support.feast_repo import events_table, small_data, vectors_table
 
-    events, vectors = small_data()
-    repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
+    repo = small_repo(tmp_path / "repo", models)
     repo.configure(SAMPLE)
     encoder = package_encoder(repo.path / "models" / "item_encoder")
     pq.write_table(postings_table(small_postings()), repo.data / "job_postings.parquet")
@@ -291,6 +290,7 @@ def test_a_run_that_has_not_ended_is_not_packaged(applied, tmp_path):
     assert sorted((applied.path / "models").rglob("*")) == before
 
 
+@pytest.mark.process
 def test_killed_and_started_again_the_command_ends_with_the_same_weights(applied, tmp_path):
     """SIGKILL at a moment that nobody chose; what is there then is taken up."""
     options = [*PERIODS, "--epochs", "3", "--batch-size", "16", *SMALL_CNN]

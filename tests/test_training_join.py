@@ -7,7 +7,9 @@ import pytest
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.serving.request import InvalidRequest
-from support.feast_repo import at, events_table, make_repo, small_data, vectors_table
+from support.feast_repo import at, small_repo
+
+pytestmark = pytest.mark.slow
 
 VIEW = "job_activity_embedding_cnn_realtime"
 FEATURES = [f"{VIEW}:{n}" for n in ("activity_embedding", "activity_count", "last_activity_at")]
@@ -52,9 +54,8 @@ def doubled_clicks(inputs):
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory, models):
-    events, vectors = small_data()
     path = tmp_path_factory.mktemp("join") / "repo"
-    repo = make_repo(path, models, events_table(events), vectors_table(vectors))
+    repo = small_repo(path, models)
     file = repo.data / "clicks.parquet"
     (repo.path / "others.py").write_text(OTHERS.format(path=str(file)))
     times = pa.timestamp("us", "UTC")
@@ -69,8 +70,7 @@ def repo(tmp_path_factory, models):
         ),
         file,
     )
-    repo.run("apply")
-    repo.materialize(at(-41), at(4))
+    repo.publish(at(-41), at(4))
     return repo
 
 

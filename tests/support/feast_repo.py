@@ -129,6 +129,11 @@ class Repo:
     def materialize(self, start: datetime, end: datetime, *more: str) -> Outcome:
         return self.run(*interval(start, end, *more))
 
+    def publish(self, start: datetime, end: datetime, *more: str) -> Outcome:
+        """Apply the definitions, then materialize an interval."""
+        self.run("apply")
+        return self.materialize(start, end, *more)
+
     def process(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the feast command in a process of its own."""
         return processes.run(processes.FEAST, *arguments, folder=self.path, **environment)
@@ -220,6 +225,12 @@ def make_repo(
     repo.write_events(events)
     repo.write_vectors(vectors)
     return repo
+
+
+def small_repo(path: Path, models: Path, *, settings: RepoSettings = OWN_VECTORS, **data) -> Repo:
+    """Return a repo over `small_data(**data)`, not applied yet."""
+    events, vectors = small_data(**data)
+    return make_repo(path, models, events_table(events), vectors_table(vectors), settings)
 
 
 def make_encoder_repo(path: Path, models: Path, events: pa.Table, postings: pa.Table) -> Repo:

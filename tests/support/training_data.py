@@ -1,9 +1,12 @@
 """Small activity that there is something to learn from, for tests of training."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+import tensorflow as tf
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
@@ -16,6 +19,16 @@ SPEC = ActivitySpec(length=8)
 VECTOR_SPEC = ItemVectorSpec("test", "1", 6)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ITEMS = 40
+
+
+@contextmanager
+def without_graphs() -> Iterator[None]:
+    """Run TensorFlow functions eagerly: to compile them takes longer than a short training."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def day(number: float) -> datetime:

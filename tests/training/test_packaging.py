@@ -306,6 +306,7 @@ def test_a_broken_item_encoder_is_refused_and_the_old_one_stays(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "encoder"]
 
 
+@pytest.mark.process
 def test_killed_while_it_writes_the_old_model_stays_and_the_next_run_succeeds(tmp_path):
     """SIGKILL in a process of its own, after the SavedModel and before its manifest."""
     path = tmp_path / "model"

@@ -14,12 +14,12 @@ from support.feast_repo import (
     at,
     events_table,
     interval,
-    make_repo,
     run_killed,
-    small_data,
-    vectors_table,
+    small_repo,
 )
 from support.feast_server import feast_server
+
+pytestmark = pytest.mark.slow
 
 REGISTRIES = {
     "file": "registry:\n  path: data/registry.db\n  cache_ttl_seconds: 1",
@@ -46,12 +46,10 @@ RECORD = (
 @pytest.fixture(params=REGISTRIES)
 def published(request, tmp_path, models):
     """A repo with values as of day 1 online."""
-    events, vectors = small_data(members=20, days=20)
-    repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
+    repo = small_repo(tmp_path / "repo", models, members=20, days=20)
     registry = REGISTRIES[request.param].format(path=repo.path)
     repo.edit("feature_store.yaml", "registry: data/registry.db", registry)
-    repo.run("apply")
-    repo.materialize(at(0), at(1))
+    repo.publish(at(0), at(1))
     return repo
 
 
@@ -112,6 +110,7 @@ def refuse_next_run(repo):
     pq.write_table(bad, repo.events / "bad.parquet")
 
 
+@pytest.mark.process
 def test_a_run_writes_to_the_registry_only_when_everything_is_published(published):
     before = registered(published)
     killed = run_killed(published, (*RECORD, "before"), at(1), at(2))
@@ -126,6 +125,7 @@ def test_a_run_writes_to_the_registry_only_when_everything_is_published(publishe
     served(published)
 
 
+@pytest.mark.process
 def test_what_is_recorded_is_there_when_a_run_is_killed_right_afterwards(published):
     killed = run_killed(published, (*RECORD, "after"), at(1), at(2))
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
@@ -165,8 +165,7 @@ def test_other_views_are_recorded_as_by_feast(published):
     """A view that is not ours goes through Feast's states, also beside ours, and if it fails."""
     with (published.path / "sources.py").open("a") as file:
         file.write(FOREIGN)
-    published.run("apply")
-    published.materialize(at(1), at(2))
+    published.publish(at(1), at(2))
     view = published.store.get_feature_view("member_plan")
     assert view.state == FeatureViewState.AVAILABLE_ONLINE
     assert view.most_recent_end_time == at(2)
@@ -226,6 +225,7 @@ def test_what_others_applied_during_a_run_stays(published, monkeypatch):
     assert newest_interval(published) == dict.fromkeys(OURS, at(2))
 
 
+@pytest.mark.process
 def test_a_server_answers_every_request_while_a_day_is_published(published, tmp_path):
     """It reads the registry again every second, also between two writes of it."""
     requests = [
@@ -267,8 +267,7 @@ def test_a_server_answers_every_request_while_a_day_is_published(published, tmp_
 
 def test_a_registry_file_is_replaced_where_it_lies_with_its_mode(tmp_path, models):
     """A link stays a link, and whoever could read the file still can."""
-    events, vectors = small_data(members=5, days=5)
-    repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
+    repo = small_repo(tmp_path / "repo", models, members=5, days=5)
     repo.run("apply")
     link, kept = repo.data / "registry.db", tmp_path / "kept.db"
     link.rename(kept)

@@ -24,8 +24,7 @@ class Late(Exception):
 @pytest.mark.parametrize("kept", [True, False])
 def test_rows_that_are_not_committed_keep_no_reader_out(repo, kept):
     """Without the setting sqlite writes what its cache does not hold: the test can fail."""
-    repo.run("apply")
-    repo.materialize(at(0), at(1))
+    repo.publish(at(0), at(1))
     feast_store = repo.store
     config, view = feast_store.config, feast_store.get_feature_view(VIEW)
     store = SqliteOnlineStore()

@@ -11,12 +11,11 @@ from support import reference
 from support.feast_repo import (
     US_PER_DAY,
     at,
-    events_table,
-    make_repo,
-    small_data,
+    small_repo,
     us,
-    vectors_table,
 )
+
+pytestmark = pytest.mark.slow
 
 DUCKDB = "activity_embeddings.OrderedDuckDBOfflineStore"
 DASK = "activity_embeddings.OrderedDaskOfflineStore"
@@ -32,11 +31,9 @@ JOBS = [*FEATURES, "job_embedding:embedding"]
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory, models):
     """A repo with four days published; tests read it by either store."""
-    events, vectors = small_data()
     path = tmp_path_factory.mktemp("joins") / "repo"
-    repo = make_repo(path, models, events_table(events), vectors_table(vectors))
-    repo.run("apply")
-    repo.materialize(at(0), at(4))
+    repo = small_repo(path, models)
+    repo.publish(at(0), at(4))
     return repo
 
 

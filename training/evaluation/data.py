@@ -17,7 +17,7 @@ from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.times import Schedule
 
 TRUE_MEMBERS = "members.parquet"
-TRUE_ITEMS = "jobs.parquet"
+TRUE_ITEMS = "items.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Data:
     simulated
         Whether members are made up.
     truth
-        Folder with `members.parquet` and `jobs.parquet` of a simulated market, or None.
+        Folder with `members.parquet` and `items.parquet` of a simulated market, or None.
     """
 
     history: ActivityHistory

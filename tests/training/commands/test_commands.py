@@ -17,6 +17,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.process
 def test_help_needs_none_of_what_the_commands_work_with():
     code = (
         "import sys; from activity_embeddings.training.commands import cli; "

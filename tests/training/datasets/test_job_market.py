@@ -217,6 +217,7 @@ def test_the_demo_makes_no_market_where_something_else_is(tmp_path):
     assert (definitions / "entities.py").exists() and (other / "precious.txt").exists()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_the_market_is_the_same_whatever_the_number_of_threads(threads, tmp_path):
     JobMarket(members=10, **SMALL).write(tmp_path / "here")
@@ -566,6 +567,7 @@ def test_the_first_day_may_come_in_any_form_that_says_its_zone():
     assert {JobMarket(start=day).start for day in days} == {datetime(2024, 2, 5, tzinfo=UTC)}
 
 
+@pytest.mark.process
 def test_the_command_writes_a_market_and_prints_its_counts(tmp_path):
     command = [
         sys.executable,

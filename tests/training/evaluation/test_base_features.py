@@ -46,7 +46,7 @@ def days_since(moment, times):
     return min(max((moment - max(times)) / DAY, 0), MOST_DAYS) if times else MOST_DAYS
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(histories(), MOMENTS)
 def test_items_are_counted_strictly_before_the_moment(case, moment):
     events, vectors = case

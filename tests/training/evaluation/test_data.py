@@ -76,7 +76,7 @@ def data(tmp_path_factory):
         truth / "members.parquet",
     )
     pq.write_table(
-        pa.table({"job_id": [2, 99], "vector": [[0.5, 0.25], [9.0, 9.0]]}), truth / "jobs.parquet"
+        pa.table({"job_id": [2, 99], "vector": [[0.5, 0.25], [9.0, 9.0]]}), truth / "items.parquet"
     )
     return Data(
         history_of(events, VECTORS, SPEC),

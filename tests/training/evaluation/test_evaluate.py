@@ -36,6 +36,8 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Schedule, to_us
 
+pytestmark = pytest.mark.slow
+
 MARKET = JobMarket(members=2500, jobs=300, days=70, seed=3)
 VECTOR_SPEC = ItemVectorSpec("truth_with_noise", "1", MARKET.dimension)
 SPEC = ActivitySpec()

@@ -14,6 +14,8 @@ from activity_embeddings.transformations.errors import InvalidInput
 from support.training_cases import PERIODS, SPEC, histories, history_of, period
 from support.training_reference import POSITIVE, distinct
 
+pytestmark = pytest.mark.slow
+
 
 def csr(lists):
     start = np.cumsum([0, *map(len, lists)])
@@ -222,7 +224,7 @@ def test_what_cannot_be_measured_is_refused(change, message):
         measure_quality(**{**case, **change})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(histories(), PERIODS, st.data())
 def test_what_is_wanted_is_that_of_a_loop(case, bounds, data):
     events, vectors = case

@@ -71,7 +71,7 @@ def items_of_week(events, vectors, time, end):
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(histories(), PERIODS, st.sampled_from([1, 7]))
 def test_queries_are_those_of_the_slow_implementation(case, bounds, days):
     events, vectors = case

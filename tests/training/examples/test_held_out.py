@@ -193,7 +193,7 @@ def test_windows_that_are_too_small_are_refused(name):
         Windows(**{name: 0})
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(histories(), PERIODS, WINDOWS)
 def test_held_out_activities_equal_the_reference(case, of, windows):
     events, vectors = case
@@ -207,7 +207,7 @@ def test_held_out_activities_equal_the_reference(case, of, windows):
     assert label_counts(got, history.spec) == dict(Counter(e["action"] for e, _ in rows))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(histories(), PERIODS, WINDOWS, st.integers(1, 4), st.integers(0, 99))
 def test_a_limit_leaves_some_of_the_rows_of_each_member(case, of, windows, most, seed):
     history = history_of(*case, SPEC)
@@ -417,7 +417,7 @@ def test_the_vector_of_a_negative_is_that_of_its_own_time():
     assert seen == {(False, 8.0, 0.0), (True, 8.0, 1.0), (True, 9.0, 1.0)}
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(histories(), PERIODS, WINDOWS, SHIFTS, st.integers(0, 99))
 def test_negatives_obey_the_reference(case, of, windows, shift, seed):
     events, vectors = case
@@ -482,7 +482,7 @@ def with_a_later_part(draw):
     return events, vectors, (start, end), later, [(j, t, [-1.0, float(t)]) for j, t in stamps]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(with_a_later_part(), WINDOWS, st.integers(0, 99))
 def test_nothing_after_a_period_changes_its_examples_or_negatives(case, windows, seed):
     events, vectors, of, later_events, later_vectors = case
@@ -499,7 +499,7 @@ def test_nothing_after_a_period_changes_its_examples_or_negatives(case, windows,
     assert made(events + later_events, vectors + later_vectors) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(with_a_later_part(), WINDOWS, st.integers(0, 99))
 def test_nothing_after_a_period_changes_its_future_positives(case, windows, seed):
     events, vectors, of, later_events, _ = case

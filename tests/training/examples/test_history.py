@@ -126,7 +126,7 @@ def test_the_history_of_some_members_keeps_the_items_of_all():
     assert part.events.item_ids is history.vectors.item_ids
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(histories(), MOMENTS, MOMENTS)
 def test_items_of_days_equal_the_reference(case, moment, before):
     events, vectors = case
@@ -147,7 +147,7 @@ def test_items_of_days_equal_the_reference(case, moment, before):
     assert sorted(ids[days.items[low:high]].tolist()) == sorted(set(expected))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(histories(), st.lists(st.tuples(st.integers(0, 2), MOMENTS), max_size=8))
 def test_sequences_are_those_of_serving(case, queries):
     events, vectors = case

@@ -20,6 +20,8 @@ from activity_embeddings.transformations.errors import InvalidInput
 from support import processes
 from support.training_data import SPEC, TRAIN, VECTOR_SPEC, turns
 
+pytestmark = pytest.mark.slow
+
 FIT = Fit(epochs=3, batch_size=64, learning_rate=5e-3)
 HISTORY = turns(members=40)
 
@@ -34,6 +36,12 @@ def fit(validate=None, *, objective=None, settings=FIT, **options):
     return model.get_weights(), figures
 
 
+@pytest.fixture(scope="module")
+def whole():
+    """Weights and figures of a training that nothing interrupted."""
+    return fit()
+
+
 def same(one, other):
     return all((a == b).all() for a, b in zip(one, other, strict=True))
 
@@ -44,8 +52,8 @@ def scripted(*figures):
     return lambda: {"ndcg_at_10": next(left)}
 
 
-def test_a_seed_gives_the_same_weights_and_another_gives_others():
-    weights, figures = fit()
+def test_a_seed_gives_the_same_weights_and_another_gives_others(whole):
+    weights, figures = whole
     again, same_figures = fit()
     assert same(weights, again)
     assert figures == same_figures
@@ -99,7 +107,8 @@ def test_it_goes_on_where_it_ended_and_ends_where_it_would_have(tmp_path):
     assert same(ended, weights)
 
 
-def test_killed_with_no_chance_to_clean_up_it_goes_on(tmp_path):
+@pytest.mark.process
+def test_killed_with_no_chance_to_clean_up_it_goes_on(whole, tmp_path):
     """SIGKILL while the second checkpoint is being written: the first is whole."""
     script = textwrap.dedent(
         f"""
@@ -125,7 +134,7 @@ def test_killed_with_no_chance_to_clean_up_it_goes_on(tmp_path):
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (tmp_path / f".{CHECKPOINT}.writing").read_bytes() == b"half"
     weights, figures = fit(run=tmp_path)
-    uninterrupted, same_figures = fit()
+    uninterrupted, same_figures = whole
     assert figures == same_figures
     assert same(weights, uninterrupted)
 

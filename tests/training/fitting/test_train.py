@@ -26,6 +26,8 @@ from activity_embeddings.transformations.contract.activity_model import read_man
 from activity_embeddings.transformations.errors import InvalidInput
 from support.training_data import TRAIN, VALIDATION, VECTOR_SPEC, day, turns
 
+pytestmark = pytest.mark.slow
+
 HISTORY = turns()
 SMALL = CNN(filters=8, convolutions=2, dropout=0.0)
 FIT = Fit(epochs=2, batch_size=128, learning_rate=3e-3)
@@ -98,6 +100,7 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(trained, folder):
     assert set(before) == {RUN, RESULT, BEST, CHECKPOINT}
 
 
+@pytest.mark.process
 def test_a_model_that_is_packaged_gives_the_same_vectors_by_plain_tensorflow(
     trained, folder, tmp_path
 ):
@@ -117,7 +120,7 @@ def test_a_model_that_is_packaged_gives_the_same_vectors_by_plain_tensorflow(
         inputs = {{k: tf.constant(v) for k, v in np.load({str(tmp_path / "inputs.npz")!r}).items()}}
         serve = tf.saved_model.load({str(described.path)!r}).signatures["serving_default"]
         np.save({str(tmp_path / "outputs.npy")!r}, serve(**inputs)["activity_embedding"].numpy())
-        ours = [m for m in sys.modules if m.split(".")[0] in ("training", "transformations")]
+        ours = [m for m in sys.modules if m.split(".")[0] == "activity_embeddings"]
         assert not ours, ours
         """
     )

@@ -187,7 +187,7 @@ def test_a_period_without_a_query_is_refused():
         ValidationQueries.of(history, period(DAY, 2 * DAY))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(histories(), PERIODS, st.sampled_from([0.0, 1.0]))
 def test_queries_and_ndcg_equal_the_reference(case, of, share):
     events, vectors = case

@@ -1,5 +1,6 @@
 """The item encoder: content and behaviour in one vector, learnt from the past alone."""
 
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 
@@ -17,7 +18,9 @@ from activity_embeddings.training.packaging import package_item_encoder
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.encoder import ItemEncoder as LoadedEncoder
 from activity_embeddings.transformations.inference.encoder import encode_postings
-from support.training_data import EPOCH, day
+from support.training_data import EPOCH, day, without_graphs
+
+pytestmark = pytest.mark.slow
 
 INTEGER = pa.int64()
 ITEMS = 60
@@ -84,9 +87,28 @@ def encode(module, table):
     return module.serve(*given.values())["embedding"].numpy()
 
 
+BRIEF = plan(fit=replace(OPTIONS["fit"], epochs=1))
+"""For what depends on the data alone."""
+
+
 @pytest.fixture(scope="module")
 def trained():
     return train_item_encoder(events(), postings(), plan())
+
+
+@pytest.fixture
+def eager():
+    with without_graphs():
+        yield
+
+
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory):
+    """A short training, what it found, and its run."""
+    run = tmp_path_factory.mktemp("brief")
+    with without_graphs():
+        module, facts = train_item_encoder(events(), postings(), BRIEF, run=run)
+    return module, facts, run
 
 
 def mean_cosines(vectors):
@@ -124,7 +146,7 @@ def test_two_items_of_the_same_content_differ_by_who_wants_them(trained):
     assert np.abs(one - other).max() > 1e-3
 
 
-def test_nothing_at_or_after_the_end_is_read(trained):
+def test_nothing_at_or_after_the_end_is_read(brief, eager):
     later = events(seed=5)
     times = later.column("event_timestamp").to_pylist()
     moved = later.set_column(
@@ -132,12 +154,12 @@ def test_nothing_at_or_after_the_end_is_read(trained):
         "event_timestamp",
         pa.array([t + timedelta(days=40) for t in times], pa.timestamp("us", "UTC")),
     )
-    module, facts = train_item_encoder(pa.concat_tables([moved, events()]), postings(), plan())
-    np.testing.assert_array_equal(encode(module, postings()), encode(trained[0], postings()))
-    assert facts == trained[1]
+    module, facts = train_item_encoder(pa.concat_tables([moved, events()]), postings(), BRIEF)
+    np.testing.assert_array_equal(encode(module, postings()), encode(brief[0], postings()))
+    assert facts == brief[1]
 
 
-def test_of_a_items_postings_the_newest_before_the_end_is_read(trained):
+def test_of_a_items_postings_the_newest_before_the_end_is_read(brief, eager):
     """In whatever order they come: older ones are superseded, later ones are not known yet."""
 
     def at_other_times(moment):
@@ -149,14 +171,15 @@ def test_of_a_items_postings_the_newest_before_the_end_is_read(trained):
     unseen = postings().slice(0, 1).set_column(0, "job_id", pa.array([ITEMS])).slice(0, 1)
     unseen = unseen.set_column(4, "event_timestamp", pa.array([UNTIL], pa.timestamp("us", "UTC")))
     for order in ([later, postings(), earlier, unseen], [unseen, earlier, postings(), later]):
-        module, facts = train_item_encoder(events(), pa.concat_tables(order), plan())
-        assert facts == trained[1]
-        np.testing.assert_array_equal(encode(module, postings()), encode(trained[0], postings()))
+        module, facts = train_item_encoder(events(), pa.concat_tables(order), BRIEF)
+        assert facts == brief[1]
+        np.testing.assert_array_equal(encode(module, postings()), encode(brief[0], postings()))
 
 
-def test_another_seed_gives_other_vectors(trained):
-    module, _ = train_item_encoder(events(), postings(), plan(fit=replace(OPTIONS["fit"], seed=1)))
-    assert np.abs(encode(module, postings()) - encode(trained[0], postings())).max() > 1e-3
+def test_another_seed_gives_other_vectors(brief, eager):
+    other = replace(BRIEF, fit=replace(BRIEF.fit, seed=1))
+    module, _ = train_item_encoder(events(), postings(), other)
+    assert np.abs(encode(module, postings()) - encode(brief[0], postings())).max() > 1e-3
 
 
 def test_facts_say_what_was_done(trained):
@@ -181,7 +204,7 @@ def test_packaged_it_gives_the_same_vectors_from_its_last_day_on(trained, tmp_pa
     assert set(table.column("event_timestamp").to_pylist()) == {UNTIL}
 
 
-def test_ids_may_be_strings(tmp_path):
+def test_ids_may_be_strings(tmp_path, eager):
     module, facts = train_item_encoder(
         events(ids=pa.string()), postings(pa.string()), plan(fit=Fit(epochs=1))
     )
@@ -252,12 +275,11 @@ def test_too_little_activity_is_one_clear_error():
         train_item_encoder(events(), postings(), plan(until="soon"))
 
 
-def test_a_killed_training_is_resumed(tmp_path):
-    short = plan(fit=replace(OPTIONS["fit"], epochs=1))
-    whole, facts = train_item_encoder(events(), postings(), short)
-    train_item_encoder(events(), postings(), short, run=tmp_path)
+def test_a_killed_training_is_resumed(brief, eager, tmp_path):
+    whole, facts, run = brief
     # As if killed in the second phase, with the first one done.
-    (tmp_path / "final" / "checkpoint.npz").unlink()
-    again, same = train_item_encoder(events(), postings(), short, run=tmp_path)
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "final" / "checkpoint.npz").unlink()
+    again, same = train_item_encoder(events(), postings(), BRIEF, run=tmp_path / "run")
     assert same == facts
     np.testing.assert_array_equal(encode(again, postings()), encode(whole, postings()))

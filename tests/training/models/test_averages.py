@@ -65,7 +65,7 @@ histories = st.lists(
 )
 
 
-@settings(max_examples=650, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(histories, st.sampled_from(list(EXPECTED)))
 def test_outputs_equal_the_reference(histories, model):
     got = built(model).serve(*batch(histories))

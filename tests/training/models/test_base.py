@@ -26,6 +26,8 @@ from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.reference import decayed_of
 
+pytestmark = pytest.mark.slow
+
 SPEC = ActivitySpec(length=6)
 VECTOR_SPEC = ItemVectorSpec("test", "1", 5)
 PUBLISHED = (ActivitySpec(), ItemVectorSpec("test", "1", 64))

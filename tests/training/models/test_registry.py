@@ -20,6 +20,8 @@ from activity_embeddings.training.models import (
 )
 from activity_embeddings.transformations.errors import InvalidInput
 
+pytestmark = pytest.mark.slow
+
 OWN = [
     "cnn",
     "geometric_decay",
@@ -165,16 +167,19 @@ def answers(tmp_path_factory):
     return json.loads(ran.stdout.splitlines()[-1])
 
 
+@pytest.mark.process
 def test_models_of_other_packages_are_listed_whether_they_work_or_not(answers):
     theirs = {"theirs", "plain", "renamed", "number", "broken"}
     assert {*OWN, *theirs} <= set(answers["known"])
     assert answers["known"] == sorted(set(answers["known"]))
 
 
+@pytest.mark.process
 def test_an_entry_point_gives_its_class(answers):
     assert answers["theirs"] == ["Theirs", "theirs", 5]
 
 
+@pytest.mark.process
 def test_a_broken_package_is_named_when_its_model_is_asked_for_and_breaks_no_other(answers):
     assert answers["broken"] == (
         "model 'broken': entry point 'broken_models:X' of package 'broken_models' should be "
@@ -183,6 +188,7 @@ def test_a_broken_package_is_named_when_its_model_is_asked_for_and_breaks_no_oth
     assert answers["cnn"] == ["CNN", "cnn", 48]
 
 
+@pytest.mark.process
 def test_an_entry_point_that_is_no_architecture_is_refused(answers):
     assert answers["number"].endswith(
         "of package 'their_models' should be a subclass of "
@@ -191,10 +197,12 @@ def test_an_entry_point_that_is_no_architecture_is_refused(answers):
     )
 
 
+@pytest.mark.process
 def test_an_entry_point_under_another_name_than_its_class_is_refused(answers):
     assert answers["renamed"].endswith("should be registered as 'renamed'. Received: 'theirs'")
 
 
+@pytest.mark.process
 def test_a_package_cannot_take_a_name_of_ours(answers):
     assert answers["lstm"] == (
         "model 'lstm': the names of models should be distinct. "
@@ -202,6 +210,7 @@ def test_a_package_cannot_take_a_name_of_ours(answers):
     )
 
 
+@pytest.mark.process
 def test_two_packages_cannot_share_a_name(answers):
     assert answers["plain"].startswith("model 'plain': the names of models should be distinct.")
     assert "their_models.Plain" in answers["plain"]

@@ -27,6 +27,8 @@ from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.feast_repo import DEFINITIONS, SAMPLE, Repo, at
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_definitions_of_the_checkout_are_those_of_the_sample_settings():
     assert (DEFINITIONS / "entities.py").read_text() == render.entities_py(SAMPLE)
@@ -155,8 +157,7 @@ def test_rows_written_beside_the_empty_files_are_published(tmp_path):
         }
     )
     pq.write_table(vectors, repo.data / "product_embeddings.parquet")
-    repo.run("apply")
-    repo.materialize(at(-0.5), at(0))
+    repo.publish(at(-0.5), at(0))
     got = repo.store.get_online_features(
         [
             "product_activity_sequence:activity_product_ids",

@@ -20,6 +20,8 @@ from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import ActivitySpec
 from support.feast_repo import FEAST, PROJECT, at
 
+pytestmark = pytest.mark.slow
+
 COMMAND = Path(sys.executable).with_name("activity-embeddings")
 ACTIONS = ("view", "like", "buy", "skip", "hide")
 
@@ -71,6 +73,7 @@ def write_files(folder):
     return events, vectors
 
 
+@pytest.mark.process
 def test_own_data_are_published_by_two_commands_and_no_edited_file(tmp_path):
     """Text ids, other names of columns, five actions, 16 dimensions, 7 days, 20 events."""
     events, vectors = write_files(tmp_path)
@@ -137,6 +140,7 @@ def expected_averages(events, vectors, members, end):
     return found
 
 
+@pytest.mark.process
 def test_the_sample_is_published_as_the_command_says(tmp_path):
     output = typed(COMMAND, "init", "repo", "--sample", cwd=tmp_path)
     commands = re.findall(r"^  feast (.*)$", output, re.M)

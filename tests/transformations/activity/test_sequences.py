@@ -68,7 +68,7 @@ def cases(draw):
     return as_strings, draw(st.permutations(events)), vectors, queries
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(cases())
 def test_sequences_equal_the_reference(case):
     as_strings, events, vectors, queries = case

@@ -71,6 +71,7 @@ def test_the_fingerprint_follows_content_and_not_the_place(models, tmp_path):
     assert fingerprint(copy) != fingerprint(models / "cnn")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("item_vectors", ["of one's own", "by an encoder"])
 def test_reading_the_definitions_does_not_import_tensorflow(item_vectors, repo):
     if item_vectors == "by an encoder":

@@ -82,8 +82,7 @@ def test_a_copy_of_an_applied_repo_is_refused_and_the_first_stays_as_it_is(
             "sequence = domain.sequence\nglobals().update(domain.embeddings)",
         )
         repo.edit("services.py", "realtime=True", "realtime=False")
-    repo.run("apply")
-    repo.materialize(at(0), at(1))
+    repo.publish(at(0), at(1))
     copy = Repo(tmp_path / "copy")
     shutil.copytree(repo.path, copy.path)
     before, registry = copy.stores(), (copy.data / "registry.db").read_bytes()
@@ -97,8 +96,7 @@ def test_a_copy_of_an_applied_repo_is_refused_and_the_first_stays_as_it_is(
     # As the message says.
     for file in ("registry.db", "online.db"):
         (copy.data / file).unlink()
-    copy.run("apply")
-    copy.materialize(at(1), at(2))
+    copy.publish(at(1), at(2))
 
 
 def test_a_moved_repo_is_refused(repo, tmp_path):

@@ -16,8 +16,7 @@ FEATURES = [
 
 @pytest.fixture
 def store(repo):
-    repo.run("apply")
-    repo.materialize(at(0), at(3))
+    repo.publish(at(0), at(3))
     return repo.store
 
 

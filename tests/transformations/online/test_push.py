@@ -33,8 +33,7 @@ def materialized(tmp_path_factory):
     (repo.path / "activity_models.py").write_text("ACTIVITY_MODELS = []\n")
     (repo.path / "services.py").unlink()
     repo.edit("sources.py", "length=32", f"length={LENGTH}")
-    repo.run("apply")
-    repo.materialize(at(-1), at(0))
+    repo.publish(at(-1), at(0))
     store = repo.store
     return store, SequenceWriter(store, offline=False), count()
 

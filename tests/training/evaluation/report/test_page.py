@@ -759,6 +759,7 @@ def test_charts_that_are_compared_have_one_scale():
     assert {name: len(scales) for name, scales in ticks.items()} == {"lift": 1, "slice": 1}
 
 
+@pytest.mark.process
 def test_the_same_result_gives_the_same_bytes_in_every_process(tmp_path):
     result = sample_result(simulated=True)
     write_report(result, tmp_path / "here.html")
