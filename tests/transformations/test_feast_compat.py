@@ -183,6 +183,8 @@ FOREIGN = """
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datetime import datetime, timezone
+from feast import FeatureView, Field
+from feast.types import Int64, String
 
 if not (DATA / "plans.parquet").exists():
     pq.write_table(
