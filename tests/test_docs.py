@@ -1,5 +1,6 @@
 """The blocks of the pages that a newcomer follows run as they stand."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,24 @@ def run(page: Path, folder: Path, *more: str) -> subprocess.CompletedProcess:
 def test_every_block_of_a_page_runs(page, tmp_path):
     done = run(PROJECT / page, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+BUILD = """
+from activity_embeddings import ActivitySpec, ItemVectorSpec
+
+assert models.architecture("wide_cnn")().build(ActivitySpec(), ItemVectorSpec("own", "1", 8)).outputs
+"""
+
+
+def test_the_architecture_of_the_guide_can_be_registered_and_built():
+    """In a process of its own, since it registers a model."""
+    page = (PROJECT / "docs" / "how-to" / "train.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```.*python.*\n((?:.*\n)*?)```", page, re.MULTILINE)
+    (block,) = [block for block in blocks if "register(" in block]
+    done = subprocess.run(
+        [sys.executable, "-c", block + BUILD], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 PAGE = """

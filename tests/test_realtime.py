@@ -179,7 +179,7 @@ def test_an_event_of_the_second_in_which_the_request_is_made_counts(store):
 
 def test_what_is_stored_already_counts_once_in_whatever_precision_it_comes(store):
     stored = store.get_online_features(
-        [f"job_activity_sequence:activity_{n}" for n in ("item_ids", "actions", "times")],
+        [f"job_activity_sequence:activity_{n}" for n in ("job_ids", "actions", "times")],
         [{"member_id": BUSY}],
     ).to_dict()
     names = ["PAD", "APPLY", "SAVE", "DISMISS"]

@@ -329,7 +329,6 @@ def sequence_view(
         A view is of another entity, or an entity has another join key than in the events.
     """
     domain, spec = DomainNames.of(events.tags), spec_of(events)
-    _require_join_key(member, domain.member_id, events)
     _require_join_key(item, domain.item_id, events)
     _require_entity(events, member)
     _require_entity(vectors, item)
@@ -599,6 +598,8 @@ def _require_entity(view: FeatureView, entity: Entity) -> None:
             f"{view.name}: expected entities=[{entity.name}], the entity whose join key is "
             f"{entity.join_key!r}. Received: {', '.join(view.entities) or 'none'}"
         )
+    for key in view.join_keys:
+        _require_join_key(entity, key, view)
 
 
 def _id_type(entity: Entity) -> PrimitiveFeastType:
