@@ -31,7 +31,8 @@ def test_every_block_of_a_page_runs(page, tmp_path):
 BUILD = """
 from activity_embeddings import ActivitySpec, ItemVectorSpec
 
-assert models.architecture("wide_cnn")().build(ActivitySpec(), ItemVectorSpec("own", "1", 8)).outputs
+made = models.architecture("wide_cnn")()
+assert made.build(ActivitySpec(), ItemVectorSpec("own", "1", 8)).outputs
 """
 
 
