@@ -18,6 +18,8 @@ from activity_embeddings.training.testing import (
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
+pytestmark = pytest.mark.slow
+
 SPEC = ActivitySpec(length=4)
 VECTOR_SPEC = ItemVectorSpec("test", "1", 3)
 FACTS = {"spec": SPEC, "vector_spec": VECTOR_SPEC}

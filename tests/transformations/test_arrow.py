@@ -17,6 +17,7 @@ from activity_embeddings.transformations.arrow import (
 from activity_embeddings.transformations.errors import InvalidInput
 
 
+@pytest.mark.slow
 def test_a_column_that_one_array_of_int32_offsets_cannot_hold_gets_int64_ones():
     # Lists of nulls take no memory, however long they are.
     chunk = pa.ListArray.from_arrays(pa.array([0, 2**28], pa.int32()), pa.nulls(2**28))

@@ -13,6 +13,8 @@ from activity_embeddings.transformations.feast_compat.sqlite import keep_readabl
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from support.feast_repo import at
 
+pytestmark = pytest.mark.slow
+
 VIEW = "job_activity_embedding_cnn"
 ROWS = 5_000
 

@@ -27,6 +27,8 @@ from activity_embeddings.training.datasets.sample import make_market_repo
 from activity_embeddings.transformations.errors import InvalidInput
 from support.reference import US_PER_DAY
 
+pytestmark = pytest.mark.slow
+
 DAYS = 60
 START = datetime(2024, 1, 1, tzinfo=UTC)
 START_US = int(START.timestamp()) * 1_000_000

@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from activity_embeddings.training.item_encoder.hashing import HashingEncoder
 
+pytestmark = pytest.mark.slow
+
 DIMENSION = 12
 COLUMNS = {
     "title": tf.TensorSpec([None], tf.string),

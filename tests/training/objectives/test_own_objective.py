@@ -15,6 +15,8 @@ from activity_embeddings.training.models import CNN
 from activity_embeddings.training.objectives import WEIGHT, Objective, TrainingTask
 from support.training_data import TRAIN, VALIDATION, VECTOR_SPEC, turns
 
+pytestmark = pytest.mark.slow
+
 HISTORY = turns()
 SHOWN = 6
 

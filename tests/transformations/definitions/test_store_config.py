@@ -6,6 +6,8 @@ import pytest
 
 from support.feast_repo import Repo, at
 
+pytestmark = pytest.mark.slow
+
 ENGINE = "type: activity_embeddings.ActivityComputeEngine"
 DUCKDB = "type: activity_embeddings.OrderedDuckDBOfflineStore"
 REPO_LINE = "    repo=REPO,\n"

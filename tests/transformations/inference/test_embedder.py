@@ -19,6 +19,8 @@ from activity_embeddings.transformations.inference.litert import SMALL_BATCH
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.feast_repo import at, events_table, small_data, us, vectors_table
 
+pytestmark = pytest.mark.slow
+
 SPEC, VECTOR_SPEC = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", 64)
 
 

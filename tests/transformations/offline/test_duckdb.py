@@ -8,6 +8,8 @@ from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 
 from support.feast_repo import at
 
+pytestmark = pytest.mark.slow
+
 FEATURES = [
     "job_activity_sequence:activity_count",
     "job_activity_embedding_geometric_decay:apply_embedding",

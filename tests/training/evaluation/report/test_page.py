@@ -24,6 +24,8 @@ from activity_embeddings.transformations.errors import InvalidInput
 from support.browser import chromium, pdf_pages
 from support.evaluation_results import sample_result
 
+pytestmark = pytest.mark.slow
+
 PHONE, DESK = (360, 800), (1280, 900)
 WINDOWS = pytest.mark.parametrize("window", [PHONE, DESK], ids=["phone", "desk"])
 HOSTILE = (
