@@ -7,7 +7,7 @@ connection behaves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ def keep_readable(config: RepoConfig, store: Any) -> None:
 
 def read_feature(
     config: RepoConfig, store: Any, view: FeatureView, keys: Sequence[EntityKey], feature: str
-) -> dict[int, Value]:
-    """Return one feature's stored values, by the positions of their keys.
+) -> Iterator[tuple[int, Value]]:
+    """Yield one feature's stored values, each with the position of its key.
 
     `SqliteOnlineStore.online_read` reads and parses every feature of a row, whichever it is asked
     for.
@@ -57,4 +57,5 @@ def read_feature(
         f"WHERE feature_name = ? AND entity_key IN ({','.join('?' * len(position))})",
         [feature, *position],
     )
-    return {position[key]: Value.FromString(value) for key, value in found}
+    for key, value in found:
+        yield position[key], Value.FromString(value)

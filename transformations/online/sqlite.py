@@ -57,7 +57,7 @@ class SqliteRows(AnyRows):
         if merge.decided_by is None:
             return self.read(view, keys)
         values = read_feature(self.config, self._store, view, keys, merge.decided_by)
-        needed = [i for i, value in values.items() if merge.needs(given[i], value)]
+        needed = [i for i, value in values if merge.needs(given[i], value)]
         stored: list[Stored] = [(None, None)] * len(keys)
         for i, row in zip(needed, self.read(view, [keys[i] for i in needed]), strict=True):
             stored[i] = row
