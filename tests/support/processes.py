@@ -150,7 +150,6 @@ def _run(
     stdin.unlink()
     sys.stdin = open(0, closefd=False)  # noqa: SIM115  multiprocessing gave it /dev/null
     os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(environment)  # what imports have set stays
     sys.argv = ["-c", *arguments]
     exec(compile(code, "-c", "exec"), {"__name__": "__main__"})

@@ -50,6 +50,8 @@ SIZE = Size(
     week_test_queries_of_member=1,
 )
 RANKER = RankerSettings(rounds=60, rows_of_leaf=50)
+FEW = np.arange(500)
+"""Members, where nothing is to be proved of them."""
 
 
 @pytest.fixture(scope="module")
@@ -411,7 +413,7 @@ def test_an_evaluation_needs_neither_dismissals_nor_categories(data, tmp_path):
     """Then there is no task of liking, but all else; and a model may say nothing of its past."""
     events = data.history.events
     liked = events.where(np.isin(events.action, SPEC.positive_ids))
-    history = ActivityHistory.of(liked, data.history.vectors, SPEC)
+    history = ActivityHistory.of(liked, data.history.vectors, SPEC).of_members(FEW)
     plain = replace(data, history=history, category_columns=(), truth=None, simulated=False)
     package(tmp_path / "own", r=0.7)
     result = evaluate(
@@ -438,10 +440,11 @@ def test_an_evaluation_needs_neither_dismissals_nor_categories(data, tmp_path):
 
 def test_members_who_dismissed_nothing_have_no_auc_of_their_own(data, tmp_path):
     """One dismissal of a member is enough to learn from, and too little to compare members."""
-    events, kinds = data.history.events, []
+    few = data.history.of_members(FEW)
+    events, kinds = few.events, []
     for period in (TIMELINE.ranker, TIMELINE.test):
         inside = (events.time >= period.start_us) & (events.time < period.end_us)
-        asked = like_queries(data.history, period)
+        asked = like_queries(few, period)
         row = np.flatnonzero(asked.target == 0)[0]
         member, time = asked.member[row], asked.time[row]
         kept = inside & (events.member == member) & (events.time == time)
