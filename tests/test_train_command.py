@@ -278,7 +278,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(applied, tmp_path, arguments, 
 def test_a_repo_that_was_not_applied_is_one_clear_error(repo, tmp_path):
     result = run(repo, "train", "cnn", *PERIODS, "--run", tmp_path / "run")
     assert result.exit_code == 1
-    assert "expected one view with the tag activity_role" in result.output
+    assert "expected a registry with a view of sequences" in result.output
     assert "run `feast apply` first" in result.output
 
 
