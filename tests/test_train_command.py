@@ -303,7 +303,10 @@ def test_killed_and_started_again_the_command_ends_with_the_same_weights(applied
     assert not (tmp_path / "killed" / RESULT).exists()
     for name in ("killed", "whole"):
         run_ok(applied, "train", "cnn", *options, "--run", tmp_path / name)
-    killed, whole = (np.load(tmp_path / name / "best.npz") for name in ("killed", "whole"))
-    assert killed.files == whole.files
-    for name in whole.files:
-        np.testing.assert_array_equal(killed[name], whole[name])
+    with (
+        np.load(tmp_path / "killed" / "best.npz") as killed,
+        np.load(tmp_path / "whole" / "best.npz") as whole,
+    ):
+        assert killed.files == whole.files
+        for name in whole.files:
+            np.testing.assert_array_equal(killed[name], whole[name])
