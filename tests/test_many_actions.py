@@ -13,7 +13,8 @@ from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.feast_repo import DIMENSION, OWN_VECTORS, at, events_table, make_repo, vectors_table
 
-pytestmark = pytest.mark.slow
+# The decay, of 300 vectors, is taken out of the models.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:feature service")]
 
 ACTIONS = tuple(f"A{i}" for i in range(300))
 SPEC = ActivitySpec(length=8, actions=ACTIONS, positive_actions=("A3", "A299"))

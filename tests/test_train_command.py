@@ -279,7 +279,7 @@ def test_a_repo_that_was_not_applied_is_one_clear_error(repo, tmp_path):
     result = run(repo, "train", "cnn", *PERIODS, "--run", tmp_path / "run")
     assert result.exit_code == 1
     assert "expected a registry with a view of sequences" in result.output
-    assert "run `feast apply` first" in result.output
+    assert "Run `feast apply`" in result.output
 
 
 def test_a_run_that_has_not_ended_is_not_packaged(applied, tmp_path):
