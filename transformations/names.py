@@ -9,6 +9,7 @@ import json
 import keyword
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 from activity_embeddings.transformations.errors import InvalidInput
 
@@ -29,7 +30,17 @@ REQUEST_ROW = "__request_row"
 """Carries the order of a training join through the store; not in its result."""
 
 
-@dataclass(frozen=True, slots=True)
+def postings_view(item: str) -> str:
+    """Return the name of the view of what items contain, by the name of their entity."""
+    return f"{item}_posting"
+
+
+def vectors_view(item: str) -> str:
+    """Return the name of the view of item vectors, by the name of their entity."""
+    return f"{item}_embedding"
+
+
+@dataclass(frozen=True)
 class DomainNames:
     """Names of one domain: the user's columns, and the features and views that follow them.
 
@@ -79,22 +90,22 @@ class DomainNames:
                 f"action, the event and the time. Received: {', '.join(columns)}"
             )
 
-    @property
+    @cached_property
     def events_view(self) -> str:
         """Name of the view of events."""
         return f"{self.item}_activity"
 
-    @property
+    @cached_property
     def postings_view(self) -> str:
         """Name of the view of what items contain."""
-        return f"{self.item}_posting"
+        return postings_view(self.item)
 
-    @property
+    @cached_property
     def vectors_view(self) -> str:
         """Name of the view of item vectors."""
-        return f"{self.item}_embedding"
+        return vectors_view(self.item)
 
-    @property
+    @cached_property
     def sequence_view(self) -> str:
         """Name of the view of sequences."""
         return f"{self.item}_activity_sequence"
@@ -103,42 +114,42 @@ class DomainNames:
         """Return the name of the view that publishes a model."""
         return f"{self.item}_activity_embedding_{model}"
 
-    @property
+    @cached_property
     def activity_item_ids(self) -> str:
         """Feature of the sequence view: ids of the items."""
         return f"activity_{self.item}_ids"
 
-    @property
+    @cached_property
     def recent_item_ids(self) -> str:
         """Request column: ids of the items of recent activity."""
         return f"recent_{self.item}_ids"
 
-    @property
+    @cached_property
     def recent_actions(self) -> str:
         """Request column: actions of recent activity."""
         return f"recent_{self.item}_actions"
 
-    @property
+    @cached_property
     def recent_timestamps(self) -> str:
         """Request column: times of recent activity."""
         return f"recent_{self.item}_timestamps"
 
-    @property
+    @cached_property
     def recent_event_ids(self) -> str:
         """Request column: event ids of recent activity, where the view of events declares them."""
         return f"recent_{self.item}_event_ids"
 
-    @property
+    @cached_property
     def recent_columns(self) -> tuple[str, str, str]:
         """Request columns of recent activity that every request has."""
         return (self.recent_item_ids, self.recent_actions, self.recent_timestamps)
 
-    @property
+    @cached_property
     def request_columns(self) -> tuple[str, ...]:
         """Request columns that every request has."""
         return (*self.recent_columns, REQUEST_TIMESTAMP)
 
-    @property
+    @cached_property
     def event_columns(self) -> tuple[str, str, str]:
         """Columns that every source of events has, beside the time."""
         return (self.member_id, self.item_id, self.action)

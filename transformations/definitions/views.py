@@ -165,7 +165,7 @@ def posting_view(
         Shown in the registry.
     """
     return FeatureView(
-        name=f"{item.name}_posting",
+        name=names.postings_view(item.name),
         entities=[item],
         source=source,
         schema=[Field(name=item.join_key, dtype=_id_type(item)), *schema],
@@ -202,7 +202,7 @@ def vector_view(
     owner
         Shown in the registry.
     """
-    name = f"{item.name}_embedding"
+    name = names.vectors_view(item.name)
     return FeatureView(
         name=name,
         entities=[item],
@@ -252,7 +252,7 @@ def encoded_vector_view(
         entity is not that of the postings.
     """
     _require_entity(postings, item)
-    name = f"{item.name}_embedding"
+    name = names.vectors_view(item.name)
     described = describe_item_encoder(encoder)
     _require_inputs(described, postings)
     path = described.path
@@ -267,7 +267,7 @@ def encoded_vector_view(
             snapshots,
             described.version,
             owner,
-            partial(check_columns, postings, texts=(), ids=[item.join_key]),
+            partial(check_columns, postings, ids=[item.join_key]),
         ),
         schema=vector_fields(item.join_key, _id_type(item), described.dimension),
         description=described.manifest.get("description")
