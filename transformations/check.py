@@ -497,8 +497,9 @@ def _seconds(moment: datetime) -> int:
 
 def _keys(file: Path) -> pa.Array:
     """Return the join key of the rows of a snapshot, which is its first column."""
-    key = pq.read_schema(file).names[0]
-    return single_chunk(pq.read_table(file, columns=[key], partitioning=None), key)
+    with pq.ParquetFile(file) as snapshot:
+        key = snapshot.schema_arrow.names[0]
+        return single_chunk(snapshot.read(columns=[key]), key)
 
 
 def _newest_rows(sink: SnapshotSink, members: pa.Array, after: int) -> list[_Published | None]:
