@@ -34,7 +34,10 @@ def lifts(text: str, data: str) -> dict[str, tuple[float, float, float]]:
     if start is None:
         raise SystemExit(f"benchmarks/README.md: expected a table of {data!r}. Received: none")
     table = text[start.end() : text.index("The same by a ranker", start.end())]
-    return {arm: tuple(map(float, rest)) for arm, *rest in _ROW.findall(table)}  # type: ignore[misc]
+    return {
+        arm: (float(added), float(low), float(high))
+        for arm, added, low, high in _ROW.findall(table)
+    }
 
 
 def main() -> None:

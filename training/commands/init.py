@@ -123,9 +123,12 @@ def _ask(what: str, columns: Sequence[str]) -> str | None:
 
 def _summary(folder: Path, settings: RepoSettings) -> str:
     """Say what was written, so that a wrong proposal is seen."""
+    from activity_embeddings.training.new_repo.settings import VectorSource
+
     names, spec = settings.names, settings.spec
     negative = [action for action in spec.actions if action not in spec.positive_actions]
-    kinds = "vectors of your own" if hasattr(settings.items, "vector") else "an encoder"
+    own = isinstance(settings.items, VectorSource)
+    kinds = "vectors of your own" if own else "an encoder"
     lines = [
         f"{folder}: a Feast feature repo",
         f"  members  {names.member_id} ({settings.member_type})",
@@ -146,7 +149,8 @@ def _interval(events: Path | None, column: str) -> tuple[str, str]:
     now = datetime.now(UTC)
     last = None if events is None else last_time(events, column)
     end = now if last is None else min(now, last + timedelta(seconds=1))
-    return tuple(f"{t:%Y-%m-%dT%H:%M:%S}" for t in (end - timedelta(days=1), end))  # type: ignore[return-value]
+    first, last_second = (f"{t:%Y-%m-%dT%H:%M:%S}" for t in (end - timedelta(days=1), end))
+    return first, last_second
 
 
 def _next(folder: Path, start: str, end: str, *, applied: bool) -> str:

@@ -93,10 +93,6 @@ class Head:
             f"{self.path}: column {column!r} should hold ids, int64 or string. Received: {kind}"
         )
 
-    def of_type(self, column: str) -> IdType | None:
-        """Return the type of a column of ids that may be missing."""
-        return self.id_type(column) if column in self.columns else None
-
     def ids(self) -> list[str]:
         """Return the columns that can hold ids."""
         return [c for c in self.columns if pa.types.is_integer(self.type_of(c)) or self._text(c)]
@@ -135,12 +131,12 @@ class Head:
 
     def contents(self, without: Iterable[str]) -> list[Content]:
         """Return the columns that an item encoder could read, with their types in Feast."""
-        named = [
+        left_out = set(without)
+        return [
             Content(column, kind)
             for column in self.columns
-            if column not in set(without) and (kind := _feast_type(self.type_of(column)))
+            if column not in left_out and (kind := _feast_type(self.type_of(column)))
         ]
-        return named
 
     def _text(self, column: str) -> bool:
         return is_text(self.type_of(column))

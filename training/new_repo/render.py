@@ -119,7 +119,8 @@ def _own_vectors(settings: RepoSettings, source: VectorSource) -> str:
     domain, made = settings.names, settings.vector_spec
     mapping = _mapping({source.item_id: domain.item_id, source.vector: names.EMBEDDING})
     path = _path(source.path, f"{domain.item}_embeddings.parquet")
-    imports = ", ".join([*_folder_of(path), "OWNER", *_repo_of(path)])
+    used = [name for name in ("DATA", "REPO") if f"({name} / " in path]
+    imports = ", ".join(sorted(["OWNER", *used]))
     return f'''\
 """Item vectors of your own: one row an item and version, valid from its time on."""
 
@@ -244,15 +245,6 @@ def _path(path: str, default: str) -> str:
     if "://" in path or Path(path).is_absolute():
         return _text(path)
     return f"str((REPO / {_text(path)}).resolve())"
-
-
-def _folder_of(path: str) -> list[str]:
-    """Return the name of the folder of data, if the expression of a path has it."""
-    return ["DATA"] if "DATA" in path else []
-
-
-def _repo_of(path: str) -> list[str]:
-    return ["REPO"] if "REPO" in path else []
 
 
 def _mapping(columns: dict[str, str]) -> str:
