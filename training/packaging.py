@@ -21,8 +21,10 @@ from activity_embeddings.transformations.contract.item_encoder import (
     describe_item_encoder,
     write_encoder_manifest,
 )
+from activity_embeddings.transformations.contract.litert_file import FACT, FILE
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
 from activity_embeddings.transformations.files import make_folder, real_path
+from activity_embeddings.transformations.inference.conversion import convert
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Time
 
@@ -37,9 +39,14 @@ def package_model(
     version: str,
     spec: ActivitySpec,
     vector_spec: ItemVectorSpec,
+    litert: bool = True,
     **facts: Any,
 ) -> ModelDescription:
     """Write `model` to the folder `path`, check it against the contract, and describe it.
+
+    A LiteRT file is put beside the SavedModel where LiteRT gives the same values on made-up
+    sequences: processes that publish and serve then need no TensorFlow. The manifest says, under
+    `litert`, what became of it, and what a batch took by each.
 
     Parameters
     ----------
@@ -51,6 +58,8 @@ def package_model(
         checked aside, so `path` never holds a half-written one.
     name, version, spec, vector_spec
         What the manifest says; see `activity_embeddings.transformations.contract.activity_model`.
+    litert
+        Whether to convert it. Without a LiteRT file TensorFlow computes its batches.
     **facts
         JSON values for the manifest: description, training, metrics, parameters, …
 
@@ -60,13 +69,21 @@ def package_model(
         The model does not keep the contract. `path` is left as it was.
     """
 
-    def write(folder: Path) -> None:
-        write_manifest(
-            folder, name=name, version=version, spec=spec, vector_spec=vector_spec, **facts
-        )
-
     def describe(folder: Path) -> ModelDescription:
         return describe_model(ActivityModel(folder), spec=spec, vector_spec=vector_spec)
+
+    def state(folder: Path, **more: Any) -> None:
+        write_manifest(
+            folder, name=name, version=version, spec=spec, vector_spec=vector_spec, **facts, **more
+        )
+
+    def write(folder: Path) -> None:
+        state(folder)
+        if litert:
+            conversion = convert(describe(folder))
+            if conversion.content is not None:
+                (folder / FILE).write_bytes(conversion.content)
+            state(folder, **{FACT: conversion.facts()})
 
     return _package(model, Path(path), write, describe)
 

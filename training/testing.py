@@ -188,7 +188,12 @@ class _Subject:
         facts: dict[str, Any] = {"spec": self.spec, "vector_spec": self.vector_spec}
         if self.path is None:
             return package_model(
-                self.built, self.folder / "packaged", name="checked", version="1", **facts
+                self.built,
+                self.folder / "packaged",
+                name="checked",
+                version="1",
+                litert=False,
+                **facts,
             )
         own = {} if read_manifest(self.path) else {"name": "checked", "version": "1", **facts}
         return describe_model(ActivityModel(self.path, **own), **facts)

@@ -93,6 +93,7 @@ def package_references(
             version="1",
             spec=history.spec,
             vector_spec=vector_spec,
+            litert=False,  # it is run here and now
         )
     return [
         EvaluatedModel(name, title, ArmRole.REFERENCE, (folder / name,))

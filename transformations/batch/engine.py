@@ -57,6 +57,10 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
     batch_size: PositiveInt = 1024
     """Members a model call, and postings a call of the item encoder."""
 
+    mix_runtimes: bool = False
+    """Whether the history of a model version may go on in another runtime, LiteRT or TensorFlow,
+    than it began with. Their values differ by some 1e-7."""
+
     @property
     def schedule(self) -> Schedule:
         """When values are computed, and when they are available."""
@@ -141,6 +145,7 @@ class ActivityComputeEngine(ComputeEngine):
             self._rows,
             self.settings.schedule,
             self.settings.batch_size,
+            self.settings.mix_runtimes,
         )
         with ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())

@@ -31,6 +31,7 @@ from activity_embeddings.transformations.activity.sequences import (
 )
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
+from activity_embeddings.transformations.contract.litert_file import TENSORFLOW, why_tensorflow
 from activity_embeddings.transformations.definitions.schemas import embedding_batch, sequence_batch
 from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.inference.embedder import Embedder
@@ -65,6 +66,7 @@ class MaterializeReport:
     pushed_rows: int = 0
     pushed_values: int = 0
     hidden_files: int = 0
+    by_tensorflow: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -87,7 +89,7 @@ class MaterializeReport:
             f"  members  {self.members:,} in the last snapshot, {self.silent:,} of them silent\n"
             f"  rows     {self.rows:,} offline in {counted(self.views, 'view')}; "
             f"{self.pushed_rows:,} online ({counted(self.pushed_values, 'value')})\n"
-            f"{self._hidden()}  seconds  {seconds}"
+            f"{self._hidden()}{self._by_tensorflow()}  seconds  {seconds}"
         )
 
     def _ignored(self) -> str:
@@ -96,6 +98,13 @@ class MaterializeReport:
 
     def _hidden(self) -> str:
         return f"  files    {passed_over(self.hidden_files)}\n" if self.hidden_files else ""
+
+    def _by_tensorflow(self) -> str:
+        """Say for which models TensorFlow was imported, which takes seconds, and why."""
+        return "".join(
+            f"  models   {name} runs in TensorFlow: {why}\n"
+            for name, why in self.by_tensorflow.items()
+        )
 
     def _span(self) -> str:
         """Say when the snapshots are as of."""
@@ -143,6 +152,8 @@ class SnapshotRun:
         Members a model call.
     domain
         Names the columns of the snapshots.
+    mix_runtimes
+        Whether a model's history may go on in another runtime than its newest snapshot's.
     """
 
     spec: ActivitySpec
@@ -154,6 +165,7 @@ class SnapshotRun:
     publishing_delay: int = 0
     batch_size: int = 1024
     domain: names.DomainNames = names.JOBS
+    mix_runtimes: bool = False
     report: MaterializeReport = field(default_factory=MaterializeReport)
 
     def __post_init__(self) -> None:
@@ -170,7 +182,8 @@ class SnapshotRun:
         for sink, facts in self._facts.items():
             if self._committed[sink]:
                 what = f"model {facts['model']!r}" if "model" in facts else "the sequence view"
-                require_same_facts(sink, max(self._committed[sink]), facts, what=what)
+                but = ("runtime",) if self.mix_runtimes else ()
+                require_same_facts(sink, max(self._committed[sink]), facts, what=what, but=but)
 
     @property
     def cutoffs(self) -> list[int]:
@@ -345,6 +358,11 @@ class SnapshotRun:
         if key not in self._embedders:
             with self.report.timed("load models"):
                 self._embedders[key] = Embedder(models, batch_size=self.batch_size)
+            self.report.by_tensorflow |= {
+                model.name: why_tensorflow(model.manifest)
+                for model in models
+                if model.runtime == TENSORFLOW
+            }
         return self._embedders[key]
 
     def _chain(self, sink: SnapshotSink) -> list[int]:
@@ -475,6 +493,7 @@ def facts_of(model: ModelDescription) -> dict[str, Any]:
         "model": model.name,
         "version": model.version,
         "fingerprint": model.fingerprint,
+        "runtime": model.runtime,
         "vector_spec": model.vector_spec.to_dict(),
         "spec": model.spec.to_dict(),
     }

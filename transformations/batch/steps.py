@@ -84,6 +84,8 @@ class Context:
         When values are computed, and when they are available.
     batch_size
         Members a model call, and postings a call of the item encoder.
+    mix_runtimes
+        Whether a model's history may go on in another runtime.
     """
 
     config: RepoConfig
@@ -92,6 +94,7 @@ class Context:
     rows: RowStore
     schedule: Schedule
     batch_size: int
+    mix_runtimes: bool
     _made: dict[str, ItemVectors] = field(default_factory=dict)
     _read: dict[tuple[str, int], ItemVectors] = field(default_factory=dict)
 
@@ -341,6 +344,7 @@ class Snapshots:
             publishing_delay=context.schedule.delay_us,
             batch_size=context.batch_size,
             domain=DomainNames.of(plan.view.tags),
+            mix_runtimes=context.mix_runtimes,
             report=report,
         )
 

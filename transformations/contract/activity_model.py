@@ -17,6 +17,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.contract.litert_file import (
+    LITERT,
+    TENSORFLOW,
+    LiteRTFile,
+    why_tensorflow,
+)
 from activity_embeddings.transformations.contract.manifest import ManifestKind
 from activity_embeddings.transformations.contract.saved_model import (
     Signature,
@@ -79,6 +85,8 @@ class ModelDescription:
         Hash of the SavedModel's content.
     manifest
         dict. The manifest as read; empty without one.
+    converted
+        LiteRTFile. The same model for LiteRT; None where there is none.
     """
 
     name: str
@@ -92,6 +100,13 @@ class ModelDescription:
     description: str = ""
     owner: str = ""
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    converted: LiteRTFile | None = None
+
+    @property
+    def runtime(self) -> str:
+        """What computes batches of it, `litert` or `tensorflow`."""
+        by_litert = self.converted is not None and self.converted.runs_batches
+        return LITERT if by_litert else TENSORFLOW
 
     def summary(self) -> str:
         """Return one line for people: name, version, inputs and outputs."""
@@ -99,6 +114,11 @@ class ModelDescription:
         return (
             f"{self.name} version {self.version} ({self.fingerprint}): "
             f"{self.vector_spec.name} {self.vector_spec.version} -> {outputs}"
+            + (
+                ""
+                if self.runtime == LITERT
+                else f"; in TensorFlow: {why_tensorflow(self.manifest)}"
+            )
         )
 
 
@@ -166,6 +186,7 @@ def describe_model(
         description=model.description or manifest.get("description", ""),
         owner=model.owner or manifest.get("owner", ""),
         manifest=manifest,
+        converted=LiteRTFile.of(path, {**manifest, "name": name}),
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,11 +11,12 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
-from activity_embeddings.transformations.contract.saved_model import SIGNATURE
+from activity_embeddings.transformations.contract.litert_file import LITERT
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.inference.litert import SMALL_BATCH, converted_models
-from activity_embeddings.transformations.inference.tensorflow import load_saved_model, tensorflow
+from activity_embeddings.transformations.inference.litert import SEQUENCES_A_CALL, LiteRTModel
 from activity_embeddings.transformations.wording import out_of
+
+_log = logging.getLogger(__name__)
 
 BATCH_SIZE = 1024
 """Members a model call; larger batches are not faster and need more memory."""
@@ -24,8 +25,9 @@ BATCH_SIZE = 1024
 class Embedder:
     """Runs loaded models over sequences.
 
-    One TensorFlow function gathers the item vectors of a batch once and calls every model on
-    them: a member's data is prepared once, whatever the number of models.
+    A member's data is prepared once, whatever the number of models: the item vectors of a batch
+    are gathered once, and every model is called on them. A model runs by LiteRT where its
+    packaging says so, and else by TensorFlow, which is imported only then.
 
     Parameters
     ----------
@@ -33,15 +35,15 @@ class Embedder:
         The models, as checked by `describe_models`.
     batch_size
         Members a call.
-    small_batches
-        Whether to convert the models, in addition, for the few members that a request asks for:
-        such a call costs a fraction of one of the SavedModel. Models that cannot be converted, or
-        would give other values, stay as they are.
+    for_requests
+        Whether to run every model by LiteRT that can be converted, for the few members that a
+        request asks for: calling a SavedModel for one sequence takes many times longer than
+        computing it. A model without a LiteRT file is converted first, with TensorFlow.
 
     Raises
     ------
     InvalidInput
-        A SavedModel cannot be loaded; the message names the model.
+        A model cannot be loaded; the message names it.
     """
 
     def __init__(
@@ -49,16 +51,18 @@ class Embedder:
         models: Sequence[ModelDescription],
         *,
         batch_size: int = BATCH_SIZE,
-        small_batches: bool = False,
+        for_requests: bool = False,
     ) -> None:
         self.models = list(models)
         self.batch_size = batch_size
-        # The loaded objects own the variables that the signatures read: they must stay alive.
-        self._loaded = [load_saved_model(model.path, f"model {model.name!r}") for model in models]
-        signatures = [loaded.signatures[SIGNATURE] for loaded in self._loaded]
-        self._step = _build_step(list(zip(self.models, signatures, strict=True)))
-        self._matrix: tuple[ItemVectors | None, Any] = (None, None)
-        self._converted = converted_models(self.models, signatures) if small_batches else None
+        contents = {model.name: _litert_content(model, for_requests) for model in models}
+        self._litert = {name: LiteRTModel(c) for name, c in contents.items() if c is not None}
+        saved = [model for model in models if model.name not in self._litert]
+        self._saved_names = [model.name for model in saved]
+        if saved:
+            from activity_embeddings.transformations.inference.saved_models import SavedModels
+
+            self._saved = SavedModels(saved)
 
     def __call__(
         self, sequences: Sequences, vectors: ItemVectors
@@ -120,31 +124,39 @@ class Embedder:
         self, vectors: ItemVectors, rows: np.ndarray, actions: np.ndarray, ages: np.ndarray
     ) -> list[dict[str, np.ndarray]]:
         """Call every model on one batch."""
-        if self._converted is not None and len(rows) <= SMALL_BATCH:
-            inputs = {
-                names.INPUT_ITEM_EMBEDDINGS: vectors.matrix[rows],
-                names.INPUT_ACTIONS: actions,
-                names.INPUT_AGES: ages,
-            }
-            called = [model(inputs) for model in self._converted]
-        else:
-            outputs = self._step(self._constant(vectors), rows, actions, ages)
-            called = [{name: value.numpy() for name, value in one.items()} for one in outputs]
+        called = self._call_litert(vectors, rows, actions, ages)
+        if self._saved_names:
+            outputs = self._saved(vectors, rows, actions, ages)
+            called |= zip(self._saved_names, outputs, strict=True)
         # In the order of the model's outputs: TensorFlow gives them in one that changes from
         # process to process, and they become columns of files that should not change.
         return [
-            {output: values[output] for output in model.outputs}
-            for model, values in zip(self.models, called, strict=True)
+            {output: called[model.name][output] for output in model.outputs}
+            for model in self.models
         ]
 
-    def _constant(self, vectors: ItemVectors) -> Any:
-        """Return the matrix as a tensor; the same vectors are handed over once."""
-        known, matrix = self._matrix
-        if known is not vectors:
-            matrix = tensorflow().constant(vectors.matrix)
-            # Both at once: another thread may be calling with other vectors.
-            self._matrix = (vectors, matrix)
-        return matrix
+    def _call_litert(
+        self, vectors: ItemVectors, rows: np.ndarray, actions: np.ndarray, ages: np.ndarray
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Call the models that LiteRT runs, by a few sequences at a time."""
+        parts = []
+        for start in range(0, len(rows) if self._litert else 0, SEQUENCES_A_CALL):
+            part = slice(start, start + SEQUENCES_A_CALL)
+            inputs = {
+                names.INPUT_ITEM_EMBEDDINGS: vectors.matrix[rows[part]],
+                names.INPUT_ACTIONS: actions[part],
+                names.INPUT_AGES: ages[part],
+            }
+            parts.append({name: model(inputs) for name, model in self._litert.items()})
+        if len(parts) == 1:
+            return parts[0]
+        return {
+            name: {
+                output: np.concatenate([part[name][output] for part in parts])
+                for output in parts[0][name]
+            }
+            for name in self._litert
+        }
 
     def _ages(self, sequences: Sequences) -> np.ndarray:
         """Return the ages, or zeros that cost nothing where no model asks for them."""
@@ -166,42 +178,16 @@ def _require_finite(model: ModelDescription, output: str, values: np.ndarray) ->
         )
 
 
-def _call_all(
-    loaded: Sequence[tuple[ModelDescription, Any]], item_embeddings: Any, actions: Any, ages: Any
-) -> list[dict[str, Any]]:
-    """Call every model on the same tensors."""
-    outputs = []
-    for model, signature in loaded:
-        inputs = {names.INPUT_ITEM_EMBEDDINGS: item_embeddings, names.INPUT_ACTIONS: actions}
-        if model.uses_ages:
-            inputs[names.INPUT_AGES] = ages
-        outputs.append(signature(**inputs))
-    return outputs
+def _litert_content(model: ModelDescription, for_requests: bool) -> bytes | None:
+    """Return what LiteRT runs a model from, None for one that TensorFlow runs."""
+    if model.runtime == LITERT or (for_requests and model.converted):
+        assert model.converted is not None
+        return model.converted.path.read_bytes()
+    if not for_requests:
+        return None
+    from activity_embeddings.transformations.inference.conversion import convert
 
-
-def _build_step(loaded: list[tuple[ModelDescription, Any]]) -> Any:
-    """Return the function of one batch: gather once, call every model."""
-    tf = tensorflow()
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, None], tf.float32),
-            tf.TensorSpec([None, None], tf.int32),
-            tf.TensorSpec([None, None], tf.int32),
-            tf.TensorSpec([None, None], tf.float32),
-        ]
-    )
-    def step(matrix: Any, rows: Any, actions: Any, ages: Any) -> list[dict[str, Any]]:
-        if not loaded:
-            return []
-        spec, vector_view = loaded[0][0].spec, loaded[0][0].vector_spec
-        return _call_all(
-            loaded,
-            tf.ensure_shape(tf.gather(matrix, rows), [None, spec.length, vector_view.dimension]),
-            tf.ensure_shape(actions, [None, spec.length]),
-            tf.ensure_shape(ages, [None, spec.length]),
-        )
-
-    # One function for all shapes: TensorFlow's guard against tracing again and again, which warns
-    # of many such objects, is left out.
-    return step.get_concrete_function()
+    conversion = convert(model, timed=False)
+    if conversion.content is None:
+        _log.info("model %r stays a SavedModel: %s", model.name, conversion.left_out)
+    return conversion.content

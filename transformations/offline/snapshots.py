@@ -17,7 +17,7 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,6 +42,8 @@ FILE = "snapshot.parquet"
 PUBLISHED = "_published.json"
 FACTS = b"activity_embeddings"
 """Key of the parquet metadata that says what a snapshot was computed with."""
+
+_RUNTIMES = "; `mix_runtimes: true` under `batch_engine` lets one history have both"
 
 
 def partition_name(as_of: int) -> str:
@@ -205,7 +207,12 @@ def read_facts(file: Path) -> dict[str, Any]:
 
 
 def require_same_facts(
-    sink: SnapshotSink, newest: int, facts: Mapping[str, Any], *, what: str
+    sink: SnapshotSink,
+    newest: int,
+    facts: Mapping[str, Any],
+    *,
+    what: str,
+    but: Collection[str] = (),
 ) -> None:
     """Refuse to put values of two models, encoders or specs into one history.
 
@@ -219,6 +226,8 @@ def require_same_facts(
         What the values to be added are computed with.
     what
         What the error calls them.
+    but
+        Facts that may differ.
 
     Raises
     ------
@@ -230,12 +239,13 @@ def require_same_facts(
         # Snapshots from before there were fingerprints.
         vector_view = ItemVectorSpec.from_dict(recorded["vector_spec"])
         recorded["vector_spec"] = vector_view.to_dict()
-    mismatch = describe_mismatch(recorded, facts)
+    mismatch = describe_mismatch({k: v for k, v in recorded.items() if k not in but}, facts)
     if mismatch:
+        by_runtime = mismatch.startswith("`runtime`")
         raise ModelMismatch(
             f"{what}: the snapshots in {sink.path} were computed with other facts: {mismatch}. "
             "Give what was changed a new version or name (a new version starts its own "
-            "history), or remove that folder and backfill it"
+            f"history), or remove that folder and backfill it{_RUNTIMES if by_runtime else ''}"
         )
 
 

@@ -82,7 +82,7 @@ class ServedModel:
             domain=names.DomainNames.of(sequence.tags),
         )
         self._lookup = ItemVectorLookup(store, vector_view)
-        self._embedder = Embedder([self.model], batch_size=MEMBERS_A_CALL, small_batches=True)
+        self._embedder = Embedder([self.model], batch_size=MEMBERS_A_CALL, for_requests=True)
 
     def warm_up(self) -> None:
         """Map the vector table into memory.
@@ -193,7 +193,7 @@ _states_lock = threading.Lock()
 
 
 def preload(repo: str | Path | FeatureStore) -> list[str]:
-    """Load TensorFlow, every model and the vector table, so that no request has to.
+    """Load every model and the vector table, so that no request has to.
 
     Parameters
     ----------

@@ -22,7 +22,6 @@ from activity_embeddings.training.models import (
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.training.testing import ACTIVITY_MODEL_CHECKS, check_activity_model
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.reference import decayed_of
 
@@ -125,12 +124,12 @@ def test_the_search_space_holds_models_that_can_be_built(name, which):
 
 
 @pytest.mark.parametrize("name", known_models())
-def test_requests_are_served_by_the_converted_model(name, tmp_path):
+def test_it_is_published_and_served_by_litert(name, tmp_path):
     built = architecture(name)().build(SPEC, VECTOR_SPEC)
     described = package_model(
         built, tmp_path / name, name=name, version="1", spec=SPEC, vector_spec=VECTOR_SPEC
     )
-    assert Embedder([described], small_batches=True)._converted is not None
+    assert described.converted is not None
 
 
 EXTRA = (1, 4)

@@ -15,7 +15,7 @@ from activity_embeddings.transformations.contract.activity_model import (
     describe_models,
 )
 from activity_embeddings.transformations.inference.embedder import Embedder
-from activity_embeddings.transformations.inference.litert import SMALL_BATCH
+from activity_embeddings.transformations.inference.litert import SEQUENCES_A_CALL
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.feast_repo import at, events_table, small_data, us, vectors_table
 
@@ -100,28 +100,57 @@ def test_without_models_and_without_members_there_is_nothing(described, prepared
     assert Embedder(described)(nobody, vector_spec)["cnn"]["activity_embedding"].shape == (0, 64)
 
 
-@pytest.mark.parametrize("small_batches", [False, True])
-def test_outputs_come_in_the_order_of_the_description(described, prepared, small_batches):
+@pytest.mark.parametrize("for_requests", [False, True])
+def test_outputs_come_in_the_order_of_the_description(described, prepared, for_requests):
     sequences, vector_spec = prepared
     active = sequences.take(sequences.count > 0)
     backwards = [
         replace(model, outputs=dict(reversed(model.outputs.items()))) for model in described
     ]
     for models in (described, backwards):
-        embedder = Embedder(models, small_batches=small_batches)
+        embedder = Embedder(models, for_requests=for_requests)
         for part in (sequences, active, active.take(np.array([0]))):
             for model in models:
                 assert list(embedder(part, vector_spec)[model.name]) == list(model.outputs)
 
 
-@pytest.mark.parametrize("size", [1, 3, SMALL_BATCH, SMALL_BATCH + 1])
-def test_few_sequences_give_what_a_batch_gives(described, prepared, size):
+def by_tensorflow(models):
+    """The same models, run as SavedModels."""
+    return [replace(model, converted=None) for model in models]
+
+
+def test_litert_gives_what_tensorflow_gives(described, prepared):
+    sequences, vector_spec = prepared
+    assert all(model.runtime == "litert" for model in described)
+    random = np.random.default_rng(0)
+    sequences = sequences.take(random.permutation(np.tile(np.arange(len(sequences)), 10)))
+    fast = Embedder(described)(sequences, vector_spec)
+    plain = Embedder(by_tensorflow(described))(sequences, vector_spec)
+    for model in described:
+        for output, values in plain[model.name].items():
+            assert values.any()
+            np.testing.assert_allclose(fast[model.name][output], values, atol=1e-6, rtol=0)
+
+
+def test_models_of_both_runtimes_share_a_call(described, prepared):
+    mixed = [described[0], *by_tensorflow(described[1:2]), described[2]]
+    together, alone = Embedder(mixed)(*prepared), Embedder(described)(*prepared)
+    assert list(together) == list(alone)
+    for name, outputs in together.items():
+        for output, values in outputs.items():
+            np.testing.assert_allclose(values, alone[name][output], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("packaged", [True, False])
+@pytest.mark.parametrize("size", [1, 3, SEQUENCES_A_CALL, SEQUENCES_A_CALL + 1])
+def test_few_sequences_give_what_a_batch_gives(described, prepared, size, packaged):
+    """By the file that packaging made, and by one that is made when a server starts."""
     sequences, vector_spec = prepared
     random = np.random.default_rng(size)
     chosen = random.permutation(np.tile(np.arange(len(sequences)), 3))
-    whole = Embedder(described)(sequences, vector_spec)
-    embedder = Embedder(described, small_batches=True)
-    assert embedder._converted is not None
+    models = described if packaged else by_tensorflow(described)
+    whole = Embedder(models)(sequences, vector_spec)
+    embedder = Embedder(models, for_requests=True)
     for start in range(0, len(chosen), size):
         rows = chosen[start : start + size]
         few = embedder(sequences.take(rows), vector_spec)
@@ -151,8 +180,8 @@ def test_a_model_that_cannot_be_converted_stays_a_saved_model(prepared, tmp_path
     line = ActivityModel(tmp_path, name="odd", version="1", spec=SPEC, vector_spec=VECTOR_SPEC)
     described = describe_models([line], spec=SPEC, vector_spec=VECTOR_SPEC)
     sequences, vector_spec = prepared
-    embedder = Embedder(described, small_batches=True)
-    assert embedder._converted is None
+    embedder = Embedder(described, for_requests=True)
+    assert [model.runtime for model in described] == ["tensorflow"]
     one = sequences.take(np.flatnonzero(sequences.count)[:1])
     assert np.array_equal(
         embedder(one, vector_spec)["odd"]["x"], Embedder(described)(one, vector_spec)["odd"]["x"]

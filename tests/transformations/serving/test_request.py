@@ -40,7 +40,7 @@ event = st.tuples(times, st.integers(1, ITEMS), st.integers(1, 3))
 @pytest.fixture(scope="module")
 def embedder(models):
     line = ActivityModel(models / "unweighted_average")
-    return Embedder(describe_models([line], spec=SPEC, vector_spec=VECTOR_SPEC), small_batches=True)
+    return Embedder(describe_models([line], spec=SPEC, vector_spec=VECTOR_SPEC), for_requests=True)
 
 
 def lookup(item_ids):

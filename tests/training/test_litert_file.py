@@ -1,0 +1,137 @@
+"""The LiteRT file that packaging keeps beside a SavedModel, and who runs what."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from activity_embeddings.training.models import GeometricDecay
+from activity_embeddings.training.packaging import package_model
+from activity_embeddings.transformations.contract.activity_model import (
+    ActivityModel,
+    describe_model,
+    read_manifest,
+)
+from activity_embeddings.transformations.contract.litert_file import FILE
+from activity_embeddings.transformations.errors import ModelMismatch
+from activity_embeddings.transformations.inference import conversion
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support.feast_repo import at
+
+SPEC = ActivitySpec(length=6)
+VECTOR_SPEC = ItemVectorSpec("test", "1", 5)
+
+
+def package(model, path, **more):
+    return package_model(
+        model, path, name="some", version="1", spec=SPEC, vector_spec=VECTOR_SPEC, **more
+    )
+
+
+def describe(path):
+    return describe_model(ActivityModel(path), spec=SPEC, vector_spec=VECTOR_SPEC)
+
+
+@pytest.fixture
+def packaged(tmp_path):
+    return package(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), tmp_path / "model")
+
+
+def test_a_packaged_model_has_one_that_is_not_part_of_its_fingerprint(packaged, tmp_path):
+    assert packaged.runtime == "litert"
+    assert packaged.converted.path == packaged.path / FILE
+    assert "TensorFlow" not in packaged.summary()
+    left_out = package(
+        GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), tmp_path / "other", litert=False
+    )
+    assert left_out.runtime == "tensorflow" and left_out.converted is None
+    assert "in TensorFlow: it was packaged without a LiteRT file" in left_out.summary()
+
+
+@pytest.mark.parametrize(
+    ("change", "received"),
+    [
+        (lambda file: file.unlink(), "no file"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-1]), r"\w+ \(changed or corrupt file\)"),
+    ],
+)
+def test_a_file_that_is_gone_or_another_is_refused(packaged, change, received):
+    change(packaged.path / FILE)
+    expected = rf"'some': .*model.tflite should be the file that was packaged.*Received: {received}"
+    with pytest.raises(ModelMismatch, match=expected):
+        describe(packaged.path)
+
+
+class Unconvertible(tf.Module):
+    """Computes with an operation that LiteRT does not know."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 6, 5], tf.float32, name="item_embeddings"),
+            tf.TensorSpec([None, 6], tf.int32, name="actions"),
+        ]
+    )
+    def serve(self, item_embeddings, actions):
+        return {"x": tf.math.bessel_i0e(tf.reduce_sum(item_embeddings, axis=1))}
+
+
+class Stateful(tf.Module):
+    """Gives other values at each call, so that no conversion can agree with it."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 6, 5], tf.float32, name="item_embeddings"),
+            tf.TensorSpec([None, 6], tf.int32, name="actions"),
+        ]
+    )
+    def serve(self, item_embeddings, actions):
+        total = tf.reduce_sum(item_embeddings, axis=1)
+        return {"x": total + tf.random.uniform(tf.shape(total))}
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [(Unconvertible(), "LiteRT cannot run it: "), (Stateful(), "LiteRT's 'x' differs by ")],
+)
+def test_a_model_without_one_says_why(model, why, tmp_path):
+    described = package(model, tmp_path / "model")
+    assert not (described.path / FILE).exists()
+    assert described.runtime == "tensorflow"
+    assert f"in TensorFlow: {why}" in described.summary()
+
+
+def test_a_model_that_litert_slows_down_keeps_tensorflow_for_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "SLOWER", 0.0)
+    described = package(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), tmp_path / "model")
+    assert described.converted is not None and described.runtime == "tensorflow"
+    assert "LiteRT was slower" in described.summary()
+    seconds = read_manifest(described.path)["litert"]["seconds_of_a_batch"]
+    assert 0 < min(seconds.values()) < max(seconds.values()) < 60
+
+
+def without_litert(models):
+    for file in models.glob("*/assets.extra/activity_model.json"):
+        manifest = json.loads(file.read_text())
+        del manifest["litert"]
+        file.write_text(json.dumps(manifest))
+
+
+@pytest.mark.slow
+def test_one_history_does_not_mix_runtimes_unless_it_is_told_to(repo):
+    output = repo.publish(at(0), at(1)).output
+    assert "TensorFlow" not in output
+    before = repo.stores()
+    without_litert(repo.path / "models")
+    refused = repo.feast("materialize", *(f"{at(d):%Y-%m-%dT%H:%M:%S}" for d in (1, 2)))
+    assert refused.code != 0
+    assert "`runtime` should be 'litert'. Received: 'tensorflow'" in refused.output
+    assert "`mix_runtimes: true` under `batch_engine`" in refused.output
+    assert repo.stores() == before
+    repo.edit("feature_store.yaml", "snapshot_interval_hours: 24", "mix_runtimes: true")
+    output = repo.materialize(at(1), at(2)).output
+    assert "models   cnn runs in TensorFlow: it was packaged without a LiteRT file" in output
+    row = repo.store.get_online_features(
+        ["job_activity_embedding_cnn:activity_embedding"], [{"member_id": 14}]
+    ).to_dict()
+    assert np.isfinite(row["activity_embedding"][0]).all()

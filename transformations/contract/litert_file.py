@@ -1,0 +1,74 @@
+"""The LiteRT file beside a SavedModel: the same model, for processes that spare TensorFlow.
+
+Packaging converts a model, compares the two and keeps the file in `assets.extra`, where the
+SavedModel's fingerprint does not cover it. The manifest holds its hash, and which of the two
+computes batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from activity_embeddings.transformations.contract.manifest import FOLDER
+from activity_embeddings.transformations.errors import ModelMismatch
+
+FACT = "litert"
+"""Key of the manifest."""
+FILE = FOLDER / "model.tflite"
+LITERT, TENSORFLOW = "litert", "tensorflow"
+"""What computes a model's vectors."""
+
+
+@dataclass(frozen=True)
+class LiteRTFile:
+    """A model that was converted at packaging.
+
+    Attributes
+    ----------
+    path
+        The file.
+    runs_batches
+        Whether it computes batches too. Few models are slower so; those keep TensorFlow there.
+    """
+
+    path: Path
+    runs_batches: bool
+
+    @classmethod
+    def of(cls, model: Path, manifest: Mapping[str, Any]) -> LiteRTFile | None:
+        """Return the file of the SavedModel in folder `model`, None where it has none.
+
+        Raises
+        ------
+        ModelMismatch
+            It is gone, or another than the one that was packaged.
+        """
+        facts = manifest.get(FACT) or {}
+        if "hash" not in facts:
+            return None
+        file = model / FILE
+        content = hash_of(file.read_bytes()) if file.is_file() else None
+        if content != facts["hash"]:
+            raise ModelMismatch(
+                f"model {manifest['name']!r}: {file} should be the file that was packaged, hash "
+                f"{facts['hash']}. Received: "
+                f"{'no file' if content is None else f'{content} (changed or corrupt file)'}"
+            )
+        return cls(file, bool(facts["runs_batches"]))
+
+
+def hash_of(content: bytes) -> str:
+    """Return the hash of a LiteRT file's content."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def why_tensorflow(manifest: Mapping[str, Any]) -> str:
+    """Return why a model's batches run in TensorFlow, for people."""
+    facts = manifest.get(FACT) or {}
+    if "hash" in facts:
+        return "LiteRT was slower when it was packaged"
+    return facts.get("left_out") or "it was packaged without a LiteRT file"
