@@ -22,7 +22,7 @@ from activity_embeddings.training.new_repo.settings import (
 )
 from activity_embeddings.transformations.definitions.registered import registered_domains
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.inference.embedder import load_saved_model
+from activity_embeddings.transformations.inference.tensorflow import load_saved_model
 from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.feast_repo import DEFINITIONS, SAMPLE, Repo, at
