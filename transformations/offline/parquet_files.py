@@ -14,11 +14,12 @@ Which files a folder has:
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import NoneType
 from typing import TypeGuard
@@ -41,12 +42,13 @@ from activity_embeddings.transformations.arrow import (
     time_column,
 )
 from activity_embeddings.transformations.errors import InvalidData, first_line
-from activity_embeddings.transformations.times import to_us
 
 DELTA_LOG = "_delta_log"
 SUFFIXES = (".parquet", ".parq", ".pq")
 ANY = "permissive"
 """How Arrow puts columns of different types together: by the wider type, where there is one."""
+TEXT_FIRST = "; convert CSV and JSON lines first, for example with pandas' `to_parquet`"
+"""What errors say of a file that is not parquet."""
 _FORMAT = ds.ParquetFileFormat()
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 _INT64 = np.iinfo(np.int64)
@@ -116,17 +118,24 @@ class ParquetFiles:
                 return _type_of(fragment, column)
         return None
 
+    def head(self, rows: int) -> pa.Table:
+        """Return at most so many rows of the file that `schema` is of, with all its columns."""
+        schema = self.schema()
+        filesystem, _ = self._root
+        path = (self._filled or self._fragments)[0].path
+        try:
+            with pq.ParquetFile(path, filesystem=filesystem) as file:
+                return pa.Table.from_batches([*islice(file.iter_batches(rows), 1)], schema)
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(path, error) from error
+
     def earliest(self) -> int | None:
         """Return the first time in microseconds since the epoch, None where footers do not say."""
-        lowest = []
-        for fragment in self._filled:
-            for group in fragment.row_groups:
-                statistics = (group.statistics or {}).get(self.source.timestamp_field)
-                first = None if statistics is None else statistics["min"]
-                if not isinstance(first, datetime):
-                    return None
-                lowest.append(to_us(first))
-        return min(lowest, default=None)
+        return min(self._limits_of_times, default=None)
+
+    def latest(self) -> int | None:
+        """Return the last time in microseconds since the epoch, None where footers do not say."""
+        return max(self._limits_of_times, default=None)
 
     def read(
         self,
@@ -237,7 +246,8 @@ class ParquetFiles:
             try:
                 fragment.ensure_complete_metadata()
             except (OSError, pa.ArrowException) as error:
-                raise self._unreadable(path, error) from error
+                what_to_do = TEXT_FIRST if isinstance(error, pa.ArrowInvalid) else ""
+                raise self._unreadable(path, error, what_to_do) from error
             fragments.append(fragment)
         return fragments
 
@@ -245,6 +255,18 @@ class ParquetFiles:
     def _filled(self) -> list[ds.ParquetFileFragment]:
         """Return the files that have rows."""
         return [fragment for fragment in self._fragments if fragment.metadata.num_rows]
+
+    @cached_property
+    def _limits_of_times(self) -> list[int]:
+        """Return the first and the last time of each row group; none where a footer lacks them."""
+        limits: list[int] = []
+        for fragment in self._filled:
+            for statistics in _statistics(fragment.metadata, self.source.timestamp_field):
+                times = [] if statistics is None else _limits_of_times(statistics)
+                if not times:
+                    return []
+                limits += times
+        return limits
 
     def _hidden(self, path: str) -> bool:
         return any(map(_begins_hidden, _inside(path, self._root[1]).parts))
@@ -254,9 +276,9 @@ class ParquetFiles:
         inside = _inside(path, self._root[1])
         return f"{self.label}, file {inside}" if inside.parts else self.label
 
-    def _unreadable(self, path: str, error: BaseException) -> InvalidData:
+    def _unreadable(self, path: str, error: BaseException, what_to_do: str = "") -> InvalidData:
         return InvalidData(
-            f"{self._of(path)}: expected a readable source of parquet files. "
+            f"{self._of(path)}: expected a readable source of parquet files{what_to_do}. "
             f"Received: {first_line(error)}"
         )
 
@@ -400,16 +422,33 @@ def _type_of(fragment: ds.ParquetFileFragment, column: str) -> pa.DataType:
     return fragment.physical_schema.field(column).type
 
 
-def _columns(metadata: pq.FileMetaData, name: str) -> Iterator[pq.ColumnChunkMetaData]:
-    """Yield the chunks of one column that is not nested."""
-    position = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(name)
+def _statistics(metadata: pq.FileMetaData, name: str) -> Iterator[pq.Statistics | None]:
+    """Yield what each row group says of one column that is not nested; None for nothing."""
+    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    position = paths.index(name) if name in paths else None
     for group in range(metadata.num_row_groups):
-        yield metadata.row_group(group).column(position)
+        row_group = metadata.row_group(group)
+        yield None if position is None else row_group.column(position).statistics
 
 
 def _may_have_nulls(metadata: pq.FileMetaData, name: str) -> bool:
-    statistics = [column.statistics for column in _columns(metadata, name)]
+    statistics = _statistics(metadata, name)
     return any(s is None or not s.has_null_count or s.null_count for s in statistics)
+
+
+def _limits_of_times(statistics: pq.Statistics) -> list[int]:
+    """Return the first and the last time in microseconds, in a list; nothing where it is untold.
+
+    They are computed from the numbers that are stored: datetimes of Python end in the year 9999.
+    """
+    kind = json.loads(statistics.logical_type.to_json())
+    if kind["Type"] != "Timestamp" or not statistics.has_min_max:
+        return []
+    limits = [statistics.min_raw, statistics.max_raw]
+    if kind["timeUnit"] == "nanoseconds":
+        return [value // 1_000 for value in limits]
+    size = {"milliseconds": 1_000, "microseconds": 1}[kind["timeUnit"]]
+    return [value * size for value in limits]
 
 
 def _bounds(kind: pa.TimestampType, start: int | None, end: int) -> tuple[pa.Scalar, pa.Scalar]:

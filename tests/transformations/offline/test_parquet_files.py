@@ -281,7 +281,8 @@ def test_times_of_any_unit_and_zone_are_read_to_the_microsecond(
     moments = got["event_timestamp"].cast(pa.int64()).to_pylist()
     pairs = zip(got["member_id"].to_pylist(), moments, strict=True)
     assert sorted(pairs) == [(i, t) for i, t in enumerate(exact) if start <= t <= end]
-    assert files_of(folder).earliest() in (min(exact), None)
+    assert files_of(folder).earliest() == min(exact)
+    assert files_of(folder).latest() == max(exact)
 
 
 def test_what_pandas_writes_by_default_is_read(tmp_path):
@@ -291,8 +292,72 @@ def test_what_pandas_writes_by_default_is_read(tmp_path):
     frame.to_parquet(tmp_path / "frame.parquet")
     got = read(tmp_path)["event_timestamp"].to_pylist()
     assert [moment.microsecond for moment in got] == [123456, 123456]
-    first = EPOCH + timedelta(microseconds=files_of(tmp_path).earliest())
-    assert first == times[0].floor("us")
+    for moment in (files_of(tmp_path).earliest(), files_of(tmp_path).latest()):
+        assert EPOCH + timedelta(microseconds=moment) == times[0].floor("us")
+
+
+def test_the_first_and_the_last_time_are_those_of_all_files(tmp_path):
+    for name, times in {"a": [7, -3], "sub/b": [12], "c": []}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pq.write_table(table([1] * len(times), times), tmp_path / name)
+    assert (files_of(tmp_path).earliest(), files_of(tmp_path).latest()) == (-3, 12)
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_the_first_and_the_last_time_without_a_zone_are_taken_as_utc(tmp_path, unit):
+    size = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    at = pa.array([-2 * size, 3 * size], pa.timestamp(unit))
+    pq.write_table(table([1, 2]).set_column(2, "at", at), tmp_path / "a")
+    assert (files_of(tmp_path).earliest(), files_of(tmp_path).latest()) == (-2_000_000, 3_000_000)
+
+
+def test_times_that_python_has_no_datetime_for_are_told_and_read(tmp_path):
+    far = 400_000_000_000_000_000  # in the year 14645
+    pq.write_table(table([1, 2], [5, far], expires=pa.array([far] * 2, UTC_US)), tmp_path / "a")
+    assert (files_of(tmp_path).earliest(), files_of(tmp_path).latest()) == (5, far)
+    assert members(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("kind", ["no statistics", "no times", "no column", "nulls", "int96"])
+def test_footers_that_do_not_say_the_times_say_none(tmp_path, kind):
+    other, how = table([1]), {}
+    match kind:
+        case "no statistics":
+            how = {"write_statistics": False}
+        case "no times":
+            other = other.set_column(2, "at", pa.array([7]))
+        case "no column":
+            other = other.drop_columns(["at"])
+        case "nulls":
+            other = other.set_column(2, "at", pa.array([None], UTC_US))
+        case "int96":
+            how = {"use_deprecated_int96_timestamps": True}
+    pq.write_table(table([1]), tmp_path / "a")
+    pq.write_table(other, tmp_path / "b", **how)
+    assert files_of(tmp_path).earliest() is None
+    assert files_of(tmp_path).latest() is None
+
+
+def test_the_head_is_of_the_first_file_with_rows(tmp_path):
+    pq.write_table(table([]), tmp_path / "a.parquet")
+    pq.write_table(table([1, 2, 3], more=pa.array(["x"] * 3)), tmp_path / "b", row_group_size=1)
+    pq.write_table(table([4]), tmp_path / "c.parquet")
+    head = files_of(tmp_path).head(2)
+    assert head["member"].to_pylist() == [1, 2]
+    assert head.column_names == ["member", "what", "at", "more"]
+    assert files_of(tmp_path / "a.parquet").head(2).schema == table([]).schema
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", '{"a": 1}\n'])
+def test_a_file_of_text_is_refused_with_what_to_do(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+    for path, name in ((tmp_path, "events, file a.csv"), (tmp_path / "a.csv", "events")):
+        with pytest.raises(
+            InvalidData,
+            match=f"^{name}: expected a readable source of parquet files; "
+            r"convert CSV and JSON lines first, .*`to_parquet`. Received: .*not a parquet file",
+        ):
+            files_of(path).head(9)
 
 
 def test_a_relative_path_is_within_the_repo_and_a_uri_is_read_too(tmp_path, monkeypatch):
