@@ -145,10 +145,11 @@ def _summary(folder: Path, settings: RepoSettings) -> str:
 def _interval(events: Path | None, column: str) -> tuple[str, str]:
     """Return the last day of the events, or the last day until now."""
     from activity_embeddings.training.new_repo.heads import last_time
+    from activity_embeddings.transformations.times import SECOND, to_datetime, to_us
 
-    now = datetime.now(UTC)
+    now = to_us(datetime.now(UTC))
     last = None if events is None else last_time(events, column)
-    end = now if last is None else min(now, last + timedelta(seconds=1))
+    end = to_datetime(now if last is None else min(now, last + SECOND))
     first, last_second = (f"{t:%Y-%m-%dT%H:%M:%S}" for t in (end - timedelta(days=1), end))
     return first, last_second
 

@@ -1,6 +1,6 @@
 """What a user's files hold, from their first rows: a proposal that the user can correct.
 
-Only a footer and the first row group are read, so that a large file costs no more than a small one.
+Only footers and the first rows are read, so that a large file costs no more than a small one.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from feast import FileSource
 
 from activity_embeddings.training.new_repo.settings import Content, IdType
 from activity_embeddings.transformations.arrow import is_text
-from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 
 ROWS = 100_000
 """Rows that are looked at."""
@@ -143,48 +143,24 @@ class Head:
 
 
 def read_head(path: Path) -> Head:
-    """Return the first rows of a parquet file, or of the first file of a folder.
+    """Return the first rows of a parquet file, or of the first file of a folder that has rows.
 
     Raises
     ------
     InvalidInput
-        There is none, or it cannot be read.
+        There is none, or `feast materialize` could not read one of them.
     """
-    files = [path]
-    if path.is_dir():
-        files = sorted(f for f in path.rglob("*.parquet") if not f.name.startswith((".", "_")))
-    if not path.exists() or not files:
-        raise InvalidInput(
-            f"{path}: expected a parquet file, or a folder of them. Received: "
-            f"{'no such path' if not path.exists() else 'a folder without any'}"
-        )
-    try:
-        with pq.ParquetFile(files[0]) as file:
-            batch = next(file.iter_batches(ROWS), None)
-            table = (
-                file.schema_arrow.empty_table() if batch is None else pa.Table.from_batches([batch])
-            )
-    except (OSError, pa.ArrowException) as error:
-        raise InvalidInput(
-            f"{files[0]}: expected a parquet file; convert CSV and JSON lines first, for example "
-            f"with pandas' `to_parquet`. Received: {first_line(error)}"
-        ) from error
-    return Head(path, table)
+    return Head(path, _files(path).head(ROWS))
 
 
-def last_time(path: Path, column: str) -> datetime | None:
-    """Return the newest time of a source, by the footers of its files; None if they do not say."""
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    newest: list[datetime] = []
-    for file in files:
-        metadata = pq.read_metadata(file)
-        for group in range(metadata.num_row_groups):
-            columns = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
-            found = [c.statistics for c in columns if c.path_in_schema == column]
-            if not found or found[0] is None or not isinstance(found[0].max, datetime):
-                return None
-            newest.append(found[0].max)
-    return max(newest, default=None)
+def last_time(path: Path, column: str) -> int | None:
+    """Return the newest time of a source in microseconds since the epoch, None if it is untold."""
+    return _files(path, column).latest()
+
+
+def _files(path: Path, time: str = "") -> ParquetFiles:
+    """Return the files of a source that `feast materialize` will read."""
+    return ParquetFiles(FileSource(path=str(path), timestamp_field=time), None, str(path))
 
 
 def member_column(head: Head) -> str | None:

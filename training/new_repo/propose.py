@@ -25,6 +25,7 @@ from activity_embeddings.training.new_repo.settings import (
     RepoSettings,
     VectorSource,
 )
+from activity_embeddings.transformations.arrow import require_zoned_time
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.names import (
     EMBEDDING,
@@ -170,6 +171,7 @@ def _events(
         ask,
     )
     time = _column(head, answers.time, "--time", "when it was done", time_column_of(head), ask)
+    require_zoned_time(head.type_of(time), time, str(head.path))
     event_id = answers.event_id
     if event_id is None and EVENT_ID in head.columns:
         event_id = EVENT_ID
@@ -210,6 +212,7 @@ def _items(
     found = names.item_id if names.item_id in head.columns else item_column(head)
     item_id = _column(head, None, "--item", "the item", found, ask)
     time = _column(head, None, "--time", "since when it is valid", time_column_of(head), ask)
+    require_zoned_time(head.type_of(time), time, str(head.path))
     if head.id_type(item_id) != item_type and answers.events is not None:
         raise InvalidInput(
             f"{path}: column {item_id!r} should hold ids of the type that they have in "

@@ -9,6 +9,7 @@ import pytest
 from activity_embeddings.training.new_repo import heads
 from activity_embeddings.training.new_repo.settings import Content
 from activity_embeddings.transformations.errors import InvalidInput
+from support.feast_repo import us
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 TIMES = pa.timestamp("us", "UTC")
@@ -142,10 +143,22 @@ def test_what_an_encoder_can_read_has_a_type_in_feast(tmp_path):
     ]
 
 
-def test_of_a_folder_the_first_file_is_looked_at(tmp_path):
-    for name in ("_hidden.parquet", "b.parquet", "a.parquet"):
+def test_of_a_folder_the_first_file_that_a_run_reads_is_looked_at(tmp_path):
+    for name in ("_temporary/0.parquet", "b.parquet", "c/000000_0"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         pq.write_table(pa.table({name[0]: [1]}), tmp_path / name)
-    assert heads.read_head(tmp_path).columns == ["a"]
+    pq.write_table(pa.schema({"0": pa.int64()}).empty_table(), tmp_path / "0.parquet")
+    (tmp_path / "_SUCCESS").touch()
+    assert heads.read_head(tmp_path).columns == ["b"]
+    (tmp_path / "b.parquet").unlink()
+    assert heads.read_head(tmp_path).columns == ["c"]
+
+
+def test_a_hidden_file_that_a_run_refuses_is_refused(tmp_path):
+    for name in ("_hidden.parquet", "b.parquet"):
+        pq.write_table(pa.table({name[0]: [1]}), tmp_path / name)
+    with pytest.raises(InvalidInput, match=r"Received: _hidden.parquet. Rename it"):
+        heads.read_head(tmp_path)
 
 
 def test_a_file_without_rows_still_tells_its_columns(tmp_path):
@@ -157,24 +170,24 @@ def test_a_file_without_rows_still_tells_its_columns(tmp_path):
 @pytest.mark.parametrize(
     ("make", "received"),
     [
-        (lambda path: None, "no such path"),
-        (lambda path: path.mkdir(), "a folder without any"),
+        (lambda path: None, "No such file or directory"),
+        (lambda path: path.mkdir(), "an empty folder"),
         (lambda path: path.write_text("a,b\n1,2\n"), "convert CSV and JSON lines first"),
     ],
 )
 def test_what_cannot_be_read_is_refused_by_name(tmp_path, make, received):
     path = tmp_path / "events"
     make(path)
-    with pytest.raises(InvalidInput, match=rf"events: expected a parquet file.*{received}"):
+    with pytest.raises(InvalidInput, match=rf"events: expected a.* parquet file.*{received}"):
         heads.read_head(path)
 
 
-def test_the_newest_time_comes_from_the_footers(tmp_path):
-    for name, hour in (("a.parquet", 3), ("b.parquet", 9)):
+def test_the_newest_time_comes_from_the_footers_of_all_files(tmp_path):
+    for name, hour in (("a.parquet", 3), ("000000_0", 9)):
         times = pa.array([NOON.replace(hour=hour)], TIMES)
         pq.write_table(pa.table({"ts": times, "n": [1]}), tmp_path / name)
-    assert heads.last_time(tmp_path, "ts") == NOON.replace(hour=9)
-    assert heads.last_time(tmp_path / "a.parquet", "ts") == NOON.replace(hour=3)
+    assert heads.last_time(tmp_path, "ts") == us(NOON.replace(hour=9))
+    assert heads.last_time(tmp_path / "a.parquet", "ts") == us(NOON.replace(hour=3))
     assert heads.last_time(tmp_path, "n") is None
     pq.write_table(pa.table({"ts": times}), tmp_path / "c.parquet", write_statistics=False)
     assert heads.last_time(tmp_path, "ts") is None

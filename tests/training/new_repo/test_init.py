@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 COMMAND = Path(sys.executable).with_name("activity-embeddings")
 ACTIONS = ("view", "like", "buy", "skip", "hide")
+TIMES = pa.timestamp("us", "UTC")
 
 
 def typed(*arguments, cwd):
@@ -57,7 +58,7 @@ def write_files(folder):
             "user_id": [f"u{i}" for i in random.integers(20, size=rows)],
             "product_sku": [f"p{i}" for i in random.integers(12, size=rows)],
             "verb": [ACTIONS[i] for i in chosen],
-            "ts": pa.array([at(day) for day in times], pa.timestamp("us", "UTC")),
+            "ts": pa.array([at(day) for day in times], TIMES),
         }
     )
     products = [f"p{i}" for i in range(12)]
@@ -65,7 +66,7 @@ def write_files(folder):
         {
             "product_sku": products,
             "vec": pa.array(random.normal(size=(12, 16)).tolist(), pa.list_(pa.float32())),
-            "made": pa.array([at(-90)] * 12, pa.timestamp("us", "UTC")),
+            "made": pa.array([at(-90)] * 12, TIMES),
         }
     )
     pq.write_table(events, folder / "events.parquet")
@@ -190,3 +191,29 @@ def test_a_file_that_does_not_tell_a_column_is_refused_with_the_option(tmp_path)
     pq.write_table(events.rename_columns({"user_id": "a"}), file)
     output = refused(tmp_path / "repo", "--events", file)
     assert "name it with --member" in output and "a, product_sku, verb, ts" in output
+
+
+def test_a_time_without_a_zone_is_refused_by_name(tmp_path):
+    events, vectors = write_files(tmp_path)
+    naive = events["ts"].cast(pa.timestamp("us"))
+    pq.write_table(events.set_column(3, "ts", naive), tmp_path / "naive.parquet")
+    output = refused(tmp_path / "repo", "--events", tmp_path / "naive.parquet", "--time", "ts")
+    assert "column 'ts' should be a timestamp with time zone UTC. Received: timestamp[us]" in output
+    made = vectors["made"].cast(pa.timestamp("us"))
+    pq.write_table(vectors.set_column(2, "made", made), tmp_path / "vectors.parquet")
+    output = refused(tmp_path / "repo", "--vectors", tmp_path / "vectors.parquet")
+    assert "expected a column that says since when it is valid" in output
+    assert not (tmp_path / "repo").exists()
+
+
+def test_the_interval_ends_after_the_newest_event_of_any_file(tmp_path):
+    events, _ = write_files(tmp_path)
+    folder = tmp_path / "events"
+    (folder / "day=2").mkdir(parents=True)
+    pq.write_table(events.slice(0, 300), folder / "a.parquet")
+    last = at(0.5) + timedelta(microseconds=5)
+    newest = events.slice(300).set_column(3, "ts", pa.array([last] * 100, TIMES))
+    pq.write_table(newest, folder / "day=2" / "000000_0")
+    result = CliRunner().invoke(init, [str(tmp_path / "repo"), "--events", str(folder)])
+    assert result.exit_code == 0, result.output
+    assert "feast materialize 2024-02-29T12:00:01 2024-03-01T12:00:01" in result.output
