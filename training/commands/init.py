@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from activity_embeddings.transformations.cli import one_line_errors
 
@@ -68,7 +69,16 @@ class _Names(click.ParamType):
 )
 @click.option("--project", help="Name of the Feast project; default: that of the folder.")
 @click.option("--apply", is_flag=True, help="Run `feast apply` in the new repo.")
-def init(folder: Path, sample: bool, own_vectors: bool, apply: bool, **said: Any) -> None:
+@click.pass_context
+def init(
+    context: click.Context,
+    /,
+    folder: Path,
+    sample: bool,
+    own_vectors: bool,
+    apply: bool,
+    **said: Any,
+) -> None:
     """Write a feature repo into FOLDER that can be applied and published at once.
 
     Give it your files, and it proposes columns, types and actions from their first rows; options
@@ -80,7 +90,7 @@ def init(folder: Path, sample: bool, own_vectors: bool, apply: bool, **said: Any
             raise click.UsageError("--own-vectors and --encoder or --postings exclude each other")
         start, end = SAMPLE_INTERVAL
         if sample:
-            _require_alone(said)
+            _require_alone(context)
             from activity_embeddings.training.new_repo.create import create_sample_repo
 
             create_sample_repo(folder)
@@ -99,12 +109,16 @@ def init(folder: Path, sample: bool, own_vectors: bool, apply: bool, **said: Any
         click.echo(_next(folder, start, end, applied=apply))
 
 
-def _require_alone(said: dict[str, Any]) -> None:
-    defaults = {"days": 28, "length": 32}
-    given = [name for name, value in said.items() if value and value != defaults.get(name)]
+def _require_alone(context: click.Context) -> None:
+    """Raise where the user gave options, even at their defaults, that `--sample` has no use for."""
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name not in ("folder", "sample", "apply")
+        and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT
+    ]
     if given:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise click.UsageError(f"--sample has columns of its own: leave out {options}")
+        raise click.UsageError(f"--sample has columns of its own: leave out {', '.join(given)}")
 
 
 def _settings(folder: Path, said: dict[str, Any]) -> RepoSettings:

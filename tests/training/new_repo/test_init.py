@@ -172,6 +172,12 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     [
         (["--sample", "--item", "x"], "leave out --item"),
         (["--sample", "--length", "9"], "leave out --length"),
+        (["--sample", "--days", "28"], "leave out --days"),
+        (["--sample", "--apply", "--own-vectors", "--encoder"], "exclude each other"),
+        (
+            ["--sample", "--apply", "--positive", "a", "--own-vectors"],
+            "leave out --own-vectors, --positive",
+        ),
         (["--own-vectors", "--encoder"], "exclude each other"),
         (["--actions", "a,,b"], "expected names, separated by commas"),
         (["--dimension", "0"], "--dimension"),
