@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -38,28 +39,23 @@ def create_repo(folder: Path, settings: RepoSettings) -> None:
     InvalidInput
         The folder holds something, or the settings do not fit together. Nothing was written.
     """
-    _require_empty(folder)
     written = {
         "entities.py": render.entities_py(settings),
         "sources.py": render.sources_py(settings),
         "item_vectors.py": render.item_vectors_py(settings),
     }
-    try:
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-        with as_file(files("activity_embeddings") / "template") as template:
-            for name in COPIED:
-                shutil.copyfile(template / name, folder / name)
-            for name in STORES:
-                text = (template / name).read_text()
-                (folder / name).write_text(render.feature_store_yaml(text, settings))
+    with _written_whole(folder), _template() as template:
+        (folder / "data").mkdir()
+        for name in COPIED:
+            shutil.copyfile(template / name, folder / name)
+        for name in STORES:
+            text = (template / name).read_text()
+            (folder / name).write_text(render.feature_store_yaml(text, settings))
         for name, text in written.items():
             (folder / name).write_text(text)
         (folder / ".gitignore").write_text("data/\nruns/\nevaluation/\n__pycache__/\n")
         _write_empty_sources(folder / "data", settings)
         _write_models(folder / "models", settings)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def create_sample_repo(folder: Path) -> None:
@@ -70,8 +66,7 @@ def create_sample_repo(folder: Path) -> None:
     InvalidInput
         The folder holds something.
     """
-    _require_empty(folder)
-    with as_file(files("activity_embeddings") / "template") as template:
+    with _written_whole(folder), _template() as template:
         for name in (*COPIED, *STORES, "entities.py", "sources.py", "item_vectors.py"):
             _copy(template / name, folder / name)
         for part in ("models/item_encoder", "models/unweighted_average", "models/geometric_decay"):
@@ -83,6 +78,28 @@ def create_sample_repo(folder: Path) -> None:
             data / "activity_events" / "history.parquet",
             folder / "data" / "activity_events" / "history.parquet",
         )
+
+
+def _template() -> AbstractContextManager[Path]:
+    """Return the folder of the definitions that this package brings."""
+    return as_file(files("activity_embeddings") / "template")
+
+
+@contextmanager
+def _written_whole(folder: Path) -> Iterator[None]:
+    """Make a folder that is new or empty, and leave it as it was where the body fails."""
+    _require_empty(folder)
+    was_there = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in folder.iterdir() if was_there else [folder]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+        raise
 
 
 def _copy(source: Path, target: Path) -> None:

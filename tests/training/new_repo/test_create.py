@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from activity_embeddings.training.new_repo import render
+from activity_embeddings.training.new_repo import create, render
 from activity_embeddings.training.new_repo.create import create_repo, create_sample_repo
 from activity_embeddings.training.new_repo.settings import (
     Content,
@@ -189,10 +189,29 @@ def test_a_folder_with_something_in_it_is_refused_and_stays_as_it_is(tmp_path, c
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("mine.txt", "mine")]
 
 
+FLOATS = RepoSettings(items=PostingSource(content=[Content("price", "Float32")]))
+
+
 def test_a_repo_that_cannot_be_written_whole_is_not_there_at_all(tmp_path):
-    floats = PostingSource(content=[Content("price", "Float32")])
     with pytest.raises(InvalidInput, match=r"column of text, integers or lists.*Received: price"):
-        create_repo(tmp_path / "repo", RepoSettings(items=floats))
+        create_repo(tmp_path / "repo", FLOATS)
+    assert not (tmp_path / "repo").exists()
+
+
+def test_an_empty_folder_that_was_there_stays_when_a_repo_cannot_be_written(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to("mine")
+    for folder in (tmp_path / "mine", tmp_path / "link"):
+        with pytest.raises(InvalidInput, match="Received: price"):
+            create_repo(folder, FLOATS)
+        assert list(folder.iterdir()) == []
+
+
+def test_a_sample_that_cannot_be_copied_whole_is_not_there_at_all(tmp_path, monkeypatch):
+    # As a full disk or an interrupt.
+    monkeypatch.setattr(create.shutil, "copytree", lambda *paths: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        create_sample_repo(tmp_path / "repo")
     assert not (tmp_path / "repo").exists()
 
 
