@@ -384,6 +384,30 @@ def test_actions_outside_the_vocabulary_are_left_out_and_counted_where_the_spec_
     assert "'LOOK', 'SHARE' in 3 of" in refused.output
 
 
+def test_a_row_that_several_reads_of_a_run_see_is_counted_once(tmp_path, models):
+    """As 18 cut-offs make two reads, each with the window before it."""
+    rows = [
+        *[(1, 1, "APPLY", at(-24.9))] * 2,
+        (1, 1, "LOOK", at(-24.9)),
+        *[(1, 2, "SAVE", at(1))] * 2,
+        (2, 2, "LOOK", at(1)),
+        *[(2, 1, "APPLY", at(2.9))] * 3,
+        (2, 3, "LOOK", at(2.9)),
+    ]
+    vectors = [(item, at(-40), np.ones(64)) for item in (1, 2, 3)]
+    settings = replace(OWN_VECTORS, spec=replace(OWN_VECTORS.spec, other_actions="ignore"))
+    repo = make_repo(
+        tmp_path / "repo", models, events_table(rows), vectors_table(vectors), settings
+    )
+    repo.edit("feature_store.yaml", "snapshot_interval_hours: 24", "snapshot_interval_hours: 4")
+    output = repo.publish(at(0), at(3)).output
+    assert "18 snapshots" in output
+    assert "3 read, 4 duplicates left out; 3 events of other actions ignored;" in output
+    # The first cut-off's window begins after the first rows; who fell silent is seen from before.
+    output = repo.materialize(at(3), at(3.5)).output
+    assert "2 read, 3 duplicates left out; 2 events of other actions ignored;" in output
+
+
 def rows_of(repo):
     """Return every published row, of files and of the online store, without facts of the run."""
     files = (repo.data / "snapshots").rglob("snapshot.parquet")

@@ -48,9 +48,9 @@ class ActivityEvents:
     time
         int64 [E]; microseconds since the epoch, ascending within each member.
     duplicates
-        Rows left out because an equal row was kept.
+        int64; times of the rows that are left out because an equal row was kept.
     other_actions
-        Rows left out because the spec ignores their action.
+        int64; times of the rows that are left out because the spec ignores their action.
     event_ids
         Distinct event ids, ascending; None where the source has none.
     event
@@ -63,10 +63,10 @@ class ActivityEvents:
     item: np.ndarray
     action: np.ndarray
     time: np.ndarray
-    duplicates: int
+    duplicates: np.ndarray
+    other_actions: np.ndarray
     event_ids: pa.Array | None = None
     event: np.ndarray | None = None
-    other_actions: int = 0
 
     def __len__(self) -> int:
         return len(self.time)
@@ -127,6 +127,7 @@ class ActivityEvents:
         keys = [column[order] for column in (member, time, *tie_breakers)]
         repeats = np.zeros(len(order), dtype=bool)
         repeats[1:] = np.logical_and.reduce([key[1:] == key[:-1] for key in keys])
+        duplicates = time[order[repeats]]
         if repeats.any():
             order = order[~repeats]
 
@@ -138,7 +139,7 @@ class ActivityEvents:
             item=checked.item[order],
             action=checked.action[order],
             time=time[order],
-            duplicates=int(repeats.sum()),
+            duplicates=duplicates,
             other_actions=checked.other_actions,
             event_ids=checked.event_ids,
             event=None if checked.event is None else checked.event[order],
@@ -160,7 +161,7 @@ class CheckedEvents:
     time
         int64 [E]; microseconds since the epoch.
     other_actions
-        Rows left out because the spec ignores their action.
+        int64; times of the rows that are left out because the spec ignores their action.
     event_ids, event
         Distinct event ids, ascending, and int32 [E] positions in these; None where the source has
         none.
@@ -172,7 +173,7 @@ class CheckedEvents:
     item: np.ndarray
     action: np.ndarray
     time: np.ndarray
-    other_actions: int
+    other_actions: np.ndarray
     event_ids: pa.Array | None = None
     event: np.ndarray | None = None
 
@@ -207,12 +208,14 @@ def check_events(
     columns = (*domain.event_columns, names.EVENT_TIMESTAMP)
     require_columns(table.column_names, columns, source)
     action = _action_ids(table, spec, source, domain.action)
+    time = time_column(table, names.EVENT_TIMESTAMP, source)
     ignored = action < 0
-    if ignored.any():
-        table, action = table.filter(pa.array(~ignored)), action[~ignored]
+    other_actions = time[ignored]
+    if len(other_actions):
+        table = table.filter(pa.array(~ignored))
+        action, time = action[~ignored], time[~ignored]
     member_ids, member = rank_encode(id_column(table, domain.member_id, source))
     item_ids, item = rank_encode(id_column(table, domain.item_id, source))
-    time = time_column(table, names.EVENT_TIMESTAMP, source)
     event_ids = event = None
     if domain.event_id in table.column_names:
         event_ids, event = rank_encode(id_column(table, domain.event_id, source))
@@ -224,7 +227,7 @@ def check_events(
         item=item,
         action=action,
         time=time,
-        other_actions=int(ignored.sum()),
+        other_actions=other_actions,
         event_ids=event_ids,
         event=event,
     )

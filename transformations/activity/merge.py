@@ -143,6 +143,7 @@ def as_events(members: Sequence[Sequence[Activity]]) -> ActivityEvents:
     position = {item: i for i, item in enumerate(distinct)}
     ends = accumulate(map(len, members), initial=0)
     event_ids, event = _event_ids(flat)
+    nothing = np.array([], dtype=np.int64)
     return ActivityEvents(
         member_ids=_numbers(len(members)),
         item_ids=_id_array(distinct),
@@ -150,7 +151,8 @@ def as_events(members: Sequence[Sequence[Activity]]) -> ActivityEvents:
         item=np.array([position[item] for item in items], dtype=np.int32),
         action=np.array(actions, dtype=np.int16),
         time=np.array(times, dtype=np.int64),
-        duplicates=0,
+        duplicates=nothing,
+        other_actions=nothing,
         event_ids=event_ids,
         event=event,
     )

@@ -209,10 +209,7 @@ class SnapshotRun:
             with self.report.timed("read events"):
                 events = self.read_events(since, group[-1])
             self._require_same_ids(events)
-            counted = moments[first - 1] if first else start
-            self.report.events += int((events.time >= counted).sum())
-            self.report.duplicates += events.duplicates
-            self.report.other_actions += events.other_actions
+            self._count(events, since=moments[first - 1] if first else start)
             for as_of in group:
                 self._compute_snapshot(as_of, events)
                 progress(1)
@@ -238,6 +235,13 @@ class SnapshotRun:
         self._writers.shutdown()
         for sink in self._sinks:
             sink.clear_staging()
+
+    def _count(self, events: ActivityEvents, *, since: int) -> None:
+        """Count the rows of a read, but not those that the read before has counted."""
+        report = self.report
+        report.events += int((events.time >= since).sum())
+        report.duplicates += int((events.duplicates >= since).sum())
+        report.other_actions += int((events.other_actions >= since).sum())
 
     def _require_same_ids(self, events: ActivityEvents) -> None:
         acted_on, known = events.item_ids, self.vectors.item_ids

@@ -187,9 +187,9 @@ class SequenceWriter:
         activity = ActivityEvents.from_arrow(table, self._spec, source=SOURCE, domain=self.domain)
         report = PushReport(
             events=len(table),
-            duplicates=activity.duplicates,
+            duplicates=len(activity.duplicates),
             members=len(activity.member_ids),
-            ignored=activity.other_actions,
+            ignored=len(activity.other_actions),
         )
         if not len(table):
             return report
