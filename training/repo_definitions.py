@@ -57,19 +57,25 @@ class RepoDefinitions:
         InvalidInput
             There is none, or there are several. The message says what modules raised.
         """
-        found = [
-            view for view in self.views.get(role, []) if item is None or item == _item_of(view)
-        ]
+        views = self.views.get(role, [])
+        found = [view for view in views if item is None or item == _item_of(view)]
         if len(found) == 1:
             return found[0]
+        items = sorted({_item_of(view) for view in views})
+        if item is None and len(items) > 1:
+            raise InvalidInput(
+                f"feature repo {self.repo}: expected the item of one of its domains: "
+                f"{', '.join(items)}. Received: no item"
+            )
         raised = "".join(
             f"; {file.name} raised {type(error).__name__}: {error}"
             for file, error in self.raised.items()
         )
-        names = ", ".join(sorted(view.name for view in found)) or "none"
+        names = ", ".join(sorted(view.name for view in found or views)) or "none"
+        of_item = "" if item is None else f" of {item!r}"
         raise InvalidInput(
-            f"feature repo {self.repo}: expected one view with the tag {Tag.ROLE} {role!r} among "
-            f"its definitions. Received: {names}{raised}"
+            f"feature repo {self.repo}: expected one view{of_item} with the tag {Tag.ROLE} "
+            f"{role!r} among its definitions. Received: {names}{raised}"
         )
 
 
