@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import warnings
 from dataclasses import replace
-from datetime import timedelta
 
 import numpy as np
 import pandas as pd
@@ -15,13 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from activity_embeddings import ActivitySpec, DomainNames, ItemVectorSpec
-from activity_embeddings.training.models import UnweightedAverage
+from activity_embeddings import DomainNames
 from activity_embeddings.training.new_repo.settings import EventSource, VectorSource
-from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.cli import cli
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
+from support.domains import COURSES, add_courses, course_vector
 from support.feast_repo import (
     OWN_VECTORS,
     PROJECT,
@@ -36,85 +34,10 @@ from support.feast_repo import (
 
 pytestmark = pytest.mark.slow
 
-COURSES = DomainNames(item="course", item_id="course_id")
-COURSE_SPEC = ActivitySpec(timedelta(days=14), 8, ("ENROL", "LEAVE"), ("ENROL",))
-COURSE_VECTORS = ItemVectorSpec("courses", "1", 16)
-COURSES_PY = """
-from datetime import timedelta
-
-from activity_models import MODELS
-from entities import member
-from feast import Entity, FileSource
-from feast.value_type import ValueType
-from sources import DATA, REPO
-
-from activity_embeddings import (
-    ActivityDomain, ActivityModel, ActivitySpec, ItemVectorSpec, activity_view, vector_view,
-)
-
-course = Entity(name="course", join_keys=["course_id"], value_type=ValueType.STRING)
-course_activity = activity_view(
-    FileSource(
-        name="course_events",
-        path=str(DATA / "course_events"),
-        timestamp_field="event_timestamp",
-    ),
-    member=member,
-    item=course,
-    spec=ActivitySpec(timedelta(days=14), 8, ("ENROL", "LEAVE"), ("ENROL",)),
-)
-course_vectors = vector_view(
-    FileSource(
-        name="course_embeddings",
-        path=str(DATA / "course_embeddings.parquet"),
-        timestamp_field="event_timestamp",
-    ),
-    item=course,
-    vectors=ItemVectorSpec("courses", "1", 16),
-)
-courses = ActivityDomain(
-    activity=course_activity,
-    vectors=course_vectors,
-    member=member,
-    item=course,
-    models=[ActivityModel(MODELS / "courses" / "unweighted_average")],
-    repo=REPO,
-)
-globals().update(courses.views)
-learning_v1 = courses.service("learning_v1", "unweighted_average")
-learning_v1_realtime = courses.service("learning_v1_realtime", "unweighted_average", realtime=True)
-"""
 JOB_AVERAGE = "job_activity_embedding_unweighted_average"
 COURSE_AVERAGE = "course_activity_embedding_unweighted_average"
 MEMBER = 3
 HISTORY = [(3, "c1", "ENROL", at(-2)), (3, "c2", "LEAVE", at(-1)), (5, "c3", "ENROL", at(-3))]
-
-
-def package_average(folder, spec, vector_spec):
-    package_model(
-        UnweightedAverage().build(spec, vector_spec),
-        folder,
-        name="unweighted_average",
-        version="1",
-        spec=spec,
-        vector_spec=vector_spec,
-    )
-
-
-def course_events(rows):
-    members, courses, actions, times = zip(*rows, strict=True)
-    return pa.table(
-        {
-            "member_id": pa.array(members, pa.int64()),
-            "course_id": courses,
-            "action": actions,
-            "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
-        }
-    )
-
-
-def course_vector(course):
-    return np.full(16, int(course[1:]), dtype=np.float32)
 
 
 def run(repo, *arguments):
@@ -127,21 +50,7 @@ def run(repo, *arguments):
 def two_domains(tmp_path_factory, models):
     path = tmp_path_factory.mktemp("domains") / "repo"
     repo = small_repo(path, models)
-    (repo.path / "courses.py").write_text(COURSES_PY)
-    package_average(
-        repo.path / "models" / "courses" / "unweighted_average", COURSE_SPEC, COURSE_VECTORS
-    )
-    (repo.data / "course_events").mkdir()
-    pq.write_table(course_events(HISTORY), repo.data / "course_events" / "history.parquet")
-    courses = [f"c{i}" for i in range(1, 6)]
-    table = pa.table(
-        {
-            "course_id": courses,
-            "embedding": pa.array([course_vector(c).tolist() for c in courses]),
-            "event_timestamp": pa.array([at(-50)] * 5, pa.timestamp("us", "UTC")),
-        }
-    )
-    pq.write_table(table, repo.data / "course_embeddings.parquet")
+    add_courses(repo, HISTORY)
     repo.publish(at(-51), at(0), "--views", "course_embedding", "--views", "job_embedding")
     repo.materialize(at(-1), at(0))
     return repo

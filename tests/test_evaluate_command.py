@@ -1,10 +1,15 @@
-"""`activity-embeddings evaluate` and `compare`, as a user types them in an applied repo."""
+"""`activity-embeddings evaluate` and `compare`, as a user types them in an applied repo.
+
+The repo has two domains, join keys of its own and ids of text.
+"""
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -12,6 +17,7 @@ from activity_embeddings.training.commands import cli
 
 pytestmark = pytest.mark.slow
 
+ITEM = ["--item", "product"]
 DATES = ["--rank-from", "2024-03-05", "--test-from", "2024-03-15", "--until", "2024-04-10"]
 
 
@@ -21,10 +27,15 @@ def run(repo, *arguments):
 
 @pytest.fixture(scope="module")
 def applied(tmp_path_factory, models):
-    from support.feast_repo import small_repo
+    from support.domains import SHOP, add_courses, of_shop
+    from support.feast_repo import at, events_table, make_repo, small_data, vectors_table
 
     folder = tmp_path_factory.mktemp("evaluated") / "repo"
-    repo = small_repo(folder, models, members=120)
+    events, vectors = small_data(members=120)
+    sources = of_shop(events_table(events), "ts"), of_shop(vectors_table(vectors), "made")
+    repo = make_repo(folder, models, *sources, SHOP)
+    (repo.data / "job_embeddings.parquet").rename(repo.data / "product_embeddings.parquet")
+    add_courses(repo, [("u003", "c1", "ENROL", at(-2))], "user_id")
     repo.run("apply")
     return repo
 
@@ -34,9 +45,8 @@ def evaluated(applied, tmp_path_factory):
     """The folder of one evaluation, what the command printed, and the stores before it."""
     folder = tmp_path_factory.mktemp("out") / "evaluation"
     before = applied.stores()
-    done = run(
-        applied, "evaluate", *DATES, "--models", "cnn", "--seeds", 3, "--quick", "--out", folder
-    )
+    options = ["--models", "cnn", "--seeds", 3, "--quick", "--out", folder]
+    done = run(applied, "evaluate", *ITEM, *DATES, *options)
     assert done.exit_code == 0, done.output + repr(done.exception)
     assert applied.stores() == before
     return folder, done.output
@@ -51,6 +61,9 @@ def test_it_writes_a_report_and_prints_the_table(evaluated):
         "cnn",
         "decay+cnn",
     ]
+    assert result["data"]["items"] == 30
+    members = pq.read_table(folder / "members.parquet")["member_id"].to_pylist()
+    assert set(members) <= {f"u{number:03}" for number in range(1, 123)}
     assert result["timeline"]["publishing_delay_minutes"] == 30
     assert result["declared"]["seeds"] == [0, 1, 2]
     assert "NDCG@10" in output and str(folder / "report.html") in output
@@ -90,11 +103,53 @@ def test_arms_and_folders_that_are_not_there_are_one_line(applied, evaluated, tm
     ],
 )
 def test_bad_requests_are_one_clear_error(applied, arguments, says, tmp_path):
-    done = run(applied, "evaluate", *arguments, "--out", tmp_path / "out")
+    done = run(applied, "evaluate", *ITEM, *arguments, "--out", tmp_path / "out")
     assert done.exit_code != 0
     assert says in done.output
     assert "Traceback" not in done.output
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize("item", [[], ["--item", "film"]])
+def test_of_several_domains_one_is_named(applied, item, tmp_path):
+    done = run(applied, "evaluate", *DATES, *item, "--out", tmp_path / "out")
+    received = repr(item[1]) if item else "no item"
+    (line,) = done.output.strip().splitlines()
+    assert line.endswith(f"one of its domains: course, product. Received: {received}")
+
+
+def test_names_and_types_of_ids_change_nothing_of_the_data(tmp_path):
+    """Of a repo with postings, whose table has the names of the default domain afterwards."""
+    from activity_embeddings.training.evaluation.from_repo import read_data
+    from activity_embeddings.training.new_repo.create import create_repo
+    from support.domains import SHOP_WITH_POSTINGS, add_courses, of_shop
+    from support.feast_repo import SAMPLE, Repo, at, events_table, small_data
+    from support.item_encoders import postings_table, small_postings
+
+    events, postings = events_table(small_data()[0]), postings_table(small_postings())
+    jobs, shop = Repo(tmp_path / "jobs"), Repo(tmp_path / "shop")
+    create_repo(jobs.path, replace(SAMPLE, vector_spec=SHOP_WITH_POSTINGS.vector_spec))
+    jobs.write_events(events)
+    jobs.write_postings(postings)
+    create_repo(shop.path, SHOP_WITH_POSTINGS)
+    shop.write_events(of_shop(events, "ts"))
+    pq.write_table(of_shop(postings, "since"), shop.data / "product_postings.parquet")
+    add_courses(shop, [("u003", "c1", "ENROL", at(-2))], "user_id")
+    jobs.run("apply")
+    shop.run("apply")
+    theirs = read_data(jobs.store, until=at(40))
+    ours = read_data(shop.store, until=at(40), item="product")
+    for name in ("member", "item", "action", "time"):
+        expected = getattr(theirs.history.events, name)
+        assert getattr(ours.history.events, name).tolist() == expected.tolist()
+    assert ours.history.events.member_ids[6].as_py() == "u007"
+    assert ours.history.vectors.matrix.tolist() == theirs.history.vectors.matrix.tolist()
+    assert ours.category_columns == ("genres",)
+    assert ours.postings.column_names == theirs.postings.column_names
+    assert ours.postings["genres"].equals(theirs.postings["genres"])
+    assert ours.postings["job_id"].to_pylist() == [
+        f"s{number:03}" for number in theirs.postings["job_id"].to_pylist()
+    ]
 
 
 @pytest.mark.process
@@ -107,6 +162,7 @@ def test_an_error_after_reading_the_data_is_all_that_is_printed(applied, tmp_pat
         "-C",
         str(applied.path),
         "evaluate",
+        *ITEM,
         *DATES,
     ]
     done = subprocess.run(

@@ -1,6 +1,8 @@
 """From an applied feature repo to a new published model, by the commands that a user types."""
 
 import json
+import re
+import shutil
 import sys
 from dataclasses import replace
 
@@ -15,11 +17,22 @@ from activity_embeddings.training.commands import cli
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.train import RESULT, RUN
 from activity_embeddings.training.from_repo import TrainingSource
+from activity_embeddings.training.new_repo.create import create_repo
 from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
 from support import processes
-from support.feast_repo import SAMPLE, at, make_encoder_repo, small_repo, us
+from support.domains import SHOP_WITH_POSTINGS, add_courses, of_shop
+from support.feast_repo import (
+    SAMPLE,
+    Repo,
+    at,
+    events_table,
+    make_encoder_repo,
+    small_data,
+    small_repo,
+    us,
+)
 from support.item_encoders import package_encoder, postings_table, small_postings
 
 pytestmark = pytest.mark.slow
@@ -232,6 +245,64 @@ def test_the_encoder_is_trained_on_what_the_feature_repo_defines(given, tmp_path
     )
     assert manifest["training"]["end"] == "2024-03-21T00:00:00+00:00"
     assert manifest["training"]["examples"]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A repo of two domains, not applied yet, with join keys of its own and ids of text."""
+    repo = Repo(tmp_path_factory.mktemp("shop") / "repo")
+    create_repo(repo.path, SHOP_WITH_POSTINGS)
+    repo.write_events(of_shop(events_table(small_data()[0]), "ts"))
+    postings = of_shop(postings_table(small_postings()), "since")
+    pq.write_table(postings, repo.data / "product_postings.parquet")
+    add_courses(repo, [("u003", "c1", "ENROL", at(-2))], "user_id")
+    return repo
+
+
+def test_the_encoder_of_one_domain_is_trained_on_text_ids_and_published(shop, tmp_path):
+    """On the events of a file, and the postings of the feature repo."""
+    repo = Repo(tmp_path / "repo")
+    shutil.copytree(shop.path, repo.path)
+    output = run_ok(
+        repo, "train-item-encoder", "--item", "product", "--events", repo.events,
+        "--category", "genres", "--until", "2024-03-21", "--dimension", 16, "--epochs", 1,
+        "--name", "words", "--version", "2", "--run", tmp_path / "run",
+    )  # fmt: skip
+    assert "words version 2" in output and "genres, sku, title -> embedding[16]" in output
+    # The averages are made for the encoder that was there before.
+    lines = repo.path / "activity_models.py"
+    lines.write_text(re.sub(r"    ActivityModel\(.*\),\n", "", lines.read_text()))
+    (repo.path / "services.py").unlink()
+    repo.publish(at(20), at(25), "--views", "product_embedding")
+    rows = [{"sku": "s001"}, {"sku": "s030"}, {"sku": "s999"}]
+    got = repo.store.get_online_features(["product_embedding:embedding"], rows).to_dict()
+    known, other, unknown = got["embedding"]
+    assert np.isfinite([known, other]).all() and known != other and len(known) == 16
+    assert unknown is None
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ([], "expected the item of one of its domains: course, product. Received: no item"),
+        (
+            ["--item", "film"],
+            "expected one view of 'film' with the tag activity_role 'events' among its "
+            "definitions. Received: course_activity, product_activity",
+        ),
+        (
+            ["--item", "course"],
+            "expected one view of 'course' with the tag activity_role 'item_postings' among its "
+            "definitions. Received: product_posting",
+        ),
+    ],
+)
+def test_an_encoder_of_no_domain_is_refused_with_the_items_there_are(shop, item, says, tmp_path):
+    options = ["--until", "2024-03-21", "--run", tmp_path / "run"]
+    refused = run(shop, "train-item-encoder", *item, *options)
+    assert refused.exit_code == 1
+    (line,) = [line for line in refused.output.splitlines() if line.startswith("Error: ")]
+    assert line.endswith(says)
 
 
 def test_without_a_feature_repo_the_encoder_needs_files(tmp_path):
