@@ -6,13 +6,13 @@
 from entities import item
 from feast import Field, FileSource
 from feast.types import Array, String
-from sources import DATA, OWNER, REPO
+from sources import OWNER, REPO
 
 from activity_embeddings import encoded_vector_view, posting_view, vector_spec_of
 
 postings_source = FileSource(
     name="job_postings",
-    path=str(DATA / "job_postings.parquet"),
+    path="data/job_postings.parquet",
     timestamp_field="event_timestamp",
     description="One row a job and version: its content, and since when it is like this.",
     owner=OWNER,
@@ -34,7 +34,6 @@ vectors = encoded_vector_view(
     REPO / "models" / "item_encoder",
     postings=postings,
     item=item,
-    snapshots=DATA / "snapshots",
     repo=REPO,
     owner=OWNER,
 )

@@ -3,13 +3,13 @@
 from entities import item
 from feast import Field, FileSource
 from feast.types import Array, Int64, String
-from sources import DATA, OWNER, REPO
+from sources import OWNER, REPO
 
 from activity_embeddings import encoded_vector_view, posting_view, vector_spec_of
 
 postings_source = FileSource(
     name="job_postings",
-    path=str(DATA / "job_postings.parquet"),
+    path="data/job_postings.parquet",
     timestamp_field="event_timestamp",
     description="One row an item and version: its content, and since when it is like this.",
     owner=OWNER,
@@ -30,7 +30,6 @@ vectors = encoded_vector_view(
     REPO / "models" / "item_encoder",
     postings=postings,
     item=item,
-    snapshots=DATA / "snapshots",
     repo=REPO,
     owner=OWNER,
 )

@@ -16,7 +16,6 @@ from feast.data_format import ParquetFormat
 from activity_embeddings import ActivitySpec, activity_view
 
 REPO = Path(__file__).parent
-DATA = REPO / "data"
 OWNER = "recommendations@example.com"
 
 SPEC = ActivitySpec(
@@ -28,7 +27,7 @@ SPEC = ActivitySpec(
 
 activity_events = FileSource(
     name="job_activity_events",
-    path=str(DATA / "activity_events"),
+    path="data/activity_events",
     file_format=ParquetFormat(),
     timestamp_field="event_timestamp",
     description="One row an event; `activity-embeddings push` adds a file to this folder.",

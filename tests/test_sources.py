@@ -24,12 +24,11 @@ from datetime import timedelta
 from feast import FeatureView, Field, FileSource
 from feast.types import Int64, String, UnixTimestamp
 from entities import member
-from sources import DATA
 
 member_plan = FeatureView(
     name="member_plan",
     entities=[member],
-    source=FileSource(name="plans", path=str(DATA / "plans.parquet"), timestamp_field="since"),
+    source=FileSource(name="plans", path="data/plans.parquet", timestamp_field="since"),
     schema=[
         Field(name="member_id", dtype=Int64),
         Field(name="plan", dtype=String),
@@ -74,7 +73,7 @@ def test_files_of_pandas_under_any_name_are_read_by_every_path(repo):
     folder = repo.data / "item_embeddings"
     for i, name in enumerate(["part-0", "part-1.parquet", "part-2.pq"]):
         as_pandas_writes(vectors_table(VECTORS[i : i + 1]), folder / name)
-    repo.edit("item_vectors.py", '"job_embeddings.parquet"', '"item_embeddings"')
+    repo.edit("item_vectors.py", '"data/job_embeddings.parquet"', '"data/item_embeddings"')
     (repo.path / "plans.py").write_text(PLANS)
     times = pa.array([at(-9), at(-8)], pa.timestamp("us", "UTC"))
     plans = pa.table({"member_id": [1, 2], "plan": ["a", "b"], "since": times, "paid": times})
@@ -106,7 +105,7 @@ def test_a_file_that_cannot_be_read_leaves_the_stores_as_they_were(repo, what):
         folder = repo.data / "item_embeddings"
         folder.mkdir()
         (repo.data / "job_embeddings.parquet").rename(folder / "a.parquet")
-        repo.edit("item_vectors.py", '"job_embeddings.parquet"', '"item_embeddings"')
+        repo.edit("item_vectors.py", '"data/job_embeddings.parquet"', '"data/item_embeddings"')
         repo.run("apply")
     (folder / "b.parquet").write_bytes(b"PAR1 half a file")
     outcome = repo.feast(*interval(at(0), at(1)))

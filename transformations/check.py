@@ -259,7 +259,7 @@ class _Check:
 
     def run(self) -> CheckReport:
         """Read, recompute, compare."""
-        committed = sink_of(self._sequence).committed()
+        committed = self._sink_of(self._sequence).committed()
         if not committed:
             raise NotReady(
                 f"{self._sequence.name}: expected a published snapshot. Received: none. Run "
@@ -301,6 +301,9 @@ class _Check:
                 self._compare_request(view, ids, sequences.as_of, expected, wrong)
         return self._report
 
+    def _sink_of(self, view: FeatureView) -> SnapshotSink:
+        return sink_of(view, self._store.repo_path)
+
     def _read_events(self, start: int, end: int) -> ActivityEvents:
         return read_events(
             self._store.config,
@@ -313,7 +316,7 @@ class _Check:
 
     def _choose(self, events: ActivityEvents, newest: int) -> pa.Array:
         """Return a sample of the members who are in a snapshot of the last window or should be."""
-        sink = sink_of(self._sequence)
+        sink = self._sink_of(self._sequence)
         recent = [t for t in sink.committed() if t > newest - self._spec.window_us]
         published = [_keys(sink.file(as_of)) for as_of in recent]
         members = sorted_union(*published, members_active(events, newest, self._spec))
@@ -324,7 +327,7 @@ class _Check:
     def _read(self, view: FeatureView, members: pa.Array, newest: int) -> _Served:
         """Read the online and the newest offline rows, and say what each should be as of."""
         online = row_store_of(self._store).read(view, entity_keys(view, members))
-        sink = sink_of(view)
+        sink = self._sink_of(view)
         published = _newest_rows(sink, members, newest - self._spec.window_us)
         # Feast's sqlite store keeps whole seconds of a row's time.
         exact = {as_of // SECOND: as_of for as_of in sink.committed()}
@@ -361,7 +364,7 @@ class _Check:
     ) -> dict[Any, Difference]:
         """Report stored sequences that differ; return the differences by member."""
         wrong: dict[Any, Difference] = {}
-        view, sink = self._sequence.name, sink_of(self._sequence)
+        view, sink = self._sequence.name, self._sink_of(self._sequence)
         facts = {"spec": self._spec.to_dict()}
         self._report.compared[view] = len(ids)
         for i, activities in enumerate(activities_in(recomputed)):
@@ -407,7 +410,7 @@ class _Check:
         wrong: Mapping[Any, Difference],
     ) -> None:
         """Report stored embeddings that differ; `facts` are those of the registered model."""
-        sink = sink_of(view)
+        sink = self._sink_of(view)
         self._report.compared[view.name] = len(ids)
         for i, member in enumerate(ids):
             moment, values = served.online[i]

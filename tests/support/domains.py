@@ -27,7 +27,7 @@ from activity_models import MODELS
 from entities import member
 from feast import Entity, FileSource
 from feast.value_type import ValueType
-from sources import DATA, REPO
+from sources import REPO
 
 from activity_embeddings import (
     ActivityDomain, ActivityModel, ActivitySpec, ItemVectorSpec, activity_view, vector_view,
@@ -37,7 +37,7 @@ course = Entity(name="course", join_keys=["course_id"], value_type=ValueType.STR
 course_activity = activity_view(
     FileSource(
         name="course_events",
-        path=str(DATA / "course_events"),
+        path="data/course_events",
         timestamp_field="event_timestamp",
     ),
     member=member,
@@ -47,7 +47,7 @@ course_activity = activity_view(
 course_vectors = vector_view(
     FileSource(
         name="course_embeddings",
-        path=str(DATA / "course_embeddings.parquet"),
+        path="data/course_embeddings.parquet",
         timestamp_field="event_timestamp",
     ),
     item=course,

@@ -186,7 +186,7 @@ from datetime import datetime, timezone
 from feast import FeatureView, Field
 from feast.types import Int64, String
 
-if not (DATA / "plans.parquet").exists():
+if not (REPO / "data" / "plans.parquet").exists():
     pq.write_table(
         pa.table(
             {
@@ -197,14 +197,14 @@ if not (DATA / "plans.parquet").exists():
                 ),
             }
         ),
-        DATA / "plans.parquet",
+        REPO / "data" / "plans.parquet",
     )
 
 member_plan = FeatureView(
     name="member_plan",
     entities=[member],
     source=FileSource(
-        name="plans", path=str(DATA / "plans.parquet"), timestamp_field="event_timestamp"
+        name="plans", path="data/plans.parquet", timestamp_field="event_timestamp"
     ),
     schema=[Field(name="member_id", dtype=Int64), Field(name="plan", dtype=String)],
     ttl=timedelta(days=365),

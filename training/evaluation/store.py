@@ -112,6 +112,7 @@ class EvaluationStore:
             member=member,
             item=item,
             snapshots=snapshots,
+            repo=self._folder,
         )
         self.embeddings = {
             view.tags["model"]: view
@@ -197,7 +198,7 @@ class EvaluationStore:
 
     def bytes_on_disk(self, model: str) -> float:
         """Return the bytes that a member takes in the snapshots of a model."""
-        sink = sink_of(self.embeddings[model])
+        sink = sink_of(self.embeddings[model], self._folder)
         files = [sink.file(as_of) for as_of in sink.committed()]
         rows = sum(pq.read_metadata(file).num_rows for file in files)
         return sum(file.stat().st_size for file in files) / max(rows, 1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from activity_embeddings.training.new_repo.settings import (
     PostingSource,
@@ -78,7 +77,6 @@ from feast.data_format import ParquetFormat
 from activity_embeddings import ActivitySpec, activity_view
 
 REPO = Path(__file__).parent
-DATA = REPO / "data"
 OWNER = "{OWNER}"
 
 SPEC = ActivitySpec(
@@ -119,14 +117,12 @@ def _own_vectors(settings: RepoSettings, source: VectorSource) -> str:
     domain, made = settings.names, settings.vector_spec
     mapping = _mapping({source.item_id: domain.item_id, source.vector: names.EMBEDDING})
     path = _path(source.path, f"{domain.item}_embeddings.parquet")
-    used = [name for name in ("DATA", "REPO") if f"({name} / " in path]
-    imports = ", ".join(sorted(["OWNER", *used]))
     return f'''\
 """Item vectors of your own: one row an item and version, valid from its time on."""
 
 from entities import item
 from feast import FileSource
-from sources import {imports}
+from sources import OWNER
 
 from activity_embeddings import ItemVectorSpec, vector_view
 
@@ -159,7 +155,7 @@ def _encoded_vectors(settings: RepoSettings, source: PostingSource) -> str:
 from entities import item
 from feast import Field, FileSource
 from feast.types import {", ".join(types)}
-from sources import DATA, OWNER, REPO
+from sources import OWNER, REPO
 
 from activity_embeddings import encoded_vector_view, posting_view, vector_spec_of
 
@@ -183,7 +179,6 @@ vectors = encoded_vector_view(
     REPO / "models" / "item_encoder",
     postings=postings,
     item=item,
-    snapshots=DATA / "snapshots",
     repo=REPO,
     owner=OWNER,
 )
@@ -239,12 +234,8 @@ def _timedelta(window: timedelta) -> str:
 
 
 def _path(path: str, default: str) -> str:
-    """Return the expression of a source's path: the user's, or one in the folder of data."""
-    if not path:
-        return f'str(DATA / "{default}")'
-    if "://" in path or Path(path).is_absolute():
-        return _text(path)
-    return f"str((REPO / {_text(path)}).resolve())"
+    """Return the text of a source's path: the user's, or one in the folder of data."""
+    return _text(path or f"data/{default}")
 
 
 def _mapping(columns: dict[str, str]) -> str:

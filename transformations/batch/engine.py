@@ -152,7 +152,7 @@ class ActivityComputeEngine(ComputeEngine):
             # Feast's DuckDB store calls a function that DuckDB has renamed.
             warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
             for view in plan.locked:
-                stack.enter_context(sink_of(view).locked())
+                stack.enter_context(sink_of(view, self.repo_config.repo_path).locked())
             steps = []
             for step in steps_of(plan, context):
                 stack.callback(step.abandon)
@@ -187,7 +187,7 @@ class ActivityComputeEngine(ComputeEngine):
     def _forget_published(self, views: Sequence[FeatureView]) -> None:
         for view in views:
             if view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING) or has_encoder(view):
-                sink_of(view).forget_published()
+                sink_of(view, self.repo_config.repo_path).forget_published()
 
 
 def _succeeded(task: MaterializationTask) -> MaterializationJob:

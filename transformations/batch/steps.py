@@ -46,6 +46,7 @@ from activity_embeddings.transformations.definitions.tags import (
 from activity_embeddings.transformations.errors import InvalidData, NotReady
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
+from activity_embeddings.transformations.offline.snapshots import SnapshotSink
 from activity_embeddings.transformations.offline.sources import (
     count_hidden_files,
     key_of,
@@ -97,6 +98,10 @@ class Context:
     mix_runtimes: bool
     _made: dict[str, ItemVectors] = field(default_factory=dict)
     _read: dict[tuple[str, int], ItemVectors] = field(default_factory=dict)
+
+    def sink_of(self, view: FeatureView) -> SnapshotSink:
+        """Return where a view keeps its snapshots."""
+        return sink_of(view, self.config.repo_path)
 
     def keep_vectors(self, view: FeatureView, vectors: ItemVectors) -> None:
         """Have later steps use the vectors that a step publishes for a view."""
@@ -165,7 +170,10 @@ class EncodedVectors:
         self._run.compute(partial(_bar, self._task, "item vectors"))
         # As they will be once these are committed: sequences of this call see them.
         self._vectors = read_published_vectors(
-            self._view, vector_spec_of(self._view), more=self._run.staged_files
+            self._context.config,
+            self._view,
+            vector_spec_of(self._view),
+            more=self._run.staged_files,
         )
         self._context.keep_vectors(self._view, self._vectors)
 
@@ -196,7 +204,7 @@ class EncodedVectors:
         postings = context.source_view(view, Role.POSTINGS, self._task)
         run = VectorRun(
             encoder=encoder,
-            sink=sink_of(view),
+            sink=context.sink_of(view),
             read=partial(read_postings, context.config, context.offline_store, postings),
             end=end,
             id_type=pa.string() if has_string_ids(view) else pa.int64(),
@@ -285,7 +293,7 @@ class Snapshots:
                 view = task.feature_view
                 if not view.online:
                     continue
-                sink = sink_of(view)
+                sink = self._context.sink_of(view)
                 # The newest snapshot is pushed whenever it was asked for, changed or not, so
                 # that materializing again refills an online store.
                 asked = set(run.cutoffs) & set(sink.committed()[-1:])
@@ -316,7 +324,7 @@ class Snapshots:
                 registered_model(
                     task.feature_view, spec=spec, vectors=vector_view, repo=context.config.repo_path
                 ),
-                sink_of(task.feature_view),
+                context.sink_of(task.feature_view),
                 cutoffs[task.feature_view.name],
             )
             for task in plan.embeddings
@@ -334,7 +342,7 @@ class Snapshots:
             )
         return SnapshotRun(
             spec=spec,
-            sequence_sink=sink_of(plan.view),
+            sequence_sink=context.sink_of(plan.view),
             sequence_cutoffs=cutoffs.get(plan.view.name, frozenset()),
             targets=targets,
             vectors=vectors,

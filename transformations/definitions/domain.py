@@ -14,6 +14,7 @@ from activity_embeddings.transformations.definitions.views import (
     embedding_views,
     realtime_views,
     sequence_view,
+    snapshots_of,
 )
 from activity_embeddings.transformations.names import ACTIVITY_COUNT, LAST_ACTIVITY_AT, Tag
 
@@ -76,13 +77,14 @@ class ActivityDomain:
         snapshots: Path | None = None,
         owner: str = "",
     ) -> None:
-        snapshots = repo / "data" / "snapshots" if snapshots is None else snapshots
+        snapshots = snapshots_of(repo) if snapshots is None else snapshots
         self.sequence = sequence_view(
             events=activity,
             vectors=vectors,
             member=member,
             item=item,
             snapshots=snapshots,
+            repo=repo,
             owner=owner,
         )
         embeddings = embedding_views(
@@ -94,9 +96,7 @@ class ActivityDomain:
             repo=repo,
             owner=owner,
         )
-        realtime = realtime_views(
-            embeddings, sequence=self.sequence, item=item, repo=repo, owner=owner
-        )
+        realtime = realtime_views(embeddings, sequence=self.sequence, item=item, owner=owner)
         self.embeddings = {view.tags[Tag.MODEL]: view for view in embeddings.values()}
         self.realtime = {view.tags[Tag.MODEL]: view for view in realtime.values()}
         self._owner = owner

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from feast import FileSource, RepoConfig
@@ -14,8 +13,8 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.definitions.store_config import (
     require_engine,
     require_every_label,
-    require_same_place,
 )
+from activity_embeddings.transformations.feast_compat.tables import forget_tables_elsewhere
 
 Check: TypeAlias = Callable[[RepoConfig], None]
 """Raises `InvalidInput` where what a view is made of cannot be used."""
@@ -39,11 +38,11 @@ class SnapshotSource(FileSource):
         ------
         InvalidInput
             The configuration names another engine, or an offline store whose joins lose labels; or
-            the registry is that of another copy of this feature repo; or a source lacks a column.
+            a source lacks a column.
         """
         require_engine(config)
         require_every_label(config)
-        require_same_place(config, self)
+        forget_tables_elsewhere(config)
         for check in self._checks:
             check(config)
 
@@ -55,13 +54,16 @@ class SnapshotSource(FileSource):
 
 
 def snapshot_source(
-    view: str, snapshots: Path, version: str, owner: str, *checks: Check
+    view: str, snapshots: str, version: str, owner: str, *checks: Check
 ) -> SnapshotSource:
-    """Return the source of one version of a view: the folder `<snapshots>/<view>/v<version>`."""
+    """Return the source of one version of a view: the folder `<snapshots>/<view>/v<version>`.
+
+    `snapshots` is absolute, or relative to the feature repo.
+    """
     return SnapshotSource(
         checks=checks,
         name=f"{view}_snapshots",
-        path=str(snapshots / view / f"v{version}"),
+        path=f"{snapshots}/{view}/v{version}",
         file_format=ParquetFormat(),
         timestamp_field=names.EVENT_TIMESTAMP,
         created_timestamp_column=names.CREATED_TIMESTAMP,

@@ -6,15 +6,10 @@ would otherwise show at the first `feast materialize`, or as labels that a train
 
 from __future__ import annotations
 
-import ast
-import re
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 
-from feast import FeatureStore, FileSource, RepoConfig
-from feast.errors import DataSourceObjectNotFoundException
-from feast.infra.registry.base_registry import BaseRegistry
+from feast import RepoConfig
 
 from activity_embeddings.transformations.errors import InvalidInput
 
@@ -68,53 +63,3 @@ def _offline_stores(config: RepoConfig) -> Iterator[str]:
     yield str(store.type)
     for part in getattr(store, "offline_stores", None) or []:
         yield str(part.type)
-
-
-def require_same_place(config: RepoConfig, source: FileSource) -> None:
-    """Raise `InvalidInput` if a view's snapshots were registered by a copy of this feature repo.
-
-    The registry holds where snapshots lie. Applied in another folder, it would have values
-    published where those who read the first one do not look, and `feast apply` would take the
-    online tables of the first repo for its own. Another folder for snapshots within the same repo
-    is no copy.
-    """
-    here = Path(config.repo_path or ".").resolve()
-    registry = FeatureStore(config=config).registry
-    try:
-        registered = registry.get_data_source(source.name, config.project)
-    except DataSourceObjectNotFoundException:
-        return
-    if not isinstance(registered, FileSource):
-        return
-    before, now = (here / registered.path).resolve(), (here / source.path).resolve()
-    if before == now or before.is_relative_to(here):
-        return
-    there = _applied_in(registry, config.project) or _same_folder_elsewhere(before, now, here)
-    if there is None or there == here:
-        return
-    raise InvalidInput(
-        f"{source.name}: expected `feast apply` in {there}, where this registry "
-        f"({config.registry.path}) was applied and keeps its snapshots ({before}). Received: "
-        f"{here}. Apply there; or start again here: name a registry and an online store of its own "
-        "in feature_store.yaml, or remove the files of both if they are copies in this folder"
-    )
-
-
-def _applied_in(registry: BaseRegistry, project: str) -> Path | None:
-    """Return the feature repo that request-time views were applied in, None without any."""
-    for view in registry.proto().on_demand_feature_views:
-        text = view.spec.feature_transformation.user_defined_function.body_text
-        found = re.search(r"""embed_request\(.*?repo=('[^'\n]*'|"[^"\n]*")""", text, re.DOTALL)
-        if view.spec.project == project and found:
-            return Path(ast.literal_eval(found.group(1))).resolve()
-    return None
-
-
-def _same_folder_elsewhere(before: Path, now: Path, here: Path) -> Path | None:
-    """Return the other repo, if both hold snapshots in the same place; the version may differ."""
-    if not now.is_relative_to(here):
-        return None
-    within = now.parent.relative_to(here).parts
-    if before.parent.parts[-len(within) :] != within:
-        return None
-    return Path(*before.parent.parts[: -len(within)])

@@ -92,6 +92,11 @@ def in_repo(path: str, repo: Path | None) -> Path:
     return Path(repo or ".") / path
 
 
+def within_repo(path: Path, repo: Path) -> str:
+    """Invert `in_repo`: a path in the repo as the registry has it, which holds on any machine."""
+    return (path.relative_to(repo) if path.is_relative_to(repo) else path).as_posix()
+
+
 def source_views_of(view: FeatureView) -> dict[str | None, str]:
     """Return the names of the views that a view of ours is derived from, by role."""
     return {source.tags.get(Tag.ROLE): source.name for source in view.source_views or []}

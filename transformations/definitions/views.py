@@ -62,6 +62,7 @@ from activity_embeddings.transformations.definitions.tags import (
     spec_of,
     vector_spec_of,
     vector_tags,
+    within_repo,
 )
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
@@ -221,8 +222,8 @@ def encoded_vector_view(
     *,
     postings: FeatureView,
     item: Entity,
-    snapshots: Path,
     repo: Path,
+    snapshots: Path | None = None,
     table: Path | str | None = TABLES,
     owner: str = "",
 ) -> BatchFeatureView:
@@ -236,10 +237,11 @@ def encoded_vector_view(
         The view that it is derived from; the encoder's inputs are columns of it.
     item
         The entity; its `value_type` is the type of the ids.
-    snapshots
-        Folder under which the view keeps its vectors, each version its own.
     repo
-        Folder of the feature repo. An encoder in it is registered by its path within it.
+        Folder of the feature repo. What lies in it is registered by its path within it.
+    snapshots
+        Folder under which the view keeps its vectors, each version its own; `data/snapshots` of the
+        repo unless said.
     table
         As in `vector_tags`.
     owner
@@ -255,8 +257,6 @@ def encoded_vector_view(
     name = names.vectors_view(item.name)
     described = describe_item_encoder(encoder)
     _require_inputs(described, postings)
-    path = described.path
-    made_by = path.relative_to(repo) if path.is_relative_to(repo) else path
     return _batch_view(
         name=name,
         entities=[item],
@@ -264,7 +264,7 @@ def encoded_vector_view(
         source=[postings],
         sink_source=snapshot_source(
             name,
-            snapshots,
+            within_repo(snapshots_of(repo) if snapshots is None else snapshots, repo),
             described.version,
             owner,
             partial(check_columns, postings, ids=[item.join_key]),
@@ -274,11 +274,16 @@ def encoded_vector_view(
         or f"Vectors by the encoder {described.name}; a {item.name} is known from its first on.",
         tags={
             **vector_tags(described.vector_spec, table=_table_of(table, name)),
-            Tag.ENCODER_PATH: made_by.as_posix(),
+            Tag.ENCODER_PATH: within_repo(described.path, repo),
             Tag.ENCODER_VALID_FROM: described.facts()["valid_from"],
         },
         owner=owner,
     )
+
+
+def snapshots_of(repo: Path) -> Path:
+    """Return the folder under which views keep their snapshots, unless said otherwise."""
+    return repo / "data" / "snapshots"
 
 
 def _table_of(table: Path | str | None, view: str) -> str | None:
@@ -306,6 +311,7 @@ def sequence_view(
     member: Entity,
     item: Entity,
     snapshots: Path,
+    repo: Path,
     owner: str = "",
 ) -> BatchFeatureView:
     """Return the view of each member's newest activities, `<item>_activity_sequence`.
@@ -320,6 +326,8 @@ def sequence_view(
         The entities; their `value_type` is the type of the ids.
     snapshots
         Folder under which the view keeps its snapshots.
+    repo
+        Folder of the feature repo. Snapshots in it are registered by their path within it.
     owner
         Shown in the registry.
 
@@ -348,7 +356,9 @@ def sequence_view(
         entities=[member],
         ttl=spec.window,
         source=[events, vectors],
-        sink_source=snapshot_source(domain.sequence_view, snapshots, "1", owner, *checks),
+        sink_source=snapshot_source(
+            domain.sequence_view, within_repo(snapshots, repo), "1", owner, *checks
+        ),
         schema=sequence_fields(domain, _id_type(member), _id_type(item)),
         description=(
             f"The newest activities, at most {spec.length:,}, within {duration(spec.window)}, on "
@@ -386,7 +396,7 @@ def embedding_views(
     snapshots
         Folder under which each view keeps its snapshots.
     repo
-        Folder of the feature repo. Models in it are registered by their path within it, so that the
+        Folder of the feature repo. What lies in it is registered by its path within it, so that the
         registry serves on other machines too.
 
     Raises
@@ -409,7 +419,6 @@ def realtime_views(
     *,
     sequence: FeatureView,
     item: Entity,
-    repo: Path,
     owner: str = "",
 ) -> dict[str, OnDemandFeatureView]:
     """Return an on-demand view `<name>_realtime` for each embedding view.
@@ -425,8 +434,6 @@ def realtime_views(
         The view of stored sequences.
     item
         Entity; its `value_type` is the type of the ids that requests have.
-    repo
-        Folder of the feature repo.
 
     Raises
     ------
@@ -474,7 +481,7 @@ def realtime_views(
         description="What a member did in the last seconds.",
         owner=owner,
     )
-    made = [_realtime_view(view, sequence, request, repo) for view in views.values()]
+    made = [_realtime_view(view, sequence, request) for view in views.values()]
     return {view.name: view for view in made}
 
 
@@ -490,7 +497,7 @@ class _DeclaredView(OnDemandFeatureView):
 
 
 def _realtime_view(
-    view: FeatureView, sequence: FeatureView, request: RequestSource, repo: Path
+    view: FeatureView, sequence: FeatureView, request: RequestSource
 ) -> OnDemandFeatureView:
     name, domain = names.realtime_name(view.name), DomainNames.of(sequence.tags)
     # Feast keeps a function's source in the registry and makes the function from it again in each
@@ -498,10 +505,7 @@ def _realtime_view(
     source = (
         f"def {name}(inputs):\n"
         "    from activity_embeddings import embed_request\n\n"
-        "    return embed_request(\n"
-        f"        inputs, repo={str(repo.resolve())!r}, view={view.name!r}, "
-        f"release={release_of(view)!r}\n"
-        "    )\n"
+        f"    return embed_request(inputs, view={view.name!r}, release={release_of(view)!r})\n"
     )
     made: dict[str, Any] = {}
     exec(source, made)
@@ -549,7 +553,6 @@ def _embedding_view(
             f"model {model.name!r}: outputs become features, so they should not be named like "
             f"keys and times. Received: {', '.join(sorted(clash))}"
         )
-    path = model.path.relative_to(repo) if model.path.is_relative_to(repo) else model.path
     outputs = ", ".join(f"{output} [{size}]" for output, size in model.outputs.items())
     return _batch_view(
         name=name,
@@ -557,7 +560,9 @@ def _embedding_view(
         ttl=model.spec.window,
         source=[sequence, vectors],
         # A new version starts a new history: vectors of two versions never meet in one table.
-        sink_source=snapshot_source(name, snapshots, model.version, model.owner or owner),
+        sink_source=snapshot_source(
+            name, within_repo(snapshots, repo), model.version, model.owner or owner
+        ),
         schema=embedding_fields(domain.member_id, _id_type(member), model.outputs),
         description=model.description or f"Activity embedding by {model.name}: {outputs}.",
         tags={
@@ -566,7 +571,7 @@ def _embedding_view(
             Tag.MODEL: model.name,
             Tag.MODEL_VERSION: model.version,
             Tag.MODEL_FINGERPRINT: model.fingerprint,
-            Tag.MODEL_PATH: path.as_posix(),
+            Tag.MODEL_PATH: within_repo(model.path, repo),
             Tag.VECTORS: model.vector_spec.name,
             Tag.VECTORS_VERSION: model.vector_spec.version,
             **fingerprint_tag(model.vector_spec),

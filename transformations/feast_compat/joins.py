@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from types import FrameType
+from typing import TypeVar
 
+from feast import FeatureStore
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.transformation.python_transformation import PythonTransformation
 
@@ -19,19 +22,35 @@ from activity_embeddings.transformations.errors import InvalidInput
 # with the table of a training join, the second with the columns of an online request.
 _OFFLINE = PythonTransformation.transform_arrow.__code__
 _ONLINE = PythonTransformation.transform.__code__
+_Owner = TypeVar("_Owner")
 
 
-def training_join() -> RetrievalJob | bool:
+@dataclass(frozen=True)
+class Caller:
+    """For what Feast calls an on-demand function.
+
+    Attributes
+    ----------
+    join
+        False in an online request. In a training join the job whose table it is, or True where that
+        is not known.
+    store
+        The feature store that was asked, where that is known: in an online request.
+    repo
+        Folder of the feature repo, where the job of a join says it.
+    """
+
+    join: RetrievalJob | bool
+    store: FeatureStore | None = None
+    repo: str | None = None
+
+
+def feast_caller() -> Caller:
     """Return for what Feast calls the on-demand function that calls this one.
 
     A Python function of an on-demand view gets a dict of lists, offline and online, and nothing
-    says which. No column or type tells the two apart in every case; who called does.
-
-    Returns
-    -------
-    RetrievalJob | bool
-        False in an online request. In a training join the job whose table it is, or True where that
-        is not known.
+    says which, nor from which feature repo. No column or type tells the two apart in every case;
+    who called does.
 
     Raises
     ------
@@ -41,15 +60,29 @@ def training_join() -> RetrievalJob | bool:
     frames = _callers()
     for frame in frames:
         if frame.f_code is _ONLINE:
-            return False
+            return Caller(False, _first(frames, FeatureStore))
         if frame.f_code is _OFFLINE:
-            owners = (caller.f_locals.get("self") for caller in frames)
-            return next((owner for owner in owners if isinstance(owner, RetrievalJob)), True)
+            job = _first(frames, RetrievalJob)
+            return Caller(True if job is None else job, repo=_repo_of(job))
     raise InvalidInput(
         "request-time view: expected to be called by Feast, for an online request or a training "
         "join. Received: a call of its function. Use FeatureStore.get_online_features or "
         "get_historical_features"
     )
+
+
+def _first(frames: Iterator[FrameType], kind: type[_Owner]) -> _Owner | None:
+    """Return the first object of a class whose method is among the callers."""
+    owners = (frame.f_locals.get("self") for frame in frames)
+    return next((owner for owner in owners if isinstance(owner, kind)), None)
+
+
+def _repo_of(job: RetrievalJob | None) -> str | None:
+    """Return the folder of the feature repo, which a job says or its configuration has."""
+    repo = getattr(job, "repo_path", None)
+    if repo is None:
+        repo = getattr(getattr(job, "config", None), "repo_path", None)
+    return None if repo is None else str(repo)
 
 
 def _callers() -> Iterator[FrameType]:

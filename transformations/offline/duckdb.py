@@ -1,8 +1,9 @@
-"""Feast's DuckDB offline store, with request rows kept in the order they were asked in.
+"""Feast's DuckDB offline store, with request rows in the order of the request, from any folder.
 
 Feast 0.67's point-in-time join on DuckDB returns the right rows in any order. A label column that a
-caller holds beside the request would then silently belong to other rows. Named in
-feature_store.yaml:
+caller holds beside the request would then silently belong to other rows. And a relative path of a
+source is looked up where the process runs; Feast's other stores take it from the feature repo.
+Named in feature_store.yaml:
 
     offline_store:
       type: activity_embeddings.OrderedDuckDBOfflineStore
@@ -10,9 +11,14 @@ feature_store.yaml:
 
 from __future__ import annotations
 
+from copy import copy
+from typing import Any
+
 import numpy as np
 import pandas as pd
-from feast import FeatureView, RepoConfig
+import pyarrow as pa
+from feast import FeatureView, FileSource, RepoConfig
+from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
@@ -28,7 +34,7 @@ class OrderedDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
 
 
 class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
-    """Feast's DuckDB store; `get_historical_features` keeps the order of the request."""
+    """Feast's DuckDB store; joins keep the order of the request, and paths are the repo's."""
 
     @staticmethod
     def get_historical_features(
@@ -47,7 +53,7 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
             numbered = entity_df.assign(**{REQUEST_ROW: np.arange(len(entity_df))})
         job = DuckDBOfflineStore.get_historical_features(
             config,
-            feature_views,
+            [_located_view(view, config) for view in feature_views],
             feature_refs,
             numbered,
             registry,
@@ -58,3 +64,47 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
         if numbered is not entity_df:
             order_by_column(job, REQUEST_ROW)
         return job
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig, data_source: DataSource, *arguments: Any, **named: Any
+    ) -> RetrievalJob:
+        """Read as Feast's DuckDB store does."""
+        return DuckDBOfflineStore.pull_latest_from_table_or_query(
+            config, _located(data_source, config), *arguments, **named
+        )
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig, data_source: DataSource, *arguments: Any, **named: Any
+    ) -> RetrievalJob:
+        """Read as Feast's DuckDB store does."""
+        return DuckDBOfflineStore.pull_all_from_table_or_query(
+            config, _located(data_source, config), *arguments, **named
+        )
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Any
+    ) -> None:
+        """Write as Feast's DuckDB store does."""
+        located = _located_view(feature_view, config)
+        DuckDBOfflineStore.offline_write_batch(config, located, table, progress)
+
+
+def _located_view(view: FeatureView, config: RepoConfig) -> FeatureView:
+    """Return a view whose source is where it is for the feature repo."""
+    if view.batch_source is None:
+        return view
+    copied = object.__new__(type(view))
+    copied.__dict__.update(view.__dict__, batch_source=_located(view.batch_source, config))
+    return copied
+
+
+def _located(source: DataSource, config: RepoConfig) -> DataSource:
+    if not isinstance(source, FileSource):
+        return source
+    copied = copy(source)
+    copied.file_options = copy(source.file_options)
+    copied.file_options.uri = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+    return copied

@@ -48,8 +48,15 @@ def source_of(view: FeatureView) -> DataSource:
     return view.batch_source
 
 
-def sink_of(view: FeatureView) -> SnapshotSink:
+def sink_of(view: FeatureView, repo: Path | None) -> SnapshotSink:
     """Return where a sequence or embedding view keeps its snapshots.
+
+    Parameters
+    ----------
+    view
+        The view.
+    repo
+        Folder of the feature repo, in which a relative path lies.
 
     Raises
     ------
@@ -62,7 +69,7 @@ def sink_of(view: FeatureView) -> SnapshotSink:
             f"{view.name}: the sink should be a FileSource on a local folder. "
             f"Received: {type(source).__name__} {source.name!r}"
         )
-    return SnapshotSink(Path(source.path))
+    return SnapshotSink(Path(repo or ".") / source.path)
 
 
 def source_label(view: FeatureView) -> str:
@@ -169,7 +176,7 @@ def read_postings(
 
 
 def read_published_vectors(
-    view: FeatureView, embedding: ItemVectorSpec, *, more: Sequence[Path] = ()
+    config: RepoConfig, view: FeatureView, embedding: ItemVectorSpec, *, more: Sequence[Path] = ()
 ) -> ItemVectors:
     """Return every item vector that a view made by an encoder has published.
 
@@ -182,7 +189,7 @@ def read_published_vectors(
     more
         Files of vectors that are staged and not committed yet.
     """
-    sink = sink_of(view)
+    sink = sink_of(view, config.repo_path)
     files = [*(sink.file(as_of) for as_of in sink.committed()), *more]
     item_id = key_of(view)
     columns = [item_id, names.EMBEDDING, names.EVENT_TIMESTAMP]
@@ -217,7 +224,7 @@ def read_item_vectors(
         The source or a column is missing or malformed; see `ItemVectors.from_arrow`.
     """
     if Tag.ENCODER_PATH in view.tags:
-        return read_published_vectors(view, embedding)
+        return read_published_vectors(config, view, embedding)
     item_id = key_of(view)
     table = read_feature_rows(config, store, view, [item_id, names.EMBEDDING], end=end)
     return ItemVectors.from_arrow(table, embedding, source=source_label(view), item_id=item_id)

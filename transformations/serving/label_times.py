@@ -27,7 +27,7 @@ def label_times(inputs: Mapping[str, Sequence[Any]], job: RetrievalJob | bool) -
     inputs
         Columns of the joined table by name.
     job
-        The join, see `feast_compat.joins.training_join`.
+        The join, see `feast_compat.joins.feast_caller`.
 
     Raises
     ------

@@ -28,7 +28,7 @@ from activity_embeddings.transformations.definitions.tags import (
     spec_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
-from activity_embeddings.transformations.feast_compat.joins import training_join
+from activity_embeddings.transformations.feast_compat.joins import Caller, feast_caller
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sources import declared_event_ids
@@ -211,30 +211,30 @@ def preload(repo: str | Path | FeatureStore) -> list[str]:
         One or more models could not be loaded. The others were.
     """
     store = repo if isinstance(repo, FeatureStore) else FeatureStore(repo_path=str(repo))
-    path = Path(store.repo_path or ".").resolve()
     with _states_lock:
-        state = _states[str(path)] = ServingState(store)
+        state = _states[_place(store.repo_path)] = ServingState(store)
     return state.preload()
 
 
-def _state_of(repo: str) -> ServingState:
-    """Return the state for the repo in which an on-demand view was applied.
+def _place(repo: str | Path | None) -> str:
+    return str(Path(repo or ".").resolve())
 
-    On a machine where that folder does not exist, the one repo that was preloaded stands for it.
-    """
-    state = _states.get(repo)
+
+def _state_of(caller: Caller) -> ServingState:
+    """Return the state for the feature repo from which Feast was asked."""
+    place = caller.repo if caller.store is None else caller.store.repo_path
+    key = _place(place)
+    state = _states.get(key)
     if state is not None:
         return state
     with _states_lock:
-        if repo not in _states:
-            if not Path(repo).is_dir() and len(_states) == 1:
-                return next(iter(_states.values()))
-            _states[repo] = ServingState(FeatureStore(repo_path=repo))
-        return _states[repo]
+        if key not in _states:
+            _states[key] = ServingState(caller.store or FeatureStore(repo_path=key))
+        return _states[key]
 
 
 def embed_request(
-    inputs: Mapping[str, Sequence[Any]], *, repo: str, view: str, release: str
+    inputs: Mapping[str, Sequence[Any]], *, view: str, release: str
 ) -> dict[str, Any]:
     """Compute the features of an on-demand view; its function in the registry calls this.
 
@@ -242,8 +242,6 @@ def embed_request(
     ----------
     inputs
         Columns by name, as Feast hands them to a function of mode "python".
-    repo
-        Folder of the feature repo in which the view was applied.
     view
         Name of the embedding view that is recomputed.
     release
@@ -262,9 +260,10 @@ def embed_request(
     InvalidInput
         The model or the vector table cannot be read.
     """
-    join = training_join()
+    caller = feast_caller()
+    join = caller.join
     labels = label_times(inputs, join) if join else None
-    result = _state_of(repo).model(view, release)(inputs, labels)
+    result = _state_of(caller).model(view, release)(inputs, labels)
     newest = result.sequences.time[:, -1]
     if join:
         return _as_arrow(result, newest)

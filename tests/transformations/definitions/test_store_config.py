@@ -2,8 +2,11 @@
 
 import shutil
 
+import pandas as pd
 import pytest
 
+from activity_embeddings.transformations.check import check
+from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from support.feast_repo import Repo, at
 
 pytestmark = pytest.mark.slow
@@ -73,50 +76,66 @@ def test_feasts_duckdb_store_is_accepted_which_loses_the_order_alone(repo):
     repo.run("apply")
 
 
-@pytest.mark.parametrize("request_time", [True, False])
-def test_a_copy_of_an_applied_repo_is_refused_and_the_first_stays_as_it_is(
-    repo, tmp_path, request_time
-):
-    if not request_time:
-        repo.edit(
-            "views.py",
-            "globals().update(domain.views)",
-            "sequence = domain.sequence\nglobals().update(domain.embeddings)",
-        )
-        repo.edit("services.py", "realtime=True", "realtime=False")
+SERVICE = "recommendations_v2_realtime"
+
+
+def answers(repo):
+    """Return what is served of some members, as of a request and in a training join."""
+    store = repo.store
+    service = store.get_feature_service(SERVICE)
+    rows = entity_rows([1, 2, 7], {7: [(1, "APPLY", at(0.9))]}, request_timestamp=at(1))
+    labels = pd.DataFrame({"member_id": [1, 2, 7], "event_timestamp": [at(1)] * 3})
+    joined = store.get_historical_features(labels, store.get_feature_service("search_v1")).to_df()
+    return store.get_online_features(service, rows).to_dict(), joined.to_json()
+
+
+def test_a_repo_that_was_moved_serves_joins_checks_and_publishes(repo, tmp_path):
+    repo.publish(at(0), at(1))
+    expected = answers(repo)
+    assert expected[0]["activity_count"][0] and expected[0]["new_activity_count"][2]
+    moved = Repo(repo.path.rename(tmp_path / "moved"))
+    assert answers(moved) == expected
+    assert not check(moved.store).differences
+    moved.publish(at(1), at(2))
+    moved.run("apply")
+    assert not check(moved.store).differences
+    assert not repo.path.exists()
+
+
+def test_a_copy_and_the_first_leave_each_other_alone(repo, tmp_path):
     repo.publish(at(0), at(1))
     copy = Repo(tmp_path / "copy")
     shutil.copytree(repo.path, copy.path)
-    before, registry = copy.stores(), (copy.data / "registry.db").read_bytes()
-    refused = copy.feast("apply")
-    assert refused.code == 1 and "Traceback" not in refused.output
-    assert f"expected `feast apply` in {repo.path}" in refused.output
-    assert f"Received: {copy.path}" in refused.output
-    assert copy.stores() == before and (copy.data / "registry.db").read_bytes() == registry
-    repo.run("apply")
-
-    # As the message says.
-    for file in ("registry.db", "online.db"):
-        (copy.data / file).unlink()
+    before = repo.stores()
     copy.publish(at(1), at(2))
-
-
-def test_a_moved_repo_is_refused(repo, tmp_path):
+    assert repo.stores() == before
+    assert not check(copy.store).differences
+    before = copy.stores()
+    repo.publish(at(1), at(2))
     repo.run("apply")
-    moved = Repo(repo.path.rename(tmp_path / "moved"))
-    refused = moved.feast("apply")
-    assert refused.code == 1 and str(repo.path) in refused.output
+    assert not check(repo.store).differences
+    assert copy.stores() == before
+
+
+def test_the_registry_has_no_absolute_path_but_that_of_feasts_own_table(repo):
+    repo.publish(at(0), at(1))
+    registry = repo.store.registry.proto()
+    registry.ClearField("infra")
+    text = registry.SerializeToString()
+    assert b"data/snapshots/job_activity_sequence/v1" in text
+    assert str(repo.path).encode() not in text
 
 
 def test_two_checkouts_of_one_registry_do_not_take_it_from_each_other(repo, tmp_path):
     shared = f"registry: {tmp_path / 'shared.db'}"
     repo.edit("feature_store.yaml", "registry: data/registry.db", shared)
-    repo.run("apply")
+    repo.publish(at(0), at(1))
+    expected = answers(repo)
     other = Repo(tmp_path / "other")
     shutil.copytree(repo.path, other.path)
-    refused = other.feast("apply")
-    assert refused.code == 1 and str(tmp_path / "shared.db") in refused.output
-    repo.run("apply")
+    for each in (other, repo, other):
+        each.run("apply")
+    assert answers(repo) == answers(other) == expected
 
 
 def test_a_repo_reached_by_a_link_is_the_same(repo, tmp_path):

@@ -39,6 +39,7 @@ def test_the_window_is_said_in_its_own_unit(window, words, tmp_path):
         member=member,
         item=item,
         snapshots=tmp_path,
+        repo=tmp_path,
     )
     assert view.description == (
         f"The newest activities, at most 1, within {words}, on each course with a vector, "

@@ -50,13 +50,14 @@ def test_rows_come_back_in_the_order_asked_with_every_repetition(store, labels):
     assert arrow["label"].to_pylist() == labels["label"].tolist()
 
 
-def test_the_rows_are_those_of_feasts_own_store(repo, store, labels):
+def test_the_rows_are_those_of_feasts_own_store(repo, store, labels, monkeypatch):
     ours = store.get_historical_features(labels, FEATURES).to_df()
     repo.edit(
         "feature_store.yaml",
         "activity_embeddings.OrderedDuckDBOfflineStore",
         "duckdb",
     )
+    monkeypatch.chdir(repo.path)  # where Feast's own store looks for relative paths
     theirs = repo.store.get_historical_features(labels, FEATURES).to_df()
     order = ["label", "member_id"]
     pd.testing.assert_frame_equal(

@@ -20,7 +20,7 @@ from support.feast_repo import DIMENSION, at, events_table, make_repo, us, vecto
 
 HISTORY = [(1, 1, "APPLY", at(-3)), (2, 3, "DISMISS", at(-1))]
 NEW = events_table([(1, 2, "SAVE", at(0.5)), (9, 3, "APPLY", at(-5))])
-DIRECTORY = 'path=str(DATA / "activity_events")'
+DIRECTORY = 'path="data/activity_events"'
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_what_a_kill_leaves_aside_is_no_event(repo, offline):
 @pytest.mark.parametrize("way", ["ours", "through Feast"])
 def test_a_single_file_is_rewritten(repo, way):
     (repo.events / "history.parquet").rename(repo.data / "events.parquet")
-    repo.edit("sources.py", DIRECTORY, 'path=str(DATA / "events.parquet")')
+    repo.edit("sources.py", DIRECTORY, 'path="data/events.parquet"')
     store, view = applied(repo)
     if way == "ours":
         append_events(store, view, NEW)
@@ -124,7 +124,7 @@ def test_a_file_behind_links_is_rewritten_and_the_links_stay(repo, tmp_path):
     real.chmod(0o640)
     (shared / "events.parquet").symlink_to(real.name)
     (repo.data / "events.parquet").symlink_to(shared / "events.parquet")
-    repo.edit("sources.py", DIRECTORY, 'path=str(DATA / "events.parquet")')
+    repo.edit("sources.py", DIRECTORY, 'path="data/events.parquet"')
     store, view = applied(repo)
     append_events(store, view, NEW)
     assert read(store, view) == EXPECTED
@@ -147,7 +147,7 @@ def test_a_folder_behind_a_link_gets_one_more_file(repo, tmp_path):
 
 def test_a_broken_link_is_named_and_nothing_is_made(repo, tmp_path):
     (repo.events / "history.parquet").rename(repo.data / "events.parquet")
-    repo.edit("sources.py", DIRECTORY, 'path=str(DATA / "events.parquet")')
+    repo.edit("sources.py", DIRECTORY, 'path="data/events.parquet"')
     store, view = applied(repo)
     (repo.data / "events.parquet").unlink()
     (repo.data / "events.parquet").symlink_to(tmp_path / "gone.parquet")
@@ -160,7 +160,7 @@ def test_a_broken_link_is_named_and_nothing_is_made(repo, tmp_path):
 def test_many_writers_at_once_lose_nothing(repo, single):
     if single:
         (repo.events / "history.parquet").rename(repo.data / "events.parquet")
-        repo.edit("sources.py", DIRECTORY, 'path=str(DATA / "events.parquet")')
+        repo.edit("sources.py", DIRECTORY, 'path="data/events.parquet"')
     store, view = applied(repo)
 
     def append(step):
@@ -193,7 +193,7 @@ def test_names_types_and_extra_columns_of_the_source_are_kept(repo, way):
         repo.write_events(table)
     else:
         pq.write_table(table, repo.data / "events.parquet")
-        repo.edit("sources.py", DIRECTORY, 'path=str(DATA / "events.parquet")')
+        repo.edit("sources.py", DIRECTORY, 'path="data/events.parquet"')
     repo.edit(
         "sources.py",
         'file_format=ParquetFormat(),\n    timestamp_field="event_timestamp",',
