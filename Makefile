@@ -15,6 +15,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRACKED_MODELS := $(addprefix feature_repo/models/,geometric_decay item_encoder unweighted_average)
 
+# Commands start in half the time where bytecode is kept.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo evaluate test test-fast lint format docs docs-build clean
 
 demo: $(VENV)/installed
