@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -213,8 +214,13 @@ def newest_by_time(
 
 
 def store_identity(config: RepoConfig) -> str:
-    """Return a short name of the configured online store, equal only for equal configurations."""
+    """Return a short name of the configured online store, equal only for equal configurations.
+
+    A file is another store in another place: a repo that is moved may have left it behind.
+    """
     settings = config.online_store.model_dump(mode="json")
+    if settings.get("path"):
+        settings["path"] = str((Path(config.repo_path or ".") / settings["path"]).resolve())
     digest = hashlib.sha256(json.dumps([config.project, settings], sort_keys=True).encode())
     return f"{config.online_store.type}:{digest.hexdigest()[:12]}"
 

@@ -102,6 +102,18 @@ def test_a_repo_that_was_moved_serves_joins_checks_and_publishes(repo, tmp_path)
     assert not repo.path.exists()
 
 
+def test_a_repo_whose_online_store_stayed_behind_fills_a_new_one(repo, tmp_path):
+    repo.publish(at(0), at(3))
+    moved = Repo(tmp_path / "moved")
+    shutil.copytree(repo.path, moved.path, ignore=shutil.ignore_patterns("online.db"))
+    moved.publish(at(3), at(4))
+    repo.publish(at(3), at(4))
+    got, expected = moved.online_rows(), repo.online_rows()
+    for table in expected.keys() - {"activity_embeddings_job_embedding"}:  # by interval, as Feast
+        assert got[table] == expected[table]
+    assert expected["activity_embeddings_job_activity_sequence"]
+
+
 def test_a_copy_and_the_first_leave_each_other_alone(repo, tmp_path):
     repo.publish(at(0), at(1))
     copy = Repo(tmp_path / "copy")
