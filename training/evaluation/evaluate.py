@@ -154,7 +154,7 @@ def evaluate(
     tasks = _tasks(asked, store, data, categories)
     if plan.size.to_date:
         tasks[TO_DATE] = tasks[DAY].with_columns(TO_DATE, TITLES[TO_DATE], TO_DATE_COLUMNS)
-    run = _Run(data, plan, contenders, store, categories, started)
+    run = _Run(data, plan, contenders, store, asked, categories, started)
     measured = _measure(run, tasks, say)
     result = _result(run, measured, searches, asked.left_out, commands)
     write_result(result, _member_table(measured, data), folder)
@@ -275,18 +275,9 @@ def _tasks(
 ) -> dict[str, RankingTask]:
     """Join the base features of each task's rows."""
     columns = base_columns(categories)
+    rows = iter(base_rows(store, asked.all, categories, data))
     return {
-        name: RankingTask(
-            name,
-            TITLES[name],
-            train,
-            test,
-            (
-                base_rows(store, train, categories, data),
-                base_rows(store, test, categories, data),
-            ),
-            columns,
-        )
+        name: RankingTask(name, TITLES[name], train, test, (next(rows), next(rows)), columns)
         for name, (train, test) in asked.queries.items()
     }
 
@@ -300,6 +291,7 @@ class _Run:
         plan: EvaluationPlan,
         contenders: Contenders,
         store: EvaluationStore,
+        asked: _Asked,
         categories: Categories,
         started: float,
     ) -> None:
@@ -308,6 +300,7 @@ class _Run:
         self.vectors = MemberVectors(
             store,
             data.history,
+            queries=asked.all,
             vector_spec=data.vector_spec,
             models=contenders.models,
             categories=categories,

@@ -92,26 +92,31 @@ def base_columns(categories: Categories) -> tuple[str, ...]:
 
 
 def base_rows(
-    store: EvaluationStore, queries: Queries, categories: Categories, data: Data
-) -> np.ndarray:
+    store: EvaluationStore, asked: Sequence[Queries], categories: Categories, data: Data
+) -> list[np.ndarray]:
     """Join the base features and lay them beside each row: float32 [R, F], as `base_columns`."""
     history, schedule = data.history, data.schedule
-    ids = history.events.member_ids.take(pa.array(queries.member))
-    of_member = store.join(MEMBER_STATISTICS_VIEW, ids, queries.time)
-    query = queries.query
-    as_of = schedule.newest(queries.time)[query]
-    # An item's values change with the daily run alone: each pair is joined once.
-    moments, moment = np.unique(as_of, return_inverse=True)
-    pair = moment * len(history.vectors.item_ids) + queries.item
-    pairs, row = np.unique(pair, return_inverse=True)
-    item = pairs % len(history.vectors.item_ids)
-    of_item = store.join(
-        ITEM_STATISTICS_VIEW,
-        history.vectors.item_ids.take(pa.array(item)),
-        moments[pairs // len(history.vectors.item_ids)] + schedule.delay_us,
+    member_ids, item_ids = history.events.member_ids, history.vectors.item_ids
+    of_members = store.join_each(
+        MEMBER_STATISTICS_VIEW,
+        [(member_ids.take(pa.array(queries.member)), queries.time) for queries in asked],
     )
-    columns = [of_item[name][row] for name in ITEM_STATISTICS]
-    columns += [of_member[name][query] for name in MEMBER_STATISTICS]
-    if categories.names:
-        columns.append(content_match(of_member[PROFILE], categories, query, queries.item))
-    return np.stack(columns, axis=1).astype(np.float32)
+    # An item's values change with the daily run alone: each pair is joined once.
+    places, pairs = [], []
+    for queries in asked:
+        as_of = schedule.newest(queries.time)[queries.query]
+        moments, moment = np.unique(as_of, return_inverse=True)
+        pair, place = np.unique(moment * len(item_ids) + queries.item, return_inverse=True)
+        places.append(place)
+        known_from = moments[pair // len(item_ids)] + schedule.delay_us
+        pairs.append((item_ids.take(pa.array(pair % len(item_ids))), known_from))
+    of_items = store.join_each(ITEM_STATISTICS_VIEW, pairs)
+    rows = []
+    for queries, of_member, of_item, place in zip(asked, of_members, of_items, places, strict=True):
+        columns = [of_item[name][place] for name in ITEM_STATISTICS]
+        columns += [of_member[name][queries.query] for name in MEMBER_STATISTICS]
+        if categories.names:
+            profile = of_member[PROFILE]
+            columns.append(content_match(profile, categories, queries.query, queries.item))
+        rows.append(np.stack(columns, axis=1).astype(np.float32))
+    return rows

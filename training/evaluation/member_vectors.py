@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import numpy as np
@@ -39,6 +39,8 @@ class MemberVectors:
         Where values were published.
     history
         Events and item vectors.
+    queries
+        All that it will be asked about.
     vector_spec
         Which item vectors these are.
     models
@@ -54,15 +56,17 @@ class MemberVectors:
         store: EvaluationStore,
         history: ActivityHistory,
         *,
+        queries: Sequence[Queries],
         vector_spec: ItemVectorSpec,
         models: Mapping[str, EvaluatedModel],
         categories: Categories,
         item_truth: np.ndarray | None,
     ) -> None:
         self._store, self._history, self._vector_spec = store, history, vector_spec
+        self._queries = queries
         self._models, self._categories, self._item_truth = models, categories, item_truth
         self._embedders: dict[str, Embedder] = {}
-        self._joined: dict[tuple[str, int, bool], dict[str, np.ndarray]] = {}
+        self._joined: dict[tuple[str, bool], list[dict[str, np.ndarray]]] = {}
 
     def of_arm(self, arm: Arm, queries: Queries, seed: int) -> list[Vectors]:
         """Return the vectors of an arm, for the seed at a place among the seeds."""
@@ -143,12 +147,15 @@ class MemberVectors:
     def _join(
         self, service: str, queries: Queries, *, other: bool = False
     ) -> dict[str, np.ndarray]:
-        key = (service, id(queries), other)
+        key = (service, other)
         if key not in self._joined:
-            member = _others(queries.member) if other else queries.member
-            ids = self._history.events.member_ids.take(pa.array(member))
-            self._joined[key] = self._store.join(service, ids, queries.time)
-        return self._joined[key]
+            asked = []
+            for each in self._queries:
+                member = _others(each.member) if other else each.member
+                asked.append((self._history.events.member_ids.take(pa.array(member)), each.time))
+            self._joined[key] = self._store.join_each(service, asked)
+        (place,) = [i for i, each in enumerate(self._queries) if each is queries]
+        return self._joined[key][place]
 
 
 def _others(member: np.ndarray) -> np.ndarray:

@@ -120,7 +120,7 @@ def cosine(a, b):
 
 
 def test_rows_are_as_of_the_newest_run_before_each_query(data, base, queries, store):
-    found = base_rows(store, queries, base.categories, data)
+    (found,) = base_rows(store, [queries], base.categories, data)
     names = base_columns(base.categories)
     assert found.shape == (len(queries.item), len(names))
     weights = base.categories.weights

@@ -105,9 +105,18 @@ def test_a_value_that_is_not_of_the_activity_before_the_daily_run_is_noticed(sto
     for more, expected in (([], 0), ([other], 3)):
         history = history_of([*events(), *more], VECTORS, SPEC)
         (member,) = np.flatnonzero(history.events.member_ids.to_numpy() == changed)
+        queries = Queries(
+            sequences=history.sequences(np.full(len(times), member), times),
+            member=np.full(len(times), member),
+            start=np.arange(len(times) + 1),
+            item=np.zeros(len(times), np.int32),
+            vector_row=np.zeros(len(times), np.int32),
+            target=np.ones(len(times), np.int8),
+        )
         vectors = MemberVectors(
             store,
             history,
+            queries=[queries],
             vector_spec=VECTOR_SPEC,
             models={
                 "decay": EvaluatedModel(
@@ -116,14 +125,6 @@ def test_a_value_that_is_not_of_the_activity_before_the_daily_run_is_noticed(sto
             },
             categories=None,
             item_truth=None,
-        )
-        queries = Queries(
-            sequences=history.sequences(np.full(len(times), member), times),
-            member=np.full(len(times), member),
-            start=np.arange(len(times) + 1),
-            item=np.zeros(len(times), np.int32),
-            vector_row=np.zeros(len(times), np.int32),
-            target=np.ones(len(times), np.int8),
         )
         assert vectors.differing("decay", queries) == expected
 
