@@ -1,11 +1,10 @@
-"""`activity-embeddings init`, as a new user types it: real commands in processes of their own."""
+"""`activity-embeddings init` and what it says to do next, in processes of their own.
 
-import os
+`test_wheel` types the same commands as from a shell.
+"""
+
 import re
-import subprocess
-import sys
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,25 +17,18 @@ from activity_embeddings.training.commands.init import init
 from activity_embeddings.transformations.definitions.registered import registered_domain
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import ActivitySpec
-from support.feast_repo import FEAST, PROJECT, at
+from support.feast_repo import at
+from support.processes import COMMAND, FEAST, run
 
 pytestmark = pytest.mark.slow
 
-COMMAND = Path(sys.executable).with_name("activity-embeddings")
 ACTIONS = ("view", "like", "buy", "skip", "hide")
 TIMES = pa.timestamp("us", "UTC")
 
 
-def typed(*arguments, cwd):
+def ran(command, *arguments, folder):
     """Run a command; return what it printed."""
-    done = subprocess.run(
-        list(map(str, arguments)),
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(command, *map(str, arguments), folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -78,10 +70,10 @@ def write_files(folder):
 def test_own_data_are_published_by_two_commands_and_no_edited_file(tmp_path):
     """Text ids, other names of columns, five actions, 16 dimensions, 7 days, 20 events."""
     events, vectors = write_files(tmp_path)
-    output = typed(
+    output = ran(
         COMMAND, "init", "shop", "--events", "events.parquet", "--vectors", "vectors.parquet",
         "--item", "product_sku", "--item-name", "product", "--days", 7, "--length", 20, "--apply",
-        cwd=tmp_path,
+        folder=tmp_path,
     )  # fmt: skip
     assert "members  user_id (string)" in output
     assert "items    product_sku (string), called product; vectors of your own, dimension 16" in (
@@ -91,7 +83,7 @@ def test_own_data_are_published_by_two_commands_and_no_edited_file(tmp_path):
     assert "time     ts; the last 7 days, newest 20 events" in output
     (command,) = re.findall(r"^  feast (materialize .*)$", output, re.M)
     end = command.split()[-1]
-    typed(FEAST, *command.split(), cwd=tmp_path / "shop")
+    ran(FEAST, *command.split(), folder=tmp_path / "shop")
 
     store = FeatureStore(repo_path=str(tmp_path / "shop"))
     domain = registered_domain(store)
@@ -117,7 +109,7 @@ def test_own_data_are_published_by_two_commands_and_no_edited_file(tmp_path):
         store.get_feature_service("search_v1_realtime"), rows
     ).to_dict()
     assert answer["new_activity_count"] == [1]
-    output = typed(COMMAND, "check", cwd=tmp_path / "shop")
+    output = ran(COMMAND, "check", folder=tmp_path / "shop")
     assert " 0 differ" in output and not re.search(r"[1-9]\d* differ", output)
 
 
@@ -143,11 +135,11 @@ def expected_averages(events, vectors, members, end):
 
 @pytest.mark.process
 def test_the_sample_is_published_as_the_command_says(tmp_path):
-    output = typed(COMMAND, "init", "repo", "--sample", cwd=tmp_path)
+    output = ran(COMMAND, "init", "repo", "--sample", folder=tmp_path)
     commands = re.findall(r"^  feast (.*)$", output, re.M)
     assert [command.split()[0] for command in commands] == ["apply", "materialize"]
     for command in commands:
-        typed(FEAST, *command.split(), cwd=tmp_path / "repo")
+        ran(FEAST, *command.split(), folder=tmp_path / "repo")
     store = FeatureStore(repo_path=str(tmp_path / "repo"))
     snapshots = tmp_path / "repo" / "data" / "snapshots" / "job_activity_sequence" / "v1"
     newest = pq.read_table(max(snapshots.glob("as_of=*")), partitioning=None)
