@@ -18,6 +18,7 @@ from typing import Any, Literal
 import lightgbm
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import ThreadpoolController
 
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.examples.held_out import sample_per_group
@@ -26,6 +27,7 @@ COSINE, DOT, HADAMARD = "cosine", "dot", "hadamard"
 COLUMNS = (COSINE, DOT, HADAMARD)
 MOST_ROWS = 10_000
 """Candidates of one list that LightGBM learns from; it refuses more."""
+_LIBRARIES = ThreadpoolController()
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,9 @@ def _fit_layer(
     products = vectors.member[queries.query[rows]] * vectors.items[vectors.item[rows]]
     spread = np.maximum(products.std(axis=0), 1e-9)
     fitted = LogisticRegression(C=1 / settings.layer_penalty, max_iter=200)
-    fitted.fit(products / spread, target)
+    # For so few numbers several threads wait for each other longer than they work.
+    with _LIBRARIES.limit(limits=1, user_api="blas"):
+        fitted.fit(products / spread, target)
     return fitted.coef_[0] / spread
 
 

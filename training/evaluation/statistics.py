@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.wording import out_of
@@ -276,7 +276,8 @@ def _end(member_error: float, seed_error: float, freedom: int, tail: float) -> f
 
     def lacking(end: float) -> float:
         t = (end - member_error * normal) / seed_error
-        return float(weights @ stats.t.sf(t, freedom)) - tail
+        # As `stats.t.sf`, which takes longer to check what it is given.
+        return float(weights @ special.stdtr(freedom, -t)) - tail
 
     # One of the two exceeds its part of this with half the chance each.
     most = member_error * stats.norm.isf(tail / 2) + seed_error * stats.t.isf(tail / 2, freedom)
