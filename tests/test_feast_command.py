@@ -66,7 +66,7 @@ def test_a_days_work_with_the_feast_command(repo, ran):
 
 def test_an_error_is_one_line_without_a_traceback(repo):
     (repo.path / "models" / "cnn" / "saved_model.pb").unlink()
-    failed = repo.typed("apply")
+    failed = repo.process("apply")
     assert failed.returncode == 1
     assert "Traceback" not in failed.stderr
     assert failed.stderr.splitlines()[-1].startswith("Error: model ")

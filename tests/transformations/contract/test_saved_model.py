@@ -14,7 +14,7 @@ from activity_embeddings.transformations.contract.saved_model import (
     fingerprint,
     read_signature,
 )
-from support.feast_repo import DEFINITIONS
+from support.feast_repo import DEFINITIONS, small_repo
 from support.item_encoders import package_encoder
 
 MODEL_NAMES = ("unweighted_average", "geometric_decay", "cnn")
@@ -71,19 +71,38 @@ def test_the_fingerprint_follows_content_and_not_the_place(models, tmp_path):
     assert fingerprint(copy) != fingerprint(models / "cnn")
 
 
+READ = """
+import os, sys
+for repo in sys.argv[1:]:
+    os.chdir(repo)
+    before = set(sys.modules)
+    sys.path.insert(0, repo)
+    import services
+    assert services.__file__.startswith(repo)
+    assert "tensorflow" not in sys.modules, repo
+    sys.path.remove(repo)
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(repo):
+            del sys.modules[name]
+"""
+"""Reads the definitions of several repos, one after the other."""
+
+
 @pytest.mark.process
-@pytest.mark.parametrize("item_vectors", ["of one's own", "by an encoder"])
-def test_reading_the_definitions_does_not_import_tensorflow(item_vectors, repo):
-    if item_vectors == "by an encoder":
-        shutil.copy(DEFINITIONS / "item_vectors.py", repo.path)
-        encoder = package_encoder(repo.path / "models" / "item_encoder")
-        for name in MODEL_NAMES:
-            file = repo.path / "models" / name / "assets.extra" / "activity_model.json"
-            manifest = json.loads(file.read_text())
-            manifest["vector_spec"] = encoder.vector_spec.to_dict()
-            file.write_text(json.dumps(manifest))
-    script = "import services, sys; sys.exit('tensorflow' in sys.modules)"
+def test_reading_the_definitions_does_not_import_tensorflow(repo, models, tmp_path):
+    """Neither where item vectors are the user's own, nor where an encoder makes them."""
+    encoded = small_repo(tmp_path / "encoded", models)
+    shutil.copy(DEFINITIONS / "item_vectors.py", encoded.path)
+    encoder = package_encoder(encoded.path / "models" / "item_encoder")
+    for name in MODEL_NAMES:
+        file = encoded.path / "models" / name / "assets.extra" / "activity_model.json"
+        manifest = json.loads(file.read_text())
+        manifest["vector_spec"] = encoder.vector_spec.to_dict()
+        file.write_text(json.dumps(manifest))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script], cwd=repo.path, check=False
+        [sys.executable, "-W", "ignore", "-c", READ, repo.path, encoded.path],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr

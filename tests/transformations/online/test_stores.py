@@ -12,6 +12,7 @@ from feast.protos.feast.types.Value_pb2 import Int64List, Value
 from feast.repo_config import RepoConfig
 from feast.types import Array, Int64
 from feast.value_type import ValueType
+from redis import Redis
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.online import any_store, redis
@@ -59,6 +60,26 @@ def _sqlite(folder):
     return _feast_store(folder, type="sqlite", path="online.db")
 
 
+@pytest.fixture(scope="module")
+def one_server():
+    with redis_server() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with redis_server(cluster=True) as address:
+        yield address
+
+
+def _empty(address):
+    """Take all rows out of a server, and give its address."""
+    host, port = address.split(":")
+    with Redis(host=host, port=int(port)) as client:
+        client.flushall()
+    return address
+
+
 @pytest.fixture(
     params=[
         pytest.param("redis", marks=pytest.mark.redis),
@@ -74,15 +95,16 @@ def online(request, tmp_path):
         rows.prepare([VIEW])
         yield rows if request.param == "sqlite" else AnyRows(*_sqlite(tmp_path))
         return
-    with redis_server(cluster=request.param == "redis_cluster") as address:
-        settings = {"redis_type": request.param, "connection_string": address}
-        yield row_store(*_feast_store(tmp_path, type="redis", **settings))
+    server = "cluster" if request.param == "redis_cluster" else "one_server"
+    address = _empty(request.getfixturevalue(server))
+    settings = {"redis_type": request.param, "connection_string": address}
+    yield row_store(*_feast_store(tmp_path, type="redis", **settings))
 
 
 @pytest.fixture
-def one_redis(tmp_path):
-    with redis_server() as address:
-        yield row_store(*_feast_store(tmp_path, type="redis", connection_string=address))
+def one_redis(tmp_path, one_server):
+    settings = {"type": "redis", "connection_string": _empty(one_server)}
+    return row_store(*_feast_store(tmp_path, **settings))
 
 
 def row(position, items, moment=NOON):
