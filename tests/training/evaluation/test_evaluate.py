@@ -38,19 +38,19 @@ from activity_embeddings.transformations.times import Schedule, to_us
 
 pytestmark = pytest.mark.slow
 
-MARKET = JobMarket(members=2500, jobs=300, days=70, seed=3)
+MARKET = JobMarket(members=900, jobs=300, days=70, seed=6)
 VECTOR_SPEC = ItemVectorSpec("truth_with_noise", "1", MARKET.dimension)
 SPEC = ActivitySpec()
 SEEDS = (0, 1, 2)
 TIMELINE = Timeline(*(MARKET.start + timedelta(days=day) for day in (42, 56, 70)))
 SIZE = Size(
-    train_queries=600,
+    train_queries=300,
     test_queries_of_member=2,
-    week_train_queries=300,
+    week_train_queries=150,
     week_test_queries_of_member=1,
 )
-RANKER = RankerSettings(rounds=60, rows_of_leaf=50)
-FEW = np.arange(500)
+RANKER = RankerSettings(rounds=40, rows_of_leaf=30)
+FEW = np.arange(300)
 """Members, where nothing is to be proved of them."""
 
 
