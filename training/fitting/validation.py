@@ -143,18 +143,7 @@ class ValidationQueries:
             Float in [0, 1]. How much the dot product of embedding and item counts; the rest is the
             item's popularity. Both are divided by their standard deviation over all candidates.
         """
-        vectors = self.history.vectors.matrix
-        scores = [day.scores(embeddings, vectors) for day in self.days]
-        own = [s[day.candidate] for s, day in zip(scores, self.days, strict=True)]
-        popular = [day.popularity[np.nonzero(day.candidate)[1]] for day in self.days]
-        spread, popular_spread = _spread(own), _spread(popular)
-        gains = np.empty(len(self))
-        for day, own_scores in zip(self.days, scores, strict=True):
-            mixed = own_scores * (share / spread)
-            mixed = mixed + day.popularity * ((1 - share) / popular_spread)
-            gains[day.query] = day.gains(mixed)
-        _, member = np.unique(self.member, return_inverse=True)
-        return np.bincount(member, gains) / np.bincount(member)
+        return self._ndcg_of_members(self._scored(embeddings), share)
 
     def measure(self, embed: Embed) -> dict[str, float]:
         """Return the figures of a model, means over members of their NDCG@10.
@@ -166,7 +155,8 @@ class ValidationQueries:
             model gets; `share`, that one; `ndcg_at_10_alone` by the embedding alone.
         """
         embeddings = embed(self.sequences, self.history)
-        figures = {share: float(self.ndcg_of_members(embeddings, share).mean()) for share in SHARES}
+        scored = self._scored(embeddings)
+        figures = {share: float(self._ndcg_of_members(scored, share).mean()) for share in SHARES}
         best = max(figures, key=lambda share: figures[share])
         return {FIGURE: figures[best], "share": best, ALONE: figures[1.0]}
 
@@ -174,6 +164,31 @@ class ValidationQueries:
         """Return the NDCG@10 of popularity alone."""
         nothing = np.zeros((len(self), self.history.vectors.dimension), np.float32)
         return float(self.ndcg_of_members(nothing, 0.0).mean())
+
+    def _scored(self, embeddings: np.ndarray) -> _Scored:
+        vectors = self.history.vectors.matrix
+        scores = [day.scores(embeddings, vectors) for day in self.days]
+        own = [s[day.candidate] for s, day in zip(scores, self.days, strict=True)]
+        popular = [day.popularity[np.nonzero(day.candidate)[1]] for day in self.days]
+        return _Scored(scores, _spread(own), _spread(popular))
+
+    def _ndcg_of_members(self, scored: _Scored, share: float) -> np.ndarray:
+        gains = np.empty(len(self))
+        for day, own_scores in zip(self.days, scored.scores, strict=True):
+            mixed = own_scores * (share / scored.spread)
+            mixed = mixed + day.popularity * ((1 - share) / scored.popular_spread)
+            gains[day.query] = day.gains(mixed)
+        _, member = np.unique(self.member, return_inverse=True)
+        return np.bincount(member, gains) / np.bincount(member)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """The dot products of each day, and the deviations that they and popularity are divided by."""
+
+    scores: list[np.ndarray]
+    spread: float
+    popular_spread: float
 
 
 def _day(
