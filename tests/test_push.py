@@ -73,12 +73,18 @@ def logged(repo: Repo) -> list[dict]:
     return pq.read_table(repo.events).to_pylist()
 
 
-@pytest.fixture
-def repo(tmp_path):
-    """Materialized as of day 0."""
-    repo = sequence_repo(tmp_path)
+@pytest.fixture(scope="module")
+def of_day_0(tmp_path_factory):
+    repo = sequence_repo(tmp_path_factory.mktemp("published"))
     repo.publish(at(-1), at(0))
+    repo.keep()
     return repo
+
+
+@pytest.fixture
+def repo(of_day_0):
+    """Materialized as of day 0."""
+    return of_day_0.put_back()
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +96,12 @@ def address():
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
 def either(request, tmp_path):
     """The same on both stores that keep writers apart."""
-    with redis_server() if request.param == "redis" else nullcontext() as address:
+    if request.param == "sqlite":
+        yield request.getfixturevalue("repo")
+        return
+    with redis_server() as address:
         repo = sequence_repo(tmp_path)
-        if address:
-            use_redis(repo, address)
+        use_redis(repo, address)
         repo.publish(at(-1), at(0))
         yield repo
 

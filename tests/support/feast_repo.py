@@ -4,6 +4,8 @@
 its own, and by `Repo.typed` as from a shell; `Repo.store` is the real `FeatureStore`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import shutil
@@ -207,6 +209,20 @@ class Repo:
 
     def stores(self) -> tuple[dict, dict]:
         return self.snapshot_files(), self.online_rows()
+
+    def keep(self) -> None:
+        """Copy the whole repo beside itself, for `put_back`."""
+        shutil.copytree(self.path, self._kept, symlinks=True)
+
+    def put_back(self) -> Repo:
+        """Make it what it was when `keep` was called, at its place: registries hold paths."""
+        shutil.rmtree(self.path)
+        shutil.copytree(self._kept, self.path, symlinks=True)
+        return self
+
+    @property
+    def _kept(self) -> Path:
+        return self.path.with_name(f"{self.path.name}_kept")
 
 
 def make_repo(

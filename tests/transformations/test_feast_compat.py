@@ -43,14 +43,21 @@ RECORD = (
 )
 
 
-@pytest.fixture(params=REGISTRIES)
-def published(request, tmp_path, models):
-    """A repo with values as of day 1 online."""
-    repo = small_repo(tmp_path / "repo", models, members=20, days=20)
+@pytest.fixture(scope="module", params=REGISTRIES)
+def of_day_1(request, tmp_path_factory, models):
+    folder = tmp_path_factory.mktemp(request.param)
+    repo = small_repo(folder / "repo", models, members=20, days=20)
     registry = REGISTRIES[request.param].format(path=repo.path)
     repo.edit("feature_store.yaml", "registry: data/registry.db", registry)
     repo.publish(at(0), at(1))
+    repo.keep()
     return repo
+
+
+@pytest.fixture
+def published(of_day_1):
+    """A repo with values as of day 1 online."""
+    return of_day_1.put_back()
 
 
 def registered(repo):
