@@ -53,6 +53,7 @@ def two_domains(tmp_path_factory, models):
     add_courses(repo, HISTORY)
     repo.publish(at(-51), at(0), "--views", "course_embedding", "--views", "job_embedding")
     repo.materialize(at(-1), at(0))
+    repo.keep()
     return repo
 
 
@@ -128,13 +129,14 @@ def test_both_are_recomputed_in_one_request_with_the_recent_activity_of_each(two
     assert answer[f"{JOB_AVERAGE}_realtime__save_embedding"] == alone["save_embedding"]
 
 
-def test_a_push_and_a_check_say_which_domain_they_mean(two_domains, tmp_path):
-    repo = Repo(tmp_path / "repo")
-    shutil.copytree(two_domains.path, repo.path)
-    for database in ("registry.db", "online.db"):
-        (repo.data / database).unlink()
-    repo.publish(at(-51), at(0), "--views", "course_embedding", "--views", "job_embedding")
-    repo.materialize(at(-1), at(0))
+@pytest.fixture
+def changed(two_domains):
+    """The same for a test that changes it."""
+    yield two_domains
+    two_domains.put_back()
+
+
+def test_a_push_and_a_check_say_which_domain_they_mean(changed, tmp_path):
     events = tmp_path / "events.jsonl"
     events.write_text(
         json.dumps(
@@ -147,10 +149,10 @@ def test_a_push_and_a_check_say_which_domain_they_mean(two_domains, tmp_path):
         )
     )
     for command in (["push", events], ["check"]):
-        code, output = run(repo, *command)
+        code, output = run(changed, *command)
         assert code == 1
         assert "expected the item of one of its domains: course, job. Received: no item" in output
-    code, output = run(repo, "push", events, "--item", "course")
+    code, output = run(changed, "push", events, "--item", "course")
     assert code == 0 and "1 of 1 event is new" in output, output
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(
@@ -158,18 +160,18 @@ def test_a_push_and_a_check_say_which_domain_they_mean(two_domains, tmp_path):
             {"member_id": 3, "job_id": 1, "action": "SAVE", "event_timestamp": at(0.1).isoformat()}
         )
     )
-    code, output = run(repo, "push", jobs, "--item", "job")
+    code, output = run(changed, "push", jobs, "--item", "job")
     assert code == 0, output
-    stored = repo.store.get_online_features(
+    stored = changed.store.get_online_features(
         ["course_activity_sequence:activity_course_ids", "job_activity_sequence:activity_job_ids"],
         [{"member_id": 3}],
     ).to_dict()
     assert stored["activity_course_ids"] == [["c1", "c2", "c5"]]
     assert stored["activity_job_ids"][0][-1] == 1
     for item in ("job", "course"):
-        code, output = run(repo, "check", "--item", item)
+        code, output = run(changed, "check", "--item", item)
         assert code == 0, output
-    code, output = run(repo, "check", "--item", "film")
+    code, output = run(changed, "check", "--item", "film")
     assert code == 1 and "course, job. Received: 'film'" in output
 
 
