@@ -18,7 +18,7 @@ from activity_embeddings.training.models import CNN
 from activity_embeddings.training.objectives import FuturePositives, FuturePositivesTask, Proxy
 from activity_embeddings.transformations.errors import InvalidInput
 from support import processes
-from support.training_data import SPEC, TRAIN, VECTOR_SPEC, turns
+from support.training_data import SPEC, TRAIN, VECTOR_SPEC, turns, without_graphs
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +40,13 @@ def fit(validate=None, *, objective=None, settings=FIT, **options):
 def whole():
     """Weights and figures of a training that nothing interrupted."""
     return fit()
+
+
+@pytest.fixture
+def eager():
+    """For what does not depend on how a step is computed."""
+    with without_graphs():
+        yield
 
 
 def same(one, other):
@@ -67,7 +74,7 @@ def test_it_learns():
     assert figures[-1]["loss"] < 0.9 * figures[0]["loss"]
 
 
-def test_the_best_epoch_is_kept_and_patience_ends_it():
+def test_the_best_epoch_is_kept_and_patience_ends_it(eager):
     settings = replace(FIT, epochs=9, patience=2)
     weights, figures = fit(scripted(0.1, 0.3, 0.2, 0.3), settings=settings)
     assert [epoch["ndcg_at_10"] for epoch in figures] == [0.1, 0.3, 0.2, 0.3]
@@ -161,7 +168,7 @@ def test_every_batch_of_every_epoch_counts():
     assert len(seen) == 2 + 4 + 6
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+def test_a_checkpoint_of_another_run_is_refused(eager, tmp_path):
     fit(run=tmp_path, identity={"model": "cnn"}, settings=replace(FIT, epochs=1))
     before = (tmp_path / CHECKPOINT).read_bytes()
     with pytest.raises(InvalidInput, match=r'expected a checkpoint of this run.*"lstm".*"cnn"'):
@@ -169,7 +176,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
-def test_tensorboard_has_the_figures_of_each_epoch(tmp_path):
+def test_tensorboard_has_the_figures_of_each_epoch(eager, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     _, figures = fit(scripted(0.1, 0.2, 0.3), run=tmp_path)
