@@ -19,6 +19,8 @@ from activity_embeddings.transformations.inference import conversion
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.feast_repo import at
 
+pytestmark = pytest.mark.slow
+
 SPEC = ActivitySpec(length=6)
 VECTOR_SPEC = ItemVectorSpec("test", "1", 5)
 
@@ -117,7 +119,6 @@ def without_litert(models):
         file.write_text(json.dumps(manifest))
 
 
-@pytest.mark.slow
 def test_one_history_does_not_mix_runtimes_unless_it_is_told_to(repo):
     output = repo.publish(at(0), at(1)).output
     assert "TensorFlow" not in output

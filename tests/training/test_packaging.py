@@ -25,13 +25,15 @@ from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpe
 from support import processes
 from support.item_encoders import SmallEncoder, package_encoder, vector_of
 
+pytestmark = pytest.mark.slow
+
 SPEC = ActivitySpec(length=6)
 VECTOR_SPEC = ItemVectorSpec("test", "1", 5)
 
 
 def package(model, path, **changes):
-    facts = {"name": "some", "version": "1", "spec": SPEC, "vector_spec": VECTOR_SPEC, **changes}
-    return package_model(model, path, **facts)
+    facts = {"name": "some", "version": "1", "spec": SPEC, "vector_spec": VECTOR_SPEC}
+    return package_model(model, path, **{**facts, "litert": False, **changes})
 
 
 def inputs(n=20, seed=0):
@@ -94,7 +96,6 @@ def test_the_manifest_says_what_was_given_and_what_was_written(tmp_path):
     }
     described = package(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), tmp_path / "model", **facts)
     manifest = read_manifest(tmp_path / "model")
-    assert manifest.pop("litert").keys() == {"hash", "runs_batches", "seconds_of_a_batch"}
     assert manifest == {
         "format": 1,
         "name": "some",

@@ -17,6 +17,8 @@ from activity_embeddings.training.evaluation.statistics import (
 )
 from activity_embeddings.transformations.errors import InvalidInput
 
+pytestmark = pytest.mark.slow
+
 TENTHS = st.integers(0, 10)
 
 

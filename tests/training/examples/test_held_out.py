@@ -34,6 +34,8 @@ from support.training_cases import (
 )
 from support.training_reference import POSITIVE, allowed_items, held_out, shifted_times
 
+pytestmark = pytest.mark.slow
+
 DAY = US_PER_DAY
 LABELS = label_names(ActivitySpec())
 FACTS = {"window_us": WINDOW_US, "length": LENGTH}

@@ -68,6 +68,7 @@ def cases(draw):
     return as_strings, draw(st.permutations(events)), vectors, queries
 
 
+@pytest.mark.slow
 @settings(max_examples=800, deadline=None)
 @given(cases())
 def test_sequences_equal_the_reference(case):
