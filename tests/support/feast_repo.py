@@ -31,6 +31,7 @@ from activity_embeddings.training.new_repo.settings import (
     RepoSettings,
     VectorSource,
 )
+from activity_embeddings.transformations.online.publish import store_identity
 from support import processes
 
 PROJECT = Path(__file__).parents[2]
@@ -182,10 +183,14 @@ class Repo:
         path.write_text(text.replace(old, new))
 
     def snapshot_files(self) -> dict[str, bytes]:
-        """Every committed or staged file of the offline store, byte for byte; locks are no data."""
-        root = self.data / "snapshots"
+        """Every committed or staged file of the offline store, byte for byte.
+
+        Locks are no data, and the mark of what is online names the place of the online store: that
+        of another repo is the same if the place is the only difference.
+        """
+        root, place = self.data / "snapshots", store_identity(self.store.config).encode()
         return {
-            str(file.relative_to(root)): file.read_bytes()
+            str(file.relative_to(root)): file.read_bytes().replace(place, b"this repo's store")
             for file in sorted(root.rglob("*"))
             if file.is_file() and file.suffix != ".lock"
         }
