@@ -23,7 +23,14 @@ from activity_embeddings.transformations.check import (
 from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from support import processes
-from support.feast_repo import at, events_table, make_repo, small_data, vectors_table
+from support.feast_repo import (
+    at,
+    events_table,
+    make_repo,
+    small_data,
+    small_repo,
+    vectors_table,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -40,12 +47,17 @@ def data():
     return small_data()
 
 
-@pytest.fixture
-def published(tmp_path, models, data):
-    events, vectors = data
-    repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, models):
+    repo = small_repo(tmp_path_factory.mktemp("check") / "repo", models)
     repo.publish(at(-41), T)
+    repo.keep()
     return repo
+
+
+@pytest.fixture
+def published(original):
+    return original.put_back()
 
 
 def causes(report, view):

@@ -1,6 +1,5 @@
 """Request-time embeddings over HTTP: the real `feast serve`, on sqlite and on a real Redis."""
 
-import json
 import shutil
 import socket
 import subprocess
@@ -81,31 +80,17 @@ def server(repo, tmp_path_factory, metrics_folder):
         yield running
 
 
-@pytest.mark.parametrize("converted", [True, False])
-def test_models_and_vectors_are_there_before_the_first_request(tmp_path, models, repo, converted):
-    """TensorFlow only for a model that has no LiteRT file."""
-    if not converted:
-        repo = publish(tmp_path / "repo", without_litert(models, tmp_path / "models"))
+def test_models_and_vectors_are_there_before_the_first_request_without_tensorflow(tmp_path, repo):
     with feast_server(repo, tmp_path / "serve.log", whole=True) as server:
         (worker,) = server.workers()
         files = Path(f"/proc/{worker}/maps").read_text()
-        assert ("libtensorflow" in files) != converted
+        assert "libtensorflow" not in files
         assert "ai_edge_litert" in files
         before = [line for line in files.splitlines() if ".so" in line]
         server.features(body(entity_rows([14], request_timestamp=us(T) / 1e6)))
         after = Path(f"/proc/{worker}/maps").read_text().splitlines()
         libraries = {line.split()[-1] for line in after if "tensorflow" in line or "litert" in line}
         assert libraries <= {line.split()[-1] for line in before}
-
-
-def without_litert(models, copy):
-    """Copy packaged models as they would be without their LiteRT files."""
-    shutil.copytree(models, copy)
-    for file in copy.glob("*/assets.extra/activity_model.json"):
-        manifest = json.loads(file.read_text())
-        del manifest["litert"]
-        file.write_text(json.dumps(manifest))
-    return copy
 
 
 def test_over_http_every_member_has_the_batch_value(server):

@@ -102,9 +102,13 @@ for line in sys.stdin:
 """
 
 
-def run_page(path: Path, folder: Path, until: str | None = None) -> None:
+def run_page(
+    path: Path, folder: Path, until: str | None = None, commands: Path | None = None
+) -> None:
     """Run the blocks of a page in a folder, and print them with what they print."""
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    first = [str(commands)] if commands else []
+    own = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([*first, own, os.environ["PATH"]])
     shell = _Process(["bash", "-eo", "pipefail"], f"pwd > {folder}/.where; echo {_END!r}", folder)
     python = _Process([sys.executable, "-u", "-W", "ignore", "-c", _PYTHON], _END, folder)
     processes = {"bash": shell, "python": python}
@@ -138,9 +142,10 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("--in", dest="folder", type=Path, required=True, help="Working folder.")
     parser.add_argument("--until", help="Heading before which to stop.")
+    parser.add_argument("--commands", type=Path, help="Folder of commands to use first.")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    run_page(arguments.page, arguments.folder.resolve(), arguments.until)
+    run_page(arguments.page, arguments.folder.resolve(), arguments.until, arguments.commands)
 
 
 if __name__ == "__main__":
