@@ -3,6 +3,9 @@
 A rename onto a link would put the new file in the link's place, and leave what it pointed to, on
 another disk or shared with others, as it was. So everything that is renamed into place is renamed
 within the folder of the real file, with the permissions that the real file had.
+
+A rename is whole or not at all for whoever reads meanwhile. After a power loss it is so only if the
+disk held the content before the name was changed, and the name before anything was built on it.
 """
 
 from __future__ import annotations
@@ -80,13 +83,24 @@ def move_file(staged: Path, file: Path) -> None:
     real = real_path(file)
     if real.exists():
         shutil.copymode(real, staged)
+    flush(staged)
     try:
         os.replace(staged, real)
+        flush(real.parent)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         replace_file(real, lambda aside: shutil.copy(staged, aside))
         staged.unlink()
+
+
+def flush(path: Path) -> None:
+    """Return once the disk holds a file's content, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(path: Path) -> Path:

@@ -1,8 +1,10 @@
 """What is written by a rename goes where links point to, whole, with the permissions it had."""
 
+import os
 import stat
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from activity_embeddings.transformations.errors import InvalidInput
@@ -13,6 +15,7 @@ from activity_embeddings.transformations.files import (
     real_path,
     replace_file,
 )
+from activity_embeddings.transformations.offline.snapshots import SnapshotSink
 
 
 def mode(file: Path) -> int:
@@ -117,3 +120,56 @@ def test_a_linked_folder_is_emptied_and_stays_linked(tmp_path):
     assert (tmp_path / "folder").is_symlink()
     assert list((tmp_path / "disk").iterdir()) == []
     assert (tmp_path / "elsewhere" / "kept").exists()
+
+
+@pytest.fixture
+def on_disk(monkeypatch):
+    """What the disk was asked to hold and which names changed, in order."""
+    done = []
+    originals = {name: getattr(os, name) for name in ("fsync", "rename", "replace")}
+
+    def fsync(descriptor):
+        done.append(("held", Path(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        originals["fsync"](descriptor)
+
+    def renamed(name):
+        def rename(source, target, **more):
+            done.append(("renamed", Path(source), Path(target)))
+            originals[name](source, target, **more)
+
+        return rename
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, renamed(name))
+    return done
+
+
+def assert_durable(done):
+    """The content before its name, the name before the end."""
+    renames = [(i, *what[1:]) for i, what in enumerate(done) if what[0] == "renamed"]
+    assert renames
+    for i, source, target in renames:
+        assert ("held", source) in done[:i]
+        assert ("held", target.parent) in done[i:]
+
+
+def test_the_disk_holds_a_file_before_it_has_its_name_and_then_the_name(linked, on_disk):
+    _, link = linked
+    replace_file(link, lambda aside: aside.write_text("new"))
+    assert_durable(on_disk)
+
+
+def test_the_disk_holds_a_snapshot_before_it_is_committed(tmp_path, on_disk):
+    sink = SnapshotSink(tmp_path / "view" / "v1")
+    for value in (1, 1, 2):  # new, the same again, another
+        on_disk.clear()
+        writer = sink.writer(0, {})
+        writer.write(pa.record_batch({"member_id": [value]}))
+        writer.close()
+        if sink.commit(0):
+            assert_durable(on_disk)
+            for what, file, *_ in on_disk:
+                assert what != "renamed" or ("held", sink.staged_file(0)) in on_disk, file
+        else:
+            assert value == 1 and on_disk == []

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from activity_embeddings.transformations.errors import AlreadyRunning, ModelMismatch
 from activity_embeddings.transformations.files import (
+    flush,
     make_folder,
     move_file,
     real_path,
@@ -142,7 +143,10 @@ class SnapshotSink:
             folder.mkdir()
             move_file(staged, target)
         else:
+            flush(staged)
+            flush(staged.parent)
             os.rename(staged.parent, folder)
+            flush(folder.parent)
         return True
 
     def published(self, store: str) -> int | None:
