@@ -14,7 +14,11 @@ from activity_embeddings.transformations.contract.activity_model import ModelDes
 from activity_embeddings.transformations.contract.litert_file import hash_of
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
 from activity_embeddings.transformations.errors import first_line
-from activity_embeddings.transformations.inference.litert import SEQUENCES_A_CALL, LiteRTModel
+from activity_embeddings.transformations.inference.litert import (
+    SEQUENCES_A_CALL,
+    LiteRTModel,
+    cores,
+)
 from activity_embeddings.transformations.inference.tensorflow import (
     held_back_stderr,
     load_saved_model,
@@ -92,7 +96,7 @@ def convert(model: ModelDescription, *, timed: bool = True) -> Conversion:
                 .lite.TFLiteConverter.from_saved_model(str(model.path), signature_keys=[SIGNATURE])
                 .convert()
             )
-            converted = LiteRTModel(content)
+            converted = LiteRTModel(content, threads=cores())
             differs = _difference(model, converted, call_saved)
     except Exception as error:  # of many kinds, for operations that LiteRT does not know
         return Conversion(None, f"LiteRT cannot run it: {first_line(error)}")

@@ -13,7 +13,11 @@ from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.contract.litert_file import LITERT
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.inference.litert import SEQUENCES_A_CALL, LiteRTModel
+from activity_embeddings.transformations.inference.litert import (
+    SEQUENCES_A_CALL,
+    LiteRTModel,
+    cores,
+)
 from activity_embeddings.transformations.wording import out_of
 
 _log = logging.getLogger(__name__)
@@ -56,7 +60,13 @@ class Embedder:
         self.models = list(models)
         self.batch_size = batch_size
         contents = {model.name: _litert_content(model, for_requests) for model in models}
-        self._litert = {name: LiteRTModel(c) for name, c in contents.items() if c is not None}
+        # A server answers several requests at once; a batch has the machine to itself.
+        threads = 1 if for_requests else cores()
+        self._litert = {
+            name: LiteRTModel(content, threads=threads)
+            for name, content in contents.items()
+            if content is not None
+        }
         saved = [model for model in models if model.name not in self._litert]
         self._saved_names = [model.name for model in saved]
         if saved:
@@ -143,7 +153,7 @@ class Embedder:
         for start in range(0, len(rows) if self._litert else 0, SEQUENCES_A_CALL):
             part = slice(start, start + SEQUENCES_A_CALL)
             inputs = {
-                names.INPUT_ITEM_EMBEDDINGS: vectors.matrix[rows[part]],
+                names.INPUT_ITEM_EMBEDDINGS: vectors.matrix.take(rows[part], axis=0),
                 names.INPUT_ACTIONS: actions[part],
                 names.INPUT_AGES: ages[part],
             }

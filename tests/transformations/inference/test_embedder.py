@@ -1,5 +1,6 @@
 """Every model in one pass gives what each gives alone, whatever the batches."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -130,6 +131,19 @@ def test_litert_gives_what_tensorflow_gives(described, prepared):
         for output, values in plain[model.name].items():
             assert values.any()
             np.testing.assert_allclose(fast[model.name][output], values, atol=1e-6, rtol=0)
+
+
+def test_the_number_of_threads_changes_no_bit(described, prepared, monkeypatch):
+    sequences, vector_spec = prepared
+    together = sequences.take(np.tile(np.arange(len(sequences)), 10))
+    answers = []
+    for count in (1, 2, 3):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, count=count: set(range(count)))
+        answers.append(Embedder(described)(together, vector_spec))
+    for model in described:
+        for output in model.outputs:
+            one, *others = (answer[model.name][output] for answer in answers)
+            assert all(np.array_equal(one, other) for other in others)
 
 
 def test_models_of_both_runtimes_share_a_call(described, prepared):
