@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -190,6 +191,8 @@ class ServingState:
 
 _states: dict[str, ServingState] = {}
 _states_lock = threading.Lock()
+_of_store: WeakKeyDictionary[FeatureStore, ServingState] = WeakKeyDictionary()
+"""The same, so that no request has to look for its folder."""
 
 
 def preload(repo: str | Path | FeatureStore) -> list[str]:
@@ -213,6 +216,7 @@ def preload(repo: str | Path | FeatureStore) -> list[str]:
     store = repo if isinstance(repo, FeatureStore) else FeatureStore(repo_path=str(repo))
     with _states_lock:
         state = _states[_place(store.repo_path)] = ServingState(store)
+        _of_store.clear()
     return state.preload()
 
 
@@ -222,14 +226,15 @@ def _place(repo: str | Path | None) -> str:
 
 def _state_of(caller: Caller) -> ServingState:
     """Return the state for the feature repo from which Feast was asked."""
-    place = caller.repo if caller.store is None else caller.store.repo_path
-    key = _place(place)
-    state = _states.get(key)
-    if state is not None:
-        return state
+    store = caller.store
+    if store is not None and (known := _of_store.get(store)) is not None:
+        return known
+    key = _place(caller.repo if store is None else store.repo_path)
     with _states_lock:
         if key not in _states:
-            _states[key] = ServingState(caller.store or FeatureStore(repo_path=key))
+            _states[key] = ServingState(store or FeatureStore(repo_path=key))
+        if store is not None:
+            _of_store[store] = _states[key]
         return _states[key]
 
 
