@@ -31,7 +31,6 @@ from activity_embeddings.transformations.activity.sequences import (
 )
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
-from activity_embeddings.transformations.contract.litert_file import TENSORFLOW, why_tensorflow
 from activity_embeddings.transformations.definitions.schemas import embedding_batch, sequence_batch
 from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.inference.embedder import Embedder
@@ -363,9 +362,7 @@ class SnapshotRun:
             with self.report.timed("load models"):
                 self._embedders[key] = Embedder(models, batch_size=self.batch_size)
             self.report.by_tensorflow |= {
-                model.name: why_tensorflow(model.manifest)
-                for model in models
-                if model.runtime == TENSORFLOW
+                model.name: model.why_tensorflow for model in models if model.why_tensorflow
             }
         return self._embedders[key]
 

@@ -108,17 +108,18 @@ class ModelDescription:
         by_litert = self.converted is not None and self.converted.runs_batches
         return LITERT if by_litert else TENSORFLOW
 
+    @property
+    def why_tensorflow(self) -> str:
+        """Why TensorFlow computes batches of it, for people; empty where LiteRT does."""
+        return "" if self.runtime == LITERT else why_tensorflow(self.manifest)
+
     def summary(self) -> str:
         """Return one line for people: name, version, inputs and outputs."""
         outputs = ", ".join(f"{name}[{size}]" for name, size in self.outputs.items())
+        why = f"; in TensorFlow: {self.why_tensorflow}" if self.why_tensorflow else ""
         return (
             f"{self.name} version {self.version} ({self.fingerprint}): "
-            f"{self.vector_spec.name} {self.vector_spec.version} -> {outputs}"
-            + (
-                ""
-                if self.runtime == LITERT
-                else f"; in TensorFlow: {why_tensorflow(self.manifest)}"
-            )
+            f"{self.vector_spec.name} {self.vector_spec.version} -> {outputs}{why}"
         )
 
 
