@@ -17,6 +17,7 @@ from activity_embeddings.training.commands import cli
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.train import RESULT, RUN
 from activity_embeddings.training.from_repo import TrainingSource
+from activity_embeddings.training.item_encoder.data import EncoderData
 from activity_embeddings.training.new_repo.create import create_repo
 from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.errors import InvalidInput
@@ -289,6 +290,17 @@ def test_the_encoder_of_one_domain_is_trained_on_text_ids_and_published(shop, tm
     known, other, unknown = got["embedding"]
     assert np.isfinite([known, other]).all() and known != other and len(known) == 16
     assert unknown is None
+
+
+def test_the_encoder_of_another_domain_is_never_written_over(shop, tmp_path):
+    repo = Repo(tmp_path / "repo")
+    shutil.copytree(shop.path, repo.path)
+    with pytest.raises(InvalidInput, match=r"expected --out, .* for course_.* of product_"):
+        EncoderData.of(repo.path, "course").folder()
+    # Its own is found where the definitions say.
+    (repo.path / "models" / "item_encoder").rename(repo.path / "models" / "products")
+    repo.edit("item_vectors.py", '"item_encoder"', '"products"')
+    assert EncoderData.of(repo.path, "product").folder() == repo.path / "models" / "products"
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ class Sources:
 @click.option(
     "--out",
     type=FOLDER,
-    help="Folder of the SavedModel, default models/item_encoder in the feature repo.",
+    help="Folder of the SavedModel. Default: that of the domain's encoder in the feature repo, or "
+    "models/item_encoder for a first one.",
 )
 @click.option(
     "--run",
@@ -118,14 +119,11 @@ def train_item_encoder(
             towers=TowerSettings(text=sources.text, categories=sources.category),
             fit=fit if epochs is None else replace(fit, epochs=epochs),
         )
-        module, facts = item_encoder.train_item_encoder(
-            data.events(sources.events, until),
-            data.postings(sources.postings, [*sources.text, *sources.category], until),
-            plan,
-            run=run,
-            verbose=1,
-        )
-        out = out or repo / "models" / "item_encoder"
+        events = data.events(sources.events, until)
+        content = [*sources.text, *sources.category]
+        postings = data.postings(sources.postings, content, until)
+        out = data.folder() if out is None else out
+        module, facts = item_encoder.train_item_encoder(events, postings, plan, run=run, verbose=1)
         described = package_item_encoder(
             module, out, name=name, version=version, valid_from=until, **facts
         )

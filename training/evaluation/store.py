@@ -224,7 +224,10 @@ class EvaluationStore:
             registry=str(data / "registry.db"),
             repo_path=self._folder,
             entity_key_serialization_version=3,
-            online_store={"type": "sqlite", "path": str(data / "online.db")},
+            online_store={
+                "type": "activity_embeddings.ThreadedSqliteOnlineStore",
+                "path": str(data / "online.db"),
+            },
             offline_store={"type": "activity_embeddings.OrderedDuckDBOfflineStore"},
             batch_engine={
                 "type": "activity_embeddings.ActivityComputeEngine",

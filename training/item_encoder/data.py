@@ -14,10 +14,10 @@ from feast import FeatureStore, FileSource
 from activity_embeddings.training.repo_definitions import RepoDefinitions, read_definitions
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
-from activity_embeddings.transformations.definitions.tags import spec_of
+from activity_embeddings.transformations.definitions.tags import in_repo, spec_of
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.stores import offline_store
-from activity_embeddings.transformations.names import DomainNames, Role
+from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.offline.columns import names_there, source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sources import read_events, read_postings
@@ -67,6 +67,30 @@ class EncoderData:
         if found is None or not (found.views.get(Role.EVENTS) or found.raised):
             return ActivitySpec()
         return spec_of(found.view(Role.EVENTS, self.item))
+
+    def folder(self) -> Path:
+        """Return the folder of the encoder whose vectors the domain has, or is to have at first.
+
+        Raises
+        ------
+        InvalidInput
+            The domain has none yet, and another one's is where a first encoder would go.
+        """
+        vectors = self.definitions.views.get(Role.VECTORS, []) if self.definitions else []
+        folders = {
+            view.name: in_repo(view.tags[Tag.ENCODER_PATH], self.repo)
+            for view in vectors
+            if Tag.ENCODER_PATH in view.tags
+        }
+        first = self.repo / "models" / "item_encoder"
+        own = folders.get(self.names.vectors_view)
+        taken = [view for view, path in folders.items() if path.resolve() == first.resolve()]
+        if own is None and taken:
+            raise InvalidInput(
+                f"expected --out, the folder of an encoder for {self.names.vectors_view}. "
+                f"Received: none, and {first} is the encoder of {taken[0]}"
+            )
+        return own or first
 
     def events(self, file: Path | None, until: datetime) -> ActivityEvents:
         """Return the events before a time.
