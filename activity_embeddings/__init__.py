@@ -39,6 +39,10 @@ if TYPE_CHECKING:
         ModelMismatch,
         NotReady,
     )
+    from activity_embeddings.transformations.feast_compat.sqlite import (
+        ThreadedSqliteOnlineStore,
+        ThreadedSqliteOnlineStoreConfig,
+    )
     from activity_embeddings.transformations.names import DomainNames
     from activity_embeddings.transformations.offline.dask import (
         OrderedDaskOfflineStore,
@@ -79,6 +83,8 @@ __all__ = [
     "OrderedDuckDBOfflineStoreConfig",
     "Period",
     "SequenceWriter",
+    "ThreadedSqliteOnlineStore",
+    "ThreadedSqliteOnlineStoreConfig",
     "TrainingSource",
     "__version__",
     "activity_view",
@@ -118,6 +124,8 @@ _MODULE_OF = {
     "OrderedDaskOfflineStoreConfig": "transformations.offline.dask",
     "OrderedDuckDBOfflineStore": "transformations.offline.duckdb",
     "OrderedDuckDBOfflineStoreConfig": "transformations.offline.duckdb",
+    "ThreadedSqliteOnlineStore": "transformations.feast_compat.sqlite",
+    "ThreadedSqliteOnlineStoreConfig": "transformations.feast_compat.sqlite",
     # Serving and live updates; `embed_request` is named in the registry.
     "SequenceWriter": "transformations.online.push",
     "check_requests": "transformations.serving.refusals",

@@ -11,6 +11,7 @@ import yaml
 from feast.repo_config import (
     get_batch_engine_config_from_type,
     get_offline_config_from_type,
+    get_online_config_from_type,
 )
 
 import activity_embeddings
@@ -89,6 +90,9 @@ def test_the_types_in_feature_store_yaml_stay(file):
     assert engine == "activity_embeddings.ActivityComputeEngine"
     assert store == "activity_embeddings.OrderedDuckDBOfflineStore"
     dask = "activity_embeddings.OrderedDaskOfflineStore"
+    sqlite = "activity_embeddings.ThreadedSqliteOnlineStore"
+    assert settings["online_store"]["type"] in (sqlite, "redis")
+    assert get_online_config_from_type(sqlite)().type == sqlite
     assert get_batch_engine_config_from_type(engine)().type == engine
     assert get_offline_config_from_type(store)().type == store
     assert get_offline_config_from_type(dask)().type == dask

@@ -38,7 +38,8 @@ def use_redis(repo, address: str, *settings: str) -> None:
     lines = ["type: redis", f"connection_string: {address}", *settings]
     repo.edit(
         "feature_store.yaml",
-        "  type: sqlite\n  path: data/online.db\n",
+        "  type: activity_embeddings.ThreadedSqliteOnlineStore    # sqlite, a connection a thread\n"
+        "  path: data/online.db\n",
         "".join(f"  {line}\n" for line in lines),
     )
 

@@ -13,8 +13,8 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.definitions.store_config import (
     require_engine,
     require_every_label,
+    require_own_connections,
 )
-from activity_embeddings.transformations.feast_compat.tables import forget_tables_elsewhere
 
 Check: TypeAlias = Callable[[RepoConfig], None]
 """Raises `InvalidInput` where what a view is made of cannot be used."""
@@ -37,12 +37,12 @@ class SnapshotSource(FileSource):
         Raises
         ------
         InvalidInput
-            The configuration names another engine, or an offline store whose joins lose labels; or
-            a source lacks a column.
+            The configuration names another engine, an offline store whose joins lose labels, or an
+            online store that mixes up threads; or a source lacks a column.
         """
         require_engine(config)
         require_every_label(config)
-        forget_tables_elsewhere(config)
+        require_own_connections(config)
         for check in self._checks:
             check(config)
 

@@ -1,7 +1,8 @@
 """What feature_store.yaml has to say for the views of this package, checked by `feast apply`.
 
 Feast hands its configuration to the source of every view before it writes anything. What is missing
-would otherwise show at the first `feast materialize`, or as labels that a training join left out.
+would otherwise show at the first `feast materialize`, as labels that a training join left out, or
+as values of another member that a server gave.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ ENGINE = "activity_embeddings.ActivityComputeEngine"
 # By its name: the definitions do not know what computes them.
 _ENGINE_CLASS = "activity_embeddings.transformations.batch.engine.ActivityComputeEngine"
 DASK_STORE = "activity_embeddings.OrderedDaskOfflineStore"
+SQLITE_STORE = "activity_embeddings.ThreadedSqliteOnlineStore"
 DUCKDB_STORE = "activity_embeddings.OrderedDuckDBOfflineStore"
 
+_SHARES_A_CONNECTION = ("sqlite", "feast.infra.online_stores.sqlite.SqliteOnlineStore")
 _LOSES_LABELS = ("dask", "file", "feast.infra.offline_stores.dask.DaskOfflineStore")
 
 
@@ -55,6 +58,21 @@ def require_every_label(config: RepoConfig) -> None:
                 f"some out. Set\n\n    offline_store:\n      type: {DASK_STORE}\n\nwhich reads "
                 f"the same files, or\n\n    offline_store:\n      type: {DUCKDB_STORE}\n"
             )
+
+
+def require_own_connections(config: RepoConfig) -> None:
+    """Raise `InvalidInput` if threads that read the online store would get each other's rows.
+
+    They do with Python 3.12 and later. Which Python serves is not known here.
+    """
+    kind = str(config.online_store.type)
+    if kind in _SHARES_A_CONNECTION:
+        raise InvalidInput(
+            "feature_store.yaml: expected an online store that threads can read at once. Received: "
+            f"{kind} (also where no online_store is named), with which a server on Python 3.12 or "
+            f"later mixes up members. Set\n\n    online_store:\n      type: {SQLITE_STORE}\n\n"
+            "which reads and writes the same file.\n"
+        )
 
 
 def _offline_stores(config: RepoConfig) -> Iterator[str]:

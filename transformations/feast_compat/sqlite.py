@@ -1,22 +1,67 @@
-"""Feast's sqlite store: its connection, its file and its tables.
+"""Feast's sqlite store: its connections, its file and its tables.
 
-`_get_conn`, `_get_db_path`, `_quote_id`, `compute_table_id` and the columns of the tables are those
-of Feast 0.67. Its public methods read and parse a row whole, and have no way to set how the
-connection behaves.
+`_conn`, `_get_conn`, `_get_db_path`, `_quote_id`, `compute_table_id` and the columns of the tables
+are those of Feast 0.67. Its public methods read and parse a row whole, and have no way to set how
+the connection behaves.
 """
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from feast import FeatureView, RepoConfig
+from feast.infra.infra_object import InfraObject
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import compute_table_id
-from feast.infra.online_stores.sqlite import SqliteOnlineStore, _quote_id
+from feast.infra.online_stores.sqlite import (
+    SqliteOnlineStore,
+    SqliteOnlineStoreConfig,
+    _quote_id,
+)
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+
+
+class ThreadedSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
+    """Settings under `online_store` in feature_store.yaml: those of Feast's sqlite store."""
+
+    # Feast's own type admits the names of its store alone.
+    type: Any = "activity_embeddings.ThreadedSqliteOnlineStore"
+
+
+class ThreadedSqliteOnlineStore(SqliteOnlineStore):
+    """Feast's sqlite store with a connection for each thread.
+
+    Feast's own has one connection. Python 3.12 and 3.13 may give one prepared statement of a
+    connection to two threads at once; then each gets the rows that the other asked for, or an
+    error. Named in feature_store.yaml:
+
+        online_store:
+          type: activity_embeddings.ThreadedSqliteOnlineStore
+          path: data/online.db
+    """
+
+    def __init__(self) -> None:
+        self._connections = threading.local()  # a thread's one is closed when the thread ends
+
+    @property
+    def _conn(self) -> sqlite3.Connection | None:
+        return getattr(self._connections, "own", None)
+
+    @_conn.setter
+    def _conn(self, connection: sqlite3.Connection | None) -> None:
+        self._connections.own = connection
+
+    def plan(self, config: RepoConfig, desired_registry_proto: Any) -> list[InfraObject]:
+        """Return no tables: Feast has them made by `update`, as those of every other store.
+
+        Of sqlite's, those of type `sqlite`, it would keep absolute paths in the registry.
+        """
+        return []
 
 
 def database_of(config: RepoConfig) -> Path:

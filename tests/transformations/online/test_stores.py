@@ -56,8 +56,11 @@ def _feast_store(folder, **settings):
     return config, get_online_store_from_config(config.online_store)
 
 
-def _sqlite(folder):
-    return _feast_store(folder, type="sqlite", path="online.db")
+THREADED = "activity_embeddings.ThreadedSqliteOnlineStore"
+
+
+def _sqlite(folder, kind="sqlite"):
+    return _feast_store(folder, type=kind, path="online.db")
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +87,18 @@ def _empty(address):
     params=[
         pytest.param("redis", marks=pytest.mark.redis),
         pytest.param("redis_cluster", marks=pytest.mark.redis),
+        THREADED,
         "sqlite",
         "any",
     ]
 )
 def online(request, tmp_path):
     """Each kind of row store; `AnyRows` too is shown with sqlite."""
-    if request.param in ("sqlite", "any"):
-        rows = row_store(*_sqlite(tmp_path))
+    if request.param in (THREADED, "sqlite", "any"):
+        of_kind = _sqlite(tmp_path, "sqlite" if request.param == "any" else request.param)
+        rows = row_store(*of_kind)
         rows.prepare([VIEW])
-        yield rows if request.param == "sqlite" else AnyRows(*_sqlite(tmp_path))
+        yield AnyRows(*of_kind) if request.param == "any" else rows
         return
     server = "cluster" if request.param == "redis_cluster" else "one_server"
     address = _empty(request.getfixturevalue(server))
