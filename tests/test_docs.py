@@ -25,19 +25,15 @@ def run(page: Path, folder: Path, *more: str | Path) -> subprocess.CompletedProc
     )
 
 
-def test_every_block_of_the_readme_runs(tmp_path):
-    done = run(PROJECT / "README.md", tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_every_block_of_the_tutorial_runs(tmp_path):
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_every_block_of_a_page_runs(page, tmp_path):
     """Its commands are forks of a process that has imported Feast and TensorFlow.
 
-    `make demo`, the readme and the wheel's test start whole interpreters.
+    `make demo` and the wheel's test start whole interpreters.
     """
     (tmp_path / "bin").mkdir()
     with commands(tmp_path / "bin") as folder:
-        done = run(PROJECT / "docs" / "tutorial.md", tmp_path / "here", "--commands", folder)
+        done = run(PROJECT / page, tmp_path / "here", "--commands", folder)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

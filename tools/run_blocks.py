@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -110,7 +111,8 @@ def run_page(
     own = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([*first, own, os.environ["PATH"]])
     shell = _Process(["bash", "-eo", "pipefail"], f"pwd > {folder}/.where; echo {_END!r}", folder)
-    python = _Process([sys.executable, "-u", "-W", "ignore", "-c", _PYTHON], _END, folder)
+    interpreter = shutil.which("python", path=commands) or sys.executable
+    python = _Process([interpreter, "-u", "-W", "ignore", "-c", _PYTHON], _END, folder)
     processes = {"bash": shell, "python": python}
     started = time.perf_counter()
     try:
@@ -142,7 +144,9 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("--in", dest="folder", type=Path, required=True, help="Working folder.")
     parser.add_argument("--until", help="Heading before which to stop.")
-    parser.add_argument("--commands", type=Path, help="Folder of commands to use first.")
+    parser.add_argument(
+        "--commands", type=Path, help="Folder of commands to use first, `python` too."
+    )
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     run_page(arguments.page, arguments.folder.resolve(), arguments.until, arguments.commands)

@@ -1,4 +1,4 @@
-"""The commands `feast` and `activity-embeddings` for shells, started at once by `processes`."""
+"""The commands `feast`, `activity-embeddings` and `python`, started at once by `processes`."""
 
 import stat
 import sys
@@ -59,7 +59,11 @@ while True:
 def commands(folder: Path) -> Iterator[Path]:
     """Fill a folder with the commands, which work while the body runs."""
     address = folder / "socket"
-    for name, code in (("feast", processes.FEAST), ("activity-embeddings", processes.COMMAND)):
+    for name, code in (
+        ("feast", processes.FEAST),
+        ("activity-embeddings", processes.COMMAND),
+        ("python", processes.PYTHON),
+    ):
         client = folder / name
         client.write_text(_CLIENT.format(python=sys.executable, socket=str(address), code=code))
         client.chmod(client.stat().st_mode | stat.S_IXUSR)

@@ -22,6 +22,9 @@ FEAST = "from feast.cli.cli import cli; cli()"
 COMMAND = "from activity_embeddings.training.commands import cli; cli()"
 """The code of the command `activity-embeddings`."""
 
+PYTHON = "import sys; exec(sys.argv[-1])"
+"""The code of `python`, as called with `-c code` at last; other options have no effect."""
+
 _IMPORTED = [
     "pytest",
     "feast.cli.cli",
