@@ -558,8 +558,8 @@ def test_after_a_teardown_the_online_store_is_filled_again(repo):
 
 KILLED = {
     "between commit and push": (
-        "activity_embeddings.transformations.offline.snapshots",
-        "SnapshotSink",
+        "activity_embeddings.transformations.offline.sinks.folder",
+        "FolderSink",
         "commit",
         1,
         "after",

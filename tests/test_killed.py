@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from activity_embeddings.transformations.offline.snapshots import SnapshotSink
+from activity_embeddings.transformations.offline.sinks.folder import FolderSink
 from support.feast_repo import (
     at,
     interval,
@@ -14,10 +14,10 @@ from support.feast_repo import (
 
 pytestmark = pytest.mark.slow
 
-SNAPSHOTS = ("activity_embeddings.transformations.offline.snapshots", "SnapshotSink")
+SNAPSHOTS = ("activity_embeddings.transformations.offline.sinks.folder", "FolderSink")
 STAGES = {
     "while a snapshot is written aside": (
-        "activity_embeddings.transformations.offline.snapshots",
+        "activity_embeddings.transformations.offline.sinks.base",
         "SnapshotWriter",
         "write",
         6,
@@ -88,7 +88,7 @@ def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(tmp_path
     repo = _small_repo(tmp_path, models)
     _first_day(repo)
     before = repo.stores()
-    sequences = SnapshotSink(repo.data / "snapshots" / "job_activity_sequence" / "v1")
+    sequences = FolderSink(repo.data / "snapshots" / "job_activity_sequence" / "v1")
     with sequences.locked():
         second = repo.feast(*interval(at(1), at(2)))
     assert second.code == 1

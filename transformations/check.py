@@ -15,12 +15,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
@@ -43,12 +41,12 @@ from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import DomainNames
-from activity_embeddings.transformations.offline.snapshots import SnapshotSink, read_facts
+from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
+from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.offline.sources import (
     declared_event_ids,
     read_events,
     read_item_vectors,
-    sink_of,
 )
 from activity_embeddings.transformations.online.base import Stored
 from activity_embeddings.transformations.online.live_rows import activities_of
@@ -302,7 +300,7 @@ class _Check:
         return self._report
 
     def _sink_of(self, view: FeatureView) -> SnapshotSink:
-        return sink_of(view, self._store.repo_path)
+        return sink_of(view, self._store.config)
 
     def _read_events(self, start: int, end: int) -> ActivityEvents:
         return read_events(
@@ -318,7 +316,7 @@ class _Check:
         """Return a sample of the members who are in a snapshot of the last window or should be."""
         sink = self._sink_of(self._sequence)
         recent = [t for t in sink.committed() if t > newest - self._spec.window_us]
-        published = [_keys(sink.file(as_of)) for as_of in recent]
+        published = [_keys(sink, self._names.member_id, as_of) for as_of in recent]
         members = sorted_union(*published, members_active(events, newest, self._spec))
         random = np.random.default_rng(self._seed)
         chosen = random.permutation(len(members))[: self._sample]
@@ -328,7 +326,8 @@ class _Check:
         """Read the online and the newest offline rows, and say what each should be as of."""
         online = row_store_of(self._store).read(view, entity_keys(view, members))
         sink = self._sink_of(view)
-        published = _newest_rows(sink, members, newest - self._spec.window_us)
+        key = self._names.member_id
+        published = _newest_rows(sink, key, members, newest - self._spec.window_us)
         # Feast's sqlite store keeps whole seconds of a row's time.
         exact = {as_of // SECOND: as_of for as_of in sink.committed()}
         times = []
@@ -425,10 +424,41 @@ class _Check:
             if cause is None and newest is not None and _made_with_other(sink, newest, facts):
                 cause = OTHER_VERSION
             if cause is None and moment is not None:
-                cause = _cause_of_row(sink, newest, member, moment, got)
+                cause = self._cause_of_row(sink, newest, member, moment, got)
             if cause is None:
                 cause = wrong[member].cause if member in wrong else STALE_VECTOR
             self._differ(view, member, "stored", cause, got, expected, i)
+
+    def _cause_of_row(
+        self,
+        sink: SnapshotSink,
+        newest: _Published | None,
+        member: Any,
+        moment: datetime,
+        got: Mapping[str, np.ndarray | None],
+    ) -> str | None:
+        """Return why an online row is not that of the newest snapshot, None where it is."""
+        if newest is not None and _close(got, _vectors_of_row(newest.row, got)):
+            return None
+        if newest is not None and any(vector is None for vector in got.values()):
+            return MISSING_ROW
+        second = _seconds(moment)
+        versions = [sink, *sink.other_versions()]
+        having = [each for each in versions if self._has_row(each, member, second, got)]
+        if sink in having:
+            return None
+        if having:
+            return OTHER_VERSION
+        return NO_SNAPSHOT if newest is None else NOT_THE_SNAPSHOT
+
+    def _has_row(
+        self, sink: SnapshotSink, member: Any, second: int, got: Mapping[str, np.ndarray | None]
+    ) -> bool:
+        """Return whether a snapshot as of that second has this very row."""
+        times = [as_of for as_of in sink.committed() if as_of // SECOND == second]
+        key, members = self._names.member_id, pa.array([member])
+        rows = [_newest_rows(sink, key, members, as_of - 1)[0] for as_of in times]
+        return any(row is not None and _close(got, _vectors_of_row(row.row, got)) for row in rows)
 
     def _compare_request(
         self,
@@ -498,63 +528,31 @@ def _seconds(moment: datetime) -> int:
     return to_us(moment) // SECOND
 
 
-def _keys(file: Path) -> pa.Array:
-    """Return the join key of the rows of a snapshot, which is its first column."""
-    with pq.ParquetFile(file) as snapshot:
-        key = snapshot.schema_arrow.names[0]
-        return single_chunk(snapshot.read(columns=[key]), key)
+def _keys(sink: SnapshotSink, key: str, as_of: int) -> pa.Array:
+    """Return the join key of the rows of a snapshot."""
+    return single_chunk(sink.read(as_of, [key]), key)
 
 
-def _newest_rows(sink: SnapshotSink, members: pa.Array, after: int) -> list[_Published | None]:
+def _newest_rows(
+    sink: SnapshotSink, key: str, members: pa.Array, after: int
+) -> list[_Published | None]:
     """Return each member's row in the newest snapshot, later than `after`, that has one."""
     found: list[_Published | None] = [None] * len(members)
     for as_of in reversed([t for t in sink.committed() if t > after]):
         left = [i for i, row in enumerate(found) if row is None]
         if not left:
             break
-        file = sink.file(as_of)
-        position = codes_of(members.take(pa.array(left, pa.int64())), _keys(file))
+        position = codes_of(members.take(pa.array(left, pa.int64())), _keys(sink, key, as_of))
         there = [(i, at) for i, at in zip(left, position.tolist(), strict=True) if at >= 0]
         if there:
-            table = pq.read_table(file, partitioning=None)
-            rows = table.take(pa.array([at for _, at in there])).to_pylist()
+            rows = sink.read(as_of).take(pa.array([at for _, at in there])).to_pylist()
             for (i, _), row in zip(there, rows, strict=True):
                 found[i] = _Published(as_of, row)
     return found
 
 
 def _made_with_other(sink: SnapshotSink, published: _Published, facts: Mapping[str, Any]) -> bool:
-    return describe_mismatch(facts, read_facts(sink.file(published.as_of))) is not None
-
-
-def _cause_of_row(
-    sink: SnapshotSink,
-    newest: _Published | None,
-    member: Any,
-    moment: datetime,
-    got: Mapping[str, np.ndarray | None],
-) -> str | None:
-    """Return why an online row is not that of the member's newest snapshot, None where it is."""
-    if newest is not None and _close(got, _vectors_of_row(newest.row, got)):
-        return None
-    if newest is not None and any(vector is None for vector in got.values()):
-        return MISSING_ROW
-    second = _seconds(moment)
-    having = [version for version in sink.versions() if _has_row(version, member, second, got)]
-    if sink in having:
-        return None
-    if having:
-        return OTHER_VERSION
-    return NO_SNAPSHOT if newest is None else NOT_THE_SNAPSHOT
-
-
-def _has_row(
-    sink: SnapshotSink, member: Any, second: int, got: Mapping[str, np.ndarray | None]
-) -> bool:
-    """Return whether a snapshot as of that second has this very row."""
-    times = [as_of for as_of in sink.committed() if as_of // SECOND == second]
-    rows = [_newest_rows(sink, pa.array([member]), as_of - 1)[0] for as_of in times]
-    return any(row is not None and _close(got, _vectors_of_row(row.row, got)) for row in rows)
+    return describe_mismatch(facts, sink.facts(published.as_of)) is not None
 
 
 def cause_of_events(

@@ -15,7 +15,7 @@ from activity_embeddings.transformations.files import (
     real_path,
     replace_file,
 )
-from activity_embeddings.transformations.offline.snapshots import SnapshotSink
+from activity_embeddings.transformations.offline.sinks.folder import FolderSink
 
 
 def mode(file: Path) -> int:
@@ -161,15 +161,15 @@ def test_the_disk_holds_a_file_before_it_has_its_name_and_then_the_name(linked, 
 
 
 def test_the_disk_holds_a_snapshot_before_it_is_committed(tmp_path, on_disk):
-    sink = SnapshotSink(tmp_path / "view" / "v1")
+    sink = FolderSink(tmp_path / "view" / "v1")
     for value in (1, 1, 2):  # new, the same again, another
         on_disk.clear()
-        writer = sink.writer(0, {})
+        writer = sink.staging.writer(0, {})
         writer.write(pa.record_batch({"member_id": [value]}))
         writer.close()
         if sink.commit(0):
             assert_durable(on_disk)
             for what, file, *_ in on_disk:
-                assert what != "renamed" or ("held", sink.staged_file(0)) in on_disk, file
+                assert what != "renamed" or ("held", sink.staging.file(0)) in on_disk, file
         else:
             assert value == 1 and on_disk == []

@@ -32,7 +32,6 @@ from activity_embeddings.transformations.contract.activity_model import Activity
 from activity_embeddings.transformations.definitions.tags import event_tags, vector_tags
 from activity_embeddings.transformations.definitions.views import embedding_views, sequence_view
 from activity_embeddings.transformations.files import empty_folder
-from activity_embeddings.transformations.offline.sources import sink_of
 from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.times import Schedule, to_datetime
 
@@ -211,8 +210,8 @@ class EvaluationStore:
 
     def bytes_on_disk(self, model: str) -> float:
         """Return the bytes that a member takes in the snapshots of a model."""
-        sink = sink_of(self.embeddings[model], self._folder)
-        files = [sink.file(as_of) for as_of in sink.committed()]
+        folder = self._folder / "snapshots" / self.embeddings[model].name
+        files = list(folder.rglob("*.parquet"))
         rows = sum(pq.read_metadata(file).num_rows for file in files)
         return sum(file.stat().st_size for file in files) / max(rows, 1)
 

@@ -36,7 +36,7 @@ from activity_embeddings.transformations.batch.steps import Context, steps_of
 from activity_embeddings.transformations.definitions.tags import has_encoder
 from activity_embeddings.transformations.feast_compat import states
 from activity_embeddings.transformations.names import Role, Tag
-from activity_embeddings.transformations.offline.sources import sink_of
+from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.online.stores import row_store
 from activity_embeddings.transformations.times import Schedule
 
@@ -152,7 +152,7 @@ class ActivityComputeEngine(ComputeEngine):
             # Feast's DuckDB store calls a function that DuckDB has renamed.
             warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
             for view in plan.locked:
-                stack.enter_context(sink_of(view, self.repo_config.repo_path).locked())
+                stack.enter_context(sink_of(view, self.repo_config).locked())
             steps = []
             for step in steps_of(plan, context):
                 stack.callback(step.abandon)
@@ -187,7 +187,7 @@ class ActivityComputeEngine(ComputeEngine):
     def _forget_published(self, views: Sequence[FeatureView]) -> None:
         for view in views:
             if view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING) or has_encoder(view):
-                sink_of(view, self.repo_config.repo_path).forget_published()
+                sink_of(view, self.repo_config).forget_published()
 
 
 def _succeeded(task: MaterializationTask) -> MaterializationJob:

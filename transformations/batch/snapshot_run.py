@@ -12,14 +12,13 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
@@ -34,7 +33,7 @@ from activity_embeddings.transformations.contract.activity_model import ModelDes
 from activity_embeddings.transformations.definitions.schemas import embedding_batch, sequence_batch
 from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.inference.embedder import Embedder
-from activity_embeddings.transformations.offline.snapshots import SnapshotSink, require_same_facts
+from activity_embeddings.transformations.offline.sinks.base import SnapshotSink, require_same_facts
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted, passed_over, share, utc
@@ -198,7 +197,7 @@ class SnapshotRun:
             An event or model is bad. The stores are as they were.
         """
         for sink in self._sinks:
-            sink.clear_staging()
+            sink.staging.clear()
         moments = self.cutoffs
         for first in range(0, len(moments), CUTOFFS_A_READ):
             group = moments[first : first + CUTOFFS_A_READ]
@@ -222,9 +221,12 @@ class SnapshotRun:
         changed: dict[SnapshotSink, set[int]] = {sink: set() for sink in self._sinks}
         with self.report.timed("commit"):
             for as_of in sorted(set().union(*self._staged.values())):
-                for sink in reversed(self._sinks):
-                    if as_of in self._staged[sink] and sink.commit(as_of):
-                        changed[sink].add(as_of)
+                with ExitStack() as stack:
+                    for sink in self._sinks:
+                        stack.enter_context(sink.together())
+                    for sink in reversed(self._sinks):
+                        if as_of in self._staged[sink] and sink.commit(as_of):
+                            changed[sink].add(as_of)
         self.abandon()
         self.report.changed = sum(len(times) for times in changed.values())
         return changed
@@ -233,7 +235,7 @@ class SnapshotRun:
         """Drop what is staged and not committed."""
         self._writers.shutdown()
         for sink in self._sinks:
-            sink.clear_staging()
+            sink.staging.clear()
 
     def _count(self, events: ActivityEvents, *, since: int) -> None:
         """Count the rows of a read, but not those that the read before has counted."""
@@ -284,7 +286,7 @@ class SnapshotRun:
         sinks = [target.sink for target in targets]
         if write_sequences:
             sinks.insert(0, self.sequence_sink)
-        writers = {sink: sink.writer(as_of, self._facts[sink]) for sink in sinks}
+        writers = {sink: sink.staging.writer(as_of, self._facts[sink]) for sink in sinks}
         embedder = self._embedder([target.model for target in targets])
         try:
             for start in range(0, len(members), MEMBERS_AT_ONCE):
@@ -370,8 +372,10 @@ class SnapshotRun:
         """As-of times of a sink once this run is committed, ascending."""
         return sorted(self._committed[sink] | self._staged[sink])
 
-    def _file(self, sink: SnapshotSink, as_of: int) -> Any:
-        return sink.staged_file(as_of) if as_of in self._staged[sink] else sink.file(as_of)
+    def _read(self, sink: SnapshotSink, as_of: int, columns: Sequence[str]) -> pa.Table:
+        """Read a snapshot as it will be once this run is committed."""
+        where = sink.staging if as_of in self._staged[sink] else sink
+        return where.read(as_of, columns)
 
     def _members_with_activity(self, sink: SnapshotSink, as_of: int) -> pa.Array:
         """Return the members of a view's snapshot who had activity.
@@ -380,15 +384,10 @@ class SnapshotRun:
         views of one snapshot, every member of the view is taken.
         """
         if as_of not in self._chain(self.sequence_sink):
-            table = pq.read_table(
-                self._file(sink, as_of), columns=[self.domain.member_id], partitioning=None
-            )
+            table = self._read(sink, as_of, [self.domain.member_id])
             return table.column(0).combine_chunks()
-        table = pq.read_table(
-            self._file(self.sequence_sink, as_of),
-            columns=[self.domain.member_id, names.ACTIVITY_COUNT],
-            partitioning=None,
-        )
+        columns = [self.domain.member_id, names.ACTIVITY_COUNT]
+        table = self._read(self.sequence_sink, as_of, columns)
         active = table.filter(pc.greater(table.column(names.ACTIVITY_COUNT), 0))
         return active.column(self.domain.member_id).combine_chunks()
 
@@ -438,7 +437,7 @@ class SnapshotRun:
                     self._stage_follower(sink, as_of, follower)
 
     def _stage_follower(self, sink: SnapshotSink, as_of: int, follower: int) -> None:
-        existing = pq.read_table(sink.file(follower), partitioning=None)
+        existing = sink.read(follower)
         present = single_chunk(existing, self.domain.member_id)
         active = self._members_with_activity(sink, as_of)
         missing = active.filter(pa.array(codes_of(active, present) < 0))
@@ -446,7 +445,7 @@ class SnapshotRun:
             return
         members = sorted_union(present, missing)
         is_new = codes_of(members, present) < 0
-        writer = sink.writer(follower, self._facts[sink])
+        writer = sink.staging.writer(follower, self._facts[sink])
         # Both are ascending, so that each slice of members is a slice of either.
         for start in range(0, len(members), MEMBERS_AT_ONCE):
             new = is_new[start : start + MEMBERS_AT_ONCE]

@@ -46,7 +46,8 @@ from activity_embeddings.transformations.definitions.tags import (
 from activity_embeddings.transformations.errors import InvalidData, NotReady
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
-from activity_embeddings.transformations.offline.snapshots import SnapshotSink
+from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
+from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.offline.sources import (
     count_hidden_files,
     key_of,
@@ -56,7 +57,6 @@ from activity_embeddings.transformations.offline.sources import (
     read_item_vectors,
     read_postings,
     read_published_vectors,
-    sink_of,
     source_label,
 )
 from activity_embeddings.transformations.online.base import Row, RowMerge, RowStore
@@ -101,7 +101,7 @@ class Context:
 
     def sink_of(self, view: FeatureView) -> SnapshotSink:
         """Return where a view keeps its snapshots."""
-        return sink_of(view, self.config.repo_path)
+        return sink_of(view, self.config)
 
     def keep_vectors(self, view: FeatureView, vectors: ItemVectors) -> None:
         """Have later steps use the vectors that a step publishes for a view."""
@@ -173,7 +173,7 @@ class EncodedVectors:
             self._context.config,
             self._view,
             vector_spec_of(self._view),
-            more=self._run.staged_files,
+            staged=self._run.staged,
         )
         self._context.keep_vectors(self._view, self._vectors)
 

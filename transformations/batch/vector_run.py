@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import TIMESTAMP, single_chunk, time_column
@@ -27,7 +25,7 @@ from activity_embeddings.transformations.inference.encoder import (
     PostingVersions,
     encode_postings,
 )
-from activity_embeddings.transformations.offline.snapshots import SnapshotSink, require_same_facts
+from activity_embeddings.transformations.offline.sinks.base import SnapshotSink, require_same_facts
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted, out_of, passed_over, utc
 
@@ -121,9 +119,9 @@ class VectorRun:
         self.report = VectorReport(f"{self.encoder.name} {self.encoder.version}", self.end)
 
     @property
-    def staged_files(self) -> list[Path]:
-        """Files that are written and not committed yet."""
-        return [] if self._staged is None else [self.sink.staged_file(self._staged)]
+    def staged(self) -> list[int]:
+        """As-of times that are staged and not committed yet."""
+        return [] if self._staged is None else [self._staged]
 
     def compute(self, progress: Callable[[int], Any] | None = None) -> None:
         """Encode what the sink lacks and write it aside.
@@ -138,7 +136,7 @@ class VectorRun:
         InvalidInput
             A posting or the encoder is bad, or no vector is known by then. The sink is as it was.
         """
-        self.sink.clear_staging()
+        self.sink.staging.clear()
         committed = self.sink.committed()
         if committed:
             require_same_facts(
@@ -156,7 +154,7 @@ class VectorRun:
         # in that order.
         as_of = max(self.end, committed[-1] + 1) if committed else self.end
         bar = progress(len(missing)) if progress else None
-        writer = self.sink.writer(as_of, self.encoder.facts())
+        writer = self.sink.staging.writer(as_of, self.encoder.facts())
         try:
             encoder = ItemEncoder(self.encoder, batch_size=self.batch_size)
             for part in _slices(missing):
@@ -179,7 +177,7 @@ class VectorRun:
 
     def abandon(self) -> None:
         """Drop what is staged and not committed."""
-        self.sink.clear_staging()
+        self.sink.staging.clear()
         self._staged = None
 
     def _versions(self) -> PostingVersions:
@@ -213,12 +211,12 @@ class VectorRun:
         held = np.zeros(len(versions), dtype=bool)
         for as_of in committed:
             columns = [self.item_id, names.EVENT_TIMESTAMP]
-            table = pq.read_table(self.sink.file(as_of), columns=columns, partitioning=None)
+            table = self.sink.read(as_of, columns)
             rows, _ = _matches(
                 versions.item_ids,
                 versions.time,
                 single_chunk(table, self.item_id),
-                time_column(table, names.EVENT_TIMESTAMP, str(self.sink.path)),
+                time_column(table, names.EVENT_TIMESTAMP, self.sink.place),
             )
             held[rows] = True
         return held

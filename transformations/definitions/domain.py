@@ -10,11 +10,11 @@ from typing import TypeAlias
 from feast import BatchFeatureView, Entity, FeatureService, FeatureView, OnDemandFeatureView
 
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
+from activity_embeddings.transformations.definitions.snapshot_source import Snapshots
 from activity_embeddings.transformations.definitions.views import (
     embedding_views,
     realtime_views,
     sequence_view,
-    snapshots_of,
 )
 from activity_embeddings.transformations.names import ACTIVITY_COUNT, LAST_ACTIVITY_AT, Tag
 
@@ -40,7 +40,8 @@ class ActivityDomain:
     repo
         Folder of the feature repo.
     snapshots
-        Folder under which every view keeps its snapshots; `data/snapshots` of the repo unless said.
+        Where every view keeps its snapshots: a folder or another place; `data/snapshots` of the
+        repo unless said.
     owner
         Shown in the registry.
 
@@ -74,10 +75,9 @@ class ActivityDomain:
         item: Entity,
         models: Sequence[ActivityModel],
         repo: Path,
-        snapshots: Path | None = None,
+        snapshots: Snapshots = None,
         owner: str = "",
     ) -> None:
-        snapshots = snapshots_of(repo) if snapshots is None else snapshots
         self.sequence = sequence_view(
             events=activity,
             vectors=vectors,

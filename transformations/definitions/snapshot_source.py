@@ -1,12 +1,15 @@
-"""Where a view keeps its snapshots, as a source of Feast that `feast apply` can check."""
+"""Where views keep their snapshots, as sources of Feast that `feast apply` can check."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from feast import FileSource, RepoConfig
 from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 
 from activity_embeddings.transformations import names
@@ -15,16 +18,80 @@ from activity_embeddings.transformations.definitions.store_config import (
     require_every_label,
     require_own_connections,
 )
+from activity_embeddings.transformations.definitions.tags import within_repo
 
 Check: TypeAlias = Callable[[RepoConfig], None]
 """Raises `InvalidInput` where what a view is made of cannot be used."""
 
 
-class SnapshotSource(FileSource):
-    """A folder of snapshots, which does not exist before the first `feast materialize`.
+class SnapshotPlace(Protocol):
+    """A place where views keep their snapshots."""
 
-    In the registry it is a plain `FileSource`, so that readers of the registry need not have this
-    package; only `feast apply`'s check that the files are there is left out.
+    def source(self, view: str, version: str, repo: Path, **definition: Any) -> DataSource:
+        """Return the source of one version of a view.
+
+        Parameters
+        ----------
+        view, version
+            Whose.
+        repo
+            Folder of the feature repo. What lies in it should be named by its path within it.
+        definition
+            Further arguments of the source.
+        """
+
+
+@dataclass(frozen=True)
+class FolderSnapshots:
+    """A folder of this machine: `<folder>/<view>/v<version>`."""
+
+    folder: Path
+
+    def source(self, view: str, version: str, repo: Path, **definition: Any) -> DataSource:
+        """See `SnapshotPlace.source`."""
+        return FolderSource(
+            path=f"{within_repo(self.folder, repo)}/{view}/v{version}",
+            file_format=ParquetFormat(),
+            **definition,
+        )
+
+
+Snapshots: TypeAlias = Path | SnapshotPlace | None
+"""What a feature repo says: a folder or another place; None: `data/snapshots` of the repo."""
+
+
+def snapshot_source(
+    snapshots: Snapshots, view: str, version: str, *checks: Check, repo: Path, owner: str
+) -> DataSource:
+    """Return the source of one version of a view."""
+    if snapshots is None:
+        snapshots = repo / "data" / "snapshots"
+    place = FolderSnapshots(snapshots) if isinstance(snapshots, Path) else snapshots
+    return place.source(
+        view,
+        version,
+        repo,
+        checks=checks,
+        name=f"{view}_snapshots",
+        timestamp_field=names.EVENT_TIMESTAMP,
+        created_timestamp_column=names.CREATED_TIMESTAMP,
+        description=f"Dated snapshots of {view}.",
+        owner=owner,
+    )
+
+
+if TYPE_CHECKING:
+    _Source = DataSource
+else:
+    _Source = object
+
+
+class CheckedSource(_Source):
+    """What makes one of Feast's sources that of snapshots.
+
+    They are not there before the first `feast materialize`, so `feast apply` checks what they are
+    made from instead. In the registry it is Feast's own source, so that readers of the registry
+    need not have this package.
     """
 
     def __init__(self, *, checks: Sequence[Check] = (), **definition: Any) -> None:
@@ -32,7 +99,7 @@ class SnapshotSource(FileSource):
         self._checks = tuple(checks)
 
     def validate(self, config: RepoConfig) -> None:
-        """Accept a folder that is still to be written, in a store that can publish to it.
+        """Accept a place that is still to be written, in a store that can publish to it.
 
         Raises
         ------
@@ -47,26 +114,12 @@ class SnapshotSource(FileSource):
             check(config)
 
     def to_proto(self) -> DataSourceProto:
-        """Return the definition of a plain file source."""
+        """Return the definition of Feast's own source."""
         proto = super().to_proto()
-        proto.data_source_class_type = f"{FileSource.__module__}.{FileSource.__name__}"
+        kind = type(self).__mro__[2]  # behind this class
+        proto.data_source_class_type = f"{kind.__module__}.{kind.__name__}"
         return proto
 
 
-def snapshot_source(
-    view: str, snapshots: str, version: str, owner: str, *checks: Check
-) -> SnapshotSource:
-    """Return the source of one version of a view: the folder `<snapshots>/<view>/v<version>`.
-
-    `snapshots` is absolute, or relative to the feature repo.
-    """
-    return SnapshotSource(
-        checks=checks,
-        name=f"{view}_snapshots",
-        path=f"{snapshots}/{view}/v{version}",
-        file_format=ParquetFormat(),
-        timestamp_field=names.EVENT_TIMESTAMP,
-        created_timestamp_column=names.CREATED_TIMESTAMP,
-        description=f"Dated snapshots of {view}, one folder an as-of time.",
-        owner=owner,
-    )
+class FolderSource(CheckedSource, FileSource):
+    """A folder of snapshots."""

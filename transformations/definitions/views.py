@@ -52,7 +52,10 @@ from activity_embeddings.transformations.definitions.schemas import (
     sequence_fields,
     vector_fields,
 )
-from activity_embeddings.transformations.definitions.snapshot_source import snapshot_source
+from activity_embeddings.transformations.definitions.snapshot_source import (
+    Snapshots,
+    snapshot_source,
+)
 from activity_embeddings.transformations.definitions.tags import (
     event_tags,
     fingerprint_tag,
@@ -223,7 +226,7 @@ def encoded_vector_view(
     postings: FeatureView,
     item: Entity,
     repo: Path,
-    snapshots: Path | None = None,
+    snapshots: Snapshots = None,
     table: Path | str | None = TABLES,
     owner: str = "",
 ) -> BatchFeatureView:
@@ -240,8 +243,8 @@ def encoded_vector_view(
     repo
         Folder of the feature repo. What lies in it is registered by its path within it.
     snapshots
-        Folder under which the view keeps its vectors, each version its own; `data/snapshots` of the
-        repo unless said.
+        Where the view keeps its vectors: a folder or another place, each version its own;
+        `data/snapshots` of the repo unless said.
     table
         As in `vector_tags`.
     owner
@@ -263,11 +266,12 @@ def encoded_vector_view(
         ttl=timedelta(0),
         source=[postings],
         sink_source=snapshot_source(
+            snapshots,
             name,
-            within_repo(snapshots_of(repo) if snapshots is None else snapshots, repo),
             described.version,
-            owner,
             partial(check_columns, postings, ids=[item.join_key]),
+            repo=repo,
+            owner=owner,
         ),
         schema=vector_fields(item.join_key, _id_type(item), described.dimension),
         description=described.manifest.get("description")
@@ -279,11 +283,6 @@ def encoded_vector_view(
         },
         owner=owner,
     )
-
-
-def snapshots_of(repo: Path) -> Path:
-    """Return the folder under which views keep their snapshots, unless said otherwise."""
-    return repo / "data" / "snapshots"
 
 
 def _table_of(table: Path | str | None, view: str) -> str | None:
@@ -310,7 +309,7 @@ def sequence_view(
     vectors: FeatureView,
     member: Entity,
     item: Entity,
-    snapshots: Path,
+    snapshots: Snapshots,
     repo: Path,
     owner: str = "",
 ) -> BatchFeatureView:
@@ -325,7 +324,7 @@ def sequence_view(
     member, item
         The entities; their `value_type` is the type of the ids.
     snapshots
-        Folder under which the view keeps its snapshots.
+        Where the view keeps its snapshots: a folder, another place, or None.
     repo
         Folder of the feature repo. Snapshots in it are registered by their path within it.
     owner
@@ -357,7 +356,7 @@ def sequence_view(
         ttl=spec.window,
         source=[events, vectors],
         sink_source=snapshot_source(
-            domain.sequence_view, within_repo(snapshots, repo), "1", owner, *checks
+            snapshots, domain.sequence_view, "1", *checks, repo=repo, owner=owner
         ),
         schema=sequence_fields(domain, _id_type(member), _id_type(item)),
         description=(
@@ -379,7 +378,7 @@ def embedding_views(
     sequence: FeatureView,
     vectors: FeatureView,
     member: Entity,
-    snapshots: Path,
+    snapshots: Snapshots,
     repo: Path,
     owner: str = "",
 ) -> dict[str, BatchFeatureView]:
@@ -394,7 +393,7 @@ def embedding_views(
     member
         The entity.
     snapshots
-        Folder under which each view keeps its snapshots.
+        Where each view keeps its snapshots: a folder, another place, or None.
     repo
         Folder of the feature repo. What lies in it is registered by its path within it, so that the
         registry serves on other machines too.
@@ -541,7 +540,7 @@ def _embedding_view(
     sequence: FeatureView,
     vectors: FeatureView,
     member: Entity,
-    snapshots: Path,
+    snapshots: Snapshots,
     repo: Path,
     owner: str,
 ) -> BatchFeatureView:
@@ -561,7 +560,7 @@ def _embedding_view(
         source=[sequence, vectors],
         # A new version starts a new history: vectors of two versions never meet in one table.
         sink_source=snapshot_source(
-            name, within_repo(snapshots, repo), model.version, model.owner or owner
+            snapshots, name, model.version, repo=repo, owner=model.owner or owner
         ),
         schema=embedding_fields(domain.member_id, _id_type(member), model.outputs),
         description=model.description or f"Activity embedding by {model.name}: {outputs}.",

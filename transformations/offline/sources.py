@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from feast import FeatureView, FileSource, RepoConfig
 from feast.data_source import DataSource
 from feast.infra.offline_stores.offline_store import OfflineStore
@@ -32,7 +30,7 @@ from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.names import DomainNames, Tag
 from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles, is_parquet
-from activity_embeddings.transformations.offline.snapshots import SnapshotSink
+from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import ALWAYS, to_datetime
 
@@ -46,30 +44,6 @@ def source_of(view: FeatureView) -> DataSource:
     if view.batch_source is None:
         raise InvalidInput(f"{view.name}: expected a view with a batch source. Received: none")
     return view.batch_source
-
-
-def sink_of(view: FeatureView, repo: Path | None) -> SnapshotSink:
-    """Return where a sequence or embedding view keeps its snapshots.
-
-    Parameters
-    ----------
-    view
-        The view.
-    repo
-        Folder of the feature repo, in which a relative path lies.
-
-    Raises
-    ------
-    InvalidInput
-        That is not a local folder.
-    """
-    source = source_of(view)
-    if not isinstance(source, FileSource) or "://" in source.path:
-        raise InvalidInput(
-            f"{view.name}: the sink should be a FileSource on a local folder. "
-            f"Received: {type(source).__name__} {source.name!r}"
-        )
-    return SnapshotSink(Path(repo or ".") / source.path)
 
 
 def source_label(view: FeatureView) -> str:
@@ -176,7 +150,7 @@ def read_postings(
 
 
 def read_published_vectors(
-    config: RepoConfig, view: FeatureView, embedding: ItemVectorSpec, *, more: Sequence[Path] = ()
+    config: RepoConfig, view: FeatureView, embedding: ItemVectorSpec, *, staged: Sequence[int] = ()
 ) -> ItemVectors:
     """Return every item vector that a view made by an encoder has published.
 
@@ -186,14 +160,14 @@ def read_published_vectors(
         The view; its sink is read directly, as snapshots are wherever the engine reads them.
     embedding
         Which vectors these should be.
-    more
-        Files of vectors that are staged and not committed yet.
+    staged
+        As-of times of vectors that are staged and not committed yet.
     """
-    sink = sink_of(view, config.repo_path)
-    files = [*(sink.file(as_of) for as_of in sink.committed()), *more]
+    sink = sink_of(view, config)
     item_id = key_of(view)
     columns = [item_id, names.EMBEDDING, names.EVENT_TIMESTAMP]
-    tables = [pq.read_table(file, columns=columns, partitioning=None) for file in files]
+    tables = [sink.read(as_of, columns) for as_of in sink.committed()]
+    tables += [sink.staging.read(as_of, columns) for as_of in staged]
     empty = pa.schema(
         {
             item_id: _id_type(view),

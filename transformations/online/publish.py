@@ -19,7 +19,6 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from feast import FeatureView, RepoConfig
 from feast.types import Array, Float32
 from tqdm import tqdm
@@ -31,7 +30,7 @@ from activity_embeddings.transformations.arrow import (
     take_rows,
     time_column,
 )
-from activity_embeddings.transformations.offline.snapshots import SnapshotSink
+from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 from activity_embeddings.transformations.online.base import Row, RowMerge, RowStore
 from activity_embeddings.transformations.online.protobuf import feast_rows, join_key_of
 
@@ -88,9 +87,8 @@ def push_snapshots(
         Makes a progress bar of n rows.
     """
     # Versions of a view share one online table: what another one has put there is replaced.
-    for other in sink.versions():
-        if other != sink:
-            other.forget_published()
+    for other in sink.other_versions():
+        other.forget_published()
     identity = store_identity(rows.config)
     mark = sink.published(identity)
     committed = sink.committed()
@@ -104,8 +102,9 @@ def push_snapshots(
     if bar is not None:
         bar.set_description(view.name)
     for as_of, keep in chosen:
-        with pq.ParquetFile(sink.file(as_of)) as file, _garbage_collection_paused():
-            for batch in _batches(file, keep, join_key, _rows_at_once(rows.config)):
+        batches = sink.batches(as_of, _rows_at_once(rows.config))
+        with _garbage_collection_paused():
+            for batch in _chosen(batches, keep, join_key):
                 made = feast_rows(view, batch)
                 if merge is None:
                     rows.write(view, made)
@@ -174,8 +173,7 @@ def newest_by_snapshot(
     """Yield (as of, which rows) of pending snapshots: the rows that no newer snapshot replaces."""
     seen: pa.Array | None = None
     for as_of in reversed([t for t in committed if t >= min(pending)]):
-        table = pq.read_table(sink.file(as_of), columns=[join_key], partitioning=None)
-        members = table.column(0).combine_chunks()
+        members = single_chunk(sink.read(as_of, [join_key]), join_key)
         if seen is None:
             fresh = pa.array(np.ones(len(members), dtype=bool))
             seen = members
@@ -194,12 +192,10 @@ def newest_by_time(
     For snapshots whose rows have times of their own: a late one may be older than the stored row.
     """
     columns = [join_key, names.EVENT_TIMESTAMP]
-    tables = [
-        pq.read_table(sink.file(as_of), columns=columns, partitioning=None) for as_of in committed
-    ]
+    tables = [sink.read(as_of, columns) for as_of in committed]
     _, key = rank_encode(single_chunk(pa.concat_tables(tables), join_key))
     time = np.concatenate(
-        [time_column(table, names.EVENT_TIMESTAMP, str(sink.path)) for table in tables]
+        [time_column(table, names.EVENT_TIMESTAMP, sink.place) for table in tables]
     )
     order = np.lexsort((time, key))
     last = np.append(key[order[1:]] != key[order[:-1]], True)
@@ -229,12 +225,12 @@ def _rows_at_once(config: RepoConfig) -> int:
     return config.materialization_config.online_write_batch_size or WRITE_BATCH
 
 
-def _batches(
-    file: pq.ParquetFile, keep: pa.BooleanArray, join_key: str, size: int
+def _chosen(
+    batches: Iterable[pa.RecordBatch], keep: pa.BooleanArray, join_key: str
 ) -> Iterator[pa.RecordBatch]:
-    """Read the rows of a snapshot that `keep` chooses, `size` rows of the file at a time."""
+    """Yield the rows of a snapshot that `keep` chooses, batch by batch."""
     start = 0
-    for batch in file.iter_batches(size):
+    for batch in batches:
         count = batch.num_rows
         batch = _in_key_order(batch.filter(keep.slice(start, count)), join_key)
         start += count

@@ -11,7 +11,8 @@ import pytest
 from activity_embeddings.transformations.batch import vector_run as vector_run
 from activity_embeddings.transformations.batch.vector_run import VectorReport, VectorRun
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.offline.snapshots import SnapshotSink, read_facts
+from activity_embeddings.transformations.offline.sinks.base import read_facts
+from activity_embeddings.transformations.offline.sinks.folder import FolderSink
 from support.feast_repo import at, us
 from support.item_encoders import expected_vectors, package_encoder, postings_table, small_postings
 
@@ -74,7 +75,7 @@ def assert_right(sink, rows, day=10):
 def test_slices_bound_what_is_read_and_give_the_same_rows(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(vector_run, "POSTINGS_AT_ONCE", 4)
     rows = [(item, at(-20 + item), "t" * item, [], 2000) for item in range(1, 30)]
-    source, sink = Source(rows), SnapshotSink(tmp_path / "sink" / "v1")
+    source, sink = Source(rows), FolderSink(tmp_path / "sink" / "v1")
     run = publish(encoder, sink, source)
     assert_right(sink, rows)
     keys, *slices = source.reads
@@ -94,7 +95,7 @@ def test_slices_bound_what_is_read_and_give_the_same_rows(encoder, tmp_path, mon
 def test_a_run_without_anything_new_reads_only_keys_and_loads_nothing(
     encoder, tmp_path, monkeypatch
 ):
-    sink = SnapshotSink(tmp_path / "sink" / "v1")
+    sink = FolderSink(tmp_path / "sink" / "v1")
     publish(encoder, sink, Source(ROWS))
     monkeypatch.setattr(vector_run, "ItemEncoder", None)
     source = Source(ROWS)
@@ -104,7 +105,7 @@ def test_a_run_without_anything_new_reads_only_keys_and_loads_nothing(
 
 
 def test_folders_are_in_the_order_of_their_commits(encoder, tmp_path):
-    sink = SnapshotSink(tmp_path / "sink" / "v1")
+    sink = FolderSink(tmp_path / "sink" / "v1")
     publish(encoder, sink, Source(ROWS), end=us(at(3)))
     late = [*ROWS, (60, at(-3), "late", [], 2000)]
     publish(encoder, sink, Source(late), end=us(at(1)))
@@ -114,7 +115,7 @@ def test_folders_are_in_the_order_of_their_commits(encoder, tmp_path):
 
 
 def test_rows_carry_when_they_were_available_and_files_what_made_them(encoder, tmp_path):
-    sink = SnapshotSink(tmp_path / "sink" / "v1")
+    sink = FolderSink(tmp_path / "sink" / "v1")
     publish(encoder, sink, Source(ROWS), publishing_delay=60_000_000)
     file = sink.file(END)
     table = pq.read_table(file, partitioning=None)
@@ -126,24 +127,24 @@ def test_rows_carry_when_they_were_available_and_files_what_made_them(encoder, t
 
 
 def test_nothing_is_visible_before_the_commit_nor_after_giving_up(encoder, tmp_path):
-    sink = SnapshotSink(tmp_path / "sink" / "v1")
+    sink = FolderSink(tmp_path / "sink" / "v1")
     run = a_run(encoder, sink, Source(ROWS))
     run.compute()
-    assert [file.is_file() for file in run.staged_files] == [True]
+    assert [sink.staging.file(as_of).is_file() for as_of in run.staged] == [True]
     assert sink.committed() == []
     run.abandon()
-    assert run.staged_files == [] and not sink.staging.exists()
+    assert run.staged == [] and not sink.staging.folder.exists()
     run.commit()
     assert sink.committed() == []
 
 
 def test_what_a_killed_run_left_aside_is_forgotten(encoder, tmp_path):
-    sink = SnapshotSink(tmp_path / "sink" / "v1")
+    sink = FolderSink(tmp_path / "sink" / "v1")
     killed = a_run(encoder, sink, Source(ROWS), end=us(at(4)))
     killed.compute()
     publish(encoder, sink, Source(ROWS))
     assert sink.committed() == [END]
-    assert not sink.staged_file(us(at(4))).exists()
+    assert not sink.staging.file(us(at(4))).exists()
     assert_right(sink, ROWS)
 
 
@@ -155,7 +156,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(encoder, tmp_path):
         source.table = source.table.slice(1)
         return table
 
-    sink = SnapshotSink(tmp_path / "sink" / "v1")
+    sink = FolderSink(tmp_path / "sink" / "v1")
     with pytest.raises(InvalidInput, match="there a moment before"):
         publish(encoder, sink, shrinking)
     assert sink.committed() == []
@@ -170,11 +171,11 @@ def test_a_source_that_changes_while_it_is_read_is_refused(encoder, tmp_path):
 )
 def test_what_cannot_be_encoded_is_refused(changes, message, encoder, tmp_path):
     with pytest.raises(InvalidInput, match=message):
-        publish(encoder, SnapshotSink(tmp_path / "sink" / "v1"), Source(ROWS), **changes)
+        publish(encoder, FolderSink(tmp_path / "sink" / "v1"), Source(ROWS), **changes)
 
 
 def test_another_encoder_of_the_same_version_is_refused(encoder, tmp_path):
-    sink = SnapshotSink(tmp_path / "sink" / "v1")
+    sink = FolderSink(tmp_path / "sink" / "v1")
     publish(encoder, sink, Source(ROWS))
     other = package_encoder(tmp_path / "other")
     with pytest.raises(InvalidInput, match=r"item encoder 'content': .*new version"):

@@ -11,14 +11,13 @@ import pyarrow as pa
 import pytest
 
 from activity_embeddings.transformations.errors import AlreadyRunning, InvalidInput, ModelMismatch
-from activity_embeddings.transformations.offline.snapshots import (
-    SnapshotSink,
+from activity_embeddings.transformations.offline.sinks.base import (
     partition_name,
     read_facts,
     require_same_facts,
-    to_datetime,
-    to_us,
 )
+from activity_embeddings.transformations.offline.sinks.folder import FolderSink
+from activity_embeddings.transformations.times import to_datetime, to_us
 
 MIDNIGHT = to_us(datetime(2024, 3, 1, tzinfo=UTC))
 FACTS = {"model": "m", "version": "1"}
@@ -34,7 +33,7 @@ def batch(*members):
 
 
 def stage(sink, as_of, *batches):
-    writer = sink.writer(as_of, FACTS)
+    writer = sink.staging.writer(as_of, FACTS)
     for each in batches:
         writer.write(each)
     writer.close()
@@ -47,7 +46,7 @@ def members_seen(sink):
 
 
 def test_a_staged_snapshot_is_seen_only_after_its_commit(tmp_path):
-    sink = SnapshotSink(tmp_path / "view" / "v1")
+    sink = FolderSink(tmp_path / "view" / "v1")
     stage(sink, MIDNIGHT, batch(1), batch(2))
     assert sink.committed() == []
     assert not sink.path.exists()
@@ -58,7 +57,7 @@ def test_a_staged_snapshot_is_seen_only_after_its_commit(tmp_path):
 
 
 def test_the_same_rows_again_leave_the_file_untouched_and_others_replace_it(tmp_path):
-    sink = SnapshotSink(tmp_path / "v1")
+    sink = FolderSink(tmp_path / "v1")
     stage(sink, MIDNIGHT, batch(1))
     sink.commit(MIDNIGHT)
     before = sink.file(MIDNIGHT).stat()
@@ -80,7 +79,7 @@ def other_disk(tmp_path):
 
 
 def test_a_sink_may_be_a_link_to_another_disk(tmp_path, other_disk):
-    sink = SnapshotSink(tmp_path / "v1")
+    sink = FolderSink(tmp_path / "v1")
     (other_disk / "real").mkdir()
     sink.path.symlink_to(other_disk / "real")
     stage(sink, MIDNIGHT, batch(1))
@@ -91,12 +90,12 @@ def test_a_sink_may_be_a_link_to_another_disk(tmp_path, other_disk):
     assert sink.commit(MIDNIGHT)
     assert sink.path.is_symlink() and list(tmp_path.iterdir()) == [sink.path]
     assert sink.published("sqlite:a") == MIDNIGHT
-    assert members_seen(sink) == [1, 2] == members_seen(SnapshotSink(other_disk / "real"))
+    assert members_seen(sink) == [1, 2] == members_seen(FolderSink(other_disk / "real"))
     assert stat.S_IMODE(sink.file(MIDNIGHT).stat().st_mode) == 0o640
 
 
 def test_a_snapshot_may_have_been_moved_to_another_disk(tmp_path, other_disk):
-    sink = SnapshotSink(tmp_path / "v1")
+    sink = FolderSink(tmp_path / "v1")
     stage(sink, MIDNIGHT, batch(1))
     sink.commit(MIDNIGHT)
     moved = Path(shutil.move(sink.file(MIDNIGHT).parent, other_disk / "moved"))
@@ -112,7 +111,7 @@ def test_a_snapshot_may_have_been_moved_to_another_disk(tmp_path, other_disk):
 
 
 def test_two_names_of_a_sink_share_a_lock(tmp_path):
-    sink, link = SnapshotSink(tmp_path / "v1"), SnapshotSink(tmp_path / "also")
+    sink, link = FolderSink(tmp_path / "v1"), FolderSink(tmp_path / "also")
     sink.path.mkdir()
     link.path.symlink_to("v1")
     with link.locked(), pytest.raises(AlreadyRunning, match="one run at a time"), sink.locked():
@@ -121,14 +120,14 @@ def test_two_names_of_a_sink_share_a_lock(tmp_path):
 
 def test_a_sink_on_a_disk_that_is_not_there_is_named(tmp_path):
     (tmp_path / "snapshots").symlink_to(tmp_path / "unmounted")
-    sink = SnapshotSink(tmp_path / "snapshots" / "view" / "v1")
+    sink = FolderSink(tmp_path / "snapshots" / "view" / "v1")
     with pytest.raises(InvalidInput, match="unmounted, which is not there"), sink.locked():
         pass
     assert not (tmp_path / "unmounted").exists()
 
 
 def test_as_of_times_survive_in_folder_names(tmp_path):
-    sink = SnapshotSink(tmp_path / "v1")
+    sink = FolderSink(tmp_path / "v1")
     moments = [MIDNIGHT, MIDNIGHT + 1, MIDNIGHT + 123_456, MIDNIGHT + 86_400_000_000]
     for moment in reversed(moments):
         stage(sink, moment, batch(1))
@@ -139,14 +138,14 @@ def test_as_of_times_survive_in_folder_names(tmp_path):
 
 
 def test_what_an_interrupted_run_left_is_cleared(tmp_path):
-    sink = SnapshotSink(tmp_path / "v1")
+    sink = FolderSink(tmp_path / "v1")
     stage(sink, MIDNIGHT, batch(1))
-    sink.clear_staging()
+    sink.staging.clear()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_published_mark_belongs_to_one_store(tmp_path):
-    sink = SnapshotSink(tmp_path / "v1")
+    sink = FolderSink(tmp_path / "v1")
     sink.path.mkdir()
     assert sink.published("sqlite:a") is None
     sink.mark_published("sqlite:a", MIDNIGHT)
@@ -157,9 +156,9 @@ def test_the_published_mark_belongs_to_one_store(tmp_path):
 
 
 def test_a_history_takes_only_what_was_computed_with_the_same_facts(tmp_path):
-    sink = SnapshotSink(tmp_path / "view" / "v1")
+    sink = FolderSink(tmp_path / "view" / "v1")
     vector_spec = {"name": "a", "version": "1", "dimension": 64}
-    writer = sink.writer(MIDNIGHT, {"version": "1", "vector_spec": vector_spec})
+    writer = sink.staging.writer(MIDNIGHT, {"version": "1", "vector_spec": vector_spec})
     writer.write(batch(1))
     writer.close()
     sink.commit(MIDNIGHT)

@@ -1,0 +1,1 @@
+"""The places where snapshots lie; see `base`."""

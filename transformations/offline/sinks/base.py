@@ -1,0 +1,260 @@
+"""Dated snapshots of a view: how they are written aside, committed and read, wherever they lie.
+
+A `SnapshotSink` holds the snapshots of one version of one view, and Feast's offline store reads it
+as one table. The modules beside this one have a sink for each kind of place; `sources.sink_of`
+chooses by the class of the view's source. Nothing else knows where snapshots lie.
+
+What a run computes is first written to files of this machine, see `Staging`. So a run that fails or
+is killed before the commit has changed nothing, and a sink need only be able to replace all rows of
+an as-of time at once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from activity_embeddings.transformations.errors import ModelMismatch
+from activity_embeddings.transformations.spec import ItemVectorSpec, describe_mismatch
+from activity_embeddings.transformations.times import to_datetime, to_us
+
+PARTITION = "as_of="
+FILE = "snapshot.parquet"
+FACTS = b"activity_embeddings"
+"""Key of the parquet metadata that says what a snapshot was computed with."""
+
+_RUNTIMES = "; `mix_runtimes: true` under `batch_engine` lets one history have both"
+
+
+class SnapshotSink(Protocol):
+    """The snapshots of one version of one view.
+
+    Two sinks are equal where they are the same place.
+    """
+
+    @property
+    def place(self) -> str:
+        """How errors call it."""
+
+    @property
+    def staging(self) -> Staging:
+        """What is written aside, to be committed."""
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other runs out while the body runs; the lock dies with its process.
+
+        Raises
+        ------
+        AlreadyRunning
+            Another run has the lock.
+        """
+
+    def committed(self) -> list[int]:
+        """Return the as-of times of the committed snapshots, microseconds, ascending."""
+
+    def facts(self, as_of: int) -> dict[str, Any]:
+        """Return what a committed snapshot says it was computed with."""
+
+    def read(self, as_of: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return a committed snapshot: its rows as they were written, in that order.
+
+        Parameters
+        ----------
+        as_of
+            One of `committed()`.
+        columns
+            Which columns, in the order of the snapshot; None: all of them.
+        """
+
+    def batches(self, as_of: int, size: int) -> Iterator[pa.RecordBatch]:
+        """Yield a committed snapshot in batches of at most `size` rows, in the order of `read`."""
+
+    def commit(self, as_of: int) -> bool:
+        """Put a staged snapshot into place, in one piece; return whether anything changed.
+
+        Committing the rows that are there changes nothing.
+        """
+
+    def together(self) -> AbstractContextManager[None]:
+        """Let what is committed while the body runs be seen at once, where the place can do that.
+
+        A body that raises commits nothing then. Sinks of one database share it: the outermost body
+        counts.
+        """
+
+    def delete_members(self, column: str, ids: pa.Array) -> int:
+        """Take the rows of some members, or items, out of every committed snapshot.
+
+        Parameters
+        ----------
+        column
+            Name of the column of ids.
+        ids
+            Whose rows.
+
+        Returns
+        -------
+        rows
+            How many were there.
+        """
+
+    def expire(self, before: int) -> list[int]:
+        """Remove the snapshots as of earlier times; return which."""
+
+    def other_versions(self) -> Sequence[SnapshotSink]:
+        """Return the sinks of the other versions of the view, which share its online table."""
+
+    def published(self, store: str) -> int | None:
+        """Return up to which as-of time the online store `store` has followed, None if unknown."""
+
+    def mark_published(self, store: str, as_of: int) -> None:
+        """Record that the online store holds everything up to `as_of`."""
+
+    def forget_published(self) -> None:
+        """Drop the record, as when the online store is torn down."""
+
+
+@dataclass(frozen=True)
+class Staging:
+    """Snapshots that are written aside and not committed yet: a folder of this machine.
+
+    <folder>/as_of=20130701T000000Z/snapshot.parquet     one row a member
+    """
+
+    folder: Path
+
+    def file(self, as_of: int) -> Path:
+        """Return the file of a snapshot."""
+        return self.folder / partition_name(as_of) / FILE
+
+    def writer(self, as_of: int, facts: Mapping[str, Any]) -> SnapshotWriter:
+        """Return a writer of a snapshot, which nobody sees before it is committed."""
+        return SnapshotWriter(self.file(as_of), facts)
+
+    def read(self, as_of: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return a snapshot, as `SnapshotSink.read` does."""
+        return read_snapshot(self.file(as_of), columns)
+
+    def clear(self) -> None:
+        """Forget what is there, as what an interrupted run left."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class SnapshotWriter:
+    """Writes a snapshot batch by batch, one row group each, so that memory stays bounded.
+
+    Parameters
+    ----------
+    file
+        Where to write.
+    facts
+        JSON values kept in the file: what the snapshot was computed with.
+    """
+
+    def __init__(self, file: Path, facts: Mapping[str, Any]) -> None:
+        self._file = file
+        self._metadata = {FACTS: json.dumps(facts, sort_keys=True).encode()}
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows."""
+        if self._writer is None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            # Dictionaries and statistics of vectors cost time and help nobody.
+            plain = [field.name for field in batch.schema if not _is_vector(field.type)]
+            self._writer = pq.ParquetWriter(
+                self._file,
+                batch.schema.with_metadata(self._metadata),
+                compression="lz4",
+                use_dictionary=plain,
+                write_statistics=plain,
+            )
+        self._writer.write_batch(batch)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_snapshot(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the rows of a snapshot's file."""
+    # By its own columns alone: the name of its folder is none.
+    chosen = None if columns is None else list(columns)
+    return pq.read_table(file, columns=chosen, partitioning=None)
+
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """Return what a snapshot's file says it was computed with."""
+    metadata = pq.read_schema(file).metadata or {}
+    return json.loads(metadata.get(FACTS, b"{}"))
+
+
+def require_same_facts(
+    sink: SnapshotSink,
+    newest: int,
+    facts: Mapping[str, Any],
+    *,
+    what: str,
+    but: Collection[str] = (),
+) -> None:
+    """Refuse to put values of two models, encoders or specs into one history.
+
+    Parameters
+    ----------
+    sink
+        The history.
+    newest
+        As-of time of its newest snapshot.
+    facts
+        What the values to be added are computed with.
+    what
+        What the error calls them.
+    but
+        Facts that may differ.
+
+    Raises
+    ------
+    InvalidInput
+        The newest snapshot was computed with other facts.
+    """
+    recorded = sink.facts(newest)
+    if "vector_spec" in recorded:
+        # Snapshots from before there were fingerprints.
+        vector_view = ItemVectorSpec.from_dict(recorded["vector_spec"])
+        recorded["vector_spec"] = vector_view.to_dict()
+    mismatch = describe_mismatch({k: v for k, v in recorded.items() if k not in but}, facts)
+    if mismatch:
+        by_runtime = mismatch.startswith("`runtime`")
+        raise ModelMismatch(
+            f"{what}: the snapshots in {sink.place} were computed with other facts: {mismatch}. "
+            "Give what was changed a new version or name (a new version starts its own "
+            f"history), or remove those and backfill{_RUNTIMES if by_runtime else ''}"
+        )
+
+
+def partition_name(as_of: int) -> str:
+    """Return the name of a snapshot's folder: `as_of=20130701T000000Z`."""
+    moment = to_datetime(as_of)
+    fraction = f".{moment.microsecond:06d}" if moment.microsecond else ""
+    return f"{PARTITION}{moment:%Y%m%dT%H%M%S}{fraction}Z"
+
+
+def parse_partition(name: str) -> int:
+    """Invert `partition_name`."""
+    text = name.removeprefix(PARTITION).removesuffix("Z")
+    pattern = "%Y%m%dT%H%M%S.%f" if "." in text else "%Y%m%dT%H%M%S"
+    return to_us(datetime.strptime(text, pattern))
+
+
+def _is_vector(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) and pa.types.is_floating(kind.value_type)

@@ -1,0 +1,203 @@
+"""Snapshots in a local folder, which Feast's offline store reads as one table of parquet files.
+
+    <sink>/as_of=20130701T000000Z/snapshot.parquet     one row a member
+    <sink>/_published.json                             how far the online store has followed
+
+A snapshot is written to a sibling folder and renamed into place, so a reader or a kill finds it
+whole or not at all. Writing the same rows again leaves the file as it was. The sink, or a snapshot
+in it, may be a symbolic link, as to another disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from feast import FileSource, RepoConfig
+from feast.data_source import DataSource
+
+from activity_embeddings.transformations.errors import AlreadyRunning, InvalidInput
+from activity_embeddings.transformations.files import (
+    flush,
+    make_folder,
+    move_file,
+    real_path,
+    replace_file,
+)
+from activity_embeddings.transformations.offline.sinks.base import (
+    FILE,
+    PARTITION,
+    SnapshotSink,
+    Staging,
+    parse_partition,
+    partition_name,
+    read_facts,
+    read_snapshot,
+)
+
+PUBLISHED = "_published.json"
+
+
+def sink_of(source: DataSource, config: RepoConfig) -> SnapshotSink:
+    """Return the folder that a `FileSource` names.
+
+    Raises
+    ------
+    InvalidInput
+        It is no local folder.
+    """
+    assert isinstance(source, FileSource)
+    if "://" in source.path:
+        raise InvalidInput(
+            f"{source.name}: the sink should be a local folder. Received: {source.path}"
+        )
+    return FolderSink(Path(config.repo_path or ".") / source.path)
+
+
+@dataclass(frozen=True)
+class FolderSink:
+    """A `SnapshotSink` that is a folder of this machine."""
+
+    path: Path
+
+    @property
+    def place(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def staging(self) -> Staging:
+        """Beside the sink, on the same disk."""
+        real = real_path(self.path)
+        return Staging(real.with_name(f".{real.name}.staging"))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """See `SnapshotSink.locked`; holds for the processes of one machine."""
+        real = real_path(self.path)
+        make_folder(real.parent)
+        with real.with_name(f".{real.name}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise AlreadyRunning(
+                    f"{self.path}: expected one run at a time. Received: a second one while "
+                    "another is publishing; wait for it to end"
+                ) from error
+            yield
+
+    def committed(self) -> list[int]:
+        """See `SnapshotSink.committed`."""
+        files = self.path.glob(f"{PARTITION}*/{FILE}")
+        return sorted(parse_partition(file.parent.name) for file in files)
+
+    def file(self, as_of: int) -> Path:
+        """Return the file of a committed snapshot."""
+        return self.path / partition_name(as_of) / FILE
+
+    def facts(self, as_of: int) -> dict[str, Any]:
+        """See `SnapshotSink.facts`."""
+        return read_facts(self.file(as_of))
+
+    def read(self, as_of: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """See `SnapshotSink.read`."""
+        return read_snapshot(self.file(as_of), columns)
+
+    def batches(self, as_of: int, size: int) -> Iterator[pa.RecordBatch]:
+        """See `SnapshotSink.batches`."""
+        with pq.ParquetFile(self.file(as_of)) as file:
+            yield from file.iter_batches(size)
+
+    def commit(self, as_of: int) -> bool:
+        """See `SnapshotSink.commit`."""
+        staged, target = self.staging.file(as_of), self.file(as_of)
+        if target.exists():
+            if filecmp.cmp(staged, target, shallow=False):
+                staged.unlink()
+                return False
+            # The snapshot may have been moved to another disk, and be linked.
+            move_file(staged, target)
+            return True
+        make_folder(self.path)
+        # A folder without its file can be there only if something else removed the file.
+        folder = real_path(target.parent)
+        shutil.rmtree(folder, ignore_errors=True)
+        if target.parent.is_symlink():
+            folder.mkdir()
+            move_file(staged, target)
+        else:
+            flush(staged)
+            flush(staged.parent)
+            os.rename(staged.parent, folder)
+            flush(folder.parent)
+        return True
+
+    def together(self) -> AbstractContextManager[None]:
+        """See `SnapshotSink.together`; folders are seen one after the other."""
+        return nullcontext()
+
+    def delete_members(self, column: str, ids: pa.Array) -> int:
+        """See `SnapshotSink.delete_members`; a snapshot is written anew if it has such rows."""
+        deleted = 0
+        for as_of in self.committed():
+            there = pc.is_in(self.read(as_of, [column]).column(column), value_set=ids)
+            count = pc.sum(there).as_py()
+            if count:
+                kept = self.read(as_of).filter(pc.invert(there))
+                writer = self.staging.writer(as_of, self.facts(as_of))
+                for batch in kept.combine_chunks().to_batches() or [_no_rows(kept.schema)]:
+                    writer.write(batch)
+                writer.close()
+                self.commit(as_of)
+                deleted += count
+        return deleted
+
+    def expire(self, before: int) -> list[int]:
+        """See `SnapshotSink.expire`."""
+        expired = [as_of for as_of in self.committed() if as_of < before]
+        for as_of in expired:
+            shutil.rmtree(real_path(self.file(as_of).parent))
+        return expired
+
+    def other_versions(self) -> Sequence[FolderSink]:
+        """See `SnapshotSink.other_versions`: the folders beside this one."""
+        if not self.path.parent.is_dir():
+            return []
+        folders = sorted(self.path.parent.iterdir())
+        return [
+            FolderSink(folder)
+            for folder in folders
+            if folder.is_dir() and not folder.name.startswith(".") and folder != self.path
+        ]
+
+    def published(self, store: str) -> int | None:
+        """See `SnapshotSink.published`."""
+        try:
+            mark = json.loads((self.path / PUBLISHED).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return mark["as_of"] if mark["store"] == store else None
+
+    def mark_published(self, store: str, as_of: int) -> None:
+        """See `SnapshotSink.mark_published`."""
+        text = json.dumps({"as_of": as_of, "store": store}) + "\n"
+        replace_file(self.path / PUBLISHED, lambda file: file.write_text(text, encoding="utf-8"))
+
+    def forget_published(self) -> None:
+        """See `SnapshotSink.forget_published`."""
+        (self.path / PUBLISHED).unlink(missing_ok=True)
+
+
+def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([], schema)
