@@ -26,7 +26,7 @@ FACTS = {"spec": SPEC, "vector_spec": VECTOR_SPEC}
 
 
 def packaged(model, path):
-    package_model(model, path, name="some", version="1", **FACTS)
+    package_model(model, path, name="some", version="1", litert=False, **FACTS)
     return path
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +92,7 @@ def convert(model: ModelDescription, *, timed: bool = True) -> Conversion:
         return {name: value.numpy() for name, value in signature(**_tensors(taken)).items()}
 
     try:
-        with held_back_stderr():
+        with held_back_stderr(), _what_is_there_is_no_garbage():
             content = (
                 tensorflow()
                 .lite.TFLiteConverter.from_saved_model(str(model.path), signature_keys=[SIGNATURE])
@@ -103,6 +105,19 @@ def convert(model: ModelDescription, *, timed: bool = True) -> Conversion:
     if differs:
         return Conversion(None, differs)
     return Conversion(content, seconds=_time(model, converted, call_saved) if timed else None)
+
+
+@contextmanager
+def _what_is_there_is_no_garbage() -> Iterator[None]:
+    """Keep the garbage collector from what is there before the body.
+
+    The converter calls it. With Feast and TensorFlow imported it takes as long as the conversion.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _difference(model: ModelDescription, converted: LiteRTModel, call_saved: _Call) -> str:

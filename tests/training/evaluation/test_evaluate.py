@@ -122,6 +122,7 @@ def package(path, *, r=0.5, **facts):
         version="1",
         spec=SPEC,
         vector_spec=VECTOR_SPEC,
+        litert=False,
         **facts,
     )
 
@@ -377,7 +378,13 @@ def test_vectors_that_no_item_can_be_multiplied_with_are_refused(data, tmp_path)
             return {"activity_embedding": item_embeddings[:, -1, :3]}
 
     package_model(
-        Short(), tmp_path / "short", name="s", version="1", spec=SPEC, vector_spec=VECTOR_SPEC
+        Short(),
+        tmp_path / "short",
+        name="s",
+        version="1",
+        spec=SPEC,
+        vector_spec=VECTOR_SPEC,
+        litert=False,
     )
     package(tmp_path / "long")
     long = f"expected vectors as long as an item's, {VECTOR_SPEC.dimension}, .* Received: .*: 3"

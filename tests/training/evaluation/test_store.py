@@ -53,6 +53,7 @@ def store(tmp_path_factory):
         version="1",
         spec=SPEC,
         vector_spec=VECTOR_SPEC,
+        litert=False,
     )
     table = Table(
         "member_statistics",

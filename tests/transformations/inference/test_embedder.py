@@ -155,16 +155,20 @@ def test_models_of_both_runtimes_share_a_call(described, prepared):
             np.testing.assert_allclose(values, alone[name][output], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("packaged", [True, False])
+@pytest.fixture(scope="module", params=[True, False], ids=["packaged", "made at the start"])
+def of_batch_and_requests(request, described):
+    """Embedders by the file that packaging made, and by one that is made when a server starts."""
+    models = described if request.param else by_tensorflow(described)
+    return Embedder(models), Embedder(models, for_requests=True)
+
+
 @pytest.mark.parametrize("size", [1, 3, SEQUENCES_A_CALL, SEQUENCES_A_CALL + 1])
-def test_few_sequences_give_what_a_batch_gives(described, prepared, size, packaged):
-    """By the file that packaging made, and by one that is made when a server starts."""
+def test_few_sequences_give_what_a_batch_gives(described, prepared, size, of_batch_and_requests):
     sequences, vector_spec = prepared
+    batch, embedder = of_batch_and_requests
     random = np.random.default_rng(size)
     chosen = random.permutation(np.tile(np.arange(len(sequences)), 3))
-    models = described if packaged else by_tensorflow(described)
-    whole = Embedder(models)(sequences, vector_spec)
-    embedder = Embedder(models, for_requests=True)
+    whole = batch(sequences, vector_spec)
     for start in range(0, len(chosen), size):
         rows = chosen[start : start + size]
         few = embedder(sequences.take(rows), vector_spec)

@@ -170,7 +170,7 @@ anything = st.recursive(
     | st.floats()
     | st.text(st.characters(), max_size=3)
     | st.sampled_from(
-        ["APPLY", "\ud800", b"x", pd.NaT, pd.NA, np.datetime64("NaT"), np.float64(1)]
+        ["APPLY", "\ud800", b"x", pd.NaT, pd.NA, np.datetime64("NaT", "us"), np.float64(1)]
     ),
     lambda inner: (
         st.lists(inner, max_size=2)

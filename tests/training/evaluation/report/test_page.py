@@ -561,7 +561,7 @@ def test_a_dollar_and_a_tag_in_a_chart_are_letters():
     [key for key in sample_result() if key not in ("schema", "title")],
 )
 @pytest.mark.parametrize("instead", ["missing", None])
-def test_a_part_that_is_missing_is_left_out(part, instead):
+def test_a_part_that_is_missing_is_left_out(part, instead, each_chart_drawn_once):
     result = small_result()
     result[part] = None
     if instead == "missing":
@@ -570,6 +570,23 @@ def test_a_part_that_is_missing_is_left_out(part, instead):
     assert says_nothing_unknown(page)
     gone = set(whole_headings()) - set(Text(page).headings)
     assert gone == SECTIONS_OF.get(part, set())
+
+
+@pytest.fixture(scope="module")
+def each_chart_drawn_once():
+    """Pages that share their charts draw them once: a chart is a function of its arguments."""
+    drawn = {}
+
+    def once(draw, *arguments):
+        key = draw.__name__, repr(arguments)
+        if key not in drawn:
+            drawn[key] = draw(*arguments)
+        return drawn[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("forest", "search_curve", "training_curve", "freshness_curve"):
+            patch.setattr(charts, name, functools.partial(once, getattr(charts, name)))
+        yield
 
 
 @functools.cache
