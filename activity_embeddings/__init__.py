@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     )
     from activity_embeddings.transformations.errors import (
         AlreadyRunning,
+        GuardFailed,
         InvalidData,
         InvalidInput,
         MissingExtra,
         ModelMismatch,
         NotReady,
+        StoreUnreachable,
     )
     from activity_embeddings.transformations.feast_compat.sqlite import (
         ThreadedSqliteOnlineStore,
@@ -70,6 +72,7 @@ __all__ = [
     "ActivitySpec",
     "AlreadyRunning",
     "DomainNames",
+    "GuardFailed",
     "InvalidData",
     "InvalidInput",
     "InvalidRequest",
@@ -83,6 +86,7 @@ __all__ = [
     "OrderedDuckDBOfflineStoreConfig",
     "Period",
     "SequenceWriter",
+    "StoreUnreachable",
     "ThreadedSqliteOnlineStore",
     "ThreadedSqliteOnlineStoreConfig",
     "TrainingSource",
@@ -147,12 +151,14 @@ _MODULE_OF = {
     "DomainNames": "transformations.names",
     # Errors; each is an `InvalidInput`.
     "AlreadyRunning": "transformations.errors",
+    "GuardFailed": "transformations.errors",
     "InvalidData": "transformations.errors",
     "InvalidInput": "transformations.errors",
     "InvalidRequest": "transformations.serving.request",
     "MissingExtra": "transformations.errors",
     "ModelMismatch": "transformations.errors",
     "NotReady": "transformations.errors",
+    "StoreUnreachable": "transformations.errors",
 }
 
 _EXTRA_OF = {"evaluate": "evaluate", "train": "train", "tune": "train"}

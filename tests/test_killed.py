@@ -91,7 +91,7 @@ def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(tmp_path
     sequences = FolderSink(repo.data / "snapshots" / "job_activity_sequence" / "v1")
     with sequences.locked():
         second = repo.feast(*interval(at(1), at(2)))
-    assert second.code == 1
+    assert second.code == 4
     assert "Error: " in second.output and "one run at a time" in second.output
     assert repo.stores() == before
     repo.materialize(at(1), at(2))

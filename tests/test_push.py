@@ -629,6 +629,6 @@ def test_the_command_says_in_one_line_that_the_store_cannot_be_reached(tmp_path)
     (tmp_path / "events.jsonl").write_text(json_lines(NEW))
     repo.feast("apply")
     code, output = invoke(repo, "push", tmp_path / "events.jsonl")
-    assert code == 1
+    assert code == 5
     (line,) = [line for line in output.splitlines() if line.startswith("Error: ")]
     assert "ConnectionError" in line

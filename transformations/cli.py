@@ -7,13 +7,13 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from activity_embeddings.transformations.errors import InvalidData, InvalidInput
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput, StoreUnreachable
 from activity_embeddings.transformations.names import EVENT_TIMESTAMP, JOBS, DomainNames
 from activity_embeddings.transformations.wording import share
 
@@ -28,6 +28,22 @@ _log = logging.getLogger(__name__)
 item_option = click.option(
     "--item", help="Name of the item's entity, where the feature repo has several domains."
 )
+
+
+class Moment(click.ParamType):
+    """An ISO date or time, UTC where it has no zone."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, context: Any) -> datetime:
+        """Parse it."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"expected an ISO date or time such as 2024-03-01. Received: {value!r}")
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @click.group()
@@ -100,6 +116,79 @@ def check(repo: Path, sample: int, seed: int, threshold: float, item: str | None
             )
 
 
+_interval = [
+    click.argument("start", metavar="START", type=Moment()),
+    click.argument("end", metavar="END", type=Moment()),
+    click.option("--views", "-v", multiple=True, help="View to publish; repeatable. Default: all."),
+]
+
+
+def _of_an_interval(command: Any) -> Any:
+    for decorate in reversed(_interval):
+        command = decorate(command)
+    return command
+
+
+@cli.command()
+@_of_an_interval
+@click.option(
+    "--accept",
+    multiple=True,
+    metavar="GUARD",
+    help="Publish what this guard would refuse, this once; repeatable.",
+)
+@click.pass_obj
+def materialize(
+    repo: Path, start: datetime, end: datetime, views: Sequence[str], accept: Sequence[str]
+) -> None:
+    """Publish the interval from START to END, as `feast materialize` does.
+
+    Exit status 1 for bad input, 3 if a guard refuses what was computed, 4 if another run is under
+    way, 5 if a store cannot be reached.
+    """
+    with one_line_errors():
+        from activity_embeddings.transformations.batch.options import run_options
+
+        with run_options(accept=accept):
+            open_store(repo).materialize(start, end, feature_views=list(views) or None)
+
+
+@cli.command()
+@_of_an_interval
+@click.pass_obj
+def plan(repo: Path, start: datetime, end: datetime, views: Sequence[str]) -> None:
+    """Compute the interval from START to END, and say what publishing it would do.
+
+    The stores stay as they are. Exit status as of `materialize`.
+    """
+    with one_line_errors():
+        from activity_embeddings.transformations.batch.options import run_options
+
+        with run_options(dry_run=True):
+            open_store(repo).materialize(start, end, feature_views=list(views) or None)
+
+
+@cli.command()
+@click.option("--limit", default=20, show_default=True, help="How many.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole records, as JSON lines.")
+@click.pass_obj
+def runs(repo: Path, limit: int, as_json: bool) -> None:
+    """List the runs of `feast materialize`, the last failure first, then the newest."""
+    with one_line_errors():
+        from activity_embeddings.transformations.batch.record import (
+            last_failure_first,
+            read_records,
+            record_line,
+            records_folder,
+        )
+
+        records = last_failure_first(read_records(records_folder(open_store(repo).config)))
+        for record in records[:limit]:
+            click.echo(json.dumps(record) if as_json else record_line(record))
+        if not records:
+            click.echo("no runs yet")
+
+
 def open_store(repo: Path) -> FeatureStore:
     """Return the feature store of a feature repo.
 
@@ -135,7 +224,24 @@ def one_line_errors() -> Iterator[None]:
         _log.debug("traceback", exc_info=True)
         ours = isinstance(error, (InvalidInput, click.ClickException))
         text = str(error) if ours else f"{type(error).__name__}: {error}"
-        raise click.ClickException(" ".join(text.split())) from error
+        raise _Said(" ".join(text.split()), _exit_code(error)) from error
+
+
+class _Said(click.ClickException):
+    """What a command prints of an error, and the status that it ends with."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # Click reads it of the instance
+
+
+def _exit_code(error: Exception) -> int:
+    """Return the status that an error ends a command with; what fails to connect may come back."""
+    unreachable = isinstance(error, (ConnectionError, TimeoutError)) or any(
+        kind.__name__ in ("ConnectionError", "TimeoutError", "OperationalError")
+        for kind in type(error).__mro__
+    )
+    return StoreUnreachable.exit_code if unreachable else getattr(error, "exit_code", 1)
 
 
 def read_events_file(

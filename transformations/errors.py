@@ -17,11 +17,14 @@ class InvalidInput(ValueError):
     """Input that cannot be used: data, a setting, a model or a request.
 
     The message says where, what was expected and what was received. The kinds below are for
-    callers that act on them; what is of no kind is an `InvalidInput` itself.
+    callers that act on them; what is of no kind is an `InvalidInput` itself. `exit_code` is the
+    status with which a command ends.
 
     While a command of Click runs, as `feast apply`, an error is a `click.ClickException` too. Click
-    shows a traceback of every other one; of these it prints the message, with exit status 1.
+    shows a traceback of every other one; of these it prints the message.
     """
+
+    exit_code = 1
 
     def __new__(cls, *args: Any) -> Self:
         """Return an error, in a command one that Click prints alone."""
@@ -43,8 +46,22 @@ class NotReady(InvalidInput):
     """What this needs has not been applied or published yet; the message names the command."""
 
 
+class GuardFailed(InvalidInput):
+    """What was computed is unlike what was published before; the message says how to accept it."""
+
+    exit_code = 3
+
+
 class AlreadyRunning(InvalidInput):
     """Another process is publishing the same views; try again when it has ended."""
+
+    exit_code = 4
+
+
+class StoreUnreachable(InvalidInput):
+    """A store did not answer; try again."""
+
+    exit_code = 5
 
 
 class MissingExtra(InvalidInput, ImportError):

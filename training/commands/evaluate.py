@@ -12,13 +12,12 @@ import click
 
 from activity_embeddings.training.commands.options import (
     FOLDER,
-    Moment,
     NamedPaths,
     grouped,
     training,
 )
 from activity_embeddings.training.figure import MARGIN
-from activity_embeddings.transformations.cli import item_option, one_line_errors, open_store
+from activity_embeddings.transformations.cli import Moment, item_option, one_line_errors, open_store
 from activity_embeddings.transformations.extras import require_extra
 
 

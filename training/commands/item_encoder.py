@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from activity_embeddings.training.commands.options import FOLDER, Moment, grouped, training
-from activity_embeddings.transformations.cli import item_option
+from activity_embeddings.training.commands.options import FOLDER, grouped, training
+from activity_embeddings.transformations.cli import Moment, item_option
 
 _FILES = click.Path(exists=True, path_type=Path)
 

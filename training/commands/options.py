@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,6 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.extras import require_extra
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-class Moment(click.ParamType):
-    """An ISO date or time, UTC where it has no zone."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: Any, context: Any) -> datetime:
-        """Parse it."""
-        if isinstance(value, datetime):
-            return value
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"expected an ISO date or time such as 2024-03-01. Received: {value!r}")
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class Setting(click.ParamType):

@@ -12,14 +12,13 @@ import click
 
 from activity_embeddings.training.commands.options import (
     FOLDER,
-    Moment,
     Setting,
     grouped,
     training,
     with_settings,
 )
 from activity_embeddings.training.figure import FIGURE
-from activity_embeddings.transformations.cli import item_option, open_store, require_repo
+from activity_embeddings.transformations.cli import Moment, item_option, open_store, require_repo
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.wording import counted
 

@@ -31,8 +31,11 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
+from activity_embeddings.transformations.batch.guards import Guards, Judge
+from activity_embeddings.transformations.batch.options import current_options
 from activity_embeddings.transformations.batch.plan import MaterializePlan, is_ours
-from activity_embeddings.transformations.batch.steps import Context, steps_of
+from activity_embeddings.transformations.batch.record import RUNS, RunRecord, records_folder
+from activity_embeddings.transformations.batch.steps import Context, Step, steps_of
 from activity_embeddings.transformations.definitions.tags import has_encoder
 from activity_embeddings.transformations.feast_compat import states
 from activity_embeddings.transformations.names import Role, Tag
@@ -60,6 +63,12 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
     mix_runtimes: bool = False
     """Whether the history of a model version may go on in another runtime, LiteRT or TensorFlow,
     than it began with. Their values differ by some 1e-7."""
+
+    runs: str = RUNS
+    """Folder of the records of runs, relative to the feature repo."""
+
+    guards: Guards = Guards()
+    """What is compared with the run before, and what happens where it differs too much."""
 
     @property
     def schedule(self) -> Schedule:
@@ -131,12 +140,14 @@ class ActivityComputeEngine(ComputeEngine):
         tasks = [tasks] if isinstance(tasks, MaterializationTask) else list(tasks)
         with states.kept_served(registry, [task for task in tasks if is_ours(task)]):
             jobs = self._materialize(registry, tasks)
-            self._record(registry, tasks, jobs)
+            if not current_options().dry_run:
+                self._record(registry, tasks, jobs)
         return jobs
 
     def _materialize(
         self, registry: BaseRegistry, tasks: list[MaterializationTask]
     ) -> list[MaterializationJob]:
+        options = current_options()
         plan = MaterializePlan.of(tasks, registry)
         context = Context(
             self.repo_config,
@@ -146,8 +157,21 @@ class ActivityComputeEngine(ComputeEngine):
             self.settings.schedule,
             self.settings.batch_size,
             self.settings.mix_runtimes,
+            Judge(self.settings.guards, options.accepted),
         )
-        with ExitStack() as stack:
+        record = RunRecord(
+            records_folder(self.repo_config),
+            {
+                "project": self.repo_config.project,
+                "interval": [
+                    str(min(t.start_time for t in tasks)),
+                    str(max(t.end_time for t in tasks)),
+                ],
+                "accepted": sorted(options.accepted),
+                "dry_run": options.dry_run,
+            },
+        )
+        with record.kept(), ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
             # Feast's DuckDB store calls a function that DuckDB has renamed.
             warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
@@ -158,9 +182,17 @@ class ActivityComputeEngine(ComputeEngine):
                 stack.callback(step.abandon)
                 step.compute()
                 steps.append(step)
+            stack.callback(lambda: record.facts.update(steps=[step.facts() for step in steps]))
+            for step in steps:
+                step.judge()
+            if options.dry_run:
+                print("activity embeddings: a dry run, nothing was published; as it would be:")
+                _say(steps)
+                return [_succeeded(task) for task in tasks]
             self._rows.prepare([task.feature_view for task in tasks])
             for step in steps:
                 step.publish()
+                _say([step])
             done = self._feast_engine.materialize(registry, plan.others)
         jobs = dict(zip(map(id, plan.others), done, strict=True))
         return [jobs.get(id(task)) or _succeeded(task) for task in tasks]
@@ -188,6 +220,12 @@ class ActivityComputeEngine(ComputeEngine):
         for view in views:
             if view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING) or has_encoder(view):
                 sink_of(view, self.repo_config).forget_published()
+
+
+def _say(steps: Sequence[Step]) -> None:
+    """Print the reports of steps."""
+    for report in filter(None, map(str, steps)):
+        print(report)
 
 
 def _succeeded(task: MaterializationTask) -> MaterializationJob:

@@ -29,6 +29,7 @@ from activity_embeddings.transformations.activity.sequences import (
     members_active,
 )
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, sorted_union
+from activity_embeddings.transformations.batch.guards import Judge, Verdict
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.definitions.schemas import embedding_batch, sequence_batch
 from activity_embeddings.transformations.errors import InvalidData
@@ -65,6 +66,8 @@ class MaterializeReport:
     pushed_values: int = 0
     hidden_files: int = 0
     by_tensorflow: dict[str, str] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+    compared_with: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -75,6 +78,13 @@ class MaterializeReport:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the record of the run keeps."""
+        return {
+            **{name: value for name, value in vars(self).items() if name != "verdicts"},
+            "guards": [verdict.facts() for verdict in self.verdicts],
+        }
 
     def __str__(self) -> str:
         unknown = share(self.unknown, self.positions + self.unknown)
@@ -87,7 +97,7 @@ class MaterializeReport:
             f"  members  {self.members:,} in the last snapshot, {self.silent:,} of them silent\n"
             f"  rows     {self.rows:,} offline in {counted(self.views, 'view')}; "
             f"{self.pushed_rows:,} online ({counted(self.pushed_values, 'value')})\n"
-            f"{self._hidden()}{self._by_tensorflow()}  seconds  {seconds}"
+            f"{self._hidden()}{self._by_tensorflow()}{self._guards()}  seconds  {seconds}"
         )
 
     def _ignored(self) -> str:
@@ -103,6 +113,19 @@ class MaterializeReport:
             f"  models   {name} runs in TensorFlow: {why}\n"
             for name, why in self.by_tensorflow.items()
         )
+
+    def _guards(self) -> str:
+        """Say what was compared, and what is not as it was."""
+        if not self.snapshots:
+            return ""
+        if self.compared_with is None:
+            return "  guards   no snapshot before to compare with\n"
+        passed = sum(verdict.passed for verdict in self.verdicts)
+        said = [
+            f"{passed} passed, compared with {utc(to_datetime(self.compared_with))}",
+            *(str(verdict) for verdict in self.verdicts if verdict.said),
+        ]
+        return "".join(f"  guards   {line}\n" for line in said)
 
     def _span(self) -> str:
         """Say when the snapshots are as of."""
@@ -176,6 +199,7 @@ class SnapshotRun:
         self._embedders: dict[tuple[str, ...], Embedder] = {}
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="snapshots")
         self._writing: list[Future[None]] = []
+        self._newest: tuple[int, int] = (0, 0)
         self.report.views = len(self._sinks)
         for sink, facts in self._facts.items():
             if self._committed[sink]:
@@ -212,6 +236,41 @@ class SnapshotRun:
                 self._compute_snapshot(as_of, events)
                 progress(1)
         self._stage_followers()
+
+    def judge(self, judge: Judge) -> list[Verdict]:
+        """Compare the newest snapshot of the run with the one that was committed before it."""
+        if not self.report.snapshots:
+            return []
+        as_of, sequence_sink = self.report.snapshots[-1], self.sequence_sink
+        before = max((t for t in self._committed[sequence_sink] if t < as_of), default=None)
+        # Half a window later most of what was in it has left it.
+        if before is not None and as_of - before > self.spec.window_us // 2:
+            before = None
+        key = self.domain.member_id
+        found = list(judge.unknown_items(self.domain.sequence_view, *self._newest))
+        if before is None:
+            self.report.verdicts = found
+            return found
+        self.report.compared_with = before
+        if as_of in self._staged[sequence_sink]:
+            columns = [key, names.ACTIVITY_COUNT]
+            now, then = (
+                sequence_sink.staging.read(as_of, columns),
+                sequence_sink.read(before, columns),
+            )
+            found += judge.sequences(self.domain.sequence_view, key, now, then)
+        for target in self.targets:
+            if as_of in self._staged[target.sink] and before in self._committed[target.sink]:
+                outputs = list(target.model.outputs)
+                columns = [key, *outputs]
+                now, then = (
+                    target.sink.staging.read(as_of, columns),
+                    target.sink.read(before, columns),
+                )
+                view = self.domain.embedding_view(target.model.name)
+                found += judge.vectors(view, key, outputs, now, then)
+        self.report.verdicts = found
+        return found
 
     def commit(self) -> dict[SnapshotSink, set[int]]:
         """Put every staged snapshot into place; return what is new or changed, by sink.
@@ -270,6 +329,7 @@ class SnapshotRun:
             raise InvalidData(self._all_unknown(as_of, unknown, events))
         self.report.positions += positions
         self.report.unknown += unknown
+        self._newest = (positions, unknown)
         self.report.snapshots.append(as_of)
         self.report.members, self.report.silent = len(members), len(silent)
 

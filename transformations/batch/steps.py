@@ -19,6 +19,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from tqdm import tqdm
 
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.batch.guards import Judge, require_passed
 from activity_embeddings.transformations.batch.plan import (
     MaterializePlan,
     SequencePlan,
@@ -87,6 +88,8 @@ class Context:
         Members a model call, and postings a call of the item encoder.
     mix_runtimes
         Whether a model's history may go on in another runtime.
+    judge
+        Compares with the run before.
     """
 
     config: RepoConfig
@@ -96,6 +99,7 @@ class Context:
     schedule: Schedule
     batch_size: int
     mix_runtimes: bool
+    judge: Judge
     _made: dict[str, ItemVectors] = field(default_factory=dict)
     _read: dict[tuple[str, int], ItemVectors] = field(default_factory=dict)
 
@@ -141,11 +145,26 @@ class Step(Protocol):
             Something cannot be used. The stores are as they were.
         """
 
+    def judge(self) -> None:
+        """Compare what was computed with what was published before.
+
+        Raises
+        ------
+        GuardFailed
+            It is too different. The stores are as they were.
+        """
+
     def publish(self) -> None:
         """Commit offline, then push online, then say what was done."""
 
     def abandon(self) -> None:
         """Drop what is written aside and not committed."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the record of the run keeps of the step, `views` among it."""
+
+    def __str__(self) -> str:
+        """Return the report."""
 
 
 def steps_of(plan: MaterializePlan, context: Context) -> Iterator[Step]:
@@ -177,6 +196,9 @@ class EncodedVectors:
         )
         self._context.keep_vectors(self._view, self._vectors)
 
+    def judge(self) -> None:
+        """Do nothing: vectors are only added."""
+
     def publish(self) -> None:
         """Commit new vectors, push each item's newest, write the table, and print the report."""
         self._run.commit()
@@ -191,11 +213,17 @@ class EncodedVectors:
             )
             self._run.report.pushed = count.rows
         self._context.write_vector_table(self._task, self._vectors)
-        print(self._run.report)
 
     def abandon(self) -> None:
         """See `Step.abandon`."""
         self._run.abandon()
+
+    def facts(self) -> dict[str, Any]:
+        """See `Step.facts`."""
+        return {"views": [self._view.name], **vars(self._run.report)}
+
+    def __str__(self) -> str:
+        return str(self._run.report)
 
     def _new_run(self) -> VectorRun:
         context, view = self._context, self._view
@@ -243,6 +271,9 @@ class GivenVectors:
         )
         context.keep_vectors(view, self._vectors)
 
+    def judge(self) -> None:
+        """Do nothing: vectors were checked one by one."""
+
     def publish(self) -> None:
         """Push each item's newest vector of the interval, and write the table."""
         if self._view.online:
@@ -257,6 +288,13 @@ class GivenVectors:
 
     def abandon(self) -> None:
         """Do nothing: nothing is written aside."""
+
+    def facts(self) -> dict[str, Any]:
+        """See `Step.facts`."""
+        return {"views": [self._view.name], "rows": len(self._table)}
+
+    def __str__(self) -> str:
+        return ""
 
 
 class Snapshots:
@@ -284,6 +322,14 @@ class Snapshots:
                 f"{_of_rows(self._files)}"
             )
 
+    def judge(self) -> None:
+        """See `Step.judge`."""
+        run = self._run
+        with run.report.timed("judge"):
+            verdicts = run.judge(self._context.judge)
+        if verdicts:
+            require_passed(verdicts, run.report.snapshots[-1])
+
     def publish(self) -> None:
         """Commit, push the newest rows, and print the report."""
         run = self._run
@@ -307,11 +353,18 @@ class Snapshots:
                 )
                 run.report.pushed_rows += count.rows
                 run.report.pushed_values += count.values
-        print(run.report)
 
     def abandon(self) -> None:
         """See `Step.abandon`."""
         self._run.abandon()
+
+    def facts(self) -> dict[str, Any]:
+        """See `Step.facts`."""
+        views = [task.feature_view.name for task in self._plan.tasks]
+        return {**self._run.report.facts(), "views": views}
+
+    def __str__(self) -> str:
+        return str(self._run.report)
 
     def _new_run(self) -> SnapshotRun:
         context, plan, events = self._context, self._plan, self._events

@@ -1,0 +1,185 @@
+"""Rubbish is not published, every run leaves a record, and a plan changes nothing."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from activity_embeddings.training.commands import cli
+from support import processes
+from support.feast_repo import DIMENSION, at, events_table, interval, make_repo, vectors_table
+
+pytestmark = pytest.mark.slow
+
+MEMBERS = range(150)
+
+
+def events(days, shift=0):
+    """Three actions of each member on each of some days."""
+    return [
+        (member + shift, 1 + (member + k + day) % 5, "APPLY", at(day + 0.1 + k / 10))
+        for day in days
+        for member in MEMBERS
+        for k in range(3)
+    ]
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory, models):
+    random = np.random.default_rng(0)
+    vectors = [
+        (item, at(-40), random.normal(size=DIMENSION).astype(np.float32)) for item in range(1, 6)
+    ]
+    repo = make_repo(
+        tmp_path_factory.mktemp("judged") / "repo",
+        models,
+        events_table(events(range(-25, 0))),
+        vectors_table(vectors),
+    )
+    repo.publish(at(-1), at(0))
+    repo.keep()
+    return repo
+
+
+@pytest.fixture
+def repo(once):
+    return once.put_back()
+
+
+@pytest.fixture
+def repo_with_new_ids(repo):
+    """The next day the source has other ids for the same members, of all their history."""
+    repo.write_events(events_table(events(range(-25, 1), shift=1_000_000)))
+    return repo
+
+
+def command(repo, *arguments):
+    return CliRunner().invoke(cli, ["-C", str(repo.path), *arguments])
+
+
+DAY = [f"{at(day):%Y-%m-%dT%H:%M:%S}" for day in (0, 1)]
+
+
+def test_a_first_run_says_that_there_is_nothing_to_compare_with(repo):
+    (record,) = records(repo)
+    assert record["outcome"] == "published"
+    (step,) = [step for step in record["steps"] if "guards" in step]
+    assert {guard["guard"] for guard in step["guards"]} == {"unknown_items"}
+    assert step["compared_with"] is None
+
+
+def test_a_usual_day_passes(repo):
+    repo.write_events(events_table(events(range(-25, 1))))
+    printed = repo.materialize(at(0), at(1)).output
+    assert "guards   10 passed, compared with 2024-03-01 00:00 UTC" in printed, printed
+
+
+def test_ids_that_changed_form_are_refused_and_the_stores_stay(repo_with_new_ids):
+    repo, before = repo_with_new_ids, repo_with_new_ids.stores()
+    done = repo.process(*interval(at(0), at(1)))
+    assert done.returncode == 3
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert (
+        "job_activity_sequence: 150 of 150 members with activity before have none now; ids are "
+        "such as 1000000, before 0, at most 50 % expected. Nothing was published" in line
+    )
+    assert "--accept silent_members" in line
+    assert repo.stores() == before
+    newest = records(repo)[-1]
+    assert (newest["outcome"], newest["error"]["kind"]) == ("failed", "GuardFailed")
+
+
+def test_it_can_be_accepted_once_which_is_recorded(repo_with_new_ids):
+    repo = repo_with_new_ids
+    wrong = command(repo, "materialize", *DAY, "--accept", "silence")
+    assert wrong.exit_code == 1 and "expected names of guards: unknown_items, mem" in wrong.output
+    done = command(repo, "materialize", *DAY, "--accept", "silent_members")
+    assert done.exit_code == 0, done.output
+    assert "silent_members: 150 of 150 members" in done.output and "(accepted)" in done.output
+    newest = records(repo)[-1]
+    assert newest["outcome"] == "published" and newest["accepted"] == ["silent_members"]
+    rows = [{"member_id": member} for member in (3, 1_000_003)]
+    counts = repo.store.get_online_features(["job_activity_sequence:activity_count"], rows)
+    assert counts.to_dict()["activity_count"] == [0, 32]
+
+
+def test_a_guard_may_warn_or_be_ignored(repo_with_new_ids):
+    repo = repo_with_new_ids
+    repo.edit(
+        "feature_store.yaml",
+        "  snapshot_interval_hours: 24",
+        "  guards:\n    silent_members: {action: warn}\n  snapshot_interval_hours: 24",
+    )
+    printed = repo.materialize(at(0), at(1)).output
+    assert "before 0; expected at most 50 % (warning)" in printed, printed
+
+
+def test_a_plan_says_what_a_run_would_do_and_changes_nothing(repo):
+    repo.write_events(events_table(events(range(-25, 1))))
+    before, registry = repo.stores(), (repo.data / "registry.db").read_bytes()
+    planned = command(repo, "plan", *DAY)
+    assert planned.exit_code == 0, planned.output
+    assert "a dry run, nothing was published" in planned.output
+    assert "1 snapshot as of 2024-03-02 00:00 UTC" in planned.output
+    assert "600 offline in 4 views" in planned.output
+    assert repo.stores() == before
+    assert (repo.data / "registry.db").read_bytes() == registry
+    assert records(repo)[-1]["outcome"] == "dry run"
+    assert command(repo, "materialize", *DAY, "--views", "job_activity_sequence").exit_code == 0
+    assert "job_activity_sequence/v1/as_of=20240302T000000Z/snapshot.parquet" in str(
+        repo.snapshot_files().keys()
+    )
+
+
+def test_a_plan_is_refused_as_a_run_would_be(repo_with_new_ids):
+    planned = command(repo_with_new_ids, "plan", *DAY)
+    assert planned.exit_code == 3 and "have none now" in planned.output
+
+
+def test_runs_are_listed_the_last_failure_first(repo_with_new_ids):
+    repo = repo_with_new_ids
+    assert repo.feast(*interval(at(0), at(1))).code == 3
+    command(repo, "materialize", *DAY, "--accept", "silent_members")
+    listed = command(repo, "runs").output.splitlines()
+    assert [line.split()[3] for line in listed] == ["failed", "published", "published"]
+    assert "have none now" in listed[0] and "rows" in listed[1]
+    lines = command(repo, "runs", "--json", "--limit", "1").output.splitlines()
+    (record,) = map(json.loads, lines)
+    assert record["outcome"] == "failed" and record["peak_memory_bytes"] > 1e7
+    assert record["versions"].keys() >= {"feast", "activity-embeddings", "python"}
+
+
+def test_a_run_that_was_killed_is_one_that_failed(repo):
+    repo.write_events(events_table(events(range(-25, 1))))
+    code = (
+        "import sys, os, signal\n"
+        "from activity_embeddings.transformations.batch.steps import Snapshots\n"
+        f"Snapshots.judge = lambda self: os.kill(os.getpid(), {int(signal.SIGKILL)})\n"
+    ) + processes.FEAST
+    done = processes.run(code, *interval(at(0), at(1)), folder=repo.path)
+    assert done.returncode == -signal.SIGKILL
+    assert "its process ended without a word" in command(repo, "runs").output.splitlines()[0]
+
+
+def test_another_run_under_way_has_a_status_of_its_own(repo):
+    from activity_embeddings.transformations.offline.sinks.folder import FolderSink
+
+    with FolderSink(repo.data / "snapshots" / "job_activity_sequence" / "v1").locked():
+        assert command(repo, "materialize", *DAY).exit_code == 4
+        assert repo.feast(*interval(at(0), at(1))).code == 4
+
+
+def test_no_runs_yet(tmp_path, once):
+    os.symlink(once.path / "feature_store.yaml", tmp_path / "feature_store.yaml")
+    assert command_in(tmp_path).output == "no runs yet\n"
+
+
+def command_in(folder):
+    return CliRunner().invoke(cli, ["-C", str(folder), "runs"])
+
+
+def records(repo):
+    return [json.loads(file.read_text()) for file in sorted((repo.data / "runs").glob("*.json"))]
