@@ -189,6 +189,29 @@ def runs(repo: Path, limit: int, as_json: bool) -> None:
             click.echo("no runs yet")
 
 
+@cli.command()
+@click.argument("members", nargs=-1, required=True)
+@click.option("--verify", is_flag=True, help="Only look: exit status 1 if anything is left.")
+@item_option
+@click.pass_obj
+def forget(repo: Path, members: Sequence[str], verify: bool, item: str | None) -> None:
+    """Take all that is kept of MEMBERS out of snapshots, the online store and pushed events.
+
+    Refused while the source of events has them: the next run would bring them back.
+    """
+    with one_line_errors():
+        from activity_embeddings.transformations.forget import forget as run_forget
+        from activity_embeddings.transformations.forget import traces_of
+
+        store = open_store(repo)
+        if not verify:
+            click.echo(f"forgotten, {run_forget(store, members, item)}")
+        left = traces_of(store, members, item)
+        click.echo(f"left, {left}")
+        if left.any:
+            raise InvalidInput(f"expected nothing left. Received: {left}")
+
+
 def open_store(repo: Path) -> FeatureStore:
     """Return the feature store of a feature repo.
 

@@ -96,6 +96,8 @@ class Verdict:
         What is accepted, and what was found.
     says
         What was found, in words.
+    examples
+        What ids look like, where that may be the cause. No record keeps it.
     accepted
         Whether the caller lets it through.
     """
@@ -106,6 +108,7 @@ class Verdict:
     limit: float
     received: float
     says: str
+    examples: str = ""
     accepted: bool = False
 
     @property
@@ -125,11 +128,12 @@ class Verdict:
 
     def facts(self) -> dict[str, Any]:
         """Return what the record of a run keeps."""
-        return {**asdict(self), "passed": self.passed}
+        return {k: v for k, v in asdict(self).items() if k != "examples"} | {"passed": self.passed}
 
     def __str__(self) -> str:
         outcome = "accepted" if self.accepted else "refused" if self.refused else "warning"
-        return f"{self.guard}: {self.says}; expected at most {_percent(self.limit)} ({outcome})"
+        found = f"{self.says}{self.examples}"
+        return f"{self.guard}: {found}; expected at most {_percent(self.limit)} ({outcome})"
 
 
 @dataclass(frozen=True)
@@ -177,11 +181,9 @@ class Judge:
             yield self._verdict(guard, view, abs(new - old) / old, says)
         still = codes_of(single_chunk(active_then, key), single_chunk(active_now, key)) >= 0
         silent = int((~still).sum())
-        says = (
-            f"{silent:,} of {len(still):,} members with activity before have none now"
-            f"{self._examples(single_chunk(active_now, key), single_chunk(active_then, key))}"
-        )
-        yield self._verdict("silent_members", view, silent / len(still), says)
+        says = f"{silent:,} of {len(still):,} members with activity before have none now"
+        examples = _examples(single_chunk(active_now, key), single_chunk(active_then, key))
+        yield self._verdict("silent_members", view, silent / len(still), says, examples)
 
     def vectors(
         self, view: str, key: str, outputs: Sequence[str], now: pa.Table, then: pa.Table
@@ -213,17 +215,21 @@ class Judge:
             says = f"{output} of {turned:,} of {len(both):,} members has turned by over 60 degrees"
             yield self._verdict("turned_rows", view, turned / len(both), says)
 
-    def _verdict(self, guard: str, view: str, received: float, says: str) -> Verdict:
+    def _verdict(
+        self, guard: str, view: str, received: float, says: str, examples: str = ""
+    ) -> Verdict:
         setting: Guard = getattr(self.guards, guard)
         accepted = guard in self.accepted and received > setting.limit
-        return Verdict(guard, view, setting.action, setting.limit, received, says, accepted)
+        return Verdict(
+            guard, view, setting.action, setting.limit, received, says, examples, accepted
+        )
 
-    @staticmethod
-    def _examples(now: pa.Array, then: pa.Array) -> str:
-        """Show how ids look, where all have changed."""
-        if not len(now) or (codes_of(then, now) >= 0).any():
-            return ""
-        return f"; ids are such as {now[0].as_py()!r}, before {then[0].as_py()!r}"
+
+def _examples(now: pa.Array, then: pa.Array) -> str:
+    """Show what ids look like, where all have changed."""
+    if not len(now) or (codes_of(then, now) >= 0).any():
+        return ""
+    return f"; ids are such as {now[0].as_py()!r}, before {then[0].as_py()!r}"
 
 
 _MANY = {"member with activity": "members with activity", "activity": "activities"}
@@ -234,7 +240,7 @@ def require_passed(verdicts: Sequence[Verdict], as_of: int) -> None:
     refused = [verdict for verdict in verdicts if verdict.refused]
     if refused:
         found = "; ".join(
-            f"{v.view}: {v.says}, at most {_percent(v.limit)} expected" for v in refused
+            f"{v.view}: {v.says}{v.examples}, at most {_percent(v.limit)} expected" for v in refused
         )
         accept = " ".join(f"--accept {name}" for name in dict.fromkeys(v.guard for v in refused))
         raise GuardFailed(

@@ -84,6 +84,25 @@ def keep_readable(config: RepoConfig, store: Any) -> None:
     store._get_conn(config).execute("PRAGMA cache_spill = OFF")
 
 
+def delete_rows(
+    config: RepoConfig, store: Any, view: FeatureView, keys: Sequence[EntityKey]
+) -> int:
+    """Delete the rows of keys, free what they took, and return how many there were."""
+    version = config.entity_key_serialization_version
+    table = compute_table_id(
+        config.project, view, config.registry.enable_online_feature_view_versioning
+    )
+    connection, deleted = store._get_conn(config), 0
+    with connection:
+        for key in keys:
+            serialized = [serialize_entity_key(key, version)]
+            where = f"FROM {_quote_id(table)} WHERE entity_key = ?"
+            deleted += bool(connection.execute(f"SELECT 1 {where}", serialized).fetchone())
+            connection.execute(f"DELETE {where}", serialized)
+    connection.execute("VACUUM")
+    return deleted
+
+
 def read_feature(
     config: RepoConfig, store: Any, view: FeatureView, keys: Sequence[EntityKey], feature: str
 ) -> Iterator[tuple[int, Value]]:

@@ -11,26 +11,31 @@ import fcntl
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import TIMESTAMP, require_columns, single_chunk
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput
-from activity_embeddings.transformations.feast_compat.stores import append_offline
+from activity_embeddings.transformations.feast_compat.stores import append_offline, offline_store
 from activity_embeddings.transformations.files import real_path, replace_file
 from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sources import (
     parquet_files,
+    read_ids,
     readable,
     source_label,
     source_of,
 )
+from activity_embeddings.transformations.times import NEVER
 
 LIVE_FILES = "live-*.parquet"
 """The files that were added to a folder of events, among those that were there."""
@@ -64,6 +69,58 @@ def append_events(store: FeatureStore, view: FeatureView, table: pa.Table) -> No
         _add_file(path, files, view, table)
     else:
         _rewrite_file(path, view, table)
+
+
+def source_has(store: FeatureStore, view: FeatureView, members: pa.Array) -> pa.Array:
+    """Return those of some members who have events in the source, beside the files of pushes."""
+    domain = names.DomainNames.of(view.tags)
+    files = parquet_files(store.config, view)
+    if files is None:
+        table = read_ids(store.config, offline_store(store), view, domain.member_id)
+    else:
+        table = replace(files, without=LIVE_FILES).read(
+            source_names(view, [domain.member_id]),
+            ids=[domain.member_id],
+            time=names.EVENT_TIMESTAMP,
+            start=None,
+            end=NEVER,
+        )
+    if not len(table):
+        return members.slice(0, 0)
+    return members.filter(pc.is_in(members, value_set=single_chunk(table, domain.member_id)))
+
+
+class PushedEvents:
+    """The events that pushes have added to a folder of events, each push a file of its own."""
+
+    def __init__(self, store: FeatureStore, view: FeatureView) -> None:
+        member_id = names.DomainNames.of(view.tags).member_id
+        self._column = source_names(view, [member_id])[member_id]
+        files = parquet_files(store.config, view)
+        folder = None if files is None else files.local_path
+        self._files = sorted(folder.glob(LIVE_FILES)) if folder and folder.is_dir() else []
+
+    def count(self, members: pa.Array) -> int:
+        """Return how many events of members there are."""
+        return sum(pc.sum(self._theirs(file, members)).as_py() or 0 for file in self._files)
+
+    def forget(self, members: pa.Array) -> int:
+        """Take events of members out; return how many there were."""
+        forgotten = 0
+        for file in self._files:
+            theirs = self._theirs(file, members)
+            count = pc.sum(theirs).as_py() or 0
+            if count == len(theirs):
+                file.unlink()
+            elif count:
+                kept = pq.read_table(file, partitioning=None).filter(pc.invert(theirs))
+                replace_file(file, partial(pq.write_table, kept))
+            forgotten += count
+        return forgotten
+
+    def _theirs(self, file: Path, members: pa.Array) -> pa.ChunkedArray:
+        column = pq.read_table(file, columns=[self._column], partitioning=None).column(0)
+        return pc.is_in(column.cast(members.type), value_set=members)
 
 
 def _add_file(folder: Path, files: ParquetFiles, view: FeatureView, table: pa.Table) -> None:

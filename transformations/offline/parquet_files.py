@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -76,11 +77,14 @@ class ParquetFiles:
         Folder of the feature repo, in which a relative path lies.
     label
         What errors call the source.
+    without
+        Pattern of names of files that are left out; empty for none.
     """
 
     source: FileSource
     repo: Path | None
     label: str
+    without: str = ""
 
     @property
     def local_path(self) -> Path | None:
@@ -240,7 +244,7 @@ class ParquetFiles:
         filesystem, _ = self._root
         fragments = []
         for path in self._found:
-            if self._hidden(path):
+            if self._hidden(path) or fnmatch(Path(path).name, self.without):
                 continue
             fragment = _FORMAT.make_fragment(path, filesystem)
             try:

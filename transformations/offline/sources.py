@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 from feast import FeatureView, FileSource, RepoConfig
@@ -32,7 +32,7 @@ from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles, is_parquet
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
-from activity_embeddings.transformations.times import ALWAYS, to_datetime
+from activity_embeddings.transformations.times import ALWAYS, to_datetime, to_us
 
 READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether
@@ -86,6 +86,14 @@ def read_events(
     time = time_column(table, names.EVENT_TIMESTAMP, label)
     inside = table.filter(pa.array((time >= start) & (time < end)))
     return ActivityEvents.from_arrow(inside, spec, source=label, domain=domain)
+
+
+def read_ids(
+    config: RepoConfig, store: type[OfflineStore] | OfflineStore, view: FeatureView, column: str
+) -> pa.Table:
+    """Return a column of ids of all events up to tomorrow."""
+    tomorrow = to_us(datetime.now(UTC) + timedelta(days=1))
+    return _pull(config, store, view, [column], None, tomorrow, ids=[column])
 
 
 def declared_event_ids(view: FeatureView) -> pa.DataType | None:

@@ -14,6 +14,7 @@ from feast import FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.online.base import Given, Row, RowMerge, Stored
 
 ROWS_AT_ONCE = 10_000
@@ -54,6 +55,19 @@ class AnyRows:
     def write(self, view: FeatureView, rows: Sequence[Row]) -> None:
         """See `RowStore.write`."""
         self._store.online_write_batch(self.config, view, list(rows), None)
+
+    @property
+    def deletes(self) -> bool:
+        """See `RowStore.deletes`."""
+        return False
+
+    def delete(self, view: FeatureView, keys: Sequence[EntityKey]) -> int:
+        """See `RowStore.delete`."""
+        raise InvalidInput(
+            f"online store {self.config.online_store.type}: expected one whose rows can be "
+            "deleted: sqlite or Redis. Received: one for which Feast has no way; delete the rows "
+            f"of {view.name} by the means of the store"
+        )
 
     def update(
         self,

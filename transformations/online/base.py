@@ -82,6 +82,19 @@ class RowStore(Protocol):
     def write(self, view: FeatureView, rows: Sequence[Row]) -> None:
         """Put rows into the place of stored ones, newer ones too."""
 
+    @property
+    def deletes(self) -> bool:
+        """Whether `delete` is there; Feast itself has no way to delete a row."""
+
+    def delete(self, view: FeatureView, keys: Sequence[EntityKey]) -> int:
+        """Take rows out of the store, so that none of their bytes is left; return how many.
+
+        Raises
+        ------
+        InvalidInput
+            The store has no way to that is known here.
+        """
+
     def update(
         self,
         view: FeatureView,

@@ -14,6 +14,7 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
 from activity_embeddings.transformations.feast_compat.sqlite import (
     database_of,
+    delete_rows,
     keep_readable,
     read_feature,
 )
@@ -32,6 +33,16 @@ class SqliteRows(AnyRows):
         """
         self._store.update(self.config, [], list(views), [], [], partial=True)
         keep_readable(self.config, self._store)
+
+    @property
+    def deletes(self) -> bool:
+        """See `RowStore.deletes`."""
+        return True
+
+    def delete(self, view: FeatureView, keys: Sequence[EntityKey]) -> int:
+        """See `RowStore.delete`. The file is written anew: free pages keep what was in them."""
+        with self._alone():
+            return delete_rows(self.config, self._store, view, keys)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

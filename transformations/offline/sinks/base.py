@@ -91,8 +91,13 @@ class SnapshotSink(Protocol):
         counts.
         """
 
+    def count_members(self, column: str, ids: pa.Array) -> int:
+        """Return how many rows `delete_members` would take out."""
+
     def delete_members(self, column: str, ids: pa.Array) -> int:
         """Take the rows of some members, or items, out of every committed snapshot.
+
+        A snapshot without such a column has none of them.
 
         Parameters
         ----------
@@ -112,6 +117,9 @@ class SnapshotSink(Protocol):
 
     def other_versions(self) -> Sequence[SnapshotSink]:
         """Return the sinks of the other versions of the view, which share its online table."""
+
+    def beside(self) -> Sequence[SnapshotSink]:
+        """Return every sink in the same place, of any view, this one too if it is there."""
 
     def published(self, store: str) -> int | None:
         """Return up to which as-of time the online store `store` has followed, None if unknown."""

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from feast import FileSource, RepoConfig
 from feast.data_source import DataSource
 
+from activity_embeddings.transformations.arrow import single_chunk
 from activity_embeddings.transformations.errors import AlreadyRunning, InvalidInput
 from activity_embeddings.transformations.files import (
     flush,
@@ -147,21 +148,31 @@ class FolderSink:
         """See `SnapshotSink.together`; folders are seen one after the other."""
         return nullcontext()
 
+    def count_members(self, column: str, ids: pa.Array) -> int:
+        """See `SnapshotSink.count_members`."""
+        return sum(theirs.true_count for _, theirs in self._rows_of(column, ids))
+
     def delete_members(self, column: str, ids: pa.Array) -> int:
         """See `SnapshotSink.delete_members`; a snapshot is written anew if it has such rows."""
         deleted = 0
-        for as_of in self.committed():
-            there = pc.is_in(self.read(as_of, [column]).column(column), value_set=ids)
-            count = pc.sum(there).as_py()
-            if count:
-                kept = self.read(as_of).filter(pc.invert(there))
-                writer = self.staging.writer(as_of, self.facts(as_of))
-                for batch in kept.combine_chunks().to_batches() or [_no_rows(kept.schema)]:
-                    writer.write(batch)
-                writer.close()
-                self.commit(as_of)
-                deleted += count
+        for as_of, theirs in self._rows_of(column, ids):
+            kept = self.read(as_of).filter(pc.invert(theirs))
+            writer = self.staging.writer(as_of, self.facts(as_of))
+            for batch in kept.combine_chunks().to_batches() or [_no_rows(kept.schema)]:
+                writer.write(batch)
+            writer.close()
+            self.commit(as_of)
+            deleted += theirs.true_count
         return deleted
+
+    def _rows_of(self, column: str, ids: pa.Array) -> Iterator[tuple[int, pa.BooleanArray]]:
+        """Yield the snapshots that have rows of some members, and which these are."""
+        for as_of in self.committed():
+            if column in pq.read_schema(self.file(as_of)).names:
+                there = single_chunk(self.read(as_of, [column]), column)
+                theirs = pc.is_in(there, value_set=ids)
+                if theirs.true_count:
+                    yield as_of, theirs
 
     def expire(self, before: int) -> list[int]:
         """See `SnapshotSink.expire`."""
@@ -180,6 +191,12 @@ class FolderSink:
             for folder in folders
             if folder.is_dir() and not folder.name.startswith(".") and folder != self.path
         ]
+
+    def beside(self) -> Sequence[FolderSink]:
+        """See `SnapshotSink.beside`: folders of snapshots, each in the folder of its view."""
+        found = sorted(self.path.parent.parent.glob(f"*/*/{PARTITION}*/{FILE}"))
+        folders = dict.fromkeys(file.parent.parent for file in found)
+        return [FolderSink(folder) for folder in folders]
 
     def published(self, store: str) -> int | None:
         """See `SnapshotSink.published`."""

@@ -190,7 +190,9 @@ def test_silent_members_have_rows_with_nothing_in_them(sink):
 def test_deleted_members_are_in_no_snapshot_and_may_come_back(sink, place):
     for day in range(3):
         publish(sink, T + day * DAY, rows(MEMBERS.slice(day), T + day * DAY))
+    assert sink.count_members("member_id", pa.array([1, 3, 77], pa.int64())) == 5
     assert sink.delete_members("member_id", pa.array([1, 3, 77], pa.int64())) == 5
+    assert sink.count_members("member_id", pa.array([1, 3, 77], pa.int64())) == 0
     for day in range(3):
         left = [m for m in MEMBERS.slice(day).to_pylist() if m not in (1, 3)]
         assert sink.read(T + day * DAY).column("member_id").to_pylist() == left
@@ -234,6 +236,24 @@ def test_other_versions_of_a_view_are_known_and_those_of_other_views_are_not(sin
     for other in sink.other_versions():
         other.forget_published()
     assert [each.published("sqlite:a") for each in (sink, second, similar)] == [T, None, T]
+
+
+def test_every_sink_of_the_place_is_found(sink, place):
+    others = [
+        place.sink("job_activity_sequence", "1"),
+        place.sink("job_activity_embedding_cnn", "2"),
+    ]
+    assert list(sink.beside()) == []
+    for each in (sink, *others):
+        publish(each, T, rows(MEMBERS))
+    assert set(sink.beside()) == {sink, *others} == set(others[0].beside())
+
+
+def test_what_has_no_such_column_is_left_alone(sink):
+    publish(sink, T, rows(MEMBERS))
+    assert sink.count_members("item_id", MEMBERS) == 0
+    assert sink.delete_members("item_id", MEMBERS) == 0
+    assert sink.read(T).to_pylist() == rows(MEMBERS).to_pylist()
 
 
 def test_facts_of_another_model_are_refused(sink):

@@ -1,0 +1,174 @@
+"""Forget members: take all that is kept of them out of the snapshots, the online store and pushes.
+
+The source of events is the user's own, and is not touched. While it still has a member's events,
+the next run would bring the member back, so that this is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pyarrow as pa
+from feast import FeatureStore, FeatureView
+from feast.types import String
+
+from activity_embeddings.transformations.batch.record import forget_messages, records_folder
+from activity_embeddings.transformations.definitions.registered import (
+    RegisteredDomain,
+    registered_domain,
+    registered_domains,
+)
+from activity_embeddings.transformations.errors import InvalidInput, quote
+from activity_embeddings.transformations.offline.event_log import PushedEvents, source_has
+from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
+from activity_embeddings.transformations.offline.sinks.places import sink_of
+from activity_embeddings.transformations.offline.sources import source_label
+from activity_embeddings.transformations.online.base import RowStore
+from activity_embeddings.transformations.online.protobuf import entity_keys
+from activity_embeddings.transformations.online.stores import row_store_of
+from activity_embeddings.transformations.wording import counted
+
+
+@dataclass
+class Traces:
+    """Rows that are kept of members, or were.
+
+    Attributes
+    ----------
+    members
+        How many members were looked for.
+    snapshots
+        Rows of snapshots, of all versions and of views that are no longer defined, too.
+    online
+        Rows of the online store.
+    pushed
+        Pushed events.
+    source
+        Members who have events in the source.
+    """
+
+    members: int
+    snapshots: int = 0
+    online: int = 0
+    pushed: int = 0
+    source: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.snapshots or self.online or self.pushed or self.source)
+
+    def __str__(self) -> str:
+        return (
+            f"{counted(self.members, 'member')}: {counted(self.snapshots, 'row')} of snapshots, "
+            f"{counted(self.online, 'row')} online, {counted(self.pushed, 'pushed event')}, "
+            f"{counted(self.source, 'member')} in the source of events"
+        )
+
+
+def forget(store: FeatureStore, members: Sequence[int | str], item: str | None = None) -> Traces:
+    """Take all that is kept of members out of the stores; return what there was.
+
+    Beside rows, messages of failed runs are taken out of their records, since they may name a
+    member. What was trained or evaluated, and what others copied, is not touched.
+
+    Parameters
+    ----------
+    store
+        The feature store, after `feast apply`.
+    members
+        Ids, of the type of the member's entity; as text, integers are parsed.
+    item
+        Name of the item's entity, for one domain alone; all domains unless said.
+
+    Raises
+    ------
+    InvalidInput
+        An id is of another type, the source of events still has one of them, or the online store
+        has no way to delete rows. Nothing was changed.
+    AlreadyRunning
+        A run is under way.
+    """
+    domains, rows = _domains(store, item), row_store_of(store)
+    traces = Traces(len(set(members)))
+    with ExitStack() as stack:
+        for domain in domains:
+            ids = _ids(domain, members)
+            _require_gone(store, domain, ids)
+            if not rows.deletes:
+                rows.delete(domain.sequence, [])
+            stack.enter_context(sink_of(domain.sequence, store.config).locked())
+        for domain in domains:
+            ids = _ids(domain, members)
+            # What is pushed goes first: it would come back with the next batch run.
+            traces.pushed += PushedEvents(store, domain.events).forget(ids)
+            for sink in _sinks(store, domain):
+                sink.staging.clear()
+                traces.snapshots += sink.delete_members(domain.names.member_id, ids)
+            for view in _views(domain):
+                traces.online += rows.delete(view, entity_keys(view, ids))
+    forget_messages(records_folder(store.config))
+    return traces
+
+
+def traces_of(store: FeatureStore, members: Sequence[int | str], item: str | None = None) -> Traces:
+    """Look for all that is kept of members; see `forget`."""
+    rows = row_store_of(store)
+    traces = Traces(len(set(members)))
+    for domain in _domains(store, item):
+        ids = _ids(domain, members)
+        traces.source += len(source_has(store, domain.events, ids))
+        traces.pushed += PushedEvents(store, domain.events).count(ids)
+        for sink in _sinks(store, domain):
+            traces.snapshots += sink.count_members(domain.names.member_id, ids)
+        traces.online += sum(_online(rows, domain, ids))
+    return traces
+
+
+def _domains(store: FeatureStore, item: str | None) -> list[RegisteredDomain]:
+    if item is None and len(found := registered_domains(store)) > 1:
+        return found
+    return [registered_domain(store, item)]
+
+
+def _ids(domain: RegisteredDomain, members: Sequence[int | str]) -> pa.Array:
+    """Return members as ids of a domain, each once."""
+    (column,) = domain.sequence.entity_columns
+    if column.dtype == String:
+        return pa.array(dict.fromkeys(str(member) for member in members), pa.string())
+    try:
+        return pa.array(dict.fromkeys(int(member) for member in members), pa.int64())
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(
+            f"{domain.names.member_id}: expected ids that are int64. "
+            f"Received: {', '.join(map(quote, members))}"
+        ) from error
+
+
+def _require_gone(store: FeatureStore, domain: RegisteredDomain, ids: pa.Array) -> None:
+    still = source_has(store, domain.events, ids)
+    if len(still):
+        raise InvalidInput(
+            f"{source_label(domain.events)}: expected no events of the members to forget, with "
+            "which the next run would bring them back. Received: events of "
+            f"{', '.join(map(quote, still.to_pylist()[:5]))}"
+            f"{' and others' if len(still) > 5 else ''}. Take them out of the source first"
+        )
+
+
+def _sinks(store: FeatureStore, domain: RegisteredDomain) -> list[SnapshotSink]:
+    """Return every sink that may hold members: of views that are no longer defined, too."""
+    found = [sink_of(view, store.config) for view in _views(domain)]
+    return list(dict.fromkeys([*found, *(other for sink in found for other in sink.beside())]))
+
+
+def _views(domain: RegisteredDomain) -> list[FeatureView]:
+    return [domain.sequence, *domain.embeddings]
+
+
+def _online(rows: RowStore, domain: RegisteredDomain, ids: pa.Array) -> Iterator[int]:
+    for view in _views(domain):
+        stored = rows.read(view, entity_keys(view, ids))
+        yield sum(moment is not None for moment, _ in stored)
