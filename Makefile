@@ -31,11 +31,11 @@ evaluate: $(VENV)/installed
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed
-	tools/system-packages.sh redis-server chromium libgomp1
+	tools/system-packages.sh redis-server postgresql chromium libgomp1
 	$(PYTEST)
 
 test-fast: $(VENV)/installed
-	$(PYTEST) -m "not slow and not process and not redis and not browser"
+	$(PYTEST) -m "not slow and not process and not redis and not postgres and not browser"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

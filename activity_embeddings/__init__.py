@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from activity_embeddings.transformations.contract.activity_model import ActivityModel
     from activity_embeddings.transformations.definitions.domain import ActivityDomain
+    from activity_embeddings.transformations.definitions.snapshot_source import PostgreSQLSnapshots
     from activity_embeddings.transformations.definitions.tags import vector_spec_of
     from activity_embeddings.transformations.definitions.views import (
         activity_view,
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
     from activity_embeddings.transformations.offline.duckdb import (
         OrderedDuckDBOfflineStore,
         OrderedDuckDBOfflineStoreConfig,
+    )
+    from activity_embeddings.transformations.offline.postgres_store import (
+        OrderedPostgreSQLOfflineStore,
+        OrderedPostgreSQLOfflineStoreConfig,
     )
     from activity_embeddings.transformations.online.push import SequenceWriter
     from activity_embeddings.transformations.serving.entity_rows import entity_rows
@@ -84,7 +89,10 @@ __all__ = [
     "OrderedDaskOfflineStoreConfig",
     "OrderedDuckDBOfflineStore",
     "OrderedDuckDBOfflineStoreConfig",
+    "OrderedPostgreSQLOfflineStore",
+    "OrderedPostgreSQLOfflineStoreConfig",
     "Period",
+    "PostgreSQLSnapshots",
     "SequenceWriter",
     "StoreUnreachable",
     "ThreadedSqliteOnlineStore",
@@ -116,6 +124,7 @@ _MODULE_OF = {
     "ActivitySpec": "transformations.spec",
     "ItemVectorSpec": "transformations.spec",
     "ActivityDomain": "transformations.definitions.domain",
+    "PostgreSQLSnapshots": "transformations.definitions.snapshot_source",
     "activity_view": "transformations.definitions.views",
     "encoded_vector_view": "transformations.definitions.views",
     "posting_view": "transformations.definitions.views",
@@ -128,6 +137,8 @@ _MODULE_OF = {
     "OrderedDaskOfflineStoreConfig": "transformations.offline.dask",
     "OrderedDuckDBOfflineStore": "transformations.offline.duckdb",
     "OrderedDuckDBOfflineStoreConfig": "transformations.offline.duckdb",
+    "OrderedPostgreSQLOfflineStore": "transformations.offline.postgres_store",
+    "OrderedPostgreSQLOfflineStoreConfig": "transformations.offline.postgres_store",
     "ThreadedSqliteOnlineStore": "transformations.feast_compat.sqlite",
     "ThreadedSqliteOnlineStoreConfig": "transformations.feast_compat.sqlite",
     # Serving and live updates; `embed_request` is named in the registry.
@@ -161,7 +172,13 @@ _MODULE_OF = {
     "StoreUnreachable": "transformations.errors",
 }
 
-_EXTRA_OF = {"evaluate": "evaluate", "train": "train", "tune": "train"}
+_EXTRA_OF = {
+    "OrderedPostgreSQLOfflineStore": "postgres",
+    "OrderedPostgreSQLOfflineStoreConfig": "postgres",
+    "evaluate": "evaluate",
+    "train": "train",
+    "tune": "train",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,8 +17,19 @@ from support.core_only import link_core
 from support.feast_repo import PROJECT
 from support.processes import COMMAND
 
-MODULE_OF = {"scikit-learn": "sklearn"}
-NEED = {"train": "train", "tune": "train", "evaluate": "evaluate"}
+MODULE_OF = {"scikit-learn": "sklearn", "adbc-driver-postgresql": "adbc_driver_postgresql"}
+NEED = {
+    "train": "train",
+    "tune": "train",
+    "evaluate": "evaluate",
+    "OrderedPostgreSQLOfflineStore": "postgres",
+    "OrderedPostgreSQLOfflineStoreConfig": "postgres",
+}
+LACKS = {
+    "train": {"optuna": True, "lightgbm": False},
+    "evaluate": {"optuna": True, "lightgbm": True},
+    "postgres": {"psycopg": True, "optuna": False},
+}
 DATES = ["--from", "2024-03-01", "--validate-from", "2024-03-02", "--until", "2024-03-03"]
 RANKER = ["--rank-from", "2024-03-01", "--test-from", "2024-03-02", "--until", "2024-03-03"]
 
@@ -56,6 +67,7 @@ def test_the_modules_of_an_extra_are_those_that_it_installs():
     assert declared["evaluate"][0] == "activity-embeddings[train]"
     declared["evaluate"][:1] = declared["train"]
     declared["redis"] = [re.sub(r"feast\[(.*)\]", r"\1", name) for name in declared["redis"]]
+    declared["postgres"] = ["psycopg", "psycopg_pool", *declared["postgres"][1:]]  # as Feast has it
     for extra, modules in MODULES.items():
         assert sorted(modules) == sorted(MODULE_OF.get(name, name) for name in declared[extra])
     assert set(MODULES) | {"all", "dev", "docs"} == set(declared)
@@ -84,7 +96,27 @@ def test_a_public_name_says_which_extra_it_needs(core, name, extra):
     done = core(code)
     assert done.stdout.startswith(f"True activity_embeddings.{name}: expected"), done.stderr
     assert done.stdout.endswith(f"Run pip install 'activity-embeddings[{extra}]'\n")
-    assert ("lightgbm" in done.stdout) == (extra == "evaluate") and "optuna" in done.stdout
+    for package, named in LACKS[extra].items():
+        assert (package in done.stdout) == named
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "a.PostgreSQLSnapshots().source('view', '1', None)",
+        "from activity_embeddings.transformations.extras import require_extra\n"
+        "    require_extra('postgres', 'snapshots in PostgreSQL')",
+    ],
+)
+def test_snapshots_in_postgres_say_which_extra_they_need(core, statement):
+    code = (
+        f"import activity_embeddings as a\ntry:\n    {statement}\n"
+        "except a.MissingExtra as error: print(error)\n"
+    )
+    done = core(code)
+    assert done.stdout.startswith("snapshots in PostgreSQL: expected the packages"), done.stderr
+    assert done.stdout.endswith("Run pip install 'activity-embeddings[postgres]'\n")
 
 
 @pytest.mark.process

@@ -12,6 +12,7 @@ MODULES = {
     "train": _TRAIN,
     "evaluate": (*_TRAIN, "jinja2", "lightgbm"),
     "redis": ("redis",),
+    "postgres": ("adbc_driver_postgresql", "psycopg", "psycopg_pool"),
 }
 """Modules that the core does without, by the extra that installs them."""
 

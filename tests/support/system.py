@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+# Debian keeps what starts a server out of PATH.
+POSTGRES = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin", "/usr/pgsql-*/bin")
 REQUIRED = "REQUIRE_SYSTEM_PACKAGES"
 """Environment variable: where it is set, nothing is left out; what is missing is an error."""
 
@@ -31,6 +33,7 @@ def missing() -> list[Need]:
     """Return what the system lacks."""
     needs = [
         Need("redis-server", bool(shutil.which("redis-server")), mark="redis"),
+        Need("postgresql", bool(postgres_program("initdb")), mark="postgres"),
         Need("chromium", any(map(shutil.which, CHROMIUM)), mark="browser"),
         # LightGBM cannot be imported without, so these modules are not even read.
         Need(
@@ -46,3 +49,12 @@ def left_out(path: Path, tests: Path) -> bool:
     """Return whether a file is in a folder whose tests are left out."""
     folders = [tests / folder for need in missing() for folder in need.folders]
     return any(path.is_relative_to(folder) for folder in folders)
+
+
+def postgres_program(name: str) -> str | None:
+    """Return the path of one of the server's programs, None where it is not installed."""
+    found = shutil.which(name)
+    if found:
+        return str(Path(found).resolve())
+    matches = [path for folder in POSTGRES for path in Path("/").glob(f"{folder[1:]}/{name}")]
+    return str(max(matches)) if matches else None

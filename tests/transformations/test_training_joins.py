@@ -14,10 +14,13 @@ from support.feast_repo import (
     small_repo,
     us,
 )
+from support.postgres_repo import move_to_postgres
+from support.postgres_server import postgres_server
 
 pytestmark = pytest.mark.slow
 
 DUCKDB = "activity_embeddings.OrderedDuckDBOfflineStore"
+POSTGRES = "activity_embeddings.OrderedPostgreSQLOfflineStore"
 DASK = "activity_embeddings.OrderedDaskOfflineStore"
 TTL = 28 * US_PER_DAY
 VIEWS = {
@@ -37,8 +40,28 @@ def repo(tmp_path_factory, models):
     return repo
 
 
-@pytest.fixture(params=[DUCKDB, DASK], ids=["duckdb", "dask"])
+@pytest.fixture(scope="module")
+def in_postgres(tmp_path_factory, models):
+    """The same in PostgreSQL."""
+    with postgres_server() as database:
+        repo = small_repo(tmp_path_factory.mktemp("joins") / "postgres", models)
+        move_to_postgres(repo, database, POSTGRES)
+        repo.publish(at(0), at(4))
+        yield repo
+
+
+STORES = [
+    pytest.param(DUCKDB, id="duckdb"),
+    pytest.param(DASK, id="dask"),
+    pytest.param(POSTGRES, id="postgres", marks=pytest.mark.postgres),
+]
+
+
+@pytest.fixture(params=STORES)
 def store(request, repo):
+    if request.param == POSTGRES:
+        yield request.getfixturevalue("in_postgres").store
+        return
     if request.param == DASK:
         repo.edit("feature_store.yaml", DUCKDB, DASK)
     yield repo.store
@@ -210,6 +233,8 @@ def test_a_label_without_key_has_no_value(store, labels):
 def test_a_saved_dataset_holds_the_join(store, labels, tmp_path):
     job = store.get_historical_features(labels, FEATURES)
     assert set(job.metadata.keys) == set(labels.columns) - {"event_timestamp"}
+    if store.config.offline_store.type == POSTGRES:
+        return
     path = tmp_path / "labels.parquet"
     store.create_saved_dataset(job, f"labels_{id(store)}", SavedDatasetFileStorage(str(path)))
     kept = pq.read_table(path)

@@ -51,6 +51,7 @@ from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.offline.sources import (
     count_hidden_files,
+    earliest_time,
     key_of,
     parquet_files,
     read_events,
@@ -370,8 +371,7 @@ class Snapshots:
         context, plan, events = self._context, self._plan, self._events
         vector_view = context.source_view(plan.view, Role.VECTORS, plan.tasks[0])
         spec = spec_of(plan.view)
-        earliest = None if self._files is None else self._files.earliest()
-        cutoffs = plan.cutoffs(context.schedule, earliest)
+        cutoffs = plan.cutoffs(context.schedule, earliest_time(context.config, events))
         targets = [
             EmbeddingTarget(
                 registered_model(

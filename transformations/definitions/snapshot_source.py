@@ -16,9 +16,11 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.definitions.store_config import (
     require_engine,
     require_every_label,
+    require_files,
     require_own_connections,
 )
 from activity_embeddings.transformations.definitions.tags import within_repo
+from activity_embeddings.transformations.extras import require_extra
 
 Check: TypeAlias = Callable[[RepoConfig], None]
 """Raises `InvalidInput` where what a view is made of cannot be used."""
@@ -54,6 +56,34 @@ class FolderSnapshots:
             file_format=ParquetFormat(),
             **definition,
         )
+
+
+@dataclass(frozen=True)
+class PostgreSQLSnapshots:
+    """Tables of a schema in PostgreSQL: `<schema>.<view>_v<version>`.
+
+    In the database of `offline_store` in feature_store.yaml, which is Feast's PostgreSQL store.
+
+    Parameters
+    ----------
+    schema
+        Its name; created by the first `feast materialize` if it is not there.
+    """
+
+    schema: str = "activity_embeddings"
+
+    def source(self, view: str, version: str, repo: Path, **definition: Any) -> DataSource:
+        """See `SnapshotPlace.source`.
+
+        Raises
+        ------
+        InvalidInput
+            The name of a table cannot be made of the view and its version.
+        """
+        require_extra("postgres", "snapshots in PostgreSQL")
+        from activity_embeddings.transformations.definitions.postgres_source import table_source
+
+        return table_source(self.schema, view, version, **definition)
 
 
 Snapshots: TypeAlias = Path | SnapshotPlace | None
@@ -123,3 +153,8 @@ class CheckedSource(_Source):
 
 class FolderSource(CheckedSource, FileSource):
     """A folder of snapshots."""
+
+    def validate(self, config: RepoConfig) -> None:
+        """See `CheckedSource.validate`; the offline store has to join files."""
+        require_files(config)
+        super().validate(config)

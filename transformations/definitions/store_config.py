@@ -21,6 +21,9 @@ DASK_STORE = "activity_embeddings.OrderedDaskOfflineStore"
 SQLITE_STORE = "activity_embeddings.ThreadedSqliteOnlineStore"
 DUCKDB_STORE = "activity_embeddings.OrderedDuckDBOfflineStore"
 
+POSTGRES_STORE = "activity_embeddings.OrderedPostgreSQLOfflineStore"
+
+_POSTGRES_SETTINGS = "feast.infra.utils.postgres.postgres_config.PostgreSQLConfig"
 _SHARES_A_CONNECTION = ("sqlite", "feast.infra.online_stores.sqlite.SqliteOnlineStore")
 _LOSES_LABELS = ("dask", "file", "feast.infra.offline_stores.dask.DaskOfflineStore")
 
@@ -44,8 +47,39 @@ def _is_engine(kind: str) -> bool:
         found = getattr(import_module(module), name, None) if module else None
     except ImportError:
         return False
-    classes = found.__mro__ if isinstance(found, type) else ()
-    return _ENGINE_CLASS in [f"{each.__module__}.{each.__qualname__}" for each in classes]
+    return isinstance(found, type) and _is_kind(found, _ENGINE_CLASS)
+
+
+def _is_kind(found: type, name: str) -> bool:
+    """Return whether a class is that of a name, or a subclass of it."""
+    return name in [f"{each.__module__}.{each.__qualname__}" for each in found.__mro__]
+
+
+def joins_postgres(config: RepoConfig) -> bool:
+    """Return whether the offline store joins tables of PostgreSQL."""
+    return _is_kind(type(config.offline_store), _POSTGRES_SETTINGS)
+
+
+def require_postgres(config: RepoConfig) -> None:
+    """Raise `InvalidInput` unless the offline store joins snapshots in PostgreSQL."""
+    if not joins_postgres(config):
+        raise InvalidInput(
+            "feature_store.yaml: expected an offline store that joins snapshots in PostgreSQL, "
+            f"where `snapshots=PostgreSQLSnapshots()` keeps them. Received: "
+            f"{config.offline_store.type}. Set `type: {POSTGRES_STORE}`, with the connection, "
+            "under `offline_store`"
+        )
+
+
+def require_files(config: RepoConfig) -> None:
+    """Raise `InvalidInput` if the offline store joins no snapshots in files."""
+    if joins_postgres(config):
+        raise InvalidInput(
+            "feature_store.yaml: expected an offline store that joins snapshots in files, which "
+            f"are kept there unless `snapshots=` says otherwise. Received: "
+            f"{config.offline_store.type}. Give ActivityDomain, and every view of vectors that an "
+            "encoder makes, `snapshots=PostgreSQLSnapshots()`"
+        )
 
 
 def require_every_label(config: RepoConfig) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 from feast import FeatureView, FileSource, RepoConfig
@@ -27,6 +28,7 @@ from activity_embeddings.transformations.arrow import (
     time_column,
 )
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput, first_line
+from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.names import DomainNames, Tag
 from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles, is_parquet
@@ -34,6 +36,15 @@ from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import ALWAYS, to_datetime, to_us
 
+if TYPE_CHECKING:
+    from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+        PostgreSQLSource,
+    )
+
+    from activity_embeddings.transformations.offline.postgres_tables import PostgresTable
+
+POSTGRES_SOURCE = "PostgreSQLSource"
+"""Name of the class: with the class comes a driver, which only the extra installs."""
 READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether
 interval ends belong to it and in which zone they compare."""
@@ -115,10 +126,10 @@ def event_ids_of(config: RepoConfig, view: FeatureView) -> pa.DataType | None:
         return declared
     event_id = DomainNames.of(view.tags).event_id
     column = source_names(view, [event_id])[event_id]
-    files = parquet_files(config, view)
-    if files is None:
+    stored = parquet_files(config, view) or postgres_table(config, view)
+    if stored is None:
         return pa.null() if column in source_columns(config, view) else None
-    kind = files.type_of(column)
+    kind = stored.type_of(column)
     if kind is None or pa.types.is_null(kind):
         return kind
     return pa.int64() if pa.types.is_integer(kind) else pa.string()
@@ -234,6 +245,23 @@ def parquet_files(config: RepoConfig, view: FeatureView) -> ParquetFiles | None:
     return ParquetFiles(source, config.repo_path, source_label(view))
 
 
+def postgres_table(config: RepoConfig, view: FeatureView) -> PostgresTable | None:
+    """Return the table or query of a view's source, None for a source that is not PostgreSQL's."""
+    source = source_of(view)
+    if POSTGRES_SOURCE not in [kind.__qualname__ for kind in type(source).__mro__]:
+        return None
+    require_extra("postgres", source_label(view))
+    from activity_embeddings.transformations.offline.postgres_tables import PostgresTable
+
+    return PostgresTable(cast("PostgreSQLSource", source), config, source_label(view))
+
+
+def earliest_time(config: RepoConfig, view: FeatureView) -> int | None:
+    """Return the first time of a source, microseconds since the epoch, None where it is untold."""
+    stored = parquet_files(config, view) or postgres_table(config, view)
+    return None if stored is None else stored.earliest()
+
+
 def count_hidden_files(config: RepoConfig, *views: FeatureView) -> int:
     """Return how many parquet files of sources are not read; see `parquet_files`."""
     sources = [parquet_files(config, view) for view in views]
@@ -245,6 +273,9 @@ def source_columns(config: RepoConfig, view: FeatureView) -> dict[str, str]:
     files = parquet_files(config, view)
     if files is not None:
         return {field.name: str(field.type) for field in files.schema()}
+    table = postgres_table(config, view)
+    if table is not None:
+        return table.columns
     with readable(view):
         return dict(source_of(view).get_table_column_names_and_types(config))
 
@@ -258,7 +289,9 @@ def check_columns(
     lists: Sequence[str] = (),
     optional_ids: Sequence[str] = (),
 ) -> None:
-    """Check the columns of a source that are cheap to look at: of parquet files, by a footer.
+    """Check the columns of a source that are cheap to look at.
+
+    Of parquet files by a footer, in PostgreSQL by what it says of a table or query.
 
     Parameters
     ----------
@@ -274,29 +307,33 @@ def check_columns(
     Raises
     ------
     InvalidInput
-        There is no such file, or a column is missing or of another type.
+        There is no such source, or a column is missing or of another type.
     """
-    files = parquet_files(config, view)
-    if files is None:
+    stored = parquet_files(config, view) or postgres_table(config, view)
+    if stored is None:
         return
+    there = source_columns(config, view)
     label = source_label(view)
     called = source_names(view, [*ids, *texts, *lists, *optional_ids, names.EVENT_TIMESTAMP])
-    schema = files.schema()
     optional = {called[name] for name in optional_ids}
     declared = {column.name: column.dtype for column in [*view.entity_columns, *view.features]}
-    require_columns(schema.names, [c for c in called.values() if c not in optional], label)
+    require_columns(there, [c for c in called.values() if c not in optional], label)
 
     def require(column: str, suits: bool, expected: str) -> None:
         if not suits:
             raise InvalidInput(
-                f"{label}: column {column!r} should be {expected}. "
-                f"Received: {schema.field(column).type}"
+                f"{label}: column {column!r} should be {expected}. Received: {there[column]}"
             )
 
     for name, column in called.items():
-        if column not in schema.names:
+        if column not in there:
             continue
-        kind = schema.field(column).type
+        kind = stored.type_of(column)
+        if kind is None:
+            raise InvalidInput(
+                f"{label}: column {column!r} should be of a type that can be read. "
+                f"Received: {there[column]}"
+            )
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if pa.types.is_null(kind):
             continue  # As pandas writes a column without values.
@@ -350,6 +387,11 @@ def _pull(
         return files.read(
             wanted, ids=ids, time=names.EVENT_TIMESTAMP, start=start, end=end, optional=optional
         )
+    table = postgres_table(config, view)
+    if table is not None:
+        return table.read(
+            wanted, ids=ids, time=names.EVENT_TIMESTAMP, start=start, end=end, optional=optional
+        )
     there = source_columns(config, view)
     for name in optional:
         if wanted[name] not in there:
@@ -357,7 +399,7 @@ def _pull(
     require_columns(there, [*wanted.values(), source.timestamp_field], source_label(view))
     join_key, *features = wanted.values()
     with readable(view):
-        table = store.pull_all_from_table_or_query(
+        pulled = store.pull_all_from_table_or_query(
             config=config,
             data_source=source,
             join_key_columns=[join_key],
@@ -368,7 +410,7 @@ def _pull(
         ).to_arrow()
     names_of = {theirs: ours for ours, theirs in wanted.items()}
     names_of[source.timestamp_field] = names.EVENT_TIMESTAMP
-    return table.rename_columns([names_of.get(name, name) for name in table.column_names])
+    return pulled.rename_columns([names_of.get(name, name) for name in pulled.column_names])
 
 
 @contextmanager

@@ -97,7 +97,7 @@ class SnapshotSink(Protocol):
     def delete_members(self, column: str, ids: pa.Array) -> int:
         """Take the rows of some members, or items, out of every committed snapshot.
 
-        A snapshot without such a column has none of them.
+        A snapshot without such a column of the type of the ids has none of them.
 
         Parameters
         ----------

@@ -168,7 +168,8 @@ class FolderSink:
     def _rows_of(self, column: str, ids: pa.Array) -> Iterator[tuple[int, pa.BooleanArray]]:
         """Yield the snapshots that have rows of some members, and which these are."""
         for as_of in self.committed():
-            if column in pq.read_schema(self.file(as_of)).names:
+            schema = pq.read_schema(self.file(as_of))
+            if column in schema.names and schema.field(column).type == ids.type:
                 there = single_chunk(self.read(as_of, [column]), column)
                 theirs = pc.is_in(there, value_set=ids)
                 if theirs.true_count:

@@ -3,21 +3,28 @@
 import multiprocessing
 import os
 import signal
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import psycopg
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg.sql import SQL, Identifier
 
 from activity_embeddings.transformations.arrow import TIMESTAMP
 from activity_embeddings.transformations.errors import AlreadyRunning, ModelMismatch
+from activity_embeddings.transformations.offline.postgres import stream
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink, require_same_facts
 from activity_embeddings.transformations.offline.sinks.folder import FolderSink
+from activity_embeddings.transformations.offline.sinks.postgres import PostgresSink
 from activity_embeddings.transformations.times import to_us
+from support.postgres_server import postgres_server
 
 DAY = 86_400_000_000
 T = to_us(datetime(2024, 3, 1, tzinfo=UTC))
@@ -50,9 +57,35 @@ def in_folder(folder):
     return Place(lambda view, version: FolderSink(folder / view / f"v{version}"), seen)
 
 
-@pytest.fixture(params=["folder"])
+@pytest.fixture(scope="module")
+def server():
+    with postgres_server() as database:
+        yield database
+
+
+def in_postgres(database, folder):
+    database = database.new(f"d{uuid.uuid4().hex}")
+    info = psycopg.conninfo.make_conninfo(**database.connection)
+
+    def sink(view, version):
+        table = f"{view}_v{version}"
+        return PostgresSink(info, "activity embeddings", table, folder / table)
+
+    def seen(sink):
+        query = SQL("SELECT * FROM {}").format(Identifier(sink.schema, sink.table))
+        return pa.Table.from_batches(stream(info, query))
+
+    return Place(sink, seen)
+
+
+KINDS = ["folder", pytest.param("postgres", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(params=KINDS)
 def place(request, tmp_path):
-    return in_folder(tmp_path)
+    if request.param == "folder":
+        return in_folder(tmp_path)
+    return in_postgres(request.getfixturevalue("server"), tmp_path)
 
 
 @pytest.fixture
@@ -253,6 +286,7 @@ def test_what_has_no_such_column_is_left_alone(sink):
     publish(sink, T, rows(MEMBERS))
     assert sink.count_members("item_id", MEMBERS) == 0
     assert sink.delete_members("item_id", MEMBERS) == 0
+    assert sink.delete_members("member_id", pa.array(["1"])) == 0
     assert sink.read(T).to_pylist() == rows(MEMBERS).to_pylist()
 
 
@@ -300,17 +334,20 @@ def _commits_for_ever(make, ready):
 
 
 def test_killed_anywhere_it_has_the_rows_of_one_commit_and_goes_on(sink, place):
-    """By SIGKILL after some milliseconds, each time a few more."""
+    """By SIGKILL at moments spread over two commits."""
     forks = multiprocessing.get_context("fork")
     make = lambda: place.sink("job_activity_embedding_cnn", "1")  # noqa: E731
+    publish(sink, T, rows(MEMBERS, T, 0))
+    started = time.perf_counter()
     publish(sink, T, rows(MEMBERS.slice(1), T, 1))
+    commit = time.perf_counter() - started
     possible = [rows(MEMBERS.slice(seed), T, seed).to_pylist() for seed in (0, 1)]
-    for trial in range(6):
+    for trial in range(8):
         ready = forks.Event()
         process = forks.Process(target=_commits_for_ever, args=(make, ready))
         process.start()
         assert ready.wait(60)
-        process.join(0.011 * trial)
+        process.join(commit * trial / 4)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         with sink.locked():

@@ -1,0 +1,62 @@
+"""A table of snapshots in PostgreSQL, as a source of Feast that `feast apply` can check."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from feast import RepoConfig
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+    PostgreSQLSource,
+)
+
+from activity_embeddings.transformations.definitions.snapshot_source import CheckedSource
+from activity_embeddings.transformations.definitions.store_config import require_postgres
+from activity_embeddings.transformations.errors import InvalidInput
+
+LONGEST_NAME = 63
+"""Bytes of a name in PostgreSQL; of longer ones it drops the rest."""
+_VERSION = re.compile(r"(?!.*_v)[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+
+
+class PostgreSQLTableSource(CheckedSource, PostgreSQLSource):
+    """A table of snapshots."""
+
+    def validate(self, config: RepoConfig) -> None:
+        """See `CheckedSource.validate`; the offline store has to be Feast's PostgreSQL store."""
+        require_postgres(config)
+        super().validate(config)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether it is the same definition; Feast's own does not compare tables."""
+        return (
+            isinstance(other, PostgreSQLSource)
+            and super().__eq__(other)
+            and self.get_table_query_string() == other.get_table_query_string()
+        )
+
+    def __hash__(self) -> int:
+        return super().__hash__()
+
+
+def table_source(schema: str, view: str, version: str, **definition: Any) -> PostgreSQLTableSource:
+    """Return the source `<schema>.<view>_v<version>`; further arguments are those of Feast's.
+
+    Raises
+    ------
+    InvalidInput
+        A name is none that the table can have.
+    """
+    if not _VERSION.fullmatch(version):
+        raise InvalidInput(
+            f"{view}: expected a version that can be part of a table's name: ASCII letters and "
+            f"digits, between them `.`, `-` and `_`, and no `_v`. Received: {version!r}"
+        )
+    table = f"{view}_v{version}"
+    for what, name in (("schema", schema), ("table", table)):
+        if not name or len(name.encode()) > LONGEST_NAME or set(name) & set('"%\0'):
+            raise InvalidInput(
+                f"{view}: expected a name of a {what} in PostgreSQL: at most {LONGEST_NAME} bytes, "
+                f"and no quotation mark or per cent sign. Received: {name!r}"
+            )
+    return PostgreSQLTableSource(table=f'"{schema}"."{table}"', **definition)

@@ -1,0 +1,221 @@
+"""The tables and queries of sources in PostgreSQL: read as what they hold, or refused by name.
+
+Feast's own store fetches every row as Python objects, and gives moments without their zone. So a
+`PostgreSQLSource` is read here, as Arrow.
+
+A column of type `timestamp`, which has no zone, holds times in UTC, as Feast's store takes them;
+uuid and enumerations are text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+from feast import RepoConfig
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+    PostgreSQLSource,
+)
+from psycopg.sql import SQL, Composable, Identifier, Literal
+
+from activity_embeddings.transformations.arrow import TIMESTAMP, id_column, require_columns
+from activity_embeddings.transformations.errors import InvalidData, first_line
+from activity_embeddings.transformations.offline.postgres import (
+    DatabaseError,
+    connection_of,
+    statements,
+    stream,
+)
+from activity_embeddings.transformations.times import to_datetime, to_us
+
+_NAIVE = "timestamp without time zone"
+_TEXT = pa.string()
+_TYPES = {
+    "boolean": pa.bool_(),
+    "smallint": pa.int16(),
+    "integer": pa.int32(),
+    "bigint": pa.int64(),
+    "real": pa.float32(),
+    "double precision": pa.float64(),
+    "date": pa.date32(),
+    "uuid": _TEXT,
+    "timestamp with time zone": TIMESTAMP,
+    _NAIVE: TIMESTAMP,
+}
+_ENUM, _STRING = "E", "S"
+"""Categories of types, as PostgreSQL has them."""
+
+
+@dataclass(frozen=True)
+class _Type:
+    """A type: its name, and the Arrow type of what is read of it, None where there is none."""
+
+    name: str
+    arrow: pa.DataType | None
+
+
+@dataclass(frozen=True)
+class PostgresTable:
+    """What one source reads of, as it is when it is first asked for.
+
+    Every method raises `InvalidData` where it cannot be read.
+
+    Parameters
+    ----------
+    source
+        A table or a query.
+    config
+        Of the feature repo, whose offline store has the connection.
+    label
+        What errors call the source.
+    """
+
+    source: PostgreSQLSource
+    config: RepoConfig
+    label: str
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Return the names of all columns, and what PostgreSQL calls their types."""
+        return {name: kind.name for name, kind in self._types.items()}
+
+    def type_of(self, column: str) -> pa.DataType | None:
+        """Return the type of what is read of a column, None where there is none."""
+        return self._types[column].arrow if column in self._types else None
+
+    def earliest(self) -> int | None:
+        """Return the first time in microseconds since the epoch, None where there is no row."""
+        query = SQL("SELECT min({time}) FROM {source}").format(
+            time=self._value(self.source.timestamp_field), source=self._from
+        )
+        with self._answering(), statements(self._info) as cursor:
+            (moment,) = cursor.execute(query).fetchone() or (None,)
+        return None if moment is None else to_us(moment)
+
+    def read(
+        self,
+        columns: Mapping[str, str],
+        *,
+        ids: Sequence[str],
+        time: str,
+        start: int | None,
+        end: int,
+        optional: Sequence[str] = (),
+    ) -> pa.Table:
+        """Return the rows with `start <= t <= end` and those without a time, in any order.
+
+        Parameters
+        ----------
+        columns
+            Names in the source, by the names that the columns get; without the time.
+        ids
+            Those of them that hold ids. They come out as int64 or string.
+        time
+            The name that the time gets, timestamp[us, UTC].
+        start, end
+            Microseconds since the epoch; without a start, from the first row on.
+        optional
+            Those of them that a source may lack.
+
+        Raises
+        ------
+        InvalidData
+            A column is missing, or of a type that is not read.
+        """
+        wanted = {
+            name: column
+            for name, column in {**columns, time: self.source.timestamp_field}.items()
+            if name not in optional or column in self._types
+        }
+        require_columns(self._types, wanted.values(), self.label)
+        for column in wanted.values():
+            if self._types[column].arrow is None:
+                raise InvalidData(
+                    f"{self.label}: column {column!r} should be of a type that can be read. "
+                    f"Received: {self._types[column].name}"
+                )
+        query = SQL("SELECT {columns} FROM {source} WHERE {inside} OR {field} IS NULL").format(
+            columns=SQL(", ").join(
+                SQL("{} AS {}").format(self._value(column), Identifier(name))
+                for name, column in wanted.items()
+            ),
+            source=self._from,
+            inside=self._inside(start, end),
+            field=Identifier(self.source.timestamp_field),
+        )
+        with self._answering():
+            table = pa.Table.from_batches(stream(self._info, query))
+        for name in set(ids) & set(wanted):
+            position = table.column_names.index(name)
+            table = table.set_column(position, name, id_column(table, name, self.label))
+        return table
+
+    @cached_property
+    def _info(self) -> str:
+        return connection_of(self.config, self.label)
+
+    @property
+    def _from(self) -> Composable:
+        return SQL(self.source.get_table_query_string() + " AS source")
+
+    @cached_property
+    def _types(self) -> dict[str, _Type]:
+        with self._answering(), statements(self._info) as cursor:
+            cursor.execute(SQL("SELECT * FROM {} LIMIT 0").format(self._from))
+            columns = {column.name: column.type_code for column in cursor.description or ()}
+            cursor.execute(
+                "SELECT kind.oid, format_type(kind.oid, NULL), "
+                "kind.typcategory, item.typcategory, format_type(item.oid, NULL) "
+                "FROM pg_type AS kind LEFT JOIN pg_type AS item "
+                "ON kind.typcategory = 'A' AND item.oid = kind.typelem WHERE kind.oid = ANY(%s)",
+                (list(columns.values()),),
+            )
+            kinds = {}
+            for oid, name, category, of_items, items in cursor.fetchall():
+                arrow = _arrow_type(name, category)
+                if items is not None:
+                    item = _arrow_type(items, of_items)
+                    arrow = None if item is None else pa.list_(item)
+                kinds[oid] = _Type(name, arrow)
+        return {name: kinds[oid] for name, oid in columns.items()}
+
+    def _value(self, column: str) -> Composable:
+        """Return what is selected of a column."""
+        kind, field = self._types[column], Identifier(column)
+        if kind.name == _NAIVE:
+            return SQL("{} AT TIME ZONE 'UTC'").format(field)
+        if kind.arrow == _TEXT:
+            return SQL("{}::text").format(field)
+        if kind.arrow == pa.list_(_TEXT):
+            return SQL("{}::text[]").format(field)
+        return field
+
+    def _inside(self, start: int | None, end: int) -> Composable:
+        """Return the condition of an interval, as an index on the column answers it."""
+        field = Identifier(self.source.timestamp_field)
+        naive = self._types[self.source.timestamp_field].name == _NAIVE
+
+        def moment(us: int) -> Literal:
+            time = to_datetime(us)
+            return Literal(time.replace(tzinfo=None) if naive else time)
+
+        until = SQL("{} <= {}").format(field, moment(end))
+        if start is None:
+            return until
+        return SQL("({} AND {} >= {})").format(until, field, moment(start))
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseError as error:
+            raise InvalidData(
+                f"{self.label}: expected a readable source. Received: {first_line(error)}"
+            ) from error
+
+
+def _arrow_type(name: str, category: str) -> pa.DataType | None:
+    return _TEXT if category in (_ENUM, _STRING) else _TYPES.get(name)
