@@ -5,6 +5,7 @@ import os
 import signal
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -108,11 +109,7 @@ def test_it_can_be_accepted_once_which_is_recorded(repo_with_new_ids):
 
 def test_a_guard_may_warn_or_be_ignored(repo_with_new_ids):
     repo = repo_with_new_ids
-    repo.edit(
-        "feature_store.yaml",
-        "  snapshot_interval_hours: 24",
-        "  guards:\n    silent_members: {action: warn}\n  snapshot_interval_hours: 24",
-    )
+    set_engine(repo, "guards:\n    silent_members: {action: warn}")
     printed = repo.materialize(at(0), at(1)).output
     assert "before 0; expected at most 50 % (warning)" in printed, printed
 
@@ -183,3 +180,33 @@ def command_in(folder):
 
 def records(repo):
     return [json.loads(file.read_text()) for file in sorted((repo.data / "runs").glob("*.json"))]
+
+
+def test_old_snapshots_expire_but_none_that_a_kept_label_joins(repo):
+    repo.write_events(events_table(events(range(-25, 31))))
+    repo.materialize(at(0), at(29))
+    labels = pd.DataFrame({"member_id": [3, 4], "event_timestamp": [at(1.6), at(28)]})
+    service = repo.store.get_feature_service("search_v1")
+    joined = repo.store.get_historical_features(labels, service).to_df()
+    set_engine(repo, "retention_days: 28")
+    assert "expired  4 snapshots" in repo.materialize(at(29), at(29.5)).output
+    for view in (repo.data / "snapshots").iterdir():
+        kept = sorted(folder.name for folder in view.glob("v1/as_of=*"))
+        assert (kept[0], len(kept)) == ("as_of=20240302T000000Z", 30), view
+    again = repo.store.get_historical_features(labels, service).to_df()
+    pd.testing.assert_frame_equal(again, joined)
+
+
+def test_a_retention_shorter_than_the_window_is_refused(repo):
+    set_engine(repo, "retention_days: 27.9")
+    refused = repo.feast(*interval(at(0), at(1)))
+    assert refused.code == 1
+    assert "expected `retention_days` of at least the window, 28 days" in refused.output
+
+
+def set_engine(repo, line):
+    repo.edit(
+        "feature_store.yaml",
+        "  snapshot_interval_hours: 24",
+        f"  {line}\n  snapshot_interval_hours: 24",
+    )

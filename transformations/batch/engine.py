@@ -41,7 +41,7 @@ from activity_embeddings.transformations.feast_compat import states
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.online.stores import row_store
-from activity_embeddings.transformations.times import Schedule
+from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, Schedule
 
 
 class ActivityComputeEngineConfig(FeastConfigBaseModel):
@@ -59,6 +59,10 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
 
     batch_size: PositiveInt = 1024
     """Members a model call, and postings a call of the item encoder."""
+
+    retention_days: PositiveFloat | None = None
+    """Days of history that snapshots should have; what labels of these days join stays. None: all
+    snapshots are kept."""
 
     mix_runtimes: bool = False
     """Whether the history of a model version may go on in another runtime, LiteRT or TensorFlow,
@@ -147,7 +151,7 @@ class ActivityComputeEngine(ComputeEngine):
     def _materialize(
         self, registry: BaseRegistry, tasks: list[MaterializationTask]
     ) -> list[MaterializationJob]:
-        options = current_options()
+        options, days = current_options(), self.settings.retention_days
         plan = MaterializePlan.of(tasks, registry)
         context = Context(
             self.repo_config,
@@ -158,6 +162,7 @@ class ActivityComputeEngine(ComputeEngine):
             self.settings.batch_size,
             self.settings.mix_runtimes,
             Judge(self.settings.guards, options.accepted),
+            None if days is None else round(days * MICROSECONDS_PER_DAY),
         )
         record = RunRecord(
             records_folder(self.repo_config),

@@ -64,6 +64,7 @@ class MaterializeReport:
     views: int = 0
     pushed_rows: int = 0
     pushed_values: int = 0
+    expired: int = 0
     hidden_files: int = 0
     by_tensorflow: dict[str, str] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
@@ -97,12 +98,17 @@ class MaterializeReport:
             f"  members  {self.members:,} in the last snapshot, {self.silent:,} of them silent\n"
             f"  rows     {self.rows:,} offline in {counted(self.views, 'view')}; "
             f"{self.pushed_rows:,} online ({counted(self.pushed_values, 'value')})\n"
-            f"{self._hidden()}{self._by_tensorflow()}{self._guards()}  seconds  {seconds}"
+            f"{self._expired()}{self._hidden()}{self._by_tensorflow()}{self._guards()}"
+            f"  seconds  {seconds}"
         )
 
     def _ignored(self) -> str:
         ignored = self.other_actions
         return f"{counted(ignored, 'event')} of other actions ignored; " if ignored else ""
+
+    def _expired(self) -> str:
+        expired = self.expired
+        return f"  expired  {counted(expired, 'snapshot')}\n" if expired else ""
 
     def _hidden(self) -> str:
         return f"  files    {passed_over(self.hidden_files)}\n" if self.hidden_files else ""

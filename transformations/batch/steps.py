@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol
 
@@ -44,7 +45,7 @@ from activity_embeddings.transformations.definitions.tags import (
     vector_spec_of,
     vector_table_of,
 )
-from activity_embeddings.transformations.errors import InvalidData, NotReady
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput, NotReady
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
@@ -91,6 +92,8 @@ class Context:
         Whether a model's history may go on in another runtime.
     judge
         Compares with the run before.
+    retention
+        Microseconds of history that snapshots should have; None keeps all.
     """
 
     config: RepoConfig
@@ -101,6 +104,7 @@ class Context:
     batch_size: int
     mix_runtimes: bool
     judge: Judge
+    retention: int | None
     _made: dict[str, ItemVectors] = field(default_factory=dict)
     _read: dict[tuple[str, int], ItemVectors] = field(default_factory=dict)
 
@@ -354,6 +358,9 @@ class Snapshots:
                 )
                 run.report.pushed_rows += count.rows
                 run.report.pushed_values += count.values
+        for task in self._plan.tasks:
+            sink = self._context.sink_of(task.feature_view)
+            run.report.expired += len(expire(sink, self._context.retention))
 
     def abandon(self) -> None:
         """See `Step.abandon`."""
@@ -393,6 +400,12 @@ class Snapshots:
                 f"{plan.view.name} is made. Received: none. Materialize that view first, or both "
                 "together"
             )
+        retention = context.retention
+        if retention is not None and retention < spec.window_us:
+            raise InvalidInput(
+                f"batch_engine: expected `retention_days` of at least the window, "
+                f"{duration(spec.window)}. Received: {duration(timedelta(microseconds=retention))}"
+            )
         return SnapshotRun(
             spec=spec,
             sequence_sink=context.sink_of(plan.view),
@@ -408,6 +421,25 @@ class Snapshots:
             mix_runtimes=context.mix_runtimes,
             report=report,
         )
+
+
+def expire(sink: SnapshotSink, retention: int | None) -> list[int]:
+    """Remove snapshots that no label of the kept history joins; return their as-of times.
+
+    Parameters
+    ----------
+    sink
+        The snapshots.
+    retention
+        Microseconds that the history is to reach back from the newest snapshot; None keeps all.
+    """
+    committed = sink.committed()
+    if retention is None or not committed:
+        return []
+    first_label = committed[-1] - retention
+    # The newest one at or before the first label is what that label joins.
+    before = max((t for t in committed if t <= first_label), default=committed[0])
+    return sink.expire(before)
 
 
 def _merge_of(view: FeatureView) -> RowMerge[Row] | None:

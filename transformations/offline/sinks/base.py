@@ -81,7 +81,8 @@ class SnapshotSink(Protocol):
     def commit(self, as_of: int) -> bool:
         """Put a staged snapshot into place, in one piece; return whether anything changed.
 
-        Committing the rows that are there changes nothing.
+        Committing the rows that are there changes nothing. Other rows lower the marks of online
+        stores that are at this time or later: the next run pushes them, if this one is killed.
         """
 
     def together(self) -> AbstractContextManager[None]:

@@ -117,7 +117,8 @@ class FolderSink:
 
     def batches(self, as_of: int, size: int) -> Iterator[pa.RecordBatch]:
         """See `SnapshotSink.batches`."""
-        with pq.ParquetFile(self.file(as_of)) as file:
+        # With `pre_buffer`, the default, pyarrow 26 holds the whole file.
+        with pq.ParquetFile(self.file(as_of), pre_buffer=False) as file:
             yield from file.iter_batches(size)
 
     def commit(self, as_of: int) -> bool:
@@ -127,10 +128,12 @@ class FolderSink:
             if filecmp.cmp(staged, target, shallow=False):
                 staged.unlink()
                 return False
+            self._lower_mark(as_of)
             # The snapshot may have been moved to another disk, and be linked.
             move_file(staged, target)
             return True
         make_folder(self.path)
+        self._lower_mark(as_of)
         # A folder without its file can be there only if something else removed the file.
         folder = real_path(target.parent)
         shutil.rmtree(folder, ignore_errors=True)
@@ -201,11 +204,20 @@ class FolderSink:
 
     def published(self, store: str) -> int | None:
         """See `SnapshotSink.published`."""
+        mark = self._mark()
+        return mark["as_of"] if mark is not None and mark["store"] == store else None
+
+    def _lower_mark(self, as_of: int) -> None:
+        """Let the online store not have followed up to a time whose rows are about to change."""
+        mark = self._mark()
+        if mark is not None and mark["as_of"] >= as_of:
+            self.mark_published(mark["store"], as_of - 1)
+
+    def _mark(self) -> dict[str, Any] | None:
         try:
-            mark = json.loads((self.path / PUBLISHED).read_text(encoding="utf-8"))
+            return json.loads((self.path / PUBLISHED).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return mark["as_of"] if mark["store"] == store else None
 
     def mark_published(self, store: str, as_of: int) -> None:
         """See `SnapshotSink.mark_published`."""

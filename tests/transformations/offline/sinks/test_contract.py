@@ -259,6 +259,22 @@ def test_marks_are_of_one_online_store(sink, place):
     assert sink.committed() == [T]
 
 
+def test_other_rows_lower_a_mark_that_is_as_late(sink):
+    """A run that is killed between commit and push is made good by the next one."""
+    for day in range(3):
+        publish(sink, T + day * DAY, rows(MEMBERS, T + day * DAY))
+    sink.mark_published("sqlite:a", T + 2 * DAY)
+    publish(sink, T + DAY, rows(MEMBERS, T + DAY))
+    assert sink.published("sqlite:a") == T + 2 * DAY
+    publish(sink, T + DAY, rows(MEMBERS, T + DAY, seed=1))
+    assert sink.published("sqlite:a") == T + DAY - 1
+    sink.mark_published("sqlite:a", T + 2 * DAY)
+    publish(sink, T - DAY, rows(MEMBERS, T - DAY))
+    assert sink.published("sqlite:a") == T - DAY - 1
+    publish(sink, T + 3 * DAY, rows(MEMBERS, T + 3 * DAY))
+    assert sink.published("sqlite:a") == T - DAY - 1
+
+
 def test_other_versions_of_a_view_are_known_and_those_of_other_views_are_not(sink, place):
     second = place.sink("job_activity_embedding_cnn", "2")
     similar = place.sink("job_activity_embedding_cnn_v1", "1")
