@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from activity_embeddings.transformations.online.push import SequenceWriter
     from activity_embeddings.transformations.serving.entity_rows import entity_rows
     from activity_embeddings.transformations.serving.process import embed_request, preload
-    from activity_embeddings.transformations.serving.refusals import check_requests
     from activity_embeddings.transformations.serving.request import InvalidRequest
+    from activity_embeddings.transformations.serving.server import start_serving
     from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
     __version__: str
@@ -101,7 +101,6 @@ __all__ = [
     "__version__",
     "activity_view",
     "check_activity_model",
-    "check_requests",
     "embed_request",
     "encoded_vector_view",
     "entity_rows",
@@ -112,6 +111,7 @@ __all__ = [
     "package_model",
     "posting_view",
     "preload",
+    "start_serving",
     "train",
     "tune",
     "vector_spec_of",
@@ -143,10 +143,10 @@ _MODULE_OF = {
     "ThreadedSqliteOnlineStoreConfig": "transformations.feast_compat.sqlite",
     # Serving and live updates; `embed_request` is named in the registry.
     "SequenceWriter": "transformations.online.push",
-    "check_requests": "transformations.serving.refusals",
     "embed_request": "transformations.serving.process",
     "entity_rows": "transformations.serving.entity_rows",
     "preload": "transformations.serving.process",
+    "start_serving": "transformations.serving.server",
     # Training and evaluation.
     "ACTIVITY_MODEL_CHECKS": "training.testing",
     "Period": "training.examples.periods",

@@ -1,9 +1,14 @@
 """Request-time embeddings over HTTP: the real `feast serve`, on sqlite and on a real Redis."""
 
+import contextlib
+import json
 import shutil
 import socket
+import sqlite3
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -192,28 +197,56 @@ def test_counters_can_be_scraped(server, metrics_folder):
     assert [count(n) - b for n, b in zip(names, before, strict=True)] == [1, 3, 2]
 
 
-def test_without_the_table_or_a_model_the_server_answers_what_it_can(tmp_path, models):
+def test_a_server_that_cannot_load_a_model_ends(tmp_path, models):
     repo = publish(tmp_path / "repo", models)
-    model = repo.path / "models" / "unweighted_average" / "saved_model.pb"
-    model.rename(model.with_suffix(".gone"))
+    (repo.path / "models" / "unweighted_average" / "saved_model.pb").unlink()
+    ends = pytest.raises(AssertionError, match="feast serve did not start")
+    with ends, feast_server(repo, tmp_path / "serve.log"):
+        pass
+    log = (tmp_path / "serve.log").read_text()
+    assert "the server ends, since it cannot start: model" in log
+    assert "expected a TensorFlow SavedModel. Received: no file saved_model.pb" in log
+
+
+def ready(server):
+    try:
+        with urllib.request.urlopen(f"{server.url}/ready", timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_a_server_says_whether_it_is_ready_and_answers_what_it_can(tmp_path, models):
+    repo = publish(tmp_path / "repo", models)
     with feast_server(repo, tmp_path / "serve.log") as server:
         rows = entity_rows([14], request_timestamp=T)
         expected = server.features(body(rows))
         assert expected["activity_count"] == [8]
-
-        status, answer = server.ask(body(rows, "search_v1_realtime"))
-        assert status == 500
-        assert "expected a TensorFlow SavedModel. Received: no file saved_model.pb" in answer
-        assert server.features(body(rows)) == expected
-        model.with_suffix(".gone").rename(model)
-        assert server.features(body(rows, "search_v1_realtime"))["activity_count"] == [8]
-
-        # The online store has the newest vectors, too.
+        status, said = ready(server)
+        assert status == 200 and said["problems"] == []
+        assert "job_activity_embedding_cnn" in said["views"]
+        # What is loaded stays. The online store has the newest vectors, too.
+        model = repo.path / "models" / "unweighted_average" / "saved_model.pb"
+        model.rename(model.with_suffix(".gone"))
         shutil.rmtree(repo.data / "vector_tables")
-        assert server.features(body(rows))["activity_count"][0] > 0
+        assert ready(server)[0] == 200
+        assert server.features(body(rows, "search_v1_realtime"))["activity_count"] == [8]
+        model.with_suffix(".gone").rename(model)
         repo.materialize(at(-41), T, "--views", "job_embedding")
         assert server.features(body(rows)) == expected
-    assert "Failed to load static artifacts: model " in (tmp_path / "serve.log").read_text()
+
+        registry = repo.data / "registry.db"
+        registry.rename(registry.with_suffix(".gone"))
+        status, said = ready(server)
+        assert status == 503 and not said["ready"]
+        assert said["problems"][0].startswith("registry: ")
+        registry.with_suffix(".gone").rename(registry)
+        assert ready(server)[0] == 200
+        with contextlib.closing(sqlite3.connect(repo.data / "online.db")) as connection:
+            connection.execute("DROP TABLE activity_embeddings_job_activity_sequence")
+        status, said = ready(server)
+        assert status == 503
+        assert said["problems"][0].startswith("online store: OperationalError: no such table")
 
 
 @pytest.mark.redis

@@ -1,5 +1,6 @@
 """A real `feast serve` for tests, on a free port, stopped when the test ends."""
 
+import contextlib
 import json
 import os
 import signal
@@ -87,7 +88,8 @@ def feast_server(
         _wait(server)
         yield server
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # of a server that has ended itself
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(20)
         except (subprocess.TimeoutExpired, TimeoutError):

@@ -1,7 +1,7 @@
 """What a serving process holds: models, the vector table, and the way to the online store.
 
 Feast hands an on-demand function its inputs and nothing else, so what it needs lives here, once a
-process and feature repo. `feature_repo/static_artifacts.py` fills it when `feast serve` starts;
+process and feature repo. `server.start_serving` fills it when `feast serve` starts;
 in a process of your own call `preload` yourself, or the first request pays for it.
 """
 
@@ -218,6 +218,11 @@ def preload(repo: str | Path | FeatureStore) -> list[str]:
         state = _states[_place(store.repo_path)] = ServingState(store)
         _of_store.clear()
     return state.preload()
+
+
+def state_of_repo(repo: str | Path) -> ServingState:
+    """Return what `preload` has loaded for the feature repo in a folder."""
+    return _states[_place(repo)]
 
 
 def _place(repo: str | Path | None) -> str:

@@ -2,7 +2,7 @@
 
 Feast answers 500 with an internal message for most requests that it cannot understand. Here each is
 answered with one message that names the part of the request, what is expected and what was
-received. `feature_repo/static_artifacts.py` installs it. What passes is handed to Feast as it came,
+received. `server.start_serving` installs it. What passes is handed to Feast as it came,
 or in a form that Feast takes in every case, see `request_columns`.
 """
 
