@@ -632,3 +632,32 @@ def test_the_command_says_in_one_line_that_the_store_cannot_be_reached(tmp_path)
     assert code == 5
     (line,) = [line for line in output.splitlines() if line.startswith("Error: ")]
     assert "ConnectionError" in line
+
+
+def test_files_of_pushes_are_merged_and_nothing_else_changes(tmp_path):
+    repo = sequence_repo(tmp_path)
+    repo.publish(at(0), at(1))
+    for start in range(0, len(NEW), 2):
+        SequenceWriter(repo.store).push(events_table(NEW[start : start + 2]))
+    before = sorted(map(str, events_of(repo)))
+    online, others = repo.online_rows(), set(repo.events.iterdir()) - set(live_files(repo))
+    assert len(live_files(repo)) > 2
+    code, output = invoke(repo, "compact")
+    assert code == 0 and f"{-(-len(NEW) // 2)} files of pushes merged" in output, output
+    assert len(live_files(repo)) == 1
+    assert sorted(map(str, events_of(repo))) == before
+    assert repo.online_rows() == online
+    assert set(repo.events.iterdir()) - set(live_files(repo)) == others
+    merged = live_files(repo)
+    assert invoke(repo, "compact")[0] == 0
+    assert live_files(repo) == merged
+
+
+def live_files(repo):
+    return sorted(repo.events.glob("live-*.parquet"))
+
+
+def events_of(repo):
+    return [
+        row for file in repo.events.glob("*.parquet") for row in pq.read_table(file).to_pylist()
+    ]

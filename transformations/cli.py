@@ -15,7 +15,7 @@ import click
 
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput, StoreUnreachable
 from activity_embeddings.transformations.names import EVENT_TIMESTAMP, JOBS, DomainNames
-from activity_embeddings.transformations.wording import share
+from activity_embeddings.transformations.wording import counted, share
 
 # Feast and what it imports take seconds; a command imports them when it runs.
 if TYPE_CHECKING:
@@ -187,6 +187,26 @@ def runs(repo: Path, limit: int, as_json: bool) -> None:
             click.echo(json.dumps(record) if as_json else record_line(record))
         if not records:
             click.echo("no runs yet")
+
+
+@cli.command()
+@item_option
+@click.pass_obj
+def compact(repo: Path, item: str | None) -> None:
+    """Merge the files that pushes have added to the source of events, each push one, into one.
+
+    No run of the same views may be under way.
+    """
+    with one_line_errors():
+        from activity_embeddings.transformations.definitions.registered import registered_domain
+        from activity_embeddings.transformations.offline.event_log import PushedEvents
+        from activity_embeddings.transformations.offline.sinks.places import sink_of
+
+        store = open_store(repo)
+        domain = registered_domain(store, item)
+        with sink_of(domain.sequence, store.config).locked():
+            files, events = PushedEvents(store, domain.events).compact()
+        click.echo(f"{counted(files, 'file')} of pushes merged, {counted(events, 'event')}")
 
 
 @cli.command()

@@ -118,9 +118,28 @@ class PushedEvents:
             forgotten += count
         return forgotten
 
+    def compact(self) -> tuple[int, int]:
+        """Merge the files into one; return how many there were, and how many events they have.
+
+        A reader in between, or a kill, may meet an event twice, which counts once.
+        """
+        if len(self._files) < 2:
+            return len(self._files), sum(pq.read_metadata(f).num_rows for f in self._files)
+        tables = [pq.read_table(file, partitioning=None) for file in self._files]
+        merged = pa.concat_tables(tables, promote_options="default")
+        name = _live_name()
+        replace_file(self._files[0].with_name(name), partial(pq.write_table, merged))
+        for file in self._files:
+            file.unlink()
+        return len(self._files), len(merged)
+
     def _theirs(self, file: Path, members: pa.Array) -> pa.ChunkedArray:
         column = pq.read_table(file, columns=[self._column], partitioning=None).column(0)
         return pc.is_in(column.cast(members.type), value_set=members)
+
+
+def _live_name() -> str:
+    return f"live-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex}.parquet"
 
 
 def _add_file(folder: Path, files: ParquetFiles, view: FeatureView, table: pa.Table) -> None:
@@ -132,8 +151,7 @@ def _add_file(folder: Path, files: ParquetFiles, view: FeatureView, table: pa.Ta
             "and push them with `--online-only`"
         )
     rows = _as_source(view, table, files.schema())
-    name = f"live-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex}.parquet"
-    replace_file(folder / name, lambda aside: pq.write_table(rows, aside))
+    replace_file(folder / _live_name(), lambda aside: pq.write_table(rows, aside))
 
 
 def _rewrite_file(path: Path, view: FeatureView, table: pa.Table) -> None:
