@@ -11,6 +11,7 @@ _TRAIN = ("matplotlib", "optuna", "scipy", "sklearn", "tensorboard", "threadpool
 MODULES = {
     "train": _TRAIN,
     "evaluate": (*_TRAIN, "jinja2", "lightgbm"),
+    "iceberg": ("pyiceberg",),
     "redis": ("redis",),
 }
 """Modules that the core does without, by the extra that installs them."""

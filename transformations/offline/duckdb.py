@@ -25,6 +25,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 
 from activity_embeddings.transformations.feast_compat.duckdb import order_by_column
 from activity_embeddings.transformations.names import REQUEST_ROW
+from activity_embeddings.transformations.offline.iceberg import is_iceberg, located
 
 
 class OrderedDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -102,6 +103,8 @@ def _located_view(view: FeatureView, config: RepoConfig) -> FeatureView:
 
 
 def _located(source: DataSource, config: RepoConfig) -> DataSource:
+    if is_iceberg(source):
+        return located(source, config.repo_path)
     if not isinstance(source, FileSource):
         return source
     copied = copy(source)

@@ -312,7 +312,7 @@ class ParquetFiles:
         label = self._of(fragments[0].path) if len(fragments) == 1 else self.label
         try:
             table = self._scan(fragments, wanted, time, start, end)
-            return _normalised(table, ids, time, label)
+            return normalised(table, ids, time, label)
         except (OSError, pa.ArrowException, InvalidData) as error:
             if len(fragments) > 1:
                 for fragment in fragments:
@@ -466,7 +466,7 @@ def _bounds(kind: pa.TimestampType, start: int | None, end: int) -> tuple[pa.Sca
     return pa.scalar(limits[0], pa.int64()).cast(kind), pa.scalar(limits[1], pa.int64()).cast(kind)
 
 
-def _normalised(table: pa.Table, ids: Sequence[str], time: str, label: str) -> pa.Table:
+def normalised(table: pa.Table, ids: Sequence[str], time: str, label: str) -> pa.Table:
     """Return rows with ids as int64 or string, and times as timestamp[us, UTC]."""
     for position, name in enumerate(table.column_names):
         if name in ids:

@@ -17,6 +17,7 @@ from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 # By their names: a module here and the source's own import what they need, when imported.
 _SINKS = {
     "feast.infra.offline_stores.file_source.FileSource": "folder",
+    "feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source.IcebergSource": "iceberg",
 }
 
 

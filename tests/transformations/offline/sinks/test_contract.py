@@ -3,11 +3,9 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+import uuid
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,83 +13,48 @@ from hypothesis import strategies as st
 
 from activity_embeddings.transformations.arrow import TIMESTAMP
 from activity_embeddings.transformations.errors import AlreadyRunning, ModelMismatch
-from activity_embeddings.transformations.offline.sinks.base import SnapshotSink, require_same_facts
-from activity_embeddings.transformations.offline.sinks.folder import FolderSink
-from activity_embeddings.transformations.times import to_us
+from activity_embeddings.transformations.offline.sinks.base import require_same_facts
+from support.s3_server import CREDENTIALS, REGION, make_bucket, s3_server
+from support.snapshot_places import (
+    DAY,
+    FACTS,
+    MEMBERS,
+    FolderPlace,
+    IcebergPlace,
+    T,
+    commit_for_ever,
+    publish,
+    rows,
+    stage,
+)
 
-DAY = 86_400_000_000
-T = to_us(datetime(2024, 3, 1, tzinfo=UTC))
-FACTS = {"model": "m", "version": "1", "spec": {"length": 32, "actions": ["APPLY", "SAVE"]}}
-MEMBERS = pa.array([-5, 1, 2, 3, 2**40], pa.int64())
-
-
-@dataclass
-class Place:
-    """Where sinks are made.
-
-    Attributes
-    ----------
-    sink
-        Takes the name and version of a view and returns its sink; called again, the same one.
-    seen
-        Takes a sink and returns the rows that Feast's offline store reads of it.
-    """
-
-    sink: Callable[[str, str], SnapshotSink]
-    seen: Callable[[SnapshotSink], pa.Table]
+KINDS = ["folder", "iceberg", "iceberg on S3"]
 
 
-def in_folder(folder):
-    import duckdb
+@pytest.fixture(scope="module")
+def s3(request):
+    """The address of an S3 server: a real process that answers over HTTP, of moto."""
+    with s3_server() as address, pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield address
 
-    def seen(sink):
-        return duckdb.read_parquet(f"{sink.path}/*/*.parquet").to_arrow_table()
 
-    return Place(lambda view, version: FolderSink(folder / view / f"v{version}"), seen)
-
-
-@pytest.fixture(params=["folder"])
+@pytest.fixture(params=KINDS)
 def place(request, tmp_path):
-    return in_folder(tmp_path)
+    if request.param == "folder":
+        return FolderPlace(tmp_path)
+    if request.param == "iceberg":
+        return IcebergPlace(tmp_path, "data/warehouse", "sqlite:///data/catalog.db")
+    address = request.getfixturevalue("s3")
+    bucket = make_bucket(address, f"b{uuid.uuid4().hex}")
+    properties = {"s3.endpoint": address, "s3.region": REGION}
+    return IcebergPlace(tmp_path, f"{bucket}/warehouse", "sqlite:///data/catalog.db", properties)
 
 
 @pytest.fixture
 def sink(place):
     return place.sink("job_activity_embedding_cnn", "1")
-
-
-def rows(members, as_of=T, seed=0):
-    """Rows of an embedding view, with every type that snapshots have."""
-    n, random = len(members), np.random.default_rng(seed)
-    vectors = random.normal(size=(n, 4)).astype(np.float32)
-    moments = pa.array([as_of] * n, pa.int64()).cast(TIMESTAMP)
-    lists = [list(range(i % 4)) for i in range(n)]
-    return pa.RecordBatch.from_pydict(
-        {
-            "member_id": members,
-            "embedding": pa.array(vectors.tolist(), pa.list_(pa.float32())),
-            "item_ids": pa.array(lists, pa.list_(pa.int64())),
-            "actions": pa.array([["SAVE"] * len(of) for of in lists], pa.list_(pa.string())),
-            "times": pa.array([[T - i for i in of] for of in lists], pa.list_(pa.int64())).cast(
-                pa.list_(TIMESTAMP)
-            ),
-            "activity_count": pa.array([len(of) for of in lists], pa.int64()),
-            "event_timestamp": moments,
-            "created_timestamp": moments,
-        }
-    )
-
-
-def stage(sink, as_of, *batches, facts=FACTS):
-    writer = sink.staging.writer(as_of, facts)
-    for batch in batches:
-        writer.write(batch)
-    writer.close()
-
-
-def publish(sink, as_of, *batches, facts=FACTS):
-    stage(sink, as_of, *batches, facts=facts)
-    return sink.commit(as_of)
 
 
 def test_nothing_is_there_at_first(sink):
@@ -269,25 +232,14 @@ def test_together_is_undone_where_it_can_be_and_never_half_a_snapshot(sink, plac
     assert sink.read(T).to_pylist() == other.read(T).to_pylist() == rows(MEMBERS).to_pylist()
 
 
-def _commits_for_ever(make, ready):
-    """Replace one snapshot by another and back until killed; run in a process of its own."""
-    sink = make()
-    ready.set()
-    seed = 0
-    while True:
-        publish(sink, T, rows(MEMBERS.slice(seed), T, seed))
-        seed = 1 - seed
-
-
 def test_killed_anywhere_it_has_the_rows_of_one_commit_and_goes_on(sink, place):
     """By SIGKILL after some milliseconds, each time a few more."""
-    forks = multiprocessing.get_context("fork")
-    make = lambda: place.sink("job_activity_embedding_cnn", "1")  # noqa: E731
+    forks = multiprocessing.get_context("forkserver")
     publish(sink, T, rows(MEMBERS.slice(1), T, 1))
     possible = [rows(MEMBERS.slice(seed), T, seed).to_pylist() for seed in (0, 1)]
     for trial in range(6):
         ready = forks.Event()
-        process = forks.Process(target=_commits_for_ever, args=(make, ready))
+        process = forks.Process(target=commit_for_ever, args=(place, "job_activity_embedding_cnn", ready))
         process.start()
         assert ready.wait(60)
         process.join(0.011 * trial)
