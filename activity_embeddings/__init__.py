@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from activity_embeddings.transformations.contract.activity_model import ActivityModel
     from activity_embeddings.transformations.definitions.domain import ActivityDomain
+    from activity_embeddings.transformations.definitions.snapshot_source import IcebergSnapshots
     from activity_embeddings.transformations.definitions.tags import vector_spec_of
     from activity_embeddings.transformations.definitions.views import (
         activity_view,
@@ -70,6 +71,7 @@ __all__ = [
     "ActivitySpec",
     "AlreadyRunning",
     "DomainNames",
+    "IcebergSnapshots",
     "InvalidData",
     "InvalidInput",
     "InvalidRequest",
@@ -112,6 +114,7 @@ _MODULE_OF = {
     "ActivitySpec": "transformations.spec",
     "ItemVectorSpec": "transformations.spec",
     "ActivityDomain": "transformations.definitions.domain",
+    "IcebergSnapshots": "transformations.definitions.snapshot_source",
     "activity_view": "transformations.definitions.views",
     "encoded_vector_view": "transformations.definitions.views",
     "posting_view": "transformations.definitions.views",

@@ -22,6 +22,13 @@ SQLITE_STORE = "activity_embeddings.ThreadedSqliteOnlineStore"
 DUCKDB_STORE = "activity_embeddings.OrderedDuckDBOfflineStore"
 
 _SHARES_A_CONNECTION = ("sqlite", "feast.infra.online_stores.sqlite.SqliteOnlineStore")
+_READS_ICEBERG = (
+    DUCKDB_STORE,
+    "duckdb",
+    "feast.infra.offline_stores.duckdb.DuckDBOfflineStore",
+    "spark",
+    "feast.infra.offline_stores.contrib.spark_offline_store.spark.SparkOfflineStore",
+)
 _LOSES_LABELS = ("dask", "file", "feast.infra.offline_stores.dask.DaskOfflineStore")
 
 
@@ -57,6 +64,20 @@ def require_every_label(config: RepoConfig) -> None:
                 f"label. Received: {kind} (also where no offline_store is named), which leaves "
                 f"some out. Set\n\n    offline_store:\n      type: {DASK_STORE}\n\nwhich reads "
                 f"the same files, or\n\n    offline_store:\n      type: {DUCKDB_STORE}\n"
+            )
+
+
+def require_iceberg(config: RepoConfig) -> None:
+    """Raise `InvalidInput` unless the offline store joins Iceberg tables.
+
+    It should also be this package's, or run in the feature repo, where relative paths lie.
+    """
+    for kind in _offline_stores(config):
+        if kind not in _READS_ICEBERG and not kind.endswith("HybridOfflineStore"):
+            raise InvalidInput(
+                "feature_store.yaml: expected an offline store that joins Iceberg tables, in which "
+                f"views keep their snapshots. Received: {kind}. Set\n\n    offline_store:\n      "
+                f"type: {DUCKDB_STORE}\n"
             )
 
 

@@ -29,6 +29,7 @@ from activity_embeddings.transformations.arrow import (
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput, first_line
 from activity_embeddings.transformations.names import DomainNames, Tag
 from activity_embeddings.transformations.offline.columns import source_names
+from activity_embeddings.transformations.offline.iceberg import IcebergRows, is_iceberg, located
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles, is_parquet
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -107,7 +108,7 @@ def event_ids_of(config: RepoConfig, view: FeatureView) -> pa.DataType | None:
         return declared
     event_id = DomainNames.of(view.tags).event_id
     column = source_names(view, [event_id])[event_id]
-    files = parquet_files(config, view)
+    files = _read_here(config, view)
     if files is None:
         return pa.null() if column in source_columns(config, view) else None
     kind = files.type_of(column)
@@ -226,6 +227,19 @@ def parquet_files(config: RepoConfig, view: FeatureView) -> ParquetFiles | None:
     return ParquetFiles(source, config.repo_path, source_label(view))
 
 
+def iceberg_rows(config: RepoConfig, view: FeatureView) -> IcebergRows | None:
+    """Return the rows of a view's source, None for a source that is no Iceberg table."""
+    source = source_of(view)
+    if not is_iceberg(source):
+        return None
+    return IcebergRows(located(source, config.repo_path), source_label(view))
+
+
+def _read_here(config: RepoConfig, view: FeatureView) -> ParquetFiles | IcebergRows | None:
+    """Return a source that is read here, whatever the offline store is, None for another one."""
+    return parquet_files(config, view) or iceberg_rows(config, view)
+
+
 def count_hidden_files(config: RepoConfig, *views: FeatureView) -> int:
     """Return how many parquet files of sources are not read; see `parquet_files`."""
     sources = [parquet_files(config, view) for view in views]
@@ -234,7 +248,7 @@ def count_hidden_files(config: RepoConfig, *views: FeatureView) -> int:
 
 def source_columns(config: RepoConfig, view: FeatureView) -> dict[str, str]:
     """Return the names of the columns of a view's source, and what it calls their types."""
-    files = parquet_files(config, view)
+    files = _read_here(config, view)
     if files is not None:
         return {field.name: str(field.type) for field in files.schema()}
     with readable(view):
@@ -250,7 +264,7 @@ def check_columns(
     lists: Sequence[str] = (),
     optional_ids: Sequence[str] = (),
 ) -> None:
-    """Check the columns of a source that are cheap to look at: of parquet files, by a footer.
+    """Check the columns of a source that are cheap to look at: of parquet files and Iceberg tables.
 
     Parameters
     ----------
@@ -266,9 +280,9 @@ def check_columns(
     Raises
     ------
     InvalidInput
-        There is no such file, or a column is missing or of another type.
+        There is no such file or table, or a column is missing or of another type.
     """
-    files = parquet_files(config, view)
+    files = _read_here(config, view)
     if files is None:
         return
     label = source_label(view)
@@ -337,7 +351,7 @@ def _pull(
     """
     source = source_of(view)
     wanted = source_names(view, (*columns, *optional))
-    files = parquet_files(config, view)
+    files = _read_here(config, view)
     if files is not None:
         return files.read(
             wanted, ids=ids, time=names.EVENT_TIMESTAMP, start=start, end=end, optional=optional

@@ -88,7 +88,7 @@ _SEEN: dict[tuple[str, ...], dict[int, Record]] = {}
 
 
 class Record(NamedTuple):
-    """What a table says of one snapshot."""
+    """What a table says of one snapshot; `rows` as it was committed, some may be deleted since."""
 
     content: str
     facts: str
@@ -205,7 +205,8 @@ class IcebergSink:
             )
         table = self._load()
         self._require_unchanged(table)
-        if _records(table).get(as_of) == record:
+        there = _records(table).get(as_of)
+        if there is not None and (there.content, there.facts) == (record.content, record.facts):
             staged.unlink()
             return False
         table = table or self._create(schema)

@@ -1,8 +1,8 @@
 """What every sink of snapshots promises, wherever it keeps them."""
 
-import multiprocessing
 import os
 import signal
+import time
 import uuid
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from activity_embeddings.transformations.arrow import TIMESTAMP
 from activity_embeddings.transformations.errors import AlreadyRunning, ModelMismatch
 from activity_embeddings.transformations.offline.sinks.base import require_same_facts
+from support import processes
 from support.s3_server import CREDENTIALS, REGION, make_bucket, s3_server
 from support.snapshot_places import (
     DAY,
@@ -233,16 +234,20 @@ def test_together_is_undone_where_it_can_be_and_never_half_a_snapshot(sink, plac
 
 
 def test_killed_anywhere_it_has_the_rows_of_one_commit_and_goes_on(sink, place):
-    """By SIGKILL after some milliseconds, each time a few more."""
-    forks = multiprocessing.get_context("forkserver")
+    """By SIGKILL at moments that are spread over the time that two commits take."""
+    publish(sink, T, rows(MEMBERS))
+    started = time.perf_counter()
     publish(sink, T, rows(MEMBERS.slice(1), T, 1))
+    took = time.perf_counter() - started
     possible = [rows(MEMBERS.slice(seed), T, seed).to_pylist() for seed in (0, 1)]
     for trial in range(6):
-        ready = forks.Event()
-        process = forks.Process(target=commit_for_ever, args=(place, "job_activity_embedding_cnn", ready))
+        ready = processes.forks.Event()
+        process = processes.forks.Process(
+            target=commit_for_ever, args=(place, "job_activity_embedding_cnn", ready)
+        )
         process.start()
         assert ready.wait(60)
-        process.join(0.011 * trial)
+        process.join(took * (0.1 + 0.38 * trial))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         with sink.locked():
