@@ -7,6 +7,7 @@ the real commands and stores.
 import json
 import signal
 import sqlite3
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from pyiceberg.catalog import load_catalog
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.times import to_us
+from support import processes
 from support.feast_repo import (
     Repo,
     at,
@@ -283,3 +285,49 @@ def test_item_vectors_of_an_encoder_lie_in_iceberg_too(tmp_path):
     items = pd.DataFrame({"job_id": [1, 5, 11], "event_timestamp": [at(5.5)] * 3})
     assert joined(iceberg.store, ITEMS, items) == joined(folder.store, ITEMS, items)
     assert not check(iceberg.store).differences
+
+
+@pytest.mark.process
+def test_a_second_machine_that_publishes_meanwhile_wins_and_the_first_changes_nothing(
+    tmp_path, models
+):
+    """Two feature repos, as on two machines, whose tables are the same; real processes both."""
+    shared = f'"file://{tmp_path}/warehouse"'
+    more = f', catalog_properties={{"uri": "sqlite:///{tmp_path}/catalog.db"}}'
+    repos = [
+        in_iceberg(small_repo(tmp_path / name, models, seed=2, members=20, days=20), shared, more)
+        for name in ("first", "second")
+    ]
+    for repo in repos:
+        repo.run("apply")
+    first, second = repos
+    second.edit("feature_store.yaml", "publishing_delay_minutes: 30", "publishing_delay_minutes: 9")
+    first.materialize(at(0), at(1))
+    # Where the first run begins to compute it has looked, and waits for the second one to end.
+    wait = f"""
+import subprocess, sys
+from activity_embeddings.transformations.batch.snapshot_run import SnapshotRun
+compute = SnapshotRun.compute
+def late(self, *arguments):
+    compute(self, *arguments)
+    feast = "from feast.cli.cli import cli; cli()"
+    arguments = {interval(at(1), at(2))!r}
+    done = subprocess.run([sys.executable, "-c", feast, *arguments], cwd={str(second.path)!r})
+    assert done.returncode == 0
+SnapshotRun.compute = late
+from feast.cli.cli import cli
+cli()
+"""
+    online = first.online_rows()
+    done = processes.run(wait, *interval(at(1), at(2)), folder=first.path)
+    assert done.returncode == 1
+    assert "Error: Iceberg table activity_embeddings.job_activity_embedding" in done.stderr
+    assert "perhaps of another machine, has changed since this one began" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert first.online_rows() == online
+    (created,) = {
+        row["created_timestamp"] for row in sinks(first)[SEQUENCE].read(to_us(at(2))).to_pylist()
+    }
+    assert created == at(2) + timedelta(minutes=9)
+    first.materialize(at(1), at(2))
+    assert not check(first.store).differences

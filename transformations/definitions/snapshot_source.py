@@ -26,9 +26,7 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.offline.iceberg import table_name
 
-_SECRET = re.compile(
-    r"secret|access-key|password|credential|(^|[.-])(sas-)?token$|session-token|key$"
-)
+_SECRET = re.compile(r"secret|password|credential|connection-string|token$|key(-id)?$")
 Check: TypeAlias = Callable[[RepoConfig], None]
 """Raises `InvalidInput` where what a view is made of cannot be used."""
 

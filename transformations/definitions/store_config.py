@@ -26,8 +26,6 @@ _READS_ICEBERG = (
     DUCKDB_STORE,
     "duckdb",
     "feast.infra.offline_stores.duckdb.DuckDBOfflineStore",
-    "spark",
-    "feast.infra.offline_stores.contrib.spark_offline_store.spark.SparkOfflineStore",
 )
 _LOSES_LABELS = ("dask", "file", "feast.infra.offline_stores.dask.DaskOfflineStore")
 
@@ -70,15 +68,15 @@ def require_every_label(config: RepoConfig) -> None:
 def require_iceberg(config: RepoConfig) -> None:
     """Raise `InvalidInput` unless the offline store joins Iceberg tables.
 
-    It should also be this package's, or run in the feature repo, where relative paths lie.
+    Feast's own DuckDB store finds a local warehouse only where it runs in the feature repo.
     """
-    for kind in _offline_stores(config):
-        if kind not in _READS_ICEBERG and not kind.endswith("HybridOfflineStore"):
-            raise InvalidInput(
-                "feature_store.yaml: expected an offline store that joins Iceberg tables, in which "
-                f"views keep their snapshots. Received: {kind}. Set\n\n    offline_store:\n      "
-                f"type: {DUCKDB_STORE}\n"
-            )
+    kinds = list(_offline_stores(config))
+    if not any(kind in _READS_ICEBERG for kind in kinds):
+        raise InvalidInput(
+            "feature_store.yaml: expected an offline store that joins Iceberg tables, in which "
+            f"views keep their snapshots. Received: {kinds[0]}. Set\n\n    offline_store:\n      "
+            f"type: {DUCKDB_STORE}\n"
+        )
 
 
 def require_own_connections(config: RepoConfig) -> None:
