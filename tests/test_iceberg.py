@@ -5,6 +5,7 @@ the real commands and stores.
 """
 
 import json
+import shutil
 import signal
 import sqlite3
 from datetime import timedelta
@@ -15,8 +16,11 @@ import pyarrow as pa
 import pytest
 from pyiceberg.catalog import load_catalog
 
+from activity_embeddings.training.models import GeometricDecay
+from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.offline.sinks.places import sink_of
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import to_us
 from support import processes
 from support.feast_repo import (
@@ -150,6 +154,40 @@ def test_training_joins_are_those_of_a_folder(pair, iceberg, monkeypatch, tmp_pa
     try:
         monkeypatch.chdir(iceberg.path)
         assert joined(iceberg.store) == expected
+    finally:
+        folder.put_back()
+
+
+def test_versions_of_a_model_are_those_of_a_folder_and_one_may_be_taken_back(
+    pair, iceberg, models, tmp_path
+):
+    folder, _ = pair
+    spec, vectors = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", 64)
+    second = tmp_path / "second"
+    package_model(
+        GeometricDecay(r=0.1).build(spec, vectors),
+        second,
+        name="unweighted_average",
+        version="2",
+        spec=spec,
+        vector_spec=vectors,
+    )
+    try:
+        before = joined(folder.store)
+        for source in (second, models / "unweighted_average"):
+            for repo in pair:
+                target = repo.path / "models" / "unweighted_average"
+                shutil.rmtree(target)
+                shutil.copytree(source, target)
+                repo.publish(at(2), at(4))
+            assert snapshots(iceberg) == snapshots(folder)
+            assert iceberg.online_rows() == folder.online_rows()
+            after = joined(folder.store)
+            assert joined(iceberg.store) == after
+            assert (after == before) == (source != second)
+            assert not check(iceberg.store).differences
+        names = {f"{EMBEDDINGS[0]}__v{version}" for version in "12"}
+        assert names <= set(tables(iceberg))
     finally:
         folder.put_back()
 
