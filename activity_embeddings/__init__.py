@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     )
     from activity_embeddings.transformations.contract.activity_model import ActivityModel
     from activity_embeddings.transformations.definitions.domain import ActivityDomain
-    from activity_embeddings.transformations.definitions.snapshot_source import PostgreSQLSnapshots
+    from activity_embeddings.transformations.definitions.snapshot_source import (
+        IcebergSnapshots,
+        PostgreSQLSnapshots,
+    )
     from activity_embeddings.transformations.definitions.tags import vector_spec_of
     from activity_embeddings.transformations.definitions.views import (
         activity_view,
@@ -78,6 +81,7 @@ __all__ = [
     "AlreadyRunning",
     "DomainNames",
     "GuardFailed",
+    "IcebergSnapshots",
     "InvalidData",
     "InvalidInput",
     "InvalidRequest",
@@ -124,6 +128,7 @@ _MODULE_OF = {
     "ActivitySpec": "transformations.spec",
     "ItemVectorSpec": "transformations.spec",
     "ActivityDomain": "transformations.definitions.domain",
+    "IcebergSnapshots": "transformations.definitions.snapshot_source",
     "PostgreSQLSnapshots": "transformations.definitions.snapshot_source",
     "activity_view": "transformations.definitions.views",
     "encoded_vector_view": "transformations.definitions.views",

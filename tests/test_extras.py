@@ -68,6 +68,7 @@ def test_the_modules_of_an_extra_are_those_that_it_installs():
     declared["evaluate"][:1] = declared["train"]
     declared["redis"] = [re.sub(r"feast\[(.*)\]", r"\1", name) for name in declared["redis"]]
     declared["postgres"] = ["psycopg", "psycopg_pool", *declared["postgres"][1:]]  # as Feast has it
+    declared["iceberg"] = [re.sub(r"\[.*\]", "", name) for name in declared["iceberg"]]
     for extra, modules in MODULES.items():
         assert sorted(modules) == sorted(MODULE_OF.get(name, name) for name in declared[extra])
     assert set(MODULES) | {"all", "dev", "docs"} == set(declared)

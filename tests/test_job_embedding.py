@@ -14,8 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from activity_embeddings.training.models import GeometricDecay, UnweightedAverage
-from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.definitions.registered import registered_model
 from activity_embeddings.transformations.errors import InvalidInput
@@ -39,6 +37,7 @@ from support.item_encoders import (
     SmallEncoder,
     as_reference,
     expected_vectors,
+    package_all,
     package_encoder,
     postings_table,
     small_postings,
@@ -54,34 +53,6 @@ ITEMS_ONLY = ("--views", "job_embedding")
 EVENTS, _ = small_data(seed=6, members=20, days=12)
 POSTINGS = small_postings()
 DELAY = timedelta(minutes=30)
-
-
-class NewestItem(tf.Module):
-    """A model in the CNN's place: the vector of the newest item."""
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, 32, DIMENSION], tf.float32, "item_embeddings"),
-            tf.TensorSpec([None, 32], tf.int32, "actions"),
-        ]
-    )
-    def serve(self, item_embeddings, actions):
-        return {"activity_embedding": item_embeddings[:, -1]}
-
-
-def package_all(folder, encoder=None, **changes):
-    """Package an item encoder, and the three models of the feature repo for its vectors."""
-    described = package_encoder(folder / "item_encoder", encoder, **changes)
-    spec, vector_spec = ActivitySpec(), described.vector_spec
-    for name, model in {
-        "unweighted_average": UnweightedAverage().build(spec, vector_spec),
-        "geometric_decay": GeometricDecay(r=0.8).build(spec, vector_spec),
-        "cnn": NewestItem(),
-    }.items():
-        package_model(
-            model, folder / name, name=name, version="1", spec=spec, vector_spec=vector_spec
-        )
-    return described
 
 
 @pytest.fixture(scope="module")

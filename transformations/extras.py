@@ -11,6 +11,7 @@ _TRAIN = ("matplotlib", "optuna", "scipy", "sklearn", "tensorboard", "threadpool
 MODULES = {
     "train": _TRAIN,
     "evaluate": (*_TRAIN, "jinja2", "lightgbm"),
+    "iceberg": ("pyiceberg",),
     "redis": ("redis",),
     "postgres": ("adbc_driver_postgresql", "psycopg", "psycopg_pool"),
 }

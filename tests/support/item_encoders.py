@@ -4,7 +4,9 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from activity_embeddings.training.packaging import package_item_encoder
+from activity_embeddings.training.models import GeometricDecay, UnweightedAverage
+from activity_embeddings.training.packaging import package_item_encoder, package_model
+from activity_embeddings.transformations.spec import ActivitySpec
 from support.feast_repo import DIMENSION, at, us
 
 NAME = "content"
@@ -48,6 +50,34 @@ def vector_of(title, genres, year, scale=1.0):
 def package_encoder(path, encoder=None, **changes):
     facts = {"name": NAME, "version": "1", "valid_from": VALID_FROM, **changes}
     return package_item_encoder(encoder or SmallEncoder(), path, **facts)
+
+
+class NewestItem(tf.Module):
+    """A model in the CNN's place: the vector of the newest item."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 32, DIMENSION], tf.float32, "item_embeddings"),
+            tf.TensorSpec([None, 32], tf.int32, "actions"),
+        ]
+    )
+    def serve(self, item_embeddings, actions):
+        return {"activity_embedding": item_embeddings[:, -1]}
+
+
+def package_all(folder, encoder=None, **changes):
+    """Package an item encoder, and the three models of the feature repo for its vectors."""
+    described = package_encoder(folder / "item_encoder", encoder, **changes)
+    spec, vector_spec = ActivitySpec(), described.vector_spec
+    for name, model in {
+        "unweighted_average": UnweightedAverage().build(spec, vector_spec),
+        "geometric_decay": GeometricDecay(r=0.8).build(spec, vector_spec),
+        "cnn": NewestItem(),
+    }.items():
+        package_model(
+            model, folder / name, name=name, version="1", spec=spec, vector_spec=vector_spec
+        )
+    return described
 
 
 def small_postings(items=30):

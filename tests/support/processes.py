@@ -33,15 +33,18 @@ _IMPORTED = [
     "feast.infra.registry.sql",
     "tensorflow",
     "keras",
+    "pyiceberg.catalog.sql",
+    "pyiceberg.io.pyarrow",
     "activity_embeddings.training.commands",
     "activity_embeddings.training.fitting.train",
     "activity_embeddings.transformations.batch.engine",
     "activity_embeddings.transformations.inference.embedder",
     "activity_embeddings.transformations.offline.duckdb",
+    "activity_embeddings.transformations.offline.sinks.iceberg",
     "activity_embeddings.transformations.serving.process",
 ]
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(_IMPORTED)
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(_IMPORTED)
 
 
 @dataclass
@@ -99,7 +102,7 @@ def start(
         file.write(stdin)
     stdout = log or Path(f"{file.name}.stdout")
     stderr = log or Path(f"{file.name}.stderr")
-    process = _forks.Process(
+    process = forks.Process(
         target=_run,
         args=(
             code,

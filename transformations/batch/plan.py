@@ -120,7 +120,10 @@ class MaterializePlan:
     @property
     def locked(self) -> list[FeatureView]:
         """The views whose snapshots no other run may write meanwhile."""
-        return [*(task.feature_view for task in self.encoded), *(s.view for s in self.sequences)]
+        written = [task.feature_view for task in self.encoded]
+        for plan in self.sequences:
+            written += [plan.view, *(task.feature_view for task in plan.embeddings)]
+        return written
 
 
 def is_ours(task: MaterializationTask) -> bool:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 from feast import FileSource, RepoConfig
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
-from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
+from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.definitions.store_config import (
     require_engine,
     require_every_label,
     require_files,
+    require_iceberg,
     require_own_connections,
 )
 from activity_embeddings.transformations.definitions.tags import within_repo
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.extras import require_extra
+from activity_embeddings.transformations.offline.iceberg import table_name
 
+_SECRET = re.compile(r"secret|password|credential|connection-string|token$|key(-id)?$")
 Check: TypeAlias = Callable[[RepoConfig], None]
 """Raises `InvalidInput` where what a view is made of cannot be used."""
 
@@ -86,6 +92,109 @@ class PostgreSQLSnapshots:
         return table_source(self.schema, view, version, **definition)
 
 
+@dataclass(frozen=True)
+class IcebergSnapshots:
+    """Apache Iceberg tables, one for each version of a view: `<namespace>.<view>__v<version>`.
+
+    Namespace and tables are made by the first `feast materialize`. Nothing secret goes into the
+    registry: credentials, and an address with a password, come from the environment or from the
+    configuration of pyiceberg, under the name of the catalog, as
+    `PYICEBERG_CATALOG__ACTIVITY_EMBEDDINGS__URI`.
+
+    Parameters
+    ----------
+    warehouse
+        Where the tables lie: the URI of an object store, what a catalog calls its warehouse, or a
+        folder of this machine, best within the feature repo.
+    namespace
+        Of the tables.
+    catalog_type
+        `sql`, `rest`, `hive`, `glue` or `dynamodb`.
+    catalog_name
+        Under which pyiceberg's configuration knows the catalog; without underscores, which that
+        configuration reads as hyphens.
+    catalog_properties
+        Of pyiceberg, such as `uri` or `s3.endpoint`. A catalog of type `sql` without a `uri` is
+        `catalog.db` in the warehouse if that is a folder.
+    endpoint
+        Address of a REST catalog.
+    token_env_var
+        Environment variable that holds the token of a REST catalog.
+    credential_vending
+        Whether a REST catalog hands out credentials for the object store.
+
+    Raises
+    ------
+    InvalidInput
+        A property is secret, or the name of the catalog has an underscore.
+    """
+
+    warehouse: str | Path
+    namespace: str = "activity_embeddings"
+    catalog_type: str = "sql"
+    catalog_name: str = "activity-embeddings"
+    catalog_properties: Mapping[str, str] = field(default_factory=dict)
+    endpoint: str = ""
+    token_env_var: str | None = None
+    credential_vending: bool = True
+
+    def __post_init__(self) -> None:
+        require_extra("iceberg", "IcebergSnapshots")
+        if "_" in self.catalog_name:
+            raise InvalidInput(
+                "IcebergSnapshots: catalog_name should have no underscore, which pyiceberg's "
+                f"environment variables cannot name. Received: {self.catalog_name!r}"
+            )
+        secret = [key for key, value in self._properties.items() if _is_secret(key, value)]
+        if secret:
+            variable = f"PYICEBERG_CATALOG__{self.catalog_name}__{secret[0]}"
+            variable = variable.replace(".", "__").replace("-", "_").upper()
+            raise InvalidInput(
+                "IcebergSnapshots: catalog_properties should hold nothing secret, since the "
+                f"registry does not hide it. Received: {secret[0]!r}. Set the environment variable "
+                f"{variable} instead"
+            )
+
+    def source(self, view: str, version: str, repo: Path, **definition: Any) -> DataSource:
+        """See `SnapshotPlace.source`."""
+        warehouse = str(self.warehouse)
+        properties = dict(self.catalog_properties)
+        if "://" not in warehouse and self.catalog_type == "sql":
+            warehouse = within_repo(Path(warehouse), repo)
+            if not self.endpoint:
+                properties.setdefault("uri", f"sqlite:///{warehouse}/catalog.db")
+        if "uri" in properties:
+            properties["uri"] = _sqlite_within(properties["uri"], repo)
+        return IcebergTableSource(
+            warehouse=warehouse,
+            namespace=self.namespace,
+            table=table_name(view, version),
+            catalog_type=self.catalog_type,
+            catalog_name=self.catalog_name,
+            endpoint=_sqlite_within(self.endpoint, repo),
+            catalog_properties=properties,
+            token_env_var=self.token_env_var,
+            credential_vending=self.credential_vending,
+            **definition,
+        )
+
+    @property
+    def _properties(self) -> dict[str, str]:
+        return {**self.catalog_properties, "uri": self.catalog_properties.get("uri", self.endpoint)}
+
+
+def _is_secret(key: str, value: str) -> bool:
+    return bool(_SECRET.search(key)) or (key == "uri" and bool(urlsplit(value).password))
+
+
+def _sqlite_within(uri: str, repo: Path) -> str:
+    """Return the address of a database of sqlite in the repo by its path within it."""
+    scheme, found, path = uri.partition(":///")
+    if not found or not scheme.startswith("sqlite"):
+        return uri
+    return f"{scheme}:///{within_repo(Path(path), repo)}"
+
+
 Snapshots: TypeAlias = Path | SnapshotPlace | None
 """What a feature repo says: a folder or another place; None: `data/snapshots` of the repo."""
 
@@ -124,6 +233,11 @@ class CheckedSource(_Source):
     need not have this package.
     """
 
+    def __init_subclass__(cls) -> None:
+        # Feast writes the name of a source's class to the registry, and imports it from there.
+        feasts = cls.__mro__[2]  # behind this class
+        cls.__module__, cls.__name__ = feasts.__module__, feasts.__name__
+
     def __init__(self, *, checks: Sequence[Check] = (), **definition: Any) -> None:
         super().__init__(**definition)
         self._checks = tuple(checks)
@@ -143,13 +257,6 @@ class CheckedSource(_Source):
         for check in self._checks:
             check(config)
 
-    def to_proto(self) -> DataSourceProto:
-        """Return the definition of Feast's own source."""
-        proto = super().to_proto()
-        kind = type(self).__mro__[2]  # behind this class
-        proto.data_source_class_type = f"{kind.__module__}.{kind.__name__}"
-        return proto
-
 
 class FolderSource(CheckedSource, FileSource):
     """A folder of snapshots."""
@@ -157,4 +264,19 @@ class FolderSource(CheckedSource, FileSource):
     def validate(self, config: RepoConfig) -> None:
         """See `CheckedSource.validate`; the offline store has to join files."""
         require_files(config)
+        super().validate(config)
+
+
+class IcebergTableSource(CheckedSource, IcebergSource):
+    """An Iceberg table of snapshots."""
+
+    def validate(self, config: RepoConfig) -> None:
+        """Accept a table that is still to be made, in a store that reads Iceberg tables.
+
+        Raises
+        ------
+        InvalidInput
+            See `CheckedSource.validate`; or the offline store reads no Iceberg tables.
+        """
+        require_iceberg(config)
         super().validate(config)

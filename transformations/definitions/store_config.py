@@ -25,6 +25,11 @@ POSTGRES_STORE = "activity_embeddings.OrderedPostgreSQLOfflineStore"
 
 _POSTGRES_SETTINGS = "feast.infra.utils.postgres.postgres_config.PostgreSQLConfig"
 _SHARES_A_CONNECTION = ("sqlite", "feast.infra.online_stores.sqlite.SqliteOnlineStore")
+_READS_ICEBERG = (
+    DUCKDB_STORE,
+    "duckdb",
+    "feast.infra.offline_stores.duckdb.DuckDBOfflineStore",
+)
 _LOSES_LABELS = ("dask", "file", "feast.infra.offline_stores.dask.DaskOfflineStore")
 
 
@@ -92,6 +97,20 @@ def require_every_label(config: RepoConfig) -> None:
                 f"some out. Set\n\n    offline_store:\n      type: {DASK_STORE}\n\nwhich reads "
                 f"the same files, or\n\n    offline_store:\n      type: {DUCKDB_STORE}\n"
             )
+
+
+def require_iceberg(config: RepoConfig) -> None:
+    """Raise `InvalidInput` unless the offline store joins Iceberg tables.
+
+    Feast's own DuckDB store finds a local warehouse only where it runs in the feature repo.
+    """
+    kinds = list(_offline_stores(config))
+    if not any(kind in _READS_ICEBERG for kind in kinds):
+        raise InvalidInput(
+            "feature_store.yaml: expected an offline store that joins Iceberg tables, in which "
+            f"views keep their snapshots. Received: {kinds[0]}. Set\n\n    offline_store:\n      "
+            f"type: {DUCKDB_STORE}\n"
+        )
 
 
 def require_own_connections(config: RepoConfig) -> None:

@@ -23,8 +23,11 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineS
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 
+from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.feast_compat.duckdb import order_by_column
-from activity_embeddings.transformations.names import REQUEST_ROW
+from activity_embeddings.transformations.names import REQUEST_ROW, Role, Tag
+from activity_embeddings.transformations.offline.iceberg import is_iceberg, located
+from activity_embeddings.transformations.offline.sinks.places import sink_of
 
 
 class OrderedDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -47,7 +50,15 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
     ) -> RetrievalJob:
-        """Join as Feast's DuckDB store does; the i-th row of the result answers the i-th asked."""
+        """Join as Feast's DuckDB store does; the i-th row of the result answers the i-th asked.
+
+        Raises
+        ------
+        NotReady
+            A view of this package has no snapshots yet.
+        """
+        for view in feature_views:
+            _require_snapshots(view, config)
         numbered = entity_df
         if isinstance(entity_df, pd.DataFrame):
             numbered = entity_df.assign(**{REQUEST_ROW: np.arange(len(entity_df))})
@@ -92,6 +103,15 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
         DuckDBOfflineStore.offline_write_batch(config, located, table, progress)
 
 
+def _require_snapshots(view: FeatureView, config: RepoConfig) -> None:
+    ours = view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING)
+    if (ours or Tag.ENCODER_PATH in view.tags) and not sink_of(view, config).committed():
+        raise NotReady(
+            f"{view.name}: expected published snapshots. Received: none in "
+            f"{sink_of(view, config).place}; run `feast materialize` first"
+        )
+
+
 def _located_view(view: FeatureView, config: RepoConfig) -> FeatureView:
     """Return a view whose source is where it is for the feature repo."""
     if view.batch_source is None:
@@ -102,6 +122,8 @@ def _located_view(view: FeatureView, config: RepoConfig) -> FeatureView:
 
 
 def _located(source: DataSource, config: RepoConfig) -> DataSource:
+    if is_iceberg(source):
+        return located(source, config.repo_path)
     if not isinstance(source, FileSource):
         return source
     copied = copy(source)

@@ -32,6 +32,7 @@ from activity_embeddings.transformations.offline.sources import (
     parquet_files,
     read_ids,
     readable,
+    source_columns,
     source_label,
     source_of,
 )
@@ -176,9 +177,7 @@ def _rewrite_file(path: Path, view: FeatureView, table: pa.Table) -> None:
 
 
 def _append_through_feast(store: FeatureStore, view: FeatureView, table: pa.Table) -> None:
-    source = source_of(view)
-    with readable(view):
-        columns = [name for name, _ in source.get_table_column_names_and_types(store.config)]
+    columns = list(source_columns(store.config, view))
     filled = _filled_columns(view, table, columns)
     nothing = pa.nulls(len(table))
     rows = pa.table({name: filled.get(name, nothing) for name in columns})

@@ -115,6 +115,11 @@ class ParquetFiles:
             )
         return (self._filled or self._fragments)[0].physical_schema
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Return the names of the columns that `schema` has, and what Arrow calls their types."""
+        return {field.name: str(field.type) for field in self.schema()}
+
     def type_of(self, column: str) -> pa.DataType | None:
         """Return the type of a column in the first file that has it, None if none has."""
         for fragment in self._filled or self._fragments:
@@ -316,7 +321,7 @@ class ParquetFiles:
         label = self._of(fragments[0].path) if len(fragments) == 1 else self.label
         try:
             table = self._scan(fragments, wanted, time, start, end)
-            return _normalised(table, ids, time, label)
+            return normalised(table, ids, time, label)
         except (OSError, pa.ArrowException, InvalidData) as error:
             if len(fragments) > 1:
                 for fragment in fragments:
@@ -470,7 +475,7 @@ def _bounds(kind: pa.TimestampType, start: int | None, end: int) -> tuple[pa.Sca
     return pa.scalar(limits[0], pa.int64()).cast(kind), pa.scalar(limits[1], pa.int64()).cast(kind)
 
 
-def _normalised(table: pa.Table, ids: Sequence[str], time: str, label: str) -> pa.Table:
+def normalised(table: pa.Table, ids: Sequence[str], time: str, label: str) -> pa.Table:
     """Return rows with ids as int64 or string, and times as timestamp[us, UTC]."""
     for position, name in enumerate(table.column_names):
         if name in ids:

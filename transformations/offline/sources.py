@@ -31,6 +31,7 @@ from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.names import DomainNames, Tag
 from activity_embeddings.transformations.offline.columns import source_names
+from activity_embeddings.transformations.offline.iceberg import IcebergRows, is_iceberg, located
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles, is_parquet
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -126,7 +127,7 @@ def event_ids_of(config: RepoConfig, view: FeatureView) -> pa.DataType | None:
         return declared
     event_id = DomainNames.of(view.tags).event_id
     column = source_names(view, [event_id])[event_id]
-    stored = parquet_files(config, view) or postgres_table(config, view)
+    stored = _read_here(config, view)
     if stored is None:
         return pa.null() if column in source_columns(config, view) else None
     kind = stored.type_of(column)
@@ -245,6 +246,14 @@ def parquet_files(config: RepoConfig, view: FeatureView) -> ParquetFiles | None:
     return ParquetFiles(source, config.repo_path, source_label(view))
 
 
+def iceberg_rows(config: RepoConfig, view: FeatureView) -> IcebergRows | None:
+    """Return the rows of a view's source, None for a source that is no Iceberg table."""
+    source = source_of(view)
+    if not is_iceberg(source):
+        return None
+    return IcebergRows(located(source, config.repo_path), source_label(view))
+
+
 def postgres_table(config: RepoConfig, view: FeatureView) -> PostgresTable | None:
     """Return the table or query of a view's source, None for a source that is not PostgreSQL's."""
     source = source_of(view)
@@ -256,9 +265,16 @@ def postgres_table(config: RepoConfig, view: FeatureView) -> PostgresTable | Non
     return PostgresTable(cast("PostgreSQLSource", source), config, source_label(view))
 
 
+def _read_here(
+    config: RepoConfig, view: FeatureView
+) -> ParquetFiles | IcebergRows | PostgresTable | None:
+    """Return a source that is read here, whatever the offline store is, None for another one."""
+    return parquet_files(config, view) or iceberg_rows(config, view) or postgres_table(config, view)
+
+
 def earliest_time(config: RepoConfig, view: FeatureView) -> int | None:
     """Return the first time of a source, microseconds since the epoch, None where it is untold."""
-    stored = parquet_files(config, view) or postgres_table(config, view)
+    stored = _read_here(config, view)
     return None if stored is None else stored.earliest()
 
 
@@ -270,12 +286,9 @@ def count_hidden_files(config: RepoConfig, *views: FeatureView) -> int:
 
 def source_columns(config: RepoConfig, view: FeatureView) -> dict[str, str]:
     """Return the names of the columns of a view's source, and what it calls their types."""
-    files = parquet_files(config, view)
-    if files is not None:
-        return {field.name: str(field.type) for field in files.schema()}
-    table = postgres_table(config, view)
-    if table is not None:
-        return table.columns
+    stored = _read_here(config, view)
+    if stored is not None:
+        return stored.columns
     with readable(view):
         return dict(source_of(view).get_table_column_names_and_types(config))
 
@@ -291,7 +304,7 @@ def check_columns(
 ) -> None:
     """Check the columns of a source that are cheap to look at.
 
-    Of parquet files by a footer, in PostgreSQL by what it says of a table or query.
+    Of parquet files by a footer, of tables in Iceberg and PostgreSQL by what these say of them.
 
     Parameters
     ----------
@@ -309,7 +322,7 @@ def check_columns(
     InvalidInput
         There is no such source, or a column is missing or of another type.
     """
-    stored = parquet_files(config, view) or postgres_table(config, view)
+    stored = _read_here(config, view)
     if stored is None:
         return
     there = source_columns(config, view)
@@ -382,14 +395,9 @@ def _pull(
     """
     source = source_of(view)
     wanted = source_names(view, (*columns, *optional))
-    files = parquet_files(config, view)
-    if files is not None:
-        return files.read(
-            wanted, ids=ids, time=names.EVENT_TIMESTAMP, start=start, end=end, optional=optional
-        )
-    table = postgres_table(config, view)
-    if table is not None:
-        return table.read(
+    stored = _read_here(config, view)
+    if stored is not None:
+        return stored.read(
             wanted, ids=ids, time=names.EVENT_TIMESTAMP, start=start, end=end, optional=optional
         )
     there = source_columns(config, view)

@@ -11,10 +11,11 @@ an as-of time at once.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +24,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from activity_embeddings.transformations.errors import ModelMismatch
+from activity_embeddings.transformations.errors import AlreadyRunning, ModelMismatch
+from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.spec import ItemVectorSpec, describe_mismatch
 from activity_embeddings.transformations.times import to_datetime, to_us
 
@@ -193,6 +195,29 @@ class SnapshotWriter:
         """Finish the file."""
         if self._writer is not None:
             self._writer.close()
+
+
+@contextmanager
+def lock_file(file: Path, place: str) -> Iterator[None]:
+    """Keep other processes of this machine out while the body runs, as `SnapshotSink.locked`.
+
+    Parameters
+    ----------
+    file
+        Made where it is missing; its folder too.
+    place
+        What is locked, for the error.
+    """
+    make_folder(file.parent)
+    with file.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AlreadyRunning(
+                f"{place}: expected one run at a time. Received: a second one while another is "
+                "publishing; wait for it to end"
+            ) from error
+        yield
 
 
 def read_snapshot(file: Path, columns: Sequence[str] | None = None) -> pa.Table:

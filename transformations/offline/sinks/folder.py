@@ -10,13 +10,12 @@ in it, may be a symbolic link, as to another disk.
 
 from __future__ import annotations
 
-import fcntl
 import filecmp
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from feast import FileSource, RepoConfig
 from feast.data_source import DataSource
 
 from activity_embeddings.transformations.arrow import single_chunk
-from activity_embeddings.transformations.errors import AlreadyRunning, InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import (
     flush,
     make_folder,
@@ -41,6 +40,7 @@ from activity_embeddings.transformations.offline.sinks.base import (
     PARTITION,
     SnapshotSink,
     Staging,
+    lock_file,
     parse_partition,
     partition_name,
     read_facts,
@@ -83,20 +83,10 @@ class FolderSink:
         real = real_path(self.path)
         return Staging(real.with_name(f".{real.name}.staging"))
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """See `SnapshotSink.locked`; holds for the processes of one machine."""
         real = real_path(self.path)
-        make_folder(real.parent)
-        with real.with_name(f".{real.name}.lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise AlreadyRunning(
-                    f"{self.path}: expected one run at a time. Received: a second one while "
-                    "another is publishing; wait for it to end"
-                ) from error
-            yield
+        return lock_file(real.with_name(f".{real.name}.lock"), self.place)
 
     def committed(self) -> list[int]:
         """See `SnapshotSink.committed`."""

@@ -20,6 +20,7 @@ _SINKS = {
     "feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source.PostgreSQLSource": (
         "postgres"
     ),
+    "feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source.IcebergSource": "iceberg",
 }
 
 

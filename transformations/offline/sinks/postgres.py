@@ -26,7 +26,6 @@ from urllib.parse import quote
 import numpy as np
 import psycopg
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import RepoConfig
 from feast.data_source import DataSource
@@ -37,7 +36,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.arrow import TIMESTAMP, is_text, require_columns
+from activity_embeddings.transformations.arrow import TIMESTAMP, require_columns
 from activity_embeddings.transformations.errors import AlreadyRunning, InvalidInput, NotReady
 from activity_embeddings.transformations.offline.postgres import (
     Connection,
@@ -51,6 +50,7 @@ from activity_embeddings.transformations.offline.sinks.base import (
     Staging,
     read_facts,
 )
+from activity_embeddings.transformations.offline.sinks.content import content_hash
 from activity_embeddings.transformations.times import to_datetime, to_us
 from activity_embeddings.transformations.wording import utc
 
@@ -534,32 +534,9 @@ def _numbered(file: pq.ParquetFile, schema: pa.Schema, as_of: int) -> pa.RecordB
 
 def _content(file: Path, facts: str) -> str:
     """Return what is equal for equal rows and facts, however the rows lie in the file."""
-    parts: dict[str, Any] = {}
-
-    def update(name: str, data: np.ndarray | bytes) -> None:
-        parts.setdefault(name, hashlib.sha256()).update(data)
-
-    def add(name: str, values: pa.Array) -> None:
-        # Each part by itself, so that it does not matter where a batch ends.
-        update(f"{name} there", values.is_valid().cast(pa.uint8()).to_numpy())
-        kind = values.type
-        if hasattr(kind, "value_type"):
-            update(f"{name} lengths", pc.list_value_length(values).fill_null(0).to_numpy())
-            add(f"{name} items", values.flatten())
-        elif is_text(kind):
-            update(f"{name} lengths", pc.binary_length(values).fill_null(0).to_numpy())
-            update(name, "".join(values.drop_null().to_pylist()).encode())
-        else:
-            zero = pa.scalar(0, pa.int64()).cast(kind)
-            update(name, values.fill_null(zero).to_numpy(zero_copy_only=False))
-
     with pq.ParquetFile(file, pre_buffer=False) as staged:
-        columns = [f"{column.name} {column.type}" for column in staged.schema_arrow]
-        for batch in staged.iter_batches(ROWS_AT_ONCE):
-            for column, values in zip(columns, batch.columns, strict=True):
-                add(column, values)
-    digests = {name: digest.hexdigest() for name, digest in parts.items()}
-    return hashlib.sha256(json.dumps([facts, columns, digests]).encode()).hexdigest()
+        rows = content_hash(staged.schema_arrow, staged.iter_batches(ROWS_AT_ONCE))
+    return hashlib.sha256(f"{facts} {rows}".encode()).hexdigest()
 
 
 def _type_of_ids(ids: pa.Array) -> str:

@@ -1,60 +1,52 @@
 """What every sink of snapshots promises, wherever it keeps them."""
 
-import multiprocessing
 import os
 import signal
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from psycopg.sql import SQL, Identifier
 
 from activity_embeddings.transformations.arrow import TIMESTAMP
 from activity_embeddings.transformations.errors import AlreadyRunning, ModelMismatch
-from activity_embeddings.transformations.offline.postgres import stream
-from activity_embeddings.transformations.offline.sinks.base import SnapshotSink, require_same_facts
-from activity_embeddings.transformations.offline.sinks.folder import FolderSink
-from activity_embeddings.transformations.offline.sinks.postgres import PostgresSink
-from activity_embeddings.transformations.times import to_us
+from activity_embeddings.transformations.offline.sinks.base import require_same_facts
+from support import processes
 from support.postgres_server import postgres_server
+from support.s3_server import CREDENTIALS, REGION, make_bucket, s3_server
+from support.snapshot_places import (
+    DAY,
+    FACTS,
+    MEMBERS,
+    FolderPlace,
+    IcebergPlace,
+    PostgresPlace,
+    T,
+    commit_for_ever,
+    publish,
+    rows,
+    stage,
+)
 
-DAY = 86_400_000_000
-T = to_us(datetime(2024, 3, 1, tzinfo=UTC))
-FACTS = {"model": "m", "version": "1", "spec": {"length": 32, "actions": ["APPLY", "SAVE"]}}
-MEMBERS = pa.array([-5, 1, 2, 3, 2**40], pa.int64())
+KINDS = [
+    "folder",
+    "iceberg",
+    "iceberg on S3",
+    pytest.param("postgres", marks=pytest.mark.postgres),
+]
 
 
-@dataclass
-class Place:
-    """Where sinks are made.
-
-    Attributes
-    ----------
-    sink
-        Takes the name and version of a view and returns its sink; called again, the same one.
-    seen
-        Takes a sink and returns the rows that Feast's offline store reads of it.
-    """
-
-    sink: Callable[[str, str], SnapshotSink]
-    seen: Callable[[SnapshotSink], pa.Table]
-
-
-def in_folder(folder):
-    import duckdb
-
-    def seen(sink):
-        return duckdb.read_parquet(f"{sink.path}/*/*.parquet").to_arrow_table()
-
-    return Place(lambda view, version: FolderSink(folder / view / f"v{version}"), seen)
+@pytest.fixture(scope="module")
+def s3(request):
+    """The address of an S3 server: a real process that answers over HTTP, of moto."""
+    with s3_server() as address, pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -63,68 +55,24 @@ def server():
         yield database
 
 
-def in_postgres(database, folder):
-    database = database.new(f"d{uuid.uuid4().hex}")
-    info = psycopg.conninfo.make_conninfo(**database.connection)
-
-    def sink(view, version):
-        table = f"{view}_v{version}"
-        return PostgresSink(info, "activity embeddings", table, folder / table)
-
-    def seen(sink):
-        query = SQL("SELECT * FROM {}").format(Identifier(sink.schema, sink.table))
-        return pa.Table.from_batches(stream(info, query))
-
-    return Place(sink, seen)
-
-
-KINDS = ["folder", pytest.param("postgres", marks=pytest.mark.postgres)]
-
-
 @pytest.fixture(params=KINDS)
 def place(request, tmp_path):
     if request.param == "folder":
-        return in_folder(tmp_path)
-    return in_postgres(request.getfixturevalue("server"), tmp_path)
+        return FolderPlace(tmp_path)
+    if request.param == "postgres":
+        database = request.getfixturevalue("server").new(f"d{uuid.uuid4().hex}")
+        return PostgresPlace(tmp_path, psycopg.conninfo.make_conninfo(**database.connection))
+    if request.param == "iceberg":
+        return IcebergPlace(tmp_path, "data/warehouse", "sqlite:///data/catalog.db")
+    address = request.getfixturevalue("s3")
+    bucket = make_bucket(address, f"b{uuid.uuid4().hex}")
+    properties = {"s3.endpoint": address, "s3.region": REGION}
+    return IcebergPlace(tmp_path, f"{bucket}/warehouse", "sqlite:///data/catalog.db", properties)
 
 
 @pytest.fixture
 def sink(place):
     return place.sink("job_activity_embedding_cnn", "1")
-
-
-def rows(members, as_of=T, seed=0):
-    """Rows of an embedding view, with every type that snapshots have."""
-    n, random = len(members), np.random.default_rng(seed)
-    vectors = random.normal(size=(n, 4)).astype(np.float32)
-    moments = pa.array([as_of] * n, pa.int64()).cast(TIMESTAMP)
-    lists = [list(range(i % 4)) for i in range(n)]
-    return pa.RecordBatch.from_pydict(
-        {
-            "member_id": members,
-            "embedding": pa.array(vectors.tolist(), pa.list_(pa.float32())),
-            "item_ids": pa.array(lists, pa.list_(pa.int64())),
-            "actions": pa.array([["SAVE"] * len(of) for of in lists], pa.list_(pa.string())),
-            "times": pa.array([[T - i for i in of] for of in lists], pa.list_(pa.int64())).cast(
-                pa.list_(TIMESTAMP)
-            ),
-            "activity_count": pa.array([len(of) for of in lists], pa.int64()),
-            "event_timestamp": moments,
-            "created_timestamp": moments,
-        }
-    )
-
-
-def stage(sink, as_of, *batches, facts=FACTS):
-    writer = sink.staging.writer(as_of, facts)
-    for batch in batches:
-        writer.write(batch)
-    writer.close()
-
-
-def publish(sink, as_of, *batches, facts=FACTS):
-    stage(sink, as_of, *batches, facts=facts)
-    return sink.commit(as_of)
 
 
 def test_nothing_is_there_at_first(sink):
@@ -339,31 +287,21 @@ def test_together_is_undone_where_it_can_be_and_never_half_a_snapshot(sink, plac
     assert sink.read(T).to_pylist() == other.read(T).to_pylist() == rows(MEMBERS).to_pylist()
 
 
-def _commits_for_ever(make, ready):
-    """Replace one snapshot by another and back until killed; run in a process of its own."""
-    sink = make()
-    ready.set()
-    seed = 0
-    while True:
-        publish(sink, T, rows(MEMBERS.slice(seed), T, seed))
-        seed = 1 - seed
-
-
 def test_killed_anywhere_it_has_the_rows_of_one_commit_and_goes_on(sink, place):
-    """By SIGKILL at moments spread over two commits."""
-    forks = multiprocessing.get_context("fork")
-    make = lambda: place.sink("job_activity_embedding_cnn", "1")  # noqa: E731
-    publish(sink, T, rows(MEMBERS, T, 0))
+    """By SIGKILL at moments that are spread over the time that two commits take."""
+    publish(sink, T, rows(MEMBERS))
     started = time.perf_counter()
     publish(sink, T, rows(MEMBERS.slice(1), T, 1))
-    commit = time.perf_counter() - started
+    took = time.perf_counter() - started
     possible = [rows(MEMBERS.slice(seed), T, seed).to_pylist() for seed in (0, 1)]
-    for trial in range(8):
-        ready = forks.Event()
-        process = forks.Process(target=_commits_for_ever, args=(make, ready))
+    for trial in range(6):
+        ready = processes.forks.Event()
+        process = processes.forks.Process(
+            target=commit_for_ever, args=(place, "job_activity_embedding_cnn", ready)
+        )
         process.start()
         assert ready.wait(60)
-        process.join(commit * trial / 4)
+        process.join(took * (0.1 + 0.38 * trial))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         with sink.locked():

@@ -1,0 +1,247 @@
+"""Iceberg tables that Feast's `IcebergSource` names: where they are, and rows of them.
+
+Without pyiceberg this module can be imported, and tells by `require_extra` that it is missing where
+a table is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard
+
+import pyarrow as pa
+from feast.data_source import DataSource
+from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
+
+from activity_embeddings.transformations.arrow import require_columns, require_zoned_time
+from activity_embeddings.transformations.errors import InvalidData, first_line
+from activity_embeddings.transformations.extras import require_extra
+from activity_embeddings.transformations.offline.parquet_files import normalised
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.table import Table
+
+REPO = "activity-embeddings.repo"
+"""Property of a catalog: the folder in which the relative paths of its tables lie."""
+_FILE_IO = "activity_embeddings.transformations.offline.repo_file_io.RepoFileIO"
+_VERSION = "__v"
+_SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(?!/)(.+)")
+"""The address of a database by a relative path."""
+
+
+def table_name(view: str, version: str) -> str:
+    """Return the name of the table of one version of a view: `some_view__v1`.
+
+    Catalogs take letters, digits and underscores; of a version, whatever else is written as its
+    code: `_2e_` for a dot.
+    """
+    plain = "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in version)
+    return f"{view}{_VERSION}{plain}"
+
+
+def view_of_table(name: str) -> str | None:
+    """Return the view of a table that `table_name` named, None for another table."""
+    view, found, version = name.rpartition(_VERSION)
+    return view if found and version else None
+
+
+def is_iceberg(source: DataSource | None) -> TypeGuard[IcebergSource]:
+    """Return whether a source is an Iceberg table."""
+    return isinstance(source, IcebergSource)
+
+
+def located(source: IcebergSource, repo: Path | str | None) -> IcebergSource:
+    """Return a source whose relative paths are the feature repo's, wherever the process runs.
+
+    They are those of a local warehouse and of an sqlite catalog. The tables go on naming their
+    files by relative paths, as they do where a process runs in the repo.
+    """
+    if source.catalog_type != "sql":
+        return source
+    root = Path(repo or ".").resolve()
+    properties = dict(source.catalog_properties)
+    uri = _SQLITE.fullmatch(properties.get("uri") or source.endpoint)
+    if uri is not None:
+        properties["uri"] = f"{uri[1]}{root / uri[2]}"
+    if _is_relative(source.warehouse):
+        properties |= {"py-io-impl": _FILE_IO, REPO: str(root)}
+    moved = copy(source)
+    moved.catalog_properties = properties
+    return moved
+
+
+def catalog_of(source: IcebergSource) -> Catalog | None:
+    """Return the catalog of a located source, None for an sqlite one that is not there yet.
+
+    pyiceberg would make it, and reading should not.
+    """
+    require_extra("iceberg", f"{source.name}")
+    path = sqlite_file(source)
+    if path is not None and not path.exists():
+        return None
+    if source.catalog_type != "rest":
+        return source.get_catalog_client()
+    # Feast's own client of REST catalogs knows no rows; Feast's DuckDB store opens tables so too.
+    from pyiceberg.catalog import load_catalog
+
+    settings = {
+        **source.catalog_properties,
+        "type": "rest",
+        "uri": source.endpoint,
+        "warehouse": source.warehouse,
+    }
+    return load_catalog(source.catalog_name, **settings, **_token(source))
+
+
+def sqlite_file(source: IcebergSource) -> Path | None:
+    """Return the file of a located source's catalog, None for a catalog of another kind."""
+    uri = source.catalog_properties.get("uri") or source.endpoint
+    if source.catalog_type != "sql" or not uri.startswith("sqlite"):
+        return None
+    return Path(uri.partition(":///")[2])
+
+
+def table_of(source: IcebergSource, catalog: Catalog | None) -> Table | None:
+    """Return the table of a source as it is now, None if there is none."""
+    from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
+
+    if catalog is None:
+        return None
+    try:
+        return catalog.load_table(f"{source.namespace}.{source.iceberg_table}")
+    except (NoSuchNamespaceError, NoSuchTableError):
+        return None
+
+
+@dataclass(frozen=True)
+class IcebergRows:
+    """The rows of one source, as they are when they are first asked for.
+
+    Every method raises `InvalidData` where the table cannot be read.
+
+    Parameters
+    ----------
+    source
+        Located.
+    label
+        What errors call it.
+    """
+
+    source: IcebergSource
+    label: str
+
+    def schema(self) -> pa.Schema:
+        """Return the columns."""
+        from pyiceberg.io.pyarrow import schema_to_pyarrow
+
+        return schema_to_pyarrow(self._table.schema(), include_field_ids=False)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Return the names of the columns, and what Arrow calls their types."""
+        return {field.name: str(field.type) for field in self.schema()}
+
+    def earliest(self) -> int | None:
+        """Return None: the first time is not told without a look at every file."""
+        return None
+
+    def type_of(self, column: str) -> pa.DataType | None:
+        """Return the type of a column, None if there is none."""
+        schema = self.schema()
+        return schema.field(column).type if column in schema.names else None
+
+    def read(
+        self,
+        columns: Mapping[str, str],
+        *,
+        ids: Sequence[str],
+        time: str,
+        start: int | None,
+        end: int,
+        optional: Sequence[str] = (),
+    ) -> pa.Table:
+        """Return the rows with `start <= t <= end`, in any order; see `ParquetFiles.read`.
+
+        Only these are read, and only their columns: files and row groups of other times are passed
+        over.
+
+        Raises
+        ------
+        InvalidData
+            A column is missing, or a time is null or has no zone.
+        """
+        wanted = {**columns, time: self.source.timestamp_field}
+        schema = self.schema()
+        for name in optional:
+            if wanted[name] not in schema.names:
+                del wanted[name]
+        require_columns(schema.names, wanted.values(), self.label)
+        require_zoned_time(schema.field(wanted[time]).type, wanted[time], self.label)
+        with self._readable():
+            scan = self._table.scan(
+                row_filter=_inside(wanted[time], start, end),
+                selected_fields=tuple(dict.fromkeys(wanted.values())),
+            )
+            table = scan.to_arrow()
+        rows = pa.table({name: _plain(table.column(theirs)) for name, theirs in wanted.items()})
+        return normalised(rows, ids, time, self.label)
+
+    @cached_property
+    def _table(self) -> Table:
+        with self._readable():
+            table = table_of(self.source, catalog_of(self.source))
+        if table is None:
+            raise InvalidData(
+                f"{self.label}: expected an Iceberg table {self.source.namespace}."
+                f"{self.source.iceberg_table} in the catalog {self.source.catalog_name!r}. "
+                "Received: none of that name"
+            )
+        return table
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Say which source cannot be read; errors of the libraries have no common class."""
+        try:
+            yield
+        except ImportError:
+            raise
+        except Exception as error:
+            raise InvalidData(
+                f"{self.label}: expected a readable Iceberg table. Received: {first_line(error)}"
+            ) from error
+
+
+def _inside(time: str, start: int | None, end: int) -> BooleanExpression:
+    """Return the rows of an interval, and those without a time, which are refused later."""
+    from pyiceberg.expressions import And, GreaterThanOrEqual, IsNull, LessThanOrEqual, Or
+
+    inside: BooleanExpression = LessThanOrEqual(time, end)
+    if start is not None:
+        inside = And(inside, GreaterThanOrEqual(time, start))
+    return Or(inside, IsNull(time))
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return lists with offsets as files have them; ids are normalised by their own rules."""
+    kind = column.type
+    if pa.types.is_large_list(kind):
+        return column.cast(pa.list_(kind.value_type))
+    return column
+
+
+def _is_relative(path: str) -> bool:
+    return bool(path) and "://" not in path and not path.startswith(("/", "file:"))
+
+
+def _token(source: IcebergSource) -> dict[str, str]:
+    token = os.environ.get(source.token_env_var or "", "")
+    return {"token": token} if token else {}
