@@ -9,7 +9,10 @@ import pytest
 from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.check import check
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.forget import forget, traces_of
 from activity_embeddings.transformations.offline.sinks.places import sink_of
+from activity_embeddings.transformations.online.push import SequenceWriter
 from activity_embeddings.transformations.spec import ActivitySpec
 from support.feast_repo import (
     at,
@@ -295,6 +298,63 @@ def test_a_source_may_be_a_query_with_names_and_types_of_its_own(repo_in, files)
     )
     repo.publish(at(0), at(3))
     assert repo.online_rows() == files.online_rows()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["as in files", "types of its own"])
+def test_pushed_events_are_rows_of_the_table(repo_in, own):
+    repo, database = repo_in()
+    if own:
+        with database.connect() as connection:
+            for statement in (
+                "CREATE TYPE deed AS ENUM ('APPLY', 'SAVE', 'DISMISS')",
+                "ALTER TABLE events ALTER action TYPE deed USING action::deed, "
+                "ALTER event_timestamp TYPE timestamp USING event_timestamp AT TIME ZONE 'UTC', "
+                "ADD page text, ADD loaded timestamptz DEFAULT now()",
+            ):
+                connection.execute(statement)
+    repo.publish(at(0), at(3))
+    new = events_table([(99, 3, "APPLY", at(3.2)), (99, 4, "SAVE", at(3.3))])
+    assert SequenceWriter(repo.store).push(new).new == 2
+    with database.connect() as connection:
+        query = "SELECT job_id, action::text FROM events WHERE member_id = 99 ORDER BY 1"
+        assert connection.execute(query).fetchall() == [(3, "APPLY"), (4, "SAVE")]
+    repo.materialize(at(3), at(4))
+    assert not check(repo.store).differences
+
+
+def test_a_table_that_does_not_take_events_is_named_and_nothing_is_pushed(repo_in):
+    repo, database = repo_in()
+    repo.publish(at(0), at(3))
+    with database.connect() as connection:
+        connection.execute("ALTER TABLE events ADD page int")
+        connection.execute("UPDATE events SET page = 1")
+        connection.execute("ALTER TABLE events ALTER page SET NOT NULL")
+    before = repo.online_rows()
+    new = events_table([(99, 3, "APPLY", at(3.2)), (99, 4, "SAVE", at(3.3))])
+    with pytest.raises(InvalidInput, match=r'takes the events. Received: null value in column "pa'):
+        SequenceWriter(repo.store).push(new)
+    repo.edit("sources.py", 'table="events"', 'query="SELECT * FROM events"')
+    repo.run("apply")
+    with pytest.raises(InvalidInput, match=r"expected a table, .* Received: a query. Log these"):
+        SequenceWriter(repo.store).push(new)
+    assert repo.online_rows() == before
+    with database.connect() as connection:
+        query = "SELECT count(*) FROM events WHERE member_id = 99"
+        assert connection.execute(query).fetchone() == (0,)
+
+
+def test_members_are_forgotten_in_every_table(repo_in):
+    repo, database = repo_in()
+    repo.publish(at(0), at(3))
+    with pytest.raises(InvalidInput, match="expected no events of the members to forget"):
+        forget(repo.store, [3])
+    with database.connect() as connection:
+        connection.execute("DELETE FROM events WHERE member_id = 3")
+    assert traces_of(repo.store, [3]).snapshots > 0
+    assert forget(repo.store, [3]).online == 4
+    assert not traces_of(repo.store, [3]).any
+    repo.materialize(at(3), at(4))
+    assert not traces_of(repo.store, [3]).any and not check(repo.store).differences
 
 
 def test_a_backfill_from_long_ago_begins_at_the_first_event(repo_in):

@@ -1,8 +1,9 @@
 """Append events to the offline source of activity, so that the next batch run sees them too.
 
-A folder of parquet files gets one more file. A single parquet file is rewritten, where symbolic
-links point to. Both happen aside and end in a rename: a reader, or a kill, finds all of the new
-events or none. Any other source is written through Feast's own offline store.
+A folder of parquet files, of this machine or of an object store, gets one more file. A single
+parquet file is rewritten, where symbolic links point to. Iceberg and PostgreSQL get rows in one
+commit. A reader, or a kill, finds all of the new events or none. Any other source is refused: some
+of Feast's offline stores say that they have written what they have lost.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from activity_embeddings.transformations.files import real_path, replace_file
 from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sources import (
+    iceberg_rows,
     parquet_files,
+    postgres_table,
     read_ids,
     readable,
     source_columns,
@@ -38,6 +41,7 @@ from activity_embeddings.transformations.offline.sources import (
 )
 from activity_embeddings.transformations.times import NEVER
 
+OWN_PIPELINE = "Log these events with your own pipeline, and push them with `--online-only`"
 LIVE_FILES = "live-*.parquet"
 """The files that were added to a folder of events, among those that were there."""
 
@@ -59,17 +63,28 @@ def append_events(store: FeatureStore, view: FeatureView, table: pa.Table) -> No
     Raises
     ------
     InvalidInput
-        The source cannot be read, lacks a column, has one that these events do not fill, or is of
-        a type that would lose something of them. Nothing was written.
+        The source cannot be read, lacks a column, has one that these events do not fill, is of a
+        type that would lose something of them, or cannot be added to. Nothing was written.
     """
     files = parquet_files(store.config, view)
-    path = None if files is None else files.local_path
-    if files is None or path is None:
+    if files is not None:
+        path = files.local_path
+        if path is None:
+            files.add(_live_name(), _as_source(view, table, files.schema()))
+        elif path.is_dir():
+            _add_file(path, files, view, table)
+        else:
+            _rewrite_file(path, view, table)
+    elif iceberg_rows(store.config, view) is not None:
         _append_through_feast(store, view, table)
-    elif path.is_dir():
-        _add_file(path, files, view, table)
+    elif (rows := postgres_table(store.config, view)) is not None:
+        rows.append(_filled_columns(view, table, list(rows.columns)))
     else:
-        _rewrite_file(path, view, table)
+        raise InvalidInput(
+            f"{source_label(view)}: expected a source to which events can be added: parquet files, "
+            "an Iceberg or a PostgreSQL table. Received: a "
+            f"{type(source_of(view)).__name__}. {OWN_PIPELINE}"
+        )
 
 
 def source_has(store: FeatureStore, view: FeatureView, members: pa.Array) -> pa.Array:

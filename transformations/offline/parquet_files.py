@@ -92,6 +92,31 @@ class ParquetFiles:
         filesystem, root = self._root
         return Path(root) if isinstance(filesystem, pafs.LocalFileSystem) else None
 
+    def add(self, name: str, table: pa.Table) -> None:
+        """Add a file to a folder of an object store, which has it whole or not at all.
+
+        Raises
+        ------
+        InvalidData
+            The source is one file, or has partitions in folders.
+        """
+        filesystem, root = self._root
+        folders = [path for path in self._found if len(_inside(path, root).parts) != 1]
+        if folders:
+            raise InvalidData(
+                f"{self.label}: expected a folder of files, to which a file can be added. "
+                f"Received: {folders[0]}. Log these events with your own pipeline, and push them "
+                "with `--online-only`"
+            )
+        try:
+            with filesystem.open_output_stream(f"{root.rstrip('/')}/{name}") as stream:
+                pq.write_table(table, stream)
+        except (OSError, pa.ArrowException) as error:
+            raise InvalidData(
+                f"{self.label}: expected a folder that can be written. "
+                f"Received: {first_line(error)}"
+            ) from error
+
     def count_rows(self) -> int:
         """Return the rows of all files, as their footers say."""
         return sum(fragment.metadata.num_rows for fragment in self._fragments)

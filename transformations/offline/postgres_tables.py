@@ -19,7 +19,7 @@ from feast import RepoConfig
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
     PostgreSQLSource,
 )
-from psycopg.sql import SQL, Composable, Identifier, Literal
+from psycopg.sql import SQL, Composable, Identifier, Literal, Placeholder
 
 from activity_embeddings.transformations.arrow import TIMESTAMP, id_column, require_columns
 from activity_embeddings.transformations.errors import InvalidData, first_line
@@ -152,6 +152,44 @@ class PostgresTable:
             position = table.column_names.index(name)
             table = table.set_column(position, name, id_column(table, name, self.label))
         return table
+
+    def append(self, columns: Mapping[str, pa.Array]) -> None:
+        """Add rows to the table in one transaction; its other columns have their defaults.
+
+        Parameters
+        ----------
+        columns
+            Columns of n rows by their names in the table; times as timestamp[us, UTC].
+
+        Raises
+        ------
+        InvalidData
+            The source is a query, or the table does not take the rows.
+        """
+        if self.source.get_table_query_string().lstrip().startswith("("):
+            raise InvalidData(
+                f"{self.label}: expected a table, to which events can be added. Received: a query. "
+                "Log these events with your own pipeline, and push them with `--online-only`"
+            )
+        values = []
+        for name, column in columns.items():
+            rows = column.to_pylist()
+            if self._types[name].name == _NAIVE:
+                rows = [None if row is None else row.replace(tzinfo=None) for row in rows]
+            values.append(rows)
+        insert = SQL("INSERT INTO {} ({}) VALUES ({})").format(
+            SQL(self.source.get_table_query_string()),
+            SQL(", ").join(map(Identifier, columns)),
+            SQL(", ").join([Placeholder()] * len(columns)),
+        )
+        try:
+            with statements(self._info) as cursor:
+                cursor.executemany(insert, list(zip(*values, strict=True)))
+        except DatabaseError as error:
+            raise InvalidData(
+                f"{self.label}: expected a table that takes the events. "
+                f"Received: {first_line(error)}"
+            ) from error
 
     @cached_property
     def _info(self) -> str:

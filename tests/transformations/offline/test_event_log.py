@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast.data_format import DeltaFormat
+from pyarrow.fs import FileSelector, S3FileSystem
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.offline import event_log
@@ -17,6 +19,7 @@ from activity_embeddings.transformations.offline.event_log import LIVE_FILES, ap
 from activity_embeddings.transformations.offline.sources import parquet_files, read_events
 from activity_embeddings.transformations.spec import ActivitySpec
 from support.feast_repo import DIMENSION, at, events_table, make_repo, us, vectors_table
+from support.s3_server import CREDENTIALS, REGION, make_bucket, s3_server
 
 HISTORY = [(1, 1, "APPLY", at(-3)), (2, 3, "DISMISS", at(-1))]
 NEW = events_table([(1, 2, "SAVE", at(0.5)), (9, 3, "APPLY", at(-5))])
@@ -277,3 +280,46 @@ def test_a_source_that_cannot_take_events_is_refused(repo, case):
         repo.events.rmdir()
         with pytest.raises(InvalidInput, match="expected a readable source"):
             append_events(store, view, fine)
+
+
+@pytest.fixture
+def on_s3(repo, monkeypatch):
+    """The events in a folder of an object store, and its file system."""
+    with s3_server() as address:
+        for name, value in CREDENTIALS.items():
+            monkeypatch.setenv(name, value)
+        bucket = make_bucket(address, "events").removeprefix("s3://")
+        filesystem = S3FileSystem(endpoint_override=address, region=REGION)
+        pq.write_table(
+            pq.read_table(repo.events), f"{bucket}/log/history.parquet", filesystem=filesystem
+        )
+        shutil.rmtree(repo.events)
+        settings = f'path="s3://{bucket}/log", s3_endpoint_override="{address}"'
+        repo.edit("sources.py", DIRECTORY, settings)
+        yield repo, filesystem, f"{bucket}/log"
+
+
+def test_a_folder_of_an_object_store_gets_one_more_object(on_s3):
+    repo, filesystem, folder = on_s3
+    store, view = applied(repo)
+    append_events(store, view, NEW)
+    assert read(store, view) == EXPECTED
+    objects = filesystem.get_file_info(FileSelector(folder))
+    assert len(objects) == 2 and any("/live-" in each.path for each in objects)
+
+
+def test_an_object_store_with_partitions_is_refused(on_s3):
+    repo, filesystem, folder = on_s3
+    store, view = applied(repo)
+    filesystem.move(f"{folder}/history.parquet", f"{folder}/day=1/history.parquet")
+    with pytest.raises(InvalidInput, match=r"a file can be added. Received: .*/day=1/history"):
+        append_events(store, view, NEW)
+    assert len(filesystem.get_file_info(FileSelector(folder))) == 1
+
+
+def test_a_source_that_may_lose_events_is_refused(repo):
+    """As a Delta table, whose files need not all be of its newest version."""
+    store, view = applied(repo)
+    view.batch_source.file_options.file_format = DeltaFormat()
+    with pytest.raises(InvalidInput, match=r"events can be added: .* Received: a FileSource. Log"):
+        append_events(store, view, NEW)
