@@ -359,6 +359,8 @@ def test_vectors_of_ones_own_and_of_an_encoder_take_turns_in_one_repo(repo):
         }
     )
     repo.write_vectors(vectors)
+    ignored = "  guards:\n    unknown_items: {action: ignore}\n  snapshot_interval_hours: 24"
+    repo.edit("feature_store.yaml", "  snapshot_interval_hours: 24", ignored)
     assert_refused(repo, ["apply"], "`fingerprint` should be ''")
     for name in ("unweighted_average", "geometric_decay", "cnn"):
         file = repo.path / "models" / name / "assets.extra" / "activity_model.json"

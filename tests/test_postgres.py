@@ -425,3 +425,45 @@ def test_a_version_or_name_that_no_table_can_have_is_refused():
     ]:
         with pytest.raises(InvalidInput, match="Received: "):
             PostgreSQLSnapshots(schema).source(view, version, None)
+
+
+def test_everything_may_lie_in_one_database(repo_in, files):
+    """Sources, snapshots, online rows and the registry, as of a team that has only PostgreSQL."""
+    repo, database = repo_in(ORDERED)
+    registry = "postgresql+psycopg://{user}:{password}@{host}:{port}/{dbname}".format(
+        **database.connection
+    )
+    repo.edit(
+        "feature_store.yaml",
+        "registry: data/registry.db",
+        f"registry:\n  registry_type: sql\n  path: {registry}",
+    )
+    lines = "".join(f"  {name}: {value}\n" for name, value in database.settings.items())
+    repo.edit(
+        "feature_store.yaml",
+        "  type: activity_embeddings.ThreadedSqliteOnlineStore    # sqlite, a connection a thread\n"
+        "  path: data/online.db\n",
+        f"  type: postgres\n{lines}",
+    )
+    repo.run("apply")
+    refused = repo.feast(*interval(at(0), at(3)))
+    assert refused.code == 1
+    assert "expected sessions in UTC" in refused.output and "America/New_York" in refused.output
+    assert tables(database) == {}
+    with database.connect() as connection:
+        connection.execute(f"ALTER DATABASE {database.database} SET timezone TO 'UTC'")
+    repo.materialize(at(0), at(3))
+    members = [{"member_id": member} for member in range(1, 43)]
+    features = [name for name in FEATURES if not name.startswith("job_embedding")]
+    want, got = (each.store.get_online_features(features, members) for each in (files, repo))
+    assert got.to_dict() == want.to_dict()
+    assert not check(repo.store).differences
+    assert SequenceWriter(repo.store).push(events_table([(5, 3, "APPLY", at(3.2))])).new == 1
+    repo.materialize(at(3), at(4))
+    assert not check(repo.store).differences
+    assert not list(repo.data.glob("*.db"))
+    with database.connect() as connection:
+        connection.execute("DELETE FROM events WHERE member_id = 5")
+    assert forget(repo.store, [5]).online == 4
+    assert not traces_of(repo.store, [5]).any
+    assert not check(repo.store).differences

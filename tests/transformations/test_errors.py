@@ -45,7 +45,7 @@ def test_a_command_prints_the_message_alone(kind):
         raise kind("events: expected rows. Received: none")
 
     done = CliRunner().invoke(command)
-    assert done.exit_code == 1
+    assert done.exit_code == kind.exit_code
     assert done.stdout == ""
     assert done.stderr == "Error: events: expected rows. Received: none\n"
 

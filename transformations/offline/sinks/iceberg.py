@@ -31,7 +31,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -87,7 +87,8 @@ _SEEN: dict[tuple[str, ...], dict[int, Record]] = {}
 """What the runs of this process found in a table when they locked it, and what they committed."""
 
 
-class Record(NamedTuple):
+@dataclass(frozen=True)
+class Record:
     """What a table says of one snapshot; `rows` as it was committed, some may be deleted since."""
 
     content: str
@@ -261,10 +262,11 @@ class IcebergSink:
         records = _records(table)
         moments = pc.unique(there.column(AS_OF)).cast(pa.int64()).to_pylist()
         left = {
-            as_of: records[as_of]._replace(
+            as_of: replace(
+                records[as_of],
                 content=content_hash(
                     _schema(table), _kept(table, as_of, records[as_of].rows, column, ids)
-                )
+                ),
             )
             for as_of in moments
         }
