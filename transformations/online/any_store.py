@@ -65,8 +65,8 @@ class AnyRows:
         """See `RowStore.delete`."""
         raise InvalidInput(
             f"online store {self.config.online_store.type}: expected one whose rows can be "
-            "deleted: sqlite, Redis or PostgreSQL. Received: one for which Feast has no way; delete "
-            f"the rows of {view.name} by the means of the store"
+            "deleted: sqlite, Redis or PostgreSQL. Received: another one; delete the rows of "
+            f"{view.name} by the means of the store"
         )
 
     def update(
