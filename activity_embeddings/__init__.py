@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from activity_embeddings.transformations.online.push import SequenceWriter
     from activity_embeddings.transformations.serving.entity_rows import entity_rows
     from activity_embeddings.transformations.serving.process import embed_request, preload
+    from activity_embeddings.transformations.serving.refusals import RequestLimits
     from activity_embeddings.transformations.serving.request import InvalidRequest
     from activity_embeddings.transformations.serving.server import start_serving
     from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -97,6 +98,7 @@ __all__ = [
     "OrderedPostgreSQLOfflineStoreConfig",
     "Period",
     "PostgreSQLSnapshots",
+    "RequestLimits",
     "SequenceWriter",
     "StoreUnreachable",
     "ThreadedSqliteOnlineStore",
@@ -149,6 +151,7 @@ _MODULE_OF = {
     # Serving and live updates; `embed_request` is named in the registry.
     "SequenceWriter": "transformations.online.push",
     "embed_request": "transformations.serving.process",
+    "RequestLimits": "transformations.serving.refusals",
     "entity_rows": "transformations.serving.entity_rows",
     "preload": "transformations.serving.process",
     "start_serving": "transformations.serving.server",

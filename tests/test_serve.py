@@ -197,6 +197,21 @@ def test_counters_can_be_scraped(server, metrics_folder):
     assert [count(n) - b for n, b in zip(names, before, strict=True)] == [1, 3, 2]
 
 
+def test_a_request_may_be_too_large(server):
+    one = body(entity_rows([14], {14: [(1, "APPLY", at(3.9))] * 1_000}, request_timestamp=T))
+    assert server.features(one)["new_activity_count"] == [1]
+    many = body(entity_rows([14], {14: [(1, "APPLY", at(3.9))] * 1_001}, request_timestamp=T))
+    status, answer = server.ask(many)
+    assert status == 422 and "lists of at most 1,000 elements. Received: one of 1,001" in str(
+        answer
+    )
+    status, answer = server.ask(body(entity_rows([14] * 10_001, request_timestamp=T)))
+    assert status == 422 and "expected at most 10,000 rows. Received: 10,001" in str(answer)
+    status, answer = server.post(b"{" + b" " * 2**24)
+    assert status == 413 and "expected at most 16,777,216 bytes" in str(answer)
+    assert server.features(one)["new_activity_count"] == [1]
+
+
 def test_a_server_that_cannot_load_a_model_ends(tmp_path, models):
     repo = publish(tmp_path / "repo", models)
     (repo.path / "models" / "unweighted_average" / "saved_model.pb").unlink()

@@ -11,6 +11,8 @@ from __future__ import annotations
 import email.message
 import json
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -50,6 +52,13 @@ class _UnsupportedMedia(InvalidRequest):
         return 415
 
 
+class _TooLarge(InvalidRequest):
+    """The body has more bytes than are read."""
+
+    def http_status_code(self) -> int:
+        return 413
+
+
 class _UnknownName(InvalidRequest):
     """The registry has no such view or feature."""
 
@@ -57,13 +66,37 @@ class _UnknownName(InvalidRequest):
         return 404
 
 
-def check_requests(app: FastAPI) -> None:
+@dataclass(frozen=True)
+class RequestLimits:
+    """What one request may hold; past it the answer says so, and nothing is looked up.
+
+    Attributes
+    ----------
+    bytes
+        Of the body.
+    rows
+        Members, or other entities.
+    recent_events
+        Elements of a list in a row, as of a member's recent activity.
+    """
+
+    bytes: int = 16 * 2**20
+    rows: int = 10_000
+    recent_events: int = 1_000
+
+
+DEFAULT_LIMITS = RequestLimits()
+
+
+def check_requests(app: FastAPI, limits: RequestLimits) -> None:
     """Make `feast serve` check each request for online features before Feast sees it.
 
     Parameters
     ----------
     app
         The app that Feast hands to `load_artifacts`.
+    limits
+        What a request may hold.
 
     Raises
     ------
@@ -71,7 +104,7 @@ def check_requests(app: FastAPI) -> None:
         It is another app.
     """
     route, store = online_route(app)
-    route.app = RequestCheck(route.app, store)
+    route.app = RequestCheck(route.app, store, limits)
 
 
 class RequestCheck:
@@ -83,10 +116,14 @@ class RequestCheck:
         Answers well-formed requests.
     store
         Whose registry says what they may ask for.
+    limits
+        What a request may hold.
     """
 
-    def __init__(self, app: ASGIApp, store: FeatureStore) -> None:
-        self._app, self._store = app, store
+    def __init__(
+        self, app: ASGIApp, store: FeatureStore, limits: RequestLimits = DEFAULT_LIMITS
+    ) -> None:
+        self._app, self._store, self._limits = app, store, limits
         self._columns: dict[tuple[Any, ...], RequestColumns] = {}
         self._state: object | None = None
 
@@ -112,10 +149,11 @@ class RequestCheck:
         FeastError
             The request cannot be understood.
         """
-        body = await request.body()
+        body = await self._body(request)
         _require_json(request.headers.get("content-type"))
         parsed = _parse(body)
         asked = _validated(parsed)
+        self._require_within(asked.entities)
         async with known_user(request):
             # Who may not ask is told so by Feast, before anything about the registry.
             columns = await self._columns_of(asked)
@@ -125,6 +163,34 @@ class RequestCheck:
                 if len(fields) < len(parsed) or taken != asked.entities:
                     return json.dumps({**fields, "entities": taken}).encode()
         return body
+
+    async def _body(self, request: Request) -> bytes:
+        """Read a body, but no more than is accepted."""
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self._limits.bytes:
+                raise _TooLarge(
+                    f"body: expected at most {self._limits.bytes:,} bytes. Received: more. "
+                    "Ask for fewer members at once"
+                )
+            parts.append(part)
+        return b"".join(parts)
+
+    def _require_within(self, columns: Mapping[str, list[Any]]) -> None:
+        rows, events = self._limits.rows, self._limits.recent_events
+        for name, values in columns.items():
+            if len(values) > rows:
+                raise InvalidRequest(
+                    f"entities: expected at most {rows:,} rows. Received: {len(values):,} in "
+                    f"{quote(name)}"
+                )
+            longest = max((len(value) for value in values if isinstance(value, list)), default=0)
+            if longest > events:
+                raise InvalidRequest(
+                    f"entities: {quote(name)} should have lists of at most {events:,} elements. "
+                    f"Received: one of {longest:,}"
+                )
 
     async def _columns_of(self, asked: GetOnlineFeaturesRequest) -> RequestColumns | None:
         """Return what the views asked for take; None where Feast has to say what is wrong."""

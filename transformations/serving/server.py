@@ -18,13 +18,19 @@ from activity_embeddings.transformations.errors import InvalidInput, first_line
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.stores import row_store_of
 from activity_embeddings.transformations.serving.process import ServingState, preload, state_of_repo
-from activity_embeddings.transformations.serving.refusals import check_requests
+from activity_embeddings.transformations.serving.refusals import (
+    DEFAULT_LIMITS,
+    RequestLimits,
+    check_requests,
+)
 
 _log = logging.getLogger(__name__)
 READY = "/ready"
 
 
-def start_serving(app: FastAPI, repo: Path | str) -> None:
+def start_serving(
+    app: FastAPI, repo: Path | str, *, limits: RequestLimits = DEFAULT_LIMITS
+) -> None:
     """Make a server ready, or end it.
 
     Every request for online features is checked before Feast sees it, all models and the table of
@@ -37,6 +43,8 @@ def start_serving(app: FastAPI, repo: Path | str) -> None:
         The app that Feast hands to `load_artifacts` in `static_artifacts.py`.
     repo
         Folder of the feature repo.
+    limits
+        What one request may hold; a larger one is answered with what is accepted.
 
     Raises
     ------
@@ -45,7 +53,7 @@ def start_serving(app: FastAPI, repo: Path | str) -> None:
         `load_artifacts`, and would go on with a server that answers no request.
     """
     try:
-        check_requests(app)
+        check_requests(app, limits)
         views = preload(repo)
     except Exception as error:
         _log.error("feast serve: the server ends, since it cannot start: %s", error)
