@@ -369,7 +369,7 @@ def test_a_model_changed_after_apply_is_refused_until_it_has_a_new_version(repo,
     repo.run("apply")
     repo.run(*MATERIALIZE)
     histories = repo.data / "snapshots" / "job_activity_embedding_geometric_decay"
-    assert {path.name for path in histories.iterdir()} == {"v1", "v2"}
+    assert {path.name for path in histories.glob("v*")} == {"v1", "v2"}
 
 
 def test_an_interval_that_ends_in_the_future_is_refused(repo):

@@ -358,7 +358,7 @@ cli()
 """
     online = first.online_rows()
     done = processes.run(wait, *interval(at(1), at(2)), folder=first.path)
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert "Error: Iceberg table activity_embeddings.job_activity_embedding" in done.stderr
     assert "perhaps of another machine, has changed since this one began" in done.stderr
     assert "Traceback" not in done.stderr
