@@ -65,7 +65,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build site runs evaluation *.egg-info feature_repo/evaluation feature_repo/data/snapshots feature_repo/data/runs feature_repo/data/vector_tables
+	rm -rf $(VENV) build site runs evaluation *.egg-info feature_repo/evaluation feature_repo/data/snapshots feature_repo/data/staging feature_repo/data/runs feature_repo/data/vector_tables
 	rm -rf $(filter-out $(TRACKED_MODELS),$(wildcard feature_repo/models/*))
 	rm -f feature_repo/data/registry.db feature_repo/data/online.db
 	rm -f feature_repo/data/registry_redis.db

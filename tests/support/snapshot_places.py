@@ -1,5 +1,6 @@
 """Places of snapshots for tests, and rows for them; processes of their own can be given a place."""
 
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ from feast import RepoConfig
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 
 from activity_embeddings.transformations.arrow import TIMESTAMP
-from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
+from activity_embeddings.transformations.offline.sinks.base import SnapshotSink, table_name
 from activity_embeddings.transformations.offline.sinks.folder import FolderSink
 from activity_embeddings.transformations.times import to_us
 
@@ -48,8 +49,6 @@ class IcebergPlace:
 
     def source(self, view: str, version: str) -> IcebergSource:
         """Return the source of a view."""
-        from activity_embeddings.transformations.offline.iceberg import table_name
-
         return IcebergSource(
             name=f"{view}_snapshots",
             warehouse=self.warehouse,
@@ -97,7 +96,7 @@ class PostgresPlace:
         """See `FolderPlace.sink`."""
         from activity_embeddings.transformations.offline.sinks.postgres import PostgresSink
 
-        table = f"{view}_v{version}"
+        table = table_name(view, version)
         return PostgresSink(self.info, "activity embeddings", table, self.folder / table)
 
     def seen(self, sink: SnapshotSink) -> pa.Table:
@@ -147,8 +146,13 @@ def publish(sink, as_of, *batches, facts=FACTS):
     return sink.commit(as_of)
 
 
-def commit_for_ever(place: Place, view: str, ready) -> None:
-    """Replace one snapshot by another and back until killed; run in a process of its own."""
+def commit_for_ever(place: Place, view: str, ready, environment: dict[str, str]) -> None:
+    """Replace one snapshot by another and back until killed; run in a process of its own.
+
+    Its environment is that of the process that all others are forked from, and may lack
+    credentials.
+    """
+    os.environ.update(environment)
     sink = place.sink(view, "1")
     sink.committed()
     ready.set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from feast import RepoConfig
@@ -13,10 +12,10 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from activity_embeddings.transformations.definitions.snapshot_source import CheckedSource
 from activity_embeddings.transformations.definitions.store_config import require_postgres
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.offline.sinks.base import table_name
 
 LONGEST_NAME = 63
 """Bytes of a name in PostgreSQL; of longer ones it drops the rest."""
-_VERSION = re.compile(r"(?!.*_v)[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 class PostgreSQLTableSource(CheckedSource, PostgreSQLSource):
@@ -40,19 +39,14 @@ class PostgreSQLTableSource(CheckedSource, PostgreSQLSource):
 
 
 def table_source(schema: str, view: str, version: str, **definition: Any) -> PostgreSQLTableSource:
-    """Return the source `<schema>.<view>_v<version>`; further arguments are those of Feast's.
+    """Return the source `<schema>.<view>__v<version>`; further arguments are those of Feast's.
 
     Raises
     ------
     InvalidInput
         A name is none that the table can have.
     """
-    if not _VERSION.fullmatch(version):
-        raise InvalidInput(
-            f"{view}: expected a version that can be part of a table's name: ASCII letters and "
-            f"digits, between them `.`, `-` and `_`, and no `_v`. Received: {version!r}"
-        )
-    table = f"{view}_v{version}"
+    table = table_name(view, version)
     for what, name in (("schema", schema), ("table", table)):
         if not name or len(name.encode()) > LONGEST_NAME or set(name) & set('"%\0'):
             raise InvalidInput(

@@ -25,7 +25,7 @@ from activity_embeddings.transformations.definitions.store_config import (
 from activity_embeddings.transformations.definitions.tags import within_repo
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.extras import require_extra
-from activity_embeddings.transformations.offline.iceberg import table_name
+from activity_embeddings.transformations.offline.sinks.base import table_name
 
 _SECRET = re.compile(r"secret|password|credential|connection-string|token$|key(-id)?$")
 Check: TypeAlias = Callable[[RepoConfig], None]
@@ -66,7 +66,7 @@ class FolderSnapshots:
 
 @dataclass(frozen=True)
 class PostgreSQLSnapshots:
-    """Tables of a schema in PostgreSQL: `<schema>.<view>_v<version>`.
+    """Tables of a schema in PostgreSQL: `<schema>.<view>__v<version>`.
 
     In the database of `offline_store` in feature_store.yaml, which is Feast's PostgreSQL store.
 

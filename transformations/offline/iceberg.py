@@ -33,25 +33,8 @@ if TYPE_CHECKING:
 REPO = "activity-embeddings.repo"
 """Property of a catalog: the folder in which the relative paths of its tables lie."""
 _FILE_IO = "activity_embeddings.transformations.offline.repo_file_io.RepoFileIO"
-_VERSION = "__v"
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(?!/)(.+)")
 """The address of a database by a relative path."""
-
-
-def table_name(view: str, version: str) -> str:
-    """Return the name of the table of one version of a view: `some_view__v1`.
-
-    Catalogs take letters, digits and underscores; of a version, whatever else is written as its
-    code: `_2e_` for a dot.
-    """
-    plain = "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in version)
-    return f"{view}{_VERSION}{plain}"
-
-
-def view_of_table(name: str) -> str | None:
-    """Return the view of a table that `table_name` named, None for another table."""
-    view, found, version = name.rpartition(_VERSION)
-    return view if found and version else None
 
 
 def is_iceberg(source: DataSource | None) -> TypeGuard[IcebergSource]:

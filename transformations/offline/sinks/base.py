@@ -29,6 +29,7 @@ from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.spec import ItemVectorSpec, describe_mismatch
 from activity_embeddings.transformations.times import to_datetime, to_us
 
+_VERSION = "__v"
 PARTITION = "as_of="
 FILE = "snapshot.parquet"
 FACTS = b"activity_embeddings"
@@ -274,6 +275,22 @@ def require_same_facts(
             "Give what was changed a new version or name (a new version starts its own "
             f"history), or remove those and backfill{_RUNTIMES if by_runtime else ''}"
         )
+
+
+def table_name(view: str, version: str) -> str:
+    """Return the name of the table of one version of a view: `some_view__v1`.
+
+    Catalogs and databases take letters, digits and underscores; whatever else a version has is
+    written as its code: `_2e_` for a dot.
+    """
+    plain = "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in version)
+    return f"{view}{_VERSION}{plain}"
+
+
+def view_of_table(name: str) -> str | None:
+    """Return the view of a table that `table_name` named, None for another table."""
+    view, found, version = name.rpartition(_VERSION)
+    return view if found and version else None
 
 
 def partition_name(as_of: int) -> str:

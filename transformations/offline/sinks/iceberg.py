@@ -48,9 +48,7 @@ from activity_embeddings.transformations.offline.iceberg import (
     catalog_of,
     located,
     sqlite_file,
-    table_name,
     table_of,
-    view_of_table,
 )
 from activity_embeddings.transformations.offline.sinks.base import (
     PARTITION,
@@ -60,6 +58,8 @@ from activity_embeddings.transformations.offline.sinks.base import (
     parse_partition,
     partition_name,
     read_facts,
+    table_name,
+    view_of_table,
 )
 from activity_embeddings.transformations.offline.sinks.content import content_hash
 
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 AS_OF = "as_of"
 ROW = "as_of_row"
-FOLDER = Path("data", ".iceberg")
+FOLDER = Path("data", "staging")
 """Where in a feature repo locks and staged snapshots lie."""
 ROWS_AT_ONCE = 262_144
 """Rows that are read together where a snapshot is read in batches."""

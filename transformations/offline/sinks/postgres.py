@@ -1,6 +1,6 @@
 """Snapshots in PostgreSQL, which Feast's PostgreSQL offline store joins.
 
-    <schema>.<view>_v<version>    the rows of every snapshot, `_as_of` and `_row` behind their own
+    <schema>.<view>__v<version>   the rows of every snapshot, `_as_of` and `_row` behind their own
     <schema>.snapshots            what each snapshot was computed with, its columns and content
     <schema>.published            how far each online store has followed
 
@@ -49,6 +49,7 @@ from activity_embeddings.transformations.offline.sinks.base import (
     SnapshotSink,
     Staging,
     read_facts,
+    view_of_table,
 )
 from activity_embeddings.transformations.offline.sinks.content import content_hash
 from activity_embeddings.transformations.times import to_datetime, to_us
@@ -112,7 +113,7 @@ class PostgresSink:
     info
         What libpq connects with.
     schema, table
-        Of the rows, `<view>_v<version>`.
+        Of the rows, `<view>__v<version>`.
     staged
         Folder of this machine for what is written aside.
     """
@@ -295,10 +296,10 @@ class PostgresSink:
             return sorted(to_us(as_of) for (as_of,) in cursor.fetchall())
 
     def other_versions(self) -> Sequence[PostgresSink]:
-        """See `SnapshotSink.other_versions`: the tables `<view>_v<version>` of the schema."""
-        view, _, _ = self.table.rpartition("_v")
+        """See `SnapshotSink.other_versions`: the tables `<view>__v<version>` of the schema."""
+        view = view_of_table(self.table)
         beside = [sink for sink in self.beside() if sink != self]
-        return [sink for sink in beside if view and sink.table.rpartition("_v")[0] == view]
+        return [sink for sink in beside if view and view_of_table(sink.table) == view]
 
     def beside(self) -> Sequence[PostgresSink]:
         """See `SnapshotSink.beside`: the tables of the schema that have snapshots."""

@@ -10,8 +10,8 @@ from feast import RepoConfig
 from pyiceberg.catalog import load_catalog
 
 from activity_embeddings.transformations.errors import AlreadyRunning, InvalidInput, NotReady
-from activity_embeddings.transformations.offline.iceberg import table_name, view_of_table
 from activity_embeddings.transformations.offline.sinks import iceberg
+from activity_embeddings.transformations.offline.sinks.base import table_name, view_of_table
 from activity_embeddings.transformations.offline.sinks.content import content_hash
 from support import processes
 from support.snapshot_places import (
