@@ -6,10 +6,12 @@ import signal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
 from activity_embeddings.training.commands import cli
+from activity_embeddings.transformations.offline.sinks.folder import FolderSink
 from support import processes
 from support.feast_repo import DIMENSION, at, events_table, interval, make_repo, vectors_table
 
@@ -162,8 +164,6 @@ def test_a_run_that_was_killed_is_one_that_failed(repo):
 
 
 def test_another_run_under_way_has_a_status_of_its_own(repo):
-    from activity_embeddings.transformations.offline.sinks.folder import FolderSink
-
     with FolderSink(repo.data / "snapshots" / "job_activity_sequence" / "v1").locked():
         assert command(repo, "materialize", *DAY).exit_code == 4
         assert repo.feast(*interval(at(0), at(1))).code == 4
@@ -180,6 +180,13 @@ def command_in(folder):
 
 def records(repo):
     return [json.loads(file.read_text()) for file in sorted((repo.data / "runs").glob("*.json"))]
+
+
+def test_after_all_members_were_forgotten_there_is_nothing_to_compare_with(repo):
+    for sink in FolderSink(repo.data / "snapshots" / "job_activity_sequence" / "v1").beside():
+        assert sink.delete_members("member_id", pa.array(MEMBERS, pa.int64())) == len(MEMBERS)
+    repo.write_events(events_table(events(range(-25, 1), shift=1_000_000)))
+    assert "guards   1 passed, compared with" in repo.materialize(at(0), at(1)).output
 
 
 def test_old_snapshots_expire_but_none_that_a_kept_label_joins(repo):

@@ -27,6 +27,8 @@ from activity_embeddings.transformations.wording import counted, share, utc
 
 FEWEST = 100
 """Members or rows below which a share says nothing."""
+VECTORS = 10_000
+"""Members whose vectors are compared, the first ones: what is wrong with vectors is so of all."""
 TURNED = 0.5
 """A vector has turned whose cosine with the one before is below this: by more than 60 degrees."""
 

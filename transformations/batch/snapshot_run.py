@@ -29,12 +29,16 @@ from activity_embeddings.transformations.activity.sequences import (
     members_active,
 )
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, sorted_union
-from activity_embeddings.transformations.batch.guards import Judge, Verdict
+from activity_embeddings.transformations.batch.guards import VECTORS, Judge, Verdict
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.definitions.schemas import embedding_batch, sequence_batch
 from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.inference.embedder import Embedder
-from activity_embeddings.transformations.offline.sinks.base import SnapshotSink, require_same_facts
+from activity_embeddings.transformations.offline.sinks.base import (
+    SnapshotSink,
+    Staging,
+    require_same_facts,
+)
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted, passed_over, share, utc
@@ -268,11 +272,8 @@ class SnapshotRun:
         for target in self.targets:
             if as_of in self._staged[target.sink] and before in self._committed[target.sink]:
                 outputs = list(target.model.outputs)
-                columns = [key, *outputs]
-                now, then = (
-                    target.sink.staging.read(as_of, columns),
-                    target.sink.read(before, columns),
-                )
+                now = _first_rows(target.sink.staging, as_of)
+                then = _first_rows(target.sink, before)
                 view = self.domain.embedding_view(target.model.name)
                 found += judge.vectors(view, key, outputs, now, then)
         self.report.verdicts = found
@@ -537,6 +538,18 @@ class SnapshotRun:
             for output, size in model.outputs.items()
         }
         return embedding_batch(members, empty, created, zeros, self.domain.member_id)
+
+
+def _first_rows(where: SnapshotSink | Staging, as_of: int) -> pa.Table:
+    """Return the rows of the first members of a snapshot."""
+    parts: list[pa.RecordBatch] = []
+    for batch in where.batches(as_of, VECTORS):
+        parts.append(batch)
+        if sum(part.num_rows for part in parts) >= VECTORS:
+            break
+    # Of a snapshot whose members were all forgotten there is no batch, which would say the columns.
+    rows = pa.Table.from_batches(parts) if parts else where.read(as_of)
+    return rows.slice(0, VECTORS)
 
 
 def _empty_sequences(as_of: np.ndarray, length: int, item_ids: pa.Array) -> Sequences:

@@ -156,6 +156,10 @@ class Staging:
         """Return a snapshot, as `SnapshotSink.read` does."""
         return read_snapshot(self.file(as_of), columns)
 
+    def batches(self, as_of: int, size: int) -> Iterator[pa.RecordBatch]:
+        """Yield a snapshot in batches, as `SnapshotSink.batches` does."""
+        yield from snapshot_batches(self.file(as_of), size)
+
     def clear(self) -> None:
         """Forget what is there, as what an interrupted run left."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -226,6 +230,13 @@ def read_snapshot(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
     # By its own columns alone: the name of its folder is none.
     chosen = None if columns is None else list(columns)
     return pq.read_table(file, columns=chosen, partitioning=None)
+
+
+def snapshot_batches(file: Path, size: int) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a snapshot's file in batches of at most `size`."""
+    # With `pre_buffer`, the default, pyarrow 26 holds the whole file.
+    with pq.ParquetFile(file, pre_buffer=False) as opened:
+        yield from opened.iter_batches(size)
 
 
 def read_facts(file: Path) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from activity_embeddings.transformations.offline.sinks.base import (
     partition_name,
     read_facts,
     read_snapshot,
+    snapshot_batches,
 )
 
 PUBLISHED = "_published.json"
@@ -107,9 +108,7 @@ class FolderSink:
 
     def batches(self, as_of: int, size: int) -> Iterator[pa.RecordBatch]:
         """See `SnapshotSink.batches`."""
-        # With `pre_buffer`, the default, pyarrow 26 holds the whole file.
-        with pq.ParquetFile(self.file(as_of), pre_buffer=False) as file:
-            yield from file.iter_batches(size)
+        yield from snapshot_batches(self.file(as_of), size)
 
     def commit(self, as_of: int) -> bool:
         """See `SnapshotSink.commit`."""
