@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import time
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from prometheus_client.parser import text_string_to_metric_families
 
 from activity_embeddings.training.commands import cli
 from activity_embeddings.transformations.offline.sinks.folder import FolderSink
@@ -149,6 +151,29 @@ def test_runs_are_listed_the_last_failure_first(repo_with_new_ids):
     (record,) = map(json.loads, lines)
     assert record["outcome"] == "failed" and record["peak_memory_bytes"] > 1e7
     assert record["versions"].keys() >= {"feast", "activity-embeddings", "python"}
+
+
+def test_each_run_writes_metrics(repo_with_new_ids):
+    repo = repo_with_new_ids
+    set_engine(repo, "metrics_file: data/runs.prom")
+    started = time.time()
+
+    def metrics():
+        families = text_string_to_metric_families((repo.data / "runs.prom").read_text())
+        samples = [sample for family in families for sample in family.samples]
+        return {(s.name[len("activity_embeddings_") :], s.labels.get("guard")): s for s in samples}
+
+    assert repo.feast(*interval(at(0), at(1))).code == 3
+    failed = metrics()
+    assert failed["run_failed", None].value == 1
+    assert failed["last_publish_timestamp_seconds", None].value < started
+    assert failed["guard", "silent_members"].value == 1
+    assert failed["guard", "silent_members"].labels["project"] == "activity_embeddings"
+    assert command(repo, "materialize", *DAY, "--accept", "silent_members").exit_code == 0
+    published = metrics()
+    assert published["run_failed", None].value == 0
+    assert published["run_rows", None].value == 4 * 300
+    assert started < published["last_publish_timestamp_seconds", None].value < time.time()
 
 
 def test_a_run_that_was_killed_is_one_that_failed(repo):

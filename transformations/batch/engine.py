@@ -15,6 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from feast import Entity, FeatureView, OnDemandFeatureView
@@ -70,6 +71,10 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
 
     runs: str = RUNS
     """Folder of the records of runs, relative to the feature repo."""
+
+    metrics_file: str | None = None
+    """File that each run writes for the textfile collector of Prometheus' node_exporter, such as
+    /var/lib/node_exporter/activity_embeddings.prom; None: no file."""
 
     guards: Guards = Guards()
     """What is compared with the run before, and what happens where it differs too much."""
@@ -175,6 +180,7 @@ class ActivityComputeEngine(ComputeEngine):
                 "accepted": sorted(options.accepted),
                 "dry_run": options.dry_run,
             },
+            self._metrics_file(),
         )
         with record.kept(), ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
@@ -201,6 +207,10 @@ class ActivityComputeEngine(ComputeEngine):
             done = self._feast_engine.materialize(registry, plan.others)
         jobs = dict(zip(map(id, plan.others), done, strict=True))
         return [jobs.get(id(task)) or _succeeded(task) for task in tasks]
+
+    def _metrics_file(self) -> Path | None:
+        file = self.settings.metrics_file
+        return None if file is None else Path(self.repo_config.repo_path or ".") / file
 
     def _record(
         self,

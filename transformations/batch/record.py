@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from feast import RepoConfig
+from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from activity_embeddings.transformations.files import make_folder, write_text
 from activity_embeddings.transformations.times import to_datetime
-from activity_embeddings.transformations.wording import utc
+from activity_embeddings.transformations.wording import counted, utc
 
 RUNS = "data/runs"
 """Folder of the records in a feature repo, unless `batch_engine.runs` says another."""
@@ -42,9 +43,12 @@ class RunRecord:
         Of the records.
     facts
         JSON values that are known when it begins.
+    metrics
+        File for the textfile collector of Prometheus' node_exporter; None: there is none.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], metrics: Path | None = None) -> None:
+        self._metrics = metrics
         started = datetime.now(UTC)
         self._began = time.perf_counter()
         self._file = folder / f"{started:%Y%m%dT%H%M%S.%f}Z.json"
@@ -82,9 +86,50 @@ class RunRecord:
             **more,
         }
         self._write()
+        if self._metrics is not None:
+            write_metrics(self._metrics, self.facts, read_records(self._file.parent))
 
     def _write(self) -> None:
         write_text(self._file, json.dumps(self.facts, indent=1, default=str) + "\n")
+
+
+def write_metrics(
+    file: Path, record: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write what a run did as gauges of Prometheus, whole or not at all.
+
+    Parameters
+    ----------
+    file
+        Its name should end in `.prom`.
+    record
+        Of the run.
+    records
+        Of all runs, this one among them: by the last that published one sees that none did since.
+    """
+    registry, steps = CollectorRegistry(), record.get("steps", [])
+
+    def gauge(name: str, says: str, value: float, **labels: str) -> None:
+        full = f"activity_embeddings_{name}"
+        known = gauges.get(full) or Gauge(full, says, ["project", *labels], registry=registry)
+        gauges[full] = known
+        known.labels(project=record["project"], **labels).set(value)
+
+    gauges: dict[str, Gauge] = {}
+    published = [r["ended"] for r in records if r["outcome"] == PUBLISHED]
+    if published:
+        moment = datetime.fromisoformat(max(published)).timestamp()
+        gauge("last_publish_timestamp_seconds", "When the last run published.", moment)
+    gauge("run_failed", "Whether the last run failed.", record["outcome"] == FAILED)
+    gauge("run_seconds", "What the last run took.", record["seconds"])
+    gauge("run_peak_memory_bytes", "What the last run held.", record["peak_memory_bytes"])
+    rows = sum(step.get("rows", step.get("new", 0)) for step in steps)
+    gauge("run_rows", "Rows that the last run wrote offline.", rows)
+    for verdict in (verdict for step in steps for verdict in step.get("guards", [])):
+        labels = {"guard": verdict["guard"], "view": verdict["view"]}
+        gauge("guard", "What a guard found in the last run.", verdict["received"], **labels)
+        gauge("guard_limit", "What it accepts.", verdict["limit"], **labels)
+    write_to_textfile(str(file), registry)
 
 
 def records_folder(config: RepoConfig) -> Path:
@@ -135,8 +180,8 @@ def _published(record: Mapping[str, Any]) -> str:
     for step in record.get("steps", []):
         moments = step.get("snapshots") or []
         last = f" as of {utc(to_datetime(moments[-1]))}" if moments else ""
-        rows = step.get("rows", step.get("new", 0))
-        parts.append(f"{', '.join(step['views'])}{last}: {rows:,} rows")
+        rows = next((step[name] for name in ("rows", "new", "given") if name in step), 0)
+        parts.append(f"{', '.join(step['views'])}{last}: {counted(rows, 'row')}")
     return "; ".join(parts)
 
 

@@ -296,7 +296,7 @@ class GivenVectors:
 
     def facts(self) -> dict[str, Any]:
         """See `Step.facts`."""
-        return {"views": [self._view.name], "rows": len(self._table)}
+        return {"views": [self._view.name], "given": len(self._table)}
 
     def __str__(self) -> str:
         return ""
