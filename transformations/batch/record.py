@@ -169,7 +169,7 @@ def last_failure_first(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 def record_line(record: Mapping[str, Any]) -> str:
     """Return a record in one line."""
-    started = utc(datetime.fromisoformat(record["started"]))
+    started = utc(datetime.fromisoformat(record["started"]).replace(microsecond=0))
     said = record["error"]["message"] if "error" in record else _published(record)
     seconds = f"{record['seconds']:,.1f} s" if "seconds" in record else ""
     return f"{started}  {record['outcome']:<9}  {seconds:>9}  {' '.join(said.split())}"
@@ -181,7 +181,9 @@ def _published(record: Mapping[str, Any]) -> str:
         moments = step.get("snapshots") or []
         last = f" as of {utc(to_datetime(moments[-1]))}" if moments else ""
         rows = next((step[name] for name in ("rows", "new", "given") if name in step), 0)
-        parts.append(f"{', '.join(step['views'])}{last}: {counted(rows, 'row')}")
+        views = step["views"]
+        named = views[0] if len(views) == 1 else counted(len(views), "view")
+        parts.append(f"{named}{last}: {counted(rows, 'row')}")
     return "; ".join(parts)
 
 
