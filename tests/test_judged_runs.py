@@ -16,6 +16,7 @@ from activity_embeddings.training.commands import cli
 from activity_embeddings.transformations.offline.sinks.folder import FolderSink
 from support import processes
 from support.feast_repo import DIMENSION, at, events_table, interval, make_repo, vectors_table
+from support.redis_server import use_redis
 
 pytestmark = pytest.mark.slow
 
@@ -192,6 +193,16 @@ def test_another_run_under_way_has_a_status_of_its_own(repo):
     with FolderSink(repo.data / "snapshots" / "job_activity_sequence" / "v1").locked():
         assert command(repo, "materialize", *DAY).exit_code == 4
         assert repo.feast(*interval(at(0), at(1))).code == 4
+
+
+def test_a_store_that_does_not_answer_has_a_status_of_its_own(repo):
+    use_redis(repo, "localhost:1")
+    repo.run("apply")
+    done = repo.process(*interval(at(-1), at(0)))
+    assert done.returncode == 5 and "Traceback" not in done.stderr
+    assert "Error: expected stores that answer. Received: ConnectionError" in done.stderr
+    assert command(repo, "materialize", *DAY).exit_code == 5
+    assert records(repo)[-1]["error"]["kind"] == "StoreUnreachable"
 
 
 def test_no_runs_yet(tmp_path, once):

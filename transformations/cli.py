@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from activity_embeddings.transformations.errors import InvalidData, InvalidInput, StoreUnreachable
+from activity_embeddings.transformations.errors import (
+    InvalidData,
+    InvalidInput,
+    StoreUnreachable,
+    cannot_connect,
+)
 from activity_embeddings.transformations.names import EVENT_TIMESTAMP, JOBS, DomainNames
 from activity_embeddings.transformations.wording import counted, share
 
@@ -280,11 +285,9 @@ class _Said(click.ClickException):
 
 def _exit_code(error: Exception) -> int:
     """Return the status that an error ends a command with; what fails to connect may come back."""
-    unreachable = isinstance(error, (ConnectionError, TimeoutError)) or any(
-        kind.__name__ in ("ConnectionError", "TimeoutError", "OperationalError")
-        for kind in type(error).__mro__
-    )
-    return StoreUnreachable.exit_code if unreachable else getattr(error, "exit_code", 1)
+    if cannot_connect(error):
+        return StoreUnreachable.exit_code
+    return getattr(error, "exit_code", 1)
 
 
 def read_events_file(

@@ -78,6 +78,18 @@ def _printed_by_click(cls: Any) -> Any:
     )
 
 
+def cannot_connect(error: BaseException) -> bool:
+    """Return whether an error of a store's client says that the store does not answer.
+
+    Clients have no common class for it, so that names are looked at.
+    """
+    return isinstance(error, (ConnectionError, TimeoutError)) or any(
+        kind.__name__ in ("ConnectionError", "TimeoutError", "OperationalError")
+        and kind.__module__ != "sqlite3"  # where it is a table that is missing, too
+        for kind in type(error).__mro__
+    )
+
+
 def quote(value: Any) -> str:
     """Return a value as errors show it: one short line that can be printed.
 

@@ -13,8 +13,8 @@ every other view to Feast's own engine.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,12 @@ from activity_embeddings.transformations.batch.plan import MaterializePlan, is_o
 from activity_embeddings.transformations.batch.record import RUNS, RunRecord, records_folder
 from activity_embeddings.transformations.batch.steps import Context, Step, steps_of
 from activity_embeddings.transformations.definitions.tags import has_encoder
+from activity_embeddings.transformations.errors import (
+    InvalidInput,
+    StoreUnreachable,
+    cannot_connect,
+    first_line,
+)
 from activity_embeddings.transformations.feast_compat import states
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sinks.places import sink_of
@@ -200,10 +206,11 @@ class ActivityComputeEngine(ComputeEngine):
                 print("activity embeddings: a dry run, nothing was published; as it would be:")
                 _say(steps)
                 return [_succeeded(task) for task in tasks]
-            self._rows.prepare([task.feature_view for task in tasks])
-            for step in steps:
-                step.publish()
-                _say([step])
+            with _answering():
+                self._rows.prepare([task.feature_view for task in tasks])
+                for step in steps:
+                    step.publish()
+                    _say([step])
             done = self._feast_engine.materialize(registry, plan.others)
         jobs = dict(zip(map(id, plan.others), done, strict=True))
         return [jobs.get(id(task)) or _succeeded(task) for task in tasks]
@@ -235,6 +242,20 @@ class ActivityComputeEngine(ComputeEngine):
         for view in views:
             if view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING) or has_encoder(view):
                 sink_of(view, self.repo_config).forget_published()
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Say that a store does not answer, where that is why publishing fails."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, InvalidInput) or not cannot_connect(error):
+            raise
+        raise StoreUnreachable(
+            "expected stores that answer. Received: "
+            f"{type(error).__name__}: {first_line(error)}. What is committed stays; run again"
+        ) from error
 
 
 def _say(steps: Sequence[Step]) -> None:
