@@ -251,6 +251,7 @@ class _Check:
         domain = registered_domain(store, item)
         self._names, self._spec = domain.names, domain.spec
         self._sequence, self._embedding_views = domain.sequence, domain.embeddings
+        self._views = domain.views
         self._vector_view, self._events_view = domain.vectors, domain.events
         self._realtime = {view.name for view in store.list_on_demand_feature_views()}
         self._report = CheckReport()
@@ -266,8 +267,7 @@ class _Check:
         newest = committed[-1]
         events = self._read_events(newest - self._spec.window_us, newest)
         members = self._choose(events, newest)
-        views = [self._sequence, *self._embedding_views]
-        served = {view.name: self._read(view, members, newest) for view in views}
+        served = {view.name: self._read(view, members, newest) for view in self._views}
         moments = np.concatenate([rows.as_of for rows in served.values()])
         first, last = int(moments.min(initial=newest)), int(moments.max(initial=newest))
         events = self._read_events(first - self._spec.window_us, last)

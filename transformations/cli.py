@@ -151,11 +151,7 @@ def materialize(
     Exit status 1 for bad input, 3 if a guard refuses what was computed, 4 if another run is under
     way, 5 if a store cannot be reached.
     """
-    with one_line_errors():
-        from activity_embeddings.transformations.batch.options import run_options
-
-        with run_options(accept=accept):
-            open_store(repo).materialize(start, end, feature_views=list(views) or None)
+    _materialize(repo, start, end, views, accept=accept)
 
 
 @cli.command()
@@ -166,10 +162,16 @@ def plan(repo: Path, start: datetime, end: datetime, views: Sequence[str]) -> No
 
     The stores stay as they are. Exit status as of `materialize`.
     """
+    _materialize(repo, start, end, views, dry_run=True)
+
+
+def _materialize(
+    repo: Path, start: datetime, end: datetime, views: Sequence[str], **options: Any
+) -> None:
     with one_line_errors():
         from activity_embeddings.transformations.batch.options import run_options
 
-        with run_options(dry_run=True):
+        with run_options(**options):
             open_store(repo).materialize(start, end, feature_views=list(views) or None)
 
 
@@ -272,15 +274,9 @@ def one_line_errors() -> Iterator[None]:
         _log.debug("traceback", exc_info=True)
         ours = isinstance(error, (InvalidInput, click.ClickException))
         text = str(error) if ours else f"{type(error).__name__}: {error}"
-        raise _Said(" ".join(text.split()), _exit_code(error)) from error
-
-
-class _Said(click.ClickException):
-    """What a command prints of an error, and the status that it ends with."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]  # Click reads it of the instance
+        # Click reads the status of the class.
+        said = type("Said", (click.ClickException,), {"exit_code": _exit_code(error)})
+        raise said(" ".join(text.split())) from error
 
 
 def _exit_code(error: Exception) -> int:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pyarrow as pa
-from feast import FeatureStore, FeatureView
+from feast import FeatureStore
 from feast.types import String
 
 from activity_embeddings.transformations.batch.record import forget_messages, records_folder
@@ -91,24 +91,24 @@ def forget(store: FeatureStore, members: Sequence[int | str], item: str | None =
     AlreadyRunning
         A run is under way.
     """
-    domains, rows = _domains(store, item), row_store_of(store)
+    rows = row_store_of(store)
     traces = Traces(len(set(members)))
+    ids_of = [(domain, _ids(domain, members)) for domain in _domains(store, item)]
     with ExitStack() as stack:
-        for domain in domains:
-            ids = _ids(domain, members)
+        for domain, ids in ids_of:
             _require_gone(store, domain, ids)
-            if not rows.deletes:
-                rows.delete(domain.sequence, [])
+        rows.delete([])  # a store that cannot says so before anything changes
+        for domain, _ in ids_of:
             stack.enter_context(sink_of(domain.sequence, store.config).locked())
-        for domain in domains:
-            ids = _ids(domain, members)
+        for domain, ids in ids_of:
             # What is pushed goes first: it would come back with the next batch run.
             traces.pushed += PushedEvents(store, domain.events).forget(ids)
             for sink in _sinks(store, domain):
                 sink.staging.clear()
                 traces.snapshots += sink.delete_members(domain.names.member_id, ids)
-            for view in _views(domain):
-                traces.online += rows.delete(view, entity_keys(view, ids))
+        traces.online = rows.delete(
+            [(view, entity_keys(view, ids)) for domain, ids in ids_of for view in domain.views]
+        )
     forget_messages(records_folder(store.config))
     return traces
 
@@ -160,15 +160,11 @@ def _require_gone(store: FeatureStore, domain: RegisteredDomain, ids: pa.Array) 
 
 def _sinks(store: FeatureStore, domain: RegisteredDomain) -> list[SnapshotSink]:
     """Return every sink that may hold members: of views that are no longer defined, too."""
-    found = [sink_of(view, store.config) for view in _views(domain)]
+    found = [sink_of(view, store.config) for view in domain.views]
     return list(dict.fromkeys([*found, *(other for sink in found for other in sink.beside())]))
 
 
-def _views(domain: RegisteredDomain) -> list[FeatureView]:
-    return [domain.sequence, *domain.embeddings]
-
-
 def _online(rows: RowStore, domain: RegisteredDomain, ids: pa.Array) -> Iterator[int]:
-    for view in _views(domain):
+    for view in domain.views:
         stored = rows.read(view, entity_keys(view, ids))
         yield sum(moment is not None for moment, _ in stored)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+OWN_PIPELINE = "Log these events with your own pipeline, and push them with `--online-only`"
+"""What to do where a push cannot log its events."""
+
 _MICROSECOND = timedelta(microseconds=1)
 _UNITS = {
     "day": timedelta(days=1),

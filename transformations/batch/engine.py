@@ -15,7 +15,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 from feast import Entity, FeatureView, OnDemandFeatureView
@@ -33,11 +32,11 @@ from feast.repo_config import FeastConfigBaseModel
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from activity_embeddings.transformations.batch.guards import Guards, Judge
-from activity_embeddings.transformations.batch.options import current_options
+from activity_embeddings.transformations.batch.options import RunOptions, current_options
 from activity_embeddings.transformations.batch.plan import MaterializePlan, is_ours
 from activity_embeddings.transformations.batch.record import RUNS, RunRecord, records_folder
 from activity_embeddings.transformations.batch.steps import Context, Step, steps_of
-from activity_embeddings.transformations.definitions.tags import has_encoder
+from activity_embeddings.transformations.definitions.tags import in_repo
 from activity_embeddings.transformations.errors import (
     InvalidInput,
     StoreUnreachable,
@@ -45,8 +44,7 @@ from activity_embeddings.transformations.errors import (
     first_line,
 )
 from activity_embeddings.transformations.feast_compat import states
-from activity_embeddings.transformations.names import Role, Tag
-from activity_embeddings.transformations.offline.sinks.places import sink_of
+from activity_embeddings.transformations.offline.sinks.places import keeps_snapshots, sink_of
 from activity_embeddings.transformations.online.stores import row_store
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, Schedule
 
@@ -153,16 +151,17 @@ class ActivityComputeEngine(ComputeEngine):
             Nothing was published.
         """
         tasks = [tasks] if isinstance(tasks, MaterializationTask) else list(tasks)
+        options = current_options()
         with states.kept_served(registry, [task for task in tasks if is_ours(task)]):
-            jobs = self._materialize(registry, tasks)
-            if not current_options().dry_run:
+            jobs = self._materialize(registry, tasks, options)
+            if not options.dry_run:
                 self._record(registry, tasks, jobs)
         return jobs
 
     def _materialize(
-        self, registry: BaseRegistry, tasks: list[MaterializationTask]
+        self, registry: BaseRegistry, tasks: list[MaterializationTask], options: RunOptions
     ) -> list[MaterializationJob]:
-        options, days = current_options(), self.settings.retention_days
+        days, metrics = self.settings.retention_days, self.settings.metrics_file
         plan = MaterializePlan.of(tasks, registry)
         context = Context(
             self.repo_config,
@@ -186,7 +185,7 @@ class ActivityComputeEngine(ComputeEngine):
                 "accepted": sorted(options.accepted),
                 "dry_run": options.dry_run,
             },
-            self._metrics_file(),
+            None if metrics is None else in_repo(metrics, self.repo_config.repo_path),
         )
         with record.kept(), ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
@@ -215,10 +214,6 @@ class ActivityComputeEngine(ComputeEngine):
         jobs = dict(zip(map(id, plan.others), done, strict=True))
         return [jobs.get(id(task)) or _succeeded(task) for task in tasks]
 
-    def _metrics_file(self) -> Path | None:
-        file = self.settings.metrics_file
-        return None if file is None else Path(self.repo_config.repo_path or ".") / file
-
     def _record(
         self,
         registry: BaseRegistry,
@@ -240,7 +235,7 @@ class ActivityComputeEngine(ComputeEngine):
 
     def _forget_published(self, views: Sequence[FeatureView]) -> None:
         for view in views:
-            if view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING) or has_encoder(view):
+            if keeps_snapshots(view):
                 sink_of(view, self.repo_config).forget_published()
 
 

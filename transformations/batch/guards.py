@@ -172,7 +172,7 @@ class Judge:
         now, then
             That column and `activity_count` of the two snapshots.
         """
-        active_now, active_then = (_active(table) for table in (now, then))
+        active_now, active_then = (with_activity(table) for table in (now, then))
         if len(active_then) < FEWEST:
             return
         for guard, noun, new, old in (
@@ -181,10 +181,13 @@ class Judge:
         ):
             says = f"{counted(new, noun, _MANY.get(noun))}, {old:,} before"
             yield self._verdict(guard, view, abs(new - old) / old, says)
-        still = codes_of(single_chunk(active_then, key), single_chunk(active_now, key)) >= 0
+        ids_now, ids_then = single_chunk(active_now, key), single_chunk(active_then, key)
+        still = codes_of(ids_then, ids_now) >= 0
         silent = int((~still).sum())
         says = f"{silent:,} of {len(still):,} members with activity before have none now"
-        examples = _examples(single_chunk(active_now, key), single_chunk(active_then, key))
+        examples = ""
+        if len(ids_now) and not still.any():
+            examples = f"; ids are such as {ids_now[0].as_py()!r}, before {ids_then[0].as_py()!r}"
         yield self._verdict("silent_members", view, silent / len(still), says, examples)
 
     def vectors(
@@ -227,13 +230,6 @@ class Judge:
         )
 
 
-def _examples(now: pa.Array, then: pa.Array) -> str:
-    """Show what ids look like, where all have changed."""
-    if not len(now) or (codes_of(then, now) >= 0).any():
-        return ""
-    return f"; ids are such as {now[0].as_py()!r}, before {then[0].as_py()!r}"
-
-
 _MANY = {"member with activity": "members with activity", "activity": "activities"}
 
 
@@ -256,7 +252,8 @@ def _percent(limit: float) -> str:
     return f"{100 * limit:g} %"
 
 
-def _active(table: pa.Table) -> pa.Table:
+def with_activity(table: pa.Table) -> pa.Table:
+    """Return the rows of sequences that hold any activity."""
     return table.filter(pc.greater(table.column(names.ACTIVITY_COUNT), 0))
 
 

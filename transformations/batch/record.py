@@ -24,6 +24,7 @@ from typing import Any
 from feast import RepoConfig
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
+from activity_embeddings.transformations.definitions.tags import in_repo
 from activity_embeddings.transformations.files import make_folder, write_text
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted, utc
@@ -136,7 +137,7 @@ def records_folder(config: RepoConfig) -> Path:
     """Return the folder of the records of a feature repo."""
     engine = config.batch_engine_config
     runs = engine.get("runs", RUNS) if isinstance(engine, dict) else RUNS
-    return Path(config.repo_path or ".") / runs
+    return in_repo(runs, config.repo_path)
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

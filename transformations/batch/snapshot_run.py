@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
@@ -29,7 +28,7 @@ from activity_embeddings.transformations.activity.sequences import (
     members_active,
 )
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, sorted_union
-from activity_embeddings.transformations.batch.guards import VECTORS, Judge, Verdict
+from activity_embeddings.transformations.batch.guards import VECTORS, Judge, Verdict, with_activity
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.definitions.schemas import embedding_batch, sequence_batch
 from activity_embeddings.transformations.errors import InvalidData
@@ -455,8 +454,7 @@ class SnapshotRun:
             return table.column(0).combine_chunks()
         columns = [self.domain.member_id, names.ACTIVITY_COUNT]
         table = self._read(self.sequence_sink, as_of, columns)
-        active = table.filter(pc.greater(table.column(names.ACTIVITY_COUNT), 0))
-        return active.column(self.domain.member_id).combine_chunks()
+        return with_activity(table).column(self.domain.member_id).combine_chunks()
 
     def _before(self, as_of: int) -> list[int]:
         """Return the as-of time of the sequences before, in a list, if it is not a window ago."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from feast import RepoConfig
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
     PostgreSQLSource,
 )
@@ -18,13 +17,8 @@ LONGEST_NAME = 63
 """Bytes of a name in PostgreSQL; of longer ones it drops the rest."""
 
 
-class PostgreSQLTableSource(CheckedSource, PostgreSQLSource):
+class PostgreSQLTableSource(CheckedSource, PostgreSQLSource, require_store=require_postgres):
     """A table of snapshots."""
-
-    def validate(self, config: RepoConfig) -> None:
-        """See `CheckedSource.validate`; the offline store has to be Feast's PostgreSQL store."""
-        require_postgres(config)
-        super().validate(config)
 
     def __eq__(self, other: object) -> bool:
         """Return whether it is the same definition; Feast's own does not compare tables."""

@@ -50,6 +50,11 @@ class RegisteredDomain:
     vectors: FeatureView
     embeddings: list[FeatureView]
 
+    @property
+    def views(self) -> list[FeatureView]:
+        """The views whose rows are members'."""
+        return [self.sequence, *self.embeddings]
+
 
 def registered_domains(store: FeatureStore) -> list[RegisteredDomain]:
     """Return every domain of a feature store, by the name of its item."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from feast import FileSource, RepoConfig
@@ -233,7 +233,11 @@ class CheckedSource(_Source):
     need not have this package.
     """
 
-    def __init_subclass__(cls) -> None:
+    _of_the_store: ClassVar[tuple[Check, ...]]
+
+    def __init_subclass__(cls, *, require_store: Check) -> None:
+        """Make a kind of source; `require_store` refuses offline stores that do not join it."""
+        cls._of_the_store = (require_store,)
         # Feast writes the name of a source's class to the registry, and imports it from there.
         feasts = cls.__mro__[2]  # behind this class
         cls.__module__, cls.__name__ = feasts.__module__, feasts.__name__
@@ -248,35 +252,18 @@ class CheckedSource(_Source):
         Raises
         ------
         InvalidInput
-            The configuration names another engine, an offline store whose joins lose labels, or an
-            online store that mixes up threads; or a source lacks a column.
+            The configuration names an offline store that does not join such snapshots or loses
+            labels, another engine, or an online store that mixes up threads; or a source lacks a
+            column.
         """
-        require_engine(config)
-        require_every_label(config)
-        require_own_connections(config)
-        for check in self._checks:
+        settings = (require_engine, require_every_label, require_own_connections)
+        for check in (*self._of_the_store, *settings, *self._checks):
             check(config)
 
 
-class FolderSource(CheckedSource, FileSource):
+class FolderSource(CheckedSource, FileSource, require_store=require_files):
     """A folder of snapshots."""
 
-    def validate(self, config: RepoConfig) -> None:
-        """See `CheckedSource.validate`; the offline store has to join files."""
-        require_files(config)
-        super().validate(config)
 
-
-class IcebergTableSource(CheckedSource, IcebergSource):
+class IcebergTableSource(CheckedSource, IcebergSource, require_store=require_iceberg):
     """An Iceberg table of snapshots."""
-
-    def validate(self, config: RepoConfig) -> None:
-        """Accept a table that is still to be made, in a store that reads Iceberg tables.
-
-        Raises
-        ------
-        InvalidInput
-            See `CheckedSource.validate`; or the offline store reads no Iceberg tables.
-        """
-        require_iceberg(config)
-        super().validate(config)

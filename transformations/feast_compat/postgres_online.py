@@ -1,8 +1,8 @@
 """Feast's PostgreSQL online store: its connection and its tables.
 
-`_get_conn`, `compute_table_id` and the columns of the tables are those of Feast 0.67. It writes
-times without their zone into columns that have one, so that the database takes them for times of
-the session's zone.
+`_get_conn` and the columns of the tables are those of Feast 0.67. It writes times
+without their zone into columns that have one, so that the database takes them for times of the
+session's zone.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from feast import FeatureView, RepoConfig
-from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.infra.online_stores.helpers import compute_table_id
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+
+from activity_embeddings.transformations.feast_compat.stores import (
+    online_table,
+    serialized_keys,
+)
 
 
 def session_zone(config: RepoConfig, store: Any) -> str:
@@ -28,14 +31,10 @@ def delete_rows(
     config: RepoConfig, store: Any, view: FeatureView, keys: Sequence[EntityKey]
 ) -> int:
     """Delete the rows of keys and return how many there were."""
-    version = config.entity_key_serialization_version
-    table = compute_table_id(
-        config.project, view, config.registry.enable_online_feature_view_versioning
-    )
-    serialized = [serialize_entity_key(key, version) for key in keys]
     from psycopg.sql import SQL, Identifier
 
     statement = SQL("DELETE FROM {} WHERE entity_key = ANY(%s) RETURNING entity_key")
+    table = Identifier(online_table(config, view))
     with store._get_conn(config, autocommit=True) as connection, connection.cursor() as cursor:
-        cursor.execute(statement.format(Identifier(table)), (serialized,))
+        cursor.execute(statement.format(table), (serialized_keys(config, keys),))
         return len({bytes(key) for (key,) in cursor.fetchall()})

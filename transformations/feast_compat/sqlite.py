@@ -1,7 +1,7 @@
 """Feast's sqlite store: its connections, its file and its tables.
 
-`_conn`, `_get_conn`, `_get_db_path`, `_quote_id`, `compute_table_id` and the columns of the tables
-are those of Feast 0.67. Its public methods read and parse a row whole, and have no way to set how
+`_conn`, `_get_conn`, `_get_db_path`, `_quote_id` and the columns of the tables are those of Feast
+0.67. Its public methods read and parse a row whole, and have no way to set how
 the connection behaves.
 """
 
@@ -15,8 +15,6 @@ from typing import Any
 
 from feast import FeatureView, RepoConfig
 from feast.infra.infra_object import InfraObject
-from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.infra.online_stores.helpers import compute_table_id
 from feast.infra.online_stores.sqlite import (
     SqliteOnlineStore,
     SqliteOnlineStoreConfig,
@@ -24,6 +22,11 @@ from feast.infra.online_stores.sqlite import (
 )
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+
+from activity_embeddings.transformations.feast_compat.stores import (
+    online_table,
+    serialized_keys,
+)
 
 
 class ThreadedSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
@@ -85,20 +88,16 @@ def keep_readable(config: RepoConfig, store: Any) -> None:
 
 
 def delete_rows(
-    config: RepoConfig, store: Any, view: FeatureView, keys: Sequence[EntityKey]
+    config: RepoConfig, store: Any, rows: Sequence[tuple[FeatureView, Sequence[EntityKey]]]
 ) -> int:
-    """Delete the rows of keys, free what they took, and return how many there were."""
-    version = config.entity_key_serialization_version
-    table = compute_table_id(
-        config.project, view, config.registry.enable_online_feature_view_versioning
-    )
+    """Delete rows of views by their keys, free what they took, and return how many there were."""
     connection, deleted = store._get_conn(config), 0
     with connection:
-        for key in keys:
-            serialized = [serialize_entity_key(key, version)]
-            where = f"FROM {_quote_id(table)} WHERE entity_key = ?"
-            deleted += bool(connection.execute(f"SELECT 1 {where}", serialized).fetchone())
-            connection.execute(f"DELETE {where}", serialized)
+        for view, keys in rows:
+            where = f"FROM {_quote_id(online_table(config, view))} WHERE entity_key = ?"
+            for key in serialized_keys(config, keys):
+                deleted += bool(connection.execute(f"SELECT 1 {where}", [key]).fetchone())
+                connection.execute(f"DELETE {where}", [key])
     connection.execute("VACUUM")
     return deleted
 
@@ -111,13 +110,9 @@ def read_feature(
     `SqliteOnlineStore.online_read` reads and parses every feature of a row, whichever it is asked
     for.
     """
-    version = config.entity_key_serialization_version
-    table = compute_table_id(
-        config.project, view, config.registry.enable_online_feature_view_versioning
-    )
-    position = {serialize_entity_key(key, version): i for i, key in enumerate(keys)}
+    position = {key: i for i, key in enumerate(serialized_keys(config, keys))}
     found = store._get_conn(config).execute(
-        f"SELECT entity_key, value FROM {_quote_id(table)} "
+        f"SELECT entity_key, value FROM {_quote_id(online_table(config, view))} "
         f"WHERE feature_name = ? AND entity_key IN ({','.join('?' * len(position))})",
         [feature, *position],
     )

@@ -1,17 +1,21 @@
 """The stores of a feature repo, as Feast's provider holds them.
 
 `FeatureStore._get_provider` is the one way to them in Feast 0.67; its base class does not say that
-it has them.
+it has them. `compute_table_id` names the online table of a view.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-from feast import FeatureStore, FeatureView
+from feast import FeatureStore, FeatureView, RepoConfig
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.offline_stores.offline_store import OfflineStore
+from feast.infra.online_stores.helpers import compute_table_id
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
 
 def offline_store(store: FeatureStore) -> OfflineStore:
@@ -31,6 +35,18 @@ def append_offline(store: FeatureStore, view: FeatureView, rows: pa.Table) -> No
     those of the source.
     """
     _provider(store).offline_write_batch(store.config, view, rows, None)
+
+
+def online_table(config: RepoConfig, view: FeatureView) -> str:
+    """Return the name of a view's table in an online store of tables."""
+    versioning = config.registry.enable_online_feature_view_versioning
+    return compute_table_id(config.project, view, versioning)
+
+
+def serialized_keys(config: RepoConfig, keys: Sequence[EntityKey]) -> list[bytes]:
+    """Return keys as such tables hold them."""
+    version = config.entity_key_serialization_version
+    return [serialize_entity_key(key, version) for key in keys]
 
 
 def _provider(store: FeatureStore) -> Any:

@@ -25,9 +25,9 @@ from feast.infra.registry.base_registry import BaseRegistry
 
 from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.feast_compat.duckdb import order_by_column
-from activity_embeddings.transformations.names import REQUEST_ROW, Role, Tag
+from activity_embeddings.transformations.names import REQUEST_ROW
 from activity_embeddings.transformations.offline.iceberg import is_iceberg, located
-from activity_embeddings.transformations.offline.sinks.places import sink_of
+from activity_embeddings.transformations.offline.sinks.places import keeps_snapshots, sink_of
 
 
 class OrderedDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -104,11 +104,13 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
 
 
 def _require_snapshots(view: FeatureView, config: RepoConfig) -> None:
-    ours = view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING)
-    if (ours or Tag.ENCODER_PATH in view.tags) and not sink_of(view, config).committed():
+    if not keeps_snapshots(view):
+        return
+    sink = sink_of(view, config)
+    if not sink.committed():
         raise NotReady(
-            f"{view.name}: expected published snapshots. Received: none in "
-            f"{sink_of(view, config).place}; run `feast materialize` first"
+            f"{view.name}: expected published snapshots. Received: none in {sink.place}; run "
+            "`feast materialize` first"
         )
 
 

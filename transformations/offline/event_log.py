@@ -40,8 +40,8 @@ from activity_embeddings.transformations.offline.sources import (
     source_of,
 )
 from activity_embeddings.transformations.times import NEVER
+from activity_embeddings.transformations.wording import OWN_PIPELINE
 
-OWN_PIPELINE = "Log these events with your own pipeline, and push them with `--online-only`"
 LIVE_FILES = "live-*.parquet"
 """The files that were added to a folder of events, among those that were there."""
 
@@ -163,8 +163,7 @@ def _add_file(folder: Path, files: ParquetFiles, view: FeatureView, table: pa.Ta
     if partitions:
         raise InvalidInput(
             f"{source_label(view)}: expected a folder of files, because a new file could not say "
-            f"its partition. Received: {partitions[0]}. Log these events with your own pipeline, "
-            "and push them with `--online-only`"
+            f"its partition. Received: {partitions[0]}. {OWN_PIPELINE}"
         )
     rows = _as_source(view, table, files.schema())
     replace_file(folder / _live_name(), lambda aside: pq.write_table(rows, aside))
@@ -208,8 +207,8 @@ def _as_source(view: FeatureView, table: pa.Table, schema: pa.Schema) -> pa.Tabl
             if not field.nullable:
                 raise InvalidInput(
                     f"{source_label(view)}: column {field.name!r} should accept nulls, since "
-                    "pushed events do not have it. Received: a column that does not. Log these "
-                    "events with your own pipeline, and push them with `--online-only`"
+                    "pushed events do not have it. Received: a column that does not. "
+                    f"{OWN_PIPELINE}"
                 )
             columns.append(pa.nulls(len(table), field.type))
             continue

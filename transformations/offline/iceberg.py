@@ -107,7 +107,7 @@ def table_of(source: IcebergSource, catalog: Catalog | None) -> Table | None:
 
 @dataclass(frozen=True)
 class IcebergRows:
-    """The rows of one source, as they are when they are first asked for.
+    """A `SourceRows` in an Iceberg table, as it is when it is first asked for.
 
     Every method raises `InvalidData` where the table cannot be read.
 
@@ -130,15 +130,15 @@ class IcebergRows:
 
     @property
     def columns(self) -> dict[str, str]:
-        """Return the names of the columns, and what Arrow calls their types."""
+        """See `SourceRows.columns`."""
         return {field.name: str(field.type) for field in self.schema()}
 
     def earliest(self) -> int | None:
-        """Return None: the first time is not told without a look at every file."""
+        """See `SourceRows.earliest`; it is not told without a look at every file."""
         return None
 
     def type_of(self, column: str) -> pa.DataType | None:
-        """Return the type of a column, None if there is none."""
+        """See `SourceRows.type_of`."""
         schema = self.schema()
         return schema.field(column).type if column in schema.names else None
 
@@ -152,10 +152,10 @@ class IcebergRows:
         end: int,
         optional: Sequence[str] = (),
     ) -> pa.Table:
-        """Return the rows with `start <= t <= end`, in any order; see `ParquetFiles.read`.
+        """See `SourceRows.read`.
 
-        Only these are read, and only their columns: files and row groups of other times are passed
-        over.
+        Only these rows are read, and only their columns: files and row groups of other times are
+        passed over.
 
         Raises
         ------

@@ -43,6 +43,7 @@ from activity_embeddings.transformations.arrow import (
     time_column,
 )
 from activity_embeddings.transformations.errors import InvalidData, first_line
+from activity_embeddings.transformations.wording import OWN_PIPELINE
 
 DELTA_LOG = "_delta_log"
 SUFFIXES = (".parquet", ".parq", ".pq")
@@ -64,7 +65,7 @@ def is_parquet(source: DataSource) -> TypeGuard[FileSource]:
 
 @dataclass(frozen=True)
 class ParquetFiles:
-    """The files of one source, as they are when they are first asked for.
+    """A `SourceRows` of files, as they are when they are first asked for.
 
     Every method raises `InvalidData` where the folder, or a file in it, cannot be read. The
     message names it.
@@ -105,8 +106,7 @@ class ParquetFiles:
         if folders:
             raise InvalidData(
                 f"{self.label}: expected a folder of files, to which a file can be added. "
-                f"Received: {folders[0]}. Log these events with your own pipeline, and push them "
-                "with `--online-only`"
+                f"Received: {folders[0]}. {OWN_PIPELINE}"
             )
         try:
             with filesystem.open_output_stream(f"{root.rstrip('/')}/{name}") as stream:
@@ -142,11 +142,11 @@ class ParquetFiles:
 
     @property
     def columns(self) -> dict[str, str]:
-        """Return the names of the columns that `schema` has, and what Arrow calls their types."""
+        """See `SourceRows.columns`: those of `schema`."""
         return {field.name: str(field.type) for field in self.schema()}
 
     def type_of(self, column: str) -> pa.DataType | None:
-        """Return the type of a column in the first file that has it, None if none has."""
+        """See `SourceRows.type_of`: in the first file that has the column."""
         for fragment in self._filled or self._fragments:
             if column in fragment.physical_schema.names:
                 return _type_of(fragment, column)
@@ -164,7 +164,7 @@ class ParquetFiles:
             raise self._unreadable(path, error) from error
 
     def earliest(self) -> int | None:
-        """Return the first time in microseconds since the epoch, None where footers do not say."""
+        """See `SourceRows.earliest`: where footers say it."""
         return min(self._limits_of_times, default=None)
 
     def latest(self) -> int | None:
@@ -181,20 +181,7 @@ class ParquetFiles:
         end: int,
         optional: Sequence[str] = (),
     ) -> pa.Table:
-        """Return the rows with `start <= t <= end`, in any order.
-
-        Parameters
-        ----------
-        columns
-            Names in the files, by the names that the columns get; without the time.
-        ids
-            Those of them that hold ids. They come out as int64 or string.
-        time
-            The name that the time gets, timestamp[us, UTC].
-        start, end
-            Microseconds since the epoch; without a start, from the first row on.
-        optional
-            Those of them that a source may lack, then in all its files.
+        """See `SourceRows.read`.
 
         Raises
         ------
@@ -502,12 +489,16 @@ def _bounds(kind: pa.TimestampType, start: int | None, end: int) -> tuple[pa.Sca
 
 def normalised(table: pa.Table, ids: Sequence[str], time: str, label: str) -> pa.Table:
     """Return rows with ids as int64 or string, and times as timestamp[us, UTC]."""
+    table = with_plain_ids(table, ids, label)
+    moments = pa.array(time_column(table, time, label), pa.int64())
+    return table.set_column(table.column_names.index(time), time, moments.cast(TIMESTAMP))
+
+
+def with_plain_ids(table: pa.Table, ids: Sequence[str], label: str) -> pa.Table:
+    """Return rows with ids as int64 or string."""
     for position, name in enumerate(table.column_names):
         if name in ids:
             table = table.set_column(position, name, id_column(table, name, label))
-        elif name == time:
-            moments = pa.array(time_column(table, name, label), pa.int64())
-            table = table.set_column(position, name, moments.cast(TIMESTAMP))
     return table
 
 

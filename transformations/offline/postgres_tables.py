@@ -21,8 +21,9 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 )
 from psycopg.sql import SQL, Composable, Identifier, Literal, Placeholder
 
-from activity_embeddings.transformations.arrow import TIMESTAMP, id_column, require_columns
+from activity_embeddings.transformations.arrow import TIMESTAMP, require_columns
 from activity_embeddings.transformations.errors import InvalidData, first_line
+from activity_embeddings.transformations.offline.parquet_files import with_plain_ids
 from activity_embeddings.transformations.offline.postgres import (
     DatabaseError,
     connection_of,
@@ -30,6 +31,7 @@ from activity_embeddings.transformations.offline.postgres import (
     stream,
 )
 from activity_embeddings.transformations.times import to_datetime, to_us
+from activity_embeddings.transformations.wording import OWN_PIPELINE
 
 _NAIVE = "timestamp without time zone"
 _TEXT = pa.string()
@@ -59,7 +61,7 @@ class _Type:
 
 @dataclass(frozen=True)
 class PostgresTable:
-    """What one source reads of, as it is when it is first asked for.
+    """A `SourceRows` in PostgreSQL, as it is when it is first asked for.
 
     Every method raises `InvalidData` where it cannot be read.
 
@@ -79,15 +81,15 @@ class PostgresTable:
 
     @property
     def columns(self) -> dict[str, str]:
-        """Return the names of all columns, and what PostgreSQL calls their types."""
+        """See `SourceRows.columns`."""
         return {name: kind.name for name, kind in self._types.items()}
 
     def type_of(self, column: str) -> pa.DataType | None:
-        """Return the type of what is read of a column, None where there is none."""
+        """See `SourceRows.type_of`."""
         return self._types[column].arrow if column in self._types else None
 
     def earliest(self) -> int | None:
-        """Return the first time in microseconds since the epoch, None where there is no row."""
+        """See `SourceRows.earliest`."""
         query = SQL("SELECT min({time}) FROM {source}").format(
             time=self._value(self.source.timestamp_field), source=self._from
         )
@@ -105,25 +107,12 @@ class PostgresTable:
         end: int,
         optional: Sequence[str] = (),
     ) -> pa.Table:
-        """Return the rows with `start <= t <= end` and those without a time, in any order.
-
-        Parameters
-        ----------
-        columns
-            Names in the source, by the names that the columns get; without the time.
-        ids
-            Those of them that hold ids. They come out as int64 or string.
-        time
-            The name that the time gets, timestamp[us, UTC].
-        start, end
-            Microseconds since the epoch; without a start, from the first row on.
-        optional
-            Those of them that a source may lack.
+        """See `SourceRows.read`.
 
         Raises
         ------
         InvalidData
-            A column is missing, or of a type that is not read.
+            A column is missing, or of a type that is not read. Rows without a time come, too.
         """
         wanted = {
             name: column
@@ -148,10 +137,7 @@ class PostgresTable:
         )
         with self._answering():
             table = pa.Table.from_batches(stream(self._info, query))
-        for name in set(ids) & set(wanted):
-            position = table.column_names.index(name)
-            table = table.set_column(position, name, id_column(table, name, self.label))
-        return table
+        return with_plain_ids(table, ids, self.label)
 
     def append(self, columns: Mapping[str, pa.Array]) -> None:
         """Add rows to the table in one transaction; its other columns have their defaults.
@@ -169,7 +155,7 @@ class PostgresTable:
         if self.source.get_table_query_string().lstrip().startswith("("):
             raise InvalidData(
                 f"{self.label}: expected a table, to which events can be added. Received: a query. "
-                "Log these events with your own pipeline, and push them with `--online-only`"
+                f"{OWN_PIPELINE}"
             )
         values = []
         for name, column in columns.items():

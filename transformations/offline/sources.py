@@ -6,10 +6,10 @@ Whatever the store, the rows pass the same checks before anything is computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import pyarrow as pa
 from feast import FeatureView, FileSource, RepoConfig
@@ -49,6 +49,51 @@ POSTGRES_SOURCE = "PostgreSQLSource"
 READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether
 interval ends belong to it and in which zone they compare."""
+
+
+class SourceRows(Protocol):
+    """The rows of one source that is read here, whatever the offline store is."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The names of the columns, and what the source calls their types."""
+
+    def type_of(self, column: str) -> pa.DataType | None:
+        """Return the type of what is read of a column, None where there is none."""
+
+    def earliest(self) -> int | None:
+        """Return the first time in microseconds since the epoch, None where it is untold."""
+
+    def read(
+        self,
+        columns: Mapping[str, str],
+        *,
+        ids: Sequence[str],
+        time: str,
+        start: int | None,
+        end: int,
+        optional: Sequence[str] = (),
+    ) -> pa.Table:
+        """Return the rows with `start <= t <= end`, in any order.
+
+        Parameters
+        ----------
+        columns
+            Names in the source, by the names that the columns get; without the time.
+        ids
+            Those of them that hold ids. They come out as int64 or string.
+        time
+            The name that the time gets, timestamp[us, UTC].
+        start, end
+            Microseconds since the epoch; without a start, from the first row on.
+        optional
+            Those of them that a source may lack.
+
+        Raises
+        ------
+        InvalidData
+            The source cannot be read, or lacks a column; see the classes that are one.
+        """
 
 
 def source_of(view: FeatureView) -> DataSource:
@@ -265,9 +310,7 @@ def postgres_table(config: RepoConfig, view: FeatureView) -> PostgresTable | Non
     return PostgresTable(cast("PostgreSQLSource", source), config, source_label(view))
 
 
-def _read_here(
-    config: RepoConfig, view: FeatureView
-) -> ParquetFiles | IcebergRows | PostgresTable | None:
+def _read_here(config: RepoConfig, view: FeatureView) -> SourceRows | None:
     """Return a source that is read here, whatever the offline store is, None for another one."""
     return parquet_files(config, view) or iceberg_rows(config, view) or postgres_table(config, view)
 

@@ -56,17 +56,12 @@ class AnyRows:
         """See `RowStore.write`."""
         self._store.online_write_batch(self.config, view, list(rows), None)
 
-    @property
-    def deletes(self) -> bool:
-        """See `RowStore.deletes`."""
-        return False
-
-    def delete(self, view: FeatureView, keys: Sequence[EntityKey]) -> int:
+    def delete(self, rows: Sequence[tuple[FeatureView, Sequence[EntityKey]]]) -> int:
         """See `RowStore.delete`."""
         raise InvalidInput(
             f"online store {self.config.online_store.type}: expected one whose rows can be "
             "deleted: sqlite, Redis or PostgreSQL. Received: another one; delete the rows of "
-            f"{view.name} by the means of the store"
+            "these views by the means of the store"
         )
 
     def update(

@@ -82,17 +82,18 @@ class RowStore(Protocol):
     def write(self, view: FeatureView, rows: Sequence[Row]) -> None:
         """Put rows into the place of stored ones, newer ones too."""
 
-    @property
-    def deletes(self) -> bool:
-        """Whether `delete` is there; Feast itself has no way to delete a row."""
-
-    def delete(self, view: FeatureView, keys: Sequence[EntityKey]) -> int:
+    def delete(self, rows: Sequence[tuple[FeatureView, Sequence[EntityKey]]]) -> int:
         """Take rows out of the store, so that none of their bytes is left; return how many.
+
+        Parameters
+        ----------
+        rows
+            Keys of rows of each view; none only asks whether the store can.
 
         Raises
         ------
         InvalidInput
-            The store has no way to that is known here.
+            The store has no way to that is known here; Feast itself has none.
         """
 
     def update(

@@ -20,14 +20,9 @@ UTC_ZONES = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "UCT", "Zulu")
 class PostgresRows(AnyRows):
     """A `RowStore` of Feast's PostgreSQL store."""
 
-    @property
-    def deletes(self) -> bool:
-        """See `RowStore.deletes`."""
-        return True
-
-    def delete(self, view: FeatureView, keys: Sequence[EntityKey]) -> int:
+    def delete(self, rows: Sequence[tuple[FeatureView, Sequence[EntityKey]]]) -> int:
         """See `RowStore.delete`; the disk has the bytes until the database vacuums the table."""
-        return delete_rows(self.config, self._store, view, keys)
+        return sum(delete_rows(self.config, self._store, view, keys) for view, keys in rows)
 
     def prepare(self, views: Sequence[FeatureView]) -> None:
         """Accept sessions in UTC.

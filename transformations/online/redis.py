@@ -70,17 +70,14 @@ class RedisRows(AnyRows):
         else:
             self.update(view, [key for key, *_ in rows], rows, _Replace())
 
-    @property
-    def deletes(self) -> bool:
-        """See `RowStore.deletes`."""
-        return True
-
-    def delete(self, view: FeatureView, keys: Sequence[EntityKey]) -> int:
+    def delete(self, rows: Sequence[tuple[FeatureView, Sequence[EntityKey]]]) -> int:
         """See `RowStore.delete`; other views' features of the same members stay."""
-        client, fields = client_of(self.config, self._store), row_fields(self.config, view)
+        client = client_of(self.config, self._store)
         with client.pipeline(transaction=False) as pipe:
-            for key in keys:
-                pipe.hdel(row_key(self.config, key), *fields)
+            for view, keys in rows:
+                fields = row_fields(self.config, view)
+                for key in keys:
+                    pipe.hdel(row_key(self.config, key), *fields)
             return sum(bool(count) for count in pipe.execute())
 
     def update(

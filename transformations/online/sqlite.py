@@ -28,21 +28,18 @@ class SqliteRows(AnyRows):
     def prepare(self, views: Sequence[FeatureView]) -> None:
         """Create tables that are missing, and let others read while rows are pushed.
 
-        After `feast teardown`, `feast apply` believes in Feast 0.67 that they are still there.
-        Creating a table that exists does nothing.
+        They are where the repo was moved and the file stayed behind. Creating a table that exists
+        does nothing.
         """
         self._store.update(self.config, [], list(views), [], [], partial=True)
         keep_readable(self.config, self._store)
 
-    @property
-    def deletes(self) -> bool:
-        """See `RowStore.deletes`."""
-        return True
-
-    def delete(self, view: FeatureView, keys: Sequence[EntityKey]) -> int:
+    def delete(self, rows: Sequence[tuple[FeatureView, Sequence[EntityKey]]]) -> int:
         """See `RowStore.delete`. The file is written anew: free pages keep what was in them."""
+        if not rows:
+            return 0
         with self._alone():
-            return delete_rows(self.config, self._store, view, keys)
+            return delete_rows(self.config, self._store, rows)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -232,10 +232,15 @@ def read_snapshot(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return pq.read_table(file, columns=chosen, partitioning=None)
 
 
+def open_snapshot(file: Path) -> pq.ParquetFile:
+    """Open a snapshot's file to read it in parts; close it, as by `with`."""
+    # With `pre_buffer`, the default, pyarrow 26 holds the whole file.
+    return pq.ParquetFile(file, pre_buffer=False)
+
+
 def snapshot_batches(file: Path, size: int) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a snapshot's file in batches of at most `size`."""
-    # With `pre_buffer`, the default, pyarrow 26 holds the whole file.
-    with pq.ParquetFile(file, pre_buffer=False) as opened:
+    with open_snapshot(file) as opened:
         yield from opened.iter_batches(size)
 
 

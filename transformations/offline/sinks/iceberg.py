@@ -55,6 +55,7 @@ from activity_embeddings.transformations.offline.sinks.base import (
     SnapshotSink,
     Staging,
     lock_file,
+    open_snapshot,
     parse_partition,
     partition_name,
     read_facts,
@@ -197,7 +198,7 @@ class IcebergSink:
         """See `SnapshotSink.commit`."""
         staged = self.staging.file(as_of)
         facts = json.dumps(read_facts(staged), sort_keys=True)
-        with pq.ParquetFile(staged) as file:
+        with open_snapshot(staged) as file:
             schema = file.schema_arrow.remove_metadata()
             record = Record(
                 content_hash(schema, file.iter_batches()),
@@ -549,7 +550,7 @@ def _upload(table: Table, staged: Path, as_of: int) -> str:
     name = f"{partition_name(as_of)}-{uuid.uuid4().hex}.parquet"
     path = table.location_provider().new_data_location(name)
     with (
-        pq.ParquetFile(staged) as file,
+        open_snapshot(staged) as file,
         table.io.new_output(path).create() as stream,
         pq.ParquetWriter(
             stream, target, compression="zstd", use_dictionary=flat, write_statistics=flat

@@ -12,6 +12,7 @@ from feast import FeatureView, RepoConfig
 from feast.data_source import DataSource
 
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 
 # By their names: a module here and the source's own import what they need, when imported.
@@ -29,6 +30,12 @@ class _Kind(Protocol):
 
     def sink_of(self, source: DataSource, config: RepoConfig) -> SnapshotSink:
         """Return the sink that a source names; raise `InvalidInput` where it names none."""
+
+
+def keeps_snapshots(view: FeatureView) -> bool:
+    """Return whether a view is one of ours that is published from a sink."""
+    ours = view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING)
+    return ours or Tag.ENCODER_PATH in view.tags
 
 
 def sink_of(view: FeatureView, config: RepoConfig) -> SnapshotSink:

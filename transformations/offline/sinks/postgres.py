@@ -48,6 +48,7 @@ from activity_embeddings.transformations.offline.postgres import (
 from activity_embeddings.transformations.offline.sinks.base import (
     SnapshotSink,
     Staging,
+    open_snapshot,
     read_facts,
     view_of_table,
 )
@@ -209,7 +210,7 @@ class PostgresSink:
             if cursor.fetchone() == (content,):
                 return False
             execute("DELETE FROM {rows} WHERE _as_of = {as_of}")
-            with pq.ParquetFile(file, pre_buffer=False) as staged:
+            with open_snapshot(file) as staged:
                 cursor.adbc_ingest(
                     self.table,
                     _numbered(staged, schema, as_of),
@@ -535,7 +536,7 @@ def _numbered(file: pq.ParquetFile, schema: pa.Schema, as_of: int) -> pa.RecordB
 
 def _content(file: Path, facts: str) -> str:
     """Return what is equal for equal rows and facts, however the rows lie in the file."""
-    with pq.ParquetFile(file, pre_buffer=False) as staged:
+    with open_snapshot(file) as staged:
         rows = content_hash(staged.schema_arrow, staged.iter_batches(ROWS_AT_ONCE))
     return hashlib.sha256(f"{facts} {rows}".encode()).hexdigest()
 
