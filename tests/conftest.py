@@ -65,6 +65,21 @@ def models(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server; `new` makes a database in it."""
+    from support.postgres_server import postgres_server
+
+    with postgres_server() as database:
+        yield database
+
+
+@pytest.fixture
+def database(postgres):
+    """A new database in PostgreSQL."""
+    return postgres.new()
+
+
 @pytest.fixture
 def repo(tmp_path, models):
     """A feature repo over `small_data`, not applied yet."""

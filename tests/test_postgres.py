@@ -25,7 +25,6 @@ from support.feast_repo import (
 )
 from support.item_encoders import package_encoder, postings_table, small_postings
 from support.postgres_repo import ORDERED, STOCK, move_to_postgres, tables
-from support.postgres_server import postgres_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 
@@ -45,12 +44,6 @@ SINK = ("activity_embeddings.transformations.offline.sinks.postgres", "PostgresS
 
 
 @pytest.fixture(scope="module")
-def server():
-    with postgres_server() as database:
-        yield database
-
-
-@pytest.fixture(scope="module")
 def files(tmp_path_factory, models):
     """The data in files, published."""
     repo = small_repo(tmp_path_factory.mktemp("files") / "repo", models)
@@ -59,9 +52,9 @@ def files(tmp_path_factory, models):
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory, models, server):
+def published(tmp_path_factory, models, postgres):
     """The data in PostgreSQL, published; not to be changed."""
-    database = server.new("published")
+    database = postgres.new()
     repo = small_repo(tmp_path_factory.mktemp("postgres") / "repo", models)
     move_to_postgres(repo, database)
     repo.run("apply")
@@ -71,13 +64,11 @@ def published(tmp_path_factory, models, server):
 
 
 @pytest.fixture
-def repo_in(request, tmp_path, models, server):
+def repo_in(tmp_path, models, database):
     """Return a function that makes a repo in a database of its own."""
 
     def make(kind=STOCK, **data):
-        name = f"d{abs(hash(request.node.nodeid)):x}"
         repo = small_repo(tmp_path / "repo", models, **data)
-        database = server.new(name)
         return move_to_postgres(repo, database, kind), database
 
     return make
@@ -247,7 +238,7 @@ def test_teardown_keeps_snapshots_and_a_new_start_fills_the_online_store(repo_in
     assert repo.online_rows() == online
 
 
-def test_vectors_that_an_encoder_makes_are_those_of_files(tmp_path, server):
+def test_vectors_that_an_encoder_makes_are_those_of_files(tmp_path, database):
     models = tmp_path / "models"
     encoder = package_encoder(models / "item_encoder")
     spec, vector_spec = ActivitySpec(), encoder.vector_spec
@@ -266,7 +257,7 @@ def test_vectors_that_an_encoder_makes_are_those_of_files(tmp_path, server):
         for name in ("files", "postgres")
     ]
     files, repo = both
-    move_to_postgres(repo, server.new("encoder"), ORDERED, "job_postings")
+    move_to_postgres(repo, database, ORDERED, "job_postings")
     for each in both:
         each.publish(at(0), at(2))
         each.materialize(at(2), at(6))  # a posting of day 5 gives an item a second vector

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -17,6 +16,7 @@ from typing import Any
 
 from support import processes
 from support.feast_repo import FEAST, Repo
+from support.servers import free_port
 
 SECONDS_TO_START = 120
 
@@ -66,9 +66,7 @@ def feast_server(
     repo: Repo, log: Path, *arguments: str, whole: bool = False, **environment: str
 ) -> Iterator[Server]:
     """Run `feast serve` while the body runs; with `whole` as from a shell, with all its imports."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     serve = ["serve", "--port", str(port), "--max-requests", "0", *arguments]
     process: processes.Running | subprocess.Popen
     if whole:

@@ -2,19 +2,20 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from support.servers import answers, free_port
 from support.system import postgres_program
 
 SECONDS_TO_START = 30
@@ -56,8 +57,9 @@ class Database:
         """Return a connection in which every statement is a transaction."""
         return psycopg.connect(**self.connection, autocommit=True)
 
-    def new(self, name: str) -> "Database":
+    def new(self) -> "Database":
         """Return a new, empty database of the same server."""
+        name = f"d{uuid.uuid4().hex}"
         with self.connect() as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return replace(self, database=name)
@@ -127,9 +129,7 @@ def _run(command: Sequence[str], folder: str, user: str | None) -> None:
 def _start(folder: str, data: Path, user: str | None) -> tuple[subprocess.Popen, int]:
     """Start a server; another port is tried where somebody else was faster to take the first."""
     for _ in range(5):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         log = Path(folder) / f"{port}.log"
         settings = {
             "listen_addresses": "127.0.0.1",
@@ -153,24 +153,13 @@ def _start(folder: str, data: Path, user: str | None) -> tuple[subprocess.Popen,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        if _answers(process, Database("127.0.0.1", port), data):
+        ask = partial(_is_ours, Database("127.0.0.1", port), data)
+        if answers(process, ask, psycopg.OperationalError, seconds=SECONDS_TO_START):
             return process, port
     raise AssertionError(f"postgres did not start:\n{log.read_text()}")
 
 
-def _answers(process: subprocess.Popen, database: Database, data: Path) -> bool:
-    """Wait until the server answers; False where it ended instead."""
-    deadline = time.monotonic() + SECONDS_TO_START
-    while process.poll() is None:
-        try:
-            with database.connect() as connection:
-                # Another server that answers on this port would not have our folder.
-                (folder,) = connection.execute("SHOW data_directory").fetchone()
-                return folder == str(data)
-        except psycopg.OperationalError:
-            if time.monotonic() > deadline:
-                process.kill()
-                process.wait()
-                return False
-            time.sleep(0.02)
-    return False
+def _is_ours(database: Database, data: Path) -> bool:
+    """Return whether the server that answers has our folder."""
+    with database.connect() as connection:
+        return connection.execute("SHOW data_directory").fetchone() == (str(data),)

@@ -1,15 +1,17 @@
 """A real Redis for tests: `redis-server` on a free port, in memory, gone when the test ends."""
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import redis
+
+from support.servers import answers, free_port
 
 SECONDS_TO_START = 30
 
@@ -47,9 +49,7 @@ def use_redis(repo, address: str, *settings: str) -> None:
 def _start(binary: str, folder: str, cluster: bool) -> tuple[subprocess.Popen, int]:
     """Start a server; another port is tried where somebody else was faster to take the first."""
     for _ in range(5):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         log = Path(folder) / f"{port}.log"
         with log.open("w") as output:
             process = subprocess.Popen(
@@ -62,8 +62,10 @@ def _start(binary: str, folder: str, cluster: bool) -> tuple[subprocess.Popen, i
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        if _answers(process, port):
-            return process, port
+        with redis.Redis(port=port) as client:
+            ask = partial(_is_ours, process, client)
+            if answers(process, ask, redis.ConnectionError, seconds=SECONDS_TO_START):
+                return process, port
     raise AssertionError(f"redis-server did not start:\n{log.read_text()}")
 
 
@@ -74,18 +76,6 @@ def _take_all_slots(port: int) -> None:
             time.sleep(0.02)
 
 
-def _answers(process: subprocess.Popen, port: int) -> bool:
-    """Wait until the server answers; False where it ended instead."""
-    deadline = time.monotonic() + SECONDS_TO_START
-    with redis.Redis(port=port) as client:
-        while process.poll() is None:
-            try:
-                # Another process that answers on this port would not have our process id.
-                return client.info("server")["process_id"] == process.pid
-            except redis.ConnectionError:
-                if time.monotonic() > deadline:
-                    process.kill()
-                    process.wait()
-                    return False
-                time.sleep(0.02)
-    return False
+def _is_ours(process: subprocess.Popen, client: redis.Redis) -> bool:
+    """Return whether the server that answers has our process id."""
+    return client.info("server")["process_id"] == process.pid

@@ -5,7 +5,6 @@ that the protocol is spoken right.
 """
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pyarrow.fs import S3FileSystem
+
+from support.servers import free_port
 
 SECONDS_TO_START = 60
 REGION = "us-east-1"
@@ -31,9 +32,7 @@ CREDENTIALS = {
 @contextmanager
 def s3_server() -> Iterator[str]:
     """Run a server while the body runs; give its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="s3-") as folder:
         log = Path(folder) / "log"
         with log.open("w") as output:

@@ -15,7 +15,6 @@ from support.feast_repo import (
     us,
 )
 from support.postgres_repo import move_to_postgres
-from support.postgres_server import postgres_server
 
 pytestmark = pytest.mark.slow
 
@@ -41,13 +40,12 @@ def repo(tmp_path_factory, models):
 
 
 @pytest.fixture(scope="module")
-def in_postgres(tmp_path_factory, models):
+def in_postgres(tmp_path_factory, models, postgres):
     """The same in PostgreSQL."""
-    with postgres_server() as database:
-        repo = small_repo(tmp_path_factory.mktemp("joins") / "postgres", models)
-        move_to_postgres(repo, database, POSTGRES)
-        repo.publish(at(0), at(4))
-        yield repo
+    repo = small_repo(tmp_path_factory.mktemp("joins") / "postgres", models)
+    move_to_postgres(repo, postgres.new(), POSTGRES)
+    repo.publish(at(0), at(4))
+    return repo
 
 
 STORES = [

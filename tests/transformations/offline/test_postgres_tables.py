@@ -14,23 +14,11 @@ from activity_embeddings.transformations.arrow import TIMESTAMP
 from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.offline.postgres_tables import PostgresTable
 from activity_embeddings.transformations.times import to_us
-from support.postgres_server import postgres_server
 
 pytestmark = pytest.mark.postgres
 
 T = datetime(2024, 3, 10, 6, 30, tzinfo=UTC)  # New York changes its clocks half an hour later
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture(scope="module")
-def server():
-    with postgres_server() as database:
-        yield database
-
-
-@pytest.fixture
-def database(request, server):
-    return server.new(f"d{abs(hash(request.node.nodeid)):x}")
 
 
 def table_of(database, table="rows", time="at", **definition):

@@ -15,7 +15,6 @@ from activity_embeddings.transformations.arrow import TIMESTAMP
 from activity_embeddings.transformations.errors import AlreadyRunning, ModelMismatch
 from activity_embeddings.transformations.offline.sinks.base import require_same_facts
 from support import processes
-from support.postgres_server import postgres_server
 from support.s3_server import CREDENTIALS, REGION, make_bucket, s3_server
 from support.snapshot_places import (
     DAY,
@@ -48,18 +47,12 @@ def s3(request):
         yield address
 
 
-@pytest.fixture(scope="module")
-def server():
-    with postgres_server() as database:
-        yield database
-
-
 @pytest.fixture(params=KINDS)
 def place(request, tmp_path):
     if request.param == "folder":
         return FolderPlace(tmp_path)
     if request.param == "postgres":
-        database = request.getfixturevalue("server").new(f"d{uuid.uuid4().hex}")
+        database = request.getfixturevalue("database")
         return PostgresPlace(tmp_path, psycopg.conninfo.make_conninfo(**database.connection))
     if request.param == "iceberg":
         return IcebergPlace(tmp_path, "data/warehouse", "sqlite:///data/catalog.db")

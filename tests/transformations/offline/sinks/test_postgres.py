@@ -18,24 +18,12 @@ from psycopg.conninfo import make_conninfo
 from activity_embeddings.transformations.errors import AlreadyRunning, InvalidInput, NotReady
 from activity_embeddings.transformations.offline.sinks import postgres
 from activity_embeddings.transformations.offline.sinks.postgres import PostgresSink
-from support.postgres_server import postgres_server
 
 pytestmark = pytest.mark.postgres
 
 DAY = 86_400_000_000
 T = 1_709_251_200_000_000  # 2024-03-01
 TIMES = pa.timestamp("us", "UTC")
-
-
-@pytest.fixture(scope="module")
-def server():
-    with postgres_server() as database:
-        yield database
-
-
-@pytest.fixture
-def database(request, server):
-    return server.new(f"d{abs(hash(request.node.nodeid)):x}")
 
 
 @pytest.fixture
