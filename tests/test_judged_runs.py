@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -205,6 +206,32 @@ def test_a_store_that_does_not_answer_has_a_status_of_its_own(repo):
     assert records(repo)[-1]["error"]["kind"] == "StoreUnreachable"
 
 
+def test_reports_and_errors_are_lines_of_json_where_that_is_asked_for(repo):
+    repo.write_events(events_table(events(range(-25, 1))))
+    in_json = ["--log-json", "-C", str(repo.path)]
+    done = CliRunner().invoke(cli, [*in_json, "materialize", *DAY])
+    assert done.exit_code == 0, done.output
+    (line,) = [json.loads(each) for each in done.stdout.splitlines() if each.startswith("{")]
+    assert (line["level"], line["logger"]) == ("INFO", "activity_embeddings")
+    assert line["message"].startswith("activity embeddings: 1 snapshot as of 2024-03-02")
+    assert line["facts"]["members"] == len(MEMBERS)
+    assert datetime.fromisoformat(line["time"]).tzinfo is not None
+    wrong = CliRunner().invoke(cli, [*in_json, "materialize", *DAY, "--accept", "silence"])
+    (error,) = [json.loads(each) for each in wrong.stderr.splitlines() if each.startswith("{")]
+    assert (error["level"], error["facts"]) == ("ERROR", {"kind": "InvalidInput", "exit_status": 1})
+    assert "expected names of guards" in error["message"]
+
+
+def test_a_program_that_has_set_up_logging_gets_the_report_there(repo, caplog, capsys):
+    repo.write_events(events_table(events(range(-25, 1))))
+    with caplog.at_level("INFO", logger="activity_embeddings"):
+        repo.store.materialize(at(0), at(1))
+    (report,) = [each for each in caplog.records if each.name == "activity_embeddings"]
+    assert report.facts["members"] == len(MEMBERS)
+    assert "activity embeddings: 1 snapshot" in report.getMessage()
+    assert "activity embeddings: 1 snapshot" not in capsys.readouterr().out
+
+
 def test_no_runs_yet(tmp_path, once):
     os.symlink(once.path / "feature_store.yaml", tmp_path / "feature_store.yaml")
     assert command_in(tmp_path).output == "no runs yet\n"
@@ -215,7 +242,8 @@ def command_in(folder):
 
 
 def records(repo):
-    return [json.loads(file.read_text()) for file in sorted((repo.data / "runs").glob("*.json"))]
+    files = sorted((repo.data / "snapshots" / "_runs").glob("*.json"))
+    return [json.loads(file.read_text()) for file in files]
 
 
 def test_after_all_members_were_forgotten_there_is_nothing_to_compare_with(repo):
@@ -233,7 +261,7 @@ def test_old_snapshots_expire_but_none_that_a_kept_label_joins(repo):
     joined = repo.store.get_historical_features(labels, service).to_df()
     set_engine(repo, "retention_days: 28")
     assert "expired  4 snapshots" in repo.materialize(at(29), at(29.5)).output
-    for view in (repo.data / "snapshots").iterdir():
+    for view in (repo.data / "snapshots").glob("job_*"):
         kept = sorted(folder.name for folder in view.glob("v1/as_of=*"))
         assert (kept[0], len(kept)) == ("as_of=20240302T000000Z", 30), view
     again = repo.store.get_historical_features(labels, service).to_df()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,7 @@ from activity_embeddings.transformations.errors import (
     StoreUnreachable,
     cannot_connect,
 )
+from activity_embeddings.transformations.logs import json_line, json_lines, wants_json
 from activity_embeddings.transformations.names import EVENT_TIMESTAMP, JOBS, DomainNames
 from activity_embeddings.transformations.wording import counted, share
 
@@ -61,10 +62,13 @@ class Moment(click.ParamType):
     show_default=True,
     help="Folder of the feature repo. FEAST_FS_YAML_FILE_PATH names another feature_store.yaml.",
 )
+@click.option("--log-json", is_flag=True, help="Write reports and errors as lines of JSON.")
 @click.pass_context
-def cli(context: click.Context, repo: Path) -> None:
+def cli(context: click.Context, repo: Path, log_json: bool) -> None:
     """Work with activity sequences and embeddings in a Feast feature repo."""
     context.obj = repo
+    if log_json:
+        context.with_resource(json_lines())
 
 
 @cli.command()
@@ -186,10 +190,12 @@ def runs(repo: Path, limit: int, as_json: bool) -> None:
             last_failure_first,
             read_records,
             record_line,
-            records_folder,
+            sink_of_records,
         )
 
-        records = last_failure_first(read_records(records_folder(open_store(repo).config)))
+        store = open_store(repo)
+        sink = sink_of_records(store.list_batch_feature_views(), store.config)
+        records = [] if sink is None else last_failure_first(read_records(sink))
         for record in records[:limit]:
             click.echo(json.dumps(record) if as_json else record_line(record))
         if not records:
@@ -275,8 +281,24 @@ def one_line_errors() -> Iterator[None]:
         ours = isinstance(error, (InvalidInput, click.ClickException))
         text = str(error) if ours else f"{type(error).__name__}: {error}"
         # Click reads the status of the class.
-        said = type("Said", (click.ClickException,), {"exit_code": _exit_code(error)})
-        raise said(" ".join(text.split())) from error
+        said = type("Said", (_Said,), {"exit_code": _exit_code(error)})
+        raise said(" ".join(text.split()), type(error).__name__) from error
+
+
+class _Said(click.ClickException):
+    """An error in one line, of which click says no more."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self._kind, self._as_json = kind, wants_json()
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Write it to standard error."""
+        if not self._as_json:
+            super().show(file)
+            return
+        facts = {"kind": self._kind, "exit_status": self.exit_code}
+        click.echo(json_line(logging.ERROR, self.message, **facts), err=True)
 
 
 def _exit_code(error: Exception) -> int:

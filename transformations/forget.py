@@ -14,7 +14,7 @@ import pyarrow as pa
 from feast import FeatureStore
 from feast.types import String
 
-from activity_embeddings.transformations.batch.record import forget_messages, records_folder
+from activity_embeddings.transformations.batch.record import forget_messages, sink_of_records
 from activity_embeddings.transformations.definitions.registered import (
     RegisteredDomain,
     registered_domain,
@@ -109,7 +109,9 @@ def forget(store: FeatureStore, members: Sequence[int | str], item: str | None =
         traces.online = rows.delete(
             [(view, entity_keys(view, ids)) for domain, ids in ids_of for view in domain.views]
         )
-    forget_messages(records_folder(store.config))
+    records = sink_of_records(store.list_batch_feature_views(), store.config)
+    if records is not None:
+        forget_messages(records)
     return traces
 
 

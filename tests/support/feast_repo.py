@@ -185,14 +185,14 @@ class Repo:
     def snapshot_files(self) -> dict[str, bytes]:
         """Every committed or staged file of the offline store, byte for byte.
 
-        Locks are no data, and the mark of what is online names the place of the online store: that
-        of another repo is the same if the place is the only difference.
+        Locks and records of runs are no data, and the mark of what is online names the place of the
+        online store: that of another repo is the same if the place is the only difference.
         """
         root, place = self.data / "snapshots", store_identity(self.store.config).encode()
         return {
             str(file.relative_to(root)): file.read_bytes().replace(place, b"this repo's store")
             for file in sorted(root.rglob("*"))
-            if file.is_file() and file.suffix != ".lock"
+            if file.is_file() and file.suffix != ".lock" and file.parent.name != "_runs"
         }
 
     def online_rows(self) -> dict[str, list[tuple]]:

@@ -34,7 +34,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from activity_embeddings.transformations.batch.guards import Guards, Judge
 from activity_embeddings.transformations.batch.options import RunOptions, current_options
 from activity_embeddings.transformations.batch.plan import MaterializePlan, is_ours
-from activity_embeddings.transformations.batch.record import RUNS, RunRecord, records_folder
+from activity_embeddings.transformations.batch.record import RunRecord, sink_of_records
 from activity_embeddings.transformations.batch.steps import Context, Step, steps_of
 from activity_embeddings.transformations.definitions.tags import in_repo
 from activity_embeddings.transformations.errors import (
@@ -44,6 +44,7 @@ from activity_embeddings.transformations.errors import (
     first_line,
 )
 from activity_embeddings.transformations.feast_compat import states
+from activity_embeddings.transformations.logs import reports, reports_shown
 from activity_embeddings.transformations.offline.sinks.places import keeps_snapshots, sink_of
 from activity_embeddings.transformations.online.stores import row_store
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, Schedule
@@ -72,9 +73,6 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
     mix_runtimes: bool = False
     """Whether the history of a model version may go on in another runtime, LiteRT or TensorFlow,
     than it began with. Their values differ by some 1e-7."""
-
-    runs: str = RUNS
-    """Folder of the records of runs, relative to the feature repo."""
 
     metrics_file: str | None = None
     """File that each run writes for the textfile collector of Prometheus' node_exporter, such as
@@ -152,7 +150,8 @@ class ActivityComputeEngine(ComputeEngine):
         """
         tasks = [tasks] if isinstance(tasks, MaterializationTask) else list(tasks)
         options = current_options()
-        with states.kept_served(registry, [task for task in tasks if is_ours(task)]):
+        ours = [task for task in tasks if is_ours(task)]
+        with _answering(), states.kept_served(registry, ours):
             jobs = self._materialize(registry, tasks, options)
             if not options.dry_run:
                 self._record(registry, tasks, jobs)
@@ -163,6 +162,22 @@ class ActivityComputeEngine(ComputeEngine):
     ) -> list[MaterializationJob]:
         days, metrics = self.settings.retention_days, self.settings.metrics_file
         plan = MaterializePlan.of(tasks, registry)
+        views = registry.list_feature_views(self.repo_config.project)
+        records = sink_of_records(views, self.repo_config)
+        record = RunRecord(
+            records,
+            {
+                "project": self.repo_config.project,
+                "views": sorted({view.name for view in plan.locked}),
+                "interval": [
+                    str(min(t.start_time for t in tasks)),
+                    str(max(t.end_time for t in tasks)),
+                ],
+                "accepted": sorted(options.accepted),
+                "dry_run": options.dry_run,
+            },
+            None if metrics is None else in_repo(metrics, self.repo_config.repo_path),
+        )
         context = Context(
             self.repo_config,
             self.offline_store,
@@ -173,21 +188,10 @@ class ActivityComputeEngine(ComputeEngine):
             self.settings.mix_runtimes,
             Judge(self.settings.guards, options.accepted),
             None if days is None else round(days * MICROSECONDS_PER_DAY),
+            record,
+            dry_run=options.dry_run,
         )
-        record = RunRecord(
-            records_folder(self.repo_config),
-            {
-                "project": self.repo_config.project,
-                "interval": [
-                    str(min(t.start_time for t in tasks)),
-                    str(max(t.end_time for t in tasks)),
-                ],
-                "accepted": sorted(options.accepted),
-                "dry_run": options.dry_run,
-            },
-            None if metrics is None else in_repo(metrics, self.repo_config.repo_path),
-        )
-        with record.kept(), ExitStack() as stack:
+        with record.kept(), _answering(), reports_shown(), ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
             # Feast's DuckDB store calls a function that DuckDB has renamed.
             warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
@@ -202,14 +206,15 @@ class ActivityComputeEngine(ComputeEngine):
             for step in steps:
                 step.judge()
             if options.dry_run:
-                print("activity embeddings: a dry run, nothing was published; as it would be:")
+                reports.info(
+                    "activity embeddings: a dry run, nothing was published; as it would be:"
+                )
                 _say(steps)
                 return [_succeeded(task) for task in tasks]
-            with _answering():
-                self._rows.prepare([task.feature_view for task in tasks])
-                for step in steps:
-                    step.publish()
-                    _say([step])
+            self._rows.prepare([task.feature_view for task in tasks])
+            for step in steps:
+                step.publish()
+                _say([step])
             done = self._feast_engine.materialize(registry, plan.others)
         jobs = dict(zip(map(id, plan.others), done, strict=True))
         return [jobs.get(id(task)) or _succeeded(task) for task in tasks]
@@ -241,7 +246,7 @@ class ActivityComputeEngine(ComputeEngine):
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """Say that a store does not answer, where that is why publishing fails."""
+    """Say that a store does not answer, where that is why a run fails."""
     try:
         yield
     except Exception as error:
@@ -254,9 +259,10 @@ def _answering() -> Iterator[None]:
 
 
 def _say(steps: Sequence[Step]) -> None:
-    """Print the reports of steps."""
-    for report in filter(None, map(str, steps)):
-        print(report)
+    """Log the reports of steps."""
+    for step in steps:
+        if str(step):
+            reports.info("%s", step, extra={"facts": step.facts()})
 
 
 def _succeeded(task: MaterializationTask) -> MaterializationJob:

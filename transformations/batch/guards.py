@@ -233,17 +233,30 @@ class Judge:
 _MANY = {"member with activity": "members with activity", "activity": "activities"}
 
 
-def require_passed(verdicts: Sequence[Verdict], as_of: int) -> None:
-    """Raise `GuardFailed` where a guard refuses."""
+def require_passed(verdicts: Sequence[Verdict], as_of: int, *, committed: int = 0) -> None:
+    """Raise `GuardFailed` where a guard refuses.
+
+    Parameters
+    ----------
+    verdicts
+        What the guards say of the snapshot as of `as_of`.
+    as_of
+        Microseconds.
+    committed
+        Files of earlier parts of the run, which are committed.
+    """
     refused = [verdict for verdict in verdicts if verdict.refused]
     if refused:
         found = "; ".join(
             f"{v.view}: {v.says}{v.examples}, at most {_percent(v.limit)} expected" for v in refused
         )
+        published = "Nothing was published"
+        if committed:
+            published = f"{counted(committed, 'file')} of parts before it stay committed"
         accept = " ".join(f"--accept {name}" for name in dict.fromkeys(v.guard for v in refused))
         raise GuardFailed(
-            f"snapshot as of {utc(to_datetime(as_of))}: {found}. Nothing was published. If this is "
-            f"right, run `activity-embeddings materialize` with {accept}, or set `guards` under "
+            f"snapshot as of {utc(to_datetime(as_of))}: {found}. {published}. If this is right, "
+            f"run `activity-embeddings materialize` with {accept}, or set `guards` under "
             "`batch_engine`"
         )
 

@@ -1,36 +1,37 @@
-"""The record of a run: one JSON file, written when it begins and again when it ends.
+"""The record of a run: written when it begins, when it has committed a part, and when it ends.
 
-    <feature repo>/data/runs/20240301T003000.123456Z.json
-
-A record that says `running` and whose process is gone is that of a run that was killed.
+It lies where the snapshots lie, so that every machine sees the runs of all. A record that says
+`running` and whose process is gone is that of a run that was killed.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import resource
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from feast import RepoConfig
+from feast import FeatureView, RepoConfig
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-from activity_embeddings.transformations.definitions.tags import in_repo
-from activity_embeddings.transformations.files import make_folder, write_text
+from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
+from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted, utc
 
-RUNS = "data/runs"
-"""Folder of the records in a feature repo, unless `batch_engine.runs` says another."""
+_log = logging.getLogger(__name__)
+
 RUNNING, PUBLISHED, FAILED, DRY_RUN = "running", "published", "failed", "dry run"
 _VERSIONS = ("activity-embeddings", "feast", "pyarrow", "numpy", "ai-edge-litert")
 
@@ -40,19 +41,21 @@ class RunRecord:
 
     Parameters
     ----------
-    folder
-        Of the records.
+    sink
+        Where records are kept; None keeps none.
     facts
         JSON values that are known when it begins.
     metrics
         File for the textfile collector of Prometheus' node_exporter; None: there is none.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], metrics: Path | None = None) -> None:
-        self._metrics = metrics
+    def __init__(
+        self, sink: SnapshotSink | None, facts: Mapping[str, Any], metrics: Path | None = None
+    ) -> None:
+        self._metrics, self._sink = metrics, sink
         started = datetime.now(UTC)
         self._began = time.perf_counter()
-        self._file = folder / f"{started:%Y%m%dT%H%M%S.%f}Z.json"
+        self._name = f"{started:%Y%m%dT%H%M%S.%f}Z"
         self.facts: dict[str, Any] = {
             "outcome": RUNNING,
             "started": started.isoformat(),
@@ -66,15 +69,36 @@ class RunRecord:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Write the record before and after the body, which is the run."""
-        make_folder(self._file.parent)
         self._write()
         try:
             yield
         except BaseException as error:
             kind = type(error).__name__
-            self._end(FAILED, error={"kind": kind, "message": str(error)})
+            try:
+                self._end(FAILED, error={"kind": kind, "message": str(error)})
+            except Exception:  # as where the store is gone, which is why the run failed
+                _log.warning("the record of this run could not be written", exc_info=True)
             raise
         self._end(DRY_RUN if self.facts.get("dry_run") else PUBLISHED)
+
+    def add_committed(self, view: str, part: str) -> None:
+        """Say that a part of a backfill is committed, see `left_committed`."""
+        self.facts.setdefault("committed", {}).setdefault(view, []).append(part)
+        self._write()
+
+    def left_committed(self, view: str) -> frozenset[str]:
+        """Return the parts that the run before of a view has committed, if it did not end well.
+
+        The name of a part holds all that it is made of, so that one of the same name need not be
+        made again. The caller has the lock of the view: that run is not under way.
+        """
+        before = [] if self._sink is None else read_records(self._sink)
+        for record in reversed(before):
+            about = view in record.get("views", []) and record["started"] < self.facts["started"]
+            if about and not record.get("dry_run"):
+                ended = record["outcome"] == PUBLISHED
+                return frozenset([] if ended else record.get("committed", {}).get(view, []))
+        return frozenset()
 
     def _end(self, outcome: str, **more: Any) -> None:
         scale = 1 if sys.platform == "darwin" else 1024
@@ -88,10 +112,12 @@ class RunRecord:
         }
         self._write()
         if self._metrics is not None:
-            write_metrics(self._metrics, self.facts, read_records(self._file.parent))
+            before = [] if self._sink is None else read_records(self._sink)
+            write_metrics(self._metrics, self.facts, before)
 
     def _write(self) -> None:
-        write_text(self._file, json.dumps(self.facts, indent=1, default=str) + "\n")
+        if self._sink is not None:
+            self._sink.write_record(self._name, json.loads(json.dumps(self.facts, default=str)))
 
 
 def write_metrics(
@@ -133,18 +159,24 @@ def write_metrics(
     write_to_textfile(str(file), registry)
 
 
-def records_folder(config: RepoConfig) -> Path:
-    """Return the folder of the records of a feature repo."""
-    engine = config.batch_engine_config
-    runs = engine.get("runs", RUNS) if isinstance(engine, dict) else RUNS
-    return in_repo(runs, config.repo_path)
+def sink_of_records(views: Iterable[FeatureView], config: RepoConfig) -> SnapshotSink | None:
+    """Return the sink beside which the records of a feature repo are kept.
+
+    Parameters
+    ----------
+    views
+        All of the feature repo. The first one of sequences, by name, says where.
+    config
+        Of the feature repo.
+    """
+    ours = [view for view in views if view.tags.get(Tag.ROLE) == Role.SEQUENCE]
+    return sink_of(min(ours, key=lambda view: view.name), config) if ours else None
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Return the records of a folder, oldest first; those of processes that are gone say so."""
+def read_records(sink: SnapshotSink) -> list[dict[str, Any]]:
+    """Return the records beside a sink, oldest first; those of processes that are gone say so."""
     records = []
-    for file in sorted(folder.glob("*.json")):
-        record = json.loads(file.read_text(encoding="utf-8"))
+    for record in sink.records().values():
         if record["outcome"] == RUNNING and not _is_alive(record):
             record["outcome"] = FAILED
             record["error"] = {"kind": "Killed", "message": "its process ended without a word"}
@@ -152,13 +184,13 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def forget_messages(folder: Path) -> None:
+def forget_messages(sink: SnapshotSink) -> None:
     """Take out of the records what failed runs said, since it may name a member."""
-    for file in sorted(folder.glob("*.json")):
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if "error" in record:
-            record["error"]["message"] = "taken out when members were forgotten"
-            write_text(file, json.dumps(record, indent=1) + "\n")
+    taken_out = "taken out when members were forgotten"
+    for name, record in sink.records().items():
+        if record.get("error", {}).get("message", taken_out) != taken_out:
+            record["error"]["message"] = taken_out
+            sink.write_record(name, record)
 
 
 def last_failure_first(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,18 +2,23 @@
 
     cut-offs -> events and item vectors -> sequences -> every model -> staged snapshots -> commit
 
-Nothing is visible before the commit, so bad input anywhere in the interval leaves the stores as
-they were. `steps` feeds this from Feast's registry, and pushes what is committed.
+Nothing is visible before the commit. An interval of more cut-offs than share one read of events is
+made in parts of that many: all input is checked first, so that bad input anywhere in the interval
+leaves the stores as they were; then part by part is computed and committed. `steps` feeds this from
+Feast's registry, and pushes what is committed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -60,6 +65,7 @@ class MaterializeReport:
     positions: int = 0
     unknown: int = 0
     snapshots: list[int] = field(default_factory=list)
+    left_committed: int = 0
     changed: int = 0
     members: int = 0
     silent: int = 0
@@ -95,7 +101,7 @@ class MaterializeReport:
         seconds = ", ".join(f"{name} {spent:.1f}" for name, spent in self.seconds.items())
         return (
             f"activity embeddings: {counted(len(self.snapshots), 'snapshot')}{self._span()}, "
-            f"{counted(self.changed, 'file')} new or changed\n"
+            f"{counted(self.changed, 'file')} new or changed\n{self._left_committed()}"
             f"  events   {self.events:,} read, {counted(self.duplicates, 'duplicate')} left out; "
             f"{self._ignored()}{unknown} of the activity in the windows is on unknown items\n"
             f"  members  {self.members:,} in the last snapshot, {self.silent:,} of them silent\n"
@@ -104,6 +110,12 @@ class MaterializeReport:
             f"{self._expired()}{self._hidden()}{self._by_tensorflow()}{self._guards()}"
             f"  seconds  {seconds}"
         )
+
+    def _left_committed(self) -> str:
+        left = self.left_committed
+        if not left:
+            return ""
+        return f"  goes on  after {counted(left, 'snapshot')} that the run before had committed\n"
 
     def _ignored(self) -> str:
         ignored = self.other_actions
@@ -155,6 +167,22 @@ class EmbeddingTarget:
     cutoffs: frozenset[int]
 
 
+@dataclass(frozen=True)
+class Part:
+    """Cut-offs that are computed from one read of events and committed together.
+
+    Attributes
+    ----------
+    cutoffs
+        As-of times, ascending.
+    name
+        Says all that their snapshots are made of; empty where there is one part alone.
+    """
+
+    cutoffs: list[int]
+    name: str = ""
+
+
 @dataclass
 class SnapshotRun:
     """One run over the cut-offs of one sequence view and the models that read it.
@@ -201,7 +229,11 @@ class SnapshotRun:
     def __post_init__(self) -> None:
         self._sinks = [self.sequence_sink, *(target.sink for target in self.targets)]
         self._committed = {sink: frozenset(sink.committed()) for sink in self._sinks}
+        self._before_run = dict(self._committed)
         self._staged: dict[SnapshotSink, set[int]] = {sink: set() for sink in self._sinks}
+        self.changed: dict[SnapshotSink, set[int]] = {sink: set() for sink in self._sinks}
+        self.left: list[Part] = []
+        self._computed: list[Part] = []
         self._facts = {self.sequence_sink: {"spec": self.spec.to_dict()}} | {
             target.sink: facts_of(target.model) for target in self.targets
         }
@@ -221,37 +253,80 @@ class SnapshotRun:
         """Every as-of time of the run, ascending."""
         return sorted(self.sequence_cutoffs.union(*(t.cutoffs for t in self.targets)))
 
-    def compute(self, progress: Callable[[int], Any] = lambda done: None) -> None:
-        """Compute all snapshots and write them aside.
+    def check(
+        self,
+        left_committed: Collection[str] = (),
+        progress: Callable[[int], Any] = lambda done: None,
+    ) -> list[str]:
+        """Divide the run into parts, see `left`; of several, check the input of all.
+
+        Parameters
+        ----------
+        left_committed
+            Names of parts that a run before has committed. Those that are there are not made again.
+        progress
+            Is told how many cut-offs these have.
+
+        Returns
+        -------
+        names
+            Of these parts.
 
         Raises
         ------
         InvalidInput
-            An event or model is bad. The stores are as they were.
+            Events are bad anywhere in the interval.
         """
         for sink in self._sinks:
             sink.staging.clear()
         moments = self.cutoffs
-        for first in range(0, len(moments), CUTOFFS_A_READ):
-            group = moments[first : first + CUTOFFS_A_READ]
-            # Back to the window before this one, to see who falls silent.
-            start = group[0] - self.spec.window_us
-            since = min([start, *(t - self.spec.window_us for t in self._before(group[0]))])
-            with self.report.timed("read events"):
-                events = self.read_events(since, group[-1])
-            self._require_same_ids(events)
-            self._count(events, since=moments[first - 1] if first else start)
-            for as_of in group:
-                self._compute_snapshot(as_of, events)
-                progress(1)
+        parts = [moments[i : i + CUTOFFS_A_READ] for i in range(0, len(moments), CUTOFFS_A_READ)]
+        if len(parts) == 1:
+            self.left = [Part(parts[0])]
+            return []
+        there = []
+        for number, cutoffs in enumerate(parts):
+            events = self._read_events(cutoffs)
+            self._count(events, since=parts[number - 1][-1] if number else self._start(cutoffs))
+            for as_of in cutoffs:
+                self._require_known(as_of, events)
+            part = Part(cutoffs, self._name(cutoffs, events))
+            if part.name in left_committed and self._has(cutoffs):
+                self.report.left_committed += len(cutoffs)
+                progress(len(cutoffs))
+                there.append(part.name)
+            else:
+                self.left.append(part)
+        return there
+
+    def compute(self, progress: Callable[[int], Any] = lambda done: None) -> None:
+        """Compute the snapshots of the next part that is left, and write them aside.
+
+        Raises
+        ------
+        InvalidInput
+            An event or model is bad. What is committed is as it was.
+        """
+        part = self.left.pop(0)
+        events = self._read_events(part.cutoffs)
+        if not part.name:
+            self._count(events, since=self._start(part.cutoffs))
+        for as_of in part.cutoffs:
+            self._compute_snapshot(as_of, events)
+            progress(1)
         self._stage_followers()
+        self._computed.append(part)
 
     def judge(self, judge: Judge) -> list[Verdict]:
-        """Compare the newest snapshot of the run with the one that was committed before it."""
+        """Compare the newest snapshot that is computed with the one before it.
+
+        That is one that was there before the run: the parts of a long backfill are not compared
+        with each other, since a history may well grow faster than a guard lets a day grow.
+        """
         if not self.report.snapshots:
             return []
         as_of, sequence_sink = self.report.snapshots[-1], self.sequence_sink
-        before = max((t for t in self._committed[sequence_sink] if t < as_of), default=None)
+        before = max((t for t in self._before_run[sequence_sink] if t < as_of), default=None)
         # Half a window later most of what was in it has left it.
         if before is not None and as_of - before > self.spec.window_us // 2:
             before = None
@@ -269,7 +344,7 @@ class SnapshotRun:
             )
             found += judge.sequences(self.domain.sequence_view, key, now, then)
         for target in self.targets:
-            if as_of in self._staged[target.sink] and before in self._committed[target.sink]:
+            if as_of in self._staged[target.sink] and before in self._before_run[target.sink]:
                 outputs = list(target.model.outputs)
                 now = _first_rows(target.sink.staging, as_of)
                 then = _first_rows(target.sink, before)
@@ -278,12 +353,12 @@ class SnapshotRun:
         self.report.verdicts = found
         return found
 
-    def commit(self) -> dict[SnapshotSink, set[int]]:
-        """Put every staged snapshot into place; return what is new or changed, by sink.
+    def commit(self) -> list[str]:
+        """Put every staged snapshot into place; return the names of the parts that have one.
 
-        Within one as-of time the sequences come last: where they are, the embeddings are too.
+        Within one as-of time the sequences come last: where they are, the embeddings are too. What
+        is new or changed is added to `changed`.
         """
-        changed: dict[SnapshotSink, set[int]] = {sink: set() for sink in self._sinks}
         with self.report.timed("commit"):
             for as_of in sorted(set().union(*self._staged.values())):
                 with ExitStack() as stack:
@@ -291,16 +366,78 @@ class SnapshotRun:
                         stack.enter_context(sink.together())
                     for sink in reversed(self._sinks):
                         if as_of in self._staged[sink] and sink.commit(as_of):
-                            changed[sink].add(as_of)
-        self.abandon()
-        self.report.changed = sum(len(times) for times in changed.values())
-        return changed
+                            self.changed[sink].add(as_of)
+        for sink in self._sinks:
+            self._committed[sink] |= self._staged[sink]
+            self._staged[sink] = set()
+        self._drop_staged()
+        self.report.changed = sum(len(times) for times in self.changed.values())
+        done, self._computed = self._computed, []
+        return [part.name for part in done if part.name]
 
     def abandon(self) -> None:
         """Drop what is staged and not committed."""
         self._writers.shutdown()
+        self._drop_staged()
+
+    def _drop_staged(self) -> None:
         for sink in self._sinks:
             sink.staging.clear()
+
+    def _start(self, cutoffs: Sequence[int]) -> int:
+        """Return when the window of the first of some cut-offs begins."""
+        return cutoffs[0] - self.spec.window_us
+
+    def _read_events(self, cutoffs: Sequence[int]) -> ActivityEvents:
+        """Read what some cut-offs are computed from, and the window before, to see the silent."""
+        before = [t - self.spec.window_us for t in self._before(cutoffs[0])]
+        with self.report.timed("read events"):
+            events = self.read_events(min([self._start(cutoffs), *before]), cutoffs[-1])
+        self._require_same_ids(events)
+        return events
+
+    def _has(self, cutoffs: Sequence[int]) -> bool:
+        """Return whether every view has its snapshots of some cut-offs."""
+        asked = [(self.sequence_sink, self.sequence_cutoffs)]
+        asked += [(target.sink, target.cutoffs) for target in self.targets]
+        return all(self._committed[sink] >= of & set(cutoffs) for sink, of in asked)
+
+    def _name(self, cutoffs: Sequence[int], events: ActivityEvents) -> str:
+        """Return what is equal for parts that are made of the same, by the same code.
+
+        What a snapshot says of members who fell silent depends on those before it, too. These may
+        only gain members since: whoever does so is added to the snapshots that follow.
+        """
+        made_of = hashlib.sha256()
+        said = {
+            "package": version("activity-embeddings"),
+            "cutoffs": cutoffs,
+            "asked": [sorted(self.sequence_cutoffs.intersection(cutoffs))]
+            + [sorted(target.cutoffs.intersection(cutoffs)) for target in self.targets],
+            "facts": list(self._facts.values()),
+            "delay": self.publishing_delay,
+        }
+        made_of.update(json.dumps(said, sort_keys=True).encode())
+        vectors = self.vectors
+        valid = vectors.time <= cutoffs[-1]
+        ids = [events.member_ids, events.item_ids, vectors.item_ids, events.event_ids]
+        arrays = [
+            events.member_start,
+            events.item,
+            events.action,
+            events.time,
+            events.event,
+            np.cumsum(valid)[vectors.start[1:] - 1],
+            vectors.time[valid],
+            vectors.matrix[:-1][valid],
+        ]
+        for values in ids:
+            if values is not None:
+                made_of.update(pa.record_batch([values], ["id"]).serialize())
+        for array in arrays:
+            if array is not None:
+                made_of.update(np.ascontiguousarray(array).data)
+        return made_of.hexdigest()[:32]
 
     def _count(self, events: ActivityEvents, *, since: int) -> None:
         """Count the rows of a read, but not those that the read before has counted."""
@@ -330,9 +467,8 @@ class SnapshotRun:
         members = sorted_union(active, silent)
         if not len(members):
             return
+        self._require_known(as_of, events)
         positions, unknown = self._write(as_of, members, events, targets, write_sequences)
-        if unknown and not positions:
-            raise InvalidData(self._all_unknown(as_of, unknown, events))
         self.report.positions += positions
         self.report.unknown += unknown
         self._newest = (positions, unknown)
@@ -398,9 +534,13 @@ class SnapshotRun:
             self.report.rows += len(members)
         return positions, unknown
 
-    def _all_unknown(self, as_of: int, unknown: int, events: ActivityEvents) -> str:
-        """Return what is said of a snapshot that would be empty because no item has a vector."""
+    def _require_known(self, as_of: int, events: ActivityEvents) -> None:
+        """Refuse a snapshot that would be empty because no item has a vector."""
+        in_window = (events.time < as_of) & (events.time >= as_of - self.spec.window_us)
+        count = int(in_window.sum())
         vectors = self.vectors
+        if not count or (vectors.known_at(events.item_ids)[events.item[in_window]] <= as_of).any():
+            return
         known = "no item has one"
         if len(vectors.time):
             count = len(vectors.item_ids)
@@ -409,9 +549,9 @@ class SnapshotRun:
                 f"{utc(to_datetime(int(vectors.time.min())))} on, with ids such as "
                 f"{vectors.item_ids[0].as_py()!r}"
             )
-        return (
+        raise InvalidData(
             f"snapshot as of {utc(to_datetime(as_of))}: expected activity on items with a vector "
-            f"as of that time. Received: {counted(unknown, 'activity')}, all on items without, "
+            f"as of that time. Received: {counted(count, 'activity')}, all on items without, "
             f"with ids such as {events.item_ids[0].as_py()!r}; {known}. Give the items vectors "
             "from an earlier time on, or start the interval later"
         )

@@ -27,6 +27,7 @@ from activity_embeddings.transformations.batch.plan import (
     interval_of,
     require_times,
 )
+from activity_embeddings.transformations.batch.record import RunRecord
 from activity_embeddings.transformations.batch.snapshot_run import (
     EmbeddingTarget,
     MaterializeReport,
@@ -94,6 +95,10 @@ class Context:
         Compares with the run before.
     retention
         Microseconds of history that snapshots should have; None keeps all.
+    record
+        Of the run.
+    dry_run
+        Whether nothing will be published.
     """
 
     config: RepoConfig
@@ -105,6 +110,8 @@ class Context:
     mix_runtimes: bool
     judge: Judge
     retention: int | None
+    record: RunRecord
+    dry_run: bool
     _made: dict[str, ItemVectors] = field(default_factory=dict)
     _read: dict[tuple[str, int], ItemVectors] = field(default_factory=dict)
 
@@ -303,23 +310,30 @@ class GivenVectors:
 
 
 class Snapshots:
-    """Makes the snapshots of one sequence view and of the models that read it."""
+    """Makes the snapshots of one sequence view and of the models that read it.
+
+    A long backfill is made in parts: the input of all is checked before the first is computed, and
+    each is judged and committed before the next is computed. So one that is killed need not begin
+    anew; see `RunRecord.left_committed`.
+    """
 
     def __init__(self, context: Context, plan: SequencePlan) -> None:
         self._context, self._plan = context, plan
         self._events = context.source_view(plan.view, Role.EVENTS, plan.tasks[0])
         self._files = parquet_files(context.config, self._events)
         self._run = self._new_run()
+        self._bar = _bar(self._plan.tasks[0], "snapshots", len(self._run.cutoffs))
 
     def compute(self) -> None:
-        """See `Step.compute`."""
+        """See `Step.compute`: the first part, or all that is left to do if it is a dry run."""
         run = self._run
-        bar = _bar(self._plan.tasks[0], "snapshots", len(run.cutoffs))
-        try:
-            run.compute(bar.update if bar is not None else lambda done: None)
-        finally:
-            if bar is not None:
-                bar.close()
+        record, view = self._context.record, self._plan.view.name
+        for part in run.check(record.left_committed(view), self._progress):
+            record.add_committed(view, part)
+        while run.left:
+            run.compute(self._progress)
+            if not self._context.dry_run:
+                break
         if not run.report.events:
             raise InvalidData(
                 f"{source_label(self._events)}: expected events in the "
@@ -333,12 +347,18 @@ class Snapshots:
         with run.report.timed("judge"):
             verdicts = run.judge(self._context.judge)
         if verdicts:
-            require_passed(verdicts, run.report.snapshots[-1])
+            committed = sum(map(len, run.changed.values()))
+            require_passed(verdicts, run.report.snapshots[-1], committed=committed)
 
     def publish(self) -> None:
-        """Commit, push the newest rows, and print the report."""
+        """Commit, go on with the parts that are left, and push the newest rows."""
         run = self._run
-        changed = run.commit()
+        self._commit()
+        while run.left:
+            run.compute(self._progress)
+            self.judge()
+            self._commit()
+        self._close_bar()
         with run.report.timed("push online"):
             for task in self._plan.tasks:
                 view = task.feature_view
@@ -352,7 +372,7 @@ class Snapshots:
                     self._context.rows,
                     view,
                     sink,
-                    changed=changed.get(sink, set()) | asked,
+                    changed=run.changed[sink] | asked,
                     merge=_merge_of(view),
                     progress=task.tqdm_builder,
                 )
@@ -365,6 +385,20 @@ class Snapshots:
     def abandon(self) -> None:
         """See `Step.abandon`."""
         self._run.abandon()
+        self._close_bar()
+
+    def _commit(self) -> None:
+        """Commit what is computed."""
+        for part in self._run.commit():
+            self._context.record.add_committed(self._plan.view.name, part)
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _progress(self, done: int) -> None:
+        if self._bar is not None:
+            self._bar.update(done)
 
     def facts(self) -> dict[str, Any]:
         """See `Step.facts`."""

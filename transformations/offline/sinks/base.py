@@ -32,6 +32,8 @@ from activity_embeddings.transformations.times import to_datetime, to_us
 _VERSION = "__v"
 PARTITION = "as_of="
 FILE = "snapshot.parquet"
+RUNS = "runs"
+"""Where a place keeps the records of runs."""
 FACTS = b"activity_embeddings"
 """Key of the parquet metadata that says what a snapshot was computed with."""
 
@@ -133,6 +135,12 @@ class SnapshotSink(Protocol):
 
     def forget_published(self) -> None:
         """Drop the record, as when the online store is torn down."""
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Return the records of runs by their names, which every sink in the same place has."""
+
+    def write_record(self, name: str, record: Mapping[str, Any]) -> None:
+        """Keep the record of a run, JSON values, in place of one of that name."""
 
 
 @dataclass(frozen=True)

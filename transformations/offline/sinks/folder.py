@@ -2,6 +2,7 @@
 
     <sink>/as_of=20130701T000000Z/snapshot.parquet     one row a member
     <sink>/_published.json                             how far the online store has followed
+    <sink>/../../_runs/20240301T003000.123456Z.json    the record of a run
 
 A snapshot is written to a sibling folder and renamed into place, so a reader or a kill finds it
 whole or not at all. Writing the same rows again leaves the file as it was. The sink, or a snapshot
@@ -14,7 +15,7 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +35,12 @@ from activity_embeddings.transformations.files import (
     move_file,
     real_path,
     replace_file,
+    write_text,
 )
 from activity_embeddings.transformations.offline.sinks.base import (
     FILE,
     PARTITION,
+    RUNS,
     SnapshotSink,
     Staging,
     lock_file,
@@ -216,6 +219,20 @@ class FolderSink:
     def forget_published(self) -> None:
         """See `SnapshotSink.forget_published`."""
         (self.path / PUBLISHED).unlink(missing_ok=True)
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """See `SnapshotSink.records`."""
+        files = sorted(self._runs.glob("*.json"))
+        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+    def write_record(self, name: str, record: Mapping[str, Any]) -> None:
+        """See `SnapshotSink.write_record`."""
+        make_folder(self._runs)
+        write_text(self._runs / f"{name}.json", json.dumps(record, indent=1) + "\n")
+
+    @property
+    def _runs(self) -> Path:
+        return self.path.parent.parent / f"_{RUNS}"
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:

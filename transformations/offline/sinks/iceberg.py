@@ -13,6 +13,8 @@ of the table that the same commit sets:
     activity-embeddings.schema                    types of the columns: Iceberg's are fewer
     activity-embeddings.published.<store>         how far an online store has followed
 
+The records of runs are rows of the table `runs` in the same namespace, one a run.
+
 Iceberg commits optimistically. A commit that was beaten by another one is tried again if that one
 left our snapshots as they were, as compaction does; otherwise it is refused, since what was
 computed may be of what is there no more. Iceberg's own snapshots, and files that no table names
@@ -25,7 +27,7 @@ import base64
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -52,6 +54,7 @@ from activity_embeddings.transformations.offline.iceberg import (
 )
 from activity_embeddings.transformations.offline.sinks.base import (
     PARTITION,
+    RUNS,
     SnapshotSink,
     Staging,
     lock_file,
@@ -346,6 +349,29 @@ class IcebergSink:
         if table is not None and marks:
             self._change(table, lambda transaction, _: transaction.remove_properties(*marks))
 
+    def records(self) -> dict[str, dict[str, Any]]:
+        """See `SnapshotSink.records`."""
+        table = self._of_table(RUNS)._load()
+        if table is None:
+            return {}
+        rows = table.scan().to_arrow().sort_by("run").to_pylist()
+        return {row["run"]: json.loads(row["record"]) for row in rows}
+
+    def write_record(self, name: str, record: Mapping[str, Any]) -> None:
+        """See `SnapshotSink.write_record`."""
+        from pyiceberg.expressions import EqualTo
+
+        row = pa.table({"run": [name], "record": [json.dumps(record)]})
+        of_run = EqualTo("run", name)
+
+        def change(transaction: Transaction, table: Table) -> None:
+            if _any_rows(table, of_run):
+                transaction.delete(of_run)
+            transaction.append(row)
+
+        runs = self._of_table(RUNS)
+        runs._change(runs._load() or runs._create_table(row.schema, ["run"], {}), change)
+
     @property
     def _namespace(self) -> str:
         return self.source.namespace
@@ -387,6 +413,23 @@ class IcebergSink:
 
     def _create(self, schema: pa.Schema) -> Table:
         """Make the table, without rows, and the namespace."""
+        columns = [*schema, pa.field(AS_OF, TIMESTAMP), pa.field(ROW, pa.int64())]
+        flat = [column.name for column in columns if not pa.types.is_nested(column.type)]
+        return self._create_table(
+            pa.schema(columns),
+            flat,
+            {_SCHEMA: base64.b64encode(schema.serialize()).decode()},
+            partition=AS_OF,
+        )
+
+    def _create_table(
+        self,
+        schema: pa.Schema,
+        found_by: Sequence[str],
+        properties: Mapping[str, str],
+        partition: str | None = None,
+    ) -> Table:
+        """Make the table, and the namespace; rows are found by statistics of some columns."""
         from pyiceberg.exceptions import TableAlreadyExistsError
 
         path = sqlite_file(self.source)
@@ -399,24 +442,22 @@ class IcebergSink:
             catalog = self._catalog
         assert catalog is not None
         catalog.create_namespace_if_not_exists(self._namespace)
-        columns = [*schema, pa.field(AS_OF, TIMESTAMP), pa.field(ROW, pa.int64())]
-        flat = [column.name for column in columns if not pa.types.is_nested(column.type)]
-        properties = {
-            _SCHEMA: base64.b64encode(schema.serialize()).decode(),
+        settings = {
+            **properties,
             # Statistics of vectors help nobody.
             "write.metadata.metrics.default": "none",
-            **{f"write.metadata.metrics.column.{name}": "truncate(16)" for name in flat},
+            **{f"write.metadata.metrics.column.{name}": "truncate(32)" for name in found_by},
             # One manifest a snapshot would have to be read by each join.
             "commit.manifest-merge.enabled": "true",
             "write.metadata.delete-after-commit.enabled": "true",
             "write.metadata.previous-versions-max": "20",
         }
         with suppress(TableAlreadyExistsError):
-            transaction = catalog.create_table_transaction(
-                self._name, pa.schema(columns), properties=properties
-            )
-            with transaction, transaction.update_spec() as spec:
-                spec.add_identity(AS_OF)
+            transaction = catalog.create_table_transaction(self._name, schema, properties=settings)
+            with transaction:
+                if partition is not None:
+                    with transaction.update_spec() as spec:
+                        spec.add_identity(partition)
         return self._required()
 
     def _require_schema(self, table: Table, schema: pa.Schema) -> None:

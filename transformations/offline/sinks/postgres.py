@@ -3,6 +3,7 @@
     <schema>.<view>__v<version>   the rows of every snapshot, `_as_of` and `_row` behind their own
     <schema>.snapshots            what each snapshot was computed with, its columns and content
     <schema>.published            how far each online store has followed
+    <schema>.runs                 the records of runs
 
 The connection is that of `offline_store` in feature_store.yaml. Rows are written aside to files of
 this machine, and committed in one transaction: readers see a snapshot as it was or as it is, and
@@ -16,7 +17,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,7 @@ from activity_embeddings.transformations.offline.postgres import (
     stream,
 )
 from activity_embeddings.transformations.offline.sinks.base import (
+    RUNS,
     SnapshotSink,
     Staging,
     open_snapshot,
@@ -346,12 +348,33 @@ class PostgresSink:
             if self._has_table(cursor, PUBLISHED):
                 cursor.execute(self._sql("DELETE FROM {published} WHERE snapshots_of = {key}"))
 
+    def records(self) -> dict[str, dict[str, Any]]:
+        """See `SnapshotSink.records`."""
+        with statements(self.info) as cursor:
+            if not self._has_table(cursor, RUNS):
+                return {}
+            cursor.execute(self._sql("SELECT run, record FROM {runs} ORDER BY run"))
+            return dict(cursor.fetchall())
+
+    def write_record(self, name: str, record: Mapping[str, Any]) -> None:
+        """See `SnapshotSink.write_record`."""
+        with statements(self.info) as cursor:
+            self._create_shared(cursor)
+            cursor.execute(
+                self._sql(
+                    "INSERT INTO {runs} VALUES (%s, %s) "
+                    "ON CONFLICT (run) DO UPDATE SET record = EXCLUDED.record"
+                ),
+                (name, json.dumps(record)),
+            )
+
     def _sql(self, statement: str, **parts: Composable) -> Composed:
         """Return a statement with the names of the tables, and other parts, in place."""
         return SQL(statement).format(
             rows=Identifier(self.schema, self.table),
             snapshots=Identifier(self.schema, SNAPSHOTS),
             published=Identifier(self.schema, PUBLISHED),
+            runs=Identifier(self.schema, RUNS),
             key=Literal(self.table),
             **parts,
         )
@@ -445,7 +468,7 @@ class PostgresSink:
 
     def _create_shared(self, cursor: psycopg.Cursor) -> None:
         """Create the schema and the tables that views share, one process at a time."""
-        if self._has_table(cursor) and self._has_table(cursor, PUBLISHED):
+        if all(self._has_table(cursor, table) for table in (SNAPSHOTS, PUBLISHED, RUNS)):
             return
         lock = f"activity embeddings {self.schema}"
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (lock,))
@@ -465,6 +488,9 @@ class PostgresSink:
                 "CREATE TABLE IF NOT EXISTS {published} (snapshots_of text, store text, "
                 "as_of timestamptz NOT NULL, PRIMARY KEY (snapshots_of, store))"
             )
+        )
+        cursor.execute(
+            self._sql("CREATE TABLE IF NOT EXISTS {runs} (run text PRIMARY KEY, record json)")
         )
 
     def _columns(self, cursor: psycopg.Cursor) -> dict[str, str]:

@@ -116,6 +116,20 @@ def test_the_same_rows_again_change_nothing_and_others_replace_them(sink):
     assert sink.facts(T) == other
 
 
+def test_all_sinks_of_a_place_have_its_records_of_runs(sink, place):
+    assert sink.records() == {}
+    sink.write_record("20240302T000000.000000Z", {"outcome": "running", "é'": [1, None]})
+    sink.write_record("20240301T000000.000000Z", {"outcome": "published"})
+    sink.write_record("20240302T000000.000000Z", {"outcome": "failed", "seconds": 1.5})
+    publish(sink, T, rows(MEMBERS))
+    other = place.sink("job_activity_sequence", "2")
+    assert list(other.records().items()) == [
+        ("20240301T000000.000000Z", {"outcome": "published"}),
+        ("20240302T000000.000000Z", {"outcome": "failed", "seconds": 1.5}),
+    ]
+    assert other.committed() == [] and [each.committed() for each in sink.beside()] == [[T]]
+
+
 @settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
