@@ -7,8 +7,21 @@ from datetime import timedelta
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
+from click.testing import CliRunner
 
+from activity_embeddings.training.commands import cli
+from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.check import OTHER_VERSION, check
+from activity_embeddings.transformations.contract.kept_versions import (
+    kept_versions,
+    put_into_place,
+    version_before,
+)
+from activity_embeddings.transformations.contract.saved_model import (
+    fingerprint as saved_model_fingerprint,
+)
+from activity_embeddings.transformations.offline.sinks.folder import FolderSink
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.feast_repo import DIMENSION, at, events_table, make_repo, vectors_table
 from support.redis_server import redis_server, use_redis
@@ -30,9 +43,6 @@ WIDTHS = {"1": 64, "2": 2, "3": 64}
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory):
     """SavedModels of one name, by version: their outputs differ in length or in scale."""
-    import tensorflow as tf
-
-    from activity_embeddings.training.packaging import package_model
 
     class Average(tf.Module):
         def __init__(self, width, scale):
@@ -142,6 +152,104 @@ def test_online_is_what_the_registered_version_says(repo, versions, published):
             else:
                 assert have == pytest.approx(want), (version, day, member)
         assert not check(repo.store).differences
+
+
+def test_a_reader_knows_which_version_made_a_row(repo, versions):
+    def seen():
+        rows = [{"member_id": member} for member in (1, 4, 5)]
+        return repo.store.get_online_features([f"{VIEW}:model_version"], rows).to_dict()[
+            "model_version"
+        ]
+
+    take(repo, versions, "1")
+    repo.materialize(at(-1), at(1))
+    take(repo, versions, "2")
+    assert seen() == ["1", "1", None]
+    repo.materialize(at(1), at(4))
+    assert seen() == ["2", "2", None]
+
+
+def test_one_command_goes_back_to_the_version_before(repo, versions):
+    def rollback(*arguments):
+        done = CliRunner().invoke(cli, ["-C", str(repo.path), "rollback", *arguments])
+        return done.exit_code, done.output
+
+    take(repo, versions, "1")
+    repo.materialize(at(-1), at(1))
+    folder = repo.path / "models" / "average"
+    as_packaged = {version: saved_model_fingerprint(versions / version) for version in WIDTHS}
+    for version in ("2", "3"):
+        aside = repo.path / version
+        shutil.copytree(versions / version, aside)
+        put_into_place(folder, aside, str(int(version) - 1))
+        repo.run("apply")
+        repo.materialize(at(1), at(4))
+    assert online(repo, [4])[0] == pytest.approx(newest_rows(repo, "3")[4])
+
+    assert rollback("averages") == (
+        1,
+        "Error: expected the name of a model: average. Received: 'averages'\n",
+    )
+    code, output = rollback("average", "--to", "7")
+    assert code == 1 and "expected a version that is kept: 1, 2. Received: 7, while 3 is" in output
+    code, output = rollback("average")
+    assert code == 0, output
+    assert "average: version 2 is registered and published; restart servers" in output
+    assert saved_model_fingerprint(folder) == as_packaged["2"]
+    assert repo.store.get_feature_view(VIEW).tags["model_version"] == "2"
+    assert online(repo, [4])[0] == pytest.approx(newest_rows(repo, "2")[4])
+    assert not check(repo.store).differences
+    code, output = rollback("average", "--to", "1")
+    assert code == 0, output
+    # Of days 2 to 4 version 1 had no snapshot: it has the newest now.
+    assert online(repo, [4])[0] == pytest.approx(newest_rows(repo, "1")[4])
+    assert not check(repo.store).differences
+    code, output = rollback("average")
+    assert code == 1 and "expected an earlier version that is kept. Received: 2, 3" in output
+
+
+def test_where_going_back_fails_all_is_as_it_was(repo, versions):
+    take(repo, versions, "1")
+    repo.materialize(at(-1), at(1))
+    folder, aside = repo.path / "models" / "average", repo.path / "2"
+    shutil.copytree(versions / "2", aside)
+    put_into_place(folder, aside, "1")
+    repo.run("apply")
+    repo.materialize(at(-1), at(1))
+    before = repo.snapshot_files(), online(repo, [1, 2, 3, 4]), saved_model_fingerprint(folder)
+    with FolderSink(repo.data / "snapshots" / "job_activity_sequence" / "v1").locked():
+        done = CliRunner().invoke(cli, ["-C", str(repo.path), "rollback", "average"])
+    assert done.exit_code == 4, done.output
+    after = repo.snapshot_files(), online(repo, [1, 2, 3, 4]), saved_model_fingerprint(folder)
+    assert after == before
+    assert repo.store.get_feature_view(VIEW).tags["model_version"] == "2"
+
+
+def test_packaging_keeps_the_version_that_it_replaces(tmp_path):
+    class Average(tf.Module):
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, 32, DIMENSION], tf.float32, "item_embeddings"),
+                tf.TensorSpec([None, 32], tf.int32, "actions"),
+            ]
+        )
+        def serve(self, item_embeddings, actions):
+            return {"apply_embedding": tf.reduce_sum(item_embeddings, axis=1)}
+
+    folder, vector_spec = tmp_path / "average", ItemVectorSpec("any", "1", DIMENSION)
+    for version in ("1", "1", "2.0/b", "3"):
+        package_model(
+            Average(),
+            folder,
+            name="average",
+            version=version,
+            spec=SPEC,
+            vector_spec=vector_spec,
+            litert=False,
+        )
+    assert list(kept_versions(folder)) == ["1", "2.0/b"]
+    assert version_before(folder) == "2.0/b"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".versions", "average"]
 
 
 def test_a_version_that_is_applied_and_not_published_is_seen(repo, versions):

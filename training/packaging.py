@@ -14,6 +14,7 @@ from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     ModelDescription,
     describe_model,
+    read_manifest,
     write_manifest,
 )
 from activity_embeddings.transformations.contract.item_encoder import (
@@ -21,8 +22,10 @@ from activity_embeddings.transformations.contract.item_encoder import (
     describe_item_encoder,
     write_encoder_manifest,
 )
+from activity_embeddings.transformations.contract.kept_versions import put_into_place
 from activity_embeddings.transformations.contract.litert_file import FACT, FILE
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, real_path
 from activity_embeddings.transformations.inference.conversion import convert
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -55,7 +58,8 @@ def package_model(
         `item_embeddings`, `actions` (and `ages`) and dict outputs.
     path
         The folder, or a symbolic link to it; replaced if it exists. The new model is written and
-        checked aside, so `path` never holds a half-written one.
+        checked aside, so `path` never holds a half-written one. A model of another version that
+        was there is kept, for `activity-embeddings rollback`.
     name, version, spec, vector_spec
         What the manifest says; see `activity_embeddings.transformations.contract.activity_model`.
     litert
@@ -85,7 +89,7 @@ def package_model(
                 (folder / FILE).write_bytes(conversion.content)
             state(folder, **{FACT: conversion.facts()})
 
-    return _package(model, Path(path), write, describe)
+    return _package(model, Path(path), write, describe, _other_version(Path(path), version))
 
 
 def package_item_encoder(
@@ -132,12 +136,15 @@ def _package(
     path: Path,
     write: Callable[[Path], None],
     describe: Callable[[Path], Described],
+    keep: str | None = None,
 ) -> Described:
-    """Save a model, write its manifest and check both aside; then put it into place."""
+    """Save a model, write its manifest and check both aside; then put it into place.
+
+    The model that was there is kept beside it as the version `keep`, or dropped.
+    """
     place = real_path(path)
     make_folder(place.parent)
     aside = place.with_name(f".{place.name}.packaging")
-    replaced = place.with_name(f".{place.name}.replaced")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         if isinstance(model, keras.Model):
@@ -146,13 +153,16 @@ def _package(
             tf.saved_model.save(model, str(aside), signatures={SIGNATURE: model.serve})
         write(aside)
         describe(aside)
-        # Two renames: at no moment is half of the old or of the new model in place.
-        shutil.rmtree(replaced, ignore_errors=True)
-        if place.exists():
-            shutil.copymode(place, aside)
-            place.rename(replaced)
-        aside.rename(place)
-        shutil.rmtree(replaced, ignore_errors=True)
+        put_into_place(path, aside, keep)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return describe(path)
+
+
+def _other_version(path: Path, new: str) -> str | None:
+    """Return the version of the model that is in place, None if it is that of the new one."""
+    try:
+        there = read_manifest(path).get("version", new)
+    except InvalidInput:  # whatever lies there, nobody can go back to it
+        return None
+    return None if str(there) == new else str(there)

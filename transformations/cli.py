@@ -245,6 +245,25 @@ def forget(repo: Path, members: Sequence[str], verify: bool, item: str | None) -
             raise InvalidInput(f"expected nothing left. Received: {left}")
 
 
+@cli.command()
+@click.argument("model")
+@click.option("--to", metavar="VERSION", help="Default: the one packaged before.")
+@item_option
+@click.pass_obj
+def rollback(repo: Path, model: str, to: str | None, item: str | None) -> None:
+    """Go back to a version of MODEL that `package` has replaced: apply it, and publish it.
+
+    Its newest values take the place of the other version's online. If that fails, all is as it was.
+    Restart servers afterwards.
+    """
+    with one_line_errors():
+        require_repo(repo)
+        from activity_embeddings.transformations.rollback import rollback as run_rollback
+
+        version = run_rollback(repo, model, to=to, item=item)
+        click.echo(f"{model}: version {version} is registered and published; restart servers")
+
+
 def open_store(repo: Path) -> FeatureStore:
     """Return the feature store of a feature repo.
 

@@ -23,6 +23,7 @@ ACTIVITY_EVENT_IDS = "activity_event_ids"
 ACTIVITY_COUNT = "activity_count"
 LAST_ACTIVITY_AT = "last_activity_at"
 
+MODEL_VERSION = "model_version"
 NEW_ACTIVITY_COUNT = "new_activity_count"
 REQUEST_TIMESTAMP = "request_timestamp"
 

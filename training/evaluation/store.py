@@ -132,7 +132,7 @@ class EvaluationStore:
             activity = sequence[[names.ACTIVITY_COUNT, names.LAST_ACTIVITY_AT]]
             services = [FeatureService(name=view.name, features=[view]) for view in views.values()]
             services += [
-                FeatureService(name=name, features=[activity, view])
+                FeatureService(name=name, features=[activity, view[self.outputs(name)]])
                 for name, view in self.embeddings.items()
             ]
             self.store.apply(
@@ -206,7 +206,8 @@ class EvaluationStore:
 
     def outputs(self, model: str) -> list[str]:
         """Return the outputs of a model: the features of its view."""
-        return [feature.name for feature in self.embeddings[model].features]
+        features = self.embeddings[model].features
+        return [feature.name for feature in features if feature.name != names.MODEL_VERSION]
 
     def bytes_on_disk(self, model: str) -> float:
         """Return the bytes that a member takes in the snapshots of a model."""

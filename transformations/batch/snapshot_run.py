@@ -509,6 +509,7 @@ class SnapshotRun:
                         sequences,
                         created,
                         embedded[target.model.name],
+                        target.model.version,
                         self.domain.member_id,
                     )
                     for target in targets
@@ -675,7 +676,7 @@ class SnapshotRun:
             output: np.zeros((len(members), size), dtype=np.float32)
             for output, size in model.outputs.items()
         }
-        return embedding_batch(members, empty, created, zeros, self.domain.member_id)
+        return embedding_batch(members, empty, created, zeros, model.version, self.domain.member_id)
 
 
 def _first_rows(where: SnapshotSink | Staging, as_of: int) -> pa.Table:

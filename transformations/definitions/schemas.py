@@ -59,7 +59,7 @@ def sequence_fields(
 def embedding_fields(
     member_id: str, member_type: PrimitiveFeastType, outputs: Mapping[str, int]
 ) -> list[Field]:
-    """Return the schema of an embedding view: one float32 vector a model output."""
+    """Return the schema of an embedding view: one float32 vector a model output, and whose."""
     return [
         Field(name=member_id, dtype=member_type, description="The member."),
         *(
@@ -69,6 +69,11 @@ def embedding_fields(
                 description=f"float32 vector of length {size}; zero without activity.",
             )
             for output, size in outputs.items()
+        ),
+        Field(
+            name=names.MODEL_VERSION,
+            dtype=String,
+            description="Version of the model that made this row.",
         ),
     ]
 
@@ -163,12 +168,30 @@ def embedding_batch(
     sequences: Sequences,
     created: np.ndarray,
     vectors: Mapping[str, np.ndarray],
+    version: str,
     member_id: str = names.MEMBER_ID,
 ) -> pa.RecordBatch:
-    """Return the rows of an embedding view; `vectors` are float32 [n, d] by output name."""
+    """Return the rows of an embedding view.
+
+    Parameters
+    ----------
+    members
+        N ids.
+    sequences
+        N sequences of the same members.
+    created
+        int64 [n]; microseconds at which each value became available.
+    vectors
+        float32 [n, d] by output name.
+    version
+        Of the model.
+    member_id
+        Name of the column of ids.
+    """
     columns: dict[str, pa.Array] = {member_id: members}
     for output, values in vectors.items():
         columns[output] = vector_column(values)
+    columns[names.MODEL_VERSION] = pa.repeat(pa.scalar(version, pa.string()), len(members))
     return pa.RecordBatch.from_pydict({**columns, **_stamps(sequences, created)})
 
 

@@ -546,11 +546,12 @@ def _embedding_view(
 ) -> BatchFeatureView:
     domain = DomainNames.of(sequence.tags)
     name = domain.embedding_view(model.name)
-    clash = {domain.member_id, names.EVENT_TIMESTAMP, names.CREATED_TIMESTAMP} & set(model.outputs)
+    taken = {domain.member_id, names.EVENT_TIMESTAMP, names.CREATED_TIMESTAMP, names.MODEL_VERSION}
+    clash = taken.intersection(model.outputs)
     if clash:
         raise InvalidInput(
             f"model {model.name!r}: outputs become features, so they should not be named like "
-            f"keys and times. Received: {', '.join(sorted(clash))}"
+            f"keys, times and the version. Received: {', '.join(sorted(clash))}"
         )
     outputs = ", ".join(f"{output} [{size}]" for output, size in model.outputs.items())
     return _batch_view(

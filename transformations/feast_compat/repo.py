@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 from feast.repo_operations import get_repo_files
@@ -23,7 +25,16 @@ def apply_repo(repo: Path) -> None:
     """
     from feast.cli.cli import cli
 
-    cli.main(["--chdir", str(repo), "apply"], prog_name="feast", standalone_mode=False)
+    # Of a repo that was applied before, or of this one as it was then.
+    for file in repo_files(repo):
+        sys.modules.pop(file.stem, None)
+    before = os.getcwd(), list(sys.path)
+    sys.path.insert(0, str(repo.resolve()))
+    try:
+        cli.main(["--chdir", str(repo), "apply"], prog_name="feast", standalone_mode=False)
+    finally:
+        os.chdir(before[0])
+        sys.path[:] = before[1]
 
 
 def settings_file(repo: Path) -> Path:

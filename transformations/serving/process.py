@@ -260,8 +260,8 @@ def embed_request(
     Returns
     -------
     dict[str, Any]
-        The model's outputs, `activity_count`, `new_activity_count` and `last_activity_at`: lists
-        for an online request, Arrow arrays for a training join.
+        The model's outputs, `model_version`, `activity_count`, `new_activity_count` and
+        `last_activity_at`: lists for an online request, Arrow arrays for a training join.
 
     Raises
     ------
@@ -273,13 +273,15 @@ def embed_request(
     caller = feast_caller()
     join = caller.join
     labels = label_times(inputs, join) if join else None
-    result = _state_of(caller).model(view, release)(inputs, labels)
+    served = _state_of(caller).model(view, release)
+    result = served(inputs, labels)
     newest = result.sequences.time[:, -1]
     if join:
-        return _as_arrow(result, newest)
+        return _as_arrow(result, served.model.version, newest)
     features: dict[str, list[Any]] = {
         output: vectors.tolist() for output, vectors in result.vectors.items()
     }
+    features[names.MODEL_VERSION] = [served.model.version] * len(newest)
     features[names.ACTIVITY_COUNT] = result.sequences.count.tolist()
     features[names.NEW_ACTIVITY_COUNT] = result.new.tolist()
     features[names.LAST_ACTIVITY_AT] = [
@@ -290,11 +292,12 @@ def embed_request(
     return features | {f"{realtime}__{name}": values for name, values in features.items()}
 
 
-def _as_arrow(result: RequestTimeResult, newest: np.ndarray) -> dict[str, pa.Array]:
+def _as_arrow(result: RequestTimeResult, version: str, newest: np.ndarray) -> dict[str, pa.Array]:
     """Return the features with the types of the batch view, which Feast would else infer."""
     features: dict[str, pa.Array] = {}
     for output, vectors in result.vectors.items():
         features[output] = vector_column(vectors)
+    features[names.MODEL_VERSION] = pa.repeat(pa.scalar(version, pa.string()), len(newest))
     features[names.ACTIVITY_COUNT] = pa.array(result.sequences.count, pa.int64())
     features[names.NEW_ACTIVITY_COUNT] = pa.array(result.new, pa.int64())
     times = pa.array(newest, pa.int64(), mask=newest == 0)

@@ -1,0 +1,85 @@
+"""The versions of a SavedModel that were replaced, kept beside it to go back to.
+
+models/cnn                    the version that is registered
+models/.versions/cnn/v1       one that was replaced
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.files import make_folder, real_path
+
+_FOLDER = ".versions"
+_PREFIX = "v"
+
+
+def kept_versions(model: Path) -> dict[str, Path]:
+    """Return the folders of the versions of a model that are kept, by version, oldest first."""
+    folders = [folder for folder in _home(model).glob(f"{_PREFIX}*") if folder.is_dir()]
+    by_age = sorted(folders, key=_packaged_at)
+    return {_version_of(folder): folder for folder in by_age}
+
+
+def version_before(model: Path) -> str:
+    """Return the version of a model that was packaged last before the one in place.
+
+    Raises
+    ------
+    InvalidInput
+        None is kept.
+    """
+    kept = kept_versions(model)
+    now = _packaged_at(real_path(model))
+    before = [version for version, folder in kept.items() if _packaged_at(folder) < now]
+    if not before:
+        raise InvalidInput(
+            f"model {model}: expected an earlier version that is kept. Received: "
+            f"{', '.join(kept) or 'none'}. Packaging keeps the version that it replaces"
+        )
+    return before[-1]
+
+
+def put_into_place(model: Path, new: Path, version: str | None) -> None:
+    """Move a folder into the place of a model, and keep the model that was there.
+
+    Two renames: at no moment is half of either in place.
+
+    Parameters
+    ----------
+    model
+        Where the model lies, or will lie.
+    new
+        The folder to be moved.
+    version
+        That of the model which is there; None: it is not kept.
+    """
+    place = real_path(model)
+    replaced = place.with_name(f".{place.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if place.exists():
+        shutil.copymode(place, new)
+        place.rename(replaced)
+    new.rename(place)
+    if version is not None and replaced.exists():
+        kept = _home(model) / f"{_PREFIX}{quote(version, safe='')}"
+        make_folder(kept.parent)
+        shutil.rmtree(kept, ignore_errors=True)
+        replaced.rename(kept)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _home(model: Path) -> Path:
+    place = real_path(model)
+    return place.parent / _FOLDER / place.name
+
+
+def _version_of(folder: Path) -> str:
+    return unquote(folder.name.removeprefix(_PREFIX))
+
+
+def _packaged_at(folder: Path) -> int:
+    return (folder / "saved_model.pb").stat().st_mtime_ns
