@@ -1,14 +1,11 @@
 """Request-time embeddings over HTTP: the real `feast serve`, on sqlite and on a real Redis."""
 
 import contextlib
-import json
 import shutil
 import socket
 import sqlite3
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -224,11 +221,7 @@ def test_a_server_that_cannot_load_a_model_ends(tmp_path, models):
 
 
 def ready(server):
-    try:
-        with urllib.request.urlopen(f"{server.url}/ready", timeout=60) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+    return server.call("/ready")
 
 
 def test_a_server_says_whether_it_is_ready_and_answers_what_it_can(tmp_path, models):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -23,11 +24,16 @@ SECONDS_TO_START = 120
 
 @dataclass
 class Server:
-    """A running server: `url`, the master's process, and the file of what it printed."""
+    """A running server: `url`, the master's process, and the file of what it printed.
+
+    `tls` says whom its clients trust, `token` who they are.
+    """
 
     url: str
     process: processes.Running | subprocess.Popen
     log: Path
+    tls: ssl.SSLContext | None = None
+    token: str | None = None
 
     def ask(self, body: dict[str, Any]) -> tuple[int, Any]:
         """Post to /get-online-features; return status and parsed answer."""
@@ -35,14 +41,16 @@ class Server:
 
     def post(self, body: bytes, content_type: str = "application/json") -> tuple[int, Any]:
         """Post bytes to /get-online-features; return status and parsed answer."""
-        request = urllib.request.Request(
-            f"{self.url}/get-online-features",
-            data=body,
-            headers={"Content-Type": content_type},
-        )
+        return self.call("/get-online-features", body, **{"Content-Type": content_type})
+
+    def call(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any]:
+        """Ask for a path, with a body by POST; return status and parsed answer, None if empty."""
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token}"
+        request = urllib.request.Request(f"{self.url}{path}", data=body, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.load(answer)
+            with urllib.request.urlopen(request, timeout=60, context=self.tls) as answer:
+                return answer.status, json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
@@ -63,9 +71,17 @@ class Server:
 
 @contextmanager
 def feast_server(
-    repo: Repo, log: Path, *arguments: str, whole: bool = False, **environment: str
+    repo: Repo,
+    log: Path,
+    *arguments: str,
+    whole: bool = False,
+    tls: ssl.SSLContext | None = None,
+    **environment: str,
 ) -> Iterator[Server]:
-    """Run `feast serve` while the body runs; with `whole` as from a shell, with all its imports."""
+    """Run `feast serve` while the body runs; with `whole` as from a shell, with all its imports.
+
+    Where the arguments name a certificate, `tls` trusts it.
+    """
     port = free_port()
     serve = ["serve", "--port", str(port), "--max-requests", "0", *arguments]
     process: processes.Running | subprocess.Popen
@@ -81,7 +97,7 @@ def feast_server(
             )
     else:
         process = processes.start(processes.FEAST, *serve, folder=repo.path, log=log, **environment)
-    server = Server(f"http://127.0.0.1:{port}", process, log)
+    server = Server(f"http{'s' if tls else ''}://127.0.0.1:{port}", process, log, tls)
     try:
         _wait(server)
         yield server
@@ -100,7 +116,7 @@ def _wait(server: Server) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
     while True:
         try:
-            with urllib.request.urlopen(f"{server.url}/health", timeout=5):
+            with urllib.request.urlopen(f"{server.url}/health", timeout=5, context=server.tls):
                 return
         except (urllib.error.URLError, OSError):
             if server.process.poll() is not None or time.monotonic() > deadline:

@@ -131,7 +131,9 @@ class RequestCheck:
         """Answer one request."""
         request = Request(scope, receive)
         try:
-            body = await self._checked(request)
+            # Who may not ask is told so by Feast, before anything is read or said.
+            async with known_user(request):
+                body = await self._checked(request)
         except ClientDisconnect:
             return
         except FeastError as error:
@@ -154,14 +156,12 @@ class RequestCheck:
         parsed = _parse(body)
         asked = _validated(parsed)
         self._require_within(asked.entities)
-        async with known_user(request):
-            # Who may not ask is told so by Feast, before anything about the registry.
-            columns = await self._columns_of(asked)
-            if columns is not None:
-                taken = columns.check(asked.entities)
-                fields = {name: parsed[name] for name in asked.model_fields_set}
-                if len(fields) < len(parsed) or taken != asked.entities:
-                    return json.dumps({**fields, "entities": taken}).encode()
+        columns = await self._columns_of(asked)
+        if columns is not None:
+            taken = columns.check(asked.entities)
+            fields = {name: parsed[name] for name in asked.model_fields_set}
+            if len(fields) < len(parsed) or taken != asked.entities:
+                return json.dumps({**fields, "entities": taken}).encode()
         return body
 
     async def _body(self, request: Request) -> bytes:
