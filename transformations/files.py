@@ -41,6 +41,25 @@ def real_path(path: Path) -> Path:
     return path.resolve()
 
 
+def path_within(folder: Path, path: str) -> Path:
+    """Return a path that a registry or a table names, relative to a folder.
+
+    An absolute path stays what it is. Links are followed wherever they lead: whoever made them
+    could write in the folder.
+
+    Raises
+    ------
+    InvalidInput
+        A relative path leads out of the folder.
+    """
+    if os.path.normpath(path).split(os.sep)[0] == os.pardir:
+        raise InvalidInput(
+            f"path {path!r}: expected an absolute path, or one that stays in {folder}. Received: "
+            "one that leads out of it"
+        )
+    return folder / path
+
+
 def replace_file(file: Path, write: Callable[[Path], Any]) -> None:
     """Write a file aside and rename it into place, so that readers find the old or the new one.
 

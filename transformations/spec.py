@@ -7,6 +7,7 @@ a model is declared or loaded: a model that was trained on other facts is refuse
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -25,6 +26,7 @@ LONGEST_VECTOR = 32_767
 """The same for item vectors, and for the vectors that models give."""
 LONGEST_WINDOW = timedelta(days=36_525)
 """A hundred years: times before that are out of reach of some stores."""
+_VERSION = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ class ItemVectorSpec:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
+        require_version(self.version, f"item vectors {self.name!r}")
         if not isinstance(self.dimension, int) or not 1 <= self.dimension <= LONGEST_VECTOR:
             raise InvalidInput(
                 f"item vectors {self.name!r}: `dimension` should be a positive int of at most "
@@ -178,6 +181,21 @@ class ItemVectorSpec:
             dimension=value["dimension"],
             fingerprint=value.get("fingerprint", ""),
         )
+
+
+def require_version(version: Any, what: str) -> str:
+    """Return a version, which becomes part of paths and of names of tables.
+
+    Raises
+    ------
+    InvalidInput
+        It is none that can.
+    """
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        raise InvalidInput(
+            f"{what}: `version` should be letters, digits, '.', '_' and '-'. Received: {version!r}"
+        )
+    return version
 
 
 def describe_mismatch(expected: Mapping[str, Any], received: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,6 @@
 """An OpenID provider for tests: a real HTTP server with a discovery document and one key.
 
-It hands out tokens to whoever asks the Python object; a provider of the world would ask who that is.
+Its tokens come from the Python object; a provider of the world would ask who wants one.
 """
 
 import json

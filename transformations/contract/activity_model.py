@@ -36,6 +36,7 @@ from activity_embeddings.transformations.spec import (
     ActivitySpec,
     ItemVectorSpec,
     describe_mismatch,
+    require_version,
 )
 
 MANIFEST = ManifestKind("model", "activity_model.json", ("name", "version", "spec", "vector_spec"))
@@ -177,7 +178,7 @@ def describe_model(
             )
     return ModelDescription(
         name=name,
-        version=str(version),
+        version=require_version(version, f"model {name!r}"),
         path=path,
         spec=spec,
         vector_spec=vector_spec,

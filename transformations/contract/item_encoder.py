@@ -10,7 +10,6 @@ be known. Nothing here imports TensorFlow: an encoder is checked on every `feast
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,14 +25,17 @@ from activity_embeddings.transformations.contract.saved_model import (
     read_signature,
 )
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import LONGEST_VECTOR, ItemVectorSpec
+from activity_embeddings.transformations.spec import (
+    LONGEST_VECTOR,
+    ItemVectorSpec,
+    require_version,
+)
 from activity_embeddings.transformations.times import Time, parse_datetime, to_datetime, to_us
 from activity_embeddings.transformations.wording import utc
 
 MANIFEST = ManifestKind("item encoder", "item_encoder.json", ("name", "version", "valid_from"))
 SCALAR_TYPES = ("string", "int64", "float32")
 _SHAPES = {("string", 2), *((dtype, 1) for dtype in SCALAR_TYPES)}
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,7 @@ def describe_item_encoder(path: str | Path) -> ItemEncoderDescription:
     name = MANIFEST.require_name(manifest["name"], path, origin="the manifest")
     content = fingerprint(path)
     MANIFEST.require_unchanged(manifest, path, content)
-    version = manifest["version"]
-    if not isinstance(version, str) or not _VERSION.fullmatch(version):
-        raise InvalidInput(
-            f"item encoder {name!r}: `version` should be letters, digits, '.', '_' and '-'. "
-            f"Received: {version!r}"
-        )
+    version = require_version(manifest["version"], f"item encoder {name!r}")
     return ItemEncoderDescription(
         name=name,
         version=version,

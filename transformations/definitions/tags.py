@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from feast import FeatureView
 from feast.types import String
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.files import path_within
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
@@ -88,13 +90,20 @@ def vector_table_of(view: FeatureView, repo: Path | None) -> Path | None:
 
 
 def in_repo(path: str, repo: Path | None) -> Path:
-    """Return a path of the registry, which may be relative to the feature repo."""
-    return Path(repo or ".") / path
+    """Return a path of the registry, which may be relative to the feature repo.
+
+    Raises
+    ------
+    InvalidInput
+        See `path_within`.
+    """
+    return path_within(Path(repo or "."), path)
 
 
 def within_repo(path: Path, repo: Path) -> str:
     """Invert `in_repo`: a path in the repo as the registry has it, which holds on any machine."""
-    return (path.relative_to(repo) if path.is_relative_to(repo) else path).as_posix()
+    plain = Path(os.path.normpath(path))
+    return (plain.relative_to(repo) if plain.is_relative_to(repo) else plain).as_posix()
 
 
 def source_views_of(view: FeatureView) -> dict[str | None, str]:

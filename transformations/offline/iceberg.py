@@ -23,6 +23,7 @@ from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import Iceb
 from activity_embeddings.transformations.arrow import require_columns, require_zoned_time
 from activity_embeddings.transformations.errors import InvalidData, first_line
 from activity_embeddings.transformations.extras import require_extra
+from activity_embeddings.transformations.files import path_within
 from activity_embeddings.transformations.offline.parquet_files import normalised
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ def located(source: IcebergSource, repo: Path | str | None) -> IcebergSource:
 
     They are those of a local warehouse and of an sqlite catalog. The tables go on naming their
     files by relative paths, as they do where a process runs in the repo.
+
+    Raises
+    ------
+    InvalidInput
+        One leads out of the repo.
     """
     if source.catalog_type != "sql":
         return source
@@ -54,8 +60,9 @@ def located(source: IcebergSource, repo: Path | str | None) -> IcebergSource:
     properties = dict(source.catalog_properties)
     uri = _SQLITE.fullmatch(properties.get("uri") or source.endpoint)
     if uri is not None:
-        properties["uri"] = f"{uri[1]}{root / uri[2]}"
+        properties["uri"] = f"{uri[1]}{path_within(root, uri[2])}"
     if _is_relative(source.warehouse):
+        path_within(root, source.warehouse)
         properties |= {"py-io-impl": _FILE_IO, REPO: str(root)}
     moved = copy(source)
     moved.catalog_properties = properties

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 import uuid
@@ -36,6 +37,7 @@ from activity_embeddings.transformations.spec import ItemVectorSpec, describe_mi
 
 CURRENT = "current.json"
 _ARRAYS = ("keys", "start", "time", "matrix")
+_VERSION = re.compile("[0-9a-f]{32}")
 
 
 def write_vector_table(
@@ -96,6 +98,14 @@ def _read_current(path: Path) -> dict[str, Any] | None:
         return json.loads((path / CURRENT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+
+
+def _version(current: Mapping[str, Any]) -> str:
+    """Return the name of the folder that is committed; raise `ValueError` for any other path."""
+    version = current["version"]
+    if not _VERSION.fullmatch(version):
+        raise ValueError(f"the version {version!r}, which no run has written")
+    return version
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,11 +250,11 @@ class VectorTableReader:
             current = _read_current(path)
             if current is None:
                 return self._empty
-            folder = path / current["version"]
+            folder = path / _version(current)
             # An empty file cannot be mapped.
             mode: Literal["r"] | None = "r" if current["items"] else None
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mode) for name in _ARRAYS}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidInput(
                 f"vector table {path}: expected the files that {CURRENT} names. Received: "
                 f"{error}. Materialize the view of item vectors again, or remove the folder"

@@ -83,6 +83,42 @@ def test_a_table_may_be_a_link(tmp_path):
         write_vector_table(tmp_path / "broken", vectors, VECTOR_SPEC, end=1)
 
 
+@pytest.mark.parametrize("version", ["../other", "/", "", ".", 7, None, ["a"]])
+def test_a_table_names_a_folder_of_its_own_or_is_refused(tmp_path, version):
+    vectors = item_vectors(small_data()[1])
+    write_vector_table(tmp_path / "other", vectors, VECTOR_SPEC, end=1)
+    write_vector_table(tmp_path / "table", vectors, VECTOR_SPEC, end=1)
+    current = tmp_path / "table" / "current.json"
+    facts = json.loads(current.read_text())
+    # What lies elsewhere could be read.
+    (tmp_path / "other" / facts["version"]).mkdir()
+    current.write_text(json.dumps({**facts, "version": version}))
+    with pytest.raises(InvalidInput, match=r"expected the files that current\.json names"):
+        VectorTableReader(tmp_path / "table", VECTOR_SPEC).table()
+
+
+class Planted:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_a_pickle_in_a_table_is_refused_unread(tmp_path):
+    write_vector_table(tmp_path / "t", item_vectors(small_data()[1]), VECTOR_SPEC, end=1)
+    (keys,) = tmp_path.glob("t/*/keys.npy")
+    np.save(keys, np.array([Planted(tmp_path / "was here")], dtype=object), allow_pickle=True)
+    assert keys.read_bytes().count(b"was here") == 1
+    with pytest.raises(InvalidInput, match="expected the files that"):
+        VectorTableReader(tmp_path / "t", VECTOR_SPEC).table()
+    assert not (tmp_path / "was here").exists()
+    np.load(keys, allow_pickle=True)
+    assert (tmp_path / "was here").exists()
+
+
 def test_an_empty_table_knows_no_item(tmp_path):
     nothing = item_vectors(small_data()[1])
     nothing = ItemVectors(

@@ -33,6 +33,7 @@ from activity_embeddings.transformations.files import (
     flush,
     make_folder,
     move_file,
+    path_within,
     real_path,
     replace_file,
     write_text,
@@ -60,14 +61,14 @@ def sink_of(source: DataSource, config: RepoConfig) -> SnapshotSink:
     Raises
     ------
     InvalidInput
-        It is no local folder.
+        It is no local folder, or leads out of the feature repo.
     """
     assert isinstance(source, FileSource)
     if "://" in source.path:
         raise InvalidInput(
             f"{source.name}: the sink should be a local folder. Received: {source.path}"
         )
-    return FolderSink(Path(config.repo_path or ".") / source.path)
+    return FolderSink(path_within(Path(config.repo_path or "."), source.path))
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -383,7 +384,7 @@ class IcebergSink:
     @property
     def _file_name(self) -> str:
         """The table's name as one of this machine's files, other than those of other catalogs."""
-        return f"{self._name}-{hashlib.sha256(repr(self.key).encode()).hexdigest()[:8]}"
+        return f"{quote(self._name, safe='')}-{hashlib.sha256(repr(self.key).encode()).hexdigest()[:8]}"
 
     @cached_property
     def _catalog(self) -> Catalog | None:
