@@ -384,7 +384,8 @@ class IcebergSink:
     @property
     def _file_name(self) -> str:
         """The table's name as one of this machine's files, other than those of other catalogs."""
-        return f"{quote(self._name, safe='')}-{hashlib.sha256(repr(self.key).encode()).hexdigest()[:8]}"
+        digest = hashlib.sha256(repr(self.key).encode()).hexdigest()[:8]
+        return f"{quote(self._name, safe='')}-{digest}"
 
     @cached_property
     def _catalog(self) -> Catalog | None:
