@@ -237,7 +237,7 @@ def test_packaging_keeps_the_version_that_it_replaces(tmp_path):
             return {"apply_embedding": tf.reduce_sum(item_embeddings, axis=1)}
 
     folder, vector_spec = tmp_path / "average", ItemVectorSpec("any", "1", DIMENSION)
-    for version in ("1", "1", "2.0/b", "3"):
+    for version in ("1", "1", "2.0-b", "3"):
         package_model(
             Average(),
             folder,
@@ -247,8 +247,8 @@ def test_packaging_keeps_the_version_that_it_replaces(tmp_path):
             vector_spec=vector_spec,
             litert=False,
         )
-    assert list(kept_versions(folder)) == ["1", "2.0/b"]
-    assert version_before(folder) == "2.0/b"
+    assert list(kept_versions(folder)) == ["1", "2.0-b"]
+    assert version_before(folder) == "2.0-b"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".versions", "average"]
 
 

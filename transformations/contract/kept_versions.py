@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from urllib.parse import quote, unquote
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, real_path
@@ -65,7 +64,7 @@ def put_into_place(model: Path, new: Path, version: str | None) -> None:
         place.rename(replaced)
     new.rename(place)
     if version is not None and replaced.exists():
-        kept = _home(model) / f"{_PREFIX}{quote(version, safe='')}"
+        kept = _home(model) / f"{_PREFIX}{version}"
         make_folder(kept.parent)
         shutil.rmtree(kept, ignore_errors=True)
         replaced.rename(kept)
@@ -78,7 +77,7 @@ def _home(model: Path) -> Path:
 
 
 def _version_of(folder: Path) -> str:
-    return unquote(folder.name.removeprefix(_PREFIX))
+    return folder.name.removeprefix(_PREFIX)
 
 
 def _packaged_at(folder: Path) -> int:
