@@ -8,7 +8,6 @@ import pytest
 
 import activity_embeddings
 from activity_embeddings import ActivityModel, IcebergSnapshots
-from activity_embeddings.transformations.batch.record import records_folder
 from activity_embeddings.transformations.contract.activity_model import describe_model
 from activity_embeddings.transformations.definitions.snapshot_source import snapshot_source
 from activity_embeddings.transformations.definitions.tags import within_repo
@@ -85,14 +84,6 @@ def test_a_registry_that_names_a_path_outside_the_repo_is_refused(repo, change):
             preload(repo.path)
     assert sorted(outside.rglob("*")) == before
     assert not list(repo.data.glob("snapshots/**/*.parquet"))
-
-
-def test_records_of_runs_stay_in_the_repo(repo):
-    repo.edit(
-        "feature_store.yaml", "  snapshot_interval", "  runs: ../records\n  snapshot_interval"
-    )
-    with pytest.raises(InvalidInput, match=LEADS_OUT):
-        records_folder(repo.store.config)
 
 
 def test_an_iceberg_table_names_files_of_the_repo(repo):

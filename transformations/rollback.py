@@ -6,6 +6,7 @@ from pathlib import Path
 
 from feast import FeatureStore, FeatureView
 
+from activity_embeddings.transformations.artifacts import is_url
 from activity_embeddings.transformations.contract.kept_versions import (
     kept_versions,
     put_into_place,
@@ -48,7 +49,13 @@ def rollback(
     store = FeatureStore(repo_path=str(repo))
     domain = registered_domain(store, item)
     view = _view_of(model, domain.embeddings)
-    folder, now = in_repo(view.tags[Tag.MODEL_PATH], repo), view.tags[Tag.MODEL_VERSION]
+    place, now = view.tags[Tag.MODEL_PATH], view.tags[Tag.MODEL_VERSION]
+    if is_url(place):
+        raise InvalidInput(
+            f"model {model!r}: expected a folder of this machine. Received: {place}. Put the "
+            "version before back there, then run `feast apply` and `feast materialize`"
+        )
+    folder = in_repo(place, repo)
     kept = kept_versions(folder)
     version = version_before(folder) if to is None else to
     if version not in kept:

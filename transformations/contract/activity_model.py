@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.artifacts import Location, is_url, local_folder
 from activity_embeddings.transformations.contract.litert_file import (
     LITERT,
     TENSORFLOW,
@@ -50,7 +51,8 @@ class ActivityModel:
     Parameters
     ----------
     path
-        str or Path. The folder of the SavedModel.
+        str or Path. The folder of the SavedModel, or a URL such as s3://bucket/models/cnn, of which
+        each machine keeps a copy.
     name
         Names the view `<item>_activity_embedding_<name>`; default: the manifest's.
     version
@@ -78,6 +80,10 @@ class ModelDescription:
 
     Attributes
     ----------
+    path
+        Its folder on this machine.
+    location
+        Where it was said to lie: a path or a URL.
     outputs
         dict of output name to its length d.
     uses_ages
@@ -93,6 +99,7 @@ class ModelDescription:
     name: str
     version: str
     path: Path
+    location: Location
     spec: ActivitySpec
     vector_spec: ItemVectorSpec
     outputs: dict[str, int]
@@ -151,7 +158,7 @@ def describe_model(
     model: ActivityModel, *, spec: ActivitySpec, vector_spec: ItemVectorSpec
 ) -> ModelDescription:
     """Check one line; see `describe_models`."""
-    path = Path(model.path)
+    path = local_folder(model.path)
     signature = read_signature(path)
     manifest = read_manifest(path)
     content = fingerprint(path)
@@ -180,6 +187,7 @@ def describe_model(
         name=name,
         version=require_version(version, f"model {name!r}"),
         path=path,
+        location=model.path if is_url(model.path) else path,
         spec=spec,
         vector_spec=vector_spec,
         outputs=_check_signature(name, signature, spec, vector_spec),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.artifacts import Location, is_url, local_folder
 from activity_embeddings.transformations.contract.manifest import ManifestKind
 from activity_embeddings.transformations.contract.saved_model import (
     Signature,
@@ -46,6 +47,10 @@ class ItemEncoderDescription:
     ----------
     name, version
         Name and version of the vectors that it makes.
+    path
+        Its folder on this machine.
+    location
+        Where it was said to lie: a path or a URL.
     dimension
         Length of a vector.
     inputs
@@ -62,6 +67,7 @@ class ItemEncoderDescription:
     name: str
     version: str
     path: Path
+    location: Location
     dimension: int
     inputs: dict[str, TensorSpec]
     valid_from: int
@@ -94,7 +100,7 @@ class ItemEncoderDescription:
 
 
 def describe_item_encoder(path: str | Path) -> ItemEncoderDescription:
-    """Read and check the item encoder in folder `path`.
+    """Read and check the item encoder in folder `path`, or at that URL.
 
     Raises
     ------
@@ -102,7 +108,8 @@ def describe_item_encoder(path: str | Path) -> ItemEncoderDescription:
         There is no SavedModel with a manifest, it cannot be read, or it does not keep the contract.
         The message names the encoder.
     """
-    path = Path(path)
+    location: Location = path if is_url(path) else Path(path)
+    path = local_folder(path)
     signature = read_signature(path, what=MANIFEST.what, declared="ITEM_ENCODER")
     manifest = MANIFEST.read(path)
     if not manifest:
@@ -118,6 +125,7 @@ def describe_item_encoder(path: str | Path) -> ItemEncoderDescription:
         name=name,
         version=version,
         path=path,
+        location=location,
         dimension=_check_output(name, signature),
         inputs=_check_inputs(name, signature),
         valid_from=_parse_valid_from(name, manifest["valid_from"]),

@@ -11,6 +11,7 @@ from feast import FeatureView
 from feast.types import String
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.artifacts import Location, below, is_url, local_folder
 from activity_embeddings.transformations.files import path_within
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -26,7 +27,7 @@ def posting_tags() -> dict[str, str]:
     return {Tag.ROLE: Role.POSTINGS}
 
 
-def vector_tags(embedding: ItemVectorSpec, *, table: Path | str | None = None) -> dict[str, str]:
+def vector_tags(embedding: ItemVectorSpec, *, table: Location | None = None) -> dict[str, str]:
     """Return the tags of the view of item embeddings: which vectors these are.
 
     Parameters
@@ -35,8 +36,8 @@ def vector_tags(embedding: ItemVectorSpec, *, table: Path | str | None = None) -
         Name, version and dimension.
     table
         Folder for the tables that serving processes map into memory, within the feature repo or
-        absolute; each version of the vectors has its own. None: request-time views read all item
-        vectors from the online store.
+        absolute, or a URL; each version of the vectors has its own. None: request-time views read
+        all item vectors from the online store.
     """
     tags = {
         Tag.ROLE: Role.VECTORS,
@@ -46,7 +47,8 @@ def vector_tags(embedding: ItemVectorSpec, *, table: Path | str | None = None) -
     }
     tags |= fingerprint_tag(embedding)
     if table is not None:
-        tags[Tag.VECTOR_TABLE] = (Path(table) / f"v{embedding.version}").as_posix()
+        place = below(table, f"v{embedding.version}")
+        tags[Tag.VECTOR_TABLE] = place if isinstance(place, str) else place.as_posix()
     return tags
 
 
@@ -83,25 +85,29 @@ def has_string_ids(view: FeatureView) -> bool:
     return column.dtype == String
 
 
-def vector_table_of(view: FeatureView, repo: Path | None) -> Path | None:
-    """Return the folder of the vector table of a view of item embeddings, None without one."""
+def vector_table_of(view: FeatureView, repo: Path | None) -> Location | None:
+    """Return where the vector table of a view of item embeddings lies, None without one."""
     tag = view.tags.get(Tag.VECTOR_TABLE)
-    return None if tag is None else in_repo(tag, repo)
+    return tag if tag is None or is_url(tag) else in_repo(tag, repo)
 
 
 def in_repo(path: str, repo: Path | None) -> Path:
     """Return a path of the registry, which may be relative to the feature repo.
+
+    Of a URL it is that of this machine's copy.
 
     Raises
     ------
     InvalidInput
         See `path_within`.
     """
-    return path_within(Path(repo or "."), path)
+    return local_folder(path) if is_url(path) else path_within(Path(repo or "."), path)
 
 
-def within_repo(path: Path, repo: Path) -> str:
+def within_repo(path: Location, repo: Path) -> str:
     """Invert `in_repo`: a path in the repo as the registry has it, which holds on any machine."""
+    if is_url(path):
+        return str(path)
     plain = Path(os.path.normpath(path))
     return (plain.relative_to(repo) if plain.is_relative_to(repo) else plain).as_posix()
 

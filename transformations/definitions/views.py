@@ -235,7 +235,7 @@ def encoded_vector_view(
     Parameters
     ----------
     encoder
-        Folder of the SavedModel; see `contract.item_encoder`.
+        Folder of the SavedModel, or its URL; see `contract.item_encoder`.
     postings
         The view that it is derived from; the encoder's inputs are columns of it.
     item
@@ -278,7 +278,7 @@ def encoded_vector_view(
         or f"Vectors by the encoder {described.name}; a {item.name} is known from its first on.",
         tags={
             **vector_tags(described.vector_spec, table=_table_of(table, name)),
-            Tag.ENCODER_PATH: within_repo(described.path, repo),
+            Tag.ENCODER_PATH: within_repo(described.location, repo),
             Tag.ENCODER_VALID_FROM: described.facts()["valid_from"],
         },
         owner=owner,
@@ -571,7 +571,7 @@ def _embedding_view(
             Tag.MODEL: model.name,
             Tag.MODEL_VERSION: model.version,
             Tag.MODEL_FINGERPRINT: model.fingerprint,
-            Tag.MODEL_PATH: within_repo(model.path, repo),
+            Tag.MODEL_PATH: within_repo(model.location, repo),
             Tag.VECTORS: model.vector_spec.name,
             Tag.VECTORS_VERSION: model.vector_spec.version,
             **fingerprint_tag(model.vector_spec),

@@ -1,8 +1,9 @@
 """Item vectors for request time: a table on disk that serving processes map into memory.
 
-Written by the compute engine whenever the view of item vectors is materialized:
+Written by the compute engine whenever the view of item vectors is materialized, to a folder or to a
+URL, as of an object store:
 
-    <table>/current.json               which version is committed
+    <table>/current.json               which version is committed: a hash of its content
     <table>/<version>/keys.npy         item ids, ascending: int64 [J] or UTF-8 bytes [J]
                       start.npy        int64 [J + 1]
                       time.npy         int64 [V]; microseconds from which a vector is valid
@@ -10,38 +11,57 @@ Written by the compute engine whenever the view of item vectors is materialized:
 
 The arrays are those of `ItemVectors`, so an item has the vector that the batch run would give it as
 of any time. Pages are shared by all processes of a machine, and loaded when they are touched.
+
+Of a table at a URL a machine keeps a copy, see `artifacts`, and looks for a newer one now and then,
+beside the requests.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import math
 import os
 import re
 import shutil
+import tempfile
 import threading
-import uuid
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
+from pyarrow.fs import FileSelector, FileSystem, FileType, copy_files
 
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.artifacts import (
+    Location,
+    cached,
+    drop_copies,
+    filesystem_of,
+    is_url,
+)
 from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.files import make_folder, replace_file
 from activity_embeddings.transformations.ragged import ranges
 from activity_embeddings.transformations.spec import ItemVectorSpec, describe_mismatch
 
+_log = logging.getLogger(__name__)
+
 CURRENT = "current.json"
 _ARRAYS = ("keys", "start", "time", "matrix")
 _VERSION = re.compile("[0-9a-f]{32}")
+SECONDS_BETWEEN_LOOKS = 10.0
+"""How long a process goes on with its version of a table at a URL."""
 
 
 def write_vector_table(
-    path: Path, vectors: ItemVectors, embedding: ItemVectorSpec, *, end: int
+    location: Location, vectors: ItemVectors, embedding: ItemVectorSpec, *, end: int
 ) -> None:
     """Write a new version of a table and commit it.
 
@@ -50,8 +70,8 @@ def write_vector_table(
 
     Parameters
     ----------
-    path
-        Folder of the table.
+    location
+        Folder or URL of the table.
     vectors
         What to write.
     embedding
@@ -59,31 +79,123 @@ def write_vector_table(
     end
         Microseconds since the epoch up to which vectors were read.
     """
-    version = uuid.uuid4().hex
-    path = make_folder(path)
-    folder = path / version
-    folder.mkdir()
     arrays = {
         "keys": _keys(vectors.item_ids),
         "start": vectors.start,
         "time": vectors.time,
         "matrix": vectors.matrix,
     }
-    for name, values in arrays.items():
-        np.save(folder / f"{name}.npy", values)
-    before = _read_current(path)
+    place: _Place = _Remote(str(location)) if is_url(location) else _Local(Path(location))
+    version, before = _version_of(arrays), place.current()
     current = {
         "version": version,
-        "before": before["version"] if before else None,
+        "before": None if before is None else before["version"],
         "vector_spec": embedding.to_dict(),
         "items": len(vectors.item_ids),
         "end": end,
     }
-    text = json.dumps(current) + "\n"
-    replace_file(path / CURRENT, lambda file: file.write_text(text, encoding="utf-8"))
-    for other in path.iterdir():
-        if other.is_dir() and other.name not in (version, current["before"]):
-            shutil.rmtree(other, ignore_errors=True)
+    if before is not None and before["version"] == version:
+        current["before"] = before["before"]
+    else:
+        place.write(version, arrays)
+    place.commit(current)
+
+
+class _Place(Protocol):
+    """Where a table lies."""
+
+    def current(self) -> dict[str, Any] | None:
+        """Return what is committed."""
+
+    def write(self, version: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write a version, which nobody sees before it is committed."""
+
+    def commit(self, current: Mapping[str, Any]) -> None:
+        """Commit a version, and remove those that are neither it nor the one before."""
+
+
+@dataclass(frozen=True)
+class _Local:
+    path: Path
+
+    def current(self) -> dict[str, Any] | None:
+        return _read_current(self.path)
+
+    def write(self, version: str, arrays: Mapping[str, np.ndarray]) -> None:
+        folder = make_folder(self.path) / version
+        # What is there is of a run that was killed, or of a version that nobody reads any more.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        _save(folder, arrays)
+
+    def commit(self, current: Mapping[str, Any]) -> None:
+        text = json.dumps(current) + "\n"
+        replace_file(self.path / CURRENT, lambda file: file.write_text(text, encoding="utf-8"))
+        for other in self.path.iterdir():
+            if other.is_dir() and other.name not in (current["version"], current["before"]):
+                shutil.rmtree(other, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Remote:
+    url: str
+
+    @cached_property
+    def _root(self) -> tuple[FileSystem, str]:
+        return filesystem_of(self.url)
+
+    def current(self) -> dict[str, Any] | None:
+        filesystem, root = self._root
+        try:
+            with filesystem.open_input_stream(f"{root}/{CURRENT}") as stream:
+                return json.loads(stream.read())
+        except FileNotFoundError:
+            return None
+
+    def write(self, version: str, arrays: Mapping[str, np.ndarray]) -> None:
+        filesystem, root = self._root
+        with tempfile.TemporaryDirectory() as folder:
+            _save(Path(folder), arrays)
+            copy_files(folder, f"{root}/{version}", destination_filesystem=filesystem)
+
+    def commit(self, current: Mapping[str, Any]) -> None:
+        filesystem, root = self._root
+        with filesystem.open_output_stream(f"{root}/{CURRENT}") as stream:
+            stream.write(json.dumps(current).encode())
+        for other in filesystem.get_file_info(FileSelector(root)):
+            kept = (current["version"], current["before"])
+            if other.type == FileType.Directory and other.base_name not in kept:
+                filesystem.delete_dir(other.path)
+
+    def fetch(self, version: str, before: str | None) -> Path:
+        """Return this machine's copy of a version; keep that of the one before, and no other."""
+        filesystem, root = self._root
+        prefix = f"vector_table-{hashlib.sha256(self.url.encode()).hexdigest()[:12]}-"
+
+        def copy(folder: Path) -> None:
+            for name in _ARRAYS:
+                file = f"{name}.npy"
+                copy_files(
+                    f"{root}/{version}/{file}", str(folder / file), source_filesystem=filesystem
+                )
+
+        folder = cached(f"{prefix}{version}", copy)
+        drop_copies(prefix, [f"{prefix}{version}", f"{prefix}{before}"])
+        return folder
+
+
+def _save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", values)
+
+
+def _version_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return a hash of arrays."""
+    content = hashlib.sha256()
+    for name, values in arrays.items():
+        content.update(f"{name} {values.dtype.str} {values.shape} ".encode())
+        content.update(np.ascontiguousarray(values).data)
+    return content.hexdigest()[:32]
 
 
 def _keys(item_ids: pa.Array) -> np.ndarray:
@@ -206,32 +318,36 @@ class VectorTableReader:
 
     Parameters
     ----------
-    path
-        Path or None. The folder; None, or a folder without a table, is an empty table.
+    location
+        A folder, a URL, or None. None, or a place without a table, is an empty table.
     embedding
         ItemVectorSpec. What the table should hold.
     """
 
-    def __init__(self, path: Path | None, embedding: ItemVectorSpec) -> None:
-        self._file = None if path is None else path / CURRENT
+    def __init__(self, location: Location | None, embedding: ItemVectorSpec) -> None:
+        self._remote = _Remote(str(location)) if is_url(location or "") else None
+        self._path = Path(location) if location is not None and self._remote is None else None
         self._embedding = embedding
         self._empty = VectorTable.empty(embedding.dimension)
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: object = None
         self._table = self._empty
         self._lock = threading.Lock()
+        self._look_at = -math.inf
 
     def table(self) -> VectorTable:
-        """Return the newest committed version.
+        """Return the newest committed version; of a URL, one that is some seconds old at most.
 
         Raises
         ------
         InvalidInput
             The table holds other vectors, or its files cannot be read.
         """
-        if self._file is None:
+        if self._remote is not None:
+            return self._from_url(self._remote)
+        if self._path is None:
             return self._empty
         try:
-            status = os.stat(self._file)
+            status = os.stat(self._path / CURRENT)
         except FileNotFoundError:
             # Whoever removes the table wants it gone; the online store still has the vectors.
             self._stamp, self._table = None, self._empty
@@ -241,29 +357,68 @@ class VectorTableReader:
             return self._table
         with self._lock:
             if stamp != self._stamp:
-                self._table = self._load(self._file.parent)
+                path = self._path
+                self._table = self._load(path, _Local(path).current, lambda v, _: path / v)
                 self._stamp = stamp
             return self._table
 
-    def _load(self, path: Path) -> VectorTable:
+    def _from_url(self, remote: _Remote) -> VectorTable:
+        """Return the version that is there; the first call waits for it, later ones do not."""
+        if time.monotonic() < self._look_at:
+            return self._table
+        first = self._look_at == -math.inf
+        if self._lock.acquire(blocking=first):
+            if first and self._look_at > -math.inf:  # another thread was first
+                self._lock.release()
+            elif first:
+                self._look(remote)
+            else:
+                threading.Thread(target=self._look_again, args=[remote], daemon=True).start()
+        return self._table
+
+    def _look(self, remote: _Remote) -> None:
+        """Take up what is committed; the caller has the lock, which is released."""
         try:
-            current = _read_current(path)
+            current = remote.current()
+            if current != self._stamp:
+                self._table = self._load(remote.url, lambda: current, remote.fetch)
+                self._stamp = current
+            self._look_at = time.monotonic() + SECONDS_BETWEEN_LOOKS
+        finally:
+            self._lock.release()
+
+    def _look_again(self, remote: _Remote) -> None:
+        try:
+            self._look(remote)
+        except Exception:
+            # The version that is there still serves.
+            self._look_at = time.monotonic() + SECONDS_BETWEEN_LOOKS
+            _log.warning("vector table %s: no newer version can be read", remote.url, exc_info=True)
+
+    def _load(
+        self,
+        place: Location,
+        read: Callable[[], dict[str, Any] | None],
+        folder_of: Callable[[str, str | None], Path],
+    ) -> VectorTable:
+        try:
+            current = read()
             if current is None:
                 return self._empty
-            folder = path / _version(current)
+            folder = folder_of(_version(current), current["before"])
             # An empty file cannot be mapped.
             mode: Literal["r"] | None = "r" if current["items"] else None
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mode) for name in _ARRAYS}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidInput(
-                f"vector table {path}: expected the files that {CURRENT} names. Received: "
+                f"vector table {place}: expected the files that {CURRENT} names. Received: "
                 f"{error}. Materialize the view of item vectors again, or remove the folder"
             ) from error
         held = ItemVectorSpec.from_dict(current["vector_spec"])
         mismatch = describe_mismatch(self._embedding.to_dict(), held.to_dict())
         if mismatch:
             raise ModelMismatch(
-                f"vector table {path}: holds vectors of another item vectors: {mismatch}. "
+                f"vector table {place}: holds vectors of another item vectors: {mismatch}. "
                 "Materialize the view of item vectors again"
             )
         # Plain arrays over the same mapping: indexing a memmap object costs more.
