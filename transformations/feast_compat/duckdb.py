@@ -1,13 +1,31 @@
-"""The job of a training join on DuckDB: an Ibis expression; seen in Feast 0.67.
+"""The training join of Feast's DuckDB store: an Ibis expression; seen in Feast 0.67.
 
-Feast runs the expression when the job is asked for its rows, and has no way to add to it before.
+Feast runs the expression when the job is asked for its rows, and has no way to add to it before. It
+joins each label with all rows of its key, features and all, and then keeps the newest: from all
+snapshots of a member. What reads a source is an argument of Feast's function. Ours hands on the
+rows that a label can get and no others, found by keys and times alone, and leaves the join to
+Feast.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import ibis
+import pandas as pd
+from feast import FeatureView, RepoConfig
+from feast.data_source import DataSource
+from feast.infra.offline_stores.duckdb import (
+    DuckDBOfflineStore,
+    _read_data_source,
+    _write_data_source,
+)
+from feast.infra.offline_stores.ibis import get_historical_features_ibis
 from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
+from feast.infra.registry.base_registry import BaseRegistry
+
+_TIME = "__time"
 
 
 def order_by_column(job: RetrievalJob, column: str) -> None:
@@ -15,3 +33,89 @@ def order_by_column(job: RetrievalJob, column: str) -> None:
     of_ibis: Any = job
     of_ibis.table = of_ibis.table.order_by(column).drop(column)
     of_ibis.metadata.keys.remove(column)
+
+
+def join(
+    config: RepoConfig,
+    feature_views: list[FeatureView],
+    feature_refs: list[str],
+    entity_df: pd.DataFrame | str,
+    registry: BaseRegistry,
+    project: str,
+    full_feature_names: bool,
+    filter_by_created_timestamp: bool,
+) -> RetrievalJob:
+    """Join as Feast's DuckDB store does, from the rows of each source that a label can get."""
+    time = _time_of(entity_df)
+    # With `filter_by_created_timestamp` a label may get an older row than its newest.
+    if time is None or filter_by_created_timestamp:
+        return DuckDBOfflineStore.get_historical_features(
+            config,
+            feature_views,
+            feature_refs,
+            entity_df,
+            registry,
+            project,
+            full_feature_names,
+            filter_by_created_timestamp,
+        )
+    views = {id(view.batch_source): view for view in feature_views}
+
+    def read(source: DataSource, repo: str) -> ibis.Table:
+        table = _read_data_source(source, repo)
+        return _possible(table, source, views[id(source)], entity_df, time)
+
+    return get_historical_features_ibis(
+        config=config,
+        feature_views=feature_views,
+        feature_refs=feature_refs,
+        entity_df=entity_df,
+        registry=registry,
+        project=project,
+        full_feature_names=full_feature_names,
+        data_source_reader=read,
+        data_source_writer=_write_data_source,
+        staging_location=config.offline_store.staging_location,
+        staging_location_endpoint_override=config.offline_store.staging_location_endpoint_override,
+    )
+
+
+def _time_of(labels: pd.DataFrame | str) -> str | None:
+    """Return the column with the times of labels; None where these are not known as times here."""
+    if not isinstance(labels, pd.DataFrame):
+        return None
+    time = infer_event_timestamp_from_entity_df(dict(labels.dtypes))
+    return time if isinstance(labels[time].dtype, pd.DatetimeTZDtype) else None
+
+
+def _possible(
+    table: ibis.Table, source: DataSource, view: FeatureView, labels: pd.DataFrame, time: str
+) -> ibis.Table:
+    """Return the rows of a source that are the newest of their key as of any label, ties too.
+
+    A row that is past the ttl then has no older one that is not.
+    """
+    column_of = {new: old for old, new in source.field_mapping.items() if old in table.columns}
+    # Of the source, and of the labels.
+    keys = {
+        column_of.get(key, key): asked
+        for key, asked in (
+            view.projection.join_key_map or {key: key for key in view.join_keys}
+        ).items()
+    }
+    if not keys or not keys.keys() <= set(table.columns):
+        return table
+    # A label that is a part of a microsecond later is as of the same one.
+    moments = labels[time].dt.tz_convert("UTC").dt.floor("us").astype("datetime64[us, UTC]")
+    asked = pd.DataFrame({f"__{i}": labels[name] for i, name in enumerate(keys.values())})
+    wanted = ibis.memtable(asked.assign(**{_TIME: moments}).drop_duplicates())
+    times = table[source.timestamp_field].cast("timestamp('UTC')")
+    there = table.select(**{f"__{i}": table[name] for i, name in enumerate(keys)}, **{_TIME: times})
+    same_key = [wanted[f"__{i}"] == there[f"__{i}"] for i in range(len(keys))]
+    newest = wanted.asof_join(
+        there, on=wanted[_TIME] >= there[_TIME], predicates=same_key, rname="{name}_there"
+    )
+    columns = {f"__{i}": newest[f"__{i}"] for i in range(len(keys))}
+    found = newest.select(**columns, **{_TIME: newest[f"{_TIME}_there"]}).distinct()
+    matches = [table[name] == found[f"__{i}"] for i, name in enumerate(keys)]
+    return table.semi_join(found, [*matches, times == found[_TIME]])

@@ -24,7 +24,7 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 
 from activity_embeddings.transformations.errors import NotReady
-from activity_embeddings.transformations.feast_compat.duckdb import order_by_column
+from activity_embeddings.transformations.feast_compat.duckdb import join, order_by_column
 from activity_embeddings.transformations.names import REQUEST_ROW
 from activity_embeddings.transformations.offline.iceberg import is_iceberg, located
 from activity_embeddings.transformations.offline.sinks.places import keeps_snapshots, sink_of
@@ -62,7 +62,7 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
         numbered = entity_df
         if isinstance(entity_df, pd.DataFrame):
             numbered = entity_df.assign(**{REQUEST_ROW: np.arange(len(entity_df))})
-        job = DuckDBOfflineStore.get_historical_features(
+        job = join(
             config,
             [_located_view(view, config) for view in feature_views],
             feature_refs,
