@@ -82,6 +82,21 @@ class ActivityEvents:
         sizes = np.diff(self.member_start)[members]
         return self._chosen(ranges(self.member_start[members], sizes), members, sizes)
 
+    def within(self, first: pa.Scalar, last: pa.Scalar) -> ActivityEvents:
+        """Return the events of the members whose ids lie from `first` to `last`, without a copy."""
+        low = pc.less(self.member_ids, first).true_count
+        high = pc.less_equal(self.member_ids, last).true_count
+        start, end = self.member_start[low], self.member_start[high]
+        return replace(
+            self,
+            member_ids=self.member_ids.slice(low, high - low),
+            member_start=self.member_start[low : high + 1] - start,
+            item=self.item[start:end],
+            action=self.action[start:end],
+            time=self.time[start:end],
+            event=None if self.event is None else self.event[start:end],
+        )
+
     def where(self, kept: np.ndarray) -> ActivityEvents:
         """Return the events where `kept`, bool [E], is True, of the same members."""
         before = np.concatenate([[0], np.cumsum(kept)])

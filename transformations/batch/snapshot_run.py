@@ -497,7 +497,12 @@ class SnapshotRun:
                 created = moments + self.publishing_delay
                 with self.report.timed("sequences"):
                     sequences = make_sequences(
-                        events, part, moments, spec=self.spec, vectors=self.vectors
+                        # Of these members alone: it goes through all the events that it is given.
+                        events.within(part[0], part[-1]),
+                        part,
+                        moments,
+                        spec=self.spec,
+                        vectors=self.vectors,
                     )
                 positions += int(sequences.count.sum())
                 unknown += int(sequences.unknown.sum())

@@ -102,6 +102,11 @@ def test_parts_equal_the_obvious_filters(case, data):
     assert part.member_ids.to_pylist() == ids
     assert rows(part) == [row for row in expected if row[0] in ids]
 
+    first, last = sorted(data.draw(st.tuples(*[st.integers(-1, max(member_ids) + 1)] * 2)))
+    part = whole.within(pa.scalar(first), pa.scalar(last))
+    assert part.member_ids.to_pylist() == [m for m in member_ids if first <= m <= last]
+    assert rows(part) == [row for row in expected if first <= row[0] <= last]
+
     kept = data.draw(st.lists(st.booleans(), min_size=len(whole), max_size=len(whole)))
     part = whole.where(np.array(kept, dtype=bool))
     assert part.member_ids.to_pylist() == member_ids
