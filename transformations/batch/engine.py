@@ -49,6 +49,8 @@ from activity_embeddings.transformations.offline.sinks.places import keeps_snaps
 from activity_embeddings.transformations.online.stores import row_store
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, Schedule
 
+MIB = 1024**2
+
 
 class ActivityComputeEngineConfig(FeastConfigBaseModel):
     """Settings under `batch_engine` in feature_store.yaml."""
@@ -65,6 +67,10 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
 
     batch_size: PositiveInt = 1024
     """Members a model call, and postings a call of the item encoder."""
+
+    memory_budget_mb: PositiveInt = 1024
+    """MiB that a run should hold, about; half of it are events. More events than that are read in
+    parts of members, by way of files."""
 
     retention_days: PositiveFloat | None = None
     """Days of history that snapshots should have; what labels of these days join stays. None: all
@@ -188,6 +194,7 @@ class ActivityComputeEngine(ComputeEngine):
             self.settings.mix_runtimes,
             Judge(self.settings.guards, options.accepted),
             None if days is None else round(days * MICROSECONDS_PER_DAY),
+            self.settings.memory_budget_mb * MIB // 2,
             record,
             dry_run=options.dry_run,
         )

@@ -13,20 +13,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.member_range import MemberRange
 from activity_embeddings.transformations.activity.sequences import (
     Sequences,
     make_sequences,
@@ -34,18 +35,20 @@ from activity_embeddings.transformations.activity.sequences import (
 )
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, sorted_union
 from activity_embeddings.transformations.batch.guards import VECTORS, Judge, Verdict, with_activity
+from activity_embeddings.transformations.batch.report import MaterializeReport
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.definitions.schemas import embedding_batch, sequence_batch
 from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.offline.sinks.base import (
     SnapshotSink,
+    SnapshotWriter,
     Staging,
     require_same_facts,
 )
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import to_datetime
-from activity_embeddings.transformations.wording import counted, passed_over, share, utc
+from activity_embeddings.transformations.wording import counted, utc
 
 MEMBERS_AT_ONCE = 32_768
 """Members held in memory together: their sequences and every model's vectors."""
@@ -53,109 +56,6 @@ WRITERS = 2
 """Threads that write views side by side."""
 CUTOFFS_A_READ = 14
 """Cut-offs that share one read of events, which spans them and the window before the first."""
-
-
-@dataclass
-class MaterializeReport:
-    """What a run did, in numbers a person can read."""
-
-    events: int = 0
-    duplicates: int = 0
-    other_actions: int = 0
-    positions: int = 0
-    unknown: int = 0
-    snapshots: list[int] = field(default_factory=list)
-    left_committed: int = 0
-    changed: int = 0
-    members: int = 0
-    silent: int = 0
-    rows: int = 0
-    views: int = 0
-    pushed_rows: int = 0
-    pushed_values: int = 0
-    expired: int = 0
-    hidden_files: int = 0
-    by_tensorflow: dict[str, str] = field(default_factory=dict)
-    verdicts: list[Verdict] = field(default_factory=list)
-    compared_with: int | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Add the seconds of the body to those of a name."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-
-    def facts(self) -> dict[str, Any]:
-        """Return what the record of the run keeps."""
-        return {
-            **{name: value for name, value in vars(self).items() if name != "verdicts"},
-            "guards": [verdict.facts() for verdict in self.verdicts],
-        }
-
-    def __str__(self) -> str:
-        unknown = share(self.unknown, self.positions + self.unknown)
-        seconds = ", ".join(f"{name} {spent:.1f}" for name, spent in self.seconds.items())
-        return (
-            f"activity embeddings: {counted(len(self.snapshots), 'snapshot')}{self._span()}, "
-            f"{counted(self.changed, 'file')} new or changed\n{self._left_committed()}"
-            f"  events   {self.events:,} read, {counted(self.duplicates, 'duplicate')} left out; "
-            f"{self._ignored()}{unknown} of the activity in the windows is on unknown items\n"
-            f"  members  {self.members:,} in the last snapshot, {self.silent:,} of them silent\n"
-            f"  rows     {self.rows:,} offline in {counted(self.views, 'view')}; "
-            f"{self.pushed_rows:,} online ({counted(self.pushed_values, 'value')})\n"
-            f"{self._expired()}{self._hidden()}{self._by_tensorflow()}{self._guards()}"
-            f"  seconds  {seconds}"
-        )
-
-    def _left_committed(self) -> str:
-        left = self.left_committed
-        if not left:
-            return ""
-        return f"  goes on  after {counted(left, 'snapshot')} that the run before had committed\n"
-
-    def _ignored(self) -> str:
-        ignored = self.other_actions
-        return f"{counted(ignored, 'event')} of other actions ignored; " if ignored else ""
-
-    def _expired(self) -> str:
-        expired = self.expired
-        return f"  expired  {counted(expired, 'snapshot')}\n" if expired else ""
-
-    def _hidden(self) -> str:
-        return f"  files    {passed_over(self.hidden_files)}\n" if self.hidden_files else ""
-
-    def _by_tensorflow(self) -> str:
-        """Say for which models TensorFlow was imported, which takes seconds, and why."""
-        return "".join(
-            f"  models   {name} runs in TensorFlow: {why}\n"
-            for name, why in self.by_tensorflow.items()
-        )
-
-    def _guards(self) -> str:
-        """Say what was compared, and what is not as it was."""
-        if not self.snapshots:
-            return ""
-        if self.compared_with is None:
-            return "  guards   no snapshot before to compare with\n"
-        passed = sum(verdict.passed for verdict in self.verdicts)
-        said = [
-            f"{passed} passed, compared with {utc(to_datetime(self.compared_with))}",
-            *(str(verdict) for verdict in self.verdicts if verdict.said),
-        ]
-        return "".join(f"  guards   {line}\n" for line in said)
-
-    def _span(self) -> str:
-        """Say when the snapshots are as of."""
-        if not self.snapshots:
-            return ""
-        first, last = (utc(to_datetime(us)) for us in (self.snapshots[0], self.snapshots[-1]))
-        return (
-            f" as of {last}" if first == last else f" from {first.removesuffix(' UTC')} to {last}"
-        )
 
 
 @dataclass(frozen=True)
@@ -203,7 +103,8 @@ class SnapshotRun:
     vectors
         Item vectors up to the last cut-off.
     read_events
-        Returns the events with `start <= t < end`.
+        Yields ranges of members that together cover all, ascending, and the events of each with
+        `start <= t < end`.
     publishing_delay
         Microseconds from a cut-off to when its values are available.
     batch_size
@@ -219,7 +120,7 @@ class SnapshotRun:
     sequence_cutoffs: frozenset[int]
     targets: Sequence[EmbeddingTarget]
     vectors: ItemVectors
-    read_events: Callable[[int, int], ActivityEvents]
+    read_events: Callable[[int, int], Generator[tuple[MemberRange, ActivityEvents]]]
     publishing_delay: int = 0
     batch_size: int = 1024
     domain: names.DomainNames = names.JOBS
@@ -241,6 +142,9 @@ class SnapshotRun:
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="snapshots")
         self._writing: list[Future[None]] = []
         self._newest: tuple[int, int] = (0, 0)
+        self._drafts: list[_Draft] = []
+        # Who has activity in the sequences of a draft, of the members that are being computed.
+        self._active: dict[int, pa.Array] = {}
         self.report.views = len(self._sinks)
         for sink, facts in self._facts.items():
             if self._committed[sink]:
@@ -286,11 +190,17 @@ class SnapshotRun:
             return []
         there = []
         for number, cutoffs in enumerate(parts):
-            events = self._read_events(cutoffs)
-            self._count(events, since=parts[number - 1][-1] if number else self._start(cutoffs))
-            for as_of in cutoffs:
-                self._require_known(as_of, events)
-            part = Part(cutoffs, self._name(cutoffs, events))
+            since = parts[number - 1][-1] if number else self._start(cutoffs)
+            windows = {as_of: _Window(as_of, self.spec, self.vectors) for as_of in cutoffs}
+            made_of = self._made_of(cutoffs)
+            for _, events in self._read_events(cutoffs):
+                self._count(events, since=since)
+                _add_events(made_of, events)
+                for window in windows.values():
+                    window.add(events)
+            for window in windows.values():
+                window.require_known()
+            part = Part(cutoffs, made_of.hexdigest()[:32])
             if part.name in left_committed and self._has(cutoffs):
                 self.report.left_committed += len(cutoffs)
                 progress(len(cutoffs))
@@ -308,12 +218,22 @@ class SnapshotRun:
             An event or model is bad. What is committed is as it was.
         """
         part = self.left.pop(0)
-        events = self._read_events(part.cutoffs)
-        if not part.name:
-            self._count(events, since=self._start(part.cutoffs))
-        for as_of in part.cutoffs:
-            self._compute_snapshot(as_of, events)
-            progress(1)
+        drafts = {as_of: self._draft(as_of) for as_of in part.cutoffs}
+        try:
+            for members, events in self._read_events(part.cutoffs):
+                if not part.name:
+                    self._count(events, since=self._start(part.cutoffs))
+                self._active = {}
+                for draft in drafts.values():
+                    self._add_members(draft, members, events)
+                    if members.end is None:
+                        self._finish(draft)
+                        progress(1)
+        finally:
+            self._finish_writing()
+            for draft in drafts.values():
+                draft.close()
+            self._drafts, self._active = [], {}
         self._stage_followers()
         self._computed.append(part)
 
@@ -388,13 +308,18 @@ class SnapshotRun:
         """Return when the window of the first of some cut-offs begins."""
         return cutoffs[0] - self.spec.window_us
 
-    def _read_events(self, cutoffs: Sequence[int]) -> ActivityEvents:
+    def _read_events(self, cutoffs: Sequence[int]) -> Iterator[tuple[MemberRange, ActivityEvents]]:
         """Read what some cut-offs are computed from, and the window before, to see the silent."""
         before = [t - self.spec.window_us for t in self._before(cutoffs[0])]
-        with self.report.timed("read events"):
-            events = self.read_events(min([self._start(cutoffs), *before]), cutoffs[-1])
-        self._require_same_ids(events)
-        return events
+        parts = self.read_events(min([self._start(cutoffs), *before]), cutoffs[-1])
+        with closing(parts):
+            while True:
+                with self.report.timed("read events"):
+                    part = next(parts, None)
+                if part is None:
+                    return
+                self._require_same_ids(part[1])
+                yield part
 
     def _has(self, cutoffs: Sequence[int]) -> bool:
         """Return whether every view has its snapshots of some cut-offs."""
@@ -402,13 +327,12 @@ class SnapshotRun:
         asked += [(target.sink, target.cutoffs) for target in self.targets]
         return all(self._committed[sink] >= of & set(cutoffs) for sink, of in asked)
 
-    def _name(self, cutoffs: Sequence[int], events: ActivityEvents) -> str:
-        """Return what is equal for parts that are made of the same, by the same code.
+    def _made_of(self, cutoffs: Sequence[int]) -> hashlib._Hash:
+        """Return a hash of what a part is made of, but for its events.
 
         What a snapshot says of members who fell silent depends on those before it, too. These may
         only gain members since: whoever does so is added to the snapshots that follow.
         """
-        made_of = hashlib.sha256()
         said = {
             "package": version("activity-embeddings"),
             "cutoffs": cutoffs,
@@ -417,27 +341,17 @@ class SnapshotRun:
             "facts": list(self._facts.values()),
             "delay": self.publishing_delay,
         }
-        made_of.update(json.dumps(said, sort_keys=True).encode())
+        made_of = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
         vectors = self.vectors
         valid = vectors.time <= cutoffs[-1]
-        ids = [events.member_ids, events.item_ids, vectors.item_ids, events.event_ids]
-        arrays = [
-            events.member_start,
-            events.item,
-            events.action,
-            events.time,
-            events.event,
+        _add_arrays(
+            made_of,
+            vectors.item_ids,
             np.cumsum(valid)[vectors.start[1:] - 1],
             vectors.time[valid],
             vectors.matrix[:-1][valid],
-        ]
-        for values in ids:
-            if values is not None:
-                made_of.update(pa.record_batch([values], ["id"]).serialize())
-        for array in arrays:
-            if array is not None:
-                made_of.update(np.ascontiguousarray(array).data)
-        return made_of.hexdigest()[:32]
+        )
+        return made_of
 
     def _count(self, events: ActivityEvents, *, since: int) -> None:
         """Count the rows of a read, but not those that the read before has counted."""
@@ -455,112 +369,86 @@ class SnapshotRun:
                 f"{known.type}"
             )
 
-    def _compute_snapshot(self, as_of: int, events: ActivityEvents) -> None:
-        """Write aside one as-of time of every view that asks for it."""
+    def _draft(self, as_of: int) -> _Draft:
+        """Begin one as-of time of every view that asks for it."""
         targets = [target for target in self.targets if as_of in target.cutoffs]
-        # Kept as it is where only models ask for this time, as when one is added later.
-        write_sequences = (
-            as_of in self.sequence_cutoffs or as_of not in self._committed[self.sequence_sink]
-        )
-        active = members_active(events, as_of, self.spec)
-        silent = self._silent(as_of, active, events, targets)
-        members = sorted_union(active, silent)
-        if not len(members):
-            return
-        self._require_known(as_of, events)
-        positions, unknown = self._write(as_of, members, events, targets, write_sequences)
-        self.report.positions += positions
-        self.report.unknown += unknown
-        self._newest = (positions, unknown)
-        self.report.snapshots.append(as_of)
-        self.report.members, self.report.silent = len(members), len(silent)
-
-    def _write(
-        self,
-        as_of: int,
-        members: pa.Array,
-        events: ActivityEvents,
-        targets: Sequence[EmbeddingTarget],
-        write_sequences: bool,
-    ) -> tuple[int, int]:
-        """Return how many activities the snapshot has, and how many are on unknown items."""
-        positions = unknown = 0
         sinks = [target.sink for target in targets]
-        if write_sequences:
+        # Kept as it is where only models ask for this time, as when one is added later.
+        if as_of in self.sequence_cutoffs or as_of not in self._committed[self.sequence_sink]:
             sinks.insert(0, self.sequence_sink)
         writers = {sink: sink.staging.writer(as_of, self._facts[sink]) for sink in sinks}
-        embedder = self._embedder([target.model for target in targets])
-        try:
-            for start in range(0, len(members), MEMBERS_AT_ONCE):
-                part = members.slice(start, MEMBERS_AT_ONCE)
-                moments = np.full(len(part), as_of, dtype=np.int64)
-                created = moments + self.publishing_delay
-                with self.report.timed("sequences"):
-                    sequences = make_sequences(
-                        # Of these members alone: it goes through all the events that it is given.
-                        events.within(part[0], part[-1]),
-                        part,
-                        moments,
-                        spec=self.spec,
-                        vectors=self.vectors,
-                    )
-                positions += int(sequences.count.sum())
-                unknown += int(sequences.unknown.sum())
-                with self.report.timed("models"):
-                    embedded = embedder(sequences, self.vectors)
-                batches = {
-                    target.sink: embedding_batch(
-                        part,
-                        sequences,
-                        created,
-                        embedded[target.model.name],
-                        target.model.version,
-                        self.domain.member_id,
-                    )
-                    for target in targets
-                }
-                if write_sequences:
-                    batches[self.sequence_sink] = sequence_batch(
-                        part, sequences, created, self.domain
-                    )
-                # The views are written side by side while the next members are computed; no
-                # more than one slice of members waits to be written.
-                self._finish_writing()
-                self._writing = [
-                    self._writers.submit(writers[sink].write, batch)
-                    for sink, batch in batches.items()
-                ]
-        finally:
-            self._finish_writing()
-            with self.report.timed("write"):
-                for writer in writers.values():
-                    writer.close()
-        for sink in sinks:
-            self._staged[sink].add(as_of)
-            self.report.rows += len(members)
-        return positions, unknown
+        draft = _Draft(as_of, targets, writers, _Window(as_of, self.spec, self.vectors))
+        self._drafts.append(draft)
+        return draft
 
-    def _require_known(self, as_of: int, events: ActivityEvents) -> None:
-        """Refuse a snapshot that would be empty because no item has a vector."""
-        in_window = (events.time < as_of) & (events.time >= as_of - self.spec.window_us)
-        count = int(in_window.sum())
-        vectors = self.vectors
-        if not count or (vectors.known_at(events.item_ids)[events.item[in_window]] <= as_of).any():
-            return
-        known = "no item has one"
-        if len(vectors.time):
-            count = len(vectors.item_ids)
-            known = (
-                f"{counted(count, 'item')} {'has' if count == 1 else 'have'} one, the first from "
-                f"{utc(to_datetime(int(vectors.time.min())))} on, with ids such as "
-                f"{vectors.item_ids[0].as_py()!r}"
+    def _add_members(self, draft: _Draft, range_: MemberRange, events: ActivityEvents) -> None:
+        """Write the rows of some members aside; `events` are theirs."""
+        draft.window.add(events)
+        active = members_active(events, draft.as_of, self.spec)
+        silent = self._silent(draft, range_, active, events)
+        members = sorted_union(active, silent)
+        draft.members += len(members)
+        draft.silent += len(silent)
+        with_activity = [active.slice(0, 0)]
+        for start in range(0, len(members), MEMBERS_AT_ONCE):
+            part = members.slice(start, MEMBERS_AT_ONCE)
+            # Of these members alone: what makes sequences goes through all that it is given.
+            sequences = self._write(draft, part, events.within(part[0], part[-1]))
+            with_activity.append(part.filter(pa.array(sequences.count > 0)))
+        if self.sequence_sink in draft.writers:
+            self._active[draft.as_of] = pa.concat_arrays(with_activity)
+
+    def _write(self, draft: _Draft, members: pa.Array, events: ActivityEvents) -> Sequences:
+        """Write the rows of a slice of members aside, and return their sequences."""
+        moments = np.full(len(members), draft.as_of, dtype=np.int64)
+        created = moments + self.publishing_delay
+        with self.report.timed("sequences"):
+            sequences = make_sequences(
+                events, members, moments, spec=self.spec, vectors=self.vectors
             )
-        raise InvalidData(
-            f"snapshot as of {utc(to_datetime(as_of))}: expected activity on items with a vector "
-            f"as of that time. Received: {counted(count, 'activity')}, all on items without, "
-            f"with ids such as {events.item_ids[0].as_py()!r}; {known}. Give the items vectors "
-            "from an earlier time on, or start the interval later"
-        )
+        draft.positions += int(sequences.count.sum())
+        draft.unknown += int(sequences.unknown.sum())
+        embedder = self._embedder([target.model for target in draft.targets])
+        with self.report.timed("models"):
+            embedded = embedder(sequences, self.vectors)
+        batches = {
+            target.sink: embedding_batch(
+                members,
+                sequences,
+                created,
+                embedded[target.model.name],
+                target.model.version,
+                self.domain.member_id,
+            )
+            for target in draft.targets
+        }
+        if self.sequence_sink in draft.writers:
+            batches[self.sequence_sink] = sequence_batch(members, sequences, created, self.domain)
+        # The views are written side by side while the next members are computed; no more than one
+        # slice of members waits to be written.
+        self._finish_writing()
+        self._writing = [
+            self._writers.submit(draft.writers[sink].write, batch)
+            for sink, batch in batches.items()
+        ]
+        return sequences
+
+    def _finish(self, draft: _Draft) -> None:
+        """Take a draft whose members are all there for a snapshot to commit."""
+        self._finish_writing()
+        with self.report.timed("write"):
+            draft.close()
+        draft.window.require_known()
+        if not draft.members:
+            return
+        for sink in draft.writers:
+            self._staged[sink].add(draft.as_of)
+            self.report.rows += draft.members
+        self.report.positions += draft.positions
+        self.report.unknown += draft.unknown
+        self.report.snapshots.append(draft.as_of)
+        self.report.members, self.report.silent = draft.members, draft.silent
+        self._newest = (draft.positions, draft.unknown)
 
     def _finish_writing(self) -> None:
         """Wait for the writes under way; raise what one of them raised."""
@@ -582,7 +470,8 @@ class SnapshotRun:
 
     def _chain(self, sink: SnapshotSink) -> list[int]:
         """As-of times of a sink once this run is committed, ascending."""
-        return sorted(self._committed[sink] | self._staged[sink])
+        drafts = [draft.as_of for draft in self._drafts if sink in draft.writers]
+        return sorted(self._committed[sink].union(self._staged[sink], drafts))
 
     def _read(self, sink: SnapshotSink, as_of: int, columns: Sequence[str]) -> pa.Table:
         """Read a snapshot as it will be once this run is committed."""
@@ -593,8 +482,11 @@ class SnapshotRun:
         """Return the members of a view's snapshot who had activity.
 
         The sequences say who. Where they are missing, as after a run that was killed between the
-        views of one snapshot, every member of the view is taken.
+        views of one snapshot, every member of the view is taken. Of a draft, the members are those
+        that are being computed.
         """
+        if as_of in self._active:
+            return self._active[as_of]
         if as_of not in self._chain(self.sequence_sink):
             table = self._read(sink, as_of, [self.domain.member_id])
             return table.column(0).combine_chunks()
@@ -608,11 +500,7 @@ class SnapshotRun:
         return [t for t in earlier if as_of - t < self.spec.window_us]
 
     def _silent(
-        self,
-        as_of: int,
-        active: pa.Array,
-        events: ActivityEvents,
-        targets: Sequence[EmbeddingTarget],
+        self, draft: _Draft, range_: MemberRange, active: pa.Array, events: ActivityEvents
     ) -> pa.Array:
         """Return the members to be written as explicitly empty.
 
@@ -622,15 +510,15 @@ class SnapshotRun:
         Events that came too late for the snapshot before count for it too: they may have been
         pushed online since.
         """
-        before: dict[int, SnapshotSink] = {}
+        as_of, before = draft.as_of, dict[int, SnapshotSink]()
         earlier_sequences = [t for t in self._chain(self.sequence_sink) if t < as_of]
-        for sink in [self.sequence_sink, *(target.sink for target in targets)]:
+        for sink in [self.sequence_sink, *(target.sink for target in draft.targets)]:
             last = [t for t in self._chain(sink) if t < as_of][-1:]
             lacking = [t for t in earlier_sequences if not last or t > last[0]]
             before.update(dict.fromkeys([*last, *lacking], sink))
         had_activity = sorted_union(
             active.slice(0, 0),
-            *(self._members_with_activity(before[t], t) for t in sorted(before)),
+            *(range_.of(self._members_with_activity(before[t], t)) for t in sorted(before)),
             *(members_active(events, t, self.spec) for t in self._before(as_of)),
         )
         return had_activity.filter(pa.array(codes_of(had_activity, active) < 0))
@@ -648,26 +536,40 @@ class SnapshotRun:
                     self._stage_follower(sink, as_of, follower)
 
     def _stage_follower(self, sink: SnapshotSink, as_of: int, follower: int) -> None:
-        existing = sink.read(follower)
-        present = single_chunk(existing, self.domain.member_id)
+        key = self.domain.member_id
+        present = single_chunk(sink.read(follower, [key]), key)
         active = self._members_with_activity(sink, as_of)
         missing = active.filter(pa.array(codes_of(active, present) < 0))
         if not len(missing):
             return
-        members = sorted_union(present, missing)
-        is_new = codes_of(members, present) < 0
         writer = sink.staging.writer(follower, self._facts[sink])
-        # Both are ascending, so that each slice of members is a slice of either.
-        for start in range(0, len(members), MEMBERS_AT_ONCE):
-            new = is_new[start : start + MEMBERS_AT_ONCE]
-            before = int(is_new[:start].sum())
-            added = self._empty_rows(sink, follower, missing.slice(before, int(new.sum())))
-            kept = existing.slice(start - before, int((~new).sum())).replace_schema_metadata(None)
-            part = pa.concat_tables([kept, pa.Table.from_batches([added]).cast(kept.schema)])
-            for batch in part.sort_by(self.domain.member_id).combine_chunks().to_batches():
-                writer.write(batch)
+        for batch in sink.batches(follower, MEMBERS_AT_ONCE):
+            # Both are ascending.
+            fresh = pc.less(missing, batch.column(key)[-1]).true_count
+            self._write_with(writer, sink, follower, missing.slice(0, fresh), batch)
+            missing = missing.slice(fresh)
+        self._write_with(writer, sink, follower, missing)
         writer.close()
         self._staged[sink].add(follower)
+
+    def _write_with(
+        self,
+        writer: SnapshotWriter,
+        sink: SnapshotSink,
+        as_of: int,
+        silent: pa.Array,
+        *rows: pa.RecordBatch,
+    ) -> None:
+        """Write rows, and explicit empty ones of members who are silent, in the order of ids."""
+        batches = list(rows)
+        if len(silent):
+            batches.append(self._empty_rows(sink, as_of, silent))
+        if batches:
+            schema = batches[0].schema.remove_metadata()
+            table = pa.concat_tables([pa.Table.from_batches([b]).cast(schema) for b in batches])
+            table = table.sort_by(self.domain.member_id).combine_chunks()
+            for batch in table.to_batches():
+                writer.write(batch)
 
     def _empty_rows(self, sink: SnapshotSink, as_of: int, members: pa.Array) -> pa.RecordBatch:
         """Return the rows of members without activity."""
@@ -682,6 +584,89 @@ class SnapshotRun:
             for output, size in model.outputs.items()
         }
         return embedding_batch(members, empty, created, zeros, model.version, self.domain.member_id)
+
+
+@dataclass
+class _Draft:
+    """One as-of time of the views that ask for it, while its rows are written aside."""
+
+    as_of: int
+    targets: Sequence[EmbeddingTarget]
+    writers: Mapping[SnapshotSink, SnapshotWriter]
+    window: _Window
+    members: int = 0
+    silent: int = 0
+    positions: int = 0
+    unknown: int = 0
+
+    def close(self) -> None:
+        """Finish the files."""
+        for writer in self.writers.values():
+            writer.close()
+
+
+@dataclass
+class _Window:
+    """The activity in the window of one as-of time, as it is read."""
+
+    as_of: int
+    spec: ActivitySpec
+    vectors: ItemVectors
+    count: int = 0
+    known: bool = False
+    example: Any = None
+
+    def add(self, events: ActivityEvents) -> None:
+        """Count more of it."""
+        inside = (events.time < self.as_of) & (events.time >= self.as_of - self.spec.window_us)
+        count = int(inside.sum())
+        if count and not self.known:
+            known_at = self.vectors.known_at(events.item_ids)[events.item[inside]]
+            self.known = bool((known_at <= self.as_of).any())
+            self.example = events.item_ids[0].as_py()
+        self.count += count
+
+    def require_known(self) -> None:
+        """Refuse a snapshot that would be empty because no item has a vector."""
+        if self.known or not self.count:
+            return
+        vectors, known = self.vectors, "no item has one"
+        if len(vectors.time):
+            items = len(vectors.item_ids)
+            known = (
+                f"{counted(items, 'item')} {'has' if items == 1 else 'have'} one, the first from "
+                f"{utc(to_datetime(int(vectors.time.min())))} on, with ids such as "
+                f"{vectors.item_ids[0].as_py()!r}"
+            )
+        raise InvalidData(
+            f"snapshot as of {utc(to_datetime(self.as_of))}: expected activity on items with a "
+            f"vector as of that time. Received: {counted(self.count, 'activity')}, all on items "
+            f"without, with ids such as {self.example!r}; {known}. Give the items vectors from an "
+            "earlier time on, or start the interval later"
+        )
+
+
+def _add_events(made_of: hashlib._Hash, events: ActivityEvents) -> None:
+    """Add events to a hash."""
+    _add_arrays(
+        made_of,
+        events.member_ids,
+        events.item_ids,
+        events.event_ids,
+        events.member_start,
+        events.item,
+        events.action,
+        events.time,
+        events.event,
+    )
+
+
+def _add_arrays(made_of: hashlib._Hash, *arrays: pa.Array | np.ndarray | None) -> None:
+    for array in arrays:
+        if isinstance(array, np.ndarray):
+            made_of.update(np.ascontiguousarray(array).data)
+        elif array is not None:
+            made_of.update(pa.record_batch([array], ["id"]).serialize())
 
 
 def _first_rows(where: SnapshotSink | Staging, as_of: int) -> pa.Table:

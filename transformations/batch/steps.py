@@ -28,9 +28,9 @@ from activity_embeddings.transformations.batch.plan import (
     require_times,
 )
 from activity_embeddings.transformations.batch.record import RunRecord
+from activity_embeddings.transformations.batch.report import MaterializeReport
 from activity_embeddings.transformations.batch.snapshot_run import (
     EmbeddingTarget,
-    MaterializeReport,
     SnapshotRun,
 )
 from activity_embeddings.transformations.batch.vector_run import VectorRun
@@ -54,9 +54,9 @@ from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.offline.sources import (
     count_hidden_files,
     earliest_time,
+    event_parts,
     key_of,
     parquet_files,
-    read_events,
     read_feature_rows,
     read_item_vectors,
     read_postings,
@@ -95,6 +95,8 @@ class Context:
         Compares with the run before.
     retention
         Microseconds of history that snapshots should have; None keeps all.
+    events_budget
+        Bytes that the events which are held together may take.
     record
         Of the run.
     dry_run
@@ -110,6 +112,7 @@ class Context:
     mix_runtimes: bool
     judge: Judge
     retention: int | None
+    events_budget: int
     record: RunRecord
     dry_run: bool
     _made: dict[str, ItemVectors] = field(default_factory=dict)
@@ -440,14 +443,22 @@ class Snapshots:
                 f"batch_engine: expected `retention_days` of at least the window, "
                 f"{duration(spec.window)}. Received: {duration(timedelta(microseconds=retention))}"
             )
+        sequence_sink = context.sink_of(plan.view)
         return SnapshotRun(
             spec=spec,
-            sequence_sink=context.sink_of(plan.view),
+            sequence_sink=sequence_sink,
             sequence_cutoffs=cutoffs.get(plan.view.name, frozenset()),
             targets=targets,
             vectors=vectors,
-            read_events=lambda start, end: read_events(
-                context.config, context.offline_store, events, spec, start=start, end=end
+            read_events=lambda start, end: event_parts(
+                context.config,
+                context.offline_store,
+                events,
+                spec,
+                start=start,
+                end=end,
+                budget=context.events_budget,
+                folder=sequence_sink.staging.folder,
             ),
             publishing_delay=context.schedule.delay_us,
             batch_size=context.batch_size,

@@ -6,9 +6,10 @@ Whatever the store, the rows pass the same checks before anything is computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from feast.types import String
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.member_range import EVERYBODY, MemberRange
 from activity_embeddings.transformations.arrow import (
     TIMESTAMP,
     is_text,
@@ -242,6 +244,21 @@ def read_published_vectors(
     ).empty_table()
     table = pa.concat_tables(tables) if tables else empty
     return ItemVectors.from_arrow(table, embedding, source=source_label(view), item_id=item_id)
+
+
+def event_parts(
+    config: RepoConfig,
+    store: type[OfflineStore] | OfflineStore,
+    view: FeatureView,
+    spec: ActivitySpec,
+    *,
+    start: int,
+    end: int,
+    budget: int,
+    folder: Path,
+) -> Generator[tuple[MemberRange, ActivityEvents]]:
+    """Yield all events at once."""
+    yield EVERYBODY, read_events(config, store, view, spec, start=start, end=end)
 
 
 def read_item_vectors(

@@ -1,6 +1,6 @@
 """What a run did, in words."""
 
-from activity_embeddings.transformations.batch.snapshot_run import MaterializeReport
+from activity_embeddings.transformations.batch.report import MaterializeReport
 from support.feast_repo import at, us
 
 
