@@ -21,6 +21,7 @@ sys.exit(int(status or 1))
 # One process waits for each command, so that several may run at once and each has its own status.
 _SERVER = """
 import json, os, signal, socket, sys
+from support.processes import read_environment
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 server = socket.socket(socket.AF_UNIX)
 server.bind(sys.argv[1])
@@ -48,6 +49,7 @@ while True:
     code, arguments, folder, environment = json.loads(asked)
     os.chdir(folder)
     os.environ.update(environment)
+    read_environment()
     sys.argv = ["-c", *arguments]
     sys.stdin = open(0, closefd=False)
     exec(compile(code, "-c", "exec"), {"__name__": "__main__"})

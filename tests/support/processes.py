@@ -135,6 +135,14 @@ def run(
     return subprocess.CompletedProcess(["-c", *map(str, arguments)], returncode, *printed)
 
 
+def read_environment() -> None:
+    """Read what pyiceberg reads of the environment when it is imported."""
+    if any(name.startswith("PYICEBERG_") for name in os.environ):
+        import pyiceberg.catalog
+
+        pyiceberg.catalog._ENV_CONFIG = pyiceberg.catalog.Config()
+
+
 def _run(
     code: str,
     arguments: list[str],
@@ -157,5 +165,6 @@ def _run(
     sys.stdin = open(0, closefd=False)  # noqa: SIM115  multiprocessing gave it /dev/null
     os.chdir(folder)
     os.environ.update(environment)  # what imports have set stays
+    read_environment()
     sys.argv = ["-c", *arguments]
     exec(compile(code, "-c", "exec"), {"__name__": "__main__"})

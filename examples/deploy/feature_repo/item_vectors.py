@@ -1,0 +1,40 @@
+"""Item vectors by an encoder, a SavedModel that reads what the items contain."""
+
+from entities import item
+from feast import Field, FileSource
+from feast.types import Array, Int64, String
+from sources import OWNER, REPO, S3_ENDPOINT, SNAPSHOTS
+
+from activity_embeddings import encoded_vector_view, posting_view, vector_spec_of
+
+postings_source = FileSource(
+    name="job_postings",
+    path="s3://lake/job_postings.parquet",
+    s3_endpoint_override=S3_ENDPOINT,
+    timestamp_field="event_timestamp",
+    description="One row an item and version: its content, and since when it is like this.",
+    owner=OWNER,
+)
+
+postings = posting_view(
+    postings_source,
+    item=item,
+    schema=[
+        Field(name="title", dtype=String),
+        Field(name="year", dtype=Int64),
+        Field(name="genres", dtype=Array(String)),
+    ],
+    owner=OWNER,
+)
+
+vectors = encoded_vector_view(
+    REPO / "models" / "item_encoder",
+    postings=postings,
+    item=item,
+    repo=REPO,
+    snapshots=SNAPSHOTS,
+    owner=OWNER,
+)
+
+# What models are made for, where a line of `activity_models.py` has to say it.
+VECTOR_SPEC = vector_spec_of(vectors)
