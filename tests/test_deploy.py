@@ -299,7 +299,7 @@ def test_pods_run_the_images_of_the_dockerfile_and_probes_are_answered(server):
     user = next(re.search(r"--uid (\d+)", rest)[1] for rest in lines("base", "RUN"))
     for kind, (pod, container) in containers().items():
         stage = container["image"].removeprefix("activity-embeddings-")
-        assert stage in STAGES and lines(stage, "USER") == ["feast"]
+        assert stage in STAGES and lines(stage, "USER") == [user]
         assert pod["securityContext"]["runAsUser"] == int(user)
         mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
         assert "/tmp" in mounted and (kind == "Job" or "/repo/data" in mounted)
@@ -317,7 +317,6 @@ def test_images_are_small_and_not_of_the_superuser():
         (install,) = [rest for rest in lines(stage, "RUN") if "pip install" in rest]
         (extras,) = re.findall(r"\[(.*?)\]", install)
         assert extras.split(",") == ["iceberg", "postgres", "redis"]
-        assert STAGES[stage][-2:][0][0] in ("USER", "EXPOSE")
     (serve,) = [rest for rest in lines("serve", "RUN") if "pip install" in rest]
     assert shlex.split(serve)[-3:] == ["tensorflow", "keras", "libclang"]
 

@@ -147,8 +147,7 @@ def asks(guarded):
 def test_whoever_has_a_token_is_answered(asks, provider, expected):
     asks.token = provider.token(groups=["rankers"])
     assert same(answers(asks), expected)
-    changed = {**STORED, "feature_service": "none"}
-    status, answer = asks.ask(changed)
+    status, answer = asks.ask({**STORED, "feature_service": "none"})
     assert status == 404 and "expected the name of a feature service" in str(answer)
 
 
@@ -200,6 +199,13 @@ def test_who_may_only_read_may_not_write(asks, provider, path):
 def test_who_has_no_permission_is_told_so(asks, provider):
     asks.token = provider.token(groups=["others"])
     status, answer = asks.ask(AS_OF_REQUEST)
+    assert status == 403 and "PermissionError" in str(answer)
+
+
+def test_who_may_read_services_may_not_read_single_features(asks, provider):
+    asks.token = provider.token(groups=["rankers"])
+    features = ["job_activity_sequence:activity_count"]
+    status, answer = asks.ask({"features": features, "entities": STORED["entities"]})
     assert status == 403 and "PermissionError" in str(answer)
 
 
