@@ -90,15 +90,20 @@ class Machine:
         """Return the folder /repo of a new container, made as the Dockerfile makes it."""
         self.count += 1
         repo = self.folder / f"{self.count}-{stage}"
-        for copied in lines(stage, "COPY"):
+        assert lines(stage, "COPY") == ["--from=repo /repo /repo"]
+        for copied in lines("repo", "COPY"):
             source, target = copied.split()
             assert target == "/repo"
             shutil.copytree(PROJECT / source, repo, dirs_exist_ok=True)
-        for command in lines(stage, "RUN"):
-            if "data" in command:  # the others install
-                command = command.replace("--owner feast", "")
-                subprocess.run(command, shell=True, cwd=repo, check=True)
+        for command in lines("repo", "RUN"):
+            subprocess.run(command.replace("/repo", str(repo)), shell=True, check=True)
+        assert "--owner feast /repo/data" in lines("base", "RUN")[0]
+        (repo / "data").mkdir()
         return Repo(repo)
+
+    def variables(self, repo):
+        """Return the environment of a container."""
+        return self.environment | {"ACTIVITY_EMBEDDINGS_CACHE": str(repo.data / "cache")}
 
     def run(self, stage, command, **more):
         """Run a command in a new container."""
@@ -106,7 +111,7 @@ class Machine:
         return subprocess.run(
             command,
             cwd=repo.path,
-            env=self.environment | {"PATH": f"{self.programs}:{os.environ['PATH']}"} | more,
+            env=self.variables(repo) | {"PATH": f"{self.programs}:{os.environ['PATH']}"} | more,
             capture_output=True,
             text=True,
             check=False,
@@ -172,8 +177,9 @@ def server(published, tmp_path_factory):
     assert (feast, serve) == ("feast", "serve") and "command" not in SERVICES["serve"]
     log = tmp_path_factory.mktemp("log") / "serve.log"
     repo = published.container("serve")
-    with feast_server(repo, log, *arguments, **published.environment) as running:
+    with feast_server(repo, log, *arguments, **published.variables(repo)) as running:
         yield running
+        assert list(repo.data.glob("cache/**/matrix.npy")), "no table of item vectors was mapped"
 
 
 def test_compose_publishes_and_serves(server):
@@ -213,7 +219,8 @@ def test_registry_and_tables_name_no_folder_of_a_container(published):
         ).fetchone()
         tables = connection.execute("SELECT metadata_location FROM iceberg_tables").fetchall()
     assert str(published.folder).encode() not in protos and b"s3://lake/warehouse" in protos
-    assert len(tables) == 4 and all(t[0].startswith("s3://lake/warehouse/") for t in tables)
+    # Three views of members, the item vectors and the records of runs.
+    assert len(tables) == 5 and all(t[0].startswith("s3://lake/warehouse/") for t in tables)
 
 
 def containers():
@@ -325,7 +332,7 @@ def test_what_is_sent_to_the_builder_is_what_the_dockerfile_copies():
     patterns = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     kept = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     assert patterns[1] == "*"
-    copied = [rest.split()[0] for stage in ("base",) for rest in lines(stage, "COPY")]
+    copied = [rest.split()[0] for rest in lines("repo", "COPY")]
     assert set(copied) <= set(kept)
     assert all((PROJECT / path).exists() for path in kept)
     project = (PROJECT / "pyproject.toml").read_text()
@@ -354,6 +361,10 @@ CHANGED = {
         ("import OWNER, REPO", "import OWNER, REPO, S3_ENDPOINT, SNAPSHOTS"),
         ('"data/job_postings.parquet",\n', f'"s3://lake/job_postings.parquet",\n{ENDPOINT}'),
         ("    repo=REPO,\n", "    repo=REPO,\n    snapshots=SNAPSHOTS,\n"),
+        (
+            "    snapshots=SNAPSHOTS,\n",
+            '    snapshots=SNAPSHOTS,\n    table="s3://lake/vector_tables/{view}",\n',
+        ),
     ],
     "views.py": [
         ("import OWNER, REPO, activity", "import OWNER, REPO, SNAPSHOTS, activity"),

@@ -33,6 +33,7 @@ vectors = encoded_vector_view(
     item=item,
     repo=REPO,
     snapshots=SNAPSHOTS,
+    table="s3://lake/vector_tables/{view}",
     owner=OWNER,
 )
 
