@@ -3,6 +3,7 @@
 #                 DATA=jobs: on a simulated job market
 # make test-fast  the tests that need no Feast repo, process, server or browser: under a minute
 # make test       the whole test suite; what CI runs
+# make test-spark its tests on Spark, which need Java; CI leaves them out
 # make lint       formatting, style, types and layers
 # make docs       serves the documentation; make docs-build builds it into site/
 
@@ -18,7 +19,7 @@ TRACKED_MODELS := $(addprefix feature_repo/models/,geometric_decay item_encoder 
 # Commands start in half the time where bytecode is kept.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo evaluate test test-fast lint format docs docs-build clean
+.PHONY: demo evaluate test test-fast test-spark lint format docs docs-build clean
 
 demo: $(VENV)/installed
 	rm -rf build/demo
@@ -32,10 +33,14 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed
 	tools/system-packages.sh redis-server postgresql chromium libgomp1
-	$(PYTEST)
+	$(PYTEST) -m "not spark"
+
+test-spark: $(VENV)/installed
+	tools/system-packages.sh default-jre-headless
+	$(BIN)/python -m pytest -m spark
 
 test-fast: $(VENV)/installed
-	$(PYTEST) -m "not slow and not process and not redis and not postgres and not browser"
+	$(PYTEST) -m "not slow and not process and not redis and not postgres and not browser and not spark"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

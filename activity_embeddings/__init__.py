@@ -62,6 +62,10 @@ if TYPE_CHECKING:
         OrderedPostgreSQLOfflineStore,
         OrderedPostgreSQLOfflineStoreConfig,
     )
+    from activity_embeddings.transformations.offline.spark_store import (
+        OrderedSparkOfflineStore,
+        OrderedSparkOfflineStoreConfig,
+    )
     from activity_embeddings.transformations.online.push import SequenceWriter
     from activity_embeddings.transformations.serving.entity_rows import entity_rows
     from activity_embeddings.transformations.serving.process import embed_request, preload
@@ -96,6 +100,8 @@ __all__ = [
     "OrderedDuckDBOfflineStoreConfig",
     "OrderedPostgreSQLOfflineStore",
     "OrderedPostgreSQLOfflineStoreConfig",
+    "OrderedSparkOfflineStore",
+    "OrderedSparkOfflineStoreConfig",
     "Period",
     "PostgreSQLSnapshots",
     "RequestLimits",
@@ -146,6 +152,8 @@ _MODULE_OF = {
     "OrderedDuckDBOfflineStoreConfig": "transformations.offline.duckdb",
     "OrderedPostgreSQLOfflineStore": "transformations.offline.postgres_store",
     "OrderedPostgreSQLOfflineStoreConfig": "transformations.offline.postgres_store",
+    "OrderedSparkOfflineStore": "transformations.offline.spark_store",
+    "OrderedSparkOfflineStoreConfig": "transformations.offline.spark_store",
     "ThreadedSqliteOnlineStore": "transformations.feast_compat.sqlite",
     "ThreadedSqliteOnlineStoreConfig": "transformations.feast_compat.sqlite",
     # Serving and live updates; `embed_request` is named in the registry.
@@ -183,6 +191,8 @@ _MODULE_OF = {
 _EXTRA_OF = {
     "OrderedPostgreSQLOfflineStore": "postgres",
     "OrderedPostgreSQLOfflineStoreConfig": "postgres",
+    "OrderedSparkOfflineStore": "spark",
+    "OrderedSparkOfflineStoreConfig": "spark",
     "evaluate": "evaluate",
     "train": "train",
     "tune": "train",

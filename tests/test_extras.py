@@ -24,11 +24,14 @@ NEED = {
     "evaluate": "evaluate",
     "OrderedPostgreSQLOfflineStore": "postgres",
     "OrderedPostgreSQLOfflineStoreConfig": "postgres",
+    "OrderedSparkOfflineStore": "spark",
+    "OrderedSparkOfflineStoreConfig": "spark",
 }
 LACKS = {
     "train": {"optuna": True, "lightgbm": False},
     "evaluate": {"optuna": True, "lightgbm": True},
     "postgres": {"psycopg": True, "optuna": False},
+    "spark": {"pyspark": True, "optuna": False},
 }
 DATES = ["--from", "2024-03-01", "--validate-from", "2024-03-02", "--until", "2024-03-03"]
 RANKER = ["--rank-from", "2024-03-01", "--test-from", "2024-03-02", "--until", "2024-03-03"]

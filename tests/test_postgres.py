@@ -416,13 +416,10 @@ def test_a_name_that_no_table_can_have_is_refused_and_any_version_is_fine():
 def test_everything_may_lie_in_one_database(repo_in, files):
     """Sources, snapshots, online rows and the registry, as of a team that has only PostgreSQL."""
     repo, database = repo_in(ORDERED)
-    registry = "postgresql+psycopg://{user}:{password}@{host}:{port}/{dbname}".format(
-        **database.connection
-    )
     repo.edit(
         "feature_store.yaml",
         "registry: data/registry.db",
-        f"registry:\n  registry_type: sql\n  path: {registry}",
+        f"registry:\n  registry_type: sql\n  path: {database.address}",
     )
     lines = "".join(f"  {name}: {value}\n" for name, value in database.settings.items())
     repo.edit(

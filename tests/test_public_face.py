@@ -96,6 +96,8 @@ def test_the_types_in_feature_store_yaml_stay(file):
     assert get_batch_engine_config_from_type(engine)().type == engine
     assert get_offline_config_from_type(store)().type == store
     assert get_offline_config_from_type(dask)().type == dask
+    spark = "activity_embeddings.OrderedSparkOfflineStore"
+    assert get_offline_config_from_type(spark)().type == spark
     postgres = "activity_embeddings.OrderedPostgreSQLOfflineStore"
     connection = {"host": "h", "database": "d", "user": "u", "password": "p"}
     assert get_offline_config_from_type(postgres)(**connection).type == postgres

@@ -11,6 +11,7 @@ have() {
     case $1 in
     chromium) command -v chromium || command -v chromium-browser || command -v google-chrome ;;
     postgresql) command -v initdb || ls /usr/lib/postgresql/*/bin/initdb ;;
+    default-jre-headless) command -v java ;;
     libgomp1) ldconfig -p | grep -F libgomp.so.1 ;;
     python*-venv) "${1%-venv}" -c 'import ensurepip' ;;
     *) command -v "$1" ;;

@@ -13,6 +13,7 @@ MODULES = {
     "evaluate": (*_TRAIN, "jinja2", "lightgbm"),
     "iceberg": ("pyiceberg",),
     "redis": ("redis",),
+    "spark": ("pyspark",),
     "postgres": ("adbc_driver_postgresql", "psycopg", "psycopg_pool"),
 }
 """Modules that the core does without, by the extra that installs them."""

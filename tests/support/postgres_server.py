@@ -53,6 +53,12 @@ class Database:
             "password": PASSWORD,
         }
 
+    @property
+    def address(self) -> str:
+        """What SQLAlchemy connects with."""
+        server = f"{USER}:{PASSWORD}@{self.host}:{self.port}"
+        return f"postgresql+psycopg://{server}/{self.database}"
+
     def connect(self) -> psycopg.Connection:
         """Return a connection in which every statement is a transaction."""
         return psycopg.connect(**self.connection, autocommit=True)

@@ -20,7 +20,7 @@ _ENGINE_CLASS = "activity_embeddings.transformations.batch.engine.ActivityComput
 DASK_STORE = "activity_embeddings.OrderedDaskOfflineStore"
 SQLITE_STORE = "activity_embeddings.ThreadedSqliteOnlineStore"
 DUCKDB_STORE = "activity_embeddings.OrderedDuckDBOfflineStore"
-
+SPARK_STORE = "activity_embeddings.OrderedSparkOfflineStore"
 POSTGRES_STORE = "activity_embeddings.OrderedPostgreSQLOfflineStore"
 
 _POSTGRES_SETTINGS = "feast.infra.utils.postgres.postgres_config.PostgreSQLConfig"
@@ -29,6 +29,11 @@ _READS_ICEBERG = (
     DUCKDB_STORE,
     "duckdb",
     "feast.infra.offline_stores.duckdb.DuckDBOfflineStore",
+    SPARK_STORE,
+)
+_COMPARES_ZONES = (
+    "spark",
+    "feast.infra.offline_stores.contrib.spark_offline_store.spark.SparkOfflineStore",
 )
 _LOSES_LABELS = ("dask", "file", "feast.infra.offline_stores.dask.DaskOfflineStore")
 
@@ -85,6 +90,18 @@ def require_files(config: RepoConfig) -> None:
             f"{config.offline_store.type}. Give ActivityDomain, and every view of vectors that an "
             "encoder makes, `snapshots=PostgreSQLSnapshots()`"
         )
+    _require_moments(config)
+
+
+def _require_moments(config: RepoConfig) -> None:
+    """Raise `InvalidInput` if training joins compare the times of two zones."""
+    for kind in _offline_stores(config):
+        if kind in _COMPARES_ZONES:
+            raise InvalidInput(
+                "feature_store.yaml: expected an offline store whose training joins compare "
+                f"moments, whatever the zone of the session. Received: {kind}. Set `type: "
+                f"{SPARK_STORE}` under `offline_store`, which takes the same settings"
+            )
 
 
 def require_every_label(config: RepoConfig) -> None:
@@ -104,6 +121,7 @@ def require_iceberg(config: RepoConfig) -> None:
 
     Feast's own DuckDB store finds a local warehouse only where it runs in the feature repo.
     """
+    _require_moments(config)
     kinds = list(_offline_stores(config))
     if not any(kind in _READS_ICEBERG for kind in kinds):
         raise InvalidInput(

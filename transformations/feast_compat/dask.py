@@ -14,13 +14,7 @@ import pyarrow as pa
 from feast import OnDemandFeatureView, RepoConfig
 from feast.infra.offline_stores.dask import DaskRetrievalJob
 from feast.infra.offline_stores.offline_store import RetrievalMetadata
-from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
-
-
-def time_column_of(labels: pd.DataFrame) -> str:
-    """Return the column by which Feast joins labels."""
-    return infer_event_timestamp_from_entity_df(dict(labels.dtypes))
 
 
 def join_job(

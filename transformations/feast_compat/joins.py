@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
 
+import pandas as pd
 from feast import FeatureStore
 from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.transformation.python_transformation import PythonTransformation
 
 from activity_embeddings.transformations.errors import InvalidInput
@@ -92,6 +94,11 @@ def _callers() -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
+
+
+def time_column_of(labels: pd.DataFrame) -> str:
+    """Return the column by which Feast joins labels."""
+    return infer_event_timestamp_from_entity_df(dict(labels.dtypes))
 
 
 def unknown_columns(columns: Iterable[str], job: RetrievalJob) -> list[str] | None:

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
     PostgreSQLRetrievalJob,
 )
 from feast.infra.offline_stores.offline_store import RetrievalJob
-from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.utils.postgres.connection_utils import _get_conn_kwargs, _get_conninfo
 from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 from psycopg.conninfo import make_conninfo
@@ -31,11 +29,6 @@ def connection_string(settings: PostgreSQLConfig) -> str:
     return make_conninfo(
         _get_conninfo(settings), **{key: value for key, value in more.items() if value is not None}
     )
-
-
-def time_column_of(labels: pd.DataFrame) -> str:
-    """Return the column by which Feast joins labels."""
-    return infer_event_timestamp_from_entity_df(dict(labels.dtypes))
 
 
 def with_result(

@@ -24,7 +24,8 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feast_compat.dask import join_job, time_column_of
+from activity_embeddings.transformations.feast_compat.dask import join_job
+from activity_embeddings.transformations.feast_compat.joins import time_column_of
 from activity_embeddings.transformations.offline.sources import source_of
 
 

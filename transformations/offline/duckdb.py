@@ -23,11 +23,10 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineS
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 
-from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.feast_compat.duckdb import join, order_by_column
 from activity_embeddings.transformations.names import REQUEST_ROW
 from activity_embeddings.transformations.offline.iceberg import is_iceberg, located
-from activity_embeddings.transformations.offline.sinks.places import keeps_snapshots, sink_of
+from activity_embeddings.transformations.offline.sinks.places import require_snapshots
 
 
 class OrderedDuckDBOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -58,7 +57,7 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
             A view of this package has no snapshots yet.
         """
         for view in feature_views:
-            _require_snapshots(view, config)
+            require_snapshots(view, config)
         numbered = entity_df
         if isinstance(entity_df, pd.DataFrame):
             numbered = entity_df.assign(**{REQUEST_ROW: np.arange(len(entity_df))})
@@ -101,17 +100,6 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
         """Write as Feast's DuckDB store does."""
         located = _located_view(feature_view, config)
         DuckDBOfflineStore.offline_write_batch(config, located, table, progress)
-
-
-def _require_snapshots(view: FeatureView, config: RepoConfig) -> None:
-    if not keeps_snapshots(view):
-        return
-    sink = sink_of(view, config)
-    if not sink.committed():
-        raise NotReady(
-            f"{view.name}: expected published snapshots. Received: none in {sink.place}; run "
-            "`feast materialize` first"
-        )
 
 
 def _located_view(view: FeatureView, config: RepoConfig) -> FeatureView:

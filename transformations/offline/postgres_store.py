@@ -26,9 +26,9 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 from psycopg.sql import SQL, Identifier
 
+from activity_embeddings.transformations.feast_compat.joins import time_column_of
 from activity_embeddings.transformations.feast_compat.postgres import (
     connection_string,
-    time_column_of,
     with_result,
 )
 from activity_embeddings.transformations.names import REQUEST_ROW

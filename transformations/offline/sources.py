@@ -43,11 +43,13 @@ if TYPE_CHECKING:
     from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
         PostgreSQLSource,
     )
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
     from activity_embeddings.transformations.offline.postgres_tables import PostgresTable
+    from activity_embeddings.transformations.offline.spark_tables import SparkTable
 
-POSTGRES_SOURCE = "PostgreSQLSource"
-"""Name of the class: with the class comes a driver, which only the extra installs."""
+POSTGRES_SOURCE, SPARK_SOURCE = "PostgreSQLSource", "SparkSource"
+"""Names of the classes: with a class comes a driver, which only the extra installs."""
 READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether
 interval ends belong to it and in which zone they compare."""
@@ -319,7 +321,7 @@ def iceberg_rows(config: RepoConfig, view: FeatureView) -> IcebergRows | None:
 def postgres_table(config: RepoConfig, view: FeatureView) -> PostgresTable | None:
     """Return the table or query of a view's source, None for a source that is not PostgreSQL's."""
     source = source_of(view)
-    if POSTGRES_SOURCE not in [kind.__qualname__ for kind in type(source).__mro__]:
+    if not _is_a(source, POSTGRES_SOURCE):
         return None
     require_extra("postgres", source_label(view))
     from activity_embeddings.transformations.offline.postgres_tables import PostgresTable
@@ -327,9 +329,29 @@ def postgres_table(config: RepoConfig, view: FeatureView) -> PostgresTable | Non
     return PostgresTable(cast("PostgreSQLSource", source), config, source_label(view))
 
 
+def spark_table(config: RepoConfig, view: FeatureView) -> SparkTable | None:
+    """Return what a view's source reads in Spark, None for a source that is not Spark's."""
+    source = source_of(view)
+    if not _is_a(source, SPARK_SOURCE):
+        return None
+    require_extra("spark", source_label(view))
+    from activity_embeddings.transformations.offline.spark_tables import SparkTable
+
+    return SparkTable(cast("SparkSource", source), config, source_label(view))
+
+
+def _is_a(source: DataSource, name: str) -> bool:
+    return name in [kind.__qualname__ for kind in type(source).__mro__]
+
+
 def _read_here(config: RepoConfig, view: FeatureView) -> SourceRows | None:
     """Return a source that is read here, whatever the offline store is, None for another one."""
-    return parquet_files(config, view) or iceberg_rows(config, view) or postgres_table(config, view)
+    return (
+        parquet_files(config, view)
+        or iceberg_rows(config, view)
+        or postgres_table(config, view)
+        or spark_table(config, view)
+    )
 
 
 def earliest_time(config: RepoConfig, view: FeatureView) -> int | None:
@@ -364,7 +386,8 @@ def check_columns(
 ) -> None:
     """Check the columns of a source that are cheap to look at.
 
-    Of parquet files by a footer, of tables in Iceberg and PostgreSQL by what these say of them.
+    Of parquet files by a footer, of tables in Iceberg, PostgreSQL and Spark by what these say of
+    them.
 
     Parameters
     ----------

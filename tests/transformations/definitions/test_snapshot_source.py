@@ -122,6 +122,7 @@ def test_a_catalog_that_the_environment_cannot_name_is_refused():
     [
         ("activity_embeddings.OrderedDuckDBOfflineStore", True),
         ("duckdb", True),
+        ("activity_embeddings.OrderedSparkOfflineStore", True),
         ("activity_embeddings.OrderedDaskOfflineStore", False),
     ],
 )

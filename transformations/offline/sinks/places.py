@@ -11,7 +11,7 @@ from typing import Protocol, cast
 from feast import FeatureView, RepoConfig
 from feast.data_source import DataSource
 
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, NotReady
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 
@@ -63,3 +63,15 @@ def sink_of(view: FeatureView, config: RepoConfig) -> SnapshotSink:
     raise InvalidInput(
         f"{view.name}: the sink should be one of {known}. Received: {type(source).__name__}"
     )
+
+
+def require_snapshots(view: FeatureView, config: RepoConfig) -> None:
+    """Raise `NotReady` where a view is one of ours and nothing is published yet."""
+    if not keeps_snapshots(view):
+        return
+    sink = sink_of(view, config)
+    if not sink.committed():
+        raise NotReady(
+            f"{view.name}: expected published snapshots. Received: none in {sink.place}; run "
+            "`feast materialize` first"
+        )

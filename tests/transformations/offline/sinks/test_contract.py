@@ -33,7 +33,8 @@ from support.snapshot_places import (
 KINDS = [
     "folder",
     "iceberg",
-    "iceberg on S3",
+    # As of several machines, which share a catalog in PostgreSQL.
+    pytest.param("iceberg on S3", marks=pytest.mark.postgres),
     pytest.param("postgres", marks=pytest.mark.postgres),
 ]
 
@@ -59,7 +60,8 @@ def place(request, tmp_path):
     address = request.getfixturevalue("s3")
     bucket = make_bucket(address, f"b{uuid.uuid4().hex}")
     properties = {"s3.endpoint": address, "s3.region": REGION}
-    return IcebergPlace(tmp_path, f"{bucket}/warehouse", "sqlite:///data/catalog.db", properties)
+    catalog = request.getfixturevalue("database").address
+    return IcebergPlace(tmp_path, f"{bucket}/warehouse", catalog, properties)
 
 
 @pytest.fixture
