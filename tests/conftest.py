@@ -45,24 +45,9 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
     """The three packaged models of the feature repo; the CNN has its first, random weights."""
-    import keras
+    from support.packaged_models import package_models
 
-    from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
-    from activity_embeddings.training.packaging import package_model
-    from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
-
-    spec, vector_spec = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", 64)
-    keras.utils.set_random_seed(7)
-    folder = tmp_path_factory.mktemp("models")
-    for name, model in {
-        "unweighted_average": UnweightedAverage().build(spec, vector_spec),
-        "geometric_decay": GeometricDecay(r=0.8).build(spec, vector_spec),
-        "cnn": CNN(residual=False).build(spec, vector_spec),
-    }.items():
-        package_model(
-            model, folder / name, name=name, version="1", spec=spec, vector_spec=vector_spec
-        )
-    return folder
+    return package_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")

@@ -179,6 +179,14 @@ BAD_VECTORS = {
         pa.concat_tables([GOOD_VECTORS, GOOD_VECTORS.slice(OLD_VECTOR, 1)]),
         ["one vector at one time", "has two at 2024-"],
     ),
+    "times of the year 1": (
+        with_column(
+            GOOD_VECTORS,
+            "event_timestamp",
+            pa.array([datetime(1, 1, 1)] * len(GOOD_VECTORS), pa.timestamp("us", "UTC")),
+        ),
+        ["'event_timestamp' should hold times of the years 2 to 9998"],
+    ),
     "a null item": (with_null(GOOD_VECTORS, "job_id"), ["'job_id'", "no nulls"]),
     "a null time": (with_null(GOOD_VECTORS, "event_timestamp"), ["no nulls", "1 of"]),
     "items of another type than in the events": (

@@ -1,5 +1,6 @@
 """Who is forgotten is in no byte of any store, and nobody else has changed."""
 
+import os
 import shutil
 
 import numpy as np
@@ -123,6 +124,18 @@ def rows_of_others(repo):
         "job_activity_embedding_unweighted_average:apply_embedding",
     ]
     return rows, repo.store.get_online_features(features, members).to_dict()
+
+
+def test_what_a_killed_push_was_writing_is_gone_too(repo):
+    take_out_of_the_source(repo, SECRET)
+    (live, *_) = sorted(repo.events.glob("live-*.parquet"))
+    left, young = (repo.events / f".live-{name}.parquet.writing" for name in ("old", "new"))
+    left.write_bytes(live.read_bytes())
+    young.write_bytes(b"of a push that is under way")
+    os.utime(left, (0, 0))
+    assert command(repo, SECRET).exit_code == 0
+    assert not left.exists() and young.exists()
+    assert SECRET.encode() not in everything(repo)
 
 
 def test_it_is_refused_while_the_source_has_the_member(repo):

@@ -33,12 +33,11 @@ from support.feast_repo import (
     small_data,
     small_repo,
 )
+from support.iceberg_repo import WAREHOUSE, in_iceberg
 from support.item_encoders import package_all, postings_table, small_postings
 
 pytestmark = pytest.mark.slow
 
-DOMAIN = "    repo=REPO,\n    owner=OWNER,\n"
-WAREHOUSE = "data/warehouse"
 SINK = ("activity_embeddings.transformations.offline.sinks.iceberg", "IcebergSink")
 SEQUENCE = "job_activity_sequence"
 EMBEDDINGS = [f"job_activity_embedding_{name}" for name in ("unweighted_average", "cnn")]
@@ -49,17 +48,6 @@ FEATURES = [
     f"{EMBEDDINGS[1]}:activity_embedding",
 ]
 ITEMS = ["job_embedding:embedding"]
-
-
-def in_iceberg(repo, warehouse=f'REPO / "{WAREHOUSE}"', more="", file="views.py", line=DOMAIN):
-    """Have a repo keep its snapshots in Iceberg tables, as a user would say it."""
-    place = f"    snapshots=IcebergSnapshots(warehouse={warehouse}{more}),\n"
-    repo.edit(file, line, line + place)
-    text = (repo.path / file).read_text()
-    head = "from activity_embeddings import IcebergSnapshots\n"
-    before, found, after = text.partition("\nfrom ")
-    (repo.path / file).write_text(f"{before}\n{head}from {after}" if found else text)
-    return repo
 
 
 def sinks(repo):

@@ -24,7 +24,14 @@ from support.feast_repo import (
     small_repo,
 )
 from support.item_encoders import package_encoder, postings_table, small_postings
-from support.postgres_repo import ORDERED, STOCK, move_to_postgres, tables
+from support.postgres_repo import (
+    ORDERED,
+    STOCK,
+    in_utc,
+    move_to_postgres,
+    serve_from_postgres,
+    tables,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 
@@ -421,20 +428,13 @@ def test_everything_may_lie_in_one_database(repo_in, files):
         "registry: data/registry.db",
         f"registry:\n  registry_type: sql\n  path: {database.address}",
     )
-    lines = "".join(f"  {name}: {value}\n" for name, value in database.settings.items())
-    repo.edit(
-        "feature_store.yaml",
-        "  type: activity_embeddings.ThreadedSqliteOnlineStore    # sqlite, a connection a thread\n"
-        "  path: data/online.db\n",
-        f"  type: postgres\n{lines}",
-    )
+    serve_from_postgres(repo, database)
     repo.run("apply")
     refused = repo.feast(*interval(at(0), at(3)))
     assert refused.code == 1
     assert "expected sessions in UTC" in refused.output and "America/New_York" in refused.output
     assert tables(database) == {}
-    with database.connect() as connection:
-        connection.execute(f"ALTER DATABASE {database.database} SET timezone TO 'UTC'")
+    in_utc(database)
     repo.materialize(at(0), at(3))
     members = [{"member_id": member} for member in range(1, 43)]
     features = [name for name in FEATURES if not name.startswith("job_embedding")]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -334,6 +335,21 @@ BAD = {
         with_column("event_timestamp", pa.array([at(0)] * 5 + [FUTURE], pa.timestamp("us", "UTC"))),
         ["should not lie in the future", "1 of 6 rows", f"{FUTURE:%Y-%m-%d %H:%M}"],
     ),
+    "an event of long ago": (
+        with_column(
+            "event_timestamp",
+            pa.array([at(0)] * 5 + [datetime(1900, 1, 1)], pa.timestamp("us", "UTC")),
+        ),
+        ["36,525 days before now", "1900-01-01", "1 of 6 rows"],
+    ),
+    "a column that is there twice": (
+        events_table(NEW).append_column("action", [["SAVE"] * 6]),
+        ["'action' should be there once", "2 columns"],
+    ),
+    "an unknown action that is long": (
+        with_column("action", pa.array(["x" * 10_000] * 6)),
+        ["'xxx", "..."],
+    ),
     "ids of another type": (
         with_column("job_id", pa.array(list("abcdef"))),
         ["'job_id'", "should be int64", "Received: string"],
@@ -357,8 +373,13 @@ def test_a_pandas_frame_is_taken_and_a_mixed_one_refused(repo):
     assert SequenceWriter(repo.store).push(frame).new == 2
     frame["job_id"] = frame["job_id"].astype(object)
     frame.loc[0, "job_id"] = "five"
-    with pytest.raises(InvalidInput, match="one type each"):
-        SequenceWriter(repo.store).push(frame)
+    twice = pd.concat([frame["action"], frame], axis=1)
+    times = events_table(NEW).to_pandas()
+    times["event_timestamp"] = times["event_timestamp"].astype(object)
+    times.loc[0, "event_timestamp"] = 7
+    for bad in (frame, twice, times):
+        with pytest.raises(InvalidInput, match="one type each"):
+            SequenceWriter(repo.store).push(bad)
 
 
 def test_nothing_to_push_is_no_error(repo):

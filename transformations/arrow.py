@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.errors import InvalidData, first_line
+from activity_embeddings.transformations.errors import InvalidData, first_line, quote
+from activity_embeddings.transformations.times import to_us
 from activity_embeddings.transformations.wording import are, out_of
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 """The type of the times that this package writes."""
+EARLIEST, LATEST = to_us(datetime(2, 1, 1)), to_us(datetime(9999, 1, 1))
+"""Feast hands times to its stores as datetimes, and some move these to another zone."""
 MOST_IN_ARRAY = 2**31 - 1
 """Arrow counts the bytes of text, and the elements of lists, of one array in int32."""
 
 
 def require_columns(names: Iterable[str], expected: Iterable[str], source: str) -> None:
-    """Raise `InvalidData` unless every column in `expected` is among `names`."""
-    names = list(names)
+    """Raise `InvalidData` unless every column in `expected` is among `names`, once."""
+    names, expected = list(names), list(expected)
     missing = [name for name in expected if name not in names]
     if missing:
         raise InvalidData(
             f"{source}: {'column' if len(missing) == 1 else 'columns'} "
             f"{', '.join(map(repr, missing))} {are(len(missing))} missing. "
             f"Received columns: {', '.join(names)}"
+        )
+    twice = [name for name in expected if names.count(name) > 1]
+    if twice:
+        raise InvalidData(
+            f"{source}: column {twice[0]!r} should be there once. Received: "
+            f"{names.count(twice[0])} columns of this name"
         )
 
 
@@ -127,7 +137,7 @@ def _checked_text(values: pa.Array) -> pa.Array:
     if pc.any(pc.match_substring(values, "\0")).as_py():
         bad = values.filter(pc.match_substring(values, "\0"))
         raise pa.ArrowInvalid(
-            f"{bad[0].as_py()!r} with a NUL, in {out_of(len(bad), len(values), 'row')}"
+            f"{quote(bad[0].as_py())} with a NUL, in {out_of(len(bad), len(values), 'row')}"
         )
     return values
 
@@ -140,8 +150,8 @@ def time_column(table: pa.Table, column: str, source: str) -> np.ndarray:
     Raises
     ------
     InvalidData
-        The column is not a timestamp, has no time zone, holds nulls, or a time that microseconds
-        cannot hold.
+        The column is not a timestamp, has no time zone, holds nulls, or a time that stores do not
+        hold.
     """
     values = single_chunk(table, column)
     require_zoned_time(values.type, column, source)
@@ -150,13 +160,17 @@ def time_column(table: pa.Table, column: str, source: str) -> np.ndarray:
         # Arrow's own cast cuts towards 1970, which is later for what was before.
         return values.view(pa.int64()).to_numpy(zero_copy_only=False) // 1_000
     try:
-        in_us = values.cast(pa.timestamp("us", values.type.tz))
+        in_us = values.cast(pa.timestamp("us", values.type.tz)).view(pa.int64())
+        time = in_us.to_numpy(zero_copy_only=False)
+        if len(time) and not EARLIEST <= time.min() <= time.max() < LATEST:
+            far = time.min() if time.min() < EARLIEST else time.max()
+            raise pa.ArrowInvalid(f"{far} microseconds since 1970")
     except pa.ArrowInvalid as error:
         raise InvalidData(
-            f"{source}: column {column!r} should hold times that fit into microseconds. "
+            f"{source}: column {column!r} should hold times of the years 2 to 9998. "
             f"Received: {first_line(error)}"
         ) from error
-    return in_us.view(pa.int64()).to_numpy(zero_copy_only=False)
+    return time
 
 
 def require_zoned_time(kind: pa.DataType, column: str, source: str) -> None:

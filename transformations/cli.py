@@ -18,6 +18,8 @@ from activity_embeddings.transformations.errors import (
     InvalidInput,
     StoreUnreachable,
     cannot_connect,
+    first_line,
+    quote,
 )
 from activity_embeddings.transformations.logs import json_line, json_lines, wants_json
 from activity_embeddings.transformations.names import EVENT_TIMESTAMP, JOBS, DomainNames
@@ -48,7 +50,7 @@ class Moment(click.ParamType):
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"expected an ISO date or time such as 2024-03-01. Received: {value!r}")
+            self.fail(f"expected an ISO date or time such as 2024-03-01. Received: {quote(value)}")
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -381,7 +383,9 @@ def read_events_file(
             table = pa.csv.read_csv(file, convert_options=options)
             return _with_times(table, str(file), itertools.count(2), times)
     except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise InvalidData(f"{file}: expected a readable file. Received: {error}") from error
+        raise InvalidData(
+            f"{file}: expected a readable file. Received: {first_line(error)}"
+        ) from error
     raise InvalidData(
         f"{file}: expected a name that ends in .parquet, .csv or .jsonl, or - for JSON lines on "
         f"standard input. Received: {file.suffix or 'no suffix'}"
@@ -405,8 +409,11 @@ def _read_json_lines(
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InvalidData(f"{source}, line {number}: expected JSON. {error}") from error
+        except (ValueError, RecursionError) as error:
+            # Also of integers of thousands of digits, and of lists too deep.
+            raise InvalidData(
+                f"{source}, line {number}: expected JSON. {first_line(error)}"
+            ) from error
         if not isinstance(row, dict):
             raise InvalidData(
                 f"{source}, line {number}: expected a JSON object. Received: {line.strip()[:80]}"
@@ -422,7 +429,7 @@ def _read_json_lines(
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError) as error:
         raise InvalidData(
             f"{source}: expected values of one type in each column, integers of int64 "
-            f"and text that can be UTF-8. Received: {error}"
+            f"and text that can be UTF-8. Received: {first_line(error)}"
         ) from error
     return _with_times(table, source, numbers, times)
 
@@ -453,12 +460,12 @@ def _with_times(
         except (TypeError, ValueError) as error:
             raise InvalidData(
                 f"{source}, line {number}: {column!r} should be a time such as "
-                f"2024-03-01T12:00:00Z. Received: {text!r}"
+                f"2024-03-01T12:00:00Z. Received: {quote(text)}"
             ) from error
         if moment is not None and moment.tzinfo is None:
             raise InvalidData(
                 f"{source}, line {number}: {column!r} should have a zone, as in "
-                f"2024-03-01T12:00:00Z. Received: {text!r} without one (naive)"
+                f"2024-03-01T12:00:00Z. Received: {quote(text)} without one (naive)"
             )
         times.append(None if moment is None else to_us(moment))
     parsed = pa.array(times, pa.int64()).cast(pa.timestamp("us", "UTC"))

@@ -13,6 +13,10 @@ _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlevel = 3
 
 
+LONGEST_LINE = 1_000
+"""Characters of what other libraries say that errors repeat whole."""
+
+
 class InvalidInput(ValueError):
     """Input that cannot be used: data, a setting, a model or a request.
 
@@ -120,6 +124,40 @@ def received(value: Any) -> str:
     return shown if value is None or isinstance(value, str) or kind in shown else f"{shown} {kind}"
 
 
+def require_kinds(where: str, **given: tuple[Any, type | tuple[type, ...]]) -> None:
+    """Raise `InvalidInput` unless arguments are of the kinds that are expected.
+
+    Parameters
+    ----------
+    where
+        Whose arguments.
+    given
+        By name, each value and its kinds. True and False are no integers.
+    """
+    for name, (value, expected) in given.items():
+        kinds = expected if isinstance(expected, tuple) else (expected,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise InvalidInput(
+                f"{where}: `{name}` should be of type {wanted}. Received: {received(value)}"
+            )
+
+
+def require_texts(where: str, **given: Any) -> list[tuple[str, ...]]:
+    """Return lists or tuples of text as tuples.
+
+    Raises
+    ------
+    InvalidInput
+        One is something else, such as a single text, which is a sequence too.
+    """
+    for name, value in given.items():
+        require_kinds(where, **{name: (value, (tuple, list))})
+        require_kinds(where, **{f"{name}[{i}]": (text, str) for i, text in enumerate(value)})
+    return [tuple(value) for value in given.values()]
+
+
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """Return the first line of what an error says, or its kind; of a long line, its ends."""
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return line if len(line) <= LONGEST_LINE else f"{line[:200]} ... {line[-200:]}"

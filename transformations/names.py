@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, quote
 
 EMBEDDING = "embedding"
 EVENT_TIMESTAMP = "event_timestamp"
@@ -81,7 +81,7 @@ class DomainNames:
         if not self.item.isidentifier() or keyword.iskeyword(self.item):
             raise InvalidInput(
                 "item: expected an entity whose name is letters, digits and underscores, since "
-                f"views and features are named after it. Received: {self.item!r}"
+                f"views and features are named after it. Received: {quote(self.item)}"
             )
         columns = [self.member_id, self.item_id, self.action, self.event_id, EVENT_TIMESTAMP]
         twice = [name for name in columns if columns.count(name) > 1]

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import (
+    InvalidInput,
+    quote,
+    require_kinds,
+    require_texts,
+)
 from activity_embeddings.transformations.wording import duration
 
 PAD = 0
@@ -24,6 +29,8 @@ LONGEST_SEQUENCE = 32_767
 """Arrow counts the elements of lists in int32, of 65,536 lists of a batch together."""
 LONGEST_VECTOR = 32_767
 """The same for item vectors, and for the vectors that models give."""
+LONGEST_SHOWN = 500
+"""Characters of a fact that errors show whole."""
 LONGEST_WINDOW = timedelta(days=36_525)
 """A hundred years: times before that are out of reach of some stores."""
 _VERSION = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -58,6 +65,13 @@ class ActivitySpec:
     other_actions: Literal["refuse", "ignore"] = "refuse"
 
     def __post_init__(self) -> None:
+        where = "ActivitySpec"
+        require_kinds(where, window=(self.window, timedelta), length=(self.length, int))
+        actions, positive = require_texts(
+            where, actions=self.actions, positive_actions=self.positive_actions
+        )
+        object.__setattr__(self, "actions", actions)
+        object.__setattr__(self, "positive_actions", positive)
         if self.window <= timedelta(0) or self.length < 1:
             raise InvalidInput(
                 "ActivitySpec: `window` and `length` should be positive. "
@@ -68,10 +82,10 @@ class ActivitySpec:
                 f"ActivitySpec: `window` should be at most {duration(LONGEST_WINDOW)}. "
                 f"Received: {duration(self.window)}"
             )
-        if not isinstance(self.length, int) or self.length > LONGEST_SEQUENCE:
+        if self.length > LONGEST_SEQUENCE:
             raise InvalidInput(
                 f"ActivitySpec: `length` should be an int of at most {LONGEST_SEQUENCE:,}. "
-                f"Received: {self.length!r}"
+                f"Received: {quote(self.length)}"
             )
         if len(self.actions) > MOST_ACTIONS:
             raise InvalidInput(
@@ -81,18 +95,18 @@ class ActivitySpec:
         if len(set(self.actions)) != len(self.actions) or "PAD" in self.actions:
             raise InvalidInput(
                 "ActivitySpec: `actions` should be distinct and leave out PAD, which is always "
-                f"id 0. Received: actions={self.actions}"
+                f"id 0. Received: {quote(self.actions)}"
             )
         if not set(self.positive_actions) <= set(self.actions):
             raise InvalidInput(
                 "ActivitySpec: `positive_actions` should be among `actions`. "
-                f"Received: positive_actions={self.positive_actions}, actions={self.actions}"
+                f"Received: positive_actions={quote(self.positive_actions)}, "
+                f"actions={quote(self.actions)}"
             )
-
         if self.other_actions not in ("refuse", "ignore"):
             raise InvalidInput(
                 "ActivitySpec: `other_actions` should be 'refuse' or 'ignore'. "
-                f"Received: {self.other_actions!r}"
+                f"Received: {quote(self.other_actions)}"
             )
 
     @property
@@ -126,12 +140,27 @@ class ActivitySpec:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ActivitySpec:
-        """Invert `to_dict`, or `to_json` after parsing it."""
+        """Invert `to_dict`, or `to_json` after parsing it.
+
+        Raises
+        ------
+        InvalidInput
+            A fact is missing, or none that a spec can have.
+        """
+        _require_facts("activity spec", value, cls().to_dict())
+        require_kinds("activity spec", window_seconds=(value["window_seconds"], (float, int)))
+        try:
+            window = timedelta(seconds=value["window_seconds"])
+        except (OverflowError, ValueError) as error:
+            raise InvalidInput(
+                f"activity spec: `window_seconds` should be at most that of "
+                f"{duration(LONGEST_WINDOW)}. Received: {quote(value['window_seconds'])}"
+            ) from error
         return cls(
-            window=timedelta(seconds=value["window_seconds"]),
-            length=int(value["length"]),
-            actions=tuple(value["actions"]),
-            positive_actions=tuple(value["positive_actions"]),
+            window=window,
+            length=value["length"],
+            actions=value["actions"],
+            positive_actions=value["positive_actions"],
             other_actions=value.get("other_actions", "refuse"),
         )
 
@@ -161,11 +190,17 @@ class ItemVectorSpec:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        require_version(self.version, f"item vectors {self.name!r}")
-        if not isinstance(self.dimension, int) or not 1 <= self.dimension <= LONGEST_VECTOR:
+        require_kinds(
+            "item vectors",
+            name=(self.name, str),
+            dimension=(self.dimension, int),
+            fingerprint=(self.fingerprint, str),
+        )
+        require_version(self.version, f"item vectors {quote(self.name)}")
+        if not 1 <= self.dimension <= LONGEST_VECTOR:
             raise InvalidInput(
-                f"item vectors {self.name!r}: `dimension` should be a positive int of at most "
-                f"{LONGEST_VECTOR:,}. Received: {self.dimension!r}"
+                f"item vectors {quote(self.name)}: `dimension` should be a positive int of at most "
+                f"{LONGEST_VECTOR:,}. Received: {quote(self.dimension)}"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -174,7 +209,14 @@ class ItemVectorSpec:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ItemVectorSpec:
-        """Invert `to_dict`; what was written before there were fingerprints has none."""
+        """Invert `to_dict`; what was written before there were fingerprints has none.
+
+        Raises
+        ------
+        InvalidInput
+            A fact is missing, or none that item vectors can have.
+        """
+        _require_facts("item vectors", value, ("name", "version", "dimension"))
         return cls(
             name=value["name"],
             version=value["version"],
@@ -193,7 +235,8 @@ def require_version(version: Any, what: str) -> str:
     """
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         raise InvalidInput(
-            f"{what}: `version` should be letters, digits, '.', '_' and '-'. Received: {version!r}"
+            f"{what}: `version` should be letters, digits, '.', '_' and '-'. "
+            f"Received: {quote(version)}"
         )
     return version
 
@@ -202,5 +245,19 @@ def describe_mismatch(expected: Mapping[str, Any], received: Mapping[str, Any]) 
     """Name the first entry in which two `to_dict()` values differ, or return None."""
     for key, value in expected.items():
         if received.get(key) != value:
-            return f"`{key}` should be {value!r}. Received: {received.get(key)!r}"
+            return f"`{key}` should be {_shown(value)}. Received: {_shown(received.get(key))}"
     return None
+
+
+def _shown(value: Any) -> str:
+    """Return a fact whole, unless it is so long that nobody would read it."""
+    whole = repr(value)
+    return whole if len(whole) <= LONGEST_SHOWN else quote(value)
+
+
+def _require_facts(what: str, value: Any, facts: Iterable[str]) -> None:
+    """Raise `InvalidInput` unless a JSON value is an object that has all facts."""
+    if not isinstance(value, Mapping) or not set(facts) <= value.keys():
+        raise InvalidInput(
+            f"{what}: expected an object with {', '.join(facts)}. Received: {quote(value)}"
+        )

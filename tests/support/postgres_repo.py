@@ -65,6 +65,23 @@ def keep_in_postgres(repo: Repo, file: str) -> None:
     repo.edit(file, "from activity_embeddings import ", IMPORT)
 
 
+def serve_from_postgres(repo: Repo, database: Database) -> None:
+    """Put the online store of a repo into a database."""
+    lines = "".join(f"  {name}: {value}\n" for name, value in database.settings.items())
+    repo.edit(
+        "feature_store.yaml",
+        "  type: activity_embeddings.ThreadedSqliteOnlineStore    # sqlite, a connection a thread\n"
+        "  path: data/online.db\n",
+        f"  type: postgres\n{lines}",
+    )
+
+
+def in_utc(database: Database) -> None:
+    """Have new sessions be in UTC, without which a PostgreSQL online store is refused."""
+    with database.connect() as connection:
+        connection.execute(f"ALTER DATABASE {database.database} SET timezone TO 'UTC'")
+
+
 def tables(database: Database) -> dict[str, list[tuple]]:
     """Return every row of the schemas of snapshots, whatever its place on the disk."""
     with database.connect() as connection:

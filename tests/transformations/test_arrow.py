@@ -1,5 +1,7 @@
 """Columns that enter from outside are checked; vectors become lists as long as int32 counts."""
 
+from datetime import datetime
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,8 +11,10 @@ from activity_embeddings.transformations.arrow import (
     id_column,
     list_offsets,
     rank_encode,
+    require_columns,
     single_chunk,
     take_rows,
+    time_column,
     vector_chunks,
     vector_column,
 )
@@ -67,3 +71,24 @@ def test_more_values_are_split():
     chunks = vector_chunks(vectors, most=7)
     assert chunks.to_pylist() == vectors.tolist()
     assert [len(chunk) for chunk in chunks.chunks] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("unit", ["s", "us"])
+def test_times_that_stores_do_not_hold_are_refused(unit):
+    """Python's `datetime.timestamp` fails within a day of its first and last year."""
+    kind = pa.timestamp(unit, "UTC")
+    held = pa.array([datetime(2, 1, 1), datetime(9998, 12, 31, 23, 59, 59)], kind)
+    assert len(time_column(pa.table({"t": held}), "t", "source")) == 2
+    for moment in (datetime(1, 12, 31), datetime(9999, 1, 1)):
+        table = pa.table({"t": pa.array([moment], kind)})
+        with pytest.raises(InvalidInput, match="'t' should hold times of the years 2 to 9998"):
+            time_column(table, "t", "source")
+    table = pa.table({"t": pa.array([2**63 - 1], pa.int64()).cast(kind)})
+    with pytest.raises(InvalidInput, match="'t' should hold times of the years 2 to 9998"):
+        time_column(table, "t", "source")
+
+
+def test_a_column_that_is_there_twice_is_refused():
+    with pytest.raises(InvalidInput, match="'a' should be there once"):
+        require_columns(["a", "b", "a"], ["b", "a"], "source")
+    require_columns(["a", "b", "a"], ["b"], "source")

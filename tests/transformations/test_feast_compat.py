@@ -1,6 +1,7 @@
 """What is served stays served while a run is under way, and after it was killed or refused."""
 
 import contextlib
+import os
 import signal
 import sqlite3
 import threading
@@ -282,6 +283,9 @@ def test_a_registry_file_is_replaced_where_it_lies_with_its_mode(tmp_path, model
     link.rename(kept)
     kept.chmod(0o664)
     link.symlink_to(kept)
+    left = tmp_path / f".kept.db.{'0a' * 16}"  # by a process that was killed
+    left.touch()
+    os.utime(left, (0, 0))
     repo.materialize(at(0), at(1))
     assert link.is_symlink() and kept.stat().st_mode & 0o777 == 0o664
     assert newest_interval(repo) == dict.fromkeys(OURS, at(1))

@@ -60,7 +60,13 @@ def test_the_limits_are_those_of_the_types_behind_them():
         ({"positive_actions": ("HIRE",)}, "among `actions`"),
         ({"actions": many(MOST_ACTIONS + 1)}, r"`actions` should be at most 16,000.*16,001"),
         ({"length": LONGEST_SEQUENCE + 1}, r"`length` should be an int of at most 32,767.*32768"),
-        ({"length": 32.0}, r"`length` should be an int"),
+        ({"length": 32.0}, r"`length` should be of type int. Received: 32.0"),
+        ({"length": True}, r"`length` should be of type int"),
+        ({"window": 28}, r"`window` should be of type timedelta. Received: 28 of type int"),
+        ({"actions": "APPLY"}, r"`actions` should be of type tuple or list. Received: 'APPLY'"),
+        ({"actions": ("APPLY", 7)}, r"`actions\[1\]` should be of type str"),
+        ({"positive_actions": ({},)}, r"`positive_actions\[0\]` should be of type str"),
+        ({"other_actions": []}, r"'refuse' or 'ignore'. Received: \[\]"),
         (
             {"window": LONGEST_WINDOW + timedelta(hours=1)},
             r"at most 36,525 days. Received: 36,525 days and 1 hour",
@@ -70,6 +76,32 @@ def test_the_limits_are_those_of_the_types_behind_them():
 def test_impossible_specs_are_refused(wrong, message):
     with pytest.raises(InvalidInput, match=message):
         ActivitySpec(**wrong)
+
+
+def test_actions_may_be_a_list():
+    spec = ActivitySpec(actions=["CLICK", "HIRE"], positive_actions=["HIRE"])
+    assert spec == ActivitySpec(actions=("CLICK", "HIRE"), positive_actions=("HIRE",))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"length": "32"}, "`length` should be of type int"),
+        ({"window_seconds": [1]}, "`window_seconds` should be of type float or int"),
+        ({"window_seconds": 1e300}, "`window_seconds` should be at most that of 36,525 days"),
+        ({"actions": 7}, "`actions` should be of type tuple or list"),
+    ],
+)
+def test_facts_that_are_none_are_refused(change, message):
+    with pytest.raises(InvalidInput, match=message):
+        ActivitySpec.from_dict({**ActivitySpec().to_dict(), **change})
+
+
+@pytest.mark.parametrize("kind", [ActivitySpec, ItemVectorSpec])
+@pytest.mark.parametrize("facts", [{}, [], 7])
+def test_facts_that_are_missing_are_refused(kind, facts):
+    with pytest.raises(InvalidInput, match="expected an object with "):
+        kind.from_dict(facts)
 
 
 def test_a_mismatch_is_named_with_both_values():

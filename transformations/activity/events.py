@@ -25,7 +25,7 @@ from activity_embeddings.transformations.arrow import (
     single_chunk,
     time_column,
 )
-from activity_embeddings.transformations.errors import InvalidData
+from activity_embeddings.transformations.errors import InvalidData, quote
 from activity_embeddings.transformations.ragged import ranges
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.wording import out_of
@@ -264,7 +264,7 @@ def _action_ids(table: pa.Table, spec: ActivitySpec, source: str, column: str) -
         rows = pc.sum(pc.is_in(values, value_set=pa.array(unknown, values.type))).as_py()
         raise InvalidData(
             f"{source}: column {column!r} should be one of {', '.join(spec.actions)}. "
-            f"Received: {', '.join(map(repr, unknown[:5]))}"
+            f"Received: {', '.join(map(quote, unknown[:5]))}"
             f"{f' and {len(unknown) - 5:,} more' if len(unknown) > 5 else ''} in "
             f"{out_of(rows, len(values), 'row')}"
         )

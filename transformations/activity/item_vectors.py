@@ -16,7 +16,7 @@ from activity_embeddings.transformations.arrow import (
     require_no_nulls,
     time_column,
 )
-from activity_embeddings.transformations.errors import InvalidData
+from activity_embeddings.transformations.errors import InvalidData, quote
 from activity_embeddings.transformations.ragged import bisect, with_last
 from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.times import NEVER
@@ -115,7 +115,7 @@ class ItemVectors:
             moment = np.datetime64(int(time[twice[0]]), "us")
             raise InvalidData(
                 f"{source}: an item should have one vector at one time. Received: item "
-                f"{item_ids[int(item[twice[0]])].as_py()!r} has two at {moment}Z "
+                f"{quote(item_ids[int(item[twice[0]])].as_py())} has two at {moment}Z "
                 f"({counted(len(twice), 'such row')})"
             )
         matrix = np.zeros((len(order) + 1, spec.dimension), dtype=np.float32)
@@ -196,7 +196,7 @@ def _dense(
         raise InvalidData(
             f"{source}: column {names.EMBEDDING!r} should hold vectors of length "
             f"{embedding.dimension} ({embedding.name} version {embedding.version}). Received: "
-            f"length {int(lengths[wrong[0]])} for item {ids[int(wrong[0])].as_py()!r} "
+            f"length {int(lengths[wrong[0]])} for item {quote(ids[int(wrong[0])].as_py())} "
             f"({out_of(len(wrong), len(lengths), 'row')})"
         )
     # Chunk by chunk: together they may have more values than one Arrow array holds.
@@ -210,7 +210,7 @@ def _dense(
     if len(bad):
         raise InvalidData(
             f"{source}: column {names.EMBEDDING!r} should hold finite values. Received: NaN, "
-            f"null or infinity for item {ids[int(bad[0])].as_py()!r} "
+            f"null or infinity for item {quote(ids[int(bad[0])].as_py())} "
             f"({out_of(len(bad), len(lengths), 'row')})"
         )
     return dense

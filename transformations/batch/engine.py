@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from feast import Entity, FeatureView, OnDemandFeatureView
 from feast.infra.common.materialization_job import (
@@ -29,7 +29,7 @@ from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob, LocalRetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, ValidationError
 
 from activity_embeddings.transformations.batch.guards import Guards, Judge
 from activity_embeddings.transformations.batch.options import RunOptions, current_options
@@ -42,6 +42,7 @@ from activity_embeddings.transformations.errors import (
     StoreUnreachable,
     cannot_connect,
     first_line,
+    quote,
 )
 from activity_embeddings.transformations.feast_compat import states
 from activity_embeddings.transformations.logs import reports, reports_shown
@@ -50,6 +51,9 @@ from activity_embeddings.transformations.online.stores import row_store
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, Schedule
 
 MIB = 1024**2
+LONGEST_HOURS = 24 * 36_525
+"""A hundred years, as of the longest window."""
+FilePath: TypeAlias = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00\n]*$")]
 
 
 class ActivityComputeEngineConfig(FeastConfigBaseModel):
@@ -58,21 +62,21 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
     type: str = "activity_embeddings.ActivityComputeEngine"
     """Selects this engine."""
 
-    snapshot_interval_hours: PositiveFloat = 24
+    snapshot_interval_hours: Annotated[float, Field(ge=1 / 60, le=LONGEST_HOURS)] = 24
     """Distance of the cut-offs within an interval; 24 gives one snapshot at each midnight UTC."""
 
-    publishing_delay_minutes: NonNegativeFloat = 0
+    publishing_delay_minutes: Annotated[float, Field(ge=0, le=60 * LONGEST_HOURS)] = 0
     """Minutes from a cut-off to when its values are available: `created_timestamp` minus
     `event_timestamp`."""
 
-    batch_size: PositiveInt = 1024
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     """Members a model call, and postings a call of the item encoder."""
 
-    memory_budget_mb: PositiveInt = 1024
+    memory_budget_mb: Annotated[int, Field(ge=64, le=2**20)] = 1024
     """MiB that a run should hold, about; half of it are events. More events than that are read in
     parts of members, by way of files."""
 
-    retention_days: PositiveFloat | None = None
+    retention_days: Annotated[float, Field(gt=0, le=LONGEST_HOURS / 24)] | None = None
     """Days of history that snapshots should have; what labels of these days join stays. None: all
     snapshots are kept."""
 
@@ -80,7 +84,7 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
     """Whether the history of a model version may go on in another runtime, LiteRT or TensorFlow,
     than it began with. Their values differ by some 1e-7."""
 
-    metrics_file: str | None = None
+    metrics_file: FilePath | None = None
     """File that each run writes for the textfile collector of Prometheus' node_exporter, such as
     /var/lib/node_exporter/activity_embeddings.prom; None: no file."""
 
@@ -102,7 +106,7 @@ class ActivityComputeEngine(ComputeEngine):
         super().__init__(
             repo_config=repo_config, offline_store=offline_store, online_store=online_store
         )
-        self.settings = ActivityComputeEngineConfig(**settings)
+        self.settings = _checked(settings)
         self._rows = row_store(repo_config, online_store)
         self._feast_engine = LocalComputeEngine(
             repo_config=repo_config, offline_store=offline_store, online_store=online_store
@@ -249,6 +253,20 @@ class ActivityComputeEngine(ComputeEngine):
         for view in views:
             if keeps_snapshots(view):
                 sink_of(view, self.repo_config).forget_published()
+
+
+def _checked(settings: dict[str, Any]) -> ActivityComputeEngineConfig:
+    """Return the settings; Feast would show pydantic's error with a traceback."""
+    try:
+        return ActivityComputeEngineConfig(**settings)
+    except ValidationError as error:
+        first, *others = error.errors()
+        where = ".".join(map(quote, first["loc"])).replace("'", "")
+        more = f" ({len(others)} more)" if others else ""
+        raise InvalidInput(
+            f"feature_store.yaml: batch_engine.{where}: {first['msg']}. "
+            f"Received: {quote(first['input'])}{more}"
+        ) from error
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.artifacts import Location, is_url, local_folder
 from activity_embeddings.transformations.contract.litert_file import (
+    FACT,
     LITERT,
     TENSORFLOW,
     LiteRTFile,
@@ -31,7 +32,12 @@ from activity_embeddings.transformations.contract.saved_model import (
     fingerprint,
     read_signature,
 )
-from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
+from activity_embeddings.transformations.errors import (
+    InvalidInput,
+    ModelMismatch,
+    quote,
+    require_kinds,
+)
 from activity_embeddings.transformations.spec import (
     LONGEST_VECTOR,
     ActivitySpec,
@@ -40,7 +46,12 @@ from activity_embeddings.transformations.spec import (
     require_version,
 )
 
-MANIFEST = ManifestKind("model", "activity_model.json", ("name", "version", "spec", "vector_spec"))
+MANIFEST = ManifestKind(
+    "model",
+    "activity_model.json",
+    {"name": str, "version": str, "spec": dict, "vector_spec": dict},
+    {"description": str, "owner": str, FACT: dict},
+)
 Fact = TypeVar("Fact")
 
 
@@ -72,6 +83,19 @@ class ActivityModel:
     vector_spec: ItemVectorSpec | None = None
     description: str = ""
     owner: str = ""
+
+    def __post_init__(self) -> None:
+        unset = type(None)
+        require_kinds(
+            "ActivityModel",
+            path=(self.path, (str, Path)),
+            name=(self.name, (str, unset)),
+            version=(self.version, (str, unset)),
+            spec=(self.spec, (ActivitySpec, unset)),
+            vector_spec=(self.vector_spec, (ItemVectorSpec, unset)),
+            description=(self.description, str),
+            owner=(self.owner, str),
+        )
 
 
 @dataclass(frozen=True)
@@ -142,6 +166,7 @@ def describe_models(
         A model does not exist, cannot be read or was made for another spec or item vectors, or
         two lines have one name. The message names the model.
     """
+    require_kinds("ACTIVITY_MODELS", models=(models, (list, tuple)))
     described: dict[str, ModelDescription] = {}
     for model in models:
         description = describe_model(model, spec=spec, vector_spec=vector_spec)
@@ -158,6 +183,7 @@ def describe_model(
     model: ActivityModel, *, spec: ActivitySpec, vector_spec: ItemVectorSpec
 ) -> ModelDescription:
     """Check one line; see `describe_models`."""
+    require_kinds("ACTIVITY_MODELS", model=(model, ActivityModel))
     path = local_folder(model.path)
     signature = read_signature(path)
     manifest = read_manifest(path)
@@ -205,7 +231,7 @@ def _one_fact(name: str, path: Path, fact: str, packaged: Fact | None, given: Fa
     if packaged and given is not None and given != packaged:
         raise ModelMismatch(
             f"model {name!r}: `{fact}` in the registry line should be left out or equal the "
-            f"manifest's {packaged!r}. Received: {given!r}"
+            f"manifest's {quote(packaged)}. Received: {quote(given)}"
         )
     chosen = packaged or given
     if not chosen:

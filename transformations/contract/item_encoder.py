@@ -25,7 +25,7 @@ from activity_embeddings.transformations.contract.saved_model import (
     fingerprint,
     read_signature,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, quote
 from activity_embeddings.transformations.spec import (
     LONGEST_VECTOR,
     ItemVectorSpec,
@@ -34,7 +34,12 @@ from activity_embeddings.transformations.spec import (
 from activity_embeddings.transformations.times import Time, parse_datetime, to_datetime, to_us
 from activity_embeddings.transformations.wording import utc
 
-MANIFEST = ManifestKind("item encoder", "item_encoder.json", ("name", "version", "valid_from"))
+MANIFEST = ManifestKind(
+    "item encoder",
+    "item_encoder.json",
+    {"name": str, "version": str, "valid_from": str},
+    {"description": str},
+)
 SCALAR_TYPES = ("string", "int64", "float32")
 _SHAPES = {("string", 2), *((dtype, 1) for dtype in SCALAR_TYPES)}
 
@@ -191,6 +196,6 @@ def _parse_valid_from(name: str, text: Any) -> int:
     if moment is None or moment.tzinfo is None:
         raise InvalidInput(
             f"item encoder {name!r}: `valid_from` should be an ISO 8601 time with its zone, as "
-            f"2024-03-01T00:00:00+00:00. Received: {text!r}"
+            f"2024-03-01T00:00:00+00:00. Received: {quote(text)}"
         )
     return to_us(moment)

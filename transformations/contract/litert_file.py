@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from activity_embeddings.transformations.contract.manifest import FOLDER
-from activity_embeddings.transformations.errors import ModelMismatch
+from activity_embeddings.transformations.errors import ModelMismatch, require_kinds
 
 FACT = "litert"
 """Key of the manifest."""
@@ -50,6 +50,11 @@ class LiteRTFile:
         facts = manifest.get(FACT) or {}
         if "hash" not in facts:
             return None
+        require_kinds(
+            f"model {manifest['name']!r}: {FACT}",
+            hash=(facts["hash"], str),
+            runs_batches=(facts.get("runs_batches"), bool),
+        )
         file = model / FILE
         content = hash_of(file.read_bytes()) if file.is_file() else None
         if content != facts["hash"]:
@@ -58,7 +63,7 @@ class LiteRTFile:
                 f"{facts['hash']}. Received: "
                 f"{'no file' if content is None else f'{content} (changed or corrupt file)'}"
             )
-        return cls(file, bool(facts["runs_batches"]))
+        return cls(file, facts["runs_batches"])
 
 
 def hash_of(content: bytes) -> str:

@@ -9,12 +9,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from activity_embeddings.transformations.contract.saved_model import fingerprint
-from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
+from activity_embeddings.transformations.errors import (
+    InvalidInput,
+    ModelMismatch,
+    first_line,
+    quote,
+    require_kinds,
+)
 
 FOLDER = Path("assets.extra")
 FORMAT = 1
@@ -32,12 +38,15 @@ class ManifestKind:
     file_name
         In the folder `assets.extra`.
     required
-        Facts that every manifest states, beside format and fingerprint.
+        Facts that every manifest states, beside format and fingerprint, and their types.
+    optional
+        Others that are read, and their types.
     """
 
     what: str
     file_name: str
-    required: tuple[str, ...]
+    required: Mapping[str, type]
+    optional: Mapping[str, type] = field(default_factory=dict)
 
     @property
     def file(self) -> Path:
@@ -58,18 +67,22 @@ class ManifestKind:
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
             received = manifest.get("format")
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise InvalidInput(
-                f"{self.what} {path}: {self.file} should be a JSON object. Received: {error}"
+                f"{self.what} {path}: {self.file} should be a JSON object. Received: "
+                f"{first_line(error)}"
             ) from error
         required = (*self.required, "fingerprint")
         missing = [key for key in required if key not in manifest]
         if received != FORMAT or missing:
             raise InvalidInput(
                 f"{self.what} {path}: {self.file} should have format {FORMAT} and "
-                f"{', '.join(required)}. Received: format {received}"
+                f"{', '.join(required)}. Received: format {quote(received)}"
                 + (f", without {', '.join(missing)}" if missing else "")
             )
+        kinds = {**self.required, "fingerprint": str, **self.optional}
+        there = {key: (manifest[key], kind) for key, kind in kinds.items() if key in manifest}
+        require_kinds(f"{self.what} {path}: {self.file}", **there)
         return manifest
 
     def write(self, path: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +98,7 @@ class ManifestKind:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise InvalidInput(
                 f"{self.what} {path}: `name` should be lower-case letters, digits and '_', from "
-                f"{origin}. Received: {name!r}"
+                f"{origin}. Received: {quote(name)}"
             )
         return name
 
@@ -94,6 +107,6 @@ class ManifestKind:
         if manifest["fingerprint"] != content:
             raise ModelMismatch(
                 f"{self.what} {manifest['name']!r}: the SavedModel at {path} should be the one "
-                f"that was packaged, fingerprint {manifest['fingerprint']}. "
+                f"that was packaged, fingerprint {quote(manifest['fingerprint'])}. "
                 f"Received: {content} (changed or corrupt file)"
             )

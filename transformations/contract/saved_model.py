@@ -139,7 +139,11 @@ def read_signature(
         There is no SavedModel, it cannot be parsed, or it has no such signature.
     """
     file = path / "saved_model.pb"
-    if not file.is_file():
+    try:
+        is_there = file.is_file()
+    except (OSError, ValueError):  # a path that no file can have
+        is_there = False
+    if not is_there:
         raise InvalidInput(
             f"{what} {path}: expected a TensorFlow SavedModel. Received: no file {file.name}. "
             f"Package the {what} first, or correct {declared}"

@@ -16,6 +16,7 @@ from activity_embeddings.transformations.definitions.views import (
     realtime_views,
     sequence_view,
 )
+from activity_embeddings.transformations.errors import require_kinds
 from activity_embeddings.transformations.names import ACTIVITY_COUNT, LAST_ACTIVITY_AT, Tag
 
 View: TypeAlias = BatchFeatureView | OnDemandFeatureView
@@ -78,6 +79,16 @@ class ActivityDomain:
         snapshots: Snapshots = None,
         owner: str = "",
     ) -> None:
+        require_kinds(
+            "ActivityDomain",
+            activity=(activity, FeatureView),
+            vectors=(vectors, FeatureView),
+            member=(member, Entity),
+            item=(item, Entity),
+            models=(models, (list, tuple)),
+            repo=(repo, Path),
+            owner=(owner, str),
+        )
         self.sequence = sequence_view(
             events=activity,
             vectors=vectors,

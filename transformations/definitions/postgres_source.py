@@ -10,7 +10,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 
 from activity_embeddings.transformations.definitions.snapshot_source import CheckedSource
 from activity_embeddings.transformations.definitions.store_config import require_postgres
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, quote
 from activity_embeddings.transformations.offline.sinks.base import table_name
 
 LONGEST_NAME = 63
@@ -42,9 +42,12 @@ def table_source(schema: str, view: str, version: str, **definition: Any) -> Pos
     """
     table = table_name(view, version)
     for what, name in (("schema", schema), ("table", table)):
-        if not name or len(name.encode()) > LONGEST_NAME or set(name) & set('"%\0'):
+        # Not printable are NUL, which no name holds, and what is no UTF-8.
+        fits = name.isprintable() and 0 < len(name.encode()) <= LONGEST_NAME
+        if not fits or set(name) & set('"%'):
             raise InvalidInput(
                 f"{view}: expected a name of a {what} in PostgreSQL: at most {LONGEST_NAME} bytes, "
-                f"and no quotation mark or per cent sign. Received: {name!r}"
+                "all printable, and no quotation mark or per cent sign. Received: "
+                f"{quote(name)}"
             )
     return PostgreSQLTableSource(table=f'"{schema}"."{table}"', **definition)

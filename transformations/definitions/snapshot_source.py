@@ -23,7 +23,7 @@ from activity_embeddings.transformations.definitions.store_config import (
     require_own_connections,
 )
 from activity_embeddings.transformations.definitions.tags import within_repo
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, quote, received, require_kinds
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.offline.sinks.base import table_name
 
@@ -77,6 +77,9 @@ class PostgreSQLSnapshots:
     """
 
     schema: str = "activity_embeddings"
+
+    def __post_init__(self) -> None:
+        require_kinds("PostgreSQLSnapshots", schema=(self.schema, str))
 
     def source(self, view: str, version: str, repo: Path, **definition: Any) -> DataSource:
         """See `SnapshotPlace.source`.
@@ -140,6 +143,21 @@ class IcebergSnapshots:
 
     def __post_init__(self) -> None:
         require_extra("iceberg", "IcebergSnapshots")
+        properties = self.catalog_properties
+        require_kinds(
+            "IcebergSnapshots",
+            warehouse=(self.warehouse, (str, Path)),
+            namespace=(self.namespace, str),
+            catalog_type=(self.catalog_type, str),
+            catalog_name=(self.catalog_name, str),
+            catalog_properties=(properties, Mapping),
+            endpoint=(self.endpoint, str),
+            token_env_var=(self.token_env_var, (str, type(None))),
+            credential_vending=(self.credential_vending, bool),
+        )
+        for key, value in properties.items():
+            require_kinds("IcebergSnapshots: catalog_properties", key=(key, str))
+            require_kinds("IcebergSnapshots: catalog_properties", **{key: (value, str)})
         if "_" in self.catalog_name:
             raise InvalidInput(
                 "IcebergSnapshots: catalog_name should have no underscore, which pyiceberg's "
@@ -184,7 +202,14 @@ class IcebergSnapshots:
 
 
 def _is_secret(key: str, value: str) -> bool:
-    return bool(_SECRET.search(key)) or (key == "uri" and bool(urlsplit(value).password))
+    if key != "uri":
+        return bool(_SECRET.search(key))
+    try:
+        return bool(urlsplit(value).password)
+    except ValueError as error:
+        raise InvalidInput(
+            f"IcebergSnapshots: expected an address of a catalog. Received: {quote(value)}; {error}"
+        ) from error
 
 
 def _sqlite_within(uri: str, repo: Path) -> str:
@@ -206,6 +231,11 @@ def snapshot_source(
     if snapshots is None:
         snapshots = repo / "data" / "snapshots"
     place = FolderSnapshots(snapshots) if isinstance(snapshots, Path) else snapshots
+    if isinstance(place, type) or not hasattr(place, "source"):
+        raise InvalidInput(
+            f"{view}: `snapshots` should be a Path, IcebergSnapshots, PostgreSQLSnapshots or None. "
+            f"Received: {received(place)}"
+        )
     return place.source(
         view,
         version,

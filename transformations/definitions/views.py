@@ -67,7 +67,7 @@ from activity_embeddings.transformations.definitions.tags import (
     vector_tags,
     within_repo,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, require_kinds
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.offline.sources import check_columns
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -119,6 +119,16 @@ def activity_view(
     InvalidInput
         A name cannot be used, see `DomainNames`; or ids are neither INT64 nor STRING.
     """
+    require_kinds(
+        "activity_view",
+        source=(source, DataSource),
+        member=(member, Entity),
+        item=(item, Entity),
+        spec=(spec, ActivitySpec),
+        action=(action, str),
+        event_id=(event_id, (Field, type(None))),
+        owner=(owner, str),
+    )
     domain = DomainNames(
         item=item.name,
         member_id=member.join_key,
@@ -168,6 +178,13 @@ def posting_view(
     owner
         Shown in the registry.
     """
+    require_kinds(
+        "posting_view",
+        source=(source, DataSource),
+        item=(item, Entity),
+        schema=(schema, (list, tuple)),
+        owner=(owner, str),
+    )
     return FeatureView(
         name=names.postings_view(item.name),
         entities=[item],
@@ -206,6 +223,14 @@ def vector_view(
     owner
         Shown in the registry.
     """
+    require_kinds(
+        "vector_view",
+        source=(source, DataSource),
+        item=(item, Entity),
+        vectors=(vectors, ItemVectorSpec),
+        table=(table, (Path, str, type(None))),
+        owner=(owner, str),
+    )
     name = names.vectors_view(item.name)
     return FeatureView(
         name=name,
@@ -256,6 +281,15 @@ def encoded_vector_view(
         The encoder does not keep the contract, or takes what the postings do not have; or the
         entity is not that of the postings.
     """
+    require_kinds(
+        "encoded_vector_view",
+        encoder=(encoder, (Path, str)),
+        postings=(postings, FeatureView),
+        item=(item, Entity),
+        repo=(repo, Path),
+        table=(table, (Path, str, type(None))),
+        owner=(owner, str),
+    )
     _require_entity(postings, item)
     name = names.vectors_view(item.name)
     described = describe_item_encoder(encoder)

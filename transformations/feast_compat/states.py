@@ -36,6 +36,9 @@ from sqlalchemy import select, update
 READ_PATIENCE = 5.0
 """Seconds to wait for a registry file that another process is writing."""
 
+ABANDONED = 60.0
+"""Seconds after which a file that was written aside is that of a process that was killed."""
+
 Edit: TypeAlias = Callable[[FeatureViewProto], None]
 
 
@@ -194,6 +197,10 @@ def _replace(path: Path, proto: RegistryProto) -> bool:
     proto.version_id = str(uuid.uuid4())
     proto.last_updated.FromDatetime(datetime.now(UTC))
     try:
+        for other in target.parent.glob(f".{target.name}.{'[0-9a-f]' * 32}"):
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                if time.time() - other.stat().st_mtime > ABANDONED:
+                    other.unlink()
         with aside.open("wb") as file:
             file.write(proto.SerializeToString())
             file.flush()

@@ -65,7 +65,9 @@ def names_there(
     if not all(called[name] in there for name in needed):
         called = {name: name if name in there else theirs for name, theirs in called.items()}
     require_columns(there, [called[name] for name in needed], source)
-    return {ours: theirs for ours, theirs in called.items() if theirs in there}
+    chosen = {ours: theirs for ours, theirs in called.items() if theirs in there}
+    require_columns(there, chosen.values(), source)
+    return chosen
 
 
 def under_our_names(

@@ -9,9 +9,10 @@ of Feast's offline stores say that they have written what they have lost.
 from __future__ import annotations
 
 import fcntl
+import time
 import uuid
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -42,6 +43,8 @@ from activity_embeddings.transformations.offline.sources import (
 from activity_embeddings.transformations.times import NEVER
 from activity_embeddings.transformations.wording import OWN_PIPELINE
 
+ABANDONED = 60.0
+"""Seconds after which a file that a push writes aside is that of a push that was killed."""
 LIVE_FILES = "live-*.parquet"
 """The files that were added to a folder of events, among those that were there."""
 
@@ -114,7 +117,8 @@ class PushedEvents:
         self._column = source_names(view, [member_id])[member_id]
         files = parquet_files(store.config, view)
         folder = None if files is None else files.local_path
-        self._files = sorted(folder.glob(LIVE_FILES)) if folder and folder.is_dir() else []
+        self._folder = folder if folder and folder.is_dir() else None
+        self._files = sorted(self._folder.glob(LIVE_FILES)) if self._folder else []
 
     def count(self, members: pa.Array) -> int:
         """Return how many events of members there are."""
@@ -122,6 +126,7 @@ class PushedEvents:
 
     def forget(self, members: pa.Array) -> int:
         """Take events of members out; return how many there were."""
+        self._remove_abandoned()
         forgotten = 0
         for file in self._files:
             theirs = self._theirs(file, members)
@@ -139,6 +144,7 @@ class PushedEvents:
 
         A reader in between, or a kill, may meet an event twice, which counts once.
         """
+        self._remove_abandoned()
         if len(self._files) < 2:
             return len(self._files), sum(pq.read_metadata(f).num_rows for f in self._files)
         tables = [pq.read_table(file, partitioning=None) for file in self._files]
@@ -148,6 +154,13 @@ class PushedEvents:
         for file in self._files:
             file.unlink()
         return len(self._files), len(merged)
+
+    def _remove_abandoned(self) -> None:
+        """Remove what killed pushes were writing: no reader saw it, and it names members."""
+        for file in self._folder.glob(f".{LIVE_FILES}.writing") if self._folder else []:
+            with suppress(FileNotFoundError):  # it was finished in between
+                if time.time() - file.stat().st_mtime > ABANDONED:
+                    file.unlink()
 
     def _theirs(self, file: Path, members: pa.Array) -> pa.ChunkedArray:
         column = pq.read_table(file, columns=[self._column], partitioning=None).column(0)

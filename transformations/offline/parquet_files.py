@@ -266,7 +266,9 @@ class ParquetFiles:
             fragment = _FORMAT.make_fragment(path, filesystem)
             try:
                 fragment.ensure_complete_metadata()
-            except (OSError, pa.ArrowException) as error:
+                # Read for the first time here: in a corrupt footer they are no text.
+                _ = fragment.physical_schema.names, _paths(fragment.metadata)
+            except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
                 what_to_do = TEXT_FIRST if isinstance(error, pa.ArrowInvalid) else ""
                 raise self._unreadable(path, error, what_to_do) from error
             fragments.append(fragment)
@@ -309,12 +311,6 @@ class ParquetFiles:
         """Raise unless a file has the columns, each once, and a time with a zone."""
         schema, label = fragment.physical_schema, self._of(fragment.path)
         require_columns(schema.names, wanted.values(), label)
-        twice = [field for field in wanted.values() if schema.names.count(field) > 1]
-        if twice:
-            raise InvalidData(
-                f"{label}: column {twice[0]!r} should be there once. Received: "
-                f"{schema.names.count(twice[0])} columns of this name"
-            )
         require_zoned_time(_type_of(fragment, wanted[time]), wanted[time], label)
 
     def _read_group(
@@ -443,9 +439,14 @@ def _type_of(fragment: ds.ParquetFileFragment, column: str) -> pa.DataType:
     return fragment.physical_schema.field(column).type
 
 
+def _paths(metadata: pq.FileMetaData) -> list[str]:
+    """Return the names of columns, and of what is in nested ones."""
+    return [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+
+
 def _statistics(metadata: pq.FileMetaData, name: str) -> Iterator[pq.Statistics | None]:
     """Yield what each row group says of one column that is not nested; None for nothing."""
-    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    paths = _paths(metadata)
     position = paths.index(name) if name in paths else None
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)

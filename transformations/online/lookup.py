@@ -9,7 +9,7 @@ from feast import FeatureStore, FeatureView
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.definitions.tags import vector_spec_of, vector_table_of
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, quote
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.stores import row_store_of
 from activity_embeddings.transformations.online.vector_table import VectorTableReader
@@ -65,7 +65,7 @@ class ItemVectorLookup:
             if len(vector) != self._embedding.dimension:
                 raise InvalidInput(
                     f"{self._view.name} (online): expected a vector of length "
-                    f"{self._embedding.dimension} for item {item.as_py()!r}. "
+                    f"{self._embedding.dimension} for item {quote(item.as_py())}. "
                     f"Received: length {len(vector)}"
                 )
             found[int(position)] = (to_us(time), vector)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from feast import FeatureView, Field
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Int32List, Int64List, StringList, Value
@@ -66,10 +65,11 @@ def feast_rows(view: FeatureView, batch: pa.RecordBatch) -> list[Row]:
 def _values(column: pa.Array, field: Field) -> Sequence[Value]:
     """Return one feature's column as protobuf values, of the type that the view declares."""
     if field.dtype == UnixTimestamp and column.type == TIMESTAMP:
-        seconds = pc.floor(pc.divide(column.cast(pa.int64()), pa.scalar(1e6))).to_pylist()
+        # As whole numbers: floats hold microseconds of 285 years alone.
+        seconds = column.cast(pa.int64()).fill_null(0).to_numpy() // 1_000_000
         return [
-            Value() if second is None else Value(unix_timestamp_val=int(second))
-            for second in seconds
+            Value(unix_timestamp_val=second) if filled else Value()
+            for second, filled in zip(seconds.tolist(), column.is_valid().to_pylist(), strict=True)
         ]
     if not column.null_count:
         if field.dtype == Array(Float32) and _of_one_length(column):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 import numpy as np
@@ -53,9 +53,9 @@ from activity_embeddings.transformations.online.live_rows import activities_of, 
 from activity_embeddings.transformations.online.lookup import ItemVectorLookup
 from activity_embeddings.transformations.online.protobuf import entity_keys, feast_rows
 from activity_embeddings.transformations.online.stores import row_store_of
-from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.spec import LONGEST_WINDOW, ActivitySpec
 from activity_embeddings.transformations.times import ALWAYS, CLOCK_TOLERANCE, to_datetime, to_us
-from activity_embeddings.transformations.wording import are, counted, out_of, utc
+from activity_embeddings.transformations.wording import are, counted, duration, out_of, utc
 
 SOURCE = "pushed events"
 """What errors call them."""
@@ -209,10 +209,11 @@ class SequenceWriter:
         if isinstance(events, pd.DataFrame):
             try:
                 table = pa.Table.from_pandas(events, preserve_index=False)
-            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError) as error:
+            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+                # Of pandas: also columns of one name, and objects of other types than the first.
                 raise InvalidData(
                     f"{SOURCE}: expected columns of one type each, integers of int64 and text "
-                    f"that can be UTF-8. Received: {error}"
+                    f"that can be UTF-8. Received: {first_line(error)}"
                 ) from error
         domain = self.domain
         table = under_our_names(table, self.source_names, SOURCE, optional=[domain.event_id])
@@ -230,6 +231,14 @@ class SequenceWriter:
             require_event_ids(self._events, table)
             columns[domain.event_id] = self._as_event_ids(id_column(table, domain.event_id, SOURCE))
         now = to_us(datetime.now(UTC))
+        oldest = now - LONGEST_WINDOW // timedelta(microseconds=1)
+        old = np.flatnonzero(time < oldest)
+        if len(old):
+            raise InvalidData(
+                f"{SOURCE}: column {names.EVENT_TIMESTAMP!r} should lie in the "
+                f"{duration(LONGEST_WINDOW)} before now. Received: "
+                f"{utc(to_datetime(time[old].min()))} in {out_of(len(old), len(time), 'row')}"
+            )
         late = np.flatnonzero(time > now + CLOCK_TOLERANCE)
         if len(late):
             raise InvalidData(

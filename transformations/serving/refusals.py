@@ -12,7 +12,7 @@ import email.message
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -29,7 +29,12 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from activity_embeddings.transformations.errors import quote, received
+from activity_embeddings.transformations.errors import (
+    InvalidInput,
+    quote,
+    received,
+    require_kinds,
+)
 from activity_embeddings.transformations.feast_compat.requests import (
     GetOnlineFeaturesRequest,
     known_user,
@@ -83,6 +88,12 @@ class RequestLimits:
     bytes: int = 16 * 2**20
     rows: int = 10_000
     recent_events: int = 1_000
+
+    def __post_init__(self) -> None:
+        given = asdict(self)
+        require_kinds("RequestLimits", **{name: (value, int) for name, value in given.items()})
+        if min(given.values()) < 1:
+            raise InvalidInput(f"RequestLimits: expected positive numbers. Received: {given}")
 
 
 DEFAULT_LIMITS = RequestLimits()

@@ -8,7 +8,7 @@ from activity_embeddings.transformations.contract.manifest import ManifestKind
 from activity_embeddings.transformations.contract.saved_model import fingerprint
 from activity_embeddings.transformations.errors import InvalidInput
 
-KIND = ManifestKind("thing", "thing.json", ("name",))
+KIND = ManifestKind("thing", "thing.json", {"name": str}, {"owner": str})
 
 
 @pytest.fixture
@@ -42,14 +42,23 @@ def test_no_manifest_is_an_empty_one(saved):
     [
         ("{", "should be a JSON object"),
         ("[]", "should be a JSON object"),
+        ("[" * 100_000, "should be a JSON object"),
         (json.dumps({"format": 1, "fingerprint": ""}), "Received: format 1, without name"),
         (json.dumps({"format": 9, "name": "a", "fingerprint": ""}), "Received: format 9"),
+        (
+            json.dumps({"format": 1, "name": ["a"], "fingerprint": ""}),
+            "`name` should be of type str",
+        ),
+        (
+            json.dumps({"format": 1, "name": "a", "fingerprint": "", "owner": 7}),
+            "`owner` should be of type str. Received: 7",
+        ),
     ],
 )
 def test_a_malformed_manifest_is_refused_by_kind_and_place(text, message, saved):
     (saved / "assets.extra").mkdir()
     (saved / KIND.file).write_text(text)
-    with pytest.raises(InvalidInput, match=rf"thing .*thing\.json .*{message}"):
+    with pytest.raises(InvalidInput, match=rf"thing .*thing\.json:? .*{message}"):
         KIND.read(saved)
 
 

@@ -89,3 +89,37 @@ def test_a_view_of_vectors_of_another_item_is_refused(repo):
     )
     line = refusal(repo)
     assert "member_embedding: expected entities=[job]" in line and "Received: member" in line
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        ("sources.py", "    member=member,", "    member='m',", "`member` should be of type Ent"),
+        ("sources.py", "    spec=SPEC,", "    spec=None,", "`spec` should be of type ActivitySpec"),
+        ("item_vectors.py", "vectors=VECTOR_SPEC,", "vectors=64,", "type ItemVectorSpec. Received"),
+        ("views.py", "repo=REPO,", "repo=str(REPO),", "`repo` should be of type Path"),
+        ("views.py", "repo=REPO,", "repo=REPO, snapshots='data',", "`snapshots` should be a Path"),
+        ("views.py", "=ACTIVITY_MODELS,", "=None,", "`models` should be of type list or tuple"),
+        ("activity_models.py", '(MODELS / "cnn")', "(7)", "`path` should be of type str or Path"),
+        ("activity_models.py", '(MODELS / "cnn")', '("x" * 999)', "a TensorFlow SavedModel"),
+    ],
+)  # fmt: skip
+def test_an_argument_of_another_kind_is_named(file, old, new, words, repo):
+    repo.edit(file, old, new)
+    assert words in refusal(repo)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("batch_size: -1", "batch_engine.batch_size: Input should be greater than or equal to 1"),
+        ("snapshot_interval_hours: .inf", "batch_engine.snapshot_interval_hours: Input should be"),
+        ("snapshot_interval_hours: 1.0e-300", "batch_engine.snapshot_interval_hours: Input"),
+        ("retention_days: .inf", "batch_engine.retention_days: Input should be less than"),
+        ("batchsize: 7", "batch_engine.batchsize: Extra inputs are not permitted. Received: 7"),
+        ("guards: {members: {action: x}}", "guards.members.action: Input should be 'fail', 'warn'"),
+    ],
+)
+def test_settings_of_the_engine_are_named(setting, words, repo):
+    repo.edit("feature_store.yaml", "  snapshot_interval_hours: 24 ", f"  {setting} ")
+    assert words in refusal(repo)

@@ -30,7 +30,7 @@ def test_rows_are_what_feast_makes_of_the_same_table(key):
             "items": pa.array([[as_id(1), as_id(2)], [as_id(5)], [as_id(6)]]),
             "actions": pa.array([[1, 2], [3], [1]], pa.list_(pa.int32())),
             "count": pa.array([2, 1, 0], pa.int64()),
-            "last": pa.array([1_700_000_000_999_999, -1_500_000, 5], STAMPS),
+            "last": pa.array([1_700_000_000_999_999, -1_500_000, -(2**55) - 1], STAMPS),
             "event_timestamp": pa.array([10**15, 10**15, 10**15 + 1], STAMPS),
             "created_timestamp": pa.array([10**15 + 60_000_000] * 3, STAMPS),
         }

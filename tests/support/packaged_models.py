@@ -1,0 +1,24 @@
+"""The models of the feature repo, packaged over item vectors of the user's own."""
+
+from pathlib import Path
+
+
+def package_models(folder: Path) -> Path:
+    """Package the three models; the CNN has its first, random weights."""
+    import keras
+
+    from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
+    from activity_embeddings.training.packaging import package_model
+    from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+
+    spec, vector_spec = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", 64)
+    keras.utils.set_random_seed(7)
+    for name, model in {
+        "unweighted_average": UnweightedAverage().build(spec, vector_spec),
+        "geometric_decay": GeometricDecay(r=0.8).build(spec, vector_spec),
+        "cnn": CNN(residual=False).build(spec, vector_spec),
+    }.items():
+        package_model(
+            model, folder / name, name=name, version="1", spec=spec, vector_spec=vector_spec
+        )
+    return folder
