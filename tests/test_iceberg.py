@@ -73,7 +73,9 @@ def snapshots(repo):
 def tables(repo):
     """Where each table's metadata is: another place after every change."""
     with sqlite3.connect(repo.path / WAREHOUSE / "catalog.db") as connection:
-        query = "SELECT table_name, metadata_location FROM iceberg_tables"
+        query = (
+            "SELECT table_name, metadata_location FROM iceberg_tables WHERE table_name <> 'runs'"
+        )
         return dict(connection.execute(query).fetchall())
 
 
@@ -257,7 +259,7 @@ def test_a_bad_event_leaves_the_tables_as_they_were(iceberg):
         ("commit", 2, "after"),
         ("commit", 5, "after"),
         ("mark_published", 2, "before"),
-        ("_change", 2, "before"),
+        ("_change", 3, "before"),  # the first is of the record of the run
     ],
     ids=str,
 )

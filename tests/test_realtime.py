@@ -371,7 +371,8 @@ def test_the_feature_services_are_there(store):
         got = store.get_online_features(
             store.get_feature_service(service), entity_rows([BUSY], request_timestamp=T)
         ).to_dict()
-        assert set(got) == {"member_id", *MODELS[outputs], *COUNTS}
+        assert set(got) == {"member_id", *MODELS[outputs], "model_version", *COUNTS}
+        assert got["model_version"] == ["1"]
 
 
 def test_a_item_newer_than_the_table_comes_from_the_online_store(published, models, tmp_path):

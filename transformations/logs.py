@@ -1,7 +1,8 @@
 """How this package says what it does: by `logging`, under the name `activity_embeddings`.
 
-A program that has set up logging gets reports there, at level INFO. Elsewhere, as under the command
-`feast`, they go to standard output as they are, or as JSON lines:
+A program that has set up logging, by more than `logging.basicConfig()`, gets reports there, at
+level INFO. Elsewhere, as under the command `feast`, they go to standard output as they are, or as
+JSON lines:
 
     {"time": "2024-03-01T00:30:00.123456+00:00", "level": "INFO", "logger": "activity_embeddings",
      "message": "...", "facts": {...}}
@@ -46,7 +47,7 @@ class JsonLines(logging.Formatter):
 @contextmanager
 def reports_shown() -> Iterator[None]:
     """Show reports on standard output while the body runs, unless the program shows them."""
-    if reports.isEnabledFor(logging.INFO) and reports.hasHandlers() and not wants_json():
+    if _is_set_up() and not wants_json():
         yield
         return
     handler = logging.StreamHandler(sys.stdout)
@@ -62,6 +63,21 @@ def reports_shown() -> Iterator[None]:
         reports.removeHandler(handler)
         reports.setLevel(level)
         reports.propagate = propagate
+
+
+def _is_set_up() -> bool:
+    """Return whether the program shows reports in a way of its own.
+
+    `logging.basicConfig()` as such, which the command `feast` calls, is none.
+    """
+    handlers = [*reports.handlers, *logging.getLogger().handlers]
+    own = [each for each in handlers if type(each) is not logging.StreamHandler or _format(each)]
+    return bool(own) and reports.isEnabledFor(logging.INFO)
+
+
+def _format(handler: logging.Handler) -> bool:
+    """Return whether a handler writes another format than that of `logging.basicConfig()`."""
+    return getattr(handler.formatter, "_fmt", None) != logging.BASIC_FORMAT
 
 
 @contextmanager

@@ -83,11 +83,15 @@ def in_utc(database: Database) -> None:
 
 
 def tables(database: Database) -> dict[str, list[tuple]]:
-    """Return every row of the schemas of snapshots, whatever its place on the disk."""
+    """Return every row of the schemas of snapshots, whatever its place on the disk.
+
+    Without the records of runs: each run has one.
+    """
     with database.connect() as connection:
         named = connection.execute(
             "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables "
-            "WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'public') ORDER BY 1"
+            "WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'public') "
+            "AND tablename <> 'runs' ORDER BY 1"
         ).fetchall()
         return {name: _rows(connection, name) for (name,) in named}
 

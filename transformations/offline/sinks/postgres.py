@@ -359,7 +359,13 @@ class PostgresSink:
     def write_record(self, name: str, record: Mapping[str, Any]) -> None:
         """See `SnapshotSink.write_record`."""
         with statements(self.info) as cursor:
-            self._create_shared(cursor)
+            if not self._has_table(cursor, RUNS):
+                self._create_schema(cursor)
+                cursor.execute(
+                    self._sql(
+                        "CREATE TABLE IF NOT EXISTS {runs} (run text PRIMARY KEY, record json)"
+                    )
+                )
             cursor.execute(
                 self._sql(
                     "INSERT INTO {runs} VALUES (%s, %s) "
@@ -468,14 +474,9 @@ class PostgresSink:
 
     def _create_shared(self, cursor: psycopg.Cursor) -> None:
         """Create the schema and the tables that views share, one process at a time."""
-        if all(self._has_table(cursor, table) for table in (SNAPSHOTS, PUBLISHED, RUNS)):
+        if self._has_table(cursor) and self._has_table(cursor, PUBLISHED):
             return
-        lock = f"activity embeddings {self.schema}"
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (lock,))
-        cursor.execute("SELECT count(*) FROM pg_namespace WHERE nspname = %s", (self.schema,))
-        if not _one(cursor)[0]:
-            # Asked for first: where the schema is there, one need not be allowed to create it.
-            cursor.execute(SQL("CREATE SCHEMA {}").format(Identifier(self.schema)))
+        self._create_schema(cursor)
         cursor.execute(
             self._sql(
                 "CREATE TABLE IF NOT EXISTS {snapshots} (snapshots_of text, as_of timestamptz, "
@@ -489,9 +490,15 @@ class PostgresSink:
                 "as_of timestamptz NOT NULL, PRIMARY KEY (snapshots_of, store))"
             )
         )
-        cursor.execute(
-            self._sql("CREATE TABLE IF NOT EXISTS {runs} (run text PRIMARY KEY, record json)")
-        )
+
+    def _create_schema(self, cursor: psycopg.Cursor) -> None:
+        """Create the schema; other processes that create in it wait for the transaction to end."""
+        lock = f"activity embeddings {self.schema}"
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (lock,))
+        cursor.execute("SELECT count(*) FROM pg_namespace WHERE nspname = %s", (self.schema,))
+        if not _one(cursor)[0]:
+            # Asked for first: where the schema is there, one need not be allowed to create it.
+            cursor.execute(SQL("CREATE SCHEMA {}").format(Identifier(self.schema)))
 
     def _columns(self, cursor: psycopg.Cursor) -> dict[str, str]:
         """Return the columns of the table of rows and their types; none where it is not there."""
