@@ -1,30 +1,45 @@
-"""What a commit of snapshots costs in each place, and as a table of Iceberg grows.
+"""What a commit of snapshots costs in each place, and as the tables grow.
 
     python benchmarks/snapshot_places.py --days 365
 
 Three views of one as-of time, 30,000 rows each: sequences and two embeddings of 64 dimensions.
-Columns: a folder, an Iceberg table (sqlite catalog, local warehouse), and a bare pyiceberg append
-of the same rows to an unpartitioned table, which is neither idempotent nor replaces anything.
+Seconds to commit what is written aside in
+
+- a folder;
+- an Iceberg table (sqlite catalog, local warehouse), and once more the same rows, which changes
+  nothing; beside it a bare append by pyiceberg of the same rows to an unpartitioned table, which is
+  neither idempotent nor replaces anything;
+- PostgreSQL, all views in one transaction, and once more the same rows; beside it a bare COPY of
+  the same rows (binary, by ADBC) to tables without keys or indexes. Every commit is synced to disk.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import adbc_driver_postgresql.dbapi
 import click
 import numpy as np
 import pyarrow as pa
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
+from psycopg.conninfo import make_conninfo
 
 from activity_embeddings.transformations.arrow import TIMESTAMP
-from activity_embeddings.transformations.offline.iceberg import table_name
+from activity_embeddings.transformations.offline.sinks.base import table_name
 from activity_embeddings.transformations.offline.sinks.folder import FolderSink
 from activity_embeddings.transformations.offline.sinks.iceberg import IcebergSink
+from activity_embeddings.transformations.offline.sinks.postgres import PostgresSink
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from support.postgres_server import postgres_server
 
 DAY = 86_400_000_000
 VIEWS = ("sequence", "embedding_a", "embedding_b")
+DURABLE = dict.fromkeys(("fsync", "full_page_writes", "synchronous_commit"), "on")
 
 
 def rows_of(view: str, count: int, as_of: int, random: np.random.Generator) -> pa.RecordBatch:
@@ -56,45 +71,30 @@ def rows_of(view: str, count: int, as_of: int, random: np.random.Generator) -> p
 def main(days: int, rows: int, small: int) -> None:
     """Time commits."""
     random = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        repo = Path(folder)
+    with tempfile.TemporaryDirectory() as folder, postgres_server(**DURABLE) as database:
+        repo, info = Path(folder), make_conninfo(**database.connection)
         sinks = {
             "folder": {view: FolderSink(repo / "snapshots" / view / "v1") for view in VIEWS},
-            "iceberg": {view: IcebergSink.of(_source(view), repo) for view in VIEWS},
+            "Iceberg": {view: IcebergSink.of(_source(view), repo) for view in VIEWS},
+            "PostgreSQL": {
+                view: PostgresSink(info, "snapshots", table_name(view, "1"), repo / f"aside {view}")
+                for view in VIEWS
+            },
         }
-        bare = {}
-        print(f"{'day':>5} {'folder':>8} {'iceberg':>8} {'same again':>10} {'bare':>8}"
-              f" {'metadata KiB':>13} {'read':>7} {'all rows':>9}")  # fmt: skip
+        columns = ["folder", "Iceberg", "again", "append", "PostgreSQL", "again", "COPY"]
+        print(f"{'day':>5}" + "".join(f"{column:>12}" for column in columns))
         for day in range(days):
             reported = day in (0, 1, 2, 30, 90, 180, days - 1)
             count, as_of = rows if reported else small, 20_000 * DAY + day * DAY
             batches = {view: rows_of(view, count, as_of, random) for view in VIEWS}
-            seconds = {kind: _commit(of, batches, as_of) for kind, of in sinks.items()}
-            again = _commit(sinks["iceberg"], batches, as_of)
-            started = time.perf_counter()
-            for view, batch in batches.items():
-                table = pa.Table.from_batches([batch])
-                if view not in bare:
-                    catalog = _source(view, repo).get_catalog_client()
-                    catalog.create_namespace_if_not_exists("bare")
-                    bare[view] = catalog.create_table(f"bare.{view}", table.schema)
-                bare[view].append(table)
-            seconds["bare"] = time.perf_counter() - started
-            if not reported:
-                continue
-            sink = sinks["iceberg"]["embedding_a"]
-            started = time.perf_counter()
-            sink.read(as_of)
-            read = time.perf_counter() - started
-            table = sink.source.get_catalog_client().load_table(
-                f"snapshots.{sink.source.iceberg_table}"
-            )
-            started = time.perf_counter()
-            table.scan().to_arrow()
-            whole = time.perf_counter() - started
-            size = (repo / table.metadata_location).stat().st_size / 1024
-            print(f"{day + 1:5} {seconds['folder']:8.3f} {seconds['iceberg']:8.3f} {again:10.3f}"
-                  f" {seconds['bare']:8.3f} {size:13.0f} {read:7.3f} {whole:9.2f}")  # fmt: skip
+            seconds = [_commit(sinks["folder"], batches, as_of)]
+            for place, bare in (("Iceberg", _append), ("PostgreSQL", _copy)):
+                seconds += [_commit(sinks[place], batches, as_of) for _ in range(2)]
+                started = time.perf_counter()
+                bare(repo, info, batches)
+                seconds.append(time.perf_counter() - started)
+            if reported:
+                print(f"{day + 1:5}" + "".join(f"{each:12.3f}" for each in seconds), flush=True)
 
 
 def _commit(sinks: dict, batches: dict, as_of: int) -> float:
@@ -103,9 +103,27 @@ def _commit(sinks: dict, batches: dict, as_of: int) -> float:
         writer.write(batch)
         writer.close()
     started = time.perf_counter()
-    for sink in sinks.values():
-        sink.commit(as_of)
+    with ExitStack() as stack:
+        for sink in sinks.values():
+            stack.enter_context(sink.together())
+        for sink in sinks.values():
+            sink.commit(as_of)
     return time.perf_counter() - started
+
+
+def _append(repo: Path, info: str, batches: dict) -> None:
+    for view, batch in batches.items():
+        catalog = _source(view, repo).get_catalog_client()
+        catalog.create_namespace_if_not_exists("bare")
+        table = catalog.create_table_if_not_exists(f"bare.{view}", batch.schema)
+        table.append(pa.Table.from_batches([batch]))
+
+
+def _copy(repo: Path, info: str, batches: dict) -> None:
+    with adbc_driver_postgresql.dbapi.connect(info) as connection, connection.cursor() as cursor:
+        for view, batch in batches.items():
+            cursor.adbc_ingest(f"bare_{view}", batch, mode="create_append")
+        connection.commit()
 
 
 def _source(view: str, bare: Path | None = None) -> IcebergSource:

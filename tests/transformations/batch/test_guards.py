@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -39,6 +39,7 @@ def counts(draw):
     return dict(zip(chosen.tolist(), random.integers(0, 6, len(chosen)).tolist(), strict=True))
 
 
+@settings(deadline=None)
 @given(now=counts(), then=counts())
 def test_sequences_are_compared_as_sets_of_members_would_be(now, then):
     active = [{m for m, count in each.items() if count} for each in (now, then)]
@@ -71,6 +72,7 @@ def vectors(rows, column="v"):
     return pa.table({"m": pa.array(rows, pa.int64()), column: values})
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 100),
     scale=st.sampled_from([0.1, 0.5, 1.0, 3.0]),
