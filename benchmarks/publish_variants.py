@@ -78,7 +78,7 @@ def run_ours(folder: Path, snapshots: int) -> dict[str, Any]:
     from feast import FeatureStore
 
     from activity_embeddings.transformations.batch import steps
-    from activity_embeddings.transformations.batch.snapshot_run import MaterializeReport
+    from activity_embeddings.transformations.batch.report import MaterializeReport
 
     reports: list[MaterializeReport] = []
     pushes: dict[str, dict[str, float]] = {}

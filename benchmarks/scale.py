@@ -1,0 +1,118 @@
+"""Seconds and peak memory of publishing, as the number of members grows.
+
+    python benchmarks/scale.py --members 10000 100000 1000000
+    python benchmarks/scale.py --members 5000000 --offline-only
+
+For each number: activity of a window (12 events a member at the mean), three models, one snapshot.
+`feast materialize` runs as a process of its own, from its start to its end, with the definitions of
+`feature_repo/`. Printed are its seconds and CPU seconds, microseconds a member, peak memory, and
+the seconds by stage that the record of the run has. `--offline-only` leaves the online push out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import synthetic
+
+FEAST = Path(sys.executable).with_name("feast")
+STAGES = ("read item vectors", "read events", "load models", "sequences", "models", "write",
+          "judge", "commit", "push online")  # fmt: skip
+
+
+def main() -> None:
+    """Publish for each number of members, and print a line."""
+    options = _options()
+    print(f"{'members':>10} {'s':>7} {'CPU s':>7} {'us/member':>10} {'MiB':>7}  seconds by stage")
+    for members in options.members:
+        with tempfile.TemporaryDirectory(prefix="activity-embeddings-") as folder:
+            repo = Path(folder) / "repo"
+            _in_a_process(_prepare, repo, members, options)
+            subprocess.run([FEAST, "apply"], cwd=repo, check=True, capture_output=True)
+            seconds, cpu, peak = _publish(repo)
+            (record,) = (repo / "data" / "snapshots" / "_runs").glob("*.json")
+            facts = json.loads(record.read_text())
+            spent = next(s["seconds"] for s in facts["steps"] if "snapshots" in s)
+            by_stage = ", ".join(f"{stage} {spent.get(stage, 0):.1f}" for stage in STAGES)
+            print(f"{members:10,} {seconds:7.1f} {cpu:7.1f} {1e6 * seconds / members:10.1f} "
+                  f"{peak / 2**20:7.0f}  {by_stage}", flush=True)  # fmt: skip
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--members", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    add("--events-per-member", type=float, default=12, help="mean number in the window")
+    add("--items", type=int, default=50_000)
+    add("--dimension", type=int, default=64, help="length of an item vector")
+    add("--budget", type=int, default=1024, help="memory_budget_mb")
+    add("--offline-only", action="store_true", help="publish no value online")
+    return parser.parse_args()
+
+
+def _prepare(repo: Path, members: int, options: argparse.Namespace) -> None:
+    """Write activity, models and definitions."""
+    (repo / "data").mkdir(parents=True)
+    synthetic.write_definitions(repo, options.dimension)
+    settings = (synthetic.FEATURE_REPO / "feature_store.yaml").read_text()
+    assert "  snapshot_interval_hours: 24" in settings
+    (repo / "feature_store.yaml").write_text(
+        settings.replace(
+            "  snapshot_interval_hours: 24",
+            f"  memory_budget_mb: {options.budget}\n  snapshot_interval_hours: 24",
+        )
+    )
+    if options.offline_only:
+        views = repo / "views.py"
+        views.write_text(
+            views.read_text() + "\nfor _view in domain.views.values():\n    _view.online = False\n"
+        )
+    synthetic.write_activity(
+        repo / "data",
+        members=members,
+        events_per_member=options.events_per_member,
+        items=options.items,
+        dimension=options.dimension,
+    )
+    synthetic.write_models(repo / "models", repo.parent / "plain", options.dimension)
+    shutil.rmtree(repo.parent / "plain", ignore_errors=True)
+
+
+def _publish(repo: Path) -> tuple[float, float, int]:
+    """Return seconds, CPU seconds and peak bytes of a `feast materialize`."""
+    interval = [synthetic.CUTOFF - timedelta(days=1), synthetic.CUTOFF]
+    command = [FEAST, "materialize", *(f"{moment:%Y-%m-%dT%H:%M:%S}" for moment in interval)]
+    started = time.perf_counter()
+    with (repo / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=repo, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    if status:
+        raise SystemExit((repo / "log").read_text())
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+
+def _in_a_process(function, *arguments) -> None:
+    """Call a function whose memory is not to be counted in the processes that are started later."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            function(*arguments)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0, function
+
+
+if __name__ == "__main__":
+    main()
