@@ -538,9 +538,9 @@ KILLED = {
         "after",
     ),
     "during the push": (
-        "feast.infra.online_stores.sqlite",
-        "SqliteOnlineStore",
-        "online_write_batch",
+        "activity_embeddings.transformations.online.sqlite",
+        "SqliteRows",
+        "publish",
         2,
         "after",
     ),

@@ -27,9 +27,9 @@ STAGES = {
     "between the views of one snapshot": (*SNAPSHOTS, "commit", 2, "after"),
     "between two snapshots": (*SNAPSHOTS, "commit", 8, "after"),
     "during the online push": (
-        "feast.infra.online_stores.sqlite",
-        "SqliteOnlineStore",
-        "online_write_batch",
+        "activity_embeddings.transformations.online.sqlite",
+        "SqliteRows",
+        "publish",
         4,
         "after",
     ),

@@ -72,8 +72,11 @@ class Database:
 
 
 @contextmanager
-def postgres_server() -> Iterator[Database]:
-    """Run a PostgreSQL while the body runs; what it holds need not survive a crash."""
+def postgres_server(**settings: str) -> Iterator[Database]:
+    """Run a PostgreSQL while the body runs.
+
+    What it holds need not survive a crash, unless settings of the server say something else.
+    """
     with tempfile.TemporaryDirectory(prefix="postgres-", dir="/tmp") as folder:
         os.chmod(folder, 0o700)
         user = _unprivileged(Path(folder))
@@ -90,7 +93,7 @@ def postgres_server() -> Iterator[Database]:
             folder,
             user,
         )
-        process, port = _start(folder, data, user)
+        process, port = _start(folder, data, user, settings)
         try:
             yield Database("127.0.0.1", port)
         finally:
@@ -132,7 +135,9 @@ def _run(command: Sequence[str], folder: str, user: str | None) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _start(folder: str, data: Path, user: str | None) -> tuple[subprocess.Popen, int]:
+def _start(
+    folder: str, data: Path, user: str | None, more: dict[str, str]
+) -> tuple[subprocess.Popen, int]:
     """Start a server; another port is tried where somebody else was faster to take the first."""
     for _ in range(5):
         port = free_port()
@@ -146,6 +151,7 @@ def _start(folder: str, data: Path, user: str | None) -> tuple[subprocess.Popen,
             "synchronous_commit": "off",
             # Another zone than UTC, which what is read must not depend on.
             "timezone": "America/New_York",
+            **more,
         }
         with log.open("w") as output:
             process = subprocess.Popen(

@@ -35,6 +35,36 @@ def redis_server(*, cluster: bool = False) -> Iterator[str]:
             process.wait()
 
 
+@contextmanager
+def redis_sentinel(address: str) -> Iterator[str]:
+    """Run a Sentinel that knows a server as `mymaster` while the body runs."""
+    binary = shutil.which("redis-server")
+    host, watched = "127.0.0.1", address.split(":")[1]
+    with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
+        for _ in range(5):
+            port = free_port()
+            config = Path(folder) / "sentinel.conf"
+            config.write_text(
+                f"port {port}\nbind {host}\ndir {folder}\n"
+                f"sentinel monitor mymaster {host} {watched} 1\n"
+            )
+            process = subprocess.Popen(
+                [binary, str(config), "--sentinel"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                with redis.Redis(port=port) as client:
+                    ask = partial(_is_ours, process, client)
+                    if answers(process, ask, redis.ConnectionError, seconds=SECONDS_TO_START):
+                        yield f"localhost:{port}"
+                        return
+            finally:
+                process.terminate()
+                process.wait()
+    raise AssertionError("the Sentinel did not start")
+
+
 def use_redis(repo, address: str, *settings: str) -> None:
     """Give a `feast_repo.Repo` an online store in Redis; more settings are lines of its YAML."""
     lines = ["type: redis", f"connection_string: {address}", *settings]

@@ -2,14 +2,20 @@
 
 import contextlib
 import sqlite3
-from datetime import datetime
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.protos.feast.types.Value_pb2 import FloatList, Value
 
-from activity_embeddings.transformations.feast_compat.sqlite import keep_readable
+from activity_embeddings.transformations.feast_compat.sqlite import (
+    FeatureCells,
+    keep_readable,
+    write_rows,
+)
+from activity_embeddings.transformations.feast_compat.stores import serialized_keys
+from activity_embeddings.transformations.online import sqlite
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from support.feast_repo import at
 
@@ -33,14 +39,11 @@ def test_rows_that_are_not_committed_keep_no_reader_out(repo, kept):
     if kept:
         keep_readable(config, store)
     store._get_conn(config).execute("PRAGMA cache_size = 50")
-    value = {"activity_embedding": Value(float_list_val=FloatList(val=[0.5] * 64))}
-    keys = entity_keys(view, pa.array(range(ROWS)))
-    asked = []
+    value = Value(float_list_val=FloatList(val=[0.5] * 64)).SerializeToString()
 
-    def read(_):
-        asked.append(1)
-        if len(asked) < ROWS:
-            return
+    def values():
+        for _ in range(ROWS):
+            yield value
         other = sqlite3.connect(repo.data / "online.db", timeout=0)
         with contextlib.closing(other):
             table = f"activity_embeddings_{VIEW}"
@@ -48,21 +51,21 @@ def test_rows_that_are_not_committed_keep_no_reader_out(repo, kept):
         assert found[0] < ROWS
         raise Late
 
-    rows = [(key, value, datetime(2024, 3, 2), None) for key in keys]
+    keys = serialized_keys(config, entity_keys(view, pa.array(range(ROWS))))
+    cells = {"activity_embedding": FeatureCells(values(), None)}
     with pytest.raises(Late if kept else sqlite3.OperationalError):
-        store.online_write_batch(config, view, rows, read)
+        write_rows(config, store, view, keys, cells, np.zeros(ROWS, np.int64), None)
 
 
 def test_a_run_sets_it(repo, monkeypatch):
     """It is a setting of the connection with which rows are pushed."""
     repo.run("apply")
     found = []
-    write = SqliteOnlineStore.online_write_batch
 
-    def seen(self, config, *rest):
-        found.append(self._get_conn(config).execute("PRAGMA cache_spill").fetchone()[0])
-        return write(self, config, *rest)
+    def seen(config, store, *rest):
+        found.append(store._get_conn(config).execute("PRAGMA cache_spill").fetchone()[0])
+        return write_rows(config, store, *rest)
 
-    monkeypatch.setattr(SqliteOnlineStore, "online_write_batch", seen)
+    monkeypatch.setattr(sqlite, "write_rows", seen)
     repo.materialize(at(0), at(1))
     assert found and set(found) == {0}

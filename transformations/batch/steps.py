@@ -63,7 +63,7 @@ from activity_embeddings.transformations.offline.sources import (
     read_published_vectors,
     source_label,
 )
-from activity_embeddings.transformations.online.base import Row, RowMerge, RowStore
+from activity_embeddings.transformations.online.base import KeepMerge, RowStore
 from activity_embeddings.transformations.online.live_rows import KeepLiveEvents
 from activity_embeddings.transformations.online.publish import (
     newest_by_time,
@@ -376,7 +376,7 @@ class Snapshots:
                     view,
                     sink,
                     changed=run.changed[sink] | asked,
-                    merge=_merge_of(view),
+                    keep=_keep_of(view),
                     progress=task.tqdm_builder,
                 )
                 run.report.pushed_rows += count.rows
@@ -487,7 +487,7 @@ def expire(sink: SnapshotSink, retention: int | None) -> list[int]:
     return sink.expire(before)
 
 
-def _merge_of(view: FeatureView) -> RowMerge[Row] | None:
+def _keep_of(view: FeatureView) -> KeepMerge | None:
     """Return how rows of a view go online: only sequences are written by others too."""
     return KeepLiveEvents(view) if view.tags.get(Tag.ROLE) == Role.SEQUENCE else None
 

@@ -24,6 +24,11 @@ def row_key(config: RepoConfig, key: EntityKey) -> bytes:
     return _redis_key(config.project, key, config.entity_key_serialization_version)
 
 
+def row_key_suffix(config: RepoConfig) -> bytes:
+    """Return what follows the serialised key of a row in `row_key`."""
+    return config.project.encode()
+
+
 def row_fields(config: RepoConfig, view: FeatureView) -> list[bytes]:
     """Return the fields of a view's rows: one a feature, in the view's order, and last the time."""
     name = compute_versioned_name(view, config.registry.enable_online_feature_view_versioning)

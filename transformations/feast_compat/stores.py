@@ -17,6 +17,9 @@ from feast.infra.online_stores.helpers import compute_table_id
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
+KEY_VERSION = 3
+"""The version of serialised keys that this package writes; Feast 0.67 warns of others."""
+
 
 def offline_store(store: FeatureStore) -> OfflineStore:
     """Return the offline store that a feature store reads."""
@@ -47,6 +50,15 @@ def serialized_keys(config: RepoConfig, keys: Sequence[EntityKey]) -> list[bytes
     """Return keys as such tables hold them."""
     version = config.entity_key_serialization_version
     return [serialize_entity_key(key, version) for key in keys]
+
+
+def writes_as(store: Any, path: str) -> bool:
+    """Return whether a store is of a class of Feast, or of one that leaves the writing to it."""
+    own: Any = type(store)
+    for kind in own.__mro__:
+        if f"{kind.__module__}.{kind.__qualname__}" == path:
+            return own.online_write_batch is kind.online_write_batch
+    return False
 
 
 def _provider(store: FeatureStore) -> Any:

@@ -1,9 +1,20 @@
-"""How Feast turns Python values into protobuf ones; seen in Feast 0.67.
+"""How Feast turns Python values into protobuf ones, and those into text; seen in Feast 0.67.
 
-Its stores and its server convert by this function, so that it says what they take, and what they
-fail on.
+Its stores and its server convert by these functions, so that they say what it takes, and what it
+fails on.
 """
 
-from feast.type_map import python_values_to_proto_values
+from feast.infra.online_stores.helpers import extract_text_and_num
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.type_map import NULL_TIMESTAMP_INT_VALUE, python_values_to_proto_values
 
-__all__ = ["python_values_to_proto_values"]
+__all__ = ["NULL_TIMESTAMP", "python_values_to_proto_values", "searched_text"]
+
+NULL_TIMESTAMP = int(NULL_TIMESTAMP_INT_VALUE)
+"""What a list has in the place of a missing time."""
+
+
+def searched_text(value: Value) -> str | None:
+    """Return what SQL stores keep beside a value, to be searched."""
+    text, _ = extract_text_and_num(value, False)
+    return text

@@ -10,15 +10,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow as pa
 from feast import FeatureView, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.online.base import Given, Row, RowMerge, Stored
-
-ROWS_AT_ONCE = 10_000
-"""Rows read and written together: bounds how long others wait, and sqlite's query parameters."""
+from activity_embeddings.transformations.online.base import (
+    Given,
+    KeepMerge,
+    Row,
+    RowMerge,
+    Stored,
+)
+from activity_embeddings.transformations.online.protobuf import feast_rows
 
 
 class AnyRows:
@@ -29,6 +34,9 @@ class AnyRows:
     config, store
         As Feast hands them to an engine.
     """
+
+    at_once = 10_000
+    """Rows read and written together: bounds how long others wait, and sqlite's parameters."""
 
     def __init__(self, config: RepoConfig, store: OnlineStore) -> None:
         self.config = config
@@ -43,8 +51,8 @@ class AnyRows:
         """See `RowStore.read`."""
         wanted = list(features or [feature.name for feature in view.features])
         found: list[Stored] = []
-        for start in range(0, len(keys), ROWS_AT_ONCE):
-            part = list(keys[start : start + ROWS_AT_ONCE])
+        for start in range(0, len(keys), self.at_once):
+            part = list(keys[start : start + self.at_once])
             # A list of its own: Feast's Redis store adds to the one it is given.
             for moment, values in self._store.online_read(self.config, view, part, [*wanted]):
                 # Feast's Redis store answers a missing row with unset values as of 1970.
@@ -55,6 +63,16 @@ class AnyRows:
     def write(self, view: FeatureView, rows: Sequence[Row]) -> None:
         """See `RowStore.write`."""
         self._store.online_write_batch(self.config, view, list(rows), None)
+
+    def publish(
+        self, view: FeatureView, batch: pa.RecordBatch, keep: KeepMerge | None = None
+    ) -> None:
+        """See `RowStore.publish`."""
+        rows = feast_rows(view, batch)
+        if keep is None:
+            self.write(view, rows)
+        else:
+            self.update(view, [key for key, *_ in rows], rows, keep)
 
     def delete(self, rows: Sequence[tuple[FeatureView, Sequence[EntityKey]]]) -> int:
         """See `RowStore.delete`."""
@@ -72,25 +90,24 @@ class AnyRows:
         merge: RowMerge[Given],
     ) -> None:
         """See `RowStore.update`."""
-        for start in range(0, len(keys), ROWS_AT_ONCE):
-            part = slice(start, start + ROWS_AT_ONCE)
+        for start in range(0, len(keys), self.at_once):
+            part = slice(start, start + self.at_once)
             with self._alone():
-                stored = self._read_needed(view, keys[part], given[part], merge)
-                rows = [row for row in merge.merge(given[part], stored) if row is not None]
-                if rows:
-                    self.write(view, rows)
+                self._merge(view, keys[part], given[part], merge)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other writers out while the body runs, where the store has a way to."""
-        yield
-
-    def _read_needed(
+    def _merge(
         self,
         view: FeatureView,
         keys: Sequence[EntityKey],
         given: Sequence[Given],
         merge: RowMerge[Given],
-    ) -> list[Stored]:
-        """Return the rows of n keys; those that `merge` does not need may be missing."""
-        return self.read(view, keys)
+    ) -> None:
+        """Read, merge and write rows, nobody else being let in where `_alone` can do that."""
+        rows = [row for row in merge.merge(given, self.read(view, keys)) if row is not None]
+        if rows:
+            self.write(view, rows)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other writers out while the body runs, where the store has a way to."""
+        yield

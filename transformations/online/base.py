@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol, TypeAlias, TypeVar
 
+import pyarrow as pa
 from feast import FeatureView, RepoConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -29,16 +30,6 @@ Taken = TypeVar("Taken", contravariant=True)
 class RowMerge(Protocol[Taken]):
     """Makes the row to write from what a writer gives for a key and what is stored there."""
 
-    @property
-    def decided_by(self) -> str | None:
-        """The feature, of every row, by which `needs` decides; None: all stored rows are needed."""
-
-    def needs(self, given: Taken, value: Value) -> bool:
-        """Return whether `merge` needs the stored row whose feature `decided_by` has this value.
-
-        A row that is not needed may be passed to `merge` as missing.
-        """
-
     def merge(self, given: Sequence[Taken], stored: Sequence[Stored]) -> Sequence[Row | None]:
         """Return the rows to write, None for a stored one that should stay as it is.
 
@@ -51,6 +42,28 @@ class RowMerge(Protocol[Taken]):
             What the writer gives for n keys.
         stored
             The n rows that the store holds now.
+        """
+
+
+class KeepMerge(RowMerge[Row], Protocol):
+    """Merges rows that are published, as of some time, with the few stored ones that hold more.
+
+    These have a later event time. The others may be replaced, and `merge` not be called.
+    """
+
+    @property
+    def decided_by(self) -> str:
+        """The feature, of every row, by which `needs` decides."""
+
+    def needs(self, as_of: int, value: Value) -> bool:
+        """Return whether a stored row whose feature `decided_by` has this value may hold more.
+
+        Parameters
+        ----------
+        as_of
+            Event time of the row that is to be published, microseconds.
+        value
+            The stored one.
         """
 
 
@@ -81,6 +94,23 @@ class RowStore(Protocol):
 
     def write(self, view: FeatureView, rows: Sequence[Row]) -> None:
         """Put rows into the place of stored ones, newer ones too."""
+
+    def publish(
+        self, view: FeatureView, batch: pa.RecordBatch, keep: KeepMerge | None = None
+    ) -> None:
+        """Put the rows of a batch into the place of stored ones.
+
+        Readers of sqlite wait, and other stores take memory, for all of them at once.
+
+        Parameters
+        ----------
+        view
+            Whose rows.
+        batch
+            The join key, every feature, event times and, if the rows have them, created times.
+        keep
+            Merges rows with what is stored; None: they replace it.
+        """
 
     def delete(self, rows: Sequence[tuple[FeatureView, Sequence[EntityKey]]]) -> int:
         """Take rows out of the store, so that none of their bytes is left; return how many.

@@ -24,11 +24,11 @@ from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.online.base import Row, Stored
 from activity_embeddings.transformations.online.protobuf import feast_rows, id_of
 from activity_embeddings.transformations.spec import ActivitySpec
-from activity_embeddings.transformations.times import ALWAYS, to_us
+from activity_embeddings.transformations.times import ALWAYS, SECOND, to_us
 
 
 class KeepLiveEvents:
-    """How rows of the batch join the stored ones: a `RowMerge` of rows of the sequence view.
+    """How rows of the batch join the stored ones: a `KeepMerge` of rows of the sequence view.
 
     Parameters
     ----------
@@ -36,25 +36,24 @@ class KeepLiveEvents:
         The sequence view.
     """
 
-    decided_by = names.ACTIVITY_TIMES
+    decided_by = names.LAST_ACTIVITY_AT
 
     def __init__(self, view: FeatureView) -> None:
         self._view, self._spec = view, spec_of(view)
         self._domain = DomainNames.of(view.tags)
 
-    def needs(self, given: Row, value: Value) -> bool:
-        """Return whether a stored row is live for the batch row that is to replace it."""
-        # By its events, not by the row's time, of which sqlite keeps whole seconds.
-        newest = value.int64_list_val.val[-1:]
-        return bool(newest) and newest[0] >= to_us(given[2])
+    def needs(self, as_of: int, value: Value) -> bool:
+        """Return whether a stored row may be live: it tells its newest event to the second."""
+        return value.HasField("unix_timestamp_val") and value.unix_timestamp_val >= as_of // SECOND
 
     def merge(self, given: Sequence[Row], stored: Sequence[Stored]) -> list[Row]:
         """Return the batch rows, with the events that live rows have beyond them."""
         rows = list(given)
+        # By their events, not by the row's time, of which sqlite keeps whole seconds.
         live = {
             i: values
             for i, (row, (_, values)) in enumerate(zip(given, stored, strict=True))
-            if values is not None and self.needs(row, values[self.decided_by])
+            if values is not None and any(t >= to_us(row[2]) for t in _times(values)[-1:])
         }
         made = self._with_live([given[i] for i in live], list(live.values()))
         for i, row in zip(live, made, strict=True):
@@ -94,7 +93,7 @@ def activities_of(
     """
     if values is None:
         return []
-    times = values[names.ACTIVITY_TIMES].int64_list_val.val
+    times = _times(values)
     if not times:
         return []
     items = values[domain.activity_item_ids]
@@ -103,6 +102,10 @@ def activities_of(
     activities = list(zip(times, item_ids, actions, strict=True))
     event_ids = values[names.ACTIVITY_EVENT_IDS].string_list_val.val
     return with_event_ids(activities, event_ids, numbers=numbers)
+
+
+def _times(values: Mapping[str, Value]) -> Sequence[int]:
+    return values[names.ACTIVITY_TIMES].int64_list_val.val
 
 
 def merged_sequences(

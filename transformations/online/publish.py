@@ -31,11 +31,15 @@ from activity_embeddings.transformations.arrow import (
     time_column,
 )
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
-from activity_embeddings.transformations.online.base import Row, RowMerge, RowStore
-from activity_embeddings.transformations.online.protobuf import feast_rows, join_key_of
+from activity_embeddings.transformations.online.base import KeepMerge, RowStore
+from activity_embeddings.transformations.online.encoding import join_key_of, row_keys
 
 WRITE_BATCH = 10_000
 """Rows a call of the store, unless Feast's `materialization.online_write_batch_size` says."""
+CALL_BYTES = 8 * 2**20
+"""What a call holds at most unless that says; readers of sqlite wait while as much is committed."""
+SLICE_BYTES = 32 * 2**20
+"""Rows are brought into the order of their keys by slices of about this size."""
 
 Newest: TypeAlias = Callable[
     [SnapshotSink, Sequence[int], set[int], str], Iterator[tuple[int, pa.BooleanArray]]
@@ -58,7 +62,7 @@ def push_snapshots(
     sink: SnapshotSink,
     *,
     changed: Iterable[int],
-    merge: RowMerge[Row] | None = None,
+    keep: KeepMerge | None = None,
     newest: Newest | None = None,
     progress: Callable[[int], tqdm] | None = None,
 ) -> PushCount:
@@ -78,8 +82,8 @@ def push_snapshots(
         The view's committed snapshots.
     changed
         As-of times whose snapshot is new or has other rows than before.
-    merge
-        Joins rows with what the store has. None: they replace it.
+    keep
+        Merges rows with what the store has. None: they replace it.
     newest
         Chooses the rows. None: those of the newest snapshot, as where every row has the time of its
         snapshot; see also `newest_by_time`.
@@ -97,21 +101,13 @@ def push_snapshots(
         return PushCount(0, 0)
     join_key = join_key_of(view)
     chosen = list((newest or newest_by_snapshot)(sink, committed, pending, join_key))
-    count = sum(keep.true_count for _, keep in chosen)
+    count = sum(chosen_rows.true_count for _, chosen_rows in chosen)
     bar = progress(count) if progress else None
     if bar is not None:
         bar.set_description(view.name)
-    for as_of, keep in chosen:
-        batches = sink.batches(as_of, _rows_at_once(rows.config))
-        with _garbage_collection_paused():
-            for batch in _chosen(batches, keep, join_key):
-                made = feast_rows(view, batch)
-                if merge is None:
-                    rows.write(view, made)
-                else:
-                    rows.update(view, [key for key, *_ in made], made, merge)
-                if bar is not None:
-                    bar.update(batch.num_rows)
+    for as_of, chosen_rows in chosen:
+        batches = _chosen(sink.batches(as_of, WRITE_BATCH), chosen_rows)
+        _publish(rows, view, batches, keep, bar)
     if bar is not None:
         bar.close()
     sink.mark_published(identity, committed[-1])
@@ -157,12 +153,7 @@ def push_table(
     bar = progress(len(newest)) if progress else None
     if bar is not None:
         bar.set_description(view.name)
-    with _garbage_collection_paused():
-        for batch in newest.to_batches(_rows_at_once(rows.config)):
-            batch = _in_key_order(batch, join_key_of(view))
-            rows.write(view, feast_rows(view, batch))
-            if bar is not None:
-                bar.update(batch.num_rows)
+    _publish(rows, view, newest.to_batches(WRITE_BATCH), None, bar)
     if bar is not None:
         bar.close()
 
@@ -221,33 +212,45 @@ def store_identity(config: RepoConfig) -> str:
     return f"{config.online_store.type}:{digest.hexdigest()[:12]}"
 
 
-def _rows_at_once(config: RepoConfig) -> int:
-    return config.materialization_config.online_write_batch_size or WRITE_BATCH
+def _publish(
+    rows: RowStore,
+    view: FeatureView,
+    batches: Iterable[pa.RecordBatch],
+    keep: KeepMerge | None,
+    bar: tqdm | None,
+) -> None:
+    """Publish batches by slices that lie in the order in which a store has rows."""
+    asked = rows.config.materialization_config.online_write_batch_size
+    with _garbage_collection_paused():
+        for piece in _slices(batches):
+            order = pc.sort_indices(row_keys(view, piece))
+            fitting = CALL_BYTES * len(piece) // max(piece.nbytes, 1)
+            size = asked or min(max(fitting, 1), WRITE_BATCH)
+            for start in range(0, len(order), size):
+                part = piece.take(order.slice(start, size))
+                rows.publish(view, part, keep)
+                if bar is not None:
+                    bar.update(len(part))
 
 
-def _chosen(
-    batches: Iterable[pa.RecordBatch], keep: pa.BooleanArray, join_key: str
-) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a snapshot that `keep` chooses, batch by batch."""
+def _chosen(batches: Iterable[pa.RecordBatch], chosen: pa.BooleanArray) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a snapshot that are chosen, batch by batch."""
     start = 0
     for batch in batches:
-        count = batch.num_rows
-        batch = _in_key_order(batch.filter(keep.slice(start, count)), join_key)
-        start += count
-        if batch.num_rows:
-            yield batch
+        yield batch.filter(chosen.slice(start, batch.num_rows))
+        start += batch.num_rows
 
 
-def _in_key_order(batch: pa.RecordBatch, join_key: str) -> pa.RecordBatch:
-    """Order rows by their serialised entity key, as an index of the store has them.
-
-    Feast writes integers in little endian, so that ids in order are keys out of order.
-    """
-    ids = batch.column(join_key)
-    if not pa.types.is_integer(ids.type):
-        return batch
-    keys = ids.to_numpy(zero_copy_only=False).view(np.uint64).byteswap()
-    return batch.take(pa.array(np.argsort(keys)))
+def _slices(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Put batches together to some that are as large as fits into memory without trouble."""
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(each.nbytes for each in held) >= SLICE_BYTES:
+            piece, held = pa.concat_batches(held), []
+            yield piece
+    if held:
+        yield pa.concat_batches(held)
 
 
 @contextmanager

@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureStore, FeatureView
-from feast.protos.feast.types.Value_pb2 import Value
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents, check_events
@@ -329,14 +328,9 @@ class _MergePushed:
         Whether event ids are integers, where there are any.
     """
 
-    decided_by = None
-
     def __init__(self, view: FeatureView, spec: ActivitySpec, *, numbers: bool) -> None:
         self._view, self._spec, self._numbers = view, spec, numbers
         self._domain = DomainNames.of(view.tags)
-
-    def needs(self, given: _Pushed, value: Value) -> bool:
-        return True
 
     def merge(self, given: Sequence[_Pushed], stored: Sequence[Stored]) -> list[Row | None]:
         before = [

@@ -1,7 +1,8 @@
 """Rows of Feast's Redis store (one server, Sentinel or cluster), merged optimistically.
 
 Rows are read, the new ones merged, and a script in the server writes each only if it still is what
-was read; the others are merged again.
+was read; the others are merged again. The rows of a batch need not be read: another script refuses
+to replace one of a later event time, and only these go that way.
 """
 
 from __future__ import annotations
@@ -12,20 +13,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from feast import FeatureView, RepoConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feast_compat.redis import client_of, row_fields, row_key
-from activity_embeddings.transformations.online.any_store import AnyRows
-from activity_embeddings.transformations.online.base import Given, Row, RowMerge, Stored
+from activity_embeddings.transformations.feast_compat.redis import (
+    client_of,
+    row_fields,
+    row_key,
+    row_key_suffix,
+)
+from activity_embeddings.transformations.online.base import Given, KeepMerge, Row, RowMerge, Stored
+from activity_embeddings.transformations.online.bulk_store import BulkRows
+from activity_embeddings.transformations.online.byte_columns import (
+    data_of,
+    joined,
+    lengths,
+    offsets_of,
+    written,
+)
+from activity_embeddings.transformations.online.encoding import row_bytes
 from activity_embeddings.transformations.times import to_us
 from activity_embeddings.transformations.wording import counted
 
-ROWS_AT_ONCE = 1_000
-"""Rows read and written together: fewer rows between read and write are fewer to merge again."""
+COMMANDS_AT_ONCE = 500
+"""Commands of a block; one block is sent while the server works on another."""
 ROUNDS = 100
 """How often a row is merged again before giving up. Every round that one writer loses, another
 one has won, so that only a broken store or clock gets here."""
@@ -55,8 +71,46 @@ return 1
 ('' where it was missing, '=' and its bytes otherwise), what to write to each."""
 
 
-class RedisRows(AnyRows):
+_WRITE_UNLESS_LATER = """
+local function time_of(stamp)
+    local numbers, at = {0, 0}, 1
+    while at <= #stamp do
+        local field, number, unit = math.floor(stamp:byte(at) / 8), 0, 1
+        repeat
+            at = at + 1
+            number = number + stamp:byte(at) % 128 * unit
+            unit = unit * 128
+        until stamp:byte(at) < 128
+        numbers[field] = number
+        at = at + 1
+    end
+    return numbers[1], numbers[2]
+end
+local stored = redis.call('HGET', KEYS[1], ARGV[2])
+if stored and stored ~= ARGV[3] then
+    local seconds, nanos = time_of(stored)
+    local new_seconds, new_nanos = time_of(ARGV[3])
+    if seconds > new_seconds or (seconds == new_seconds and nanos > new_nanos)
+            or new_seconds >= 2^53 then
+        return 0
+    end
+end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+if ARGV[1] ~= '' then
+    redis.call('EXPIRE', KEYS[1], ARGV[1])
+end
+return 1
+"""
+"""KEYS: the row. ARGV: seconds to live or '', the field of the event time and that time, then each
+other field and what to write to it. A time is a protobuf `Timestamp`: its fields 1 and 2 are
+varints, of 64 bits where a time is before 1970, which a number of Lua does not hold exactly."""
+
+
+class RedisRows(BulkRows):
     """A `RowStore` of Feast's Redis store."""
+
+    feast_store = "feast.infra.online_stores.redis.RedisOnlineStore"
+    at_once = 1_000  # fewer rows between read and write are fewer to merge again
 
     def write(self, view: FeatureView, rows: Sequence[Row]) -> None:
         """See `RowStore.write`.
@@ -65,10 +119,14 @@ class RedisRows(AnyRows):
         stored ones. A snapshot that was made again, or a model that was taken back to an earlier
         version, would then not show.
         """
-        if getattr(self.config.online_store, "skip_dedup", False):
-            super().write(view, rows)
-        else:
-            self.update(view, [key for key, *_ in rows], rows, _Replace())
+        fields, ttl = row_fields(self.config, view), self.config.online_store.key_ttl_seconds
+        with client_of(self.config, self._store).pipeline(transaction=False) as pipe:
+            for row in rows:
+                key = row_key(self.config, row[0])
+                pipe.hset(key, mapping=dict(zip(fields, _contents(view, row), strict=True)))
+                if ttl:
+                    pipe.expire(key, ttl)
+            pipe.execute()
 
     def delete(self, rows: Sequence[tuple[FeatureView, Sequence[EntityKey]]]) -> int:
         """See `RowStore.delete`; other views' features of the same members stay."""
@@ -80,30 +138,126 @@ class RedisRows(AnyRows):
                     pipe.hdel(row_key(self.config, key), *fields)
             return sum(bool(count) for count in pipe.execute())
 
-    def update(
+    def _merge(
         self,
         view: FeatureView,
         keys: Sequence[EntityKey],
         given: Sequence[Given],
         merge: RowMerge[Given],
     ) -> None:
-        """See `RowStore.update`."""
         rows = _ViewRows(self.config, client_of(self.config, self._store), view)
-        for start in range(0, len(keys), ROWS_AT_ONCE):
-            part = slice(start, start + ROWS_AT_ONCE)
-            rows.update(keys[part], given[part], merge)
+        rows.update(keys, given, merge)
+
+    def _knows_layout(self, view: FeatureView) -> bool:
+        # In a cluster, redis-py's pipeline finds the node of each row.
+        return self.config.online_store.redis_type != "redis_cluster"
+
+    def _put(self, view: FeatureView, batch: pa.RecordBatch, keep: KeepMerge | None) -> np.ndarray:
+        client, rows = client_of(self.config, self._store), row_bytes(view, batch)
+        *fields, time_field = row_fields(self.config, view)
+        key = joined(rows.keys, row_key_suffix(self.config))
+        cells: list[bytes | pa.BinaryArray] = [time_field, _stamps(rows.event_times)]
+        for field, feature in zip(fields, rows.features.values(), strict=True):
+            cells += [field, feature.values]
+        ttl = b"%d" % self.config.online_store.key_ttl_seconds if self._expires else b""
+        if keep is None:
+            commands = _commands(b"HSET", key, *cells)
+            if self._expires:
+                commands = joined(commands, _commands(b"EXPIRE", key, ttl))
+            _sent(client, commands, 1 + self._expires)
+            return np.zeros(batch.num_rows, bool)
+        script = client.script_load(_WRITE_UNLESS_LATER).encode()
+        replies = _sent(client, _commands(b"EVALSHA", script, b"1", key, ttl, *cells), 1)
+        # A server that took another's place, or was told to, may have forgotten the script.
+        return np.array([reply != 1 for reply in replies])
+
+    @property
+    def _expires(self) -> bool:
+        return bool(self.config.online_store.key_ttl_seconds)
 
 
-class _Replace:
-    """A `RowMerge` of rows that replace the stored ones."""
+def _commands(*words: bytes | pa.BinaryArray) -> pa.BinaryArray:
+    """Return a command a row, of these words, as they are sent to Redis."""
+    parts: list[bytes | pa.BinaryArray] = [b"*%d\r\n" % len(words)]
+    for word in words:
+        if isinstance(word, bytes):
+            parts.append(b"$%d\r\n%b\r\n" % (len(word), word))
+        else:
+            parts += [written(lengths(word), lambda size: b"$%d\r\n" % size), word, b"\r\n"]
+    return joined(*parts)
 
-    decided_by = None
 
-    def needs(self, given: Row, value: Value) -> bool:
-        return True
+def _stamps(times: np.ndarray) -> pa.BinaryArray:
+    """Return microseconds as serialised `Timestamp`s."""
 
-    def merge(self, given: Sequence[Row], stored: Sequence[Stored]) -> Sequence[Row]:
-        return given
+    def stamp(microseconds: int) -> bytes:
+        made = Timestamp()
+        made.FromMicroseconds(microseconds)
+        return made.SerializeToString()
+
+    return written(times, stamp)
+
+
+def _sent(client: Any, commands: pa.BinaryArray, replies: int) -> list[Any]:
+    """Send commands, each with some replies, and return all of these.
+
+    On a connection of the client, which has logged in and knows its server, and again on the next
+    where it breaks, as redis-py's own pipelines.
+
+    Raises
+    ------
+    ResponseError
+        The server refuses a command, for another reason than that it does not know a script.
+    """
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    try:
+        return connection.retry.call_with_retry(
+            lambda: _stream(connection, commands, replies), lambda _: connection.disconnect()
+        )
+    except BaseException:
+        connection.disconnect()  # replies may be under way, which nobody would read
+        raise
+    finally:
+        pool.release(connection)
+
+
+def _stream(connection: Any, commands: pa.BinaryArray, replies: int) -> list[Any]:
+    """Send blocks of commands, each while the server works on the one before."""
+    from redis.exceptions import NoScriptError, ResponseError  # of an extra
+
+    offsets, data = offsets_of(commands), data_of(commands)
+    found: list[Any] = []
+    refused: list[Exception] = []
+
+    def read(count: int) -> None:
+        for _ in range(count):
+            try:
+                found.append(connection.read_response())
+            except NoScriptError:
+                found.append(None)
+            except ResponseError as error:
+                refused.append(error)
+
+    awaited = 0
+    for start in range(0, len(commands), COMMANDS_AT_ONCE):
+        stop = min(start + COMMANDS_AT_ONCE, len(commands))
+        connection.send_packed_command([data[offsets[start] : offsets[stop]]])
+        read(awaited)
+        awaited = (stop - start) * replies
+    read(awaited)
+    if refused:
+        raise refused[0]
+    return found
+
+
+def _contents(view: FeatureView, row: Row) -> list[bytes]:
+    """Return what a row holds in its `row_fields`."""
+    _, values, moment, _ = row
+    stamp = Timestamp()
+    stamp.FromMicroseconds(to_us(moment))
+    features = [values[feature.name].SerializeToString() for feature in view.features]
+    return [*features, stamp.SerializeToString()]
 
 
 class _Values(Mapping[str, Value]):
@@ -175,13 +329,10 @@ class _ViewRows:
         if not changes:
             return []
         with self._client.pipeline(transaction=False) as pipe:
-            for key, fields, (_, values, moment, _) in changes:
-                stamp = Timestamp()
-                stamp.FromMicroseconds(to_us(moment))
+            for key, fields, row in changes:
                 read = [b"" if field is None else b"=" + field for field in fields]
-                new = [values[feature].SerializeToString() for feature in self._features]
+                new = _contents(self._view, row)
                 arguments = [len(fields), self._ttl, *self._fields, *read, *new]
                 # By its text and name: redis-py's pipelines for clusters know no other way.
-                arguments.append(stamp.SerializeToString())
                 pipe.execute_command("EVAL", _WRITE_IF_UNCHANGED, 1, key, *arguments)
             return [bool(done) for done in pipe.execute()]

@@ -9,21 +9,29 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+import pyarrow as pa
 from feast import FeatureView
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
 from activity_embeddings.transformations.feast_compat.sqlite import (
+    FeatureCells,
     database_of,
     delete_rows,
+    has_plain_tables,
     keep_readable,
     read_feature,
+    write_rows,
 )
-from activity_embeddings.transformations.online.any_store import AnyRows
-from activity_embeddings.transformations.online.base import Given, RowMerge, Stored
+from activity_embeddings.transformations.online.base import KeepMerge
+from activity_embeddings.transformations.online.bulk_store import BulkRows
+from activity_embeddings.transformations.online.encoding import event_times, row_bytes, row_keys
 
 
-class SqliteRows(AnyRows):
+class SqliteRows(BulkRows):
     """A `RowStore` of Feast's sqlite store."""
+
+    feast_store = "feast.infra.online_stores.sqlite.SqliteOnlineStore"
 
     def prepare(self, views: Sequence[FeatureView]) -> None:
         """Create tables that are missing, and let others read while rows are pushed.
@@ -51,22 +59,31 @@ class SqliteRows(AnyRows):
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _read_needed(
-        self,
-        view: FeatureView,
-        keys: Sequence[EntityKey],
-        given: Sequence[Given],
-        merge: RowMerge[Given],
-    ) -> list[Stored]:
-        """Read the one feature that decides, and the rows that are needed whole.
+    def _knows_layout(self, view: FeatureView) -> bool:
+        return has_plain_tables(self.config)
 
-        Feast reads and parses every feature of a row, which takes half as long as writing it.
-        """
-        if merge.decided_by is None:
-            return self.read(view, keys)
-        values = read_feature(self.config, self._store, view, keys, merge.decided_by)
-        needed = [i for i, value in values if merge.needs(given[i], value)]
-        stored: list[Stored] = [(None, None)] * len(keys)
-        for i, row in zip(needed, self.read(view, [keys[i] for i in needed]), strict=True):
-            stored[i] = row
-        return stored
+    def _put(self, view: FeatureView, batch: pa.RecordBatch, keep: KeepMerge | None) -> np.ndarray:
+        left = np.zeros(batch.num_rows, bool)
+        if keep is not None:
+            times = event_times(batch)
+            keys = row_keys(view, batch).to_pylist()
+            stored = read_feature(self.config, self._store, view, keys, keep.decided_by)
+            for position, value in stored:
+                left[position] = keep.needs(times[position], value)
+        rows = row_bytes(view, batch.filter(pa.array(~left)) if left.any() else batch)
+        cells = {
+            name: FeatureCells(
+                made.values.to_pylist(), None if made.texts is None else made.texts.to_pylist()
+            )
+            for name, made in rows.features.items()
+        }
+        write_rows(
+            self.config,
+            self._store,
+            view,
+            rows.keys.to_pylist(),
+            cells,
+            rows.event_times,
+            rows.created_times,
+        )
+        return left

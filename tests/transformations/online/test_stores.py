@@ -6,22 +6,19 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 from feast import Entity, FeatureView, Field, FileSource
-from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from feast.protos.feast.types.Value_pb2 import Int64List, Value
-from feast.repo_config import RepoConfig
 from feast.types import Array, Int64
 from feast.value_type import ValueType
-from redis import Redis
 
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.online import any_store, redis
+from activity_embeddings.transformations.online import redis
 from activity_embeddings.transformations.online.any_store import AnyRows
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.redis import RedisRows
 from activity_embeddings.transformations.online.sqlite import SqliteRows
 from activity_embeddings.transformations.online.stores import row_store
-from support.redis_server import redis_server
+from support.online_stores import THREADED, emptied, feast_store
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 VIEW = FeatureView(
@@ -43,50 +40,15 @@ class SqliteOfAnotherPackage(SqliteOnlineStore):
     """A user's own kind of a store that Feast has."""
 
 
-def _feast_store(folder, **settings):
-    """Return (config, store) of a store with nothing in it."""
-    config = RepoConfig(
-        project="test",
-        provider="local",
-        registry="unused.db",
-        online_store=settings,
-        repo_path=folder,
-        entity_key_serialization_version=3,
-    )
-    return config, get_online_store_from_config(config.online_store)
-
-
-THREADED = "activity_embeddings.ThreadedSqliteOnlineStore"
-
-
 def _sqlite(folder, kind="sqlite"):
-    return _feast_store(folder, type=kind, path="online.db")
-
-
-@pytest.fixture(scope="module")
-def one_server():
-    with redis_server() as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with redis_server(cluster=True) as address:
-        yield address
-
-
-def _empty(address):
-    """Take all rows out of a server, and give its address."""
-    host, port = address.split(":")
-    with Redis(host=host, port=int(port)) as client:
-        client.flushall()
-    return address
+    return feast_store(folder, type=kind, path="online.db")
 
 
 @pytest.fixture(
     params=[
         pytest.param("redis", marks=pytest.mark.redis),
         pytest.param("redis_cluster", marks=pytest.mark.redis),
+        pytest.param("postgres", marks=pytest.mark.postgres),
         THREADED,
         "sqlite",
         "any",
@@ -100,16 +62,21 @@ def online(request, tmp_path):
         rows.prepare([VIEW])
         yield AnyRows(*of_kind) if request.param == "any" else rows
         return
+    if request.param == "postgres":
+        config, store = feast_store(tmp_path, **request.getfixturevalue("in_postgres"))
+        store.update(config, [], [VIEW], [], [], partial=True)
+        yield row_store(config, store)
+        return
     server = "cluster" if request.param == "redis_cluster" else "one_server"
-    address = _empty(request.getfixturevalue(server))
+    address = emptied(request.getfixturevalue(server))
     settings = {"redis_type": request.param, "connection_string": address}
-    yield row_store(*_feast_store(tmp_path, type="redis", **settings))
+    yield row_store(*feast_store(tmp_path, type="redis", **settings))
 
 
 @pytest.fixture
 def one_redis(tmp_path, one_server):
-    settings = {"type": "redis", "connection_string": _empty(one_server)}
-    return row_store(*_feast_store(tmp_path, **settings))
+    settings = {"type": "redis", "connection_string": emptied(one_server)}
+    return row_store(*feast_store(tmp_path, **settings))
 
 
 def row(position, items, moment=NOON):
@@ -129,18 +96,12 @@ def read(rows):
     return items_of(rows.read(VIEW, KEYS))
 
 
-def always(given, value):
-    return True
-
-
 @dataclass
 class Appending:
     """Adds one item to every row; keeps what it was called with."""
 
     item: int
     seen: list = field(default_factory=list)
-    decided_by: str | None = None
-    needs = staticmethod(always)
 
     def merge(self, given, stored):
         found = items_of(stored)
@@ -153,8 +114,6 @@ class Making:
     """Makes rows by a function, whatever is stored."""
 
     make: object
-    decided_by = None
-    needs = staticmethod(always)
 
     def merge(self, given, stored):
         return self.make(given)
@@ -166,9 +125,6 @@ class Interrupted:
 
     append: Appending
     other: object
-
-    decided_by = None
-    needs = staticmethod(always)
 
     def merge(self, given, stored):
         rows = self.append.merge(given, stored)
@@ -211,26 +167,9 @@ def test_a_row_may_stay_as_it_is(online):
     assert read(online) == [[1], None, None]
 
 
-def test_rows_that_are_needed_are_given_whole(online):
-    @dataclass
-    class Long(Appending):
-        decided_by = "count"
-
-        def needs(self, given, value):
-            return given != 2 and value.int64_val > 1
-
-    online.write(VIEW, [row(0, [1, 2]), row(1, [3]), row(2, [4, 5])])
-    merge = Long(9)
-    online.update(VIEW, KEYS, POSITIONS, merge)
-    ((_, found),) = merge.seen
-    assert found[0] == [1, 2]
-    # What is not needed may be given as missing.
-    assert found[1] in ([3], None) and found[2] in ([4, 5], None)
-
-
 def test_more_rows_than_are_handled_at_once(online, monkeypatch):
-    monkeypatch.setattr(any_store, "ROWS_AT_ONCE", 2)
-    monkeypatch.setattr(redis, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(AnyRows, "at_once", 2)
+    monkeypatch.setattr(RedisRows, "at_once", 2)
     append = Appending(1)
     online.update(VIEW, KEYS, POSITIONS, append)
     assert [given for given, _ in append.seen] == [[0, 1], [2]]
@@ -276,6 +215,6 @@ def test_a_store_of_a_class_that_feast_has_is_known_by_it(tmp_path):
     assert type(row_store(config, store)) is SqliteRows
     assert type(row_store(config, SqliteOfAnotherPackage())) is SqliteRows
     settings = {"type": "redis", "connection_string": "localhost:1"}
-    assert type(row_store(*_feast_store(tmp_path, **settings))) is RedisRows
+    assert type(row_store(*feast_store(tmp_path, **settings))) is RedisRows
     settings = {"type": "remote", "path": "http://localhost:1"}
-    assert type(row_store(*_feast_store(tmp_path, **settings))) is AnyRows
+    assert type(row_store(*feast_store(tmp_path, **settings))) is AnyRows
