@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -238,6 +239,28 @@ def codes_of(values: pa.Array, ids: pa.Array, *, what: str = names.MEMBER_ID) ->
         )
     found = pc.index_in(values, value_set=ids)
     return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+
+
+class ArrayHash:
+    """A hash of arrays and texts, in the order in which they are added."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, *values: pa.Array | np.ndarray | str | None) -> None:
+        """Add values; nothing of None."""
+        for value in values:
+            if isinstance(value, str):
+                self._hash.update(value.encode())
+            elif isinstance(value, np.ndarray):
+                self._hash.update(f"{value.dtype.str} {value.shape} ".encode())
+                self._hash.update(np.ascontiguousarray(value).data)
+            elif value is not None:
+                self._hash.update(pa.record_batch([value], ["values"]).serialize())
+
+    def __str__(self) -> str:
+        """Return 32 hexadecimal digits."""
+        return self._hash.hexdigest()[:32]
 
 
 def sorted_union(*ids: pa.Array) -> pa.Array:

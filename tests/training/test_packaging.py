@@ -19,6 +19,7 @@ from activity_embeddings.transformations.contract.activity_model import (
     read_manifest,
 )
 from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
+from activity_embeddings.transformations.contract.kept_versions import kept_versions
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -108,13 +109,19 @@ def test_the_manifest_says_what_was_given_and_what_was_written(tmp_path):
     assert (described.description, described.owner) == ("for a test", "someone")
 
 
+def visible(folder):
+    """Files of a folder, but for the versions that were replaced, which are kept."""
+    return [file for file in folder.iterdir() if file.name != ".versions"]
+
+
 def test_packaging_again_replaces_the_model_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "models" / "model"
     first = package(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), path)
     second = package(GeometricDecay(r=0.5).build(SPEC, VECTOR_SPEC), path, version="2")
     assert first.fingerprint != second.fingerprint
     assert describe_model(ActivityModel(path), spec=SPEC, vector_spec=VECTOR_SPEC) == second
-    assert list(path.parent.iterdir()) == [path]
+    assert visible(path.parent) == [path]
+    assert list(kept_versions(path)) == ["1"]
 
 
 def test_packaging_to_a_link_replaces_the_model_that_it_points_to(tmp_path):
@@ -126,7 +133,7 @@ def test_packaging_to_a_link_replaces_the_model_that_it_points_to(tmp_path):
     second = package(GeometricDecay(r=0.5).build(SPEC, VECTOR_SPEC), link, version="2")
     assert second.path == link and link.is_symlink()
     assert describe_model(ActivityModel(real), spec=SPEC, vector_spec=VECTOR_SPEC).version == "2"
-    assert list(real.parent.iterdir()) == [real] and list(link.parent.iterdir()) == [link]
+    assert visible(real.parent) == [real] and list(link.parent.iterdir()) == [link]
     assert stat.S_IMODE(real.stat().st_mode) == 0o750
 
 
@@ -330,4 +337,4 @@ def test_killed_while_it_writes_the_old_model_stays_and_the_next_run_succeeds(tm
     assert described.fingerprint == old.fingerprint
     new = package(GeometricDecay(r=0.5).build(SPEC, VECTOR_SPEC), path, version="2")
     assert new.version == "2"
-    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    assert visible(tmp_path) == [tmp_path / "model"]

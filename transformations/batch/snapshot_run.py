@@ -10,7 +10,6 @@ Feast's registry, and pushes what is committed.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
@@ -33,7 +32,12 @@ from activity_embeddings.transformations.activity.sequences import (
     make_sequences,
     members_active,
 )
-from activity_embeddings.transformations.arrow import codes_of, single_chunk, sorted_union
+from activity_embeddings.transformations.arrow import (
+    ArrayHash,
+    codes_of,
+    single_chunk,
+    sorted_union,
+)
 from activity_embeddings.transformations.batch.guards import VECTORS, Judge, Verdict, with_activity
 from activity_embeddings.transformations.batch.report import MaterializeReport
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
@@ -200,7 +204,7 @@ class SnapshotRun:
                     window.add(events)
             for window in windows.values():
                 window.require_known()
-            part = Part(cutoffs, made_of.hexdigest()[:32])
+            part = Part(cutoffs, str(made_of))
             if part.name in left_committed and self._has(cutoffs):
                 self.report.left_committed += len(cutoffs)
                 progress(len(cutoffs))
@@ -327,7 +331,7 @@ class SnapshotRun:
         asked += [(target.sink, target.cutoffs) for target in self.targets]
         return all(self._committed[sink] >= of & set(cutoffs) for sink, of in asked)
 
-    def _made_of(self, cutoffs: Sequence[int]) -> hashlib._Hash:
+    def _made_of(self, cutoffs: Sequence[int]) -> ArrayHash:
         """Return a hash of what a part is made of, but for its events.
 
         What a snapshot says of members who fell silent depends on those before it, too. These may
@@ -341,11 +345,11 @@ class SnapshotRun:
             "facts": list(self._facts.values()),
             "delay": self.publishing_delay,
         }
-        made_of = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+        made_of = ArrayHash()
         vectors = self.vectors
         valid = vectors.time <= cutoffs[-1]
-        _add_arrays(
-            made_of,
+        made_of.add(
+            json.dumps(said, sort_keys=True),
             vectors.item_ids,
             np.cumsum(valid)[vectors.start[1:] - 1],
             vectors.time[valid],
@@ -646,27 +650,10 @@ class _Window:
         )
 
 
-def _add_events(made_of: hashlib._Hash, events: ActivityEvents) -> None:
+def _add_events(made_of: ArrayHash, events: ActivityEvents) -> None:
     """Add events to a hash."""
-    _add_arrays(
-        made_of,
-        events.member_ids,
-        events.item_ids,
-        events.event_ids,
-        events.member_start,
-        events.item,
-        events.action,
-        events.time,
-        events.event,
-    )
-
-
-def _add_arrays(made_of: hashlib._Hash, *arrays: pa.Array | np.ndarray | None) -> None:
-    for array in arrays:
-        if isinstance(array, np.ndarray):
-            made_of.update(np.ascontiguousarray(array).data)
-        elif array is not None:
-            made_of.update(pa.record_batch([array], ["id"]).serialize())
+    made_of.add(events.member_ids, events.item_ids, events.event_ids, events.member_start)
+    made_of.add(events.item, events.action, events.time, events.event)
 
 
 def _first_rows(where: SnapshotSink | Staging, as_of: int) -> pa.Table:

@@ -39,6 +39,7 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType, copy_files
 
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.arrow import ArrayHash
 from activity_embeddings.transformations.artifacts import (
     Location,
     cached,
@@ -191,11 +192,9 @@ def _save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _version_of(arrays: Mapping[str, np.ndarray]) -> str:
     """Return a hash of arrays."""
-    content = hashlib.sha256()
-    for name, values in arrays.items():
-        content.update(f"{name} {values.dtype.str} {values.shape} ".encode())
-        content.update(np.ascontiguousarray(values).data)
-    return content.hexdigest()[:32]
+    content = ArrayHash()
+    content.add(*arrays.values())
+    return str(content)
 
 
 def _keys(item_ids: pa.Array) -> np.ndarray:

@@ -352,26 +352,11 @@ class IcebergSink:
 
     def records(self) -> dict[str, dict[str, Any]]:
         """See `SnapshotSink.records`."""
-        table = self._of_table(RUNS)._load()
-        if table is None:
-            return {}
-        rows = table.scan().to_arrow().sort_by("run").to_pylist()
-        return {row["run"]: json.loads(row["record"]) for row in rows}
+        return _Runs.beside_sink(self).all()
 
     def write_record(self, name: str, record: Mapping[str, Any]) -> None:
         """See `SnapshotSink.write_record`."""
-        from pyiceberg.expressions import EqualTo
-
-        row = pa.table({"run": [name], "record": [json.dumps(record)]})
-        of_run = EqualTo("run", name)
-
-        def change(transaction: Transaction, table: Table) -> None:
-            if _any_rows(table, of_run):
-                transaction.delete(of_run)
-            transaction.append(row)
-
-        runs = self._of_table(RUNS)
-        runs._change(runs._load() or runs._create_table(row.schema, ["run"], {}), change)
+        _Runs.beside_sink(self).put(name, record)
 
     @property
     def _namespace(self) -> str:
@@ -511,6 +496,39 @@ class IcebergSink:
                 _SEEN[self.key] = _records(table)
             return
         raise self._beaten()
+
+
+class _Runs(IcebergSink):
+    """The table of the records of runs in a namespace."""
+
+    @classmethod
+    def beside_sink(cls, sink: IcebergSink) -> _Runs:
+        """Return that of the namespace of a sink."""
+        source = copy(sink.source)
+        source.iceberg_table = RUNS
+        return cls((*sink.key[:-1], RUNS), source, sink.folder)
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        """Return the records by their names."""
+        table = self._load()
+        if table is None:
+            return {}
+        rows = table.scan().to_arrow().sort_by("run").to_pylist()
+        return {row["run"]: json.loads(row["record"]) for row in rows}
+
+    def put(self, name: str, record: Mapping[str, Any]) -> None:
+        """Keep a record, in place of one of that name."""
+        from pyiceberg.expressions import EqualTo
+
+        row = pa.table({"run": [name], "record": [json.dumps(record)]})
+        of_run = EqualTo("run", name)
+
+        def change(transaction: Transaction, table: Table) -> None:
+            if _any_rows(table, of_run):
+                transaction.delete(of_run)
+            transaction.append(row)
+
+        self._change(self._load() or self._create_table(row.schema, ["run"], {}), change)
 
 
 def _as_of_key(as_of: int) -> str:
