@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
-from activity_embeddings import SequenceWriter
+from activity_embeddings import ActivitySpec, SequenceWriter
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.feast_compat.spark import session_of
+from activity_embeddings.transformations.offline.sources import event_parts
 from activity_embeddings.transformations.offline.spark import stream
 from activity_embeddings.transformations.offline.spark_tables import SparkTable
 from support.feast_repo import (
@@ -150,6 +151,31 @@ def labels():
         member_id=[20, 21, 22] * 3, event_timestamp=np.repeat([at(22), at(23), at(ZONE_ENDS)], 3)
     )
     return pd.concat([frame, frame.iloc[::-3], frame.iloc[:20].assign(job_id=3), twice, exact])
+
+
+def test_events_in_parts_are_those_of_files(repos, tmp_path):
+    found = []
+    for repo in repos:
+        store = repo.store
+        parts = event_parts(
+            store.config,
+            None,
+            store.get_feature_view("job_activity"),
+            ActivitySpec(),
+            start=us(at(5)),
+            end=us(at(23)),
+            budget=3_000,
+            folder=tmp_path,
+        )
+        rows = []
+        for number, (_, events) in enumerate(parts):
+            members = events.member_ids.take(events.member).to_pylist()
+            rows += [(number > 0, *row) for row in zip(members, events.time.tolist(), strict=True)]
+        found.append(rows)
+    files, spark = found
+    assert [row[1:] for row in spark] == [row[1:] for row in files]
+    last = (True, 22, us(at(23)) - 1)  # not of the first part
+    assert spark[-1] == files[-1] == last
 
 
 @pytest.mark.parametrize("asked", ["as they are", "naive, of another name", "elsewhere"])

@@ -222,7 +222,7 @@ def check_events(
     """
     columns = (*domain.event_columns, names.EVENT_TIMESTAMP)
     require_columns(table.column_names, columns, source)
-    action = _action_ids(table, spec, source, domain.action)
+    action = action_ids(table, spec, source=source, column=domain.action)
     time = time_column(table, names.EVENT_TIMESTAMP, source)
     ignored = action < 0
     other_actions = time[ignored]
@@ -248,8 +248,8 @@ def check_events(
     )
 
 
-def _action_ids(table: pa.Table, spec: ActivitySpec, source: str, column: str) -> np.ndarray:
-    """Return the action column as int16 ids, -1 for what the spec ignores."""
+def action_ids(table: pa.Table, spec: ActivitySpec, *, source: str, column: str) -> np.ndarray:
+    """Return a column of actions as int16 ids, -1 for what the spec ignores; see `check_events`."""
     values = single_chunk(table, column)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()

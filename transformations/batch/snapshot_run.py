@@ -202,6 +202,7 @@ class SnapshotRun:
                 _add_events(made_of, events)
                 for window in windows.values():
                     window.add(events)
+                del events
             for window in windows.values():
                 window.require_known()
             part = Part(cutoffs, str(made_of))
@@ -233,6 +234,7 @@ class SnapshotRun:
                     if members.end is None:
                         self._finish(draft)
                         progress(1)
+                del events  # before the next are read
         finally:
             self._finish_writing()
             for draft in drafts.values():
@@ -324,6 +326,7 @@ class SnapshotRun:
                     return
                 self._require_same_ids(part[1])
                 yield part
+                del part  # before the next is read
 
     def _has(self, cutoffs: Sequence[int]) -> bool:
         """Return whether every view has its snapshots of some cut-offs."""
@@ -393,14 +396,15 @@ class SnapshotRun:
         members = sorted_union(active, silent)
         draft.members += len(members)
         draft.silent += len(silent)
-        with_activity = [active.slice(0, 0)]
+        with_activity = []
         for start in range(0, len(members), MEMBERS_AT_ONCE):
             part = members.slice(start, MEMBERS_AT_ONCE)
             # Of these members alone: what makes sequences goes through all that it is given.
             sequences = self._write(draft, part, events.within(part[0], part[-1]))
             with_activity.append(part.filter(pa.array(sequences.count > 0)))
         if self.sequence_sink in draft.writers:
-            self._active[draft.as_of] = pa.concat_arrays(with_activity)
+            none = members.slice(0, 0)
+            self._active[draft.as_of] = pa.concat_arrays(with_activity or [none])
 
     def _write(self, draft: _Draft, members: pa.Array, events: ActivityEvents) -> Sequences:
         """Write the rows of a slice of members aside, and return their sequences."""

@@ -47,6 +47,7 @@ from activity_embeddings.transformations.definitions.tags import (
     vector_table_of,
 )
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput, NotReady
+from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
@@ -458,7 +459,7 @@ class Snapshots:
                 start=start,
                 end=end,
                 budget=context.events_budget,
-                folder=sequence_sink.staging.folder,
+                folder=make_folder(sequence_sink.staging.folder),
             ),
             publishing_delay=context.schedule.delay_us,
             batch_size=context.batch_size,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from feast.data_source import DataSource
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 
@@ -24,15 +25,22 @@ from activity_embeddings.transformations.arrow import require_columns, require_z
 from activity_embeddings.transformations.errors import InvalidData, first_line
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.files import path_within
-from activity_embeddings.transformations.offline.parquet_files import normalised
+from activity_embeddings.transformations.offline.parquet_files import (
+    normalised,
+    plain_rows,
+    plain_type,
+    rows_of_file,
+)
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.expressions import BooleanExpression
-    from pyiceberg.table import Table
+    from pyiceberg.table import DataScan, FileScanTask, Table
 
 REPO = "activity-embeddings.repo"
 """Property of a catalog: the folder in which the relative paths of its tables lie."""
+_FIELD_ID = b"PARQUET:field_id"
+"""Where Arrow says which column of Iceberg a column of a file is, whatever it is called."""
 _FILE_IO = "activity_embeddings.transformations.offline.repo_file_io.RepoFileIO"
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(?!/)(.+)")
 """The address of a database by a relative path."""
@@ -169,6 +177,86 @@ class IcebergRows:
         InvalidData
             A column is missing, or a time is null or has no zone.
         """
+        wanted = self._wanted(columns, time, optional)
+        with self._readable():
+            table = self._scan(wanted.values(), start, end).to_arrow()
+        rows = pa.table({name: _plain(table.column(theirs)) for name, theirs in wanted.items()})
+        return normalised(rows, ids, time, self.label)
+
+    def most_rows(self, start: int | None, end: int) -> int:
+        """See `SourceRows.most_rows`: those of the files that `read` reads."""
+        require_columns(self.schema().names, [self.source.timestamp_field], self.label)
+        with self._readable():
+            scan = self._scan([self.source.timestamp_field], start, end)
+            return sum(task.file.record_count for task in scan.plan_files())
+
+    def batches(
+        self,
+        columns: Mapping[str, str],
+        *,
+        ids: Sequence[str],
+        time: str,
+        start: int | None,
+        end: int,
+        optional: Sequence[str] = (),
+    ) -> Iterator[pa.Table]:
+        """See `SourceRows.batches`."""
+        wanted = self._wanted(columns, time, optional)
+        schema = self.schema()
+        none = pa.schema({name: schema.field(theirs).type for name, theirs in wanted.items()})
+        yield plain_rows(none.empty_table(), ids, time, self.label)
+        with self._readable():
+            scan = self._scan(wanted.values(), start, end)
+            for task in scan.plan_files():
+                for rows in self._rows_of(scan, task, wanted, time, start, end):
+                    yield plain_rows(rows, ids, time, self.label)
+
+    def _rows_of(
+        self,
+        scan: DataScan,
+        task: FileScanTask,
+        wanted: Mapping[str, str],
+        time: str,
+        start: int | None,
+        end: int,
+    ) -> Iterator[pa.Table]:
+        """Yield the rows of one file.
+
+        pyiceberg reads it whole. So it does that only where it has to make rows of what the file
+        holds: some are deleted, or columns are of other types, as of before a change of the schema.
+        """
+        if task.file.file_format == "PARQUET" and not task.delete_files:
+            with (
+                scan.io.new_input(task.file.file_path).open() as opened,
+                pq.ParquetFile(opened) as file,
+            ):
+                columns = self._columns_of(file.schema_arrow, wanted)
+                if columns is not None:
+                    yield from rows_of_file(file, columns, time, start, end)
+                    return
+        from pyiceberg.io.pyarrow import ArrowScan
+
+        whole = ArrowScan(scan.table_metadata, scan.io, scan.projection(), scan.row_filter)
+        for batch in whole.to_record_batches([task]):
+            yield pa.table({name: batch.column(theirs) for name, theirs in wanted.items()})
+
+    def _columns_of(self, there: pa.Schema, wanted: Mapping[str, str]) -> dict[str, str] | None:
+        """Return what a file calls the columns, None where one is missing or of another type."""
+        names = {(field.metadata or {}).get(_FIELD_ID): field.name for field in there}
+        schema, found = self.schema(), {}
+        for name, theirs in wanted.items():
+            field_id = self._table.schema().find_field(theirs).field_id
+            found[name] = names.get(str(field_id).encode(), "")
+            if there.names.count(found[name]) != 1 or plain_type(
+                there.field(found[name]).type
+            ) != plain_type(schema.field(theirs).type):
+                return None
+        return found
+
+    def _wanted(
+        self, columns: Mapping[str, str], time: str, optional: Sequence[str]
+    ) -> dict[str, str]:
+        """Return the columns that are there by their new names, after checking them."""
         wanted = {**columns, time: self.source.timestamp_field}
         schema = self.schema()
         for name in optional:
@@ -176,14 +264,13 @@ class IcebergRows:
                 del wanted[name]
         require_columns(schema.names, wanted.values(), self.label)
         require_zoned_time(schema.field(wanted[time]).type, wanted[time], self.label)
-        with self._readable():
-            scan = self._table.scan(
-                row_filter=_inside(wanted[time], start, end),
-                selected_fields=tuple(dict.fromkeys(wanted.values())),
-            )
-            table = scan.to_arrow()
-        rows = pa.table({name: _plain(table.column(theirs)) for name, theirs in wanted.items()})
-        return normalised(rows, ids, time, self.label)
+        return wanted
+
+    def _scan(self, columns: Iterable[str], start: int | None, end: int) -> DataScan:
+        return self._table.scan(
+            row_filter=_inside(self.source.timestamp_field, start, end),
+            selected_fields=tuple(dict.fromkeys(columns)),
+        )
 
     @cached_property
     def _table(self) -> Table:
@@ -202,7 +289,7 @@ class IcebergRows:
         """Say which source cannot be read; errors of the libraries have no common class."""
         try:
             yield
-        except ImportError:
+        except (ImportError, InvalidData):
             raise
         except Exception as error:
             raise InvalidData(

@@ -19,11 +19,11 @@ from feast import RepoConfig
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
     PostgreSQLSource,
 )
-from psycopg.sql import SQL, Composable, Identifier, Literal, Placeholder
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal, Placeholder
 
 from activity_embeddings.transformations.arrow import TIMESTAMP, require_columns
 from activity_embeddings.transformations.errors import InvalidData, first_line
-from activity_embeddings.transformations.offline.parquet_files import with_plain_ids
+from activity_embeddings.transformations.offline.parquet_files import plain_rows, with_plain_ids
 from activity_embeddings.transformations.offline.postgres import (
     DatabaseError,
     connection_of,
@@ -114,30 +114,36 @@ class PostgresTable:
         InvalidData
             A column is missing, or of a type that is not read. Rows without a time come, too.
         """
-        wanted = {
-            name: column
-            for name, column in {**columns, time: self.source.timestamp_field}.items()
-            if name not in optional or column in self._types
-        }
-        require_columns(self._types, wanted.values(), self.label)
-        for column in wanted.values():
-            if self._types[column].arrow is None:
-                raise InvalidData(
-                    f"{self.label}: column {column!r} should be of a type that can be read. "
-                    f"Received: {self._types[column].name}"
-                )
-        query = SQL("SELECT {columns} FROM {source} WHERE {inside} OR {field} IS NULL").format(
-            columns=SQL(", ").join(
-                SQL("{} AS {}").format(self._value(column), Identifier(name))
-                for name, column in wanted.items()
-            ),
-            source=self._from,
-            inside=self._inside(start, end),
-            field=Identifier(self.source.timestamp_field),
-        )
+        query = self._select(columns, time, start, end, optional)
         with self._answering():
             table = pa.Table.from_batches(stream(self._info, query))
         return with_plain_ids(table, ids, self.label)
+
+    def most_rows(self, start: int | None, end: int) -> int:
+        """See `SourceRows.most_rows`: as many as there are."""
+        require_columns(self._types, [self.source.timestamp_field], self.label)
+        query = SQL("SELECT count(*) FROM {source} WHERE {inside}").format(
+            source=self._from, inside=self._inside(start, end)
+        )
+        with self._answering(), statements(self._info) as cursor:
+            (rows,) = cursor.execute(query).fetchone() or (0,)
+        return rows
+
+    def batches(
+        self,
+        columns: Mapping[str, str],
+        *,
+        ids: Sequence[str],
+        time: str,
+        start: int | None,
+        end: int,
+        optional: Sequence[str] = (),
+    ) -> Iterator[pa.Table]:
+        """See `SourceRows.batches`."""
+        query = self._select(columns, time, start, end, optional)
+        with self._answering():
+            for batch in stream(self._info, query):
+                yield plain_rows(pa.Table.from_batches([batch]), ids, time, self.label)
 
     def append(self, columns: Mapping[str, pa.Array]) -> None:
         """Add rows to the table in one transaction; its other columns have their defaults.
@@ -218,7 +224,10 @@ class PostgresTable:
         return field
 
     def _inside(self, start: int | None, end: int) -> Composable:
-        """Return the condition of an interval, as an index on the column answers it."""
+        """Return the condition of an interval, as an index on the column answers it.
+
+        Rows without a time meet it: they are refused later.
+        """
         field = Identifier(self.source.timestamp_field)
         naive = self._types[self.source.timestamp_field].name == _NAIVE
 
@@ -226,10 +235,40 @@ class PostgresTable:
             time = to_datetime(us)
             return Literal(time.replace(tzinfo=None) if naive else time)
 
-        until = SQL("{} <= {}").format(field, moment(end))
-        if start is None:
-            return until
-        return SQL("({} AND {} >= {})").format(until, field, moment(start))
+        inside: Composable = SQL("{} <= {}").format(field, moment(end))
+        if start is not None:
+            inside = SQL("({} AND {} >= {})").format(inside, field, moment(start))
+        return SQL("{} OR {} IS NULL").format(inside, field)
+
+    def _select(
+        self,
+        columns: Mapping[str, str],
+        time: str,
+        start: int | None,
+        end: int,
+        optional: Sequence[str],
+    ) -> Composed:
+        """Return the query of the rows of an interval, after checking the columns."""
+        wanted = {
+            name: column
+            for name, column in {**columns, time: self.source.timestamp_field}.items()
+            if name not in optional or column in self._types
+        }
+        require_columns(self._types, wanted.values(), self.label)
+        for column in wanted.values():
+            if self._types[column].arrow is None:
+                raise InvalidData(
+                    f"{self.label}: column {column!r} should be of a type that can be read. "
+                    f"Received: {self._types[column].name}"
+                )
+        return SQL("SELECT {columns} FROM {source} WHERE {inside}").format(
+            columns=SQL(", ").join(
+                SQL("{} AS {}").format(self._value(column), Identifier(name))
+                for name, column in wanted.items()
+            ),
+            source=self._from,
+            inside=self._inside(start, end),
+        )
 
     @contextmanager
     def _answering(self) -> Iterator[None]:

@@ -7,8 +7,9 @@ Whatever the store, the rows pass the same checks before anything is computed.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -19,7 +20,7 @@ from feast.infra.offline_stores.offline_store import OfflineStore
 from feast.types import String
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.events import ActivityEvents, action_ids
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.member_range import EVERYBODY, MemberRange
 from activity_embeddings.transformations.arrow import (
@@ -27,6 +28,7 @@ from activity_embeddings.transformations.arrow import (
     is_text,
     require_columns,
     require_zoned_time,
+    single_chunk,
     time_column,
 )
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput, first_line
@@ -34,8 +36,18 @@ from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.names import DomainNames, Tag
 from activity_embeddings.transformations.offline.columns import source_names
 from activity_embeddings.transformations.offline.iceberg import IcebergRows, is_iceberg, located
-from activity_embeddings.transformations.offline.parquet_files import ParquetFiles, is_parquet
+from activity_embeddings.transformations.offline.parquet_files import (
+    ROWS_AT_ONCE,
+    ParquetFiles,
+    is_parquet,
+    plain_rows,
+)
 from activity_embeddings.transformations.offline.sinks.places import sink_of
+from activity_embeddings.transformations.offline.spill import (
+    SAMPLE_ROWS,
+    memory_of,
+    spilled_parts,
+)
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import ALWAYS, to_datetime, to_us
 
@@ -53,6 +65,9 @@ POSTGRES_SOURCE, SPARK_SOURCE = "PostgreSQLSource", "SparkSource"
 READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether
 interval ends belong to it and in which zone they compare."""
+
+_WIDE_EVENT = 4_096
+"""Bytes that no event takes: as many events as fit so are read without a look at some of them."""
 
 
 class SourceRows(Protocol):
@@ -99,6 +114,24 @@ class SourceRows(Protocol):
             The source cannot be read, or lacks a column; see the classes that are one.
         """
 
+    def most_rows(self, start: int | None, end: int) -> int:
+        """Return how many rows `read` gives at most, without reading them."""
+
+    def batches(
+        self,
+        columns: Mapping[str, str],
+        *,
+        ids: Sequence[str],
+        time: str,
+        start: int | None,
+        end: int,
+        optional: Sequence[str] = (),
+    ) -> Iterator[pa.Table]:
+        """Yield what `read` gives in small tables; the first has no rows.
+
+        All have one schema, in which all text is string.
+        """
+
 
 def source_of(view: FeatureView) -> DataSource:
     """Return a view's batch source."""
@@ -130,23 +163,91 @@ def read_events(
     InvalidInput
         The source or a column is missing or malformed; see `ActivityEvents.from_arrow`.
     """
-    domain = DomainNames.of(view.tags)
-    table = _pull(
-        config,
-        store,
-        view,
-        domain.event_columns,
-        start,
-        end,
-        ids=[domain.member_id, domain.item_id, domain.event_id],
-        optional=[domain.event_id],
-    )
-    if declared_event_ids(view) is not None:
-        require_columns(table.column_names, [domain.event_id], source_label(view))
-    label = source_label(view)
-    time = time_column(table, names.EVENT_TIMESTAMP, label)
-    inside = table.filter(pa.array((time >= start) & (time < end)))
-    return ActivityEvents.from_arrow(inside, spec, source=label, domain=domain)
+    return _in_order(_pull_events(config, store, view, start, end), view, spec)
+
+
+def event_parts(
+    config: RepoConfig,
+    store: type[OfflineStore] | OfflineStore,
+    view: FeatureView,
+    spec: ActivitySpec,
+    *,
+    start: int,
+    end: int,
+    budget: int,
+    folder: Path,
+) -> Generator[tuple[MemberRange, ActivityEvents]]:
+    """Yield the events that `read_events` returns, by ranges of members.
+
+    The ranges ascend and cover all ids; there is one alone where all events fit into the budget. To
+    hold one part at a time the caller lets go of it before asking for the next. A source that only
+    the offline store reads is held whole all the same, as the store gives it.
+
+    Parameters
+    ----------
+    config, store, view, spec, start, end
+        See `read_events`.
+    budget
+        What the events of a part may take in bytes while they are read and put in order. The events
+        of one member are never divided.
+    folder
+        A folder of this machine, for what does not fit. Nothing is left in it.
+
+    Raises
+    ------
+    InvalidInput
+        As `read_events` does, or the folder cannot be written. Ids, times and actions are checked
+        before the first part.
+    """
+    domain, label = DomainNames.of(view.tags), source_label(view)
+    ids = [domain.member_id, domain.item_id, domain.event_id]
+    stored = _read_here(config, view)
+    if stored is None:
+        pulled = _pull_events(config, store, view, start, end)
+        rows = len(pulled)
+        tables: Iterator[pa.Table] = (
+            plain_rows(pulled.slice(i, ROWS_AT_ONCE), ids, names.EVENT_TIMESTAMP, label)
+            for i in range(0, rows, ROWS_AT_ONCE)
+        )
+    else:
+        rows = stored.most_rows(start, end)
+        tables = stored.batches(
+            source_names(view, [*domain.event_columns, domain.event_id]),
+            ids=ids,
+            time=names.EVENT_TIMESTAMP,
+            start=start,
+            end=end,
+            optional=[domain.event_id],
+        )
+    if rows * _WIDE_EVENT > budget:
+        with closing(cast("Generator[pa.Table]", tables)):
+            head: list[pa.Table] = []
+            for table in tables:
+                head.append(_checked(table, view, spec, start, end))
+                if sum(map(len, head)) >= SAMPLE_ROWS:
+                    break
+            else:
+                rows = sum(map(len, head))
+            sample = pa.concat_tables(head)
+            memory = memory_of(rows, rows * sample.nbytes / max(1, len(sample)))
+            if memory > budget and len(sample):
+                rest = (_checked(table, view, spec, start, end) for table in tables)
+                parts = spilled_parts(
+                    chain(head, rest),
+                    domain.member_id,
+                    sample=single_chunk(sample, domain.member_id),
+                    memory=memory,
+                    budget=budget,
+                    folder=folder,
+                )
+                with closing(parts):
+                    for members, read in parts:
+                        yield members, _in_order(read(), view, spec)
+                return
+    if stored is None:
+        yield EVERYBODY, _in_order(pulled, view, spec)
+    else:
+        yield EVERYBODY, read_events(config, store, view, spec, start=start, end=end)
 
 
 def read_ids(
@@ -246,21 +347,6 @@ def read_published_vectors(
     ).empty_table()
     table = pa.concat_tables(tables) if tables else empty
     return ItemVectors.from_arrow(table, embedding, source=source_label(view), item_id=item_id)
-
-
-def event_parts(
-    config: RepoConfig,
-    store: type[OfflineStore] | OfflineStore,
-    view: FeatureView,
-    spec: ActivitySpec,
-    *,
-    start: int,
-    end: int,
-    budget: int,
-    folder: Path,
-) -> Generator[tuple[MemberRange, ActivityEvents]]:
-    """Yield all events at once."""
-    yield EVERYBODY, read_events(config, store, view, spec, start=start, end=end)
 
 
 def read_item_vectors(
@@ -502,6 +588,54 @@ def _pull(
     names_of = {theirs: ours for ours, theirs in wanted.items()}
     names_of[source.timestamp_field] = names.EVENT_TIMESTAMP
     return pulled.rename_columns([names_of.get(name, name) for name in pulled.column_names])
+
+
+def _pull_events(
+    config: RepoConfig,
+    store: type[OfflineStore] | OfflineStore,
+    view: FeatureView,
+    start: int,
+    end: int,
+) -> pa.Table:
+    """Return the rows of events with `start <= t < end`."""
+    domain = DomainNames.of(view.tags)
+    return _events_inside(
+        _pull(
+            config,
+            store,
+            view,
+            domain.event_columns,
+            start,
+            end,
+            ids=[domain.member_id, domain.item_id, domain.event_id],
+            optional=[domain.event_id],
+        ),
+        view,
+        start,
+        end,
+    )
+
+
+def _events_inside(table: pa.Table, view: FeatureView, start: int, end: int) -> pa.Table:
+    label = source_label(view)
+    if declared_event_ids(view) is not None:
+        require_columns(table.column_names, [DomainNames.of(view.tags).event_id], label)
+    time = time_column(table, names.EVENT_TIMESTAMP, label)
+    return table.filter(pa.array((time >= start) & (time < end)))
+
+
+def _checked(
+    table: pa.Table, view: FeatureView, spec: ActivitySpec, start: int, end: int
+) -> pa.Table:
+    """Return the rows with `start <= t < end`, whose actions are those of the spec."""
+    rows = _events_inside(table, view, start, end)
+    action_ids(rows, spec, source=source_label(view), column=DomainNames.of(view.tags).action)
+    return rows
+
+
+def _in_order(table: pa.Table, view: FeatureView, spec: ActivitySpec) -> ActivityEvents:
+    domain = DomainNames.of(view.tags)
+    return ActivityEvents.from_arrow(table, spec, source=source_label(view), domain=domain)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ what is left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,7 +24,7 @@ from activity_embeddings.transformations.arrow import (
     require_zoned_time,
 )
 from activity_embeddings.transformations.errors import InvalidData
-from activity_embeddings.transformations.offline.parquet_files import normalised
+from activity_embeddings.transformations.offline.parquet_files import normalised, plain_rows
 from activity_embeddings.transformations.offline.spark import (
     answering,
     inside,
@@ -101,6 +101,42 @@ class SparkTable:
         InvalidData
             A column is missing or of a type that is not read, or a time is null or has no zone.
         """
+        rows = self._chosen(columns, time, start, end, optional)
+        with answering(self.label):
+            table = pa.Table.from_batches(stream(rows))
+        return normalised(table, ids, time, self.label)
+
+    def most_rows(self, start: int | None, end: int) -> int:
+        """See `SourceRows.most_rows`: as many as there are."""
+        require_columns(self.columns, [self.source.timestamp_field], self.label)
+        with answering(self.label):
+            return self._inside(start, end).count()
+
+    def batches(
+        self,
+        columns: Mapping[str, str],
+        *,
+        ids: Sequence[str],
+        time: str,
+        start: int | None,
+        end: int,
+        optional: Sequence[str] = (),
+    ) -> Iterator[pa.Table]:
+        """See `SourceRows.batches`."""
+        rows = self._chosen(columns, time, start, end, optional)
+        with answering(self.label):
+            for batch in stream(rows):
+                yield plain_rows(pa.Table.from_batches([batch]), ids, time, self.label)
+
+    def _chosen(
+        self,
+        columns: Mapping[str, str],
+        time: str,
+        start: int | None,
+        end: int,
+        optional: Sequence[str],
+    ) -> DataFrame:
+        """Return the columns of the rows of an interval, after checking them."""
         there = self.columns
         wanted = {
             name: column
@@ -114,13 +150,15 @@ class SparkTable:
                     f"{self.label}: column {column!r} should be of a type that can be read. "
                     f"Received: {there[column]}"
                 )
-        moment = F.col(wanted[time])
         require_zoned_time(self._types[wanted[time]], wanted[time], self.label)
+        named = [F.col(column).alias(name) for name, column in wanted.items()]
         with answering(self.label):
-            rows = self._frame.where(inside(moment, start, end) | moment.isNull())
-            named = [F.col(column).alias(name) for name, column in wanted.items()]
-            table = pa.Table.from_batches(stream(rows.select(named)))
-        return normalised(table, ids, time, self.label)
+            return self._inside(start, end).select(named)
+
+    def _inside(self, start: int | None, end: int) -> DataFrame:
+        """Return the rows of an interval, and those without a time, which are refused later."""
+        moment = F.col(self.source.timestamp_field)
+        return self._frame.where(inside(moment, start, end) | moment.isNull())
 
     @cached_property
     def _types(self) -> dict[str, pa.DataType | None]:

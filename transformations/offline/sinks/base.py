@@ -21,6 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -34,6 +35,8 @@ PARTITION = "as_of="
 FILE = "snapshot.parquet"
 RUNS = "runs"
 """Where a place keeps the records of runs."""
+ROWS_A_GROUP = 8_192
+"""Rows of a snapshot that are written, and read, together: a row group of its file."""
 FACTS = b"activity_embeddings"
 """Key of the parquet metadata that says what a snapshot was computed with."""
 
@@ -174,7 +177,9 @@ class Staging:
 
 
 class SnapshotWriter:
-    """Writes a snapshot batch by batch, one row group each, so that memory stays bounded.
+    """Writes a snapshot batch by batch, so that memory stays bounded.
+
+    Equal rows give equal files, however they are divided into batches.
 
     Parameters
     ----------
@@ -188,26 +193,46 @@ class SnapshotWriter:
         self._file = file
         self._metadata = {FACTS: json.dumps(facts, sort_keys=True).encode()}
         self._writer: pq.ParquetWriter | None = None
+        self._held: list[pa.RecordBatch] = []
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows."""
-        if self._writer is None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            # Dictionaries and statistics of vectors cost time and help nobody.
-            plain = [field.name for field in batch.schema if not _is_vector(field.type)]
-            self._writer = pq.ParquetWriter(
-                self._file,
-                batch.schema.with_metadata(self._metadata),
-                compression="lz4",
-                use_dictionary=plain,
-                write_statistics=plain,
-            )
-        self._writer.write_batch(batch)
+        self._open(batch.schema)
+        self._held.append(batch)
+        count = sum(held.num_rows for held in self._held)
+        if count >= ROWS_A_GROUP:
+            self._write_held(count - count % ROWS_A_GROUP)
 
     def close(self) -> None:
         """Finish the file."""
+        self._write_held(sum(held.num_rows for held in self._held))
         if self._writer is not None:
             self._writer.close()
+
+    def _open(self, schema: pa.Schema) -> None:
+        if self._writer is not None:
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        # Dictionaries and statistics of vectors cost time and help nobody.
+        plain = [field.name for field in schema if not _is_vector(field.type)]
+        self._writer = pq.ParquetWriter(
+            self._file,
+            schema.with_metadata(self._metadata),
+            compression="lz4",
+            use_dictionary=plain,
+            write_statistics=plain,
+        )
+
+    def _write_held(self, count: int) -> None:
+        """Write the first rows of those that are held."""
+        if self._writer is None or not count:
+            return
+        rows = pa.Table.from_batches(self._held)
+        for start in range(0, count, ROWS_A_GROUP):
+            self._writer.write_table(rows.slice(start, min(ROWS_A_GROUP, count - start)))
+        # A copy, so that what is written can be freed.
+        left = rows.take(np.arange(count, len(rows)))
+        self._held = left.to_batches()
 
 
 @contextmanager

@@ -1,0 +1,65 @@
+"""However few events are held together, all files, rows and counts are the same."""
+
+import re
+
+import pyarrow.parquet as pq
+import pytest
+
+from activity_embeddings.transformations.batch import engine, snapshot_run
+from support.feast_repo import STRING_IDS, at, small_repo, with_string_ids
+
+pytestmark = pytest.mark.slow
+
+
+def work(repo):
+    """Publish, leave days out, fill them in later, and publish all again; return the reports."""
+    repo.run("apply")
+    outputs = [repo.materialize(at(start), at(end)).output for start, end in ((-1, 2), (6, 8))]
+    outputs += [repo.materialize(at(2), at(6)).output, repo.materialize(at(-1), at(9)).output]
+    said = [line for text in outputs for line in text.splitlines() if line.startswith("  ")]
+    return [line for line in said if not re.match(r"  (seconds|0%)|.*it/s", line)]
+
+
+@pytest.mark.parametrize("settings", [None, STRING_IDS], ids=["integers", "text"])
+def test_rows_do_not_depend_on_the_budget(tmp_path, models, monkeypatch, settings):
+    settings = {} if settings is None else {"settings": settings}
+    usual, small = (
+        small_repo(tmp_path / name, models, seed=7, members=30, days=12, **settings)
+        for name in ("usual", "small")
+    )
+    if settings:
+        for repo in (usual, small):
+            with_text_ids(repo)
+    reports = work(usual)
+    parts = []
+    read = snapshot_run.SnapshotRun._read_events
+
+    def counted(self, cutoffs):
+        for part in read(self, cutoffs):
+            parts.append(part[0])
+            yield part
+
+    monkeypatch.setattr(snapshot_run.SnapshotRun, "_read_events", counted)
+    monkeypatch.setattr(engine, "MIB", 1)  # 512 bytes of events
+    assert work(small) == reports
+    assert len(parts) > 4 * 5
+    assert small.stores() == usual.stores()
+    assert not list(small.data.rglob("events-*"))
+
+
+def with_text_ids(repo):
+    file = repo.events / "history.parquet"
+    repo.write_events(with_string_ids(pq.read_table(file)))
+    repo.write_vectors(with_string_ids(pq.read_table(repo.data / "job_embeddings.parquet")))
+
+
+def test_a_budget_that_is_too_small_is_refused(tmp_path, models):
+    repo = small_repo(tmp_path / "repo", models, members=3, days=3)
+    repo.edit(
+        "feature_store.yaml",
+        "  snapshot_interval_hours: 24",
+        "  snapshot_interval_hours: 24\n  memory_budget_mb: 1",
+    )
+    refused = repo.feast("apply")
+    assert refused.code == 1
+    assert "memory_budget_mb: Input should be greater than or equal to 64" in refused.output
