@@ -12,6 +12,7 @@ from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import Iceb
 from activity_embeddings import SequenceWriter
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.errors import InvalidData
+from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.offline.iceberg import IcebergRows, located
 from support.feast_repo import (
     at,
@@ -143,13 +144,9 @@ def rows_of(repo, table="events", **source):
 
 def read(rows, start, end):
     columns = {"member_id": "member_id", "job_id": "job_id", "action": "action"}
-    return rows.read(
-        columns,
-        ids=["member_id", "job_id"],
-        time="event_timestamp",
-        start=None if start is None else us(start),
-        end=us(end),
-    )
+    start = None if start is None else us(start)
+    asked = RowsAsked(columns, ["member_id", "job_id"], "event_timestamp", start, us(end))
+    return rows.read(asked)
 
 
 def test_files_of_other_times_are_not_opened(repo):

@@ -17,6 +17,7 @@ from activity_embeddings import ActivitySpec, SequenceWriter
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.feast_compat.spark import session_of
+from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.offline.sources import event_parts
 from activity_embeddings.transformations.offline.spark import stream
 from activity_embeddings.transformations.offline.spark_tables import SparkTable
@@ -245,7 +246,7 @@ def test_times_come_as_they_are_in_the_hour_that_comes_twice(repos, query):
     rows = table_of(repos[1], query.format(f"VALUES {values} AS rows(i, us)"))
     assert rows.earliest() == moments[0]
     for start, end in [(None, moments[3]), (moments[1], moments[2]), (moments[3], moments[3])]:
-        read = rows.read({"i": "i"}, ids=["i"], time="at", start=start, end=end)
+        read = rows.read(RowsAsked({"i": "i"}, ["i"], "at", start, end))
         assert read.schema.field("at").type == pa.timestamp("us", "UTC")
         want = [(i, moment) for i, moment in enumerate(moments) if (start or 0) <= moment <= end]
         got = zip(read["i"].to_pylist(), read["at"].cast("int64").to_pylist(), strict=True)
@@ -281,7 +282,7 @@ def test_rows_in_parts_are_all_there_once(repos):
 def test_what_cannot_be_read_is_named(repos, columns, words):
     rows = table_of(repos[1], f"SELECT {columns} FROM VALUES (1) AS rows(i)")
     with pytest.raises(InvalidData, match=re.escape(words)) as refused:
-        rows.read({"i": "i"}, ids=["i"], time="t", start=None, end=us(at(9999)))
+        rows.read(RowsAsked({"i": "i"}, ["i"], "t", None, us(at(9999))))
     assert str(refused.value).startswith("rows: ") and "\n" not in str(refused.value)
 
 
@@ -294,9 +295,8 @@ def test_files_are_those_of_the_repo_wherever_the_process_runs(repos, tmp_path, 
         file_format="parquet",
         timestamp_field="event_timestamp",
     )
-    read = SparkTable(source, spark.store.config, "rows").read(
-        {"member_id": "member_id"}, ids=["member_id"], time="t", start=None, end=us(at(99))
-    )
+    asked = RowsAsked({"member_id": "member_id"}, ["member_id"], "t", None, us(at(99)))
+    read = SparkTable(source, spark.store.config, "rows").read(asked)
     assert len(read) == pq.read_table(files.events).num_rows
 
 

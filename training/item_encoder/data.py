@@ -18,7 +18,11 @@ from activity_embeddings.transformations.definitions.tags import in_repo, spec_o
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
-from activity_embeddings.transformations.offline.columns import names_there, source_names
+from activity_embeddings.transformations.offline.columns import (
+    RowsAsked,
+    names_there,
+    source_names,
+)
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sources import read_events, read_postings
 from activity_embeddings.transformations.spec import ActivitySpec
@@ -150,13 +154,9 @@ class EncoderData:
         columns_in_file = ParquetFiles(source, None, str(file)).schema().names
         chosen = names_there(columns_in_file, called, str(file), optional=optional)
         source.timestamp_field = chosen.pop(names.EVENT_TIMESTAMP)
-        return ParquetFiles(source, None, str(file)).read(
-            chosen,
-            ids=[self.names.member_id, self.names.item_id, self.names.event_id],
-            time=names.EVENT_TIMESTAMP,
-            start=None,
-            end=FOREVER,
-        )
+        ids = [self.names.member_id, self.names.item_id, self.names.event_id]
+        asked = RowsAsked(chosen, ids, names.EVENT_TIMESTAMP, None, FOREVER)
+        return ParquetFiles(source, None, str(file)).read(asked)
 
     @property
     def _offline(self) -> tuple[Any, Any]:

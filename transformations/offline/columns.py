@@ -6,7 +6,8 @@ what its offline stores read; here they are applied to files and tables that are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 from feast import FeatureView
@@ -14,6 +15,42 @@ from feast import FeatureView
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import require_columns
 from activity_embeddings.transformations.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class RowsAsked:
+    """Which rows of a source are asked for, and which columns.
+
+    Attributes
+    ----------
+    columns
+        Names in the source, by the names that the columns get; without the time.
+    ids
+        Those of them that hold ids. They come out as int64 or string.
+    time
+        The name that the time gets, timestamp[us, UTC].
+    start, end
+        Rows with `start <= t <= end`, microseconds since the epoch; without a start, from the first
+        row on.
+    optional
+        Those of the columns that a source may lack.
+    """
+
+    columns: Mapping[str, str]
+    ids: Sequence[str]
+    time: str
+    start: int | None
+    end: int
+    optional: Sequence[str] = ()
+
+    def there(self, columns: Collection[str], time: str) -> dict[str, str]:
+        """Return the columns that a source with some columns has, and the time, by new names."""
+        wanted = {**self.columns, self.time: time}
+        return {
+            name: theirs
+            for name, theirs in wanted.items()
+            if name not in self.optional or theirs in columns
+        }
 
 
 def source_names(view: FeatureView, columns: Iterable[str]) -> dict[str, str]:

@@ -28,7 +28,7 @@ from activity_embeddings.transformations.arrow import TIMESTAMP, require_columns
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.feast_compat.stores import append_offline, offline_store
 from activity_embeddings.transformations.files import real_path, replace_file
-from activity_embeddings.transformations.offline.columns import source_names
+from activity_embeddings.transformations.offline.columns import RowsAsked, source_names
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sources import (
     iceberg_rows,
@@ -97,13 +97,9 @@ def source_has(store: FeatureStore, view: FeatureView, members: pa.Array) -> pa.
     if files is None:
         table = read_ids(store.config, offline_store(store), view, domain.member_id)
     else:
-        table = replace(files, without=LIVE_FILES).read(
-            source_names(view, [domain.member_id]),
-            ids=[domain.member_id],
-            time=names.EVENT_TIMESTAMP,
-            start=None,
-            end=NEVER,
-        )
+        columns = source_names(view, [domain.member_id])
+        asked = RowsAsked(columns, [domain.member_id], names.EVENT_TIMESTAMP, None, NEVER)
+        table = replace(files, without=LIVE_FILES).read(asked)
     if not len(table):
         return members.slice(0, 0)
     return members.filter(pc.is_in(members, value_set=single_chunk(table, domain.member_id)))

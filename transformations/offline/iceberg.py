@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from activity_embeddings.transformations.arrow import require_columns, require_z
 from activity_embeddings.transformations.errors import InvalidData, first_line
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.files import path_within
+from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.offline.parquet_files import (
     normalised,
     plain_rows,
@@ -157,16 +158,7 @@ class IcebergRows:
         schema = self.schema()
         return schema.field(column).type if column in schema.names else None
 
-    def read(
-        self,
-        columns: Mapping[str, str],
-        *,
-        ids: Sequence[str],
-        time: str,
-        start: int | None,
-        end: int,
-        optional: Sequence[str] = (),
-    ) -> pa.Table:
+    def read(self, asked: RowsAsked) -> pa.Table:
         """See `SourceRows.read`.
 
         Only these rows are read, and only their columns: files and row groups of other times are
@@ -177,11 +169,11 @@ class IcebergRows:
         InvalidData
             A column is missing, or a time is null or has no zone.
         """
-        wanted = self._wanted(columns, time, optional)
+        wanted = self._wanted(asked)
         with self._readable():
-            table = self._scan(wanted.values(), start, end).to_arrow()
+            table = self._scan(wanted.values(), asked.start, asked.end).to_arrow()
         rows = pa.table({name: _plain(table.column(theirs)) for name, theirs in wanted.items()})
-        return normalised(rows, ids, time, self.label)
+        return normalised(rows, asked.ids, asked.time, self.label)
 
     def most_rows(self, start: int | None, end: int) -> int:
         """See `SourceRows.most_rows`: those of the files that `read` reads."""
@@ -190,35 +182,24 @@ class IcebergRows:
             scan = self._scan([self.source.timestamp_field], start, end)
             return sum(task.file.record_count for task in scan.plan_files())
 
-    def batches(
-        self,
-        columns: Mapping[str, str],
-        *,
-        ids: Sequence[str],
-        time: str,
-        start: int | None,
-        end: int,
-        optional: Sequence[str] = (),
-    ) -> Iterator[pa.Table]:
+    def batches(self, asked: RowsAsked) -> Iterator[pa.Table]:
         """See `SourceRows.batches`."""
-        wanted = self._wanted(columns, time, optional)
+        wanted = self._wanted(asked)
         schema = self.schema()
         none = pa.schema({name: schema.field(theirs).type for name, theirs in wanted.items()})
-        yield plain_rows(none.empty_table(), ids, time, self.label)
+        yield plain_rows(none.empty_table(), asked.ids, asked.time, self.label)
         with self._readable():
-            scan = self._scan(wanted.values(), start, end)
+            scan = self._scan(wanted.values(), asked.start, asked.end)
             for task in scan.plan_files():
-                for rows in self._rows_of(scan, task, wanted, time, start, end):
-                    yield plain_rows(rows, ids, time, self.label)
+                for rows in self._rows_of(scan, task, wanted, asked):
+                    yield plain_rows(rows, asked.ids, asked.time, self.label)
 
     def _rows_of(
         self,
         scan: DataScan,
         task: FileScanTask,
         wanted: Mapping[str, str],
-        time: str,
-        start: int | None,
-        end: int,
+        asked: RowsAsked,
     ) -> Iterator[pa.Table]:
         """Yield the rows of one file.
 
@@ -232,7 +213,7 @@ class IcebergRows:
             ):
                 columns = self._columns_of(file.schema_arrow, wanted)
                 if columns is not None:
-                    yield from rows_of_file(file, columns, time, start, end)
+                    yield from rows_of_file(file, columns, asked.time, asked.start, asked.end)
                     return
         from pyiceberg.io.pyarrow import ArrowScan
 
@@ -253,17 +234,12 @@ class IcebergRows:
                 return None
         return found
 
-    def _wanted(
-        self, columns: Mapping[str, str], time: str, optional: Sequence[str]
-    ) -> dict[str, str]:
+    def _wanted(self, asked: RowsAsked) -> dict[str, str]:
         """Return the columns that are there by their new names, after checking them."""
-        wanted = {**columns, time: self.source.timestamp_field}
-        schema = self.schema()
-        for name in optional:
-            if wanted[name] not in schema.names:
-                del wanted[name]
+        schema, time = self.schema(), self.source.timestamp_field
+        wanted = asked.there(schema.names, time)
         require_columns(schema.names, wanted.values(), self.label)
-        require_zoned_time(schema.field(wanted[time]).type, wanted[time], self.label)
+        require_zoned_time(schema.field(time).type, time, self.label)
         return wanted
 
     def _scan(self, columns: Iterable[str], start: int | None, end: int) -> DataScan:

@@ -44,6 +44,7 @@ from activity_embeddings.transformations.arrow import (
     time_column,
 )
 from activity_embeddings.transformations.errors import InvalidData, first_line
+from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.wording import OWN_PIPELINE
 
 DELTA_LOG = "_delta_log"
@@ -174,16 +175,7 @@ class ParquetFiles:
         """Return the last time in microseconds since the epoch, None where footers do not say."""
         return max(self._limits_of_times, default=None)
 
-    def read(
-        self,
-        columns: Mapping[str, str],
-        *,
-        ids: Sequence[str],
-        time: str,
-        start: int | None,
-        end: int,
-        optional: Sequence[str] = (),
-    ) -> pa.Table:
+    def read(self, asked: RowsAsked) -> pa.Table:
         """See `SourceRows.read`.
 
         Raises
@@ -192,12 +184,10 @@ class ParquetFiles:
             A file lacks a column, has one of another type than other files, or a time that is null
             or has no zone. A file without rows may have columns of any type.
         """
-        wanted, groups = self._chosen(columns, time, optional)
+        wanted, groups = self._chosen(asked)
         if not groups:
-            return _empty(wanted, ids, time)
-        tables = {
-            part[0].path: self._read_group(part, wanted, ids, time, start, end) for part in groups
-        }
+            return _empty(wanted, asked.ids, asked.time)
+        tables = {part[0].path: self._read_group(part, wanted, asked) for part in groups}
         return self._together(tables)
 
     def most_rows(self, start: int | None, end: int) -> int:
@@ -208,16 +198,7 @@ class ParquetFiles:
             for group in _groups_inside(fragment.metadata, self.source.timestamp_field, start, end)
         )
 
-    def batches(
-        self,
-        columns: Mapping[str, str],
-        *,
-        ids: Sequence[str],
-        time: str,
-        start: int | None,
-        end: int,
-        optional: Sequence[str] = (),
-    ) -> Iterator[pa.Table]:
+    def batches(self, asked: RowsAsked) -> Iterator[pa.Table]:
         """See `SourceRows.batches`.
 
         Raises
@@ -225,7 +206,8 @@ class ParquetFiles:
         InvalidData
             As `read` does, where it comes to it.
         """
-        wanted, groups = self._chosen(columns, time, optional)
+        ids, time = asked.ids, asked.time
+        wanted, groups = self._chosen(asked)
         if not groups:
             yield _empty(wanted, ids, time)
             return
@@ -241,7 +223,7 @@ class ParquetFiles:
                 with pq.ParquetFile(
                     fragment.path, filesystem=self._root[0], metadata=fragment.metadata
                 ) as file:
-                    for rows in rows_of_file(file, wanted, time, start, end):
+                    for rows in rows_of_file(file, wanted, time, asked.start, asked.end):
                         yield plain_rows(rows, ids, time, self._of(fragment.path)).cast(schema)
             except (OSError, pa.ArrowException) as error:
                 raise self._unreadable(fragment.path, error) from error
@@ -353,18 +335,16 @@ class ParquetFiles:
         require_zoned_time(_type_of(fragment, wanted[time]), wanted[time], label)
 
     def _chosen(
-        self, columns: Mapping[str, str], time: str, optional: Sequence[str]
+        self, asked: RowsAsked
     ) -> tuple[dict[str, str], list[list[ds.ParquetFileFragment]]]:
         """Return the columns by their new names, and the files by the types that these have."""
-        wanted = {**columns, time: self.source.timestamp_field}
-        for name in optional:
-            if not any(wanted[name] in part.physical_schema.names for part in self._filled):
-                del wanted[name]
+        there = {name for part in self._filled for name in part.physical_schema.names}
+        wanted = asked.there(there, self.source.timestamp_field)
         if not self._filled:
             require_columns(self.schema().names, wanted.values(), self.label)
         groups: dict[tuple[pa.DataType, ...], list[ds.ParquetFileFragment]] = {}
         for fragment in self._filled:
-            self._require(fragment, wanted, time)
+            self._require(fragment, wanted, asked.time)
             kinds = tuple(_type_of(fragment, field) for field in wanted.values())
             groups.setdefault(kinds, []).append(fragment)
         return wanted, list(groups.values())
@@ -373,10 +353,7 @@ class ParquetFiles:
         self,
         fragments: Sequence[ds.ParquetFileFragment],
         wanted: Mapping[str, str],
-        ids: Sequence[str],
-        time: str,
-        start: int | None,
-        end: int,
+        asked: RowsAsked,
     ) -> pa.Table:
         """Read files whose columns have the same types together; one after the other to say which.
 
@@ -384,12 +361,12 @@ class ParquetFiles:
         """
         label = self._of(fragments[0].path) if len(fragments) == 1 else self.label
         try:
-            table = self._scan(fragments, wanted, time, start, end)
-            return normalised(table, ids, time, label)
+            table = self._scan(fragments, wanted, asked)
+            return normalised(table, asked.ids, asked.time, label)
         except (OSError, pa.ArrowException, InvalidData) as error:
             if len(fragments) > 1:
                 for fragment in fragments:
-                    self._read_group([fragment], wanted, ids, time, start, end)
+                    self._read_group([fragment], wanted, asked)
             if isinstance(error, InvalidData):
                 raise
             raise self._unreadable(fragments[0].path, error) from error
@@ -398,18 +375,17 @@ class ParquetFiles:
         self,
         fragments: Sequence[ds.ParquetFileFragment],
         wanted: Mapping[str, str],
-        time: str,
-        start: int | None,
-        end: int,
+        asked: RowsAsked,
     ) -> pa.Table:
         """Read the rows of an interval, and those without a time."""
+        time = asked.time
         filesystem, _ = self._root
         kinds = {field: _type_of(fragments[0], field) for field in wanted.values()}
         # Arrow cannot filter views of text.
         views = {f: pa.string() for f, kind in kinds.items() if pa.types.is_string_view(kind)}
         schema = pa.schema({**kinds, **views})
         field = ds.field(wanted[time])
-        first, last = _bounds(schema.field(wanted[time]).type, start, end)
+        first, last = _bounds(schema.field(wanted[time]).type, asked.start, asked.end)
         inside = (field >= first) & (field <= last)
         if any(_may_have_nulls(fragment.metadata, wanted[time]) for fragment in fragments):
             inside |= field.is_null()

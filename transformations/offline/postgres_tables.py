@@ -9,7 +9,7 @@ uuid and enumerations are text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +23,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal, Placehol
 
 from activity_embeddings.transformations.arrow import TIMESTAMP, require_columns
 from activity_embeddings.transformations.errors import InvalidData, first_line
+from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.offline.parquet_files import plain_rows, with_plain_ids
 from activity_embeddings.transformations.offline.postgres import (
     DatabaseError,
@@ -97,16 +98,7 @@ class PostgresTable:
             (moment,) = cursor.execute(query).fetchone() or (None,)
         return None if moment is None else to_us(moment)
 
-    def read(
-        self,
-        columns: Mapping[str, str],
-        *,
-        ids: Sequence[str],
-        time: str,
-        start: int | None,
-        end: int,
-        optional: Sequence[str] = (),
-    ) -> pa.Table:
+    def read(self, asked: RowsAsked) -> pa.Table:
         """See `SourceRows.read`.
 
         Raises
@@ -114,10 +106,10 @@ class PostgresTable:
         InvalidData
             A column is missing, or of a type that is not read. Rows without a time come, too.
         """
-        query = self._select(columns, time, start, end, optional)
+        query = self._select(asked)
         with self._answering():
             table = pa.Table.from_batches(stream(self._info, query))
-        return with_plain_ids(table, ids, self.label)
+        return with_plain_ids(table, asked.ids, self.label)
 
     def most_rows(self, start: int | None, end: int) -> int:
         """See `SourceRows.most_rows`: as many as there are."""
@@ -129,21 +121,13 @@ class PostgresTable:
             (rows,) = cursor.execute(query).fetchone() or (0,)
         return rows
 
-    def batches(
-        self,
-        columns: Mapping[str, str],
-        *,
-        ids: Sequence[str],
-        time: str,
-        start: int | None,
-        end: int,
-        optional: Sequence[str] = (),
-    ) -> Iterator[pa.Table]:
+    def batches(self, asked: RowsAsked) -> Iterator[pa.Table]:
         """See `SourceRows.batches`."""
-        query = self._select(columns, time, start, end, optional)
+        query = self._select(asked)
         with self._answering():
             for batch in stream(self._info, query):
-                yield plain_rows(pa.Table.from_batches([batch]), ids, time, self.label)
+                rows = pa.Table.from_batches([batch])
+                yield plain_rows(rows, asked.ids, asked.time, self.label)
 
     def append(self, columns: Mapping[str, pa.Array]) -> None:
         """Add rows to the table in one transaction; its other columns have their defaults.
@@ -240,20 +224,9 @@ class PostgresTable:
             inside = SQL("({} AND {} >= {})").format(inside, field, moment(start))
         return SQL("{} OR {} IS NULL").format(inside, field)
 
-    def _select(
-        self,
-        columns: Mapping[str, str],
-        time: str,
-        start: int | None,
-        end: int,
-        optional: Sequence[str],
-    ) -> Composed:
+    def _select(self, asked: RowsAsked) -> Composed:
         """Return the query of the rows of an interval, after checking the columns."""
-        wanted = {
-            name: column
-            for name, column in {**columns, time: self.source.timestamp_field}.items()
-            if name not in optional or column in self._types
-        }
+        wanted = asked.there(self._types, self.source.timestamp_field)
         require_columns(self._types, wanted.values(), self.label)
         for column in wanted.values():
             if self._types[column].arrow is None:
@@ -267,7 +240,7 @@ class PostgresTable:
                 for name, column in wanted.items()
             ),
             source=self._from,
-            inside=self._inside(start, end),
+            inside=self._inside(asked.start, asked.end),
         )
 
     @contextmanager

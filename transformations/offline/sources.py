@@ -6,7 +6,7 @@ Whatever the store, the rows pass the same checks before anything is computed.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import chain
@@ -34,7 +34,7 @@ from activity_embeddings.transformations.arrow import (
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput, first_line
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.names import DomainNames, Tag
-from activity_embeddings.transformations.offline.columns import source_names
+from activity_embeddings.transformations.offline.columns import RowsAsked, source_names
 from activity_embeddings.transformations.offline.iceberg import IcebergRows, is_iceberg, located
 from activity_embeddings.transformations.offline.parquet_files import (
     ROWS_AT_ONCE,
@@ -83,30 +83,8 @@ class SourceRows(Protocol):
     def earliest(self) -> int | None:
         """Return the first time in microseconds since the epoch, None where it is untold."""
 
-    def read(
-        self,
-        columns: Mapping[str, str],
-        *,
-        ids: Sequence[str],
-        time: str,
-        start: int | None,
-        end: int,
-        optional: Sequence[str] = (),
-    ) -> pa.Table:
-        """Return the rows with `start <= t <= end`, in any order.
-
-        Parameters
-        ----------
-        columns
-            Names in the source, by the names that the columns get; without the time.
-        ids
-            Those of them that hold ids. They come out as int64 or string.
-        time
-            The name that the time gets, timestamp[us, UTC].
-        start, end
-            Microseconds since the epoch; without a start, from the first row on.
-        optional
-            Those of them that a source may lack.
+    def read(self, asked: RowsAsked) -> pa.Table:
+        """Return the rows that are asked for, in any order.
 
         Raises
         ------
@@ -117,16 +95,7 @@ class SourceRows(Protocol):
     def most_rows(self, start: int | None, end: int) -> int:
         """Return how many rows `read` gives at most, without reading them."""
 
-    def batches(
-        self,
-        columns: Mapping[str, str],
-        *,
-        ids: Sequence[str],
-        time: str,
-        start: int | None,
-        end: int,
-        optional: Sequence[str] = (),
-    ) -> Iterator[pa.Table]:
+    def batches(self, asked: RowsAsked) -> Iterator[pa.Table]:
         """Yield what `read` gives in small tables; the first has no rows.
 
         All have one schema, in which all text is string.
@@ -211,13 +180,9 @@ def event_parts(
         )
     else:
         rows = stored.most_rows(start, end)
+        wanted = source_names(view, [*domain.event_columns, domain.event_id])
         tables = stored.batches(
-            source_names(view, [*domain.event_columns, domain.event_id]),
-            ids=ids,
-            time=names.EVENT_TIMESTAMP,
-            start=start,
-            end=end,
-            optional=[domain.event_id],
+            RowsAsked(wanted, ids, names.EVENT_TIMESTAMP, start, end, [domain.event_id])
         )
     if rows * _WIDE_EVENT > budget:
         with closing(cast("Generator[pa.Table]", tables)):
@@ -566,9 +531,7 @@ def _pull(
     wanted = source_names(view, (*columns, *optional))
     stored = _read_here(config, view)
     if stored is not None:
-        return stored.read(
-            wanted, ids=ids, time=names.EVENT_TIMESTAMP, start=start, end=end, optional=optional
-        )
+        return stored.read(RowsAsked(wanted, ids, names.EVENT_TIMESTAMP, start, end, optional))
     there = source_columns(config, view)
     for name in optional:
         if wanted[name] not in there:

@@ -41,6 +41,7 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.joins import time_column_of
 from activity_embeddings.transformations.feast_compat.spark import job_of
 from activity_embeddings.transformations.names import REQUEST_ROW
+from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.offline.iceberg import IcebergRows, is_iceberg, located
 from activity_embeddings.transformations.offline.parquet_files import is_parquet
 from activity_embeddings.transformations.offline.sinks.places import require_snapshots
@@ -338,9 +339,8 @@ def _rows(
         if is_iceberg(source):
             others = {name: name for name in columns if name != time}
             table = IcebergRows(located(source, config.repo_path), source.name)
-            return session.createDataFrame(
-                table.read(others, ids=(), time=time, start=start, end=end)
-            )
+            asked = RowsAsked(others, (), time, start, end)
+            return session.createDataFrame(table.read(asked))
         if is_parquet(source):
             path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
             reader = session.read.option("recursiveFileLookup", "true")

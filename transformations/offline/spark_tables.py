@@ -7,7 +7,7 @@ what is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +24,7 @@ from activity_embeddings.transformations.arrow import (
     require_zoned_time,
 )
 from activity_embeddings.transformations.errors import InvalidData
+from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.offline.parquet_files import normalised, plain_rows
 from activity_embeddings.transformations.offline.spark import (
     answering,
@@ -84,16 +85,7 @@ class SparkTable:
             found = self._frame.agg(F.unix_micros(first.cast("timestamp"))).first()
         return None if found is None else found[0]
 
-    def read(
-        self,
-        columns: Mapping[str, str],
-        *,
-        ids: Sequence[str],
-        time: str,
-        start: int | None,
-        end: int,
-        optional: Sequence[str] = (),
-    ) -> pa.Table:
+    def read(self, asked: RowsAsked) -> pa.Table:
         """See `SourceRows.read`.
 
         Raises
@@ -101,10 +93,10 @@ class SparkTable:
         InvalidData
             A column is missing or of a type that is not read, or a time is null or has no zone.
         """
-        rows = self._chosen(columns, time, start, end, optional)
+        rows = self._chosen(asked)
         with answering(self.label):
             table = pa.Table.from_batches(stream(rows))
-        return normalised(table, ids, time, self.label)
+        return normalised(table, asked.ids, asked.time, self.label)
 
     def most_rows(self, start: int | None, end: int) -> int:
         """See `SourceRows.most_rows`: as many as there are."""
@@ -112,37 +104,18 @@ class SparkTable:
         with answering(self.label):
             return self._inside(start, end).count()
 
-    def batches(
-        self,
-        columns: Mapping[str, str],
-        *,
-        ids: Sequence[str],
-        time: str,
-        start: int | None,
-        end: int,
-        optional: Sequence[str] = (),
-    ) -> Iterator[pa.Table]:
+    def batches(self, asked: RowsAsked) -> Iterator[pa.Table]:
         """See `SourceRows.batches`."""
-        rows = self._chosen(columns, time, start, end, optional)
+        rows = self._chosen(asked)
         with answering(self.label):
             for batch in stream(rows):
-                yield plain_rows(pa.Table.from_batches([batch]), ids, time, self.label)
+                table = pa.Table.from_batches([batch])
+                yield plain_rows(table, asked.ids, asked.time, self.label)
 
-    def _chosen(
-        self,
-        columns: Mapping[str, str],
-        time: str,
-        start: int | None,
-        end: int,
-        optional: Sequence[str],
-    ) -> DataFrame:
+    def _chosen(self, asked: RowsAsked) -> DataFrame:
         """Return the columns of the rows of an interval, after checking them."""
-        there = self.columns
-        wanted = {
-            name: column
-            for name, column in {**columns, time: self.source.timestamp_field}.items()
-            if name not in optional or column in there
-        }
+        there, time = self.columns, self.source.timestamp_field
+        wanted = asked.there(there, time)
         require_columns(there, wanted.values(), self.label)
         for column in wanted.values():
             if self._types[column] is None:
@@ -150,10 +123,10 @@ class SparkTable:
                     f"{self.label}: column {column!r} should be of a type that can be read. "
                     f"Received: {there[column]}"
                 )
-        require_zoned_time(self._types[wanted[time]], wanted[time], self.label)
+        require_zoned_time(self._types[time], time, self.label)
         named = [F.col(column).alias(name) for name, column in wanted.items()]
         with answering(self.label):
-            return self._inside(start, end).select(named)
+            return self._inside(asked.start, asked.end).select(named)
 
     def _inside(self, start: int | None, end: int) -> DataFrame:
         """Return the rows of an interval, and those without a time, which are refused later."""

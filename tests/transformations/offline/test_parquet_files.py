@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput
+from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -32,14 +33,9 @@ def table(members, times=None, **columns):
 
 
 def read(path, *, start=None, end=4 * 10**15, columns=COLUMNS, optional=(), repo=None):
-    return files_of(path, repo=repo).read(
-        columns,
-        ids=["member_id", "event_id"],
-        time="event_timestamp",
-        start=start,
-        end=end,
-        optional=optional,
-    )
+    ids = ["member_id", "event_id"]
+    asked = RowsAsked(columns, ids, "event_timestamp", start, end, optional)
+    return files_of(path, repo=repo).read(asked)
 
 
 def members(path, **how):

@@ -12,6 +12,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 
 from activity_embeddings.transformations.arrow import TIMESTAMP
 from activity_embeddings.transformations.errors import InvalidData
+from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.offline.postgres_tables import PostgresTable
 from activity_embeddings.transformations.times import to_us
 
@@ -37,14 +38,8 @@ def table_of(database, table="rows", time="at", **definition):
 
 
 def read(table, columns=("id",), start=None, end=T + 24 * HOUR, **more):
-    return table.read(
-        {name: name for name in columns},
-        ids=["id"],
-        time="event_timestamp",
-        start=None if start is None else to_us(start),
-        end=to_us(end),
-        **more,
-    )
+    columns, start = {name: name for name in columns}, None if start is None else to_us(start)
+    return table.read(RowsAsked(columns, ["id"], "event_timestamp", start, to_us(end), **more))
 
 
 def create(database, columns, *rows):
