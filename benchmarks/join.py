@@ -9,7 +9,8 @@ changes from round to round:
 
 - `ours`: `OrderedDuckDBOfflineStore`, through `FeatureStore.get_historical_features`;
 - `stock`: Feast's `duckdb`, the same call;
-- `bare`: DuckDB's `ASOF JOIN` of the labels and the folder, without Feast.
+- `bare`: SQL by hand, without Feast: of each label and key the newest time, then its vector.
+  (DuckDB's `ASOF JOIN` would be shorter; that of 1.5.6 does not end on this many labels.)
 
 Printed are the medians of the seconds until the rows are an Arrow table, and of the memory that was
 added to what the process held before, each also as a ratio to the bare join.
@@ -176,9 +177,13 @@ def _bare(repo: Path, answer: Any) -> None:
 
     def join() -> pa.Table:
         query = (
-            "SELECT l.*, s.embedding FROM labels l ASOF LEFT JOIN "
-            f"read_parquet('{repo}/snapshots/*/*.parquet', hive_partitioning=false) s "
-            "ON l.member_id = s.member_id AND l.event_timestamp >= s.event_timestamp"
+            f"WITH s AS (FROM read_parquet('{repo}/snapshots/*/*.parquet', "
+            "hive_partitioning=false)), newest AS (SELECT l.member_id, l.event_timestamp, "
+            "max(s.event_timestamp) AS at FROM labels l JOIN s ON l.member_id = s.member_id "
+            "AND l.event_timestamp >= s.event_timestamp GROUP BY ALL) "
+            "SELECT l.*, s.embedding FROM labels l LEFT JOIN (newest JOIN s ON "
+            "newest.member_id = s.member_id AND newest.at = s.event_timestamp) "
+            "ON l.member_id = newest.member_id AND l.event_timestamp = newest.event_timestamp"
         )
         return connection.sql(query).to_arrow_table()
 

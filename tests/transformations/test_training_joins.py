@@ -152,6 +152,32 @@ def test_views_of_two_entities_are_joined_each_by_its_own_key(store, repo, label
     check(store.get_historical_features(labels, JOBS).to_df(), labels, repo, jobs=True)
 
 
+def test_of_many_labels_each_gets_what_feasts_own_store_gives(repo, monkeypatch):
+    """So many that DuckDB plans another join than for a few."""
+    monkeypatch.chdir(repo.path)  # where Feast's own store looks for files
+    random = np.random.default_rng(5)
+    count = 20_000
+    asked = pd.DataFrame(
+        {
+            "member_id": random.integers(1, 60, count),
+            "job_id": random.integers(1, 40, count),
+            "event_timestamp": pd.to_datetime(
+                us(at(-3)) + random.integers(0, 40 * US_PER_DAY, count), unit="us", utc=True
+            ),
+            "label": np.arange(count),
+        }
+    )
+    ours = repo.store.get_historical_features(asked, JOBS).to_df()
+    repo.edit("feature_store.yaml", DUCKDB, "duckdb")
+    try:
+        stock = repo.store.get_historical_features(asked, JOBS).to_df()
+    finally:
+        repo.edit("feature_store.yaml", "type: duckdb", f"type: {DUCKDB}")
+    assert ours["label"].tolist() == list(range(count))
+    stock = stock.sort_values("label", ignore_index=True)
+    pd.testing.assert_frame_equal(ours, stock[ours.columns], check_dtype=False)
+
+
 def test_the_label_time_may_have_another_name(store, repo, labels):
     renamed = labels.rename(columns={"event_timestamp": "applied_at"})
     joined = store.get_historical_features(renamed, FEATURES).to_df()

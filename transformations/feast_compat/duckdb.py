@@ -112,10 +112,14 @@ def _possible(
     times = table[source.timestamp_field].cast("timestamp('UTC')")
     there = table.select(**{f"__{i}": table[name] for i, name in enumerate(keys)}, **{_TIME: times})
     same_key = [wanted[f"__{i}"] == there[f"__{i}"] for i in range(len(keys))]
-    newest = wanted.asof_join(
-        there, on=wanted[_TIME] >= there[_TIME], predicates=same_key, rname="{name}_there"
+    before = [wanted[_TIME] >= there[_TIME]]
+    if view.ttl:
+        before.append(there[_TIME] + ibis.literal(view.ttl) >= wanted[_TIME])
+    # No ASOF join: of many labels, that of DuckDB 1.5.6 does not end.
+    pairs = wanted.inner_join(there, [*same_key, *before], rname="{name}_there")
+    newest = pairs.group_by([*(f"__{i}" for i in range(len(keys))), _TIME]).agg(
+        newest=pairs[f"{_TIME}_there"].max()
     )
-    columns = {f"__{i}": newest[f"__{i}"] for i in range(len(keys))}
-    found = newest.select(**columns, **{_TIME: newest[f"{_TIME}_there"]}).distinct()
+    found = newest.drop(_TIME).distinct()
     matches = [table[name] == found[f"__{i}"] for i, name in enumerate(keys)]
-    return table.semi_join(found, [*matches, times == found[_TIME]])
+    return table.semi_join(found, [*matches, times == found["newest"]])
