@@ -71,13 +71,14 @@ def _is_set_up() -> bool:
     `logging.basicConfig()` as such, which the command `feast` calls, is none.
     """
     handlers = [*reports.handlers, *logging.getLogger().handlers]
-    own = [each for each in handlers if type(each) is not logging.StreamHandler or _format(each)]
+    own = [each for each in handlers if _is_own(each)]
     return bool(own) and reports.isEnabledFor(logging.INFO)
 
 
-def _format(handler: logging.Handler) -> bool:
-    """Return whether a handler writes another format than that of `logging.basicConfig()`."""
-    return getattr(handler.formatter, "_fmt", None) != logging.BASIC_FORMAT
+def _is_own(handler: logging.Handler) -> bool:
+    """Return whether a handler is another than that of `logging.basicConfig()`."""
+    plain = getattr(handler.formatter, "_fmt", None) == logging.BASIC_FORMAT
+    return type(handler) is not logging.StreamHandler or not plain
 
 
 @contextmanager

@@ -163,7 +163,7 @@ class SnapshotRun:
 
     def check(
         self,
-        left_committed: Collection[str] = (),
+        left_committed: Callable[[], Collection[str]] = tuple,
         progress: Callable[[int], Any] = lambda done: None,
     ) -> list[str]:
         """Divide the run into parts, see `left`; of several, check the input of all.
@@ -171,7 +171,8 @@ class SnapshotRun:
         Parameters
         ----------
         left_committed
-            Names of parts that a run before has committed. Those that are there are not made again.
+            Returns the names of parts that a run before has committed, asked where there are
+            several. Those that are there are not made again.
         progress
             Is told how many cut-offs these have.
 
@@ -192,7 +193,7 @@ class SnapshotRun:
         if len(parts) == 1:
             self.left = [Part(parts[0])]
             return []
-        there = []
+        before, there = left_committed(), []
         for number, cutoffs in enumerate(parts):
             since = parts[number - 1][-1] if number else self._start(cutoffs)
             windows = {as_of: _Window(as_of, self.spec, self.vectors) for as_of in cutoffs}
@@ -206,7 +207,7 @@ class SnapshotRun:
             for window in windows.values():
                 window.require_known()
             part = Part(cutoffs, str(made_of))
-            if part.name in left_committed and self._has(cutoffs):
+            if part.name in before and self._has(cutoffs):
                 self.report.left_committed += len(cutoffs)
                 progress(len(cutoffs))
                 there.append(part.name)
@@ -384,13 +385,12 @@ class SnapshotRun:
         if as_of in self.sequence_cutoffs or as_of not in self._committed[self.sequence_sink]:
             sinks.insert(0, self.sequence_sink)
         writers = {sink: sink.staging.writer(as_of, self._facts[sink]) for sink in sinks}
-        draft = _Draft(as_of, targets, writers, _Window(as_of, self.spec, self.vectors))
+        draft = _Draft(as_of, targets, writers)
         self._drafts.append(draft)
         return draft
 
     def _add_members(self, draft: _Draft, range_: MemberRange, events: ActivityEvents) -> None:
         """Write the rows of some members aside; `events` are theirs."""
-        draft.window.add(events)
         active = members_active(events, draft.as_of, self.spec)
         silent = self._silent(draft, range_, active, events)
         members = sorted_union(active, silent)
@@ -416,6 +416,8 @@ class SnapshotRun:
             )
         draft.positions += int(sequences.count.sum())
         draft.unknown += int(sequences.unknown.sum())
+        if draft.unknown and draft.example is None:
+            draft.example = events.item_ids[0].as_py()
         embedder = self._embedder([target.model for target in draft.targets])
         with self.report.timed("models"):
             embedded = embedder(sequences, self.vectors)
@@ -446,7 +448,8 @@ class SnapshotRun:
         self._finish_writing()
         with self.report.timed("write"):
             draft.close()
-        draft.window.require_known()
+        if draft.unknown and not draft.positions:
+            raise _all_unknown(draft.as_of, draft.unknown, draft.example, self.vectors)
         if not draft.members:
             return
         for sink in draft.writers:
@@ -601,11 +604,11 @@ class _Draft:
     as_of: int
     targets: Sequence[EmbeddingTarget]
     writers: Mapping[SnapshotSink, SnapshotWriter]
-    window: _Window
     members: int = 0
     silent: int = 0
     positions: int = 0
     unknown: int = 0
+    example: Any = None
 
     def close(self) -> None:
         """Finish the files."""
@@ -636,22 +639,26 @@ class _Window:
 
     def require_known(self) -> None:
         """Refuse a snapshot that would be empty because no item has a vector."""
-        if self.known or not self.count:
-            return
-        vectors, known = self.vectors, "no item has one"
-        if len(vectors.time):
-            items = len(vectors.item_ids)
-            known = (
-                f"{counted(items, 'item')} {'has' if items == 1 else 'have'} one, the first from "
-                f"{utc(to_datetime(int(vectors.time.min())))} on, with ids such as "
-                f"{vectors.item_ids[0].as_py()!r}"
-            )
-        raise InvalidData(
-            f"snapshot as of {utc(to_datetime(self.as_of))}: expected activity on items with a "
-            f"vector as of that time. Received: {counted(self.count, 'activity')}, all on items "
-            f"without, with ids such as {self.example!r}; {known}. Give the items vectors from an "
-            "earlier time on, or start the interval later"
+        if self.count and not self.known:
+            raise _all_unknown(self.as_of, self.count, self.example, self.vectors)
+
+
+def _all_unknown(as_of: int, count: int, example: Any, vectors: ItemVectors) -> InvalidData:
+    """Return what is said of a snapshot that would be empty because no item has a vector."""
+    known = "no item has one"
+    if len(vectors.time):
+        items = len(vectors.item_ids)
+        known = (
+            f"{counted(items, 'item')} {'has' if items == 1 else 'have'} one, the first from "
+            f"{utc(to_datetime(int(vectors.time.min())))} on, with ids such as "
+            f"{vectors.item_ids[0].as_py()!r}"
         )
+    return InvalidData(
+        f"snapshot as of {utc(to_datetime(as_of))}: expected activity on items with a "
+        f"vector as of that time. Received: {counted(count, 'activity')}, all on items "
+        f"without, with ids such as {example!r}; {known}. Give the items vectors from an "
+        "earlier time on, or start the interval later"
+    )
 
 
 def _add_events(made_of: ArrayHash, events: ActivityEvents) -> None:

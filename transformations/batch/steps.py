@@ -332,7 +332,7 @@ class Snapshots:
         """See `Step.compute`: the first part, or all that is left to do if it is a dry run."""
         run = self._run
         record, view = self._context.record, self._plan.view.name
-        for part in run.check(record.left_committed(view), self._progress):
+        for part in run.check(lambda: record.left_committed(view), self._progress):
             record.add_committed(view, part)
         while run.left:
             run.compute(self._progress)

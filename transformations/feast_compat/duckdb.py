@@ -22,8 +22,9 @@ from feast.infra.offline_stores.duckdb import (
 )
 from feast.infra.offline_stores.ibis import get_historical_features_ibis
 from feast.infra.offline_stores.offline_store import RetrievalJob
-from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
+
+from activity_embeddings.transformations.feast_compat.joins import time_column_of
 
 _TIME = "__time"
 
@@ -84,7 +85,7 @@ def _time_of(labels: pd.DataFrame | str) -> str | None:
     """Return the column with the times of labels; None where these are not known as times here."""
     if not isinstance(labels, pd.DataFrame):
         return None
-    time = infer_event_timestamp_from_entity_df(dict(labels.dtypes))
+    time = time_column_of(labels)
     return time if isinstance(labels[time].dtype, pd.DatetimeTZDtype) else None
 
 
