@@ -63,6 +63,13 @@ class Database:
         """Return a connection in which every statement is a transaction."""
         return psycopg.connect(**self.connection, autocommit=True)
 
+    def new_user(self) -> str:
+        """Create a user of this database alone, since roles belong to the server."""
+        name = f"writer_{self.database}"
+        with self.connect() as connection:
+            connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+        return name
+
     def new(self) -> "Database":
         """Return a new, empty database of the same server."""
         name = f"d{uuid.uuid4().hex}"

@@ -527,11 +527,11 @@ def test_another_layout_of_postgres_is_left_to_feast(other, in_postgres, databas
             connection.execute("ALTER TABLE test_view ADD COLUMN value_num float8")
             expected = [(*row, None) for row in expected]
         else:
-            connection.execute("CREATE ROLE writer LOGIN PASSWORD 'word'")
-            connection.execute("GRANT ALL ON test_view TO writer")
+            writer = database.new_user()
+            connection.execute(f"GRANT ALL ON test_view TO {writer}")
             connection.execute(f"REVOKE TEMPORARY ON DATABASE {database.database} FROM PUBLIC")
     if other == "no temporary tables":
-        user = {**in_postgres, "user": "writer"}
+        user = {**in_postgres, "user": writer}
         config, store = feast_store(tmp_path, **user)
         rows = row_store(config, store)
     rows.publish(view, batch_of([1, 2, 3], turned=1))

@@ -99,12 +99,11 @@ def test_views_that_begin_at_once_share_the_tables(database, tmp_path):
 
 
 def test_a_user_may_write_in_a_schema_that_he_may_not_create(database, tmp_path):
+    writer = database.new_user()
     with database.connect() as connection:
         connection.execute("CREATE SCHEMA s")
-        connection.execute("DROP ROLE IF EXISTS writer")
-        connection.execute("CREATE ROLE writer LOGIN PASSWORD 'word'")
-        connection.execute("GRANT CREATE, USAGE ON SCHEMA s TO writer")
-    info = make_conninfo(**{**database.connection, "user": "writer"})
+        connection.execute(f"GRANT CREATE, USAGE ON SCHEMA s TO {writer}")
+    info = make_conninfo(**{**database.connection, "user": writer})
     sink = PostgresSink(info, "s", "view_v1", tmp_path)
     assert publish(sink, T, rows([1]))
     sink.mark_published("a", T)
