@@ -106,12 +106,14 @@ def forget(store: FeatureStore, members: Sequence[int | str], item: str | None =
             for sink in _sinks(store, domain):
                 sink.staging.clear()
                 traces.snapshots += sink.delete_members(domain.names.member_id, ids)
+                sink.drop_history()
         traces.online = rows.delete(
             [(view, entity_keys(view, ids)) for domain, ids in ids_of for view in domain.views]
         )
     records = sink_of_records(store.list_batch_feature_views(), store.config)
     if records is not None:
         forget_messages(records)
+        records.drop_history()
     return traces
 
 

@@ -181,6 +181,7 @@ def test_deleted_members_are_in_no_snapshot_and_may_come_back(sink, place):
         publish(sink, T + day * DAY, rows(MEMBERS.slice(day), T + day * DAY))
     assert sink.count_members("member_id", pa.array([1, 3, 77], pa.int64())) == 5
     assert sink.delete_members("member_id", pa.array([1, 3, 77], pa.int64())) == 5
+    sink.drop_history()
     assert sink.count_members("member_id", pa.array([1, 3, 77], pa.int64())) == 0
     for day in range(3):
         left = [m for m in MEMBERS.slice(day).to_pylist() if m not in (1, 3)]
