@@ -74,15 +74,23 @@ class RegisteredDomain:
         InvalidInput
             An id is of another type.
         """
-        if has_string_ids(self.sequence):
-            return pa.array(dict.fromkeys(str(member) for member in members), pa.string())
-        try:
-            return pa.array(dict.fromkeys(int(member) for member in members), pa.int64())
-        except (ValueError, OverflowError) as error:
-            raise InvalidInput(
-                f"{self.names.member_id}: expected ids that are int64. "
-                f"Received: {', '.join(map(quote, members))}"
-            ) from error
+        return _ids(members, self.sequence, self.names.member_id).unique()
+
+    def item_id(self, item: int | str) -> int | str:
+        """Return an item as an id of this domain; see `member_ids`."""
+        return _ids([item], self.vectors, self.names.item_id)[0].as_py()
+
+
+def _ids(given: Sequence[int | str], view: FeatureView, column: str) -> pa.Array:
+    """Return ids of the type of a view's join key."""
+    if has_string_ids(view):
+        return pa.array([str(each) for each in given], pa.string())
+    try:
+        return pa.array([int(each) for each in given], pa.int64())
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(
+            f"{column}: expected ids that are int64. Received: {', '.join(map(quote, given))}"
+        ) from error
 
 
 def registered_domains(store: FeatureStore) -> list[RegisteredDomain]:
