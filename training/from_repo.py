@@ -29,6 +29,7 @@ from activity_embeddings.transformations.definitions.tags import (
 from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
 from activity_embeddings.transformations.names import Tag
+from activity_embeddings.transformations.offline.item_names import read_item_names
 from activity_embeddings.transformations.offline.sources import (
     key_of,
     read_events,
@@ -109,6 +110,11 @@ class TrainingSource:
         if self.domain.postings is None:
             return None
         return read_postings(*self._offline, self.domain.postings, list(columns), end=end)
+
+    def item_names(self, until: Time) -> dict[int | str, str]:
+        """Return the newest titles or texts of items up to a time, by id; see `read_item_names`."""
+        view = self.domain.postings or self.domain.vectors
+        return read_item_names(*self._offline, view, end=parse_time(until, "`until`"))
 
     def category_columns(self) -> list[str]:
         """Return the columns of the postings that are lists of text."""

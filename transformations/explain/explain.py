@@ -277,13 +277,14 @@ def _models(
 ) -> list[ModelDescription]:
     """Return the registered models of these names, all of them without a name."""
     views = {view.tags[Tag.MODEL]: view for view in domain.embeddings}
+    known = sorted(views)
     unknown = [name for name in wanted if name not in views]
     if unknown:
         raise InvalidInput(
             f"explain: expected registered models of {domain.names.item}: "
-            f"{', '.join(views) or 'none'}. Received: {', '.join(map(quote, unknown))}"
+            f"{', '.join(known) or 'none'}. Received: {', '.join(map(quote, unknown))}"
         )
-    if not views:
+    if not known:
         raise NotReady(
             f"{domain.sequence.name}: expected a registered model. Received: none. Add a line to "
             "ACTIVITY_MODELS and run `feast apply`"
@@ -292,7 +293,7 @@ def _models(
         registered_model(
             views[name], spec=domain.spec, vectors=domain.vectors, repo=store.repo_path
         )
-        for name in dict.fromkeys(wanted or views)
+        for name in dict.fromkeys(wanted or known)
     ]
 
 
