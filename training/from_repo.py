@@ -14,6 +14,7 @@ from feast.types import Array, String
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
 from activity_embeddings.transformations.definitions.registered import (
@@ -92,13 +93,17 @@ class TrainingSource:
             A source is missing or malformed, or holds no activity on items with a vector.
         """
         spec, view = self.spec, self.domain.vectors
-        start, end = period.start_us - spec.window_us, period.end_us
-        events = read_events(*self._offline, self.domain.events, spec, start=start, end=end)
+        end = period.end_us
+        events = self._events(period.start_us - spec.window_us, end)
         if has_encoder(view):
             vectors = self._encoded(end)
         else:
             vectors = read_item_vectors(*self._offline, view, self.vector_spec, end=end)
         return ActivityHistory.of(events, vectors, spec)
+
+    def events(self, period: Period) -> ActivityEvents:
+        """Return the activity of a period; raises as `history` does."""
+        return self._events(period.start_us, period.end_us)
 
     def whole_history(self, until: Time) -> ActivityHistory:
         """Return all activity before a time, which has a zone, and item vectors."""
@@ -141,6 +146,10 @@ class TrainingSource:
     @property
     def _offline(self) -> tuple[Any, Any]:
         return self.store.config, offline_store(self.store)
+
+    def _events(self, start: int, end: int) -> ActivityEvents:
+        view = self.domain.events
+        return read_events(*self._offline, view, self.spec, start=start, end=end)
 
     def _encoded(self, end: int) -> ItemVectors:
         domain = self.domain

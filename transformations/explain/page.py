@@ -82,8 +82,8 @@ def _effect(explanation: Explanation, output: ExplainedOutput, i: int, most: flo
     activity, moved = explanation.activities[i], output.moved[i]
     new = ' <span class="new">new</span>' if activity.new else ""
     changes = [
-        *(f'<span class="in">+ {escape(near.name)}</span>' for near in output.enters(i)),
-        *(f'<span class="out">− {escape(near.name)}</span>' for near in output.leaves(i)),
+        *(f'<span class="in">+&nbsp;{escape(near.name)}</span>' for near in output.enters(i)),
+        *(f'<span class="out">−&nbsp;{escape(near.name)}</span>' for near in output.leaves(i)),
     ]
     scores = "".join(
         f"<li><span>{effect:+.3f}</span><span>{escape(near.name)}</span></li>"
