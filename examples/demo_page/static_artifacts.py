@@ -41,7 +41,9 @@ def about_repo() -> dict[str, Any]:
     store = FeatureStore(repo_path=str(REPO))
     source = TrainingSource(store, ITEM)
     domain, spec = source.domain, source.spec
-    newest: datetime = domain.sequence.most_recent_end_time
+    newest: datetime | None = domain.sequence.most_recent_end_time
+    if newest is None:  # of every other error Feast makes a warning, and serves without the page
+        raise SystemExit("demo page: nothing is published yet. Run `feast materialize`")
     events = source.events(Period(newest - spec.window, newest))
     called = source.item_names(newest)
     popular = np.argsort(-np.bincount(events.item), kind="stable")[:ITEMS]
