@@ -44,7 +44,7 @@ from activity_embeddings.transformations.feast_compat.stores import offline_stor
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.inference.gradients import integrated_gradients
 from activity_embeddings.transformations.names import Tag
-from activity_embeddings.transformations.offline.event_log import source_has
+from activity_embeddings.transformations.offline.event_log import PushedEvents, source_has
 from activity_embeddings.transformations.offline.item_names import read_item_names
 from activity_embeddings.transformations.offline.sources import (
     declared_event_ids,
@@ -78,8 +78,8 @@ def explain(
     """Explain a member's embeddings: what each activity adds to them, and to the nearest items.
 
     By itself it explains what is online now. With `as_of` it explains the value as of that time,
-    from the source of events and whatever was published. With `recent` it explains what a request
-    with these events is answered, as of now or of `as_of`.
+    from the source of events, whether it was published or not. With `recent` it explains what a
+    request with these events is answered, as of now or of `as_of`.
 
     Leaving an activity out is exact for every model, and takes one batch. It says what would be
     otherwise had that event not been; activities that say the same hide one another, so that of a
@@ -203,8 +203,11 @@ def _from_source(
     moments = np.array([as_of], dtype=np.int64)
     sequences = make_sequences(events, ids, moments, spec=domain.spec, vectors=vectors)
     unknown = int(sequences.unknown[0])
-    if not sequences.count[0] and not unknown and not len(source_has(store, domain.events, ids)):
-        raise _nobody(domain, ids, f"the source of {domain.events.name}")
+    if not sequences.count[0] and not unknown:
+        # Silent lately, or never seen: neither in the source nor in what was pushed to it.
+        pushed = PushedEvents(store, domain.events).count(ids)
+        if not pushed and not len(source_has(store, domain.events, ids)):
+            raise _nobody(domain, ids, f"the source of {domain.events.name}")
     left_out = {_unknown(domain): unknown}
     return _Found(sequences, vectors, SOURCE, [], left_out, catalogue=vectors)
 
@@ -234,10 +237,8 @@ def _from_online(
         domain=called,
     )
     stored = {
-        feature.name: None
-        if values is None
-        else feast_value_type_to_python_type(values[feature.name])
-        for feature in view.features
+        **dict.fromkeys(feature.name for feature in view.features),
+        **{name: feast_value_type_to_python_type(value) for name, value in (values or {}).items()},
     }
     made = sequences_at_request(
         {name: [value] for name, value in {**stored, **row}.items()},
