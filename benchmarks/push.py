@@ -150,7 +150,7 @@ def _commit(sinks: dict[str, FolderSink], members: int, as_of: int, *, seed: int
             f"output_{i}": random.normal(size=(members, DIMENSION)).astype(np.float32)
             for i in range(outputs)
         }
-        batches[model] = embedding_batch(ids, sequences, created, vectors)
+        batches[model] = embedding_batch(ids, sequences, created, vectors, "1")
     for name, batch in batches.items():
         writer = sinks[name].staging.writer(as_of, {})
         for start in range(0, members, BATCH):

@@ -44,7 +44,7 @@ def test_rows_do_not_depend_on_the_budget(tmp_path, models, monkeypatch, setting
     assert work(small) == reports
     assert len(parts) > 4 * 5
     assert small.stores() == usual.stores()
-    assert not list(small.data.rglob("events-*"))
+    assert not list(small.data.rglob("spilled-*"))
 
 
 def with_text_ids(repo):

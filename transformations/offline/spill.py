@@ -71,7 +71,7 @@ def spilled_parts(
     tables
         The rows, in tables of one schema; at least one.
     member
-        Column of the ids of members, int64 or string.
+        Column of the ids of members, int64, string or binary.
     sample
         Some of these ids.
     memory
@@ -86,7 +86,7 @@ def spilled_parts(
     InvalidInput
         The files cannot be written.
     """
-    with _writable(folder), TemporaryDirectory(prefix="events-", dir=folder) as aside:
+    with _writable(folder), TemporaryDirectory(prefix="spilled-", dir=folder) as aside:
         spill = _Spill(member, budget, Path(aside))
         yield from spill.parts(tables, MemberRange(), sample, memory)
 
@@ -235,7 +235,9 @@ def _value(scalar: pa.Scalar) -> Any:
 
 def _next_id(member: Any) -> Any:
     """Return the first id after one; ids of text have no NUL."""
-    return member + 1 if isinstance(member, int) else member + "\1"
+    if isinstance(member, int):
+        return member + 1
+    return member + (b"\0" if isinstance(member, bytes) else "\1")
 
 
 @contextmanager
@@ -244,6 +246,6 @@ def _writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InvalidInput(
-            f"{folder}: expected a folder with room for the events that are over the memory "
+            f"{folder}: expected a folder with room for the rows that are over the memory "
             f"budget. Received: {first_line(error)}"
         ) from error
