@@ -33,7 +33,6 @@ MOST_FILES = 128
 """Files that are written side by side."""
 _BYTES_A_ROW = 100
 _TIMES_READ = 2
-_COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 
 Part = tuple[MemberRange, Callable[[], pa.Table]]
 """A range of members, and what returns their rows, once."""
@@ -63,6 +62,7 @@ def spilled_parts(
     memory: float,
     budget: int,
     folder: Path,
+    compression: str | None = "lz4",
 ) -> Generator[Part]:
     """Write rows to files, then yield them by ascending ranges of members, which cover all ids.
 
@@ -80,6 +80,8 @@ def spilled_parts(
         What the rows of a range may take in bytes. One member is never divided.
     folder
         A folder of this machine. The files lie in one within it, which is gone in the end.
+    compression
+        Of the files, as `pyarrow.ipc.IpcWriteOptions` takes it.
 
     Raises
     ------
@@ -87,7 +89,8 @@ def spilled_parts(
         The files cannot be written.
     """
     with _writable(folder), TemporaryDirectory(prefix="spilled-", dir=folder) as aside:
-        spill = _Spill(member, budget, Path(aside))
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        spill = _Spill(member, budget, Path(aside), options)
         yield from spill.parts(tables, MemberRange(), sample, memory)
 
 
@@ -122,6 +125,7 @@ class _Spill:
     member: str
     budget: int
     folder: Path
+    options: pa.ipc.IpcWriteOptions
     schema: pa.Schema = None
     made: int = 0
 
@@ -176,7 +180,7 @@ class _Spill:
                     if start == end:
                         continue
                     if file.path not in writers:
-                        writer = pa.ipc.new_file(file.path, table.schema, options=_COMPRESSED)
+                        writer = pa.ipc.new_file(file.path, table.schema, options=self.options)
                         writers[file.path] = stack.enter_context(writer)
                     rows = table.slice(start, end - start)
                     writers[file.path].write_table(rows)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -46,8 +47,10 @@ WRITE_BATCH = 10_000
 """Rows a call of the store, unless Feast's `materialization.online_write_batch_size` says."""
 CALL_BYTES = 8 * 2**20
 """What a call holds at most unless that says; readers of sqlite wait while as much is committed."""
-SLICE_BYTES = 64 * 2**20
-"""Rows are held, and put in the order of their keys, by slices of about this size."""
+SLICE_BYTES = 32 * 2**20
+"""Rows are read by slices of about this size."""
+SLICES_HELD = 3
+"""More of them are spilled to be put into the order of keys."""
 _KEY = "__key"
 """Column of the keys of rows that are spilled."""
 
@@ -247,14 +250,16 @@ def _publish(
                 rows.publish(view, part, keep)
                 if bar is not None:
                     bar.update(len(part))
+            del piece, part  # before the next is read
 
 
 def _chosen(batches: Iterable[pa.RecordBatch], chosen: pa.BooleanArray) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a snapshot that are chosen, batch by batch."""
     start = 0
     for batch in batches:
-        yield batch.filter(chosen.slice(start, batch.num_rows))
-        start += batch.num_rows
+        here = chosen.slice(start, len(batch))
+        start += len(batch)
+        yield batch if here.true_count == len(batch) else batch.filter(here)
 
 
 def _chosen_ids(
@@ -300,31 +305,39 @@ def _by_key(
     ids
         Returns the join key of all of them.
     folder
-        A folder of this machine, made and cleared, for what is more than a slice.
+        A folder of this machine, for what is too much to be held. Nothing is left in it.
     """
-    first, second = next(slices, None), next(slices, None)
-    if first is None:
-        return
-    if second is None:
-        yield first
+    held = deque(islice(slices, SLICES_HELD + 1))
+    if len(held) <= SLICES_HELD:
+        if held:
+            yield pa.concat_batches(held)
         return
     members = ids()
     count = len(members)
     sampled = np.random.default_rng(count).random(count) * count < SAMPLE_ROWS
+    row_size = held[0].nbytes / len(held[0])
     parts = spilled_parts(
-        (_with_keys(view, piece) for piece in chain([first, second], slices)),
+        (_with_keys(view, piece) for piece in chain(_emptied(held), slices)),
         _KEY,
         sample=row_keys(view, members.filter(pa.array(sampled))),
-        memory=memory_of(count, first.nbytes / len(first) * count),
-        budget=int(memory_of(len(first), SLICE_BYTES)),
+        memory=memory_of(count, count * row_size),
+        budget=int(memory_of(2 * len(held[0]), 2 * held[0].nbytes)),
         folder=make_folder(folder),
+        compression=None,  # vectors get no smaller
     )
     with closing(parts):
         for _, read in parts:
             (piece,) = read().drop_columns([_KEY]).combine_chunks().to_batches()
             yield piece
+            del piece  # before the next is read
     with suppress(OSError):  # as where something else lies there
         folder.rmdir()
+
+
+def _emptied(held: deque[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield what is held, and let go of it."""
+    while held:
+        yield held.popleft()
 
 
 def _with_keys(view: FeatureView, batch: pa.RecordBatch) -> pa.Table:
