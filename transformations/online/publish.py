@@ -250,7 +250,8 @@ def _publish(
                 rows.publish(view, part, keep)
                 if bar is not None:
                     bar.update(len(part))
-            del piece, part  # before the next is read
+                del part
+            del piece  # before the next is read
 
 
 def _chosen(batches: Iterable[pa.RecordBatch], chosen: pa.BooleanArray) -> Iterator[pa.RecordBatch]:
@@ -275,6 +276,8 @@ def _slices(batches: Iterable[pa.RecordBatch]) -> Generator[pa.RecordBatch]:
     held: list[pa.RecordBatch] = []
     size = 0
     for batch in batches:
+        if not len(batch):
+            continue
         held.append(batch)
         size += batch.nbytes
         if size >= SLICE_BYTES:
@@ -327,9 +330,9 @@ def _by_key(
     )
     with closing(parts):
         for _, read in parts:
-            (piece,) = read().drop_columns([_KEY]).combine_chunks().to_batches()
-            yield piece
-            del piece  # before the next is read
+            for piece in read().drop_columns([_KEY]).combine_chunks().to_batches():
+                yield piece
+                del piece  # before the next is read
     with suppress(OSError):  # as where something else lies there
         folder.rmdir()
 

@@ -110,6 +110,7 @@ def test_members_who_fell_silent_come_after_the_newest_snapshot(tmp_path, monkey
     """Each snapshot in an order of its own, of the rows that no newer one replaces."""
     committed(tmp_path, pa.array(np.arange(3_000)))
     sink, batch = committed(tmp_path, pa.array(np.arange(1_000, 4_000)), AS_OF + 10**9)
+    monkeypatch.setattr(publish, "WRITE_BATCH", 100)
     monkeypatch.setattr(publish, "SLICE_BYTES", batch.nbytes // 9)
     rows, view = Seen(tmp_path), view_of()
     assert push_snapshots(rows, view, sink, changed=[]).rows == 4_000
