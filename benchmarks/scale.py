@@ -15,16 +15,13 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from datetime import timedelta
 from pathlib import Path
 
 import synthetic
+from processes import FEAST, Usage, run
 
-FEAST = Path(sys.executable).with_name("feast")
 STAGES = ("read item vectors", "read events", "load models", "sequences", "models", "write",
           "judge", "commit", "push online")  # fmt: skip
 
@@ -37,14 +34,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="activity-embeddings-") as folder:
             repo = Path(folder) / "repo"
             _in_a_process(_prepare, repo, members, options)
-            subprocess.run([FEAST, "apply"], cwd=repo, check=True, capture_output=True)
-            seconds, cpu, peak = _publish(repo)
+            run([FEAST, "apply"], repo)
+            usage = _publish(repo)
             (record,) = (repo / "data" / "snapshots" / "_runs").glob("*.json")
             facts = json.loads(record.read_text())
             spent = next(s["seconds"] for s in facts["steps"] if "snapshots" in s)
             by_stage = ", ".join(f"{stage} {spent.get(stage, 0):.1f}" for stage in STAGES)
-            print(f"{members:10,} {seconds:7.1f} {cpu:7.1f} {1e6 * seconds / members:10.1f} "
-                  f"{peak / 2**20:7.0f}  {by_stage}", flush=True)  # fmt: skip
+            each = 1e6 * usage.seconds / members
+            print(f"{members:10,} {usage.seconds:7.1f} {usage.cpu:7.1f} {each:10.1f} "
+                  f"{usage.peak / 2**20:7.0f}  {by_stage}", flush=True)  # fmt: skip
 
 
 def _options() -> argparse.Namespace:
@@ -87,18 +85,11 @@ def _prepare(repo: Path, members: int, options: argparse.Namespace) -> None:
     shutil.rmtree(repo.parent / "plain", ignore_errors=True)
 
 
-def _publish(repo: Path) -> tuple[float, float, int]:
-    """Return seconds, CPU seconds and peak bytes of a `feast materialize`."""
+def _publish(repo: Path) -> Usage:
+    """Return what a `feast materialize` takes."""
     interval = [synthetic.CUTOFF - timedelta(days=1), synthetic.CUTOFF]
     command = [FEAST, "materialize", *(f"{moment:%Y-%m-%dT%H:%M:%S}" for moment in interval)]
-    started = time.perf_counter()
-    with (repo / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=repo, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    if status:
-        raise SystemExit((repo / "log").read_text())
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    return run(command, repo)
 
 
 def _in_a_process(function, *arguments) -> None:
