@@ -98,6 +98,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", dest=name, type=_day, required=True)
     parser.add_argument("--length", type=int, default=32, help="positions of a sequence")
     parser.add_argument("--epochs", type=int, default=ENCODER_FIT.epochs)
+    parser.add_argument("--patience", type=int, default=6)
     parser.add_argument("--only", nargs="*", choices=list(CONFIGURATIONS))
     given = vars(parser.parse_args())
     tensorflow()
@@ -111,7 +112,7 @@ def main() -> None:
         known = pa.array([ALWAYS] * len(postings), pa.timestamp("us", "UTC"))
         postings = postings.append_column(names.EVENT_TIMESTAMP, known)
     towers = TowerSettings(text=tuple(given["text"]), categories=tuple(given["category"]))
-    fit = replace(ENCODER_FIT, epochs=given["epochs"])
+    fit = replace(ENCODER_FIT, epochs=given["epochs"], patience=given["patience"])
     for name in given["only"] or CONFIGURATIONS:
         network, objective = CONFIGURATIONS[name]
         started = time.perf_counter()

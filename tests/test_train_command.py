@@ -217,6 +217,10 @@ def test_a_item_encoder_is_trained_from_files(tmp_path, repo):
     ("options", "says"),
     [
         (["--network-out", "x"], "--network-set and --network-out expect --network"),
+        (
+            ["--network", "cnn", "--network-out", "x/My-CNN"],
+            "--network-out should end with .*My-CNN",
+        ),
         (["--network", "geometric_decay"], "--network should be a learned model"),
         (["--objective-set", "warp=1"], "expected settings among .*other_weight.* warp"),
     ],

@@ -46,7 +46,13 @@ class NetworkOptions:
     def build(self) -> Network | None:
         """Return the network, checked before anything is read."""
         from activity_embeddings.training.models import Network, architecture
+        from activity_embeddings.training.models.registry import is_name
 
+        if self.network_out is not None and not is_name(self.network_out.name):
+            raise InvalidInput(
+                "--network-out should end with the model's name: lower-case letters, digits and "
+                f"'_'. Received: {self.network_out}"
+            )
         name = self.network_name
         if name is None:
             if self.network_settings or self.network_out:
@@ -126,6 +132,9 @@ class NetworkOptions:
 )
 @click.option("--dimension", default=64, show_default=True, help="Length of a vector.")
 @click.option("--epochs", type=int, help="Maximum number of passes over the examples.")
+@click.option(
+    "--patience", type=int, help="Number of epochs without a better figure before stopping."
+)
 @click.option("--seed", default=0, show_default=True, help="Random seed.")
 @click.option(
     "--name",
@@ -162,6 +171,7 @@ def train_item_encoder(
     until: datetime,
     dimension: int,
     epochs: int | None,
+    patience: int | None,
     seed: int,
     name: str,
     version: str,
@@ -186,7 +196,8 @@ def train_item_encoder(
         )
         built = network.build()
         data = EncoderData.of(repo, item)
-        fit = replace(item_encoder.ENCODER_FIT, seed=seed)
+        given = {"epochs": epochs, "patience": patience, "seed": seed}
+        chosen = {name: value for name, value in given.items() if value is not None}
         plan = item_encoder.EncoderPlan(
             until,
             dimension=dimension,
@@ -194,7 +205,7 @@ def train_item_encoder(
             item_id=data.names.item_id,
             towers=TowerSettings(text=sources.text, categories=sources.category),
             objective=objective,
-            fit=fit if epochs is None else replace(fit, epochs=epochs),
+            fit=replace(item_encoder.ENCODER_FIT, **chosen),
             network=built,
         )
         events = data.events(sources.events, until)
