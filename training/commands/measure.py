@@ -1,4 +1,4 @@
-"""The command that measures registered models alone, as of the request."""
+"""The command that measures what models find by themselves, as of the request."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def measure(
     also: tuple[tuple[str, tuple[Path, ...]], ...],
     item: str | None,
 ) -> None:
-    """Measure what each model finds alone, as of the request.
+    """Measure what each model finds by itself, as of the request.
 
     For each positive activity of the test, all items of the day are ranked by the member's
     embedding as of that moment, with popularity beside it. Takes seconds; `evaluate` measures what
     models add to a ranker. The repo must have been applied; its registry and stores are only read.
     """
     with training("train"):
-        from activity_embeddings.training.evaluation.alone import measure_alone
+        from activity_embeddings.training.evaluation.first_look import first_look
         from activity_embeddings.training.evaluation.arms import ArmRole
         from activity_embeddings.training.evaluation.from_repo import read_models
         from activity_embeddings.training.examples.periods import Period
@@ -69,4 +69,4 @@ def measure(
         if not wanted:
             models.sort(key=lambda model: model.role == ArmRole.LEARNED)
         history = source.history(Period(choose_from, until))
-        click.echo(measure_alone(history, source.vector_spec, models, choose=choose, test=test))
+        click.echo(first_look(history, source.vector_spec, models, choose=choose, test=test))

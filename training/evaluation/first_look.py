@@ -1,4 +1,4 @@
-"""What each embedding finds alone, as of the request: the first figure of a new model.
+"""What each embedding finds by itself, as of the request: the first figure of a new model.
 
 Every positive activity of the test is a query: among all items of that day, in which place does the
 embedding put the item that the member wanted next, given all that the member did until that moment?
@@ -47,7 +47,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Alone:
+class FirstLook:
     """The findings of all embeddings, in order.
 
     Attributes
@@ -79,14 +79,14 @@ class Alone:
         return "\n".join(lines)
 
 
-def measure_alone(
+def first_look(
     history: ActivityHistory,
     vector_spec: ItemVectorSpec,
     models: Sequence[EvaluatedModel],
     *,
     choose: Period,
     test: Period,
-) -> Alone:
+) -> FirstLook:
     """Measure the embedding of each model beside popularity, as of the request.
 
     Several vectors of a model count as their mean, without those of actions that are not positive.
@@ -136,4 +136,4 @@ def measure_alone(
             [POPULARITY, *late], values.mean(axis=0), [None, *above], strict=True
         )
     ]
-    return Alone(len(asked), len(values), test, findings)
+    return FirstLook(len(asked), len(values), test, findings)
