@@ -56,8 +56,8 @@ def measure(
     models add to a ranker. The repo must have been applied; its registry and stores are only read.
     """
     with training("train"):
-        from activity_embeddings.training.evaluation.first_look import first_look
         from activity_embeddings.training.evaluation.arms import ArmRole
+        from activity_embeddings.training.evaluation.first_look import first_look
         from activity_embeddings.training.evaluation.from_repo import read_models
         from activity_embeddings.training.examples.periods import Period
         from activity_embeddings.training.from_repo import TrainingSource
