@@ -1,7 +1,7 @@
 """Rank candidate jobs for one member: two online calls and a dot product.
 
 The member's vector is computed as of the request, with activity that is seconds old; the jobs'
-vectors are fetched as they are. After `make demo`:
+vectors are fetched as they are. After `make evaluate` and `feast materialize` in build/entree:
 
     python examples/rank_jobs.py --repo build/entree --member 5344 --at 1999-03-31T04:00:00+00:00
     python examples/rank_jobs.py --repo build/entree --member 5344 --at 1999-03-31T04:00:00+00:00 \

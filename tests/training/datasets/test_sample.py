@@ -1,12 +1,22 @@
 """The data sets that come with the package: whole, licensed, and with definitions that fit them."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
-from activity_embeddings.training.datasets.sample import ENTREE, ESHOP, FILMS, make_sample_repo
+from activity_embeddings.training.datasets.sample import (
+    ENTREE,
+    ESHOP,
+    FILMS,
+    JOBS,
+    make_sample_repo,
+)
+from activity_embeddings.training.demo.__main__ import main
 from activity_embeddings.training.repo_definitions import read_definitions
 from activity_embeddings.transformations.definitions.tags import spec_of
 from activity_embeddings.transformations.errors import InvalidInput
@@ -82,6 +92,22 @@ def test_a_feature_repo_of_a_data_set_has_its_types_and_actions(tmp_path):
     (repo / "left").write_text("by an earlier run")
     make_sample_repo(repo, ENTREE)
     assert not (repo / "left").exists() and "INT64" in (repo / "entities.py").read_text()
+
+
+@pytest.mark.slow
+def test_a_market_has_the_members_that_are_asked_for(tmp_path):
+    replace(JOBS, members=20).write(tmp_path)
+    assert set(pq.read_table(tmp_path / "truth" / "members.parquet")["member_id"].to_pylist()) == {
+        *range(1, 21)
+    }
+    assert len(JOBS.postings(tmp_path)) > 0
+
+
+def test_members_are_asked_for_of_simulated_data_alone(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["demo", "--data", "films", "--members", "9"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "--members is for simulated data. Received: --data films" in capsys.readouterr().err
 
 
 def test_a_folder_of_others_is_not_replaced(tmp_path):
