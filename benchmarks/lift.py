@@ -25,7 +25,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from activity_embeddings.training.datasets.job_market import JobMarket
 from activity_embeddings.training.datasets.sample import FILMS, JOBS, TRUTH, Sample
 from activity_embeddings.training.demo.models import (
     ITEM_ENCODER,
@@ -55,7 +54,6 @@ from activity_embeddings.transformations.contract.item_encoder import describe_i
 from activity_embeddings.transformations.inference.tensorflow import tensorflow
 from activity_embeddings.transformations.times import Schedule
 
-FILM_DATA = Path(__file__).parents[1] / "feature_repo" / "data"
 EARLIER_FILMS = replace(
     FILMS,
     name="films-july",
@@ -93,11 +91,9 @@ def run(
     """Train everything, or what is missing, evaluate it and print what came out."""
     started = time.perf_counter()
     print(f"\n== {sample.name}: {sample.description}", flush=True)
-    data = FILM_DATA
-    if sample.simulated:
-        data = folder / "data"
-        shutil.rmtree(data, ignore_errors=True)
-        JobMarket().write(data)
+    data = folder / "data"
+    shutil.rmtree(data, ignore_errors=True)
+    sample.write(data)
     if not (resume and (folder / ITEM_ENCODER).is_dir()):
         build_item_encoder(data, folder, sample=sample)
     vector_spec = describe_item_encoder(folder / ITEM_ENCODER).vector_spec

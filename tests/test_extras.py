@@ -35,6 +35,7 @@ LACKS = {
 }
 DATES = ["--from", "2024-03-01", "--validate-from", "2024-03-02", "--until", "2024-03-03"]
 RANKER = ["--rank-from", "2024-03-01", "--test-from", "2024-03-02", "--until", "2024-03-03"]
+LOOK = ["--choose-from", "2024-03-01", "--test-from", "2024-03-02", "--until", "2024-03-03"]
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,7 @@ def test_snapshots_in_postgres_say_which_extra_they_need(core, statement):
         (["train", "cnn", *DATES], "train"),
         (["tune", "cnn", *DATES], "train"),
         (["train-item-encoder", "--until", "2024-03-03"], "train"),
+        (["measure", *LOOK], "train"),
         (["evaluate", *RANKER], "evaluate"),
         (["compare", "decay", "cnn"], "evaluate"),
     ],

@@ -121,11 +121,13 @@ def test_it_holds_one_package_with_the_template_and_nothing_that_a_run_left(whee
         "template/views.py",
         "template/feature_store.yaml",
         "template/data/job_postings.parquet",
-        "template/data/LICENSE.movietweetings",
+        "template/data/LICENSE.entree",
         "template/models/geometric_decay/saved_model.pb",
         "template/models/item_encoder/assets.extra/item_encoder.json",
         "training/evaluation/report/page.html.jinja",
         "training/datasets/onet/occupations.txt",
+        "training/datasets/data/films/LICENSE.movietweetings",
+        "training/datasets/data/eshop/activity_events/history.parquet",
     ):
         assert name in held
     assert not [name for name in held if "registry" in name and name.endswith(".db")]

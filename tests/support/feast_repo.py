@@ -50,7 +50,7 @@ SAMPLE = RepoSettings(
         )
     )
 )
-"""Settings of the feature repo in the checkout, whose item vectors an encoder makes."""
+"""Settings of a feature repo whose item vectors an encoder makes."""
 FEAST = Path(sys.executable).with_name("feast")
 DIMENSION = 64
 US_PER_DAY = 86_400_000_000
@@ -255,8 +255,9 @@ def small_repo(path: Path, models: Path, *, settings: RepoSettings = OWN_VECTORS
 
 
 def make_encoder_repo(path: Path, models: Path, events: pa.Table, postings: pa.Table) -> Repo:
-    """Copy the definitions as they are; `models` holds an item encoder and models for it."""
+    """Return a repo of `SAMPLE`; `models` holds an item encoder and models for it."""
     repo = _copy_definitions(path, models)
+    repo.configure(SAMPLE)
     repo.write_events(events)
     repo.write_postings(postings)
     return repo

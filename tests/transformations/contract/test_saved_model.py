@@ -14,7 +14,7 @@ from activity_embeddings.transformations.contract.saved_model import (
     fingerprint,
     read_signature,
 )
-from support.feast_repo import DEFINITIONS, small_repo
+from support.feast_repo import SAMPLE, small_repo
 from support.item_encoders import package_encoder
 
 MODEL_NAMES = ("unweighted_average", "geometric_decay", "cnn")
@@ -92,7 +92,7 @@ for repo in sys.argv[1:]:
 def test_reading_the_definitions_does_not_import_tensorflow(repo, models, tmp_path):
     """Neither where item vectors are the user's own, nor where an encoder makes them."""
     encoded = small_repo(tmp_path / "encoded", models)
-    shutil.copy(DEFINITIONS / "item_vectors.py", encoded.path)
+    encoded.configure(SAMPLE)
     encoder = package_encoder(encoded.path / "models" / "item_encoder")
     for name in MODEL_NAMES:
         file = encoded.path / "models" / name / "assets.extra" / "activity_model.json"
