@@ -539,8 +539,8 @@ print("imported:", served, "tensorflow" in sys.modules)
 
 
 @pytest.mark.process
-def test_neither_applying_nor_publishing_loads_tensorflow(repo):
-    """Nor does applying load what only serving needs."""
+def test_neither_applying_nor_publishing_loads_tensorflow(repo, models, tmp_path):
+    """Nor does applying load what only serving needs. An interpreter of its own ends the same."""
     start, end = (f"{at(day):%Y-%m-%dT%H:%M:%S}" for day in (0, 1))
     done = subprocess.run(
         [sys.executable, "-c", PUBLISHED, start, end],
@@ -552,6 +552,9 @@ def test_neither_applying_nor_publishing_loads_tensorflow(repo):
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("imported: False False\n")
     assert "TensorFlow" not in done.stdout
+    here = small_repo(tmp_path / "here", models)
+    here.publish(at(0), at(1))
+    assert repo.stores() == here.stores()
 
 
 @pytest.mark.parametrize("kind", ["int", "string"])
