@@ -1,5 +1,7 @@
 """Request-time embeddings through real stores: they equal what a batch run would publish."""
 
+import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +21,7 @@ from activity_embeddings.transformations.serving import process as serving
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.serving.request import InvalidRequest
 from support.feast_repo import (
+    DEFINITIONS,
     OWN_VECTORS,
     at,
     events_table,
@@ -28,6 +31,7 @@ from support.feast_repo import (
     us,
     vectors_table,
 )
+from support.item_encoders import package_encoder
 
 pytestmark = pytest.mark.slow
 
@@ -529,21 +533,42 @@ def test_a_broken_table_and_a_model_that_is_gone_are_one_clear_error(tmp_path, m
 
 
 PUBLISHED = """
-import sys
+import os, sys
 from feast.cli.cli import cli
+encoded, *interval = sys.argv[1:]
+others = set(sys.modules)
 cli(["apply"], standalone_mode=False)
 served = "activity_embeddings.transformations.serving.process" in sys.modules
-cli(["materialize", *sys.argv[1:]], standalone_mode=False)
+cli(["materialize", *interval], standalone_mode=False)
+own = os.getcwd()
+for name in set(sys.modules) - others:
+    if str(getattr(sys.modules[name], "__file__", "")).startswith(own):
+        del sys.modules[name]
+sys.path[:] = [encoded, *(path for path in sys.path if path != own)]
+os.chdir(encoded)
+import services
+assert services.__file__.startswith(encoded)
 print("imported:", served, "tensorflow" in sys.modules)
 """
 
 
 @pytest.mark.process
 def test_neither_applying_nor_publishing_loads_tensorflow(repo, models, tmp_path):
-    """Nor does applying load what only serving needs. An interpreter of its own ends the same."""
+    """Nor does reading definitions whose item vectors an encoder makes.
+
+    Applying loads nothing that only serving needs. What is published is what this process would.
+    """
+    encoded = small_repo(tmp_path / "encoded", models)
+    shutil.copy(DEFINITIONS / "item_vectors.py", encoded.path)
+    encoder = package_encoder(encoded.path / "models" / "item_encoder")
+    for name in MODELS:
+        file = encoded.path / "models" / name / "assets.extra" / "activity_model.json"
+        manifest = json.loads(file.read_text())
+        manifest["vector_spec"] = encoder.vector_spec.to_dict()
+        file.write_text(json.dumps(manifest))
     start, end = (f"{at(day):%Y-%m-%dT%H:%M:%S}" for day in (0, 1))
     done = subprocess.run(
-        [sys.executable, "-c", PUBLISHED, start, end],
+        [sys.executable, "-c", PUBLISHED, encoded.path, start, end],
         cwd=repo.path,
         capture_output=True,
         text=True,

@@ -164,7 +164,7 @@ def _start_server() -> None:
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
-            forkserver.ensure_running()
+            forkserver._forkserver.ensure_running()
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
