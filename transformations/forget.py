@@ -20,6 +20,7 @@ from activity_embeddings.transformations.definitions.registered import (
     registered_domains,
 )
 from activity_embeddings.transformations.errors import InvalidInput, quote
+from activity_embeddings.transformations.offline.connections import kept_connections
 from activity_embeddings.transformations.offline.event_log import PushedEvents, source_has
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 from activity_embeddings.transformations.offline.sinks.places import sink_of
@@ -67,6 +68,7 @@ class Traces:
         )
 
 
+@kept_connections()
 def forget(store: FeatureStore, members: Sequence[int | str], item: str | None = None) -> Traces:
     """Take all that is kept of members out of the stores; return what there was.
 
@@ -116,6 +118,7 @@ def forget(store: FeatureStore, members: Sequence[int | str], item: str | None =
     return traces
 
 
+@kept_connections()
 def traces_of(store: FeatureStore, members: Sequence[int | str], item: str | None = None) -> Traces:
     """Look for all that is kept of members; see `forget`."""
     rows = row_store_of(store)
