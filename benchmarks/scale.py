@@ -25,6 +25,7 @@ from pathlib import Path
 import synthetic
 
 FEAST = Path(sys.executable).with_name("feast")
+COMMAND = FEAST.with_name("activity-embeddings")
 STAGES = ("read item vectors", "read events", "load models", "sequences", "models", "write",
           "judge", "commit", "push online")  # fmt: skip
 
@@ -38,7 +39,7 @@ def main() -> None:
             repo = Path(folder) / "repo"
             _in_a_process(_prepare, repo, members, options)
             subprocess.run([FEAST, "apply"], cwd=repo, check=True, capture_output=True)
-            seconds, cpu, peak = _publish(repo)
+            seconds, cpu, peak = _publish(repo, dry_run=options.dry_run)
             (record,) = (repo / "data" / "snapshots" / "_runs").glob("*.json")
             facts = json.loads(record.read_text())
             spent = next(s["seconds"] for s in facts["steps"] if "snapshots" in s)
@@ -55,7 +56,7 @@ def _options() -> argparse.Namespace:
     add("--items", type=int, default=50_000)
     add("--dimension", type=int, default=64, help="length of an item vector")
     add("--budget", type=int, default=1024, help="memory_budget_mb")
-    add("--offline-only", action="store_true", help="publish no value online")
+    add("--dry-run", action="store_true", help="compute and judge, and publish nothing")
     return parser.parse_args()
 
 
@@ -71,11 +72,6 @@ def _prepare(repo: Path, members: int, options: argparse.Namespace) -> None:
             f"  memory_budget_mb: {options.budget}\n  snapshot_interval_hours: 24",
         )
     )
-    if options.offline_only:
-        views = repo / "views.py"
-        views.write_text(
-            views.read_text() + "\nfor _view in domain.views.values():\n    _view.online = False\n"
-        )
     synthetic.write_activity(
         repo / "data",
         members=members,
@@ -87,10 +83,11 @@ def _prepare(repo: Path, members: int, options: argparse.Namespace) -> None:
     shutil.rmtree(repo.parent / "plain", ignore_errors=True)
 
 
-def _publish(repo: Path) -> tuple[float, float, int]:
+def _publish(repo: Path, *, dry_run: bool) -> tuple[float, float, int]:
     """Return seconds, CPU seconds and peak bytes of a `feast materialize`."""
     interval = [synthetic.CUTOFF - timedelta(days=1), synthetic.CUTOFF]
-    command = [FEAST, "materialize", *(f"{moment:%Y-%m-%dT%H:%M:%S}" for moment in interval)]
+    program = [COMMAND, "plan"] if dry_run else [FEAST, "materialize"]
+    command = [*program, *(f"{moment:%Y-%m-%dT%H:%M:%S}" for moment in interval)]
     started = time.perf_counter()
     with (repo / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=repo, stdout=log, stderr=log)
