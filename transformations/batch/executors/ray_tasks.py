@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import socket
 import uuid
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -43,6 +45,7 @@ from activity_embeddings.transformations.extras import require_extra
 
 RETRIES = 10
 """How often a task is run again whose worker or machine was lost."""
+SECONDS_TO_CONNECT = 10
 
 
 @dataclass(frozen=True)
@@ -152,13 +155,14 @@ class RayExecutor:
 
         if not ray.is_initialized():
             try:
+                _require_listening(self._address)
                 ray.init(
                     address=self._address,
                     configure_logging=False,
                     logging_level=logging.WARNING,
                     log_to_driver=False,
                 )
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 raise StoreUnreachable(
                     f"batch_engine: expected a Ray cluster at address {self._address!r}. "
                     f"Received: {type(error).__name__}: {first_line(error)}"
@@ -166,6 +170,18 @@ class RayExecutor:
             self._connected_here = True
         if self._shipment is None:
             self._shipment = ray.put(Shipment.of(self._computation))
+
+
+def _require_listening(address: str) -> None:
+    """Raise `OSError` where nobody listens at an address; Ray itself tries for many minutes.
+
+    Where the address names no host and port, Ray finds out.
+    """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
 
 
 def _cores() -> int:
