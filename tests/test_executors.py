@@ -53,7 +53,7 @@ def expected(new):
 def small_tasks(monkeypatch):
     """Have tasks of a few members, and workers however light the models are."""
     monkeypatch.setattr(base, "ROWS_A_TASK", 12)
-    monkeypatch.setattr(processes, "WORTH_SECONDS", 0)
+    monkeypatch.setattr(processes, "worth_workers", lambda *_: True)
 
 
 def test_processes_give_the_same(new, expected):

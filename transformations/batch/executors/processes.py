@@ -43,12 +43,26 @@ _CODE = (
 )
 
 
+def worth_workers(partition: Partition, computation: Computation) -> bool:
+    """Return whether computing a partition takes so long that starting workers is worth it.
+
+    What LiteRT takes for a sequence was measured when the model was packaged. A model that
+    TensorFlow runs is worth none: it uses all cores by itself, and takes more than a GB a process.
+    """
+    members, seconds = len(partition.events.member_ids), 0.0
+    for cutoff in partition.cutoffs:
+        for name in cutoff.models:
+            of_one = computation.models[name].litert_seconds
+            if of_one is None:
+                return False
+            seconds += of_one * members
+    return seconds >= WORTH_SECONDS
+
+
 class ProcessesExecutor:
     """An `Executor` of worker processes, started where the models are heavy.
 
-    What a model call takes was measured when the model was packaged. Where the members of the first
-    partition would not take `WORTH_SECONDS`, or a model runs in TensorFlow, which uses all cores by
-    itself and needs more than a GB a process, partitions are computed in this process.
+    Where they are not, see `worth_workers`, partitions are computed in this process.
 
     Parameters
     ----------
@@ -70,10 +84,11 @@ class ProcessesExecutor:
         first = next(partitions, None)
         if first is None:
             return
-        worth = self._threads is not None or self._worth_it(first)
+        started = self._threads is not None
+        alone = self._workers < 2 or not worth_workers(first, self._computation)
         partitions = chain([first], partitions)
         del first
-        if not worth:
+        if alone and not started:
             yield from LocalExecutor(self._computation).run(partitions)
             return
         threads = self._start()
@@ -93,18 +108,6 @@ class ProcessesExecutor:
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         self._idle, self._processes, self._threads = SimpleQueue(), [], None
-
-    def _worth_it(self, partition: Partition) -> bool:
-        if self._workers < 2:
-            return False
-        seconds = 0.0
-        for cutoff in partition.cutoffs:
-            for name in cutoff.models:
-                of_one = self._computation.models[name].litert_seconds
-                if of_one is None:
-                    return False
-                seconds += of_one * len(partition.events.member_ids)
-        return seconds >= WORTH_SECONDS
 
     def _start(self) -> ThreadPoolExecutor:
         """Start the workers, unless they are there; return the threads that wait for them."""
