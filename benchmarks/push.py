@@ -43,12 +43,9 @@ from servers import SETTINGS
 from synthetic import ACTIONS, CUTOFF, LENGTH, WINDOW
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.rows import embedding_batch, sequence_batch
 from activity_embeddings.transformations.activity.sequences import Sequences
-from activity_embeddings.transformations.definitions.schemas import (
-    embedding_batch,
-    sequence_batch,
-    sequence_fields,
-)
+from activity_embeddings.transformations.definitions.schemas import sequence_fields
 from activity_embeddings.transformations.definitions.tags import event_tags
 from activity_embeddings.transformations.offline.sinks.folder import FolderSink
 from activity_embeddings.transformations.online.live_rows import KeepLiveEvents

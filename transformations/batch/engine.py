@@ -31,6 +31,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from pydantic import Field, ValidationError
 
+from activity_embeddings.transformations.batch.executors.choice import ExecutorName, executor_of
 from activity_embeddings.transformations.batch.guards import Guards, Judge
 from activity_embeddings.transformations.batch.options import RunOptions, current_options
 from activity_embeddings.transformations.batch.plan import MaterializePlan, is_ours
@@ -76,6 +77,16 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
     memory_budget_mb: Annotated[int, Field(ge=64, le=2**20)] = 1024
     """MiB that a run should hold, about; half of it are events. More events than that are read in
     parts of members, by way of files."""
+
+    executor: ExecutorName = "local"
+    """Where rows are computed: in this process, in processes of this machine where the models are
+    heavy enough, or by a Ray cluster."""
+
+    workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Processes, or cores of the Ray cluster, that compute; None: as many as there are cores."""
+
+    address: Annotated[str, Field(min_length=1, max_length=1024)] = "auto"
+    """Of the Ray cluster, as `ray.init` takes it; "auto": the one that this machine is part of."""
 
     retention_days: Annotated[float, Field(gt=0, le=LONGEST_HOURS / 24)] | None = None
     """Days of history that snapshots should have; what labels of these days join stays. None: all
@@ -197,6 +208,11 @@ class ActivityComputeEngine(ComputeEngine):
             self.settings.schedule,
             self.settings.batch_size,
             self.settings.mix_runtimes,
+            executor_of(
+                self.settings.executor,
+                workers=self.settings.workers,
+                address=self.settings.address,
+            ),
             Judge(self.settings.guards, options.accepted),
             None if days is None else round(days * MICROSECONDS_PER_DAY),
             self.settings.memory_budget_mb * MIB // 2,

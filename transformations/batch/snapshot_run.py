@@ -26,23 +26,27 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.member_range import EVERYBODY, MemberRange
-from activity_embeddings.transformations.activity.sequences import (
-    Sequences,
-    make_sequences,
-    members_active,
-)
+from activity_embeddings.transformations.activity.rows import embedding_batch, sequence_batch
+from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.arrow import (
     ArrayHash,
     codes_of,
     single_chunk,
     sorted_union,
 )
+from activity_embeddings.transformations.batch.executors.base import NewExecutor
+from activity_embeddings.transformations.batch.executors.local import LocalExecutor
+from activity_embeddings.transformations.batch.executors.partition import (
+    MEMBERS_AT_ONCE,
+    Computation,
+    CutOff,
+    Partition,
+    Rows,
+)
 from activity_embeddings.transformations.batch.guards import VECTORS, Judge, Verdict, with_activity
 from activity_embeddings.transformations.batch.report import MaterializeReport
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
-from activity_embeddings.transformations.definitions.schemas import embedding_batch, sequence_batch
 from activity_embeddings.transformations.errors import InvalidData
-from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.offline.sinks.base import (
     SnapshotSink,
     SnapshotWriter,
@@ -53,8 +57,6 @@ from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted, utc
 
-MEMBERS_AT_ONCE = 32_768
-"""Members held in memory together: their sequences and every model's vectors."""
 WRITERS = 2
 """Threads that write views side by side."""
 CUTOFFS_A_READ = 14
@@ -122,6 +124,8 @@ class SnapshotRun:
         Names the columns of the snapshots.
     mix_runtimes
         Whether a model's history may go on in another runtime than its newest snapshot's.
+    executor
+        Makes what computes the rows.
     """
 
     spec: ActivitySpec
@@ -134,6 +138,7 @@ class SnapshotRun:
     batch_size: int = 1024
     domain: names.DomainNames = names.JOBS
     mix_runtimes: bool = False
+    executor: NewExecutor = LocalExecutor
     report: MaterializeReport = field(default_factory=MaterializeReport)
 
     def __post_init__(self) -> None:
@@ -147,7 +152,15 @@ class SnapshotRun:
         self._facts = {self.sequence_sink: {"spec": self.spec.to_dict()}} | {
             target.sink: facts_of(target.model) for target in self.targets
         }
-        self._embedders: dict[tuple[str, ...], Embedder] = {}
+        computation = Computation(
+            spec=self.spec,
+            vectors=self.vectors,
+            models={target.model.name: target.model for target in self.targets},
+            publishing_delay=self.publishing_delay,
+            batch_size=self.batch_size,
+            domain=self.domain,
+        )
+        self._executor = self.executor(computation)
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="snapshots")
         self._writing: list[Future[None]] = []
         self._newest: tuple[int, int] = (0, 0)
@@ -226,11 +239,9 @@ class SnapshotRun:
         part = self.left.pop(0)
         draft = self._draft(part.as_of)
         try:
-            for members, events in self._events_of(part):
-                if not part.name:
-                    self._count(events, since=self._start([part.as_of]))
-                self._add_members(draft, members, events)
-                del events  # before the next are read
+            with closing(self._executor.run(self._partitions(part, draft))) as computed:
+                for rows in itertools.chain.from_iterable(computed):
+                    self._write(draft, rows)
             self._finish(draft)
             progress(1)
         finally:
@@ -238,6 +249,8 @@ class SnapshotRun:
             draft.close()
         self._stage_followers()
         self._computed.append(part)
+        if not self.left:
+            self._executor.close()
 
     def judge(self, judge: Judge) -> list[Verdict]:
         """Compare the newest snapshot that is computed with the one before it.
@@ -299,6 +312,7 @@ class SnapshotRun:
 
     def abandon(self) -> None:
         """Drop what is staged and not committed."""
+        self._executor.close()
         self._writers.shutdown()
         self._drop_staged()
 
@@ -417,49 +431,56 @@ class SnapshotRun:
         if as_of in self.sequence_cutoffs or as_of not in self._committed[self.sequence_sink]:
             sinks.insert(0, self.sequence_sink)
         writers = {sink: sink.staging.writer(as_of, self._facts[sink]) for sink in sinks}
+        self.report.by_tensorflow |= {
+            target.model.name: target.model.why_tensorflow
+            for target in targets
+            if target.model.why_tensorflow
+        }
         return _Draft(as_of, targets, writers)
 
-    def _add_members(self, draft: _Draft, range_: MemberRange, events: ActivityEvents) -> None:
-        """Write the rows of some members aside; `events` are theirs."""
-        active = members_active(events, draft.as_of, self.spec)
-        silent = self._silent(draft, range_, active, events)
-        members = sorted_union(active, silent)
-        draft.members += len(members)
-        draft.silent += len(silent)
-        for start in range(0, len(members), MEMBERS_AT_ONCE):
-            part = members.slice(start, MEMBERS_AT_ONCE)
-            # Of these members alone: what makes sequences goes through all that it is given.
-            sequences = self._write(draft, part, events.within(part[0], part[-1]))
-            draft.with_activity.append(part.filter(pa.array(sequences.count > 0)))
+    def _partitions(self, part: Part, draft: _Draft) -> Iterator[Partition]:
+        """Yield what a part is computed from, by ascending ranges of members."""
+        cutoff = CutOff(
+            as_of=draft.as_of,
+            models=tuple(target.model.name for target in draft.targets),
+            sequences=self.sequence_sink in draft.writers,
+            # Events that came too late for the snapshot before may have been pushed online since.
+            after=tuple(self._before(draft.as_of)),
+        )
+        were_active = self._were_active(draft)
+        for members, events in self._events_of(part):
+            if not part.name:
+                self._count(events, since=self._start([part.as_of]))
+            yield Partition(members, events, cutoff, members.of(were_active))
+            del events  # before the next are read
 
-    def _write(self, draft: _Draft, members: pa.Array, events: ActivityEvents) -> Sequences:
-        """Write the rows of a slice of members aside, and return their sequences."""
-        moments = np.full(len(members), draft.as_of, dtype=np.int64)
-        created = moments + self.publishing_delay
-        with self.report.timed("sequences"):
-            sequences = make_sequences(
-                events, members, moments, spec=self.spec, vectors=self.vectors
-            )
-        draft.positions += int(sequences.count.sum())
-        draft.unknown += int(sequences.unknown.sum())
-        if draft.unknown and draft.example is None:
-            draft.example = events.item_ids[0].as_py()
-        embedder = self._embedder([target.model for target in draft.targets])
-        with self.report.timed("models"):
-            embedded = embedder(sequences, self.vectors)
-        batches = {
-            target.sink: embedding_batch(
-                members,
-                sequences,
-                created,
-                embedded[target.model.name],
-                target.model.version,
-                self.domain.member_id,
-            )
-            for target in draft.targets
-        }
-        if self.sequence_sink in draft.writers:
-            batches[self.sequence_sink] = sequence_batch(members, sequences, created, self.domain)
+    def _were_active(self, draft: _Draft) -> pa.Array:
+        """Return the members who had activity in the snapshots before, ascending.
+
+        Those of them who have none now are written as explicitly empty. A view that lacks snapshots
+        before, such as a new model version or one that was taken back, empties whoever had
+        activity in any of those that it lacks.
+        """
+        before = dict[int, SnapshotSink]()
+        earlier_sequences = [t for t in self._chain(self.sequence_sink) if t < draft.as_of]
+        for sink in [self.sequence_sink, *(target.sink for target in draft.targets)]:
+            last = [t for t in self._chain(sink) if t < draft.as_of][-1:]
+            lacking = [t for t in earlier_sequences if not last or t > last[0]]
+            before.update(dict.fromkeys([*last, *lacking], sink))
+        none = pa.array([], pa.int64())
+        return sorted_union(none, *(self._members_with_activity(before[t], t) for t in before))
+
+    def _write(self, draft: _Draft, rows: Rows) -> None:
+        """Write rows aside."""
+        draft.add(rows)
+        self.report.seconds.add(rows.seconds)
+        if not rows.members:
+            return
+        batches = {target.sink: rows.embeddings[target.model.name] for target in draft.targets}
+        if rows.sequences is not None:
+            batches[self.sequence_sink] = rows.sequences
+            active = with_activity(pa.Table.from_batches([rows.sequences]))
+            draft.with_activity.append(single_chunk(active, self.domain.member_id))
         # The views are written side by side while the next members are computed; no more than one
         # slice of members waits to be written.
         self._finish_writing()
@@ -467,7 +488,6 @@ class SnapshotRun:
             self._writers.submit(draft.writers[sink].write, batch)
             for sink, batch in batches.items()
         ]
-        return sequences
 
     def _finish(self, draft: _Draft) -> None:
         """Take a draft whose members are all there for a snapshot to commit."""
@@ -481,7 +501,7 @@ class SnapshotRun:
         for sink in draft.writers:
             self._staged[sink].add(draft.as_of)
             self.report.rows += draft.members
-        if self.sequence_sink in draft.writers:
+        if draft.with_activity:
             self._active = {draft.as_of: pa.concat_arrays(draft.with_activity)}
         self.report.positions += draft.positions
         self.report.unknown += draft.unknown
@@ -495,17 +515,6 @@ class SnapshotRun:
             for write in self._writing:
                 write.result()
         self._writing = []
-
-    def _embedder(self, models: Sequence[ModelDescription]) -> Embedder:
-        """Return the embedder of a set of models, loading it at first use."""
-        key = tuple(model.name for model in models)
-        if key not in self._embedders:
-            with self.report.timed("load models"):
-                self._embedders[key] = Embedder(models, batch_size=self.batch_size)
-            self.report.by_tensorflow |= {
-                model.name: model.why_tensorflow for model in models if model.why_tensorflow
-            }
-        return self._embedders[key]
 
     def _chain(self, sink: SnapshotSink) -> list[int]:
         """As-of times of a sink once what is staged is committed, ascending."""
@@ -529,7 +538,7 @@ class SnapshotRun:
             return table.column(0).combine_chunks()
         columns = [self.domain.member_id, names.ACTIVITY_COUNT]
         table = self._read(self.sequence_sink, as_of, columns)
-        return with_activity(table).column(self.domain.member_id).combine_chunks()
+        return single_chunk(with_activity(table), self.domain.member_id)
 
     def _before(self, as_of: int, *to_come: int) -> list[int]:
         """Return the as-of time of the sequences before, in a list, if it is not a window ago."""
@@ -537,32 +546,8 @@ class SnapshotRun:
         earlier = [t for t in chain if t < as_of][-1:]
         return [t for t in earlier if as_of - t < self.spec.window_us]
 
-    def _silent(
-        self, draft: _Draft, range_: MemberRange, active: pa.Array, events: ActivityEvents
-    ) -> pa.Array:
-        """Return the members to be written as explicitly empty.
-
-        They had activity in the snapshot before and have none now. A view that lacks snapshots
-        before, such as a new model version or one that was taken back, empties whoever had
-        activity in any of those that it lacks.
-        Events that came too late for the snapshot before count for it too: they may have been
-        pushed online since.
-        """
-        as_of, before = draft.as_of, dict[int, SnapshotSink]()
-        earlier_sequences = [t for t in self._chain(self.sequence_sink) if t < as_of]
-        for sink in [self.sequence_sink, *(target.sink for target in draft.targets)]:
-            last = [t for t in self._chain(sink) if t < as_of][-1:]
-            lacking = [t for t in earlier_sequences if not last or t > last[0]]
-            before.update(dict.fromkeys([*last, *lacking], sink))
-        had_activity = sorted_union(
-            active.slice(0, 0),
-            *(range_.of(self._members_with_activity(before[t], t)) for t in sorted(before)),
-            *(members_active(events, t, self.spec) for t in self._before(as_of)),
-        )
-        return had_activity.filter(pa.array(codes_of(had_activity, active) < 0))
-
     def _stage_followers(self) -> None:
-        """Add explicit empty rows to committed snapshots that follow a new one, as `_silent` does.
+        """Add explicit empty rows to committed snapshots that follow a new one.
 
         A backfill may insert a snapshot before existing ones. Whoever has activity in it and no
         row in the snapshot that follows would otherwise seem active for ever after.
@@ -637,6 +622,15 @@ class _Draft:
     unknown: int = 0
     example: Any = None
     with_activity: list[pa.Array] = field(default_factory=list)
+
+    def add(self, rows: Rows) -> None:
+        """Count rows."""
+        self.members += rows.members
+        self.silent += rows.silent
+        self.positions += rows.positions
+        self.unknown += rows.unknown
+        if self.unknown and self.example is None:
+            self.example = rows.item_id
 
     def close(self) -> None:
         """Finish the files."""
