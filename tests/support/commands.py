@@ -1,5 +1,6 @@
 """The commands `feast`, `activity-embeddings` and `python`, started at once by `processes`."""
 
+import os
 import stat
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ sys.exit(int(status or 1))
 """
 
 # One process waits for each command, so that several may run at once and each has its own status.
+# The server ends by itself where who started it was killed.
 _SERVER = """
 import json, os, signal, socket, sys
 from support.processes import read_environment
@@ -26,9 +28,14 @@ signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 server = socket.socket(socket.AF_UNIX)
 server.bind(sys.argv[1])
 server.listen()
+server.settimeout(5)
 print("ready", flush=True)
 while True:
-    client, _ = server.accept()
+    try:
+        client, _ = server.accept()
+    except TimeoutError:
+        os.kill(int(sys.argv[2]), 0)
+        continue
     asked, files, _, _ = socket.recv_fds(client, 1 << 20, 3)
     if os.fork():
         client.close()
@@ -69,7 +76,7 @@ def commands(folder: Path) -> Iterator[Path]:
         client = folder / name
         client.write_text(_CLIENT.format(python=sys.executable, socket=str(address), code=code))
         client.chmod(client.stat().st_mode | stat.S_IXUSR)
-    server = processes.start(_SERVER, address)
+    server = processes.start(_SERVER, address, str(os.getpid()))
     try:
         server.wait_for("ready")
         yield folder
