@@ -1,12 +1,17 @@
-"""Seconds and peak memory of publishing, as the number of members grows.
+"""Seconds and peak memory of publishing, as the number of members grows, and by executor.
 
     python benchmarks/scale.py --members 10000 100000 1000000
-    python benchmarks/scale.py --members 5000000 --offline-only
+    python benchmarks/scale.py --members 5000000 --dry-run
+    python benchmarks/scale.py --members 300000 --dry-run --executor local processes ray1 ray2
 
 For each number: activity of a window (12 events a member at the mean), three models, one snapshot.
 `feast materialize` runs as a process of its own, from its start to its end, with the definitions of
 `feature_repo/`. Printed are its seconds and CPU seconds, microseconds a member, peak memory, and
-the seconds by stage that the record of the run has. `--offline-only` leaves the online push out.
+the seconds by stage that the record of the run has. `--dry-run` computes and publishes nothing.
+
+`ray1` and `ray2` are Ray clusters of so many nodes of one core each, on this machine. Seconds of
+`sequences` and `models` are those of all workers together; CPU seconds and memory are the driver's
+alone.
 """
 
 from __future__ import annotations
@@ -15,36 +20,49 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import synthetic
+from processes import FEAST, Usage, run
 
-FEAST = Path(sys.executable).with_name("feast")
-STAGES = ("read item vectors", "read events", "load models", "sequences", "models", "write",
-          "judge", "commit", "push online")  # fmt: skip
+COMMAND = FEAST.with_name("activity-embeddings")
+STAGES = ("read item vectors", "read events", "load models", "sequences", "models",
+          "wait for workers", "write", "judge", "commit", "push online")  # fmt: skip
+EXECUTORS = ("local", "processes", "ray1", "ray2")
 
 
 def main() -> None:
-    """Publish for each number of members, and print a line."""
+    """Publish for each number of members and each executor, and print a line."""
     options = _options()
-    print(f"{'members':>10} {'s':>7} {'CPU s':>7} {'us/member':>10} {'MiB':>7}  seconds by stage")
+    print(f"{'members':>10} {'executor':>9} {'s':>7} {'CPU s':>7} {'us/member':>10} {'MiB':>7}  "
+          "seconds by stage")  # fmt: skip
     for members in options.members:
         with tempfile.TemporaryDirectory(prefix="activity-embeddings-") as folder:
-            repo = Path(folder) / "repo"
-            _in_a_process(_prepare, repo, members, options)
-            subprocess.run([FEAST, "apply"], cwd=repo, check=True, capture_output=True)
-            seconds, cpu, peak = _publish(repo)
-            (record,) = (repo / "data" / "snapshots" / "_runs").glob("*.json")
-            facts = json.loads(record.read_text())
-            spent = next(s["seconds"] for s in facts["steps"] if "snapshots" in s)
-            by_stage = ", ".join(f"{stage} {spent.get(stage, 0):.1f}" for stage in STAGES)
-            print(f"{members:10,} {seconds:7.1f} {cpu:7.1f} {1e6 * seconds / members:10.1f} "
-                  f"{peak / 2**20:7.0f}  {by_stage}", flush=True)  # fmt: skip
+            prepared = Path(folder) / "prepared"
+            _in_a_process(_prepare, prepared, members, options)
+            for executor in options.executor:
+                repo = Path(folder) / executor
+                shutil.copytree(prepared, repo)
+                with _settings(executor) as settings:
+                    _configure(repo, {"memory_budget_mb": options.budget, **settings})
+                    run([FEAST, "apply"], repo)
+                    usage = _publish(repo, dry_run=options.dry_run)
+                (record,) = (repo / "data" / "snapshots" / "_runs").glob("*.json")
+                facts = json.loads(record.read_text())
+                step = next(step for step in facts["steps"] if "snapshots" in step)
+                spent = step["seconds"]
+                by_stage = ", ".join(f"{stage} {spent.get(stage, 0):.1f}" for stage in STAGES)
+                if step["by_tensorflow"]:
+                    by_stage += f"; in TensorFlow: {', '.join(step['by_tensorflow'])}"
+                each = 1e6 * usage.seconds / members
+                print(f"{members:10,} {executor:>9} {usage.seconds:7.1f} {usage.cpu:7.1f} "
+                      f"{each:10.1f} {usage.peak / 2**20:7.0f}  {by_stage}",
+                      flush=True)  # fmt: skip
+                shutil.rmtree(repo)
 
 
 def _options() -> argparse.Namespace:
@@ -55,7 +73,8 @@ def _options() -> argparse.Namespace:
     add("--items", type=int, default=50_000)
     add("--dimension", type=int, default=64, help="length of an item vector")
     add("--budget", type=int, default=1024, help="memory_budget_mb")
-    add("--offline-only", action="store_true", help="publish no value online")
+    add("--executor", nargs="+", choices=EXECUTORS, default=["local"])
+    add("--dry-run", action="store_true", help="compute and judge, and publish nothing")
     return parser.parse_args()
 
 
@@ -63,19 +82,6 @@ def _prepare(repo: Path, members: int, options: argparse.Namespace) -> None:
     """Write activity, models and definitions."""
     (repo / "data").mkdir(parents=True)
     synthetic.write_definitions(repo, options.dimension)
-    settings = (synthetic.FEATURE_REPO / "feature_store.yaml").read_text()
-    assert "  snapshot_interval_hours: 24" in settings
-    (repo / "feature_store.yaml").write_text(
-        settings.replace(
-            "  snapshot_interval_hours: 24",
-            f"  memory_budget_mb: {options.budget}\n  snapshot_interval_hours: 24",
-        )
-    )
-    if options.offline_only:
-        views = repo / "views.py"
-        views.write_text(
-            views.read_text() + "\nfor _view in domain.views.values():\n    _view.online = False\n"
-        )
     synthetic.write_activity(
         repo / "data",
         members=members,
@@ -87,18 +93,38 @@ def _prepare(repo: Path, members: int, options: argparse.Namespace) -> None:
     shutil.rmtree(repo.parent / "plain", ignore_errors=True)
 
 
-def _publish(repo: Path) -> tuple[float, float, int]:
-    """Return seconds, CPU seconds and peak bytes of a `feast materialize`."""
+@contextmanager
+def _settings(executor: str) -> Iterator[dict[str, str]]:
+    """Have what an executor needs, and yield the settings that name it."""
+    if not executor.startswith("ray"):
+        yield {"executor": executor}
+        return
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    try:
+        for _ in range(int(executor.removeprefix("ray"))):
+            cluster.add_node(num_cpus=1, object_store_memory=512 * 2**20, include_dashboard=False)
+        cluster.wait_for_nodes()
+        yield {"executor": "ray", "address": cluster.address}
+    finally:
+        cluster.shutdown()
+
+
+def _configure(repo: Path, settings: dict[str, object]) -> None:
+    """Write feature_store.yaml with settings of the engine."""
+    text = (synthetic.FEATURE_REPO / "feature_store.yaml").read_text()
+    key = "  snapshot_interval_hours: 24"
+    assert key in text
+    lines = "".join(f"  {name}: {value}\n" for name, value in settings.items())
+    (repo / "feature_store.yaml").write_text(text.replace(key, lines + key))
+
+
+def _publish(repo: Path, *, dry_run: bool) -> Usage:
+    """Return what a `feast materialize` takes, or what only computes."""
     interval = [synthetic.CUTOFF - timedelta(days=1), synthetic.CUTOFF]
-    command = [FEAST, "materialize", *(f"{moment:%Y-%m-%dT%H:%M:%S}" for moment in interval)]
-    started = time.perf_counter()
-    with (repo / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=repo, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    if status:
-        raise SystemExit((repo / "log").read_text())
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    program = [COMMAND, "plan"] if dry_run else [FEAST, "materialize"]
+    return run([*program, *(f"{moment:%Y-%m-%dT%H:%M:%S}" for moment in interval)], repo)
 
 
 def _in_a_process(function, *arguments) -> None:

@@ -1,4 +1,4 @@
-"""What is read stays in the folders it may name, and nothing is read by pickle."""
+"""What is read stays in the folders it may name, and nothing that is stored is read by pickle."""
 
 import ast
 import shutil
@@ -115,6 +115,8 @@ def test_versions_are_no_paths(models, tmp_path, version):
 
 
 UNPICKLE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+BY_PIPE = Path("batch", "executors", "processes.py")
+"""Sends pickles to processes that it starts itself, over a pipe that nobody else has."""
 
 
 def modules():
@@ -133,6 +135,8 @@ def test_no_module_reads_a_pickle():
             names = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
+                if names == ["pickle"] and file.parts[-3:] == BY_PIPE.parts:
+                    names = []
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             elif isinstance(node, ast.Call):

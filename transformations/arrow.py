@@ -233,12 +233,20 @@ def codes_of(values: pa.Array, ids: pa.Array, *, what: str = names.MEMBER_ID) ->
         return np.arange(len(ids), dtype=np.int32)
     if len(ids) == 0 or len(values) == 0:
         return np.full(len(values), -1, dtype=np.int32)
-    if values.type != ids.type:
+    require_one_type(values, ids, what=what)
+    found = pc.index_in(values, value_set=ids)
+    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+
+
+def require_one_type(values: pa.Array, ids: pa.Array, *, what: str = names.MEMBER_ID) -> None:
+    """Raise `InvalidData` where ids are of another type than others; where there are none, never.
+
+    `what` names them.
+    """
+    if len(values) and len(ids) and values.type != ids.type:
         raise InvalidData(
             f"{what} should have one type everywhere. Received: {values.type} and {ids.type}"
         )
-    found = pc.index_in(values, value_set=ids)
-    return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
 
 
 class ArrayHash:

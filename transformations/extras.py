@@ -12,6 +12,7 @@ MODULES = {
     "train": _TRAIN,
     "evaluate": (*_TRAIN, "jinja2", "lightgbm"),
     "iceberg": ("pyiceberg",),
+    "ray": ("ray",),
     "redis": ("redis",),
     "spark": ("pyspark",),
     "postgres": ("adbc_driver_postgresql", "psycopg", "psycopg_pool"),

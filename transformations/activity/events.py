@@ -97,6 +97,30 @@ class ActivityEvents:
             event=None if self.event is None else self.event[start:end],
         )
 
+    def compact(self) -> ActivityEvents:
+        """Return a copy that holds no ids but those of its own events, and no times of others.
+
+        It shares no memory with these events, and is as small as they are when it is sent to
+        another process.
+        """
+        item_ids, item = _used(self.item_ids, self.item)
+        event_ids = event = None
+        if self.event_ids is not None and self.event is not None:
+            event_ids, event = _used(self.event_ids, self.event)
+        none = np.empty(0, dtype=np.int64)
+        return ActivityEvents(
+            member_ids=self.member_ids.take(pa.array(np.arange(len(self.member_ids)))),
+            item_ids=item_ids,
+            member_start=self.member_start.copy(),
+            item=item,
+            action=self.action.copy(),
+            time=self.time.copy(),
+            duplicates=none,
+            other_actions=none,
+            event_ids=event_ids,
+            event=event,
+        )
+
     def where(self, kept: np.ndarray) -> ActivityEvents:
         """Return the events where `kept`, bool [E], is True, of the same members."""
         before = np.concatenate([[0], np.cumsum(kept)])
@@ -271,6 +295,12 @@ def action_ids(table: pa.Table, spec: ActivitySpec, *, source: str, column: str)
     known = {name: i for i, name in enumerate(spec.vocabulary) if i}
     ids = np.array([known.get(name, -1) for name in distinct], dtype=np.int16)
     return ids[encoded.indices.to_numpy(zero_copy_only=False)]
+
+
+def _used(ids: pa.Array, codes: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+    """Return the ids that some codes count in, and the codes that count in these alone."""
+    used, compact = np.unique(codes, return_inverse=True)
+    return ids.take(pa.array(used)), compact.astype(codes.dtype)
 
 
 def _require_filled(event_ids: pa.Array, source: str, column: str) -> None:

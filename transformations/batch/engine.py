@@ -31,6 +31,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from pydantic import Field, ValidationError
 
+from activity_embeddings.transformations.batch.executors.choice import ExecutorName, executor_of
 from activity_embeddings.transformations.batch.guards import Guards, Judge
 from activity_embeddings.transformations.batch.options import RunOptions, current_options
 from activity_embeddings.transformations.batch.plan import MaterializePlan, is_ours
@@ -46,6 +47,7 @@ from activity_embeddings.transformations.errors import (
 )
 from activity_embeddings.transformations.feast_compat import states
 from activity_embeddings.transformations.logs import reports, reports_shown
+from activity_embeddings.transformations.offline.connections import kept_connections
 from activity_embeddings.transformations.offline.sinks.places import keeps_snapshots, sink_of
 from activity_embeddings.transformations.online.stores import row_store
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, Schedule
@@ -75,6 +77,16 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
     memory_budget_mb: Annotated[int, Field(ge=64, le=2**20)] = 1024
     """MiB that a run should hold, about; half of it are events. More events than that are read in
     parts of members, by way of files."""
+
+    executor: ExecutorName = "local"
+    """Where rows are computed: in this process, in processes of this machine where the models are
+    heavy enough, or by a Ray cluster."""
+
+    workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Processes, or cores of the Ray cluster, that compute; None: as many as there are cores."""
+
+    address: Annotated[str, Field(min_length=1, max_length=1024)] = "auto"
+    """Of the Ray cluster, as `ray.init` takes it; "auto": the one that this machine is part of."""
 
     retention_days: Annotated[float, Field(gt=0, le=LONGEST_HOURS / 24)] | None = None
     """Days of history that snapshots should have; what labels of these days join stays. None: all
@@ -161,7 +173,7 @@ class ActivityComputeEngine(ComputeEngine):
         tasks = [tasks] if isinstance(tasks, MaterializationTask) else list(tasks)
         options = current_options()
         ours = [task for task in tasks if is_ours(task)]
-        with _answering(), states.kept_served(registry, ours):
+        with _answering(), kept_connections(), states.kept_served(registry, ours):
             jobs = self._materialize(registry, tasks, options)
             if not options.dry_run:
                 self._record(registry, tasks, jobs)
@@ -196,6 +208,11 @@ class ActivityComputeEngine(ComputeEngine):
             self.settings.schedule,
             self.settings.batch_size,
             self.settings.mix_runtimes,
+            executor_of(
+                self.settings.executor,
+                workers=self.settings.workers,
+                address=self.settings.address,
+            ),
             Judge(self.settings.guards, options.accepted),
             None if days is None else round(days * MICROSECONDS_PER_DAY),
             self.settings.memory_budget_mb * MIB // 2,
@@ -249,6 +266,7 @@ class ActivityComputeEngine(ComputeEngine):
         states.record_as_feast(registry, others)
         states.record_materialization(registry, ours)
 
+    @kept_connections()
     def _forget_published(self, views: Sequence[FeatureView]) -> None:
         for view in views:
             if keeps_snapshots(view):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from activity_embeddings.transformations.batch.guards import Verdict
+from activity_embeddings.transformations.batch.seconds import Seconds
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted, passed_over, share, utc
 
@@ -36,16 +35,11 @@ class MaterializeReport:
     by_tensorflow: dict[str, str] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
     compared_with: int | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: Seconds = field(default_factory=Seconds)
 
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
+    def timed(self, name: str) -> AbstractContextManager[None]:
         """Add the seconds of the body to those of a name."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        return self.seconds.timed(name)
 
     def facts(self) -> dict[str, Any]:
         """Return what the record of the run keeps."""

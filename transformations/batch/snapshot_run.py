@@ -2,10 +2,9 @@
 
     cut-offs -> events and item vectors -> sequences -> every model -> staged snapshots -> commit
 
-Nothing is visible before the commit. An interval of more cut-offs than share one read of events is
-made in parts of that many: all input is checked first, so that bad input anywhere in the interval
-leaves the stores as they were; then part by part is computed and committed. `steps` feeds this from
-Feast's registry, and pushes what is committed.
+Nothing is visible before the commit. Of several cut-offs all input is checked first, so that bad
+input anywhere in the interval leaves the stores as they were; then one after the other is computed
+and committed. `steps` feeds this from Feast's registry, and pushes what is committed.
 """
 
 from __future__ import annotations
@@ -26,24 +25,28 @@ import pyarrow.compute as pc
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.activity.member_range import MemberRange
-from activity_embeddings.transformations.activity.sequences import (
-    Sequences,
-    make_sequences,
-    members_active,
-)
+from activity_embeddings.transformations.activity.member_range import EVERYBODY, MemberRange
+from activity_embeddings.transformations.activity.rows import embedding_batch, sequence_batch
+from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.arrow import (
     ArrayHash,
     codes_of,
     single_chunk,
     sorted_union,
 )
+from activity_embeddings.transformations.batch.executors.base import NewExecutor
+from activity_embeddings.transformations.batch.executors.local import LocalExecutor
+from activity_embeddings.transformations.batch.executors.partition import (
+    MEMBERS_AT_ONCE,
+    Computation,
+    CutOff,
+    Partition,
+    Rows,
+)
 from activity_embeddings.transformations.batch.guards import VECTORS, Judge, Verdict, with_activity
 from activity_embeddings.transformations.batch.report import MaterializeReport
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
-from activity_embeddings.transformations.definitions.schemas import embedding_batch, sequence_batch
 from activity_embeddings.transformations.errors import InvalidData
-from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.offline.sinks.base import (
     SnapshotSink,
     SnapshotWriter,
@@ -54,12 +57,13 @@ from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted, utc
 
-MEMBERS_AT_ONCE = 32_768
-"""Members held in memory together: their sequences and every model's vectors."""
 WRITERS = 2
 """Threads that write views side by side."""
 CUTOFFS_A_READ = 14
-"""Cut-offs that share one read of events, which spans them and the window before the first."""
+"""Cut-offs that share one read of events, which spans them and the window before the first.
+
+Events that do not fit into memory are read for each cut-off by itself.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,17 +77,20 @@ class EmbeddingTarget:
 
 @dataclass(frozen=True)
 class Part:
-    """Cut-offs that are computed from one read of events and committed together.
+    """One cut-off of every view, which is computed and committed by itself.
 
     Attributes
     ----------
-    cutoffs
-        As-of times, ascending.
+    as_of
+        The cut-off.
+    read_with
+        The cut-offs that share its read of events, ascending.
     name
-        Says all that their snapshots are made of; empty where there is one part alone.
+        Says all that its snapshots are made of; empty where there is one part alone.
     """
 
-    cutoffs: list[int]
+    as_of: int
+    read_with: Sequence[int]
     name: str = ""
 
 
@@ -117,6 +124,8 @@ class SnapshotRun:
         Names the columns of the snapshots.
     mix_runtimes
         Whether a model's history may go on in another runtime than its newest snapshot's.
+    executor
+        Makes what computes the rows.
     """
 
     spec: ActivitySpec
@@ -129,6 +138,7 @@ class SnapshotRun:
     batch_size: int = 1024
     domain: names.DomainNames = names.JOBS
     mix_runtimes: bool = False
+    executor: NewExecutor = LocalExecutor
     report: MaterializeReport = field(default_factory=MaterializeReport)
 
     def __post_init__(self) -> None:
@@ -142,13 +152,23 @@ class SnapshotRun:
         self._facts = {self.sequence_sink: {"spec": self.spec.to_dict()}} | {
             target.sink: facts_of(target.model) for target in self.targets
         }
-        self._embedders: dict[tuple[str, ...], Embedder] = {}
+        computation = Computation(
+            spec=self.spec,
+            vectors=self.vectors,
+            models={target.model.name: target.model for target in self.targets},
+            publishing_delay=self.publishing_delay,
+            batch_size=self.batch_size,
+            domain=self.domain,
+        )
+        self._executor = self.executor(computation)
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="snapshots")
         self._writing: list[Future[None]] = []
         self._newest: tuple[int, int] = (0, 0)
-        self._drafts: list[_Draft] = []
-        # Who has activity in the sequences of a draft, of the members that are being computed.
+        # Who has activity in the newest sequences of this run.
         self._active: dict[int, pa.Array] = {}
+        # The events of cut-offs that are left, where they fit into memory.
+        self._held: ActivityEvents | None = None
+        self._fit = True
         self.report.views = len(self._sinks)
         for sink, facts in self._facts.items():
             if self._committed[sink]:
@@ -166,7 +186,7 @@ class SnapshotRun:
         left_committed: Callable[[], Collection[str]] = tuple,
         progress: Callable[[int], Any] = lambda done: None,
     ) -> list[str]:
-        """Divide the run into parts, see `left`; of several, check the input of all.
+        """Divide the run into cut-offs, see `left`; of several, check the input of all.
 
         Parameters
         ----------
@@ -174,7 +194,7 @@ class SnapshotRun:
             Returns the names of parts that a run before has committed, asked where there are
             several. Those that are there are not made again.
         progress
-            Is told how many cut-offs these have.
+            Is told how many cut-offs are there.
 
         Returns
         -------
@@ -189,30 +209,23 @@ class SnapshotRun:
         for sink in self._sinks:
             sink.staging.clear()
         moments = self.cutoffs
-        parts = [moments[i : i + CUTOFFS_A_READ] for i in range(0, len(moments), CUTOFFS_A_READ)]
-        if len(parts) == 1:
-            self.left = [Part(parts[0])]
+        if len(moments) == 1:
+            self.left = [Part(moments[0], moments)]
             return []
         before, there = left_committed(), []
-        for number, cutoffs in enumerate(parts):
-            since = parts[number - 1][-1] if number else self._start(cutoffs)
-            windows = {as_of: _Window(as_of, self.spec, self.vectors) for as_of in cutoffs}
-            made_of = self._made_of(cutoffs)
-            for _, events in self._read_events(cutoffs):
-                self._count(events, since=since)
-                _add_events(made_of, events)
-                for window in windows.values():
-                    window.add(events)
-                del events
-            for window in windows.values():
-                window.require_known()
-            part = Part(cutoffs, str(made_of))
-            if part.name in before and self._has(cutoffs):
-                self.report.left_committed += len(cutoffs)
-                progress(len(cutoffs))
-                there.append(part.name)
-            else:
-                self.left.append(part)
+        counted_until = self._start(moments)
+        for first in range(0, len(moments), CUTOFFS_A_READ):
+            cutoffs = moments[first : first + CUTOFFS_A_READ]
+            made_of = self._check(cutoffs, counted_until)
+            counted_until = cutoffs[-1]
+            for as_of in cutoffs:
+                part = Part(as_of, cutoffs, f"{made_of}@{as_of}")
+                if part.name in before and self._has(as_of):
+                    self.report.left_committed += 1
+                    progress(1)
+                    there.append(part.name)
+                else:
+                    self.left.append(part)
         return there
 
     def compute(self, progress: Callable[[int], Any] = lambda done: None) -> None:
@@ -224,31 +237,26 @@ class SnapshotRun:
             An event or model is bad. What is committed is as it was.
         """
         part = self.left.pop(0)
-        drafts = {as_of: self._draft(as_of) for as_of in part.cutoffs}
+        draft = self._draft(part.as_of)
         try:
-            for members, events in self._read_events(part.cutoffs):
-                if not part.name:
-                    self._count(events, since=self._start(part.cutoffs))
-                self._active = {}
-                for draft in drafts.values():
-                    self._add_members(draft, members, events)
-                    if members.end is None:
-                        self._finish(draft)
-                        progress(1)
-                del events  # before the next are read
+            with closing(self._executor.run(self._partitions(part, draft))) as computed:
+                for rows in itertools.chain.from_iterable(computed):
+                    self._write(draft, rows)
+            self._finish(draft)
+            progress(1)
         finally:
             self._finish_writing()
-            for draft in drafts.values():
-                draft.close()
-            self._drafts, self._active = [], {}
+            draft.close()
         self._stage_followers()
         self._computed.append(part)
+        if not self.left:
+            self._executor.close()
 
     def judge(self, judge: Judge) -> list[Verdict]:
         """Compare the newest snapshot that is computed with the one before it.
 
-        That is one that was there before the run: the parts of a long backfill are not compared
-        with each other, since a history may well grow faster than a guard lets a day grow.
+        That is one that was there before the run: the days of a backfill are not compared with
+        each other, since a history may well grow faster than a guard lets a day grow.
         """
         if not self.report.snapshots:
             return []
@@ -304,6 +312,7 @@ class SnapshotRun:
 
     def abandon(self) -> None:
         """Drop what is staged and not committed."""
+        self._executor.close()
         self._writers.shutdown()
         self._drop_staged()
 
@@ -315,10 +324,47 @@ class SnapshotRun:
         """Return when the window of the first of some cut-offs begins."""
         return cutoffs[0] - self.spec.window_us
 
+    def _check(self, cutoffs: Sequence[int], counted_until: int) -> ArrayHash:
+        """Check the input of some cut-offs; return a hash of all that they are made of."""
+        windows = {as_of: _Window(as_of, self.spec, self.vectors) for as_of in cutoffs}
+        made_of = self._made_of(cutoffs)
+        for _, events in self._read_events(cutoffs):
+            self._count(events, since=counted_until)
+            _add_events(made_of, events)
+            for window in windows.values():
+                window.add(events)
+            del events  # before the next are read
+        for window in windows.values():
+            window.require_known()
+        return made_of
+
+    def _events_of(self, part: Part) -> Iterator[tuple[MemberRange, ActivityEvents]]:
+        """Yield the events of a part by ranges of members.
+
+        Those that fit into memory are held until the last part that is left of their read.
+        """
+        last = not self.left or self.left[0].read_with != part.read_with
+        if self._held is not None:
+            yield EVERYBODY, self._held
+        else:
+            shared = [t for t in part.read_with if t >= part.as_of]
+            for members, events in self._read_events(shared if self._fit else [part.as_of]):
+                if members != EVERYBODY:
+                    self._fit = False
+                elif self._fit and not last:
+                    self._held = events
+                yield members, events
+                del events  # before the next are read
+        if last:
+            self._held = None
+
     def _read_events(self, cutoffs: Sequence[int]) -> Iterator[tuple[MemberRange, ActivityEvents]]:
-        """Read what some cut-offs are computed from, and the window before, to see the silent."""
-        before = [t - self.spec.window_us for t in self._before(cutoffs[0])]
-        parts = self.read_events(min([self._start(cutoffs), *before]), cutoffs[-1])
+        """Read what some cut-offs are computed from, and the window before, to see the silent.
+
+        What a run before has committed of this one's cut-offs does not change what is read.
+        """
+        before = self._before(cutoffs[0], *self.cutoffs)
+        parts = self.read_events(self._start([*before, *cutoffs]), cutoffs[-1])
         with closing(parts):
             while True:
                 with self.report.timed("read events"):
@@ -329,14 +375,14 @@ class SnapshotRun:
                 yield part
                 del part  # before the next is read
 
-    def _has(self, cutoffs: Sequence[int]) -> bool:
-        """Return whether every view has its snapshots of some cut-offs."""
+    def _has(self, as_of: int) -> bool:
+        """Return whether every view that is asked for a cut-off has its snapshot."""
         asked = [(self.sequence_sink, self.sequence_cutoffs)]
         asked += [(target.sink, target.cutoffs) for target in self.targets]
-        return all(self._committed[sink] >= of & set(cutoffs) for sink, of in asked)
+        return all(as_of in self._committed[sink] for sink, of in asked if as_of in of)
 
     def _made_of(self, cutoffs: Sequence[int]) -> ArrayHash:
-        """Return a hash of what a part is made of, but for its events.
+        """Return a hash of what some cut-offs are made of, but for their events.
 
         What a snapshot says of members who fell silent depends on those before it, too. These may
         only gain members since: whoever does so is added to the snapshots that follow.
@@ -385,55 +431,56 @@ class SnapshotRun:
         if as_of in self.sequence_cutoffs or as_of not in self._committed[self.sequence_sink]:
             sinks.insert(0, self.sequence_sink)
         writers = {sink: sink.staging.writer(as_of, self._facts[sink]) for sink in sinks}
-        draft = _Draft(as_of, targets, writers)
-        self._drafts.append(draft)
-        return draft
-
-    def _add_members(self, draft: _Draft, range_: MemberRange, events: ActivityEvents) -> None:
-        """Write the rows of some members aside; `events` are theirs."""
-        active = members_active(events, draft.as_of, self.spec)
-        silent = self._silent(draft, range_, active, events)
-        members = sorted_union(active, silent)
-        draft.members += len(members)
-        draft.silent += len(silent)
-        with_activity = []
-        for start in range(0, len(members), MEMBERS_AT_ONCE):
-            part = members.slice(start, MEMBERS_AT_ONCE)
-            # Of these members alone: what makes sequences goes through all that it is given.
-            sequences = self._write(draft, part, events.within(part[0], part[-1]))
-            with_activity.append(part.filter(pa.array(sequences.count > 0)))
-        if self.sequence_sink in draft.writers:
-            none = members.slice(0, 0)
-            self._active[draft.as_of] = pa.concat_arrays(with_activity or [none])
-
-    def _write(self, draft: _Draft, members: pa.Array, events: ActivityEvents) -> Sequences:
-        """Write the rows of a slice of members aside, and return their sequences."""
-        moments = np.full(len(members), draft.as_of, dtype=np.int64)
-        created = moments + self.publishing_delay
-        with self.report.timed("sequences"):
-            sequences = make_sequences(
-                events, members, moments, spec=self.spec, vectors=self.vectors
-            )
-        draft.positions += int(sequences.count.sum())
-        draft.unknown += int(sequences.unknown.sum())
-        if draft.unknown and draft.example is None:
-            draft.example = events.item_ids[0].as_py()
-        embedder = self._embedder([target.model for target in draft.targets])
-        with self.report.timed("models"):
-            embedded = embedder(sequences, self.vectors)
-        batches = {
-            target.sink: embedding_batch(
-                members,
-                sequences,
-                created,
-                embedded[target.model.name],
-                target.model.version,
-                self.domain.member_id,
-            )
-            for target in draft.targets
+        self.report.by_tensorflow |= {
+            target.model.name: target.model.why_tensorflow
+            for target in targets
+            if target.model.why_tensorflow
         }
-        if self.sequence_sink in draft.writers:
-            batches[self.sequence_sink] = sequence_batch(members, sequences, created, self.domain)
+        return _Draft(as_of, targets, writers)
+
+    def _partitions(self, part: Part, draft: _Draft) -> Iterator[Partition]:
+        """Yield what a part is computed from, by ascending ranges of members."""
+        cutoff = CutOff(
+            as_of=draft.as_of,
+            models=tuple(target.model.name for target in draft.targets),
+            sequences=self.sequence_sink in draft.writers,
+            # Events that came too late for the snapshot before may have been pushed online since.
+            after=tuple(self._before(draft.as_of)),
+        )
+        were_active = self._were_active(draft)
+        for members, events in self._events_of(part):
+            if not part.name:
+                self._count(events, since=self._start([part.as_of]))
+            yield Partition(members, events, cutoff, members.of(were_active))
+            del events  # before the next are read
+
+    def _were_active(self, draft: _Draft) -> pa.Array:
+        """Return the members who had activity in the snapshots before, ascending.
+
+        Those of them who have none now are written as explicitly empty. A view that lacks snapshots
+        before, such as a new model version or one that was taken back, empties whoever had
+        activity in any of those that it lacks.
+        """
+        before = dict[int, SnapshotSink]()
+        earlier_sequences = [t for t in self._chain(self.sequence_sink) if t < draft.as_of]
+        for sink in [self.sequence_sink, *(target.sink for target in draft.targets)]:
+            last = [t for t in self._chain(sink) if t < draft.as_of][-1:]
+            lacking = [t for t in earlier_sequences if not last or t > last[0]]
+            before.update(dict.fromkeys([*last, *lacking], sink))
+        none = pa.array([], pa.int64())
+        return sorted_union(none, *(self._members_with_activity(before[t], t) for t in before))
+
+    def _write(self, draft: _Draft, rows: Rows) -> None:
+        """Write rows aside."""
+        draft.add(rows)
+        self.report.seconds.add(rows.seconds)
+        if not rows.members:
+            return
+        batches = {target.sink: rows.embeddings[target.model.name] for target in draft.targets}
+        if rows.sequences is not None:
+            batches[self.sequence_sink] = rows.sequences
+            active = with_activity(pa.Table.from_batches([rows.sequences]))
+            draft.with_activity.append(single_chunk(active, self.domain.member_id))
         # The views are written side by side while the next members are computed; no more than one
         # slice of members waits to be written.
         self._finish_writing()
@@ -441,7 +488,6 @@ class SnapshotRun:
             self._writers.submit(draft.writers[sink].write, batch)
             for sink, batch in batches.items()
         ]
-        return sequences
 
     def _finish(self, draft: _Draft) -> None:
         """Take a draft whose members are all there for a snapshot to commit."""
@@ -455,6 +501,8 @@ class SnapshotRun:
         for sink in draft.writers:
             self._staged[sink].add(draft.as_of)
             self.report.rows += draft.members
+        if draft.with_activity:
+            self._active = {draft.as_of: pa.concat_arrays(draft.with_activity)}
         self.report.positions += draft.positions
         self.report.unknown += draft.unknown
         self.report.snapshots.append(draft.as_of)
@@ -468,24 +516,12 @@ class SnapshotRun:
                 write.result()
         self._writing = []
 
-    def _embedder(self, models: Sequence[ModelDescription]) -> Embedder:
-        """Return the embedder of a set of models, loading it at first use."""
-        key = tuple(model.name for model in models)
-        if key not in self._embedders:
-            with self.report.timed("load models"):
-                self._embedders[key] = Embedder(models, batch_size=self.batch_size)
-            self.report.by_tensorflow |= {
-                model.name: model.why_tensorflow for model in models if model.why_tensorflow
-            }
-        return self._embedders[key]
-
     def _chain(self, sink: SnapshotSink) -> list[int]:
-        """As-of times of a sink once this run is committed, ascending."""
-        drafts = [draft.as_of for draft in self._drafts if sink in draft.writers]
-        return sorted(self._committed[sink].union(self._staged[sink], drafts))
+        """As-of times of a sink once what is staged is committed, ascending."""
+        return sorted(self._committed[sink] | self._staged[sink])
 
     def _read(self, sink: SnapshotSink, as_of: int, columns: Sequence[str]) -> pa.Table:
-        """Read a snapshot as it will be once this run is committed."""
+        """Read a snapshot as it will be once what is staged is committed."""
         where = sink.staging if as_of in self._staged[sink] else sink
         return where.read(as_of, columns)
 
@@ -493,8 +529,7 @@ class SnapshotRun:
         """Return the members of a view's snapshot who had activity.
 
         The sequences say who. Where they are missing, as after a run that was killed between the
-        views of one snapshot, every member of the view is taken. Of a draft, the members are those
-        that are being computed.
+        views of one snapshot, every member of the view is taken.
         """
         if as_of in self._active:
             return self._active[as_of]
@@ -503,39 +538,16 @@ class SnapshotRun:
             return table.column(0).combine_chunks()
         columns = [self.domain.member_id, names.ACTIVITY_COUNT]
         table = self._read(self.sequence_sink, as_of, columns)
-        return with_activity(table).column(self.domain.member_id).combine_chunks()
+        return single_chunk(with_activity(table), self.domain.member_id)
 
-    def _before(self, as_of: int) -> list[int]:
+    def _before(self, as_of: int, *to_come: int) -> list[int]:
         """Return the as-of time of the sequences before, in a list, if it is not a window ago."""
-        earlier = [t for t in self._chain(self.sequence_sink) if t < as_of][-1:]
+        chain = sorted({*self._chain(self.sequence_sink), *to_come})
+        earlier = [t for t in chain if t < as_of][-1:]
         return [t for t in earlier if as_of - t < self.spec.window_us]
 
-    def _silent(
-        self, draft: _Draft, range_: MemberRange, active: pa.Array, events: ActivityEvents
-    ) -> pa.Array:
-        """Return the members to be written as explicitly empty.
-
-        They had activity in the snapshot before and have none now. A view that lacks snapshots
-        before, such as a new model version or one that was taken back, empties whoever had
-        activity in any of those that it lacks.
-        Events that came too late for the snapshot before count for it too: they may have been
-        pushed online since.
-        """
-        as_of, before = draft.as_of, dict[int, SnapshotSink]()
-        earlier_sequences = [t for t in self._chain(self.sequence_sink) if t < as_of]
-        for sink in [self.sequence_sink, *(target.sink for target in draft.targets)]:
-            last = [t for t in self._chain(sink) if t < as_of][-1:]
-            lacking = [t for t in earlier_sequences if not last or t > last[0]]
-            before.update(dict.fromkeys([*last, *lacking], sink))
-        had_activity = sorted_union(
-            active.slice(0, 0),
-            *(range_.of(self._members_with_activity(before[t], t)) for t in sorted(before)),
-            *(members_active(events, t, self.spec) for t in self._before(as_of)),
-        )
-        return had_activity.filter(pa.array(codes_of(had_activity, active) < 0))
-
     def _stage_followers(self) -> None:
-        """Add explicit empty rows to committed snapshots that follow a new one, as `_silent` does.
+        """Add explicit empty rows to committed snapshots that follow a new one.
 
         A backfill may insert a snapshot before existing ones. Whoever has activity in it and no
         row in the snapshot that follows would otherwise seem active for ever after.
@@ -609,6 +621,16 @@ class _Draft:
     positions: int = 0
     unknown: int = 0
     example: Any = None
+    with_activity: list[pa.Array] = field(default_factory=list)
+
+    def add(self, rows: Rows) -> None:
+        """Count rows."""
+        self.members += rows.members
+        self.silent += rows.silent
+        self.positions += rows.positions
+        self.unknown += rows.unknown
+        if self.unknown and self.example is None:
+            self.example = rows.item_id
 
     def close(self) -> None:
         """Finish the files."""

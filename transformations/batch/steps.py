@@ -20,6 +20,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from tqdm import tqdm
 
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.batch.executors.base import NewExecutor
 from activity_embeddings.transformations.batch.guards import Judge, require_passed
 from activity_embeddings.transformations.batch.plan import (
     MaterializePlan,
@@ -92,6 +93,8 @@ class Context:
         Members a model call, and postings a call of the item encoder.
     mix_runtimes
         Whether a model's history may go on in another runtime.
+    executor
+        Makes what computes rows.
     judge
         Compares with the run before.
     retention
@@ -111,6 +114,7 @@ class Context:
     schedule: Schedule
     batch_size: int
     mix_runtimes: bool
+    executor: NewExecutor
     judge: Judge
     retention: int | None
     events_budget: int
@@ -465,6 +469,7 @@ class Snapshots:
             batch_size=context.batch_size,
             domain=DomainNames.of(plan.view.tags),
             mix_runtimes=context.mix_runtimes,
+            executor=context.executor,
             report=report,
         )
 

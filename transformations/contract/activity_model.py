@@ -23,6 +23,7 @@ from activity_embeddings.transformations.contract.litert_file import (
     LITERT,
     TENSORFLOW,
     LiteRTFile,
+    seconds_of_one,
     why_tensorflow,
 )
 from activity_embeddings.transformations.contract.manifest import ManifestKind
@@ -144,6 +145,14 @@ class ModelDescription:
     def why_tensorflow(self) -> str:
         """Why TensorFlow computes batches of it, for people; empty where LiteRT does."""
         return "" if self.runtime == LITERT else why_tensorflow(self.manifest)
+
+    @property
+    def litert_seconds(self) -> float | None:
+        """What LiteRT takes for a sequence of a batch, as measured at packaging.
+
+        None for a model that TensorFlow runs, or that was not timed.
+        """
+        return seconds_of_one(self.manifest) if self.runtime == LITERT else None
 
     def summary(self) -> str:
         """Return one line for people: name, version, inputs and outputs."""

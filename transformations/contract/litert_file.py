@@ -21,6 +21,8 @@ FACT = "litert"
 FILE = FOLDER / "model.tflite"
 LITERT, TENSORFLOW = "litert", "tensorflow"
 """What computes a model's vectors."""
+SEQUENCES_TIMED = 512
+"""Sequences of the batch whose seconds the manifest has."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ class LiteRTFile:
                 f"{'no file' if content is None else f'{content} (changed or corrupt file)'}"
             )
         return cls(file, facts["runs_batches"])
+
+
+def seconds_of_one(manifest: Mapping[str, Any]) -> float | None:
+    """Return what LiteRT took for a sequence at packaging; None where that was not measured."""
+    seconds = (manifest.get(FACT) or {}).get("seconds_of_a_batch") or {}
+    return seconds[LITERT] / SEQUENCES_TIMED if LITERT in seconds else None
 
 
 def hash_of(content: bytes) -> str:

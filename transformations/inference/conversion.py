@@ -13,7 +13,7 @@ import numpy as np
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
-from activity_embeddings.transformations.contract.litert_file import hash_of
+from activity_embeddings.transformations.contract.litert_file import SEQUENCES_TIMED, hash_of
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
 from activity_embeddings.transformations.errors import first_line
 from activity_embeddings.transformations.inference.litert import (
@@ -35,8 +35,6 @@ SLOWER = 2
 
 Up to there, a run spares more by not importing TensorFlow.
 """
-_TIMED = 512
-"""Sequences by which the two are timed."""
 _Call = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
@@ -113,6 +111,9 @@ def _what_is_there_is_no_garbage() -> Iterator[None]:
 
     The converter calls it. With Feast and TensorFlow imported it takes as long as the conversion.
     """
+    if gc.get_freeze_count():  # as the process wants it
+        yield
+        return
     gc.freeze()
     try:
         yield
@@ -138,10 +139,10 @@ def _difference(model: ModelDescription, converted: LiteRTModel, call_saved: _Ca
 
 def _time(model: ModelDescription, converted: LiteRTModel, call_saved: _Call) -> dict[str, float]:
     """Return the seconds that a batch takes by each, the better of two."""
-    probe = _probe(model, [1 + i % model.spec.length for i in range(_TIMED)])
+    probe = _probe(model, [1 + i % model.spec.length for i in range(SEQUENCES_TIMED)])
     parts = [
         {name: values[start : start + SEQUENCES_A_CALL] for name, values in probe.items()}
-        for start in range(0, _TIMED, SEQUENCES_A_CALL)
+        for start in range(0, SEQUENCES_TIMED, SEQUENCES_A_CALL)
     ]
 
     def seconds(call: _Call, batches: Sequence[Mapping[str, np.ndarray]]) -> float:

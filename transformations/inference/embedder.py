@@ -43,6 +43,9 @@ class Embedder:
         Whether to run every model by LiteRT that can be converted, for the few members that a
         request asks for: calling a SavedModel for one sequence takes many times longer than
         computing it. A model without a LiteRT file is converted first, with TensorFlow.
+    threads
+        Of a call by LiteRT. None: one for requests, since a server answers several at once, and as
+        many as there are cores for a batch, which has the machine to itself.
 
     Raises
     ------
@@ -56,12 +59,13 @@ class Embedder:
         *,
         batch_size: int = BATCH_SIZE,
         for_requests: bool = False,
+        threads: int | None = None,
     ) -> None:
         self.models = list(models)
         self.batch_size = batch_size
         contents = {model.name: _litert_content(model, for_requests) for model in models}
-        # A server answers several requests at once; a batch has the machine to itself.
-        threads = 1 if for_requests else cores()
+        if threads is None:
+            threads = 1 if for_requests else cores()
         self._litert = {
             name: LiteRTModel(content, threads=threads)
             for name, content in contents.items()

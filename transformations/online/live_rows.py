@@ -17,8 +17,8 @@ from feast.protos.feast.types.Value_pb2 import Value
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.merge import Activity, as_events, with_event_ids
+from activity_embeddings.transformations.activity.rows import sequence_batch
 from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
-from activity_embeddings.transformations.definitions.schemas import sequence_batch
 from activity_embeddings.transformations.definitions.tags import spec_of
 from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.online.base import Row, Stored

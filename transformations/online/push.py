@@ -30,6 +30,7 @@ from activity_embeddings.transformations.activity.merge import (
     has_numbers,
     merge_activities,
 )
+from activity_embeddings.transformations.activity.rows import sequence_batch
 from activity_embeddings.transformations.arrow import (
     TIMESTAMP,
     id_column,
@@ -37,7 +38,6 @@ from activity_embeddings.transformations.arrow import (
     time_column,
 )
 from activity_embeddings.transformations.definitions.registered import registered_domain
-from activity_embeddings.transformations.definitions.schemas import sequence_batch
 from activity_embeddings.transformations.definitions.tags import has_string_ids
 from activity_embeddings.transformations.errors import (
     InvalidData,

@@ -1,0 +1,146 @@
+"""Wherever rows are computed, all files, rows and counts are the same."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from activity_embeddings.transformations.batch.executors import base, processes, ray_tasks
+from activity_embeddings.transformations.batch.executors.processes import ProcessesExecutor
+from activity_embeddings.transformations.batch.snapshot_run import SnapshotRun
+from support.feast_repo import at, small_repo
+from support.ray_cluster import kill_workers, two_nodes
+
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
+
+def work(repo):
+    """Publish, leave days out, and fill them in; return the reports."""
+    outputs = [repo.publish(at(-1), at(1)).output]
+    outputs += [repo.materialize(at(start), at(end)).output for start, end in ((3, 4), (1, 3))]
+    return [
+        line
+        for text in outputs
+        for line in text.splitlines()
+        if re.match("  [a-z]", line) and not line.startswith("  seconds")
+    ]
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory, models):
+    """Return a function that makes a repo, always over the same data."""
+
+    def make(**settings):
+        repo = small_repo(tmp_path_factory.mktemp("repo") / "repo", models, seed=7, members=30)
+        lines = "".join(f"  {name}: {value}\n" for name, value in settings.items())
+        repo.edit(
+            "feature_store.yaml", "  snapshot_interval_hours", f"{lines}  snapshot_interval_hours"
+        )
+        return repo
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def expected(new):
+    """What this process alone computes: reports and stores."""
+    repo = new()
+    return work(repo), repo.stores()
+
+
+@pytest.fixture(autouse=True)
+def small_tasks(monkeypatch):
+    """Have tasks of a few members, and workers however light the models are."""
+    monkeypatch.setattr(base, "ROWS_A_TASK", 12)
+    monkeypatch.setattr(processes, "WORTH_SECONDS", 0)
+
+
+def test_processes_give_the_same(new, expected):
+    repo = new(executor="processes", workers=2)
+    assert (work(repo), repo.stores()) == expected
+    assert "wait for workers" in repo.materialize(at(3), at(4)).output
+
+
+def test_a_worker_process_that_ends_is_said_and_nothing_is_published(new, monkeypatch):
+    repo = new(executor="processes", workers=2)
+    repo.publish(at(-1), at(0))
+    before = repo.stores()
+    start = ProcessesExecutor._start
+
+    def lose_one(executor):
+        threads = start(executor)
+        executor._processes[1]._process.kill()
+        return threads
+
+    monkeypatch.setattr(ProcessesExecutor, "_start", lose_one)
+    refused = repo.feast("materialize", "2024-03-01T00:00:00", "2024-03-02T00:00:00")
+    assert refused.code == 1
+    assert (
+        "expected worker processes that last. Received: one that ended (SIGKILL)" in refused.output
+    )
+    assert "Traceback" not in refused.output
+    assert repo.stores() == before
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Two nodes, which keep their copies of models where no other test does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACTIVITY_EMBEDDINGS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with two_nodes() as nodes:
+            yield nodes
+
+
+@pytest.mark.ray
+def test_ray_gives_the_same(new, expected, cluster):
+    repo = new(executor="ray", address=cluster.address)
+    assert (work(repo), repo.stores()) == expected
+    # The nodes had the models by way of the cluster alone.
+    cache = Path(os.environ["ACTIVITY_EMBEDDINGS_CACHE"])
+    assert len(list(cache.glob("model-*"))) == 3
+
+
+@pytest.mark.ray
+def test_what_a_worker_says_is_said(new, cluster, monkeypatch):
+    repo = new(executor="ray", address=cluster.address)
+    repo.run("apply")
+    monkeypatch.setattr(ray_tasks, "version", lambda package: "0.0.1")
+    refused = repo.feast("materialize", "2024-02-29T00:00:00", "2024-03-01T00:00:00")
+    assert refused.code == 1
+    assert (
+        "expected activity-embeddings 0.0.1 on every machine of the Ray cluster" in refused.output
+    )
+    assert "Traceback" not in refused.output
+
+
+@pytest.mark.ray
+def test_workers_and_a_node_that_are_killed_change_nothing(new, expected, cluster, monkeypatch):
+    """The last one of the cluster, since a node is gone then."""
+    repo = new(executor="ray", address=cluster.address)
+    head, other = cluster.list_all_nodes()
+    calls, killed, gone, write = [], [], [], SnapshotRun._write
+
+    def killing(run, draft, rows):
+        calls.append(rows.members)
+        if len(calls) in (2, 6, 9):
+            killed.extend(kill_workers(head, other))
+        elif len(calls) == 14:
+            gone.append(cluster.remove_node(other, allow_graceful=False))
+        return write(run, draft, rows)
+
+    monkeypatch.setattr(SnapshotRun, "_write", killing)
+    assert (work(repo), repo.stores()) == expected
+    assert len(killed) >= 3
+    assert gone
+    assert len(calls) > 20
+
+
+@pytest.mark.ray
+def test_a_cluster_that_is_not_there_is_named(new):
+    repo = new(executor="ray", address="127.0.0.1:1")
+    repo.run("apply")
+    refused = repo.feast("materialize", "2024-02-29T00:00:00", "2024-03-01T00:00:00")
+    assert refused.code == 5
+    assert "expected a Ray cluster at address '127.0.0.1:1'. Received: Conn" in refused.output
+    assert "Traceback" not in refused.output
