@@ -70,6 +70,9 @@ class Sample:
         Settings of `Fit` that are not its defaults.
     settings
         What its feature repo says: types of ids, actions, columns of the postings.
+    as_of
+        As of when its members' values are measured: `published`, or `request` where few members
+        come back after a daily run.
     folder
         Where in the package `activity_embeddings` its files lie, beside their licence.
     simulated
@@ -89,6 +92,7 @@ class Sample:
     buckets: int = 1 << 14
     fit: Mapping[str, Any] = field(default_factory=dict)
     settings: RepoSettings = field(default_factory=RepoSettings)
+    as_of: str = "published"
     folder: str = ""
     simulated: bool = False
 

@@ -31,5 +31,6 @@ ENTREE = Sample(
         vector_spec=ItemVectorSpec("content_and_behaviour", "1", 64),
         items=postings_of(("title", "String"), ("features", "Array(String)")),
     ),
+    as_of="request",
     folder="template/data",
 )

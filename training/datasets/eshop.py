@@ -28,5 +28,6 @@ ESHOP = Sample(
         spec=ActivitySpec(actions=("SAVE",), positive_actions=("SAVE",)),
         items=postings_of(("title", "String"), ("features", "Array(String)")),
     ),
+    as_of="request",
     folder="training/datasets/data/eshop",
 )

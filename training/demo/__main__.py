@@ -145,6 +145,7 @@ def _evaluate(store: FeatureStore, sample: Sample, out: Path, *, quick: bool) ->
     from activity_embeddings.training.evaluation.from_repo import read_data, read_models
     from activity_embeddings.training.evaluation.plan import (
         QUICK,
+        AsOf,
         Declared,
         EvaluationPlan,
         Size,
@@ -161,7 +162,9 @@ def _evaluate(store: FeatureStore, sample: Sample, out: Path, *, quick: bool) ->
     }
     options = [f"--{name} {moment:%Y-%m-%d}" for name, moment in dates.items()]
     seeds = QUICK_SEEDS if quick else SEEDS
-    options += [f"--models {LEARNED} --seeds {seeds}{' --quick' if quick else ''}"]
+    options += [
+        f"--as-of {sample.as_of} --models {LEARNED} --seeds {seeds}{' --quick' if quick else ''}"
+    ]
     options += [f"--description {shlex.quote(sample.description)}"]
     options += [f"--truth {shlex.quote(_shown(truth))}"] if truth else []
     options += [f"--out {shlex.quote(_shown(out))}"]
@@ -171,6 +174,7 @@ def _evaluate(store: FeatureStore, sample: Sample, out: Path, *, quick: bool) ->
         out,
         plan=EvaluationPlan(
             Timeline(sample.rank_from, sample.test_from, sample.until),
+            as_of=AsOf(sample.as_of),
             declared=Declared(seeds=tuple(range(seeds))),
             size=QUICK if quick else Size(),
             targets=TARGETS[sample.name],
