@@ -1,6 +1,6 @@
 # make demo       the tutorial's commands on the sample data, in a fresh virtual environment
 # make evaluate   trains models on the sample data and measures what they add to a ranker;
-#                 DATA=jobs: on a simulated job market
+#                 DATA=eshop, films or jobs (simulated, MEMBERS=n): on other data
 # make test-fast  the tests that need no Feast repo, process, server or browser: under a minute
 # make test       the whole test suite; what CI runs
 # make test-spark its tests on Spark, which need Java; CI leaves them out
@@ -11,7 +11,7 @@
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
     $$p -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))" 2>&- \
     && echo $$p && break; done)
-DATA ?= films
+DATA ?= entree
 VENV := .venv
 BIN := $(VENV)/bin
 TRACKED_MODELS := $(addprefix feature_repo/models/,geometric_decay item_encoder unweighted_average)
@@ -26,7 +26,7 @@ demo: $(VENV)/installed
 	$(BIN)/python tools/run_blocks.py docs/tutorial.md --in build/demo --until "Your own data"
 
 evaluate: $(VENV)/installed
-	$(BIN)/python -m activity_embeddings.training.demo --repo feature_repo --data $(DATA)
+	$(BIN)/python -m activity_embeddings.training.demo --data $(DATA) $(if $(MEMBERS),--members $(MEMBERS))
 
 # A file's tests share what is expensive, so they stay in one process.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder

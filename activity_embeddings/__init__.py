@@ -45,6 +45,8 @@ if TYPE_CHECKING:
         NotReady,
         StoreUnreachable,
     )
+    from activity_embeddings.transformations.explain.explain import explain
+    from activity_embeddings.transformations.explain.explanation import Explanation
     from activity_embeddings.transformations.feast_compat.sqlite import (
         ThreadedSqliteOnlineStore,
         ThreadedSqliteOnlineStoreConfig,
@@ -85,6 +87,7 @@ __all__ = [
     "ActivitySpec",
     "AlreadyRunning",
     "DomainNames",
+    "Explanation",
     "GuardFailed",
     "IcebergSnapshots",
     "InvalidData",
@@ -117,6 +120,7 @@ __all__ = [
     "encoded_vector_view",
     "entity_rows",
     "evaluate",
+    "explain",
     "models",
     "objectives",
     "package_item_encoder",
@@ -163,6 +167,9 @@ _MODULE_OF = {
     "entity_rows": "transformations.serving.entity_rows",
     "preload": "transformations.serving.process",
     "start_serving": "transformations.serving.server",
+    # Looking at what is served.
+    "Explanation": "transformations.explain.explanation",
+    "explain": "transformations.explain.explain",
     # Training and evaluation.
     "ACTIVITY_MODEL_CHECKS": "training.testing",
     "Period": "training.examples.periods",

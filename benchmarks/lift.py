@@ -4,6 +4,7 @@
     python benchmarks/lift.py --data jobs --seeds 3   one of them, fewer seeds
     python benchmarks/lift.py --quick                 fewer queries, no lists of weeks: a look
     python benchmarks/lift.py --resume                keep the models that are trained already
+    python benchmarks/lift.py --as-of request         values as of each request, not as published
 
 Everything is made from scratch: the item encoder learns before the models, the models before the
 ranker, the ranker before the test. Each seed has models of its own. Films stand in for jobs (a
@@ -25,7 +26,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from activity_embeddings.training.datasets.job_market import JobMarket
 from activity_embeddings.training.datasets.sample import FILMS, JOBS, TRUTH, Sample
 from activity_embeddings.training.demo.models import (
     ITEM_ENCODER,
@@ -41,6 +41,7 @@ from activity_embeddings.training.evaluation.evaluate import evaluate
 from activity_embeddings.training.evaluation.gate import compare
 from activity_embeddings.training.evaluation.plan import (
     QUICK,
+    AsOf,
     Declared,
     EvaluationPlan,
     Size,
@@ -55,7 +56,6 @@ from activity_embeddings.transformations.contract.item_encoder import describe_i
 from activity_embeddings.transformations.inference.tensorflow import tensorflow
 from activity_embeddings.transformations.times import Schedule
 
-FILM_DATA = Path(__file__).parents[1] / "feature_repo" / "data"
 EARLIER_FILMS = replace(
     FILMS,
     name="films-july",
@@ -87,17 +87,16 @@ def run(
     size: Size,
     models: tuple[str, ...],
     ranker: RankerSettings,
+    as_of: AsOf,
     *,
     resume: bool,
 ) -> None:
     """Train everything, or what is missing, evaluate it and print what came out."""
     started = time.perf_counter()
     print(f"\n== {sample.name}: {sample.description}", flush=True)
-    data = FILM_DATA
-    if sample.simulated:
-        data = folder / "data"
-        shutil.rmtree(data, ignore_errors=True)
-        JobMarket().write(data)
+    data = folder / "data"
+    shutil.rmtree(data, ignore_errors=True)
+    sample.write(data)
     if not (resume and (folder / ITEM_ENCODER).is_dir()):
         build_item_encoder(data, folder, sample=sample)
     vector_spec = describe_item_encoder(folder / ITEM_ENCODER).vector_spec
@@ -127,9 +126,10 @@ def run(
             simulated=sample.simulated,
             truth=data / TRUTH if sample.simulated else None,
         ),
-        folder,
+        report_folder(folder, as_of),
         plan=EvaluationPlan(
             Timeline(sample.rank_from, sample.test_from, sample.until),
+            as_of=as_of,
             declared=Declared(seeds=tuple(range(seeds))),
             size=size,
             ranker=ranker,
@@ -142,6 +142,11 @@ def run(
     print(f"\n{headline(result)}\n{time.perf_counter() - started:.0f} s", flush=True)
 
 
+def report_folder(folder: Path, as_of: AsOf) -> Path:
+    """Return where the evaluation of a data set is written."""
+    return folder if as_of == AsOf.PUBLISHED else folder / as_of
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -150,6 +155,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="fewer queries, no lists of weeks")
     parser.add_argument("--hadamard", choices=("layer", "coordinates"), default="layer")
+    parser.add_argument("--as-of", choices=list(AsOf), type=AsOf, default=AsOf.PUBLISHED)
     parser.add_argument("--resume", action="store_true", help="keep what was trained before")
     parser.add_argument("--folder", type=Path, default=Path("build/lift"))
     arguments = parser.parse_args()
@@ -163,10 +169,11 @@ def main() -> None:
             QUICK if arguments.quick else Size(),
             tuple(arguments.models),
             RankerSettings(hadamard=arguments.hadamard),
+            arguments.as_of,
             resume=arguments.resume,
         )
     for data in (FILMS, EARLIER_FILMS), (JOBS,):
-        folders = [arguments.folder / sample.name for sample in data]
+        folders = [report_folder(arguments.folder / s.name, arguments.as_of) for s in data]
         if SHIPPED in arguments.models and all((f / REPORT).is_file() for f in folders):
             print(f"\n{', '.join(sample.name for sample in data)}: {DECAY} or {SHIPPED}?")
             print(compare(folders, DECAY, SHIPPED))

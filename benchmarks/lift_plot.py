@@ -1,4 +1,4 @@
-"""Draw docs/assets/lift.png from what `lift.py` printed, as benchmarks/README.md keeps it.
+"""Draw docs/assets from what `make demo` and `lift.py` printed, as benchmarks/README.md keeps it.
 
 python benchmarks/lift_plot.py
 """
@@ -12,6 +12,7 @@ import matplotlib
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 PAGES = {"films": "Films, August (a proxy domain)", "jobs, SIMULATED DATA": "Jobs, SIMULATED"}
@@ -24,6 +25,12 @@ ARMS = {
     "gru": "GRU",
     "lstm": "LSTM",
     "transformer": "Transformer",
+}
+SAMPLE = {
+    "popularity": "popularity",
+    "unweighted_average": "mean",
+    "geometric_decay": "decaying mean",
+    "cnn": "CNN",
 }
 _ROW = re.compile(r"^ {6}(\w+) +\S+ +\S+ +([+-]\S+) +\[([+-]\S+), ([+-]\S+)\]", re.MULTILINE)
 
@@ -40,9 +47,36 @@ def lifts(text: str, data: str) -> dict[str, tuple[float, float, float]]:
     }
 
 
+def draw_sample(text: str) -> Path:
+    """Draw what each model finds on the sample."""
+    start = text.index("as of the request; above the row before")
+    found = re.findall(
+        r"^ {6}(\w+) +(0\.\d+)", text[start : text.index("## ", start)], re.MULTILINE
+    )
+    figure, axis = plt.subplots(figsize=(6, 1.9))
+    for row, (name, ndcg) in enumerate(reversed(found)):
+        axis.barh(row, float(ndcg), color="#8a8a8a" if name == "popularity" else "#1f6f8b")
+        axis.text(float(ndcg) + 0.006, row, ndcg[1:], va="center", fontsize=9)
+    axis.set_yticks(range(len(found)), [SAMPLE[name] for name, _ in reversed(found)])
+    axis.set_xlim(0, 0.65)
+    axis.set_xlabel("NDCG@10 among all restaurants of the day, as of the request", fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=9)
+    return save(figure, "sample.png")
+
+
+def save(figure: Figure, name: str) -> Path:
+    """Write a picture among those of the documentation."""
+    figure.tight_layout()
+    out = HERE.parent / "docs" / "assets" / name
+    figure.savefig(out, dpi=110)
+    return out
+
+
 def main() -> None:
-    """Draw it."""
+    """Draw both."""
     text = (HERE / "README.md").read_text(encoding="utf-8")
+    print(draw_sample(text))
     figure, axes = plt.subplots(1, len(PAGES), figsize=(9, 3.2), sharex=True, sharey=True)
     for axis, (data, title) in zip(axes, PAGES.items(), strict=True):
         found = lifts(text, data)
@@ -57,10 +91,7 @@ def main() -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=9)
     axes[0].set_yticks(range(len(ARMS)), list(ARMS.values()))
-    figure.tight_layout()
-    out = HERE.parent / "docs" / "assets" / "lift.png"
-    figure.savefig(out, dpi=110)
-    print(out)
+    print(save(figure, "lift.png"))
 
 
 if __name__ == "__main__":

@@ -1,296 +1,323 @@
-"""Publishing three models offline and online: this package, stock Feast, and the floor.
+"""Publishing three models offline and online, end to end: ours, stock Feast, and the bare work.
 
-    python benchmarks/publish.py
+    python benchmarks/publish.py                       # 100,000 members, sqlite
+    python benchmarks/publish.py --store redis         # or postgres
 
-Generates activity, publishes it in each of the ways of `publish_variants`, prints seconds,
-rates, memory and ratios, and says which targets were reached. Then publishes 1, 7 and 28
-snapshots to show what memory does. Every run is a process of its own, so memory is its own too.
+Publishes a first day into empty stores (fill), and the next day over it (overwrite). Each command
+is a process of its own, measured from its start to its exit, imports included:
+
+- ours: `feast materialize`, with the definitions of `feature_repo/`. It publishes sequences too.
+- stock: a script that makes the values as a Feast user would by hand, and `feast materialize`.
+- bare: the work that cannot be avoided, on data that lies ready in one process; imports are left
+  out.
+
+See `publish_variants.py` for what they do. `--memory` publishes 1, 7 and 28 snapshots with ours,
+and prints what memory does.
 """
 
 from __future__ import annotations
 
 import argparse
-import cProfile
 import json
 import os
 import platform
 import pstats
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import synthetic
-from publish_variants import VARIANTS, VIEWS
-from synthetic import FEATURE_REPO
+from processes import FEAST, PYTHON, Usage, run
+from publish_variants import SEQUENCE, VARIANTS, VIEWS
+from servers import SETTINGS
+from synthetic import CUTOFF, SHARE_UNKNOWN
 
-FEAST = Path(sys.executable).with_name("feast")
-LOAD = "load models"
+DAY = timedelta(days=1)
+DAYS = {"fill": CUTOFF - DAY, "overwrite": CUTOFF}
 PUSH = "push online"
-STAGES = {
-    LOAD: "import TensorFlow and DuckDB, load models",
-    "read item vectors": "read item vectors",
-    "read events": "read events (ours: check and order)",
-    "sequences": "sequences",
-    "tensors": "tensors (ours: inside the models)",
-    "models": "three models",
-    "write": "write parquet",
-    "commit": "commit",
-    "other": "other",
-    PUSH: "push online",
-}
+REST = "import, start, other"
+STAGES = (
+    "read item vectors",
+    "read events",
+    "load models",
+    "sequences",
+    "models",
+    "write",
+    "judge",
+    "commit",
+    PUSH,
+)
+WAYS = ("ours", "stock", "bare")
 MEMORY_SNAPSHOTS = (1, 7, 28)
 HOT_SPOTS = 25
 
-Result = dict[str, Any]
+
+@dataclass(frozen=True)
+class Result:
+    """What a way to publish took: the whole, and seconds by stage; the bare work is all stages."""
+
+    seconds: float
+    stages: Mapping[str, float]
+    values: int
+    cpu: float
+    peak: int | None = None
+
+    @property
+    def but_push(self) -> float:
+        """Seconds of all but the push."""
+        return self.seconds - self.stages[PUSH]
+
+
+Results = dict[tuple[str, str], Result]
+"""By the name of the day and the way."""
 
 
 def main() -> None:
     """Run what the command line asks for."""
     options = _options()
-    if options.variant == "models":
-        folder = options.keep
-        synthetic.write_models(folder / "ours/models", folder / "keras", options.dimension)
-        return
-    if options.variant:
-        arguments = (options.keep, options.snapshots)
-        if options.profile:
-            _profile(VARIANTS[options.variant], *arguments)
-            return
-        result = VARIANTS[options.variant](*arguments)
-        options.result.write_text(json.dumps(result), encoding="utf-8")
+    if options.part:
+        _be(options.part, options.keep)
         return
     print(_machine(), flush=True)
     with tempfile.TemporaryDirectory(prefix="activity-embeddings-") as temporary:
         folder = options.keep or Path(temporary)
         _compare(options, folder / "publish")
-        if not options.skip_memory:
+        if options.memory:
             _memory(options, folder / "memory")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
+    add("--store", choices=list(SETTINGS), default="sqlite", help="online store")
     add("--members", type=int, default=100_000)
     add("--events-per-member", type=float, default=12, help="mean number in a window")
     add("--items", type=int, default=50_000)
     add("--dimension", type=int, default=64, help="length of an item vector")
-    add("--snapshots", type=int, default=1, help="daily cut-offs; stock and floor need 1")
     add("--repeat", type=int, default=1, help="run everything this often, print medians")
     add("--skip-stock", action="store_true")
-    add("--skip-floor", action="store_true")
-    add("--skip-memory", action="store_true", help="leave out the runs with 1, 7, 28 snapshots")
+    add("--skip-bare", action="store_true")
+    add("--memory", action="store_true", help="also publish 1, 7 and 28 snapshots")
     add("--memory-members", type=int, default=20_000, help="members of those runs")
-    add("--profile", action="store_true", help="print the hot spots of this package's path")
+    add("--profile", action="store_true", help="print the hot spots of ours, imports included")
     add("--keep", type=Path, metavar="DIR", help="work in this folder and leave the files there")
-    add("--variant", choices=["models", *VARIANTS], help=argparse.SUPPRESS)
-    add("--result", type=Path, help=argparse.SUPPRESS)
+    add("--part", choices=list(VARIANTS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _compare(options: argparse.Namespace, folder: Path) -> None:
-    """Run the variants side by side and print what they took."""
-    names = ["ours"]
-    if options.snapshots == 1:
-        names += ["stock"] * (not options.skip_stock) + ["floor"] * (not options.skip_floor)
-    _prepare(folder, options, members=options.members, snapshots=options.snapshots)
-    runs: list[dict[str, Result]] = []
-    for _ in range(options.repeat):
-        _fresh_repo(folder)
-        runs.append({name: _run(name, folder, options.snapshots) for name in names})
-    results = {name: _median([run[name] for run in runs]) for name in names}
-    _print_stages(results, options)
-    _print_rates(results, _run("sequences", folder, 1), options)
-    if options.profile:
-        _fresh_repo(folder)
-        output = _call(_command("ours", folder, options.snapshots, "--profile"), folder)
-        start = output.rindex("\n", 0, output.index("function calls"))
-        print("\nhot spots of this package, imports left out\n" + output[start:].rstrip())
-
-
-def _prepare(folder: Path, options: argparse.Namespace, *, members: int, snapshots: int) -> None:
-    """Generate data and models, in a process of their own, and copy the definitions."""
+    """Publish in each of the ways, and print what they took."""
     shutil.rmtree(folder, ignore_errors=True)
-    repo = folder / "ours"
-    (repo / "data").mkdir(parents=True)
-    synthetic.write_definitions(repo, options.dimension)
-    shutil.copy(FEATURE_REPO / "feature_store.yaml", repo)
-    synthetic.write_activity(
-        repo / "data",
-        members=members,
-        events_per_member=options.events_per_member,
-        items=options.items,
-        dimension=options.dimension,
-        snapshots=snapshots,
+    runs = [_run(folder, options) for _ in range(options.repeat)]
+    results = {key: _median([each[key] for each in runs]) for key in runs[0]}
+    _print_table(results, options)
+    _print_ratios(results)
+    if not options.skip_stock:
+        largest = max(_part("difference", folder, options, cutoff=day) for day in DAYS.values())
+        print(f"  largest difference between the vectors of ours and stock: {largest:.1e}")
+    sequences = _part("sequences", folder, options)
+    _print_ratio(
+        "events/s: check, order, make sequences, tables in memory",
+        sequences["events"] / sum(sequences["seconds"].values()),
+        2e6,
     )
-    # Memory that this process had is counted in the processes it starts: TensorFlow stays out.
-    dimension = str(options.dimension)
-    command = [sys.executable, __file__, "--variant", "models", "--keep", folder]
-    _call([*command, "--dimension", dimension], folder)
+    if options.profile:
+        file = folder / "profile"
+        profiled = [PYTHON, "-m", "cProfile", "-o", file, *_materialize(CUTOFF)]
+        run(profiled, folder / "ours")
+        pstats.Stats(str(file)).strip_dirs().sort_stats("tottime").print_stats(HOT_SPOTS)
 
 
-def _fresh_repo(folder: Path) -> None:
-    """Empty all stores and apply the definitions, with the real command."""
-    data = folder / "ours" / "data"
-    for leftover in (data / "snapshots", folder / "stock", folder / "floor"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for database in data.glob("*.db*"):
-        database.unlink()
-    _call([FEAST, "apply"], folder / "ours")
+def _run(folder: Path, options: argparse.Namespace) -> Results:
+    """Publish both days in each of the ways, into stores that are empty at first."""
+    results: Results = {}
+    served = SETTINGS[options.store]
+    with served() as online_store, served() as bare_store:
+        options.online_store, options.bare_store, options.snapshots = online_store, bare_store, 2
+        _prepare(folder, options)
+        for name, day in DAYS.items():
+            results[name, "ours"] = _ours(folder / "ours", day)
+            if not options.skip_bare:
+                made = _part("bare", folder, options, cutoff=day)
+                stages = made["seconds"]
+                results[name, "bare"] = Result(
+                    sum(stages.values()), stages, made["values"], made["cpu"]
+                )
+        if not options.skip_stock:
+            _part("define_stock", folder, options)
+            for name, day in DAYS.items():
+                results[name, "stock"] = _stock(folder, options, day)
+    return results
 
 
-def _run(name: str, folder: Path, snapshots: int) -> Result:
-    """Run one variant in a process of its own."""
-    result = folder / f"{name}.json"
-    _call(_command(name, folder, snapshots, "--result", result), folder)
-    return json.loads(result.read_text(encoding="utf-8"))
+def _prepare(folder: Path, options: argparse.Namespace) -> None:
+    """Generate data and models, anew, and apply the definitions."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _part("prepare", folder, options)
+    run([FEAST, "apply"], folder / "ours")
 
 
-def _command(name: str, folder: Path, snapshots: int, *more: Any) -> list[Any]:
-    own = [sys.executable, __file__, "--variant", name, "--keep", folder]
-    return [*own, "--snapshots", str(snapshots), *more]
+def _ours(repo: Path, day: datetime, days: int = 1) -> Result:
+    """Publish with this package; its stages are those of the run's record."""
+    records = repo / "data" / "snapshots" / "_runs"
+    before = set(records.glob("*.json"))
+    usage = run(_materialize(day, days), repo)
+    (record,) = set(records.glob("*.json")) - before
+    steps = json.loads(record.read_text())["steps"]
+    (facts,) = (step for step in steps if "snapshots" in step)
+    return _result([usage], facts["seconds"], facts["pushed_values"])
 
 
-def _profile(variant: Callable[..., Result], *arguments: Any) -> None:
-    """Run a variant under cProfile, imports done before, and print where the time goes."""
-    import feast  # noqa: F401
-    import tensorflow  # noqa: F401
+def _stock(folder: Path, options: argparse.Namespace, day: datetime) -> Result:
+    """Publish by hand; the push is what Feast takes longer than for an interval without rows."""
+    script = _part("stock", folder, options, cutoff=day)
+    feast = run(_materialize(day, views=VIEWS), folder / "stock")
+    idle = run(_materialize(day - 300 * DAY, views=VIEWS), folder / "stock")
+    stages = {**script["seconds"], PUSH: feast.seconds - idle.seconds}
+    return _result([script["usage"], feast], stages, script["values"])
 
-    profiler = cProfile.Profile()
-    profiler.runcall(variant, *arguments)
-    pstats.Stats(profiler).strip_dirs().sort_stats("tottime").print_stats(HOT_SPOTS)
 
-
-def _call(command: list[Any], folder: Path) -> str:
-    """Run a command and return what it printed; show everything if it fails."""
-    environment = {"FEAST_USAGE": "False", "TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+def _result(commands: list[Usage], stages: Mapping[str, float], values: int) -> Result:
+    return Result(
+        sum(each.seconds for each in commands),
+        stages,
+        values,
+        sum(each.cpu for each in commands),
+        max(each.peak for each in commands),
     )
-    if done.returncode:
-        sys.exit(f"{' '.join(map(str, command))} failed\n{done.stdout}\n{done.stderr}")
-    return done.stdout
+
+
+def _materialize(end: datetime, days: int = 1, views: Iterable[str] = (SEQUENCE, *VIEWS)) -> list:
+    interval = (f"{moment:%Y-%m-%dT%H:%M:%S}" for moment in (end - days * DAY, end))
+    return [
+        FEAST,
+        "materialize",
+        *interval,
+        *(word for view in views for word in ("--views", view)),
+    ]
+
+
+def _part(name: str, folder: Path, options: argparse.Namespace, **more: Any) -> Any:
+    """Run a function of `publish_variants` as a process, and return what it returns.
+
+    Where that is a dictionary, `usage` in it is what the process took.
+    """
+    text = json.dumps({**vars(options), **more}, default=str)
+    (folder / "options.json").write_text(text, encoding="utf-8")
+    usage = run([PYTHON, __file__, "--part", name, "--keep", folder], folder)
+    made = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return {**made, "usage": usage} if isinstance(made, dict) else made
+
+
+def _be(name: str, folder: Path) -> None:
+    """Be such a process."""
+    options = argparse.Namespace(**json.loads((folder / "options.json").read_text()))
+    if "cutoff" in options:
+        options.cutoff = datetime.fromisoformat(options.cutoff)
+    made = VARIANTS[name](folder, options)
+    (folder / "result.json").write_text(json.dumps(made), encoding="utf-8")
 
 
 def _median(runs: list[Result]) -> Result:
-    """Return the last run with the median of every figure that varies."""
-    result = dict(runs[-1])
-    middle = statistics.median
-    stages = runs[-1]["seconds"]
-    result["seconds"] = {stage: middle(run["seconds"][stage] for run in runs) for stage in stages}
-    result["memory"] = middle(run["memory"] for run in runs)
-    if "pushes" in result:
-        result["pushes"] = {
-            view: {**push, "seconds": middle(run["pushes"][view]["seconds"] for run in runs)}
-            for view, push in result["pushes"].items()
-        }
-    return result
+    """Return the last run with the median of each figure."""
+    last, middle = runs[-1], statistics.median
+    stages = {stage: middle(each.stages[stage] for each in runs) for stage in last.stages}
+    return replace(
+        last,
+        seconds=middle(each.seconds for each in runs),
+        stages=stages,
+        cpu=middle(each.cpu for each in runs),
+        peak=last.peak and max(each.peak for each in runs),
+    )
 
 
-def _print_stages(results: dict[str, Result], options: argparse.Namespace) -> None:
-    ours = results["ours"]
+def _print_table(results: Results, options: argparse.Namespace) -> None:
     times = f", median of {options.repeat} runs" if options.repeat > 1 else ""
     print(
-        f"data: {options.members:,} members, {ours['events']:,} events, {options.items:,} items "
-        f"({synthetic.SHARE_UNKNOWN:.0%} without a vector), {options.dimension} dimensions, "
-        f"{ours['snapshots']} snapshot(s)\n"
+        f"data: {options.members:,} members with {options.events_per_member:g} events a window, "
+        f"{options.items:,} items ({SHARE_UNKNOWN:.0%} without a vector), {options.dimension} "
+        f"dimensions; online store: {options.store}{times}\n"
     )
-    print(f"{'seconds' + times:<40}" + "".join(f"{name:>12}" for name in results))
-    for stage, title in STAGES.items():
-        if stage == PUSH:
-            _print_row("everything but import and push", results, _work)
-        _print_row(title, results, lambda result, stage=stage: result["seconds"].get(stage))
-    print()
+    keys = [(day, way) for day in DAYS for way in WAYS if (day, way) in results]
+    columns = [results[key] for key in keys]
+    _print_row("", (f"{day}: {way}" for day, way in keys))
+    _print_row("seconds, from start to exit", (f"{each.seconds:.1f}" for each in columns))
+    _print_row("CPU seconds", (f"{each.cpu:.1f}" for each in columns))
+    for stage in STAGES:
+        found = [each.stages.get(stage) for each in columns]
+        _print_row(f"  {stage}", (_or_dash(each, "{:.2f}") for each in found))
+    rest = (each.seconds - sum(each.stages.values()) for each in columns)
+    _print_row(f"  {REST}", (_or_dash(each if each > 1e-6 else None, "{:.2f}") for each in rest))
+    _print_row("values online", (f"{each.values:,}" for each in columns))
     _print_row(
-        "members/s, everything but import, push", results, lambda r: options.members / _work(r), 0
+        "values/s of the push", (f"{each.values / each.stages[PUSH]:,.0f}" for each in columns)
     )
-    _print_row("values pushed", results, lambda r: r["values"], 0)
-    _print_row("values/s of the push", results, lambda r: r["values"] / r["seconds"][PUSH], 0)
-    _print_row("peak memory, MB", results, lambda r: r["memory"], 0)
-    print("\nThe engine's own report:\n" + ours["printed"] + "\n")
+    _print_row(
+        "peak memory, MB", (_or_dash(each.peak and each.peak / 1e6, "{:,.0f}") for each in columns)
+    )
+    print()
 
 
-def _print_row(title: str, results: dict[str, Result], value: Any, digits: int = 2) -> None:
-    cells = (value(result) for result in results.values())
-    texts = ("-" if cell is None else f"{cell:,.{digits}f}" for cell in cells)
-    print(f"{title:<40}" + "".join(f"{text:>12}" for text in texts), flush=True)
+def _print_row(title: str, cells: Iterable[str]) -> None:
+    print(f"{title:<30}" + "".join(f"{cell:>17}" for cell in cells), flush=True)
 
 
-def _work(result: Result, *, load: bool = False) -> float:
-    """Return the seconds of everything but the push and, unless `load`, import and loading."""
-    left_out = {PUSH} if load else {PUSH, LOAD}
-    return sum(spent for stage, spent in result["seconds"].items() if stage not in left_out)
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
 
 
-def _print_rates(
-    results: dict[str, Result], sequences: Result, options: argparse.Namespace
-) -> None:
+def _print_ratios(results: Results) -> None:
     """Print the ratios, each beside its target."""
-    ours = results["ours"]
-    seconds = ours["seconds"]
-    events = options.members * options.events_per_member * ours["snapshots"]
-    alone = sum(sequences["seconds"].values())
-    _print_target(
-        "events/s: check, order, make sequences, tables in memory", sequences["events"] / alone, 2e6
-    )
-    _print_target(
-        "events/s: the same in the run above, read from parquet too",
-        events / (seconds["sequences"] + seconds["read events"]),
-        2e6,
-    )
-    if "stock" in results:
-        stock = results["stock"]
-        _print_target(
-            "times as fast as stock: everything but import and push",
-            _work(stock) / _work(ours),
-            4,
-        )
-        _print_target(
-            "times as fast as stock: everything but push, import included",
-            _work(stock, load=True) / _work(ours, load=True),
-        )
-        embeddings = [ours["pushes"][view] for view in VIEWS]
-        stock_rate = stock["values"] / stock["seconds"][PUSH]
-        rate = sum(p["values"] for p in embeddings) / sum(p["seconds"] for p in embeddings)
-        _print_target("times as fast as stock: push of the same values", rate / stock_rate, 1)
-        rate = ours["values"] / seconds[PUSH]
-        _print_target("times as fast as stock: push, sequences too", rate / stock_rate)
-        print(f"  largest difference between the vectors of both: {stock['difference']:.1e}")
-    if "floor" in results:
-        floor = results["floor"]
-        _print_target("times as long as the floor: all but push", _work(ours) / _work(floor))
-        _print_target("times as long as the floor: push", seconds[PUSH] / floor["seconds"][PUSH])
+    for day in DAYS:
+        ours, stock, bare = (results.get((day, way)) for way in WAYS)
+        print(f"{day}:")
+        if stock is not None:
+            _print_ratio("times as fast as stock, end to end", stock.seconds / ours.seconds, 6)
+            _print_ratio("times as fast as stock, by CPU seconds", stock.cpu / ours.cpu)
+            _print_ratio(
+                "times as fast as stock: all but the push, imports included",
+                stock.but_push / ours.but_push,
+                6,
+            )
+            rates = [each.values / each.stages[PUSH] for each in (ours, stock)]
+            _print_ratio("times as fast as stock: values/s of the push", rates[0] / rates[1])
+        if bare is not None:
+            push = ours.stages[PUSH] / bare.stages[PUSH]
+            _print_ratio("times as long as the bare push", push, 1.3, most=True)
+            _print_ratio("times as long as all the bare work", ours.seconds / bare.seconds)
 
 
-def _print_target(title: str, value: float, target: float | None = None) -> None:
+def _print_ratio(
+    title: str, value: float, target: float | None = None, *, most: bool = False
+) -> None:
     text = f"{value:,.0f}" if value > 1000 else f"{value:.2f}"
     verdict = ""
     if target is not None:
-        verdict = f"   target {target:,.0f}: {'reached' if value >= target else 'NOT reached'}"
+        reached = value <= target if most else value >= target
+        verdict = f"   target {target:,.3g}: {'reached' if reached else 'NOT reached'}"
     print(f"  {title:<62}{text:>12}{verdict}", flush=True)
 
 
 def _memory(options: argparse.Namespace, folder: Path) -> None:
     """Print peak memory against the number of snapshots, over the same source files."""
     longest = max(MEMORY_SNAPSHOTS)
-    _prepare(folder, options, members=options.memory_members, snapshots=longest)
-    print(f"\nmemory: {options.memory_members:,} members, {longest - 1} days more than one window")
-    print(f"{'snapshots':>12}{'events read':>14}{'peak MB':>10}{'before MB':>12}{'seconds':>10}")
+    options = argparse.Namespace(**{**vars(options), "members": options.memory_members})
+    options.snapshots = longest
+    print(f"\nmemory: {options.members:,} members, {longest - 1} days more than one window")
+    print(f"{'snapshots':>12}{'peak MB':>10}{'seconds':>10}")
     peaks = []
     for snapshots in MEMORY_SNAPSHOTS:
-        _fresh_repo(folder)
-        result = _run("ours", folder, snapshots)
-        peaks.append(result["memory"])
-        print(
-            f"{snapshots:>12}{result['events']:>14,}{result['memory']:>10,.0f}"
-            f"{result['memory_before']:>12,.0f}{sum(result['seconds'].values()):>10.1f}",
-            flush=True,
-        )
+        with SETTINGS["sqlite"]() as options.online_store:
+            _prepare(folder, options)
+        result = _ours(folder / "ours", CUTOFF, snapshots)
+        peaks.append(result.peak)
+        print(f"{snapshots:>12}{result.peak / 1e6:>10,.0f}{result.seconds:>10.1f}", flush=True)
     growth = peaks[-1] / peaks[0] - 1
     print(f"  growth from {MEMORY_SNAPSHOTS[0]} to {longest} snapshots: {growth:+.1%}")
 
@@ -307,8 +334,8 @@ def _machine() -> str:
         )
     )
     return (
-        f"machine: {cores} cores, {platform.system()} {platform.machine()}, "
-        f"Python {platform.python_version()}, {libraries}"
+        f"machine: {cores} cores (load {os.getloadavg()[0]:.1f}), {platform.system()} "
+        f"{platform.machine()}, Python {platform.python_version()}, {libraries}"
     )
 
 

@@ -1,155 +1,132 @@
-"""The ways to publish that `publish.py` compares; each runs in a process of its own.
+"""The parts of `publish.py` that are processes of their own, each with what it needs imported.
 
-- `ours`: the definitions of feature_repo/, applied, then `FeatureStore.materialize`.
-- `stock`: what a Feast user would write without this package: pandas, `model.predict`, a parquet
-  file and a plain feature view for each model, Feast's own engine.
-- `floor`: the bare work that cannot be avoided, on data that lies ready: a sort, the models'
-  functions, raw upserts of the bytes that `ours` put online, raw writes of its parquet files.
-
+- `prepare`: activity, models and definitions.
+- `define_stock`: what a Feast user would define: a plain feature view for each model's files.
+- `stock`: what that user would run before `feast materialize`: pandas, `model.predict`, a parquet
+  file a model and day.
+- `bare`: the bare work that cannot be avoided, on data that lies ready: a sort, the models'
+  functions, raw writes of the parquet files that ours has written, and of the rows that it has put
+  online, see `push.py`.
 - `sequences`: only the making of sequences, of tables that lie in memory; the median of some runs.
-
-Every variant returns seconds by stage under the same names, so that rows compare.
+- `difference`: the largest difference between the vectors that ours and stock have published.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import resource
-import sqlite3
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from synthetic import ACTIONS, CUTOFF, LENGTH, VECTORS, WINDOW
+import synthetic
+import yaml
+from synthetic import ACTIONS, CUTOFF, FEATURE_REPO, LENGTH, VECTORS, WINDOW
 
 MODELS = ("unweighted_average", "geometric_decay", "cnn")
+SEQUENCE = "job_activity_sequence"
 VIEWS = tuple(f"job_activity_embedding_{name}" for name in MODELS)
 BATCH = 1024
 SEQUENCE_RUNS = 5
 
 
 class Clock:
-    """Seconds by stage."""
+    """Seconds by stage, and CPU seconds of all stages."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.cpu = 0.0
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+        self.cpu += time.process_time() - used
 
 
-def peak_megabytes() -> float:
-    """Return the largest resident memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def prepare(folder: Path, options: argparse.Namespace) -> None:
+    """Write activity, models and definitions, with an online store, as a feature repo `ours`."""
+    repo = folder / "ours"
+    (repo / "data").mkdir(parents=True)
+    synthetic.write_definitions(repo, options.dimension)
+    settings = yaml.safe_load((FEATURE_REPO / "feature_store.yaml").read_text())
+    settings["online_store"] = options.online_store
+    (repo / "feature_store.yaml").write_text(yaml.safe_dump(settings))
+    synthetic.write_activity(
+        repo / "data",
+        members=options.members,
+        events_per_member=options.events_per_member,
+        items=options.items,
+        dimension=options.dimension,
+        snapshots=options.snapshots,
+    )
+    synthetic.write_models(repo / "models", folder / "keras", options.dimension)
 
 
-def first_duckdb_query() -> float:
-    """Return the seconds of a first, tiny DuckDB query: nearly all of it is imports.
+def define_stock(folder: Path, options: argparse.Namespace) -> None:
+    """Apply an entity and a plain feature view for each model; its features are those of ours."""
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource
+    from feast.data_format import ParquetFormat
+    from feast.types import Array, Float32
+    from feast.value_type import ValueType
 
-    Feast's DuckDB store makes it in this package's first read and in the stock path's push; both
-    count it with the imports.
-    """
-    started = time.perf_counter()
-    import ibis
-
-    table = ibis.memtable({"x": [1, 2]})
-    table.filter(table.x > 1).to_pyarrow()
-    return time.perf_counter() - started
-
-
-def run_ours(folder: Path, snapshots: int) -> dict[str, Any]:
-    """Publish with this package.
-
-    Parameters
-    ----------
-    folder : has `ours/`, an applied copy of feature_repo.
-    snapshots : int. Daily cut-offs, the last at `CUTOFF`.
-    """
-    from feast import FeatureStore
-
-    from activity_embeddings.transformations.batch import steps
-    from activity_embeddings.transformations.batch.report import MaterializeReport
-
-    reports: list[MaterializeReport] = []
-    pushes: dict[str, dict[str, float]] = {}
-
-    def kept_report(**settings: Any) -> MaterializeReport:
-        """Make the run's report and keep it, to be read unrounded."""
-        reports.append(MaterializeReport(**settings))
-        return reports[-1]
-
-    push_snapshots = steps.push_snapshots
-
-    def timed_push(rows: Any, view: Any, *others: Any, **named: Any) -> Any:
-        started = time.perf_counter()
-        count = push_snapshots(rows, view, *others, **named)
-        pushes[view.name] = {"values": count.values, "seconds": time.perf_counter() - started}
-        return count
-
-    store = FeatureStore(repo_path=str(folder / "ours"))
-    memory_before = peak_megabytes()
-    imports = first_duckdb_query()
-    started = time.perf_counter()
-    with (
-        mock.patch.object(steps, "MaterializeReport", kept_report),
-        mock.patch.object(steps, "push_snapshots", timed_push),
-    ):
-        store.materialize(
-            CUTOFF - timedelta(days=snapshots),
-            CUTOFF,
-            feature_views=["job_activity_sequence", *VIEWS],
-        )
-    wall = time.perf_counter() - started
-    (report,) = reports
-    seconds = dict(report.seconds)
-    seconds["other"] = wall - sum(seconds.values())
-    seconds["load models"] += imports
-    return {
-        "seconds": seconds,
-        "events": report.events,
-        "members": report.members,
-        "snapshots": len(report.snapshots),
-        "values": report.pushed_values,
-        "pushes": pushes,
-        "printed": str(report),
-        "memory_before": memory_before,
-        "memory": peak_megabytes(),
+    here = folder / "stock"
+    online_store = dict(options.online_store)
+    if "path" in online_store:
+        online_store["type"] = "sqlite"
+    settings = {
+        "project": "stock",
+        "provider": "local",
+        "registry": "registry.db",
+        "entity_key_serialization_version": 3,
+        "online_store": online_store,
+        "offline_store": {"type": "duckdb"},
     }
-
-
-def run_stock(folder: Path, snapshots: int) -> dict[str, Any]:
-    """Publish the same three models at one cut-off as a Feast user would by hand.
-
-    Parameters
-    ----------
-    folder : has the source files under `ours/data/` and the `.keras` files under `keras/`.
-    snapshots : int. Must be 1: a backfill by hand would be this many runs.
-    """
-    import pandas as pd
-    from feast import FeatureStore
-
-    assert snapshots == 1
-    data, here = folder / "ours" / "data", folder / "stock"
     here.mkdir()
-    clock = Clock()
-    memory_before = peak_megabytes()
+    (here / "feature_store.yaml").write_text(yaml.safe_dump(settings))
+    member = Entity(name="member", join_keys=["member_id"], value_type=ValueType.INT64)
+    definitions: list[Any] = [member]
+    for name, view in zip(MODELS, VIEWS, strict=True):
+        (here / name).mkdir()
+        columns = pq.read_schema(_snapshot(folder, view, CUTOFF)).names
+        definitions.append(
+            FeatureView(
+                name=view,
+                entities=[member],
+                ttl=WINDOW,
+                schema=[
+                    Field(name=column, dtype=Array(Float32))
+                    for column in columns
+                    if column.endswith("_embedding")
+                ],
+                source=FileSource(
+                    name=name,
+                    path=str(here / name),
+                    file_format=ParquetFormat(),
+                    timestamp_field="event_timestamp",
+                ),
+            )
+        )
+    FeatureStore(repo_path=str(here)).apply(definitions)
 
+
+def stock(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Make the values of a day as a Feast user would by hand; return the seconds by stage."""
+    import pandas as pd
+
+    data, here, cutoff = folder / "ours" / "data", folder / "stock", options.cutoff
+    clock = Clock()
     with clock("load models"):
         import keras
 
         import activity_embeddings.training.models  # noqa: F401  registers the layers of the CNN
-
-        first_duckdb_query()
 
         models = {name: keras.models.load_model(folder / f"keras/{name}.keras") for name in MODELS}
     with clock("read item vectors"):
@@ -160,7 +137,7 @@ def run_stock(folder: Path, snapshots: int) -> dict[str, Any]:
     with clock("read events"):
         events = pd.read_parquet(data / "activity_events")
         times = events["event_timestamp"]
-        events = events[(times >= CUTOFF - WINDOW) & (times < CUTOFF)]
+        events = events[(times >= cutoff - WINDOW) & (times < cutoff)]
     with clock("sequences"):
         events = events.assign(
             row=row_of_item.get_indexer(events["job_id"]),
@@ -169,7 +146,6 @@ def run_stock(folder: Path, snapshots: int) -> dict[str, Any]:
         events = events[events["row"] >= 0].sort_values(["member_id", "event_timestamp"])
         newest = events.groupby("member_id").tail(LENGTH)
         sequences = newest.groupby("member_id")[["row", "code"]].agg(list)
-    with clock("tensors"):
         pad = keras.utils.pad_sequences
         rows = pad(sequences["row"], maxlen=LENGTH, padding="pre", value=len(vectors) - 1)
         inputs = {
@@ -180,43 +156,22 @@ def run_stock(folder: Path, snapshots: int) -> dict[str, Any]:
         with clock("models"):
             outputs = model.predict(inputs, batch_size=BATCH, verbose=0)
         with clock("write"):
-            frame = pd.DataFrame({"member_id": sequences.index, "event_timestamp": CUTOFF})
+            frame = pd.DataFrame({"member_id": sequences.index, "event_timestamp": cutoff})
             for output, values in outputs.items():
                 frame[output] = list(values)
-            frame.to_parquet(here / f"{name}.parquet")
-
-    (here / "feature_store.yaml").write_text(
-        "project: stock\nprovider: local\nregistry: registry.db\n"
-        "entity_key_serialization_version: 3\n"
-        "online_store: {type: sqlite, path: online.db}\noffline_store: {type: duckdb}\n"
-    )
-    store = FeatureStore(repo_path=str(here))
-    store.apply(_stock_definitions(here))
-    with clock("push online"):
-        store.materialize(CUTOFF - timedelta(days=1), CUTOFF)
-    return {
-        "seconds": clock.seconds,
-        "events": len(events),
-        "members": len(sequences),
-        "values": sum(len(rows) for rows in _online_rows(here / "online.db").values()),
-        "difference": _largest_difference(folder),
-        "memory_before": memory_before,
-        "memory": peak_megabytes(),
-    }
+            frame.to_parquet(here / name / f"{cutoff:%Y-%m-%d}.parquet")
+    values = len(sequences) * sum(len(model.output) for model in models.values())
+    return {"seconds": clock.seconds, "values": values}
 
 
-def run_floor(folder: Path, snapshots: int) -> dict[str, Any]:
-    """Do the bare work on data that lies ready.
-
-    Parameters
-    ----------
-    folder : where `ours` has just published.
-    snapshots : int. Must be 1.
-    """
+def bare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Do the bare work on what ours has just published; return the seconds by stage."""
+    import push
     import tensorflow as tf
+    from feast import FeatureStore
 
-    assert snapshots == 1
-    data = folder / "ours" / "data"
+    data, here = folder / "ours" / "data", folder / "bare"
+    first = not here.exists()
     clock = Clock()
 
     events = pq.read_table(data / "activity_events")
@@ -226,7 +181,7 @@ def run_floor(folder: Path, snapshots: int) -> dict[str, Any]:
     with clock("sequences"):
         np.lexsort((moment, member))
 
-    batches = _ready_batches(data)
+    batches = _ready_batches(folder, options.cutoff)
     loaded = [tf.saved_model.load(str(folder / "ours/models" / name)) for name in MODELS]
     functions = [tf.function(model.signatures["serving_default"]) for model in loaded]
     for function in functions:
@@ -237,43 +192,34 @@ def run_floor(folder: Path, snapshots: int) -> dict[str, Any]:
                 for value in function(**batch).values():
                     value.numpy()
 
-    files = sorted((data / "snapshots").rglob("snapshot.parquet"))
+    files = [_snapshot(folder, view, options.cutoff) for view in (SEQUENCE, *VIEWS)]
     tables = [pq.read_table(file, partitioning=None) for file in files]
-    (folder / "floor").mkdir()
+    here.mkdir(exist_ok=True)
     with clock("write"):
         for i, table in enumerate(tables):
             plain = [c.name for c in table.schema if not pa.types.is_list(c.type)]
             pq.write_table(
                 table,
-                folder / "floor" / f"{i}.parquet",
+                here / f"{i}.parquet",
                 compression="lz4",
                 use_dictionary=plain,
                 write_statistics=plain,
             )
 
-    ready = _online_rows(data / "online.db")
-    with contextlib.closing(sqlite3.connect(folder / "floor" / "online.db")) as connection:
-        for statement in _schema(data / "online.db"):
-            connection.execute(statement)
-        with clock("push online"):
-            for table, rows in ready.items():
-                columns = "entity_key, feature_name, value, value_text, event_ts, created_ts"
-                with connection:
-                    connection.executemany(
-                        f'INSERT INTO "{table}" ({columns}) VALUES (?, ?, ?, ?, ?, ?) '
-                        "ON CONFLICT(entity_key, feature_name) DO UPDATE SET "
-                        "value = excluded.value, value_text = excluded.value_text, "
-                        "event_ts = excluded.event_ts, created_ts = excluded.created_ts",
-                        rows,
-                    )
-    return {
-        "seconds": clock.seconds,
-        "values": sum(len(rows) for rows in ready.values()),
-        "memory": peak_megabytes(),
-    }
+    published = FeatureStore(repo_path=str(folder / "ours"))
+    views = [published.get_feature_view(name) for name in (SEQUENCE, *VIEWS)]
+    kind, project = push.STORES[options.store], published.config.project
+    ready = kind(folder / "ours", options.online_store, project).ready(views)
+    other = kind(here, options.bare_store, project)
+    if first:
+        other.empty(views)
+    with clock("push online"):
+        other.write_ready(ready)
+    values = sum(len(t) * len(v.features) for t, v in zip(tables, views, strict=True))
+    return {"seconds": clock.seconds, "cpu": clock.cpu, "values": values}
 
 
-def run_sequences(folder: Path, snapshots: int) -> dict[str, Any]:
+def sequences(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Make the sequences of one cut-off, of tables that lie in memory, several times."""
     from activity_embeddings.transformations.activity.events import ActivityEvents
     from activity_embeddings.transformations.activity.item_vectors import ItemVectors
@@ -302,50 +248,18 @@ def run_sequences(folder: Path, snapshots: int) -> dict[str, Any]:
             make_sequences(events, members, times, spec=spec, vectors=vectors)
         runs.append(clock.seconds)
     seconds = {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
-    return {"seconds": seconds, "events": len(events), "memory": peak_megabytes()}
+    return {"seconds": seconds, "events": len(events)}
 
 
-VARIANTS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
-    "ours": run_ours,
-    "stock": run_stock,
-    "floor": run_floor,
-    "sequences": run_sequences,
-}
-
-
-def _stock_definitions(here: Path) -> list[Any]:
-    """Return an entity and a plain feature view for each model's file."""
-    from feast import Entity, FeatureView, Field, FileSource
-    from feast.types import Array, Float32
-    from feast.value_type import ValueType
-
-    member = Entity(name="member", join_keys=["member_id"], value_type=ValueType.INT64)
-    views = []
-    for name in MODELS:
-        path = here / f"{name}.parquet"
-        columns = [c for c in pq.read_schema(path).names if c.endswith("_embedding")]
-        source = FileSource(name=name, path=str(path), timestamp_field="event_timestamp")
-        schema = [Field(name=column, dtype=Array(Float32)) for column in columns]
-        views.append(
-            FeatureView(
-                name=f"job_activity_embedding_{name}",
-                entities=[member],
-                ttl=WINDOW,
-                schema=schema,
-                source=source,
-            )
-        )
-    return [member, *views]
-
-
-def _largest_difference(folder: Path) -> float:
-    """Return the largest difference between the vectors that `ours` and `stock` published."""
+def difference(folder: Path, options: argparse.Namespace) -> float:
+    """Return the largest difference between the vectors that ours and stock have published."""
     largest = 0.0
     for name, view in zip(MODELS, VIEWS, strict=True):
-        (file,) = (folder / "ours/data/snapshots" / view).rglob("snapshot.parquet")
-        ours = pq.read_table(file, partitioning=None).sort_by("member_id")
-        stock = pq.read_table(folder / "stock" / f"{name}.parquet").sort_by("member_id")
-        # Members all of whose items are unknown: zero vectors for us, no row in stock.
+        file = folder / "stock" / name / f"{options.cutoff:%Y-%m-%d}.parquet"
+        stock = pq.read_table(file).sort_by("member_id")
+        ours = pq.read_table(_snapshot(folder, view, options.cutoff), partitioning=None)
+        ours = ours.sort_by("member_id")
+        # Members all of whose items are unknown, or who fell silent: zero vectors, no row in stock.
         both = np.isin(ours.column("member_id"), stock.column("member_id"))
         for column in (c for c in stock.column_names if c.endswith("_embedding")):
             a, b = (
@@ -357,13 +271,12 @@ def _largest_difference(folder: Path) -> float:
     return largest
 
 
-def _ready_batches(data: Path) -> list[dict[str, Any]]:
+def _ready_batches(folder: Path, cutoff: datetime) -> list[dict[str, Any]]:
     """Return the models' inputs for every member, made of the sequences `ours` published."""
     import tensorflow as tf
 
-    (file,) = (data / "snapshots" / "job_activity_sequence").rglob("snapshot.parquet")
-    sequences = pq.read_table(file, partitioning=None)
-    vector_spec = pq.read_table(data / "job_embeddings.parquet")
+    sequences = pq.read_table(_snapshot(folder, SEQUENCE, cutoff), partitioning=None)
+    vector_spec = pq.read_table(folder / "ours" / "data" / "job_embeddings.parquet")
     item_ids = vector_spec.column("job_id").to_numpy()
     matrix = np.asarray(vector_spec.column("embedding").combine_chunks().flatten())
     matrix = np.pad(matrix.reshape(len(vector_spec), -1), [(0, 1), (0, 0)])
@@ -384,19 +297,13 @@ def _ready_batches(data: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _online_rows(database: Path) -> dict[str, list[tuple]]:
-    """Return every row of an online store by table, in the order it was written."""
-    columns = "entity_key, feature_name, value, value_text, event_ts, created_ts"
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        return {
-            name: connection.execute(f'SELECT {columns} FROM "{name}" ORDER BY rowid').fetchall()
-            for (name,) in tables.fetchall()
-        }
+def _snapshot(folder: Path, view: str, cutoff: datetime) -> Path:
+    """Return the file that ours has committed for a view and day."""
+    views = folder / "ours" / "data" / "snapshots" / view
+    (file,) = views.glob(f"*/as_of={cutoff:%Y%m%dT%H%M%SZ}/snapshot.parquet")
+    return file
 
 
-def _schema(database: Path) -> list[str]:
-    """Return the statements that make an empty online store like this one."""
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
-        return [statement for (statement,) in found]
+VARIANTS: dict[str, Callable[[Path, argparse.Namespace], Any]] = {
+    each.__name__: each for each in (prepare, define_stock, stock, bare, sequences, difference)
+}

@@ -39,6 +39,7 @@ from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.types import Array, Float32, Int64
 from feast.utils import _convert_arrow_to_proto
 from feast.value_type import ValueType
+from servers import SETTINGS
 from synthetic import ACTIONS, CUTOFF, LENGTH, WINDOW
 
 from activity_embeddings.transformations import names
@@ -52,10 +53,6 @@ from activity_embeddings.transformations.online.publish import push_snapshots
 from activity_embeddings.transformations.online.stores import row_store
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, to_us
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from support.postgres_server import postgres_server
-from support.redis_server import redis_server
 
 DIMENSION = 64
 MODELS = {"average": 3, "decay": 3, "cnn": 1}
@@ -81,7 +78,8 @@ def main() -> None:
         for day, as_of in enumerate(DAYS):
             _commit(sinks, options.members, as_of, seed=day)
         for name in options.stores:
-            with STORES[name](Path(folder)) as store:
+            with SETTINGS[name]() as settings:
+                store = STORES[name](Path(folder), settings)
                 runs = [_run(store, views, sinks) for _ in range(options.repeat)]
                 _print(name, options.members, runs)
                 if name == "sqlite":
@@ -147,7 +145,7 @@ def _commit(sinks: dict[str, FolderSink], members: int, as_of: int, *, seed: int
             f"output_{i}": random.normal(size=(members, DIMENSION)).astype(np.float32)
             for i in range(outputs)
         }
-        batches[model] = embedding_batch(ids, sequences, created, vectors)
+        batches[model] = embedding_batch(ids, sequences, created, vectors, "1")
     for name, batch in batches.items():
         writer = sinks[name].staging.writer(as_of, {})
         for start in range(0, members, BATCH):
@@ -159,9 +157,9 @@ def _commit(sinks: dict[str, FolderSink], members: int, as_of: int, *, seed: int
 class Store:
     """A kind of store, empty at first, and how its floor is measured."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], project: str = "push") -> None:
         self.config = RepoConfig(
-            project="push",
+            project=project,
             provider="local",
             registry="unused.db",
             online_store=settings,
@@ -169,6 +167,10 @@ class Store:
             entity_key_serialization_version=3,
         )
         self.online = get_online_store_from_config(self.config.online_store)
+
+    def table(self, view: FeatureView) -> str:
+        """Return the name of a view's table, where there are tables."""
+        return f"{self.config.project}_{view.name}"
 
     def empty(self, views: Sequence[FeatureView]) -> None:
         """Take all rows out."""
@@ -185,7 +187,7 @@ class Store:
 
 
 class Sqlite(Store):
-    """The file is on this machine's disk."""
+    """A file on this machine's disk."""
 
     def path(self) -> Path:
         """Return the file."""
@@ -196,10 +198,10 @@ class Sqlite(Store):
         with contextlib.closing(sqlite3.connect(self.path())) as connection:
             return [
                 (
-                    view.name,
+                    self.table(view),
                     connection.execute(
                         "SELECT entity_key, feature_name, value, value_text, event_ts, created_ts "
-                        f'FROM "push_{view.name}" ORDER BY entity_key, feature_name'
+                        f'FROM "{self.table(view)}" ORDER BY entity_key, feature_name'
                     ).fetchall(),
                 )
                 for view in views
@@ -208,10 +210,10 @@ class Sqlite(Store):
     def write_ready(self, ready: list[Any]) -> None:
         """See `Store.write_ready`."""
         with contextlib.closing(sqlite3.connect(self.path())) as connection:
-            for view, rows in ready:
+            for table, rows in ready:
                 with connection:
                     connection.executemany(
-                        f'INSERT INTO "push_{view}" '
+                        f'INSERT INTO "{table}" '
                         "(entity_key, feature_name, value, value_text, event_ts, created_ts) "
                         "VALUES (?, ?, ?, ?, ?, ?) "
                         "ON CONFLICT(entity_key, feature_name) DO UPDATE SET "
@@ -222,14 +224,14 @@ class Sqlite(Store):
 
 
 class Redis(Store):
-    """A server without persistence."""
+    """One server."""
 
     def ready(self, views: Sequence[FeatureView]) -> list[Any]:
         """See `Store.ready`."""
         from activity_embeddings.transformations.feast_compat.redis import row_fields
 
         client = self.online._get_client(self.config.online_store)
-        keys, streams = sorted(client.keys()), []
+        keys, streams = sorted(client.keys(f"*{self.config.project}")), []
         for view in views:
             fields = row_fields(self.config, view)
             stream = []
@@ -252,57 +254,35 @@ class Redis(Store):
 
 
 class Postgres(Store):
-    """A server that syncs to disk at every commit."""
+    """One server."""
 
     def ready(self, views: Sequence[FeatureView]) -> list[Any]:
         """See `Store.ready`."""
         with self.online._get_conn(self.config, autocommit=True) as connection:
             copies = []
             for view in views:
-                query = f'SELECT * FROM "push_{view.name}" ORDER BY entity_key, feature_name'
+                query = f'SELECT * FROM "{self.table(view)}" ORDER BY entity_key, feature_name'
                 with connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT BINARY)") as rows:
-                    copies.append((view.name, b"".join(rows)))
+                    copies.append((self.table(view), b"".join(rows)))
             return copies
 
     def write_ready(self, ready: list[Any]) -> None:
         """See `Store.write_ready`."""
         with self.online._get_conn(self.config, autocommit=True) as connection:
-            for view, rows in ready:
+            for table, rows in ready:
                 with connection.transaction(), connection.cursor() as cursor:
-                    cursor.execute(
-                        f'CREATE TEMPORARY TABLE ready (LIKE "push_{view}") ON COMMIT DROP'
-                    )
+                    cursor.execute(f'CREATE TEMPORARY TABLE ready (LIKE "{table}") ON COMMIT DROP')
                     with cursor.copy("COPY ready FROM STDIN (FORMAT BINARY)") as copy:
                         copy.write(rows)
                     cursor.execute(
-                        f'INSERT INTO "push_{view}" SELECT * FROM ready '
+                        f'INSERT INTO "{table}" SELECT * FROM ready '
                         "ON CONFLICT (entity_key, feature_name) DO UPDATE SET "
                         "value = excluded.value, value_text = excluded.value_text, "
                         "event_ts = excluded.event_ts, created_ts = excluded.created_ts"
                     )
 
 
-@contextlib.contextmanager
-def _sqlite(folder: Path) -> Iterator[Store]:
-    kind = "activity_embeddings.ThreadedSqliteOnlineStore"
-    yield Sqlite(folder, {"type": kind, "path": "online.db"})
-
-
-@contextlib.contextmanager
-def _redis(folder: Path) -> Iterator[Store]:
-    with redis_server() as address:
-        settings = {"type": "redis", "connection_string": address, "skip_dedup": True}
-        yield Redis(folder, settings)
-
-
-@contextlib.contextmanager
-def _postgres(folder: Path) -> Iterator[Store]:
-    durable = dict.fromkeys(("fsync", "full_page_writes", "synchronous_commit"), "on")
-    with postgres_server(**durable, timezone="UTC", shared_buffers="512MB") as database:
-        yield Postgres(folder, {"type": "postgres", **database.settings})
-
-
-STORES = {"sqlite": _sqlite, "redis": _redis, "postgres": _postgres}
+STORES = {"sqlite": Sqlite, "redis": Redis, "postgres": Postgres}
 
 
 def _run(

@@ -20,18 +20,15 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import synthetic
+from processes import FEAST, Usage, run
 
-FEAST = Path(sys.executable).with_name("feast")
 COMMAND = FEAST.with_name("activity-embeddings")
 STAGES = ("read item vectors", "read events", "load models", "sequences", "models",
           "wait for workers", "write", "judge", "commit", "push online")  # fmt: skip
@@ -52,8 +49,8 @@ def main() -> None:
                 shutil.copytree(prepared, repo)
                 with _settings(executor) as settings:
                     _configure(repo, {"memory_budget_mb": options.budget, **settings})
-                    subprocess.run([FEAST, "apply"], cwd=repo, check=True, capture_output=True)
-                    seconds, cpu, peak = _publish(repo, dry_run=options.dry_run)
+                    run([FEAST, "apply"], repo)
+                    usage = _publish(repo, dry_run=options.dry_run)
                 (record,) = (repo / "data" / "snapshots" / "_runs").glob("*.json")
                 facts = json.loads(record.read_text())
                 step = next(step for step in facts["steps"] if "snapshots" in step)
@@ -61,8 +58,9 @@ def main() -> None:
                 by_stage = ", ".join(f"{stage} {spent.get(stage, 0):.1f}" for stage in STAGES)
                 if step["by_tensorflow"]:
                     by_stage += f"; in TensorFlow: {', '.join(step['by_tensorflow'])}"
-                print(f"{members:10,} {executor:>9} {seconds:7.1f} {cpu:7.1f} "
-                      f"{1e6 * seconds / members:10.1f} {peak / 2**20:7.0f}  {by_stage}",
+                each = 1e6 * usage.seconds / members
+                print(f"{members:10,} {executor:>9} {usage.seconds:7.1f} {usage.cpu:7.1f} "
+                      f"{each:10.1f} {usage.peak / 2**20:7.0f}  {by_stage}",
                       flush=True)  # fmt: skip
                 shutil.rmtree(repo)
 
@@ -122,19 +120,11 @@ def _configure(repo: Path, settings: dict[str, object]) -> None:
     (repo / "feature_store.yaml").write_text(text.replace(key, lines + key))
 
 
-def _publish(repo: Path, *, dry_run: bool) -> tuple[float, float, int]:
-    """Return seconds, CPU seconds and peak bytes of a `feast materialize`."""
+def _publish(repo: Path, *, dry_run: bool) -> Usage:
+    """Return what a `feast materialize` takes."""
     interval = [synthetic.CUTOFF - timedelta(days=1), synthetic.CUTOFF]
     program = [COMMAND, "plan"] if dry_run else [FEAST, "materialize"]
-    command = [*program, *(f"{moment:%Y-%m-%dT%H:%M:%S}" for moment in interval)]
-    started = time.perf_counter()
-    with (repo / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=repo, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    if status:
-        raise SystemExit((repo / "log").read_text())
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    return run([*program, *(f"{moment:%Y-%m-%dT%H:%M:%S}" for moment in interval)], repo)
 
 
 def _in_a_process(function, *arguments) -> None:

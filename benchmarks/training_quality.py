@@ -1,4 +1,4 @@
-"""What training reaches on the sample data: every configuration tried, and the chosen one.
+"""What training reaches on the films: every configuration tried, and the chosen one.
 
     python benchmarks/training_quality.py search     configurations, on the validation period
     python benchmarks/training_quality.py test       the chosen ones, on the test period, by seed
@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from activity_embeddings.training.datasets.movietweetings import EVENTS_FILE, POSTINGS_FILE
+from activity_embeddings.training.datasets.base import EVENTS_FILE, POSTINGS_FILE
+from activity_embeddings.training.datasets.movietweetings import FILMS
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import TimeSplit
@@ -54,7 +55,7 @@ from activity_embeddings.transformations.inference.encoder import ItemEncoder, e
 from activity_embeddings.transformations.inference.tensorflow import tensorflow
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
-DATA = Path(__file__).parents[1] / "feature_repo" / "data"
+DATA = Path(__file__).parents[1] / FILMS.folder
 ENCODER_UNTIL = datetime(2013, 5, 1, tzinfo=UTC)
 SPLIT = TimeSplit(
     ENCODER_UNTIL,

@@ -1,11 +1,11 @@
 """Rank candidate jobs for one member: two online calls and a dot product.
 
 The member's vector is computed as of the request, with activity that is seconds old; the jobs'
-vectors are fetched as they are. After `make demo`:
+vectors are fetched as they are. After `make evaluate` and `feast materialize` in build/entree:
 
-    python examples/rank_jobs.py --repo build/films --member 7786 --at 2013-08-09T00:00:00+00:00
-    python examples/rank_jobs.py --repo build/films --member 7786 --at 2013-08-09T00:00:00+00:00 \
-        --recent 2844 SAVE 2013-08-08T23:59:30+00:00
+    python examples/rank_jobs.py --repo build/entree --member 5344 --at 1999-03-31T04:00:00+00:00
+    python examples/rank_jobs.py --repo build/entree --member 5344 --at 1999-03-31T04:00:00+00:00 \
+        --recent 230 SAVE 1999-03-31T03:59:30+00:00
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--repo", type=Path, default=Path("build/films"))
+    add("--repo", type=Path, default=Path("build/entree"))
     add("--member", type=int, required=True)
     add("--jobs", type=int, nargs="+", help=f"candidates; default: the last {CANDIDATES} postings")
     add("--at", help="as of this ISO 8601 time with its zone; default: now")

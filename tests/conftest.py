@@ -1,7 +1,9 @@
 """Fixtures shared by all tests, and which of the tests are run."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 os.environ.setdefault("FEAST_USAGE", "False")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -17,6 +19,20 @@ def pytest_configure():
     lacking = system.missing()
     if lacking and os.environ.get(system.REQUIRED):
         raise pytest.UsageError(f"{system.REQUIRED} is set, but {'; '.join(map(str, lacking))}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config, specs):
+    """Have the workers be forks of one process that has imported what they need."""
+    import execnet
+
+    from support.commands import commands
+
+    stack = ExitStack()
+    config.add_cleanup(stack.close)
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="workers-")))
+    python = stack.enter_context(commands(folder)) / "python"
+    specs[:] = [execnet.XSpec(f"{spec}//python={python}") for spec in specs]
 
 
 def pytest_ignore_collect(collection_path):

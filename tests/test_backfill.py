@@ -1,4 +1,4 @@
-"""A long backfill is committed in parts, and goes on where it was killed or refused."""
+"""A backfill is committed day by day, and goes on where it was killed or refused."""
 
 import signal
 
@@ -11,8 +11,8 @@ from support.feast_repo import at, events_table, interval, run_killed, small_rep
 pytestmark = pytest.mark.slow
 
 COMMIT = ("activity_embeddings.transformations.offline.sinks.folder", "FolderSink", "commit")
-IN_THE_SECOND_PART = (*COMMIT, 4 * 14 + 9, "after")
-"""There are four views, and fourteen cut-offs a part."""
+AFTER_SIXTEEN = (*COMMIT, 4 * 16 + 1, "after")
+"""There are four views; of the seventeenth cut-off one is committed."""
 DAYS = (at(0), at(20))
 
 
@@ -27,9 +27,9 @@ def new_repo(folder, models):
 
 @pytest.fixture(scope="module")
 def killed_once(tmp_path_factory, models):
-    """A repo whose backfill of three parts was killed in the second."""
+    """A repo whose backfill of forty cut-offs was killed in the seventeenth."""
     repo = new_repo(tmp_path_factory.mktemp("killed"), models)
-    killed = run_killed(repo, IN_THE_SECOND_PART, *DAYS)
+    killed = run_killed(repo, AFTER_SIXTEEN, *DAYS)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     repo.keep()
     return repo
@@ -53,28 +53,26 @@ def add_events(repo, *more_events):
 
 
 @pytest.mark.process
-def test_it_goes_on_after_the_parts_that_are_committed(killed, tmp_path, models):
-    first_part = {file: kept for file, kept in killed.snapshot_files().items() if "03" in file}
+def test_it_goes_on_at_the_cut_off_where_it_was_killed(killed, tmp_path, models):
     printed = killed.materialize(*DAYS).output
-    assert "goes on  after 14 snapshots that the run before had committed" in printed, printed
-    assert "26 snapshots from" in printed
+    assert "goes on  after 16 snapshots that the run before had committed" in printed, printed
+    assert "24 snapshots from" in printed
     assert killed.stores() == undisturbed(tmp_path, models)
-    assert first_part
     again = killed.materialize(*DAYS).output
     assert "goes on" not in again and "no files new or changed" in again
 
 
 @pytest.mark.process
-def test_killed_again_it_still_knows_the_parts_of_both_runs(killed, tmp_path, models):
-    again = run_killed(killed, (*COMMIT, 4 * 14 + 9, "after"), *DAYS)
+def test_killed_again_it_still_knows_the_cut_offs_of_both_runs(killed, tmp_path, models):
+    again = run_killed(killed, AFTER_SIXTEEN, *DAYS)
     assert again.returncode == -signal.SIGKILL
     printed = killed.materialize(*DAYS).output
-    assert "goes on  after 28 snapshots" in printed, printed
+    assert "goes on  after 32 snapshots" in printed, printed
     assert killed.stores() == undisturbed(tmp_path, models)
 
 
 @pytest.mark.process
-def test_parts_that_late_events_change_are_made_again(killed, tmp_path, models):
+def test_cut_offs_that_late_events_change_are_made_again(killed, tmp_path, models):
     late = (3, 1, "SAVE", at(0.4))
     add_events(killed, late)
     printed = killed.materialize(*DAYS).output
@@ -86,7 +84,7 @@ def test_parts_that_late_events_change_are_made_again(killed, tmp_path, models):
 def test_a_snapshot_that_is_gone_is_made_again(killed, tmp_path, models):
     sequences = killed.data / "snapshots" / "job_activity_sequence" / "v1"
     (sequences / "as_of=20240302T000000Z" / "snapshot.parquet").unlink()
-    assert "goes on" not in killed.materialize(*DAYS).output
+    assert "goes on  after 15 snapshots" in killed.materialize(*DAYS).output
     assert killed.stores() == undisturbed(tmp_path, models)
 
 

@@ -189,13 +189,13 @@ def test_compose_publishes_and_serves(server):
     status, said = server.call(probe)
     assert status == 200 and said["problems"] == [] and len(said["views"]) == 2
     stored = server.features(
-        {"feature_service": "recommendations_v1", "entities": {"member_id": [7786]}}
+        {"feature_service": "recommendations_v1", "entities": {"member_id": [5344]}}
     )
     assert min(stored["activity_count"]) > 0
     rows = entity_rows(
-        [7786],
-        {7786: [(2844, "SAVE", "2013-08-01T00:00:30Z")]},
-        request_timestamp="2013-08-01T00:01Z",
+        [5344],
+        {5344: [(230, "SAVE", "1999-03-31T00:00:30Z")]},
+        request_timestamp="1999-03-31T00:01Z",
     )
     now = server.features(
         {
@@ -237,9 +237,9 @@ def containers():
 
 
 def test_the_cron_job_publishes_what_came_since(published, tmp_path):
-    """On a day of 2013, which the `date` of the container says."""
+    """On a day of 1999, which the `date` of the container says."""
     date = tmp_path / "date"
-    date.write_text('#!/bin/sh\nexec /bin/date --date 2013-08-02 "$@"\n')
+    date.write_text('#!/bin/sh\nexec /bin/date --date 1999-04-01 "$@"\n')
     date.chmod(0o755)
     _, container = containers()["CronJob"]
     (command,) = lines("publish", "CMD")
@@ -247,7 +247,7 @@ def test_the_cron_job_publishes_what_came_since(published, tmp_path):
     path = f"{tmp_path}:{published.programs}:{os.environ['PATH']}"
     done = published.run("publish", container["command"], PATH=path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2013-08-02" in done.stdout
+    assert "1999-04-01" in done.stdout
 
 
 @pytest.fixture(scope="module")

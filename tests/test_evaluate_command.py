@@ -42,14 +42,14 @@ def applied(tmp_path_factory, models):
 
 @pytest.fixture(scope="module")
 def evaluated(applied, tmp_path_factory):
-    """The folder of one evaluation, what the command printed, and the stores before it."""
+    """The folder of one of two evaluations, and what the command printed."""
     folder = tmp_path_factory.mktemp("out") / "evaluation"
     before = applied.stores()
-    options = ["--models", "cnn", "--seeds", 3, "--quick", "--out", folder]
+    options = ["--models", "cnn", "--seeds", 3, "--quick", "--as-of", "both", "--out", folder]
     done = run(applied, "evaluate", *ITEM, *DATES, *options)
     assert done.exit_code == 0, done.output + repr(done.exception)
     assert applied.stores() == before
-    return folder, done.output
+    return folder / "published", done.output
 
 
 def test_it_writes_a_report_and_prints_the_table(evaluated):
@@ -68,6 +68,15 @@ def test_it_writes_a_report_and_prints_the_table(evaluated):
     assert result["declared"]["seeds"] == [0, 1, 2]
     assert "NDCG@10" in output and str(folder / "report.html") in output
     assert "Traceback" not in output
+
+
+def test_values_as_published_and_as_of_the_request_have_a_report_each(evaluated):
+    folder, output = evaluated
+    for as_of in ("published", "request"):
+        own = folder.with_name(as_of)
+        result = json.loads((own / "report.json").read_text(encoding="utf-8"))
+        assert result["as_of"] == as_of
+        assert str(own / "report.html") in output
 
 
 def test_the_gate_says_what_it_decides_and_why_and_exits_with_it(applied, evaluated):

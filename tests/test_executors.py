@@ -52,7 +52,7 @@ def expected(new):
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch):
     """Have tasks of a few members, and workers however light the models are."""
-    monkeypatch.setattr(base, "ROWS_A_TASK", 12)
+    monkeypatch.setattr(base, "ROWS_A_TASK", 5)
     monkeypatch.setattr(processes, "worth_workers", lambda *_: True)
 
 

@@ -13,6 +13,7 @@ from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.online.push import SequenceWriter
 from support.feast_repo import STRING_IDS, at, events_table, small_data, small_repo, with_string_ids
 from support.feast_repo import vectors_table as of_items
+from support.iceberg_repo import in_iceberg
 from support.redis_server import redis_server, use_redis
 
 pytestmark = pytest.mark.slow
@@ -151,10 +152,11 @@ def test_it_is_refused_while_the_source_has_the_member(repo):
 def test_failed_runs_say_nothing_of_members_afterwards(repo):
     take_out_of_the_source(repo, SECRET)
     kept = (repo.events / "history.parquet").read_bytes()
-    bad = events([(3, 1, "SHOUT", at(1))])
+    bad = events([(3, 1, SECRET, at(1))])
     pq.write_table(bad, repo.events / "bad.parquet")
     assert repo.feast("materialize", "2024-03-05T00:00:00", "2024-03-06T00:00:00").code == 1
     (repo.events / "bad.parquet").unlink()
+    assert any(SECRET in file.read_text() for file in repo.data.glob("snapshots/_runs/*"))
     assert (repo.events / "history.parquet").read_bytes() == kept
     assert command(repo, SECRET).exit_code == 0
     assert SECRET.encode() not in everything(repo)
@@ -204,3 +206,30 @@ def test_several_members_of_integers(tmp_path, models):
         ["job_activity_sequence:activity_count"], [{"member_id": m} for m in (3, 7, 40, 1)]
     ).to_dict()["activity_count"]
     assert got[:3] == [None] * 3 and got[3] is not None
+
+
+def test_nothing_is_left_in_older_snapshots_of_iceberg(tmp_path, models):
+    repo = in_iceberg(small_repo(tmp_path / "repo", models, settings=STRING_IDS))
+    repo.write_vectors(with_string_ids(of_items(VECTORS)))
+    repo.write_events(events(EVENTS))
+    repo.publish(at(0), at(3))
+    late = events([(3, 1, "APPLY", at(1.5)), (5, 1, "SAVE", at(1.5))])
+    pq.write_table(late, repo.events / "late.parquet")
+    repo.materialize(at(0), at(3))  # replaces rows
+    bad = repo.events / "bad.parquet"
+    pq.write_table(events([(3, 1, SECRET, at(1))]), bad)
+    assert repo.feast("materialize", "2024-03-03T00:00:00", "2024-03-04T00:00:00").code == 1
+    bad.unlink()
+    pq.write_table(late.slice(1), repo.events / "late.parquet")
+    take_out_of_the_source(repo, SECRET)
+    others = rows_of_others(repo)[1]
+    assert SECRET.encode() in everything(repo)
+    looked = command(repo, SECRET, "--verify")
+    assert looked.exit_code == 1 and "20 rows of snapshots" in looked.output
+    assert command(repo, SECRET).exit_code == 0
+    assert SECRET.encode() not in everything(repo)
+    assert rows_of_others(repo)[1] == others
+    assert command(repo, SECRET, "--verify").exit_code == 0
+    repo.materialize(at(0), at(4))
+    assert SECRET.encode() not in everything(repo)
+    assert not check(repo.store).differences

@@ -251,6 +251,17 @@ def test_a_bad_event_leaves_the_tables_as_they_were(iceberg):
     assert (tables(iceberg), iceberg.online_rows()) == before
 
 
+@pytest.fixture(scope="module")
+def first_day(tmp_path_factory, models):
+    """Return a repo published for a day, and what it holds after two more that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("first_day")
+    repo = in_iceberg(small_repo(folder / "repo", models, seed=2, members=20, days=20))
+    repo.publish(at(0), at(1))
+    repo.keep()
+    repo.materialize(at(1), at(3))
+    return repo, (snapshots(repo), repo.online_rows(), joined(repo.store))
+
+
 @pytest.mark.process
 @pytest.mark.parametrize(
     "stage",
@@ -263,20 +274,13 @@ def test_a_bad_event_leaves_the_tables_as_they_were(iceberg):
     ],
     ids=str,
 )
-def test_a_killed_run_is_finished_by_the_next(stage, tmp_path, models):
-    repos = []
-    for name in ("killed", "undisturbed"):
-        repo = in_iceberg(small_repo(tmp_path / name, models, seed=2, members=20, days=20))
-        repo.publish(at(0), at(1))
-        repos.append(repo)
-    killed, undisturbed = repos
-    undisturbed.materialize(at(1), at(3))
-    done = run_killed(killed, (*SINK, *stage), at(1), at(3))
+def test_a_killed_run_is_finished_by_the_next(stage, first_day):
+    repo, undisturbed = first_day
+    repo.put_back()
+    done = run_killed(repo, (*SINK, *stage), at(1), at(3))
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-    killed.materialize(at(1), at(3))
-    assert snapshots(killed) == snapshots(undisturbed)
-    assert killed.online_rows() == undisturbed.online_rows()
-    assert joined(killed.store) == joined(undisturbed.store)
+    repo.materialize(at(1), at(3))
+    assert (snapshots(repo), repo.online_rows(), joined(repo.store)) == undisturbed
 
 
 def test_before_the_first_run_a_join_says_what_to_do(tmp_path, models, monkeypatch):
@@ -333,15 +337,13 @@ def test_a_second_machine_that_publishes_meanwhile_wins_and_the_first_changes_no
     first.materialize(at(0), at(1))
     # Where the first run begins to compute it has looked, and waits for the second one to end.
     wait = f"""
-import subprocess, sys
+from support import processes
 from activity_embeddings.transformations.batch.snapshot_run import SnapshotRun
 compute = SnapshotRun.compute
 def late(self, *arguments):
     compute(self, *arguments)
-    feast = "from feast.cli.cli import cli; cli()"
-    arguments = {interval(at(1), at(2))!r}
-    done = subprocess.run([sys.executable, "-c", feast, *arguments], cwd={str(second.path)!r})
-    assert done.returncode == 0
+    done = processes.run(processes.FEAST, *{interval(at(1), at(2))!r}, folder={str(second.path)!r})
+    assert done.returncode == 0, done.stderr
 SnapshotRun.compute = late
 from feast.cli.cli import cli
 cli()

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from activity_embeddings.transformations.batch import engine, snapshot_run
+from activity_embeddings.transformations.online import publish
 from support.feast_repo import STRING_IDS, at, small_repo, with_string_ids
 
 pytestmark = pytest.mark.slow
@@ -41,10 +42,12 @@ def test_rows_do_not_depend_on_the_budget(tmp_path, models, monkeypatch, setting
 
     monkeypatch.setattr(snapshot_run.SnapshotRun, "_read_events", counted)
     monkeypatch.setattr(engine, "MIB", 1)  # 512 bytes of events
+    monkeypatch.setattr(publish, "WRITE_BATCH", 3)
+    monkeypatch.setattr(publish, "SLICE_BYTES", 1)
     assert work(small) == reports
     assert len(parts) > 4 * 5
     assert small.stores() == usual.stores()
-    assert not list(small.data.rglob("events-*"))
+    assert not list(small.data.rglob("spilled-*"))
 
 
 def with_text_ids(repo):

@@ -1,5 +1,6 @@
 """Request-time embeddings through real stores: they equal what a batch run would publish."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.serving.request import InvalidRequest
 from support.feast_repo import (
     OWN_VECTORS,
+    SAMPLE,
     at,
     events_table,
     make_repo,
@@ -28,6 +30,7 @@ from support.feast_repo import (
     us,
     vectors_table,
 )
+from support.item_encoders import package_encoder
 
 pytestmark = pytest.mark.slow
 
@@ -529,21 +532,42 @@ def test_a_broken_table_and_a_model_that_is_gone_are_one_clear_error(tmp_path, m
 
 
 PUBLISHED = """
-import sys
+import os, sys
 from feast.cli.cli import cli
+encoded, *interval = sys.argv[1:]
+others = set(sys.modules)
 cli(["apply"], standalone_mode=False)
 served = "activity_embeddings.transformations.serving.process" in sys.modules
-cli(["materialize", *sys.argv[1:]], standalone_mode=False)
+cli(["materialize", *interval], standalone_mode=False)
+own = os.getcwd()
+for name in set(sys.modules) - others:
+    if str(getattr(sys.modules[name], "__file__", "")).startswith(own):
+        del sys.modules[name]
+sys.path[:] = [encoded, *(path for path in sys.path if path != own)]
+os.chdir(encoded)
+import services
+assert services.__file__.startswith(encoded)
 print("imported:", served, "tensorflow" in sys.modules)
 """
 
 
 @pytest.mark.process
-def test_neither_applying_nor_publishing_loads_tensorflow(repo):
-    """Nor does applying load what only serving needs."""
+def test_neither_applying_nor_publishing_loads_tensorflow(repo, models, tmp_path):
+    """Nor does reading definitions whose item vectors an encoder makes.
+
+    Applying loads nothing that only serving needs. What is published is what this process would.
+    """
+    encoded = small_repo(tmp_path / "encoded", models)
+    encoded.configure(SAMPLE)
+    encoder = package_encoder(encoded.path / "models" / "item_encoder")
+    for name in MODELS:
+        file = encoded.path / "models" / name / "assets.extra" / "activity_model.json"
+        manifest = json.loads(file.read_text())
+        manifest["vector_spec"] = encoder.vector_spec.to_dict()
+        file.write_text(json.dumps(manifest))
     start, end = (f"{at(day):%Y-%m-%dT%H:%M:%S}" for day in (0, 1))
     done = subprocess.run(
-        [sys.executable, "-c", PUBLISHED, start, end],
+        [sys.executable, "-c", PUBLISHED, encoded.path, start, end],
         cwd=repo.path,
         capture_output=True,
         text=True,
@@ -552,6 +576,9 @@ def test_neither_applying_nor_publishing_loads_tensorflow(repo):
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("imported: False False\n")
     assert "TensorFlow" not in done.stdout
+    here = small_repo(tmp_path / "here", models)
+    here.publish(at(0), at(1))
+    assert repo.stores() == here.stores()
 
 
 @pytest.mark.parametrize("kind", ["int", "string"])

@@ -20,6 +20,7 @@ from activity_embeddings.training.from_repo import TrainingSource
 from activity_embeddings.training.item_encoder.data import EncoderData
 from activity_embeddings.training.new_repo.create import create_repo
 from activity_embeddings.transformations.contract.activity_model import read_manifest
+from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
 from support import processes
@@ -198,10 +199,37 @@ def test_a_item_encoder_is_trained_from_files(tmp_path, repo):
         repo, "train-item-encoder", "--events", tmp_path / "events.parquet",
         "--postings", tmp_path / "postings.parquet", "--category", "genres", "--category", "year",
         "--until", "2024-03-21", "--dimension", 8, "--epochs", 1, "--run", tmp_path / "run",
+        "--network", "cnn", "--network-set", "filters=4", "--network-out", tmp_path / "together",
+        "--objective-set", "other_weight=0.5",
     )  # fmt: skip
     assert "content_and_behaviour version 1" in output
     assert "valid from 2024-03-21 00:00 UTC" in output
-    assert (repo.path / "models" / "item_encoder" / "saved_model.pb").is_file()
+    encoder = describe_item_encoder(repo.path / "models" / "item_encoder")
+    assert encoder.manifest["parameters"]["other_weight"] == 0.5
+    # The network that was trained with the vectors reads them, and no others.
+    together = read_manifest(tmp_path / "together")
+    assert (together["name"], together["version"]) == ("together", "1")
+    assert together["vector_spec"] == encoder.vector_spec.to_dict()
+    assert together["parameters"]["network"]["filters"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--network-out", "x"], "--network-set and --network-out expect --network"),
+        (
+            ["--network", "cnn", "--network-out", "x/My-CNN"],
+            "--network-out should end with .*My-CNN",
+        ),
+        (["--network", "geometric_decay"], "--network should be a learned model"),
+        (["--objective-set", "warp=1"], "expected settings among .*other_weight.* warp"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_with_the_vectors_is_refused(options, says, tmp_path):
+    command = ["-C", str(tmp_path), "train-item-encoder", "--until", "2024-03-21", *options]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 1
+    assert re.search(f"Error: .*{says}", result.output)
 
 
 @pytest.mark.parametrize("given", ["nothing", "files"])

@@ -9,11 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-from feast import FeatureStore, FeatureView
+from feast import FeatureStore
 from feast.types import Array, String
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
 from activity_embeddings.transformations.definitions.registered import (
@@ -24,12 +25,12 @@ from activity_embeddings.transformations.definitions.registered import (
 from activity_embeddings.transformations.definitions.tags import (
     has_encoder,
     in_repo,
-    source_views_of,
     vector_spec_of,
 )
 from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
-from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.names import Tag
+from activity_embeddings.transformations.offline.item_names import read_item_names
 from activity_embeddings.transformations.offline.sources import (
     key_of,
     read_events,
@@ -92,13 +93,17 @@ class TrainingSource:
             A source is missing or malformed, or holds no activity on items with a vector.
         """
         spec, view = self.spec, self.domain.vectors
-        start, end = period.start_us - spec.window_us, period.end_us
-        events = read_events(*self._offline, self.domain.events, spec, start=start, end=end)
+        end = period.end_us
+        events = self._events(period.start_us - spec.window_us, end)
         if has_encoder(view):
             vectors = self._encoded(end)
         else:
             vectors = read_item_vectors(*self._offline, view, self.vector_spec, end=end)
         return ActivityHistory.of(events, vectors, spec)
+
+    def events(self, period: Period) -> ActivityEvents:
+        """Return the activity of a period; raises as `history` does."""
+        return self._events(period.start_us, period.end_us)
 
     def whole_history(self, until: Time) -> ActivityHistory:
         """Return all activity before a time, which has a zone, and item vectors."""
@@ -107,13 +112,18 @@ class TrainingSource:
     def postings(self, columns: Sequence[str], until: Time) -> pa.Table | None:
         """Return ids, times and some columns of the postings up to a time; None without a view."""
         end = parse_time(until, "`until`")
-        if self._postings is None:
+        if self.domain.postings is None:
             return None
-        return read_postings(*self._offline, self._postings, list(columns), end=end)
+        return read_postings(*self._offline, self.domain.postings, list(columns), end=end)
+
+    def item_names(self, until: Time) -> dict[int | str, str]:
+        """Return the newest titles or texts of items up to a time, by id; see `read_item_names`."""
+        view = self.domain.postings or self.domain.vectors
+        return read_item_names(*self._offline, view, end=parse_time(until, "`until`"))
 
     def category_columns(self) -> list[str]:
         """Return the columns of the postings that are lists of text."""
-        features = [] if self._postings is None else self._postings.features
+        features = [] if self.domain.postings is None else self.domain.postings.features
         return [feature.name for feature in features if feature.dtype == Array(String)]
 
     def models(self) -> dict[str, ActivityModel]:
@@ -130,29 +140,22 @@ class TrainingSource:
     @property
     def simulated(self) -> bool:
         """Whether a view says that its data are made up."""
-        views = [self.domain.events, self._postings]
+        views = [self.domain.events, self.domain.postings]
         return any(view and view.tags.get(Tag.SIMULATED) == "true" for view in views)
 
     @property
     def _offline(self) -> tuple[Any, Any]:
         return self.store.config, offline_store(self.store)
 
-    @cached_property
-    def _postings(self) -> FeatureView | None:
-        """The view of what items contain, with an encoder or without one; None if there is none."""
-        entities = self.domain.vectors.entities
-        found = [
-            view
-            for view in self.store.list_feature_views()
-            if view.tags.get(Tag.ROLE) == Role.POSTINGS and view.entities == entities
-        ]
-        return found[0] if found else None
+    def _events(self, start: int, end: int) -> ActivityEvents:
+        view = self.domain.events
+        return read_events(*self._offline, view, self.spec, start=start, end=end)
 
     def _encoded(self, end: int) -> ItemVectors:
         domain = self.domain
         encoder = registered_encoder(domain.vectors, repo=self.store.config.repo_path)
-        name = source_views_of(domain.vectors)[Role.POSTINGS]
-        view = self.store.registry.get_feature_view(name, self.store.project)
+        view = domain.postings
+        assert view is not None  # `encoded_vector_view` takes it from this view
         item_id, source = key_of(view), source_label(view)
         columns = encoder.content_columns(item_id)
         postings = read_postings(*self._offline, view, columns, end=end)

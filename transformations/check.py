@@ -41,6 +41,7 @@ from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import DomainNames
+from activity_embeddings.transformations.offline.connections import kept_connections
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.offline.sources import (
@@ -173,6 +174,7 @@ class CheckReport:
         return "\n".join(lines)
 
 
+@kept_connections()
 def check(
     store: FeatureStore, *, sample: int = 200, seed: int = 0, item: str | None = None
 ) -> CheckReport:

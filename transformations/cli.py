@@ -248,6 +248,69 @@ def forget(repo: Path, members: Sequence[str], verify: bool, item: str | None) -
 
 
 @cli.command()
+@click.argument("member")
+@click.option("--model", "models", multiple=True, help="Name of a model; repeatable. Default: all.")
+@click.option("--as-of", type=Moment(), help="Cut-off. Default: that of the online value.")
+@click.option(
+    "--recent",
+    nargs=3,
+    multiple=True,
+    metavar="ITEM ACTION TIME",
+    help="Event of a request as of now, or as of the cut-off; repeatable.",
+)
+@click.option("--nearest", default=10, show_default=True, help="Number of nearest items.")
+@click.option(
+    "--gradients",
+    is_flag=True,
+    help="Integrated gradients instead of leaving one activity out at a time.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Page to write.")
+@item_option
+@click.pass_obj
+def explain(
+    repo: Path,
+    member: str,
+    models: Sequence[str],
+    as_of: datetime | None,
+    recent: Sequence[tuple[str, str, str]],
+    nearest: int,
+    gradients: bool,
+    as_json: bool,
+    html: Path | None,
+    item: str | None,
+) -> None:
+    """Explain the embeddings of MEMBER: what each activity adds to them, and the nearest items.
+
+    Of what is online now; with --as-of of that time, from the source of events; with --recent of
+    what a request with these events is answered.
+    """
+    with one_line_errors():
+        from activity_embeddings.transformations.definitions.registered import registered_domain
+        from activity_embeddings.transformations.explain.explain import explain as run_explain
+        from activity_embeddings.transformations.explain.explanation import (
+            INTEGRATED_GRADIENTS,
+            LEAVE_ONE_OUT,
+        )
+
+        store = open_store(repo)
+        domain = registered_domain(store, item)
+        explanation = run_explain(
+            store,
+            member,
+            models=models,
+            as_of=as_of,
+            recent=[(domain.item_id(of), action, time) for of, action, time in recent] or None,
+            item=item,
+            nearest=nearest,
+            method=INTEGRATED_GRADIENTS if gradients else LEAVE_ONE_OUT,
+        )
+        if html is not None:
+            html.write_text(explanation.to_html(), encoding="utf-8")
+        click.echo(json.dumps(explanation.to_dict()) if as_json else explanation)
+
+
+@cli.command()
 @click.argument("model")
 @click.option("--to", metavar="VERSION", help="Default: the one packaged before.")
 @item_option

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 from feast import FeatureStore
-from feast.types import String
 
 from activity_embeddings.transformations.batch.record import forget_messages, sink_of_records
 from activity_embeddings.transformations.definitions.registered import (
@@ -21,6 +20,7 @@ from activity_embeddings.transformations.definitions.registered import (
     registered_domains,
 )
 from activity_embeddings.transformations.errors import InvalidInput, quote
+from activity_embeddings.transformations.offline.connections import kept_connections
 from activity_embeddings.transformations.offline.event_log import PushedEvents, source_has
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 from activity_embeddings.transformations.offline.sinks.places import sink_of
@@ -68,6 +68,7 @@ class Traces:
         )
 
 
+@kept_connections()
 def forget(store: FeatureStore, members: Sequence[int | str], item: str | None = None) -> Traces:
     """Take all that is kept of members out of the stores; return what there was.
 
@@ -93,7 +94,7 @@ def forget(store: FeatureStore, members: Sequence[int | str], item: str | None =
     """
     rows = row_store_of(store)
     traces = Traces(len(set(members)))
-    ids_of = [(domain, _ids(domain, members)) for domain in _domains(store, item)]
+    ids_of = [(domain, domain.member_ids(members)) for domain in _domains(store, item)]
     with ExitStack() as stack:
         for domain, ids in ids_of:
             _require_gone(store, domain, ids)
@@ -106,21 +107,24 @@ def forget(store: FeatureStore, members: Sequence[int | str], item: str | None =
             for sink in _sinks(store, domain):
                 sink.staging.clear()
                 traces.snapshots += sink.delete_members(domain.names.member_id, ids)
+                sink.drop_history()
         traces.online = rows.delete(
             [(view, entity_keys(view, ids)) for domain, ids in ids_of for view in domain.views]
         )
     records = sink_of_records(store.list_batch_feature_views(), store.config)
     if records is not None:
         forget_messages(records)
+        records.drop_history()
     return traces
 
 
+@kept_connections()
 def traces_of(store: FeatureStore, members: Sequence[int | str], item: str | None = None) -> Traces:
     """Look for all that is kept of members; see `forget`."""
     rows = row_store_of(store)
     traces = Traces(len(set(members)))
     for domain in _domains(store, item):
-        ids = _ids(domain, members)
+        ids = domain.member_ids(members)
         traces.source += len(source_has(store, domain.events, ids))
         traces.pushed += PushedEvents(store, domain.events).count(ids)
         for sink in _sinks(store, domain):
@@ -133,20 +137,6 @@ def _domains(store: FeatureStore, item: str | None) -> list[RegisteredDomain]:
     if item is None and len(found := registered_domains(store)) > 1:
         return found
     return [registered_domain(store, item)]
-
-
-def _ids(domain: RegisteredDomain, members: Sequence[int | str]) -> pa.Array:
-    """Return members as ids of a domain, each once."""
-    (column,) = domain.sequence.entity_columns
-    if column.dtype == String:
-        return pa.array(dict.fromkeys(str(member) for member in members), pa.string())
-    try:
-        return pa.array(dict.fromkeys(int(member) for member in members), pa.int64())
-    except (ValueError, OverflowError) as error:
-        raise InvalidInput(
-            f"{domain.names.member_id}: expected ids that are int64. "
-            f"Received: {', '.join(map(quote, members))}"
-        ) from error
 
 
 def _require_gone(store: FeatureStore, domain: RegisteredDomain, ids: pa.Array) -> None:

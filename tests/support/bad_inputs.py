@@ -602,9 +602,10 @@ def pushed_files(world: World, pushes: Pushes) -> Callable[[random.Random], str]
     return make
 
 
-def requests(world: World, server: Server) -> Callable[[random.Random], str]:
+def requests(
+    world: World, connection: http.client.HTTPConnection
+) -> Callable[[random.Random], str]:
     """Ask a server for features."""
-    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
     good = [json.dumps(request).encode() for request in GOOD]
     asked = 0.0
 
@@ -853,20 +854,27 @@ def runs(world: World) -> Callable[[random.Random], str]:
 def areas(folder: Path, models: Path) -> Iterator[list[Area]]:
     """Give all areas, over one world, while the body runs."""
     world = World(folder, models)
-    with feast_server(world.repo, folder / "serve.log") as server:
+    with (
+        feast_server(world.repo, folder / "serve.log") as server,
+        contextlib.closing(_connect(server)) as connection,
+    ):
         pushes = Pushes(world)
         yield [
             Area("files of events", 0.2, event_files(world)),
             Area("files of item vectors", 0.12, vector_files(world)),
             Area("pushed frames", 0.13, pushed_frames(world, pushes)),
             Area("pushed files", 0.12, pushed_files(world, pushes)),
-            Area("requests", 0.24, requests(world, server)),
+            Area("requests", 0.24, requests(world, connection)),
             Area("definitions", 0.08, definitions(world)),
             Area("manifests", 0.05, manifests(world)),
             Area("settings", 0.04, configurations(world)),
             Area("commands", 0.015, commands(world)),
             Area("runs", 0.005, runs(world)),
         ]
+
+
+def _connect(server: Server) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
 
 
 def attempt(area: Area, draw: random.Random) -> tuple[str, str] | None:

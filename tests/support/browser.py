@@ -91,16 +91,17 @@ class Browser:
         self._call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def open(
-        self, file: Path, width: int = 1280, height: int = 900, *, dark: bool = False
+        self, page: Path | str, width: int = 1280, height: int = 900, *, dark: bool = False
     ) -> Browser:
-        """Load a file in a window of CSS pixels; `messages` and `requests` start anew."""
+        """Load a file or a URL in a window of CSS pixels; `messages` and `requests` start anew."""
         self.media("screen", dark=dark)
         self._resize(width, height)
         self.messages, self.requests = [], []
         # By its loader, the page is told from one that was there before.
-        loader = self._call("Page.navigate", url=file.resolve().as_uri())["loaderId"]
+        url = page.resolve().as_uri() if isinstance(page, Path) else page
+        loader = self._call("Page.navigate", url=url)["loaderId"]
         if loader not in self._loaded:
-            self._until(lambda _: loader in self._loaded, f"loading {file}")
+            self._until(lambda _: loader in self._loaded, f"loading {page}")
         return self
 
     def media(self, medium: str, *, dark: bool = False) -> None:
@@ -109,8 +110,9 @@ class Browser:
         self._call("Emulation.setEmulatedMedia", media=medium, features=[scheme])
 
     def evaluate(self, script: str) -> Any:
-        """Return the JSON value of an expression in the page."""
-        got = self._call("Runtime.evaluate", expression=script, returnByValue=True)
+        """Return the JSON value of an expression in the page; of a promise, once it is kept."""
+        options = {"returnByValue": True, "awaitPromise": True}
+        got = self._call("Runtime.evaluate", expression=script, **options)
         assert "exceptionDetails" not in got, got
         return got["result"].get("value")
 

@@ -9,6 +9,7 @@ import numpy as np
 ARMS = (
     # name, title, role, how much it helps the simulated or measured ranker, vectors, values
     ("nothing", "the ranker without activity embeddings", "base", 0.0, 0, 0),
+    ("item_counts", "counts of what came next, by the last item", "reference", 0.0021, 0, 0),
     ("average", "unweighted averages, a vector an action", "reference", 0.0064, 3, 192),
     ("decay", "geometric decay, a vector an action (r = 0.9)", "reference", 0.0081, 3, 192),
     ("decay_rates", "geometric decay at three rates", "reference", 0.0072, 3, 192),
@@ -31,11 +32,13 @@ def sample_result(*, simulated: bool = False) -> dict[str, Any]:
     week = _ranked(random, 0.0921, {name: 0.7 * value for name, value in lift.items()})
     shown = {arm[0]: 2.3 * arm[3] for arm in ARMS if arm[2] != "control"}
     to_date = _ranked(random, 0.1043, shown)
+    alone = _ranked(random, 0.0801, {name: 2.9 * value for name, value in shown.items()})
     like = _liked(random, lift)
     comparisons = [
         *_comparisons(random, "day", day, "nothing", lift["oracle"] if simulated else None),
         *_comparisons(random, "to_date", to_date, "nothing", None),
         *_comparisons(random, "week", week, "nothing", None),
+        *_comparisons(random, "alone", alone, "nothing", None),
         *_comparisons(random, "day", day, "decay", None),
         *_comparisons(random, "week", week, "decay", None),
     ]
@@ -64,6 +67,7 @@ def sample_result(*, simulated: bool = False) -> dict[str, Any]:
         "created": "2026-02-03T09:12:44Z",
         "seconds": 312.4,
         "simulated": simulated,
+        "as_of": "request" if simulated else "published",
         "data": data,
         "timeline": {
             "learn_until": "2014-05-01T00:00:00+00:00",
@@ -121,6 +125,13 @@ def sample_result(*, simulated: bool = False) -> dict[str, Any]:
                 "members": 3518,
                 "candidates": {"median": 1207, "max": 1611},
                 "figures": week,
+            },
+            "alone": {
+                "title": "The same without a ranker",
+                "queries": 7012,
+                "members": 3518,
+                "candidates": {"median": 281, "max": 423},
+                "figures": alone,
             },
             "like": {
                 "title": "Tell an item that is liked from one that is dismissed",

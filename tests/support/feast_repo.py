@@ -1,7 +1,7 @@
 """A real feature repo for tests: the project's own definitions over small data.
 
-`Repo.feast` runs the real `feast` command: in this process for speed, by `Repo.process` in one of
-its own, and by `Repo.typed` as from a shell; `Repo.store` is the real `FeatureStore`.
+`Repo.feast` runs the real `feast` command in this process, for speed, and `Repo.process` in one of
+its own; `Repo.store` is the real `FeatureStore`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SAMPLE = RepoSettings(
         )
     )
 )
-"""Settings of the feature repo in the checkout, whose item vectors an encoder makes."""
+"""Settings of a feature repo whose item vectors an encoder makes."""
 FEAST = Path(sys.executable).with_name("feast")
 DIMENSION = 64
 US_PER_DAY = 86_400_000_000
@@ -140,17 +140,6 @@ class Repo:
     def process(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the feast command in a process of its own."""
         return processes.run(processes.FEAST, *arguments, folder=self.path, **environment)
-
-    def typed(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run the feast command as from a shell, by an interpreter that starts for it."""
-        return subprocess.run(
-            [FEAST, *arguments],
-            cwd=self.path,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
 
     @property
     def events(self) -> Path:
@@ -255,8 +244,9 @@ def small_repo(path: Path, models: Path, *, settings: RepoSettings = OWN_VECTORS
 
 
 def make_encoder_repo(path: Path, models: Path, events: pa.Table, postings: pa.Table) -> Repo:
-    """Copy the definitions as they are; `models` holds an item encoder and models for it."""
+    """Return a repo of `SAMPLE`; `models` holds an item encoder and models for it."""
     repo = _copy_definitions(path, models)
+    repo.configure(SAMPLE)
     repo.write_events(events)
     repo.write_postings(postings)
     return repo

@@ -52,7 +52,8 @@ class Server:
             with urllib.request.urlopen(request, timeout=60, context=self.tls) as answer:
                 return answer.status, json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
+            with error:
+                return error.code, json.load(error)
 
     def features(self, body: dict[str, Any]) -> dict[str, list[Any]]:
         """Return the features of a request that should succeed, by name."""

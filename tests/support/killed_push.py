@@ -1,12 +1,8 @@
-"""Publishes rows in a process of its own, and kills it in the middle, if it is told to.
-
-python -m support.killed_push SETTINGS FOLDER ITEM [kill]
-"""
+"""Publishes rows in a process of its own, and kills it in the middle, if it is told to."""
 
 import json
 import os
 import signal
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -88,7 +84,3 @@ def main(settings, folder, item, *killed):
     if killed:
         kill_in_the_middle(config, store)
     rows.publish(VIEW, batch_of(int(item)))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,11 +1,13 @@
 """Processes of their own that start at once: forks of one that has imported what they all need.
 
 To import Feast and TensorFlow takes seconds, which a suite that starts a hundred processes cannot
-spare. What a fork shares with the others is imported modules and nothing else: no test has run in
-the process that is forked. A test about the start itself, as of what is imported, printed or
-seeded by it, starts a whole interpreter with `subprocess` instead.
+spare. What a fork shares with the others is imported modules and the seed of hashes, nothing else:
+no test has run in the process that is forked. The workers of pytest-xdist are such forks, too, and
+use the server that they come from. A test about the start itself, as of what is imported, printed
+or seeded by it, starts a whole interpreter with `subprocess` instead.
 """
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -13,6 +15,8 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -22,7 +26,12 @@ FEAST = "from feast.cli.cli import cli; cli()"
 COMMAND = "from activity_embeddings.training.commands import cli; cli()"
 """The code of the command `activity-embeddings`."""
 
-PYTHON = "import sys; exec(sys.argv[-1])"
+PYTHON = """
+import logging, sys
+logging.root.handlers.clear()  # importing feast.cli.serve has set up logging
+logging.root.setLevel(logging.WARNING)
+exec(sys.argv[-1])
+"""
 """The code of `python`, as called with `-c code` at last; other options have no effect."""
 
 _IMPORTED = [
@@ -30,17 +39,21 @@ _IMPORTED = [
     "feast.cli.cli",
     "feast.infra.offline_stores.duckdb",
     "feast.infra.online_stores.sqlite",
+    "feast.infra.online_stores.postgres_online_store.postgres",
     "feast.infra.registry.sql",
     "tensorflow",
     "keras",
     "pyiceberg.catalog.sql",
     "pyiceberg.io.pyarrow",
     "activity_embeddings.training.commands",
+    "activity_embeddings.training.evaluation.evaluate",
     "activity_embeddings.training.fitting.train",
     "activity_embeddings.transformations.batch.engine",
     "activity_embeddings.transformations.inference.embedder",
     "activity_embeddings.transformations.offline.duckdb",
+    "activity_embeddings.transformations.offline.postgres_store",
     "activity_embeddings.transformations.offline.sinks.iceberg",
+    "activity_embeddings.transformations.offline.sinks.postgres",
     "activity_embeddings.transformations.serving.process",
 ]
 forks = multiprocessing.get_context("forkserver")
@@ -114,6 +127,7 @@ def start(
     )
     stdout.touch()
     stderr.touch()
+    _start_server()
     process.start()
     return Running(process, stdout, stderr)
 
@@ -143,6 +157,19 @@ def read_environment() -> None:
         pyiceberg.catalog._ENV_CONFIG = pyiceberg.catalog.Config()
 
 
+@cache
+def _start_server() -> None:
+    """Start the server; what libraries print when they are imported says nothing of tests."""
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            forkserver._forkserver.ensure_running()
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
 def _run(
     code: str,
     arguments: list[str],
@@ -151,6 +178,10 @@ def _run(
     files: tuple[Path, Path, Path],
 ) -> None:
     """Be the process."""
+    gc.freeze()  # what was imported is no garbage
+    # What it starts comes from the same server, as `ensure_running` says of itself and does not.
+    forkserver._forkserver.ensure_running = resource_tracker.ensure_running
+    multiprocessing.set_start_method(None, force=True)  # the default, as in any other process
     os.setsid()
     stdin, stdout, stderr = files
     for number, file, flags in (

@@ -68,8 +68,8 @@ def _wait(process: subprocess.Popen, address: str, log: Path) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            urllib.request.urlopen(f"{address}/moto-api/", timeout=1)
-            return
+            with urllib.request.urlopen(f"{address}/moto-api/", timeout=1):
+                return
         except (urllib.error.URLError, OSError):
             time.sleep(0.05)
     raise AssertionError(f"the server of moto did not start:\n{log.read_text()}")

@@ -11,12 +11,13 @@ import click
 from activity_embeddings.training.commands.evaluate import compare, evaluate
 from activity_embeddings.training.commands.init import init
 from activity_embeddings.training.commands.item_encoder import train_item_encoder
+from activity_embeddings.training.commands.measure import measure
 from activity_embeddings.training.commands.train import models, package, train, tune
 from activity_embeddings.transformations.cli import cli as serving
 
 __all__ = ["cli"]
 
-_TRAINING = (init, train, tune, package, models, train_item_encoder, evaluate, compare)
+_TRAINING = (init, train, tune, package, models, train_item_encoder, measure, evaluate, compare)
 
 cli = click.Group(
     commands=[*serving.commands.values(), *_TRAINING],

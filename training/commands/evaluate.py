@@ -20,6 +20,10 @@ from activity_embeddings.training.figure import MARGIN
 from activity_embeddings.transformations.cli import Moment, item_option, one_line_errors, open_store
 from activity_embeddings.transformations.extras import require_extra
 
+AS_OF = ("published", "request")
+"""As `AsOf`, without importing what reads it."""
+BOTH = "both"
+
 
 @dataclass(frozen=True)
 class Dates:
@@ -66,6 +70,14 @@ class About:
     "seed; repeatable.",
 )
 @click.option(
+    "--as-of",
+    type=click.Choice([*AS_OF, BOTH]),
+    default=AS_OF[0],
+    show_default=True,
+    help="As of when values of members are: of the newest daily run, or of each request; both "
+    "write a folder each into --out.",
+)
+@click.option(
     "--seeds",
     type=click.IntRange(3),
     default=5,
@@ -107,6 +119,7 @@ def evaluate(
     dates: Dates,
     wanted: tuple[str, ...],
     also: tuple[tuple[str, tuple[Path, ...]], ...],
+    as_of: str,
     seeds: int,
     about: About,
     quick: bool,
@@ -122,6 +135,7 @@ def evaluate(
         from activity_embeddings.training.evaluation.from_repo import read_data, read_models
         from activity_embeddings.training.evaluation.plan import (
             QUICK,
+            AsOf,
             Declared,
             EvaluationPlan,
             Size,
@@ -131,20 +145,25 @@ def evaluate(
         from activity_embeddings.training.evaluation.result import HTML
 
         store = open_store(repo)
-        plan = EvaluationPlan(
-            Timeline(**asdict(dates)),
-            declared=Declared(seeds=tuple(range(seeds))),
-            size=QUICK if quick else Size(),
-        )
-        result = run_evaluation(
-            read_data(store, until=dates.until, **vars(about), item=item),
-            out,
-            plan=plan,
-            models=read_models(store, wanted, also, item=item),
-            commands=[" ".join(["activity-embeddings", *map(shlex.quote, sys.argv[1:])])],
-            say=click.echo,
-        )
-        click.echo(f"\n{headline(result)}\n\n{out / HTML}")
+        data = read_data(store, until=dates.until, **vars(about), item=item)
+        models = read_models(store, wanted, also, item=item)
+        for one in AS_OF if as_of == BOTH else [as_of]:
+            folder = out / one if as_of == BOTH else out
+            plan = EvaluationPlan(
+                Timeline(**asdict(dates)),
+                as_of=AsOf(one),
+                declared=Declared(seeds=tuple(range(seeds))),
+                size=QUICK if quick else Size(),
+            )
+            result = run_evaluation(
+                data,
+                folder,
+                plan=plan,
+                models=models,
+                commands=[" ".join(["activity-embeddings", *map(shlex.quote, sys.argv[1:])])],
+                say=click.echo,
+            )
+            click.echo(f"\n{headline(result)}\n\n{folder / HTML}")
 
 
 @click.command()

@@ -17,7 +17,7 @@ from activity_embeddings.transformations.cli import one_line_errors
 if TYPE_CHECKING:
     from activity_embeddings.training.new_repo.settings import RepoSettings
 
-SAMPLE_INTERVAL = ("2013-07-28T00:00:00", "2013-08-01T00:00:00")
+SAMPLE_INTERVAL = ("1999-03-28T00:00:00", "1999-03-31T00:00:00")
 """Days of the sample data that are published in seconds."""
 _PATH = click.Path(exists=True, path_type=Path)
 _ID_TYPES = click.Choice(["int", "string"])
@@ -94,7 +94,7 @@ def init(
             from activity_embeddings.training.new_repo.create import create_sample_repo
 
             create_sample_repo(folder)
-            click.echo(f"{folder}: the sample feature repo, films that stand in for jobs")
+            click.echo(f"{folder}: the sample feature repo, restaurants that stand in for jobs")
         else:
             settings = _settings(folder, said)
             from activity_embeddings.training.new_repo.create import create_repo

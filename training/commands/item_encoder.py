@@ -1,15 +1,26 @@
-"""The command that trains and packages an item encoder."""
+"""The command that trains and packages an item encoder, alone or with an activity model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from activity_embeddings.training.commands.options import FOLDER, grouped, training
+from activity_embeddings.training.commands.options import (
+    FOLDER,
+    Setting,
+    grouped,
+    training,
+    with_settings,
+)
 from activity_embeddings.transformations.cli import Moment, item_option
+from activity_embeddings.transformations.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from activity_embeddings.training.models import Network
 
 _FILES = click.Path(exists=True, path_type=Path)
 
@@ -22,6 +33,40 @@ class Sources:
     postings: Path | None
     text: tuple[str, ...]
     category: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The network that is trained together with the vectors, where there is one."""
+
+    network_name: str | None
+    network_settings: tuple[tuple[str, Any], ...]
+    network_out: Path | None
+
+    def build(self) -> Network | None:
+        """Return the network, checked before anything is read."""
+        from activity_embeddings.training.models import Network, architecture
+        from activity_embeddings.training.models.registry import is_name
+
+        if self.network_out is not None and not is_name(self.network_out.name):
+            raise InvalidInput(
+                "--network-out should end with the model's name: lower-case letters, digits and "
+                f"'_'. Received: {self.network_out}"
+            )
+        name = self.network_name
+        if name is None:
+            if self.network_settings or self.network_out:
+                raise InvalidInput(
+                    "--network-set and --network-out expect --network. Received: no --network"
+                )
+            return None
+        kind = architecture(name)
+        if not issubclass(kind, Network):
+            raise InvalidInput(
+                f"--network should be a learned model, as cnn. Received: {name}, a formula"
+            )
+        network: Network = with_settings(kind, f"model {name!r}", dict(self.network_settings))
+        return network
 
 
 @click.command("train-item-encoder")
@@ -49,6 +94,36 @@ class Sources:
         "--category", multiple=True, help="Column of categories or lists of them; repeatable."
     ),
 )
+@grouped(
+    "network",
+    NetworkOptions,
+    click.option(
+        "--network",
+        "network_name",
+        help="Activity model that is trained together with the vectors, as cnn. Default: a "
+        "decaying average.",
+    ),
+    click.option(
+        "--network-set",
+        "network_settings",
+        type=Setting(),
+        multiple=True,
+        help="Hyperparameter of the network, as filters=64; repeatable.",
+    ),
+    click.option(
+        "--network-out",
+        type=FOLDER,
+        help="Folder of the network's SavedModel. The model gets the folder's name, and the "
+        "version of the vectors.",
+    ),
+)
+@click.option(
+    "--objective-set",
+    "objective_settings",
+    type=Setting(),
+    multiple=True,
+    help="Setting of the objective next_positive, as other_weight=1; repeatable.",
+)
 @click.option(
     "--until",
     type=Moment(),
@@ -57,6 +132,9 @@ class Sources:
 )
 @click.option("--dimension", default=64, show_default=True, help="Length of a vector.")
 @click.option("--epochs", type=int, help="Maximum number of passes over the examples.")
+@click.option(
+    "--patience", type=int, help="Number of epochs without a better figure before stopping."
+)
 @click.option("--seed", default=0, show_default=True, help="Random seed.")
 @click.option(
     "--name",
@@ -88,9 +166,12 @@ class Sources:
 def train_item_encoder(
     repo: Path,
     sources: Sources,
+    network: NetworkOptions,
+    objective_settings: tuple[tuple[str, Any], ...],
     until: datetime,
     dimension: int,
     epochs: int | None,
+    patience: int | None,
     seed: int,
     name: str,
     version: str,
@@ -107,24 +188,43 @@ def train_item_encoder(
         from activity_embeddings.training.item_encoder import train as item_encoder
         from activity_embeddings.training.item_encoder.data import EncoderData
         from activity_embeddings.training.item_encoder.towers import TowerSettings
-        from activity_embeddings.training.packaging import package_item_encoder
+        from activity_embeddings.training.objectives import NextPositive
+        from activity_embeddings.training.packaging import package_item_encoder, package_model
 
+        objective = with_settings(
+            NextPositive, "objective 'next_positive'", dict(objective_settings)
+        )
+        built = network.build()
         data = EncoderData.of(repo, item)
-        fit = replace(item_encoder.ENCODER_FIT, seed=seed)
+        given = {"epochs": epochs, "patience": patience, "seed": seed}
+        chosen = {name: value for name, value in given.items() if value is not None}
         plan = item_encoder.EncoderPlan(
             until,
             dimension=dimension,
             spec=data.spec,
             item_id=data.names.item_id,
             towers=TowerSettings(text=sources.text, categories=sources.category),
-            fit=fit if epochs is None else replace(fit, epochs=epochs),
+            objective=objective,
+            fit=replace(item_encoder.ENCODER_FIT, **chosen),
+            network=built,
         )
         events = data.events(sources.events, until)
         content = [*sources.text, *sources.category]
         postings = data.postings(sources.postings, content, until)
         out = data.folder() if out is None else out
-        module, facts = item_encoder.train_item_encoder(events, postings, plan, run=run, verbose=1)
-        described = package_item_encoder(
-            module, out, name=name, version=version, valid_from=until, **facts
+        towers = item_encoder.train_towers(events, postings, plan, run=run, verbose=1)
+        encoder = package_item_encoder(
+            towers.encoder, out, name=name, version=version, valid_from=until, **towers.facts
         )
-        click.echo(f"{described.summary()}\n{out}")
+        click.echo(f"{encoder.summary()}\n{out}")
+        if network.network_out is not None:
+            model = package_model(
+                towers.member_tower,
+                network.network_out,
+                name=network.network_out.name,
+                version=version,
+                spec=plan.spec,
+                vector_spec=encoder.vector_spec,
+                **towers.facts,
+            )
+            click.echo(f"{model.summary()}\n{network.network_out}")

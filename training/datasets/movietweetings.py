@@ -1,38 +1,54 @@
-"""Turn the raw MovieTweetings files into the sample data that the feature repository ships.
+"""MovieTweetings: rated films that stand in for jobs, and how the raw files become them.
 
-No public data set of item applications carries item content, apply/save/dismiss actions and times
-together, so rated films stand in for jobs: a user is a member, a film is an item posting, and the
-rating says which action was taken. Every figure measured on it is a figure from a proxy domain.
+No public data set of job applications carries job content, apply/save/dismiss actions and times
+together. Here a user is a member, a film is a posting, and the rating says which action was taken.
+Every figure measured on it is a figure from a proxy domain. What members rate next is hardly told
+by what they rated last: it is the control on which an evaluation should find nothing.
 
-    python -m activity_embeddings.training.datasets.movietweetings --raw RAW --out feature_repo/data
+    python -m activity_embeddings.training.datasets.movietweetings --raw RAW --out OUT
 """
 
 import argparse
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from activity_embeddings.training.datasets.base import (
+    EVENTS_FILE,
+    EVENTS_SCHEMA,
+    POSTINGS_FILE,
+    README_FILE,
+    Sample,
+    postings_of,
+)
+from activity_embeddings.training.new_repo.settings import RepoSettings
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.names import ACTION, EVENT_TIMESTAMP, ITEM_ID, MEMBER_ID
 
-EVENTS_FILE = "activity_events/history.parquet"
-POSTINGS_FILE = "job_postings.parquet"
 LICENSE_FILE = "LICENSE.movietweetings"
-README_FILE = "README.md"
 
-EVENTS_SCHEMA = pa.schema(
-    [
-        (MEMBER_ID, pa.int64()),
-        (ITEM_ID, pa.int64()),
-        (ACTION, pa.string()),
-        (EVENT_TIMESTAMP, pa.timestamp("us", tz="UTC")),
-    ]
+FILMS = Sample(
+    name="films",
+    description="MovieTweetings: films stand in for jobs, ratings for actions (a proxy domain)",
+    encoder_until=datetime(2013, 5, 1, tzinfo=UTC),
+    validate_from=datetime(2013, 6, 17, tzinfo=UTC),
+    rank_from=datetime(2013, 7, 1, tzinfo=UTC),
+    test_from=datetime(2013, 8, 1, tzinfo=UTC),
+    until=datetime(2013, 9, 1, tzinfo=UTC),
+    text=("title",),
+    categories=("genres", "year"),
+    fit={"epochs": 20, "learning_rate": 1e-4},  # what was best on the validation days
+    settings=RepoSettings(
+        items=postings_of(("title", "String"), ("year", "Int64"), ("genres", "Array(String)"))
+    ),
+    folder="training/datasets/data/films",
 )
+
 POSTINGS_SCHEMA = pa.schema(
     [
         (ITEM_ID, pa.int64()),
@@ -46,7 +62,7 @@ POSTINGS_SCHEMA = pa.schema(
 _MICROSECOND = timedelta(microseconds=1)
 _DAY_US = timedelta(days=1) // _MICROSECOND
 NIGHTLY_JOB = timedelta(hours=4)
-"""Time after midnight UTC at which a nightly item has taken up the day's new postings."""
+"""Time after midnight UTC at which a nightly job has taken up the day's new postings."""
 
 APPLY_FROM_RATING = 8
 SAVE_FROM_RATING = 6
@@ -57,22 +73,21 @@ _RATING_LINE = re.compile(r"([0-9]{1,18})::([0-9]{1,18})::([0-9]{1,2})::([0-9]{1
 _MOVIE_LINE = re.compile(r"([0-9]{1,18})::(.*\S) \(([0-9]{4})\)::(.*)")
 
 _README = """\
-# Sample data
+# Films
 
 Real, timestamped, positive and negative actions, small enough to commit. It is a **proxy domain**:
-no public data set of item applications carries item content, apply/save/dismiss actions and times
+no public data set of job applications carries job content, apply/save/dismiss actions and times
 together, so films stand in for jobs. Say so beside every figure measured on it.
 
 | File | Rows | One row per | Columns |
 | --- | --- | --- | --- |
 | `activity_events/history.parquet` | {events:,} | action | `member_id`, `job_id`, `action`, \
 `event_timestamp` |
-| `job_postings.parquet` | {postings:,} | item | `job_id`, `title`, `year`, `genres`, \
+| `job_postings.parquet` | {postings:,} | job | `job_id`, `title`, `year`, `genres`, \
 `event_timestamp` |
 
-Times are UTC. A posting is known from its `event_timestamp` on. Events are a folder, to which
-`activity-embeddings push` adds files; those are not committed. Item vectors are made from the
-postings by the feature repo's item encoder.
+Times are UTC. A posting is known from its `event_timestamp` on. It is the control: what members
+rate next is hardly told by what they rated last, and an evaluation should find nothing in it.
 
 ## Where it comes from
 
@@ -85,28 +100,28 @@ every fifth user left out). MIT licence, copied in `LICENSE.movietweetings`. Ple
 
 ## What was modified
 
-- A user is a member and a film is an item. Ids keep their numeric value; as integers, film ids lose
+- A user is a member and a film is a job. Ids keep their numeric value; as integers, film ids lose
   their leading zeros.
 - A rating of 8 or more is `APPLY`, 6 or 7 is `SAVE`, 5 or less is `DISMISS`; the rating itself is
   dropped. Of {events:,} events that makes {APPLY:,}, {SAVE:,} and {DISMISS:,}.
-- Events are sorted by time, then member, then item. Times run from {first} to {last}, UTC.
+- Events are sorted by time, then member, then job. Times run from {first} to {last}, UTC.
 - The year in brackets at the end of a film's title is a column of its own.
 - Films without genres ({postings_without_genres:,}) have an empty list. Events on films without a
   row in `movies.dat` ({events_on_unknown_items:,}) are kept.
 - The source does not say when a film became known, so the time of a posting is that of a nightly
-  item: 04:00 UTC on the day after its first event. The {postings_without_events:,} films without
+  job: 04:00 UTC on the day after its first event. The {postings_without_events:,} films without
   any event have the start of the first day.
 
 ## How to make it again
 
 With `ratings.dat`, `movies.dat` and `LICENSE` of the source in a folder `RAW`:
 
-    python -m activity_embeddings.training.datasets.movietweetings --raw RAW --out feature_repo/data
+    python -m activity_embeddings.training.datasets.movietweetings --raw RAW --out OUT
 """
 
 
 def prepare_movietweetings(raw_dir: Path, out_dir: Path) -> dict[str, int]:
-    """Write the sample events, postings, licence and README made from the raw files.
+    """Write the events, postings, licence and README made from the raw files.
 
     Both raw files are read and checked whole before anything is written, so bad input leaves
     `out_dir` as it was. Events on films without a row in `movies.dat` are kept: an item that has
@@ -115,10 +130,10 @@ def prepare_movietweetings(raw_dir: Path, out_dir: Path) -> dict[str, int]:
     Parameters
     ----------
     raw_dir
-        Path Folder with `ratings.dat` (`user_id::movie_id::rating::unix_seconds`), `movies.dat`
+        Folder with `ratings.dat` (`user_id::movie_id::rating::unix_seconds`), `movies.dat`
         (`movie_id::title (year)::genre|genre`), both UTF-8 without a header, and `LICENSE`.
     out_dir
-        Path Folder to write to, made if missing. The same input gives the same bytes.
+        Folder to write to, made if missing. The same input gives the same bytes.
 
     Returns
     -------
@@ -171,7 +186,7 @@ def action_of_rating(rating: int) -> str:
     Parameters
     ----------
     rating
-        int From 0 to 10.
+        From 0 to 10.
 
     Returns
     -------

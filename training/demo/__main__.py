@@ -1,8 +1,8 @@
 """The full evaluation on the sample data, models trained for it included: `make evaluate`.
 
-It works in a feature repo of its own, `build/films`, where `feast materialize`, `feast ui` and
-everything else can be tried afterwards. `make evaluate DATA=jobs` does the same on a simulated job
-market, in `build/jobs`.
+It works in a feature repo of its own, `build/entree`, where `feast materialize`, `feast ui` and
+everything else can be tried afterwards. `DATA=eshop`, `films` or `jobs` does the same on another
+data set, in `build/DATA`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from feast import FeatureStore
 
 from activity_embeddings.training.datasets.sample import (
-    FILMS,
+    ENTREE,
     LEARNED,
     SAMPLES,
     TRUTH,
+    MarketSample,
     Sample,
-    make_films_repo,
-    make_market_repo,
+    make_sample_repo,
 )
 from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.transformations import names
@@ -44,30 +45,28 @@ QUICK_SEEDS = 3
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--repo", type=Path, default=Path("feature_repo"), help="Folder of the definitions."
-    )
-    parser.add_argument("--data", choices=sorted(SAMPLES), default=FILMS.name)
+    parser.add_argument("--data", choices=sorted(SAMPLES), default=ENTREE.name)
     parser.add_argument(
         "--out", type=Path, help="Feature repo to make, or make again; default: build/DATA."
     )
+    parser.add_argument("--members", type=int, help="Number of members of the simulated market.")
     parser.add_argument("--quick", action="store_true", help="A look, with wider intervals.")
     arguments = parser.parse_args()
-    definitions = arguments.repo.resolve()
     sample = SAMPLES[arguments.data]
+    if arguments.members is not None:
+        if not isinstance(sample, MarketSample):
+            parser.error(f"--members is for simulated data. Received: --data {sample.name}")
+        sample = replace(sample, members=arguments.members)
     repo = (arguments.out or Path("build") / sample.name).resolve()
     with _step(f"A feature repo: {_shown(repo)}"):
         try:
-            if sample.simulated:
-                make_market_repo(repo, definitions, definitions.parent / "examples")
-            else:
-                make_films_repo(repo, definitions)
+            make_sample_repo(repo, sample)
         except InvalidInput as error:
             parser.error(str(error))
     run(repo, sample, quick=arguments.quick)
 
 
-def run(repo: Path, sample: Sample = FILMS, *, quick: bool = False) -> None:
+def run(repo: Path, sample: Sample, *, quick: bool = False) -> None:
     """Train the encoder and the models in the feature repo at `repo`, apply it, and evaluate."""
     started = time.perf_counter()
     # Feast's DuckDB store calls functions that DuckDB has renamed.

@@ -1,6 +1,6 @@
 """Build the item encoder of the demo's feature repo and its three packaged models.
 
-    python -m activity_embeddings.training.demo.models --repo build/films
+    python -m activity_embeddings.training.demo.models --repo build/entree
 
 No model sees what it is later asked about; the dates are in
 `activity_embeddings.training.datasets.sample`.
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from activity_embeddings.training.datasets.sample import FILMS, Sample
+from activity_embeddings.training.datasets.sample import ENTREE, Sample
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.loop import Fit
@@ -36,32 +36,36 @@ from activity_embeddings.transformations.contract.item_encoder import (
     describe_item_encoder,
 )
 from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
-from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from activity_embeddings.transformations.spec import ItemVectorSpec
 
 ITEM_ENCODER = "item_encoder"
 """Name of the encoder's folder among the models."""
 DIMENSION = 64
 """Length of an item vector."""
-FIT = Fit(epochs=20, learning_rate=1e-4)
-"""How each model is fitted: what was best on the validation days of the films."""
 SAMPLE_MODELS: tuple[tuple[Architecture, str], ...] = (
     (UnweightedAverage(), "Plain mean of the item embeddings of each action."),
     (
-        GeometricDecay(r=0.9),
-        "Geometrically decaying average of each action's item embeddings, r = 0.9.",
+        GeometricDecay(r=0.5),
+        "Geometrically decaying average of each action's item embeddings, r = 0.5.",
     ),
     (CNN(), "One vector from a CNN over the interleaved activities, as a correction of a decay."),
 )
 
 
 def build_item_encoder(
-    data: Path, models: Path, *, sample: Sample = FILMS, seed: int = 0, verbose: int = 0
+    data: Path, models: Path, *, sample: Sample = ENTREE, seed: int = 0, verbose: int = 0
 ) -> ItemEncoderDescription:
     """Train the encoder on the sample data in folder `data`, and package it into `models`."""
-    towers = TowerSettings(text=sample.text, categories=sample.categories, tokens=sample.words)
+    towers = TowerSettings(
+        text=sample.text,
+        categories=sample.categories,
+        tokens=sample.words,
+        buckets=sample.buckets,
+    )
     plan = EncoderPlan(
         sample.encoder_until,
         dimension=DIMENSION,
+        spec=sample.settings.spec,
         towers=towers,
         fit=replace(ENCODER_FIT, seed=seed),
     )
@@ -78,12 +82,12 @@ def build_item_encoder(
     )
 
 
-def read_history(data: Path, models: Path, *, sample: Sample = FILMS) -> ActivityHistory:
+def read_history(data: Path, models: Path, *, sample: Sample = ENTREE) -> ActivityHistory:
     """Read the activity in folder `data`, with vectors of the item encoder in `models`."""
     encoder = describe_item_encoder(models / ITEM_ENCODER)
     encoded = encode_postings(ItemEncoder(encoder), sample.postings(data))
     vectors = ItemVectors.from_arrow(encoded, encoder.vector_spec)
-    return ActivityHistory.from_arrow(sample.events(data), vectors, ActivitySpec())
+    return ActivityHistory.from_arrow(sample.events(data), vectors, sample.settings.spec)
 
 
 def train_model(
@@ -91,7 +95,7 @@ def train_model(
     history: ActivityHistory,
     vector_spec: ItemVectorSpec,
     *,
-    sample: Sample = FILMS,
+    sample: Sample = ENTREE,
     objective: Objective | None = None,
     seed: int = 0,
     verbose: int = 0,
@@ -103,13 +107,13 @@ def train_model(
         period=Period(sample.encoder_until, sample.validate_from),
         validation=Period(sample.validate_from, sample.rank_from),
         objective=objective or NextPositive(),
-        fit=replace(FIT, seed=seed),
+        fit=Fit(**sample.fit, seed=seed),
     )
     return train(model, plan, verbose=verbose)
 
 
 def build_models(
-    data: Path, models: Path, *, sample: Sample = FILMS, seed: int = 0, verbose: int = 0
+    data: Path, models: Path, *, sample: Sample = ENTREE, seed: int = 0, verbose: int = 0
 ) -> Iterator[ModelDescription]:
     """Train and package the three models into folder `models`, one at a time.
 

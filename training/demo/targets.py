@@ -1,10 +1,10 @@
-"""What an evaluation of the sample data should find, declared before it was run."""
+"""What an evaluation of each data set should find, declared before it was run."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from activity_embeddings.training.datasets.sample import FILMS, JOBS
+from activity_embeddings.training.datasets.sample import ENTREE, ESHOP, FILMS, JOBS
 from activity_embeddings.training.evaluation.arms import DECAY, MEAN, NOTHING
 from activity_embeddings.training.evaluation.plan import Target
 from activity_embeddings.training.evaluation.result import DAY, TO_DATE
@@ -12,6 +12,8 @@ from activity_embeddings.training.evaluation.result import DAY, TO_DATE
 CANDIDATE = "cnn"
 """The model that the demo trains, and that the targets are about."""
 TARGETS = {
+    ENTREE.name: (Target(CANDIDATE, DECAY, least=0.15),),
+    ESHOP.name: (Target(CANDIDATE, DECAY),),
     FILMS.name: tuple(
         replace(target, task=task)
         for task in (TO_DATE, DAY)
@@ -24,4 +26,4 @@ TARGETS = {
     ),
     JOBS.name: (Target(CANDIDATE, DECAY),),
 }
-"""By the name of the sample."""
+"""By the name of the data set."""

@@ -21,6 +21,8 @@ SEVERAL_RATES = "several_rates"
 CATEGORY_SUMS = "category_sums"
 DECAY_AND_RATES = "decay+two_rates"
 TWO_RATES = "two_rates"
+ITEM_COUNTS = "item_counts"
+ITEM_ACTION_COUNTS = "item_action_counts"
 PLACEBO = "placebo"
 ITEM_ONLY = "item_only"
 CANARY = "leak_canary"
@@ -34,6 +36,8 @@ RESERVED = frozenset(
         SINGLE_DECAY,
         SEVERAL_RATES,
         CATEGORY_SUMS,
+        ITEM_COUNTS,
+        ITEM_ACTION_COUNTS,
         TWO_RATES,
         DECAY_AND_RATES,
         PLACEBO,
@@ -59,16 +63,20 @@ class ArmRole(StrEnum):
 class Kind(StrEnum):
     """Where the vectors of a member come from."""
 
-    PUBLISHED = "published"
-    """The newest value that a daily run had published before the query."""
+    OWN = "own"
+    """What the model gives for the member, as of when the evaluation's values are."""
     OTHER_MEMBER = "other member"
-    """That of another member, drawn at random."""
+    """The same for another member, drawn at random."""
     AS_OF = "as of"
     """Computed as of the time of the query, minus a lag."""
     CONSTANT = "constant"
     """Ones, the same for everyone: what is left is the item's own vector."""
     CATEGORIES = "categories"
     """Sums of the categories of recent items, beside the item's own categories."""
+    ITEM_COUNTS = "item counts"
+    """How often each item came next, after the member's last item."""
+    ITEM_ACTION_COUNTS = "item and action counts"
+    """How often each item came next, after the member's last item and what was done with it."""
     TRUTH = "truth"
     """The true preference in a simulated market, beside the item's true vector."""
 
@@ -115,13 +123,32 @@ class Arm:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The activity models whose published values it reads."""
+        """The activity models whose values it reads."""
         return tuple(source.model for source in self.sources if source.model)
 
 
-def published_arm(name: str, title: str, role: ArmRole) -> Arm:
-    """Return the arm of one published model, of the same name."""
-    return Arm(name, title, role, (Source(Kind.PUBLISHED, name),))
+def model_arm(name: str, title: str, role: ArmRole) -> Arm:
+    """Return the arm of one model, of the same name."""
+    return Arm(name, title, role, (Source(Kind.OWN, name),))
+
+
+TABLES = (Kind.ITEM_COUNTS, Kind.ITEM_ACTION_COUNTS)
+"""Sources that are tables of counts, and have no vector."""
+COUNTS = (
+    Arm(
+        ITEM_COUNTS,
+        "counts of what came next, by the last item",
+        ArmRole.REFERENCE,
+        (Source(Kind.ITEM_COUNTS),),
+    ),
+    Arm(
+        ITEM_ACTION_COUNTS,
+        "counts of what came next, by the last item and what was done with it",
+        ArmRole.REFERENCE,
+        (Source(Kind.ITEM_ACTION_COUNTS),),
+    ),
+)
+"""Look-ups, which cost nothing to learn: what a learned vector has to beat."""
 
 
 def combined(one: Arm, other: Arm) -> Arm:

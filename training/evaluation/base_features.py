@@ -1,9 +1,10 @@
-"""What any item recommender knows without an activity embedding, as of when a daily run knew it.
+"""What any item recommender knows without an activity embedding, as of any moment.
 
 Popularity and age of items, the share of a member's activity that was positive, the categories of
 the items that a member ever wanted, and, as an older baseline, sums of the categories of recent
-items. Every row is as of the newest daily run whose values were available at the time of the query,
-so that no query sees itself.
+items. The moment is that of the newest daily run whose values were available at the time of the
+query, or, of members, the time of the query; what counts lies strictly before it, so that no query
+sees itself.
 """
 
 from __future__ import annotations

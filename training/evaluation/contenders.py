@@ -130,9 +130,9 @@ class Contenders:
         by_name = {model.name: model for model in models}
         learned = [name for name, model in by_name.items() if model.role == ArmRole.LEARNED]
         candidate = learned[-1] if learned else arms.DECAY
-        published = {m.name: arms.published_arm(m.name, m.title, m.role) for m in by_name.values()}
-        two_rates = published.pop(arms.TWO_RATES)
-        decay = published[arms.DECAY]
+        of_models = {m.name: arms.model_arm(m.name, m.title, m.role) for m in by_name.values()}
+        two_rates = of_models.pop(arms.TWO_RATES)
+        decay = of_models[arms.DECAY]
         compared = [Arm(arms.NOTHING, "base features alone", ArmRole.BASE)]
         if with_categories:
             compared.append(
@@ -143,9 +143,9 @@ class Contenders:
                     (Source(Kind.CATEGORIES),),
                 )
             )
-        compared += published.values()
+        compared += [*arms.COUNTS, *of_models.values()]
         compared.append(arms.combined(decay, two_rates))
-        compared += [arms.combined(decay, published[name]) for name in learned]
+        compared += [arms.combined(decay, of_models[name]) for name in learned]
         compared += arms.controls(candidate, leaking=arms.DECAY)
         if with_truth:
             truth = (Source(Kind.TRUTH),)
@@ -163,8 +163,9 @@ class Contenders:
 
     @property
     def basic_arms(self) -> list[Arm]:
-        """The base features alone, and each model by itself."""
-        return [arm for arm in self.arms if arm.name in {arms.NOTHING, *self.models}]
+        """The base features alone, and each table of counts and each model by itself."""
+        basic = {arms.NOTHING, arms.ITEM_COUNTS, arms.ITEM_ACTION_COUNTS, *self.models}
+        return [arm for arm in self.arms if arm.name in basic]
 
     def training_curves(self) -> list[TrainingCurve]:
         """Return the figures of each epoch, as manifests have them, of each model's first run."""

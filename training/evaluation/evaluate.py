@@ -4,9 +4,9 @@
     T1 to T2       the ranker learns
     T2 to T3       one test
 
-Every arm gets the same queries, candidates, base features, ranker and seeds. Embeddings are joined
-as the daily run would have published them. The result is a dict of JSON values, a table of each
-member's figures, and a report made from the first.
+Every arm gets the same queries, candidates, base features, ranker and seeds. Values of members are
+those that the daily run would have published, or as of each request (`AsOf`). The result is a dict
+of JSON values, a table of each member's figures, and a report made from the first.
 
     plan, models -> contenders -> queries -> feature store -> tasks -> figures -> result
 """
@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from activity_embeddings.training.evaluation import arms
+from activity_embeddings.training.evaluation.alone import POPULARITY, measure_alone
 from activity_embeddings.training.evaluation.arms import Arm, ArmRole, Kind
 from activity_embeddings.training.evaluation.base_features import BaseFeatures, Categories
 from activity_embeddings.training.evaluation.contenders import (
@@ -49,7 +50,8 @@ from activity_embeddings.training.evaluation.findings import (
 from activity_embeddings.training.evaluation.freshness import freshness_curve
 from activity_embeddings.training.evaluation.measure import Measured, RankingTask, measure
 from activity_embeddings.training.evaluation.member_vectors import MemberVectors
-from activity_embeddings.training.evaluation.plan import EvaluationPlan
+from activity_embeddings.training.evaluation.next_item_counts import NextItemCounts
+from activity_embeddings.training.evaluation.plan import AsOf, EvaluationPlan
 from activity_embeddings.training.evaluation.quality import quality_of
 from activity_embeddings.training.evaluation.queries import (
     DAYS_A_WEEK,
@@ -64,6 +66,7 @@ from activity_embeddings.training.evaluation.references import (
 )
 from activity_embeddings.training.evaluation.report.page import write_report
 from activity_embeddings.training.evaluation.result import (
+    ALONE,
     DAY,
     HTML,
     LIKE,
@@ -94,6 +97,7 @@ WORK = ".evaluation"
 TITLES = {
     DAY: "The next positive item among all items of the day",
     TO_DATE: "The same by a ranker that knows less",
+    ALONE: "The same without a ranker, by an arm's own score and popularity",
     WEEK: "The next positive item among all items of the week",
     LIKE: "Will the member like or dismiss the item acted on",
 }
@@ -150,11 +154,10 @@ def evaluate(
     )
     contenders, searches = _contenders(folder / WORK, data, plan, models, categories, say)
     asked = _ask(data, plan, say)
-    store = _publish(folder / WORK, data, plan, contenders, asked, categories, say)
-    tasks = _tasks(asked, store, data, categories)
-    if plan.size.to_date:
-        tasks[TO_DATE] = tasks[DAY].with_columns(TO_DATE, TITLES[TO_DATE], TO_DATE_COLUMNS)
-    run = _Run(data, plan, contenders, store, asked, categories, started)
+    base = BaseFeatures(data.history, posted_at(data), categories)
+    store = _publish(folder / WORK, data, plan, contenders, asked, base, say)
+    tasks = _tasks(asked, store, base, plan.as_of)
+    run = _Run(data, plan, contenders, store, asked, base, started)
     measured = _measure(run, tasks, say)
     result = _result(run, measured, searches, asked.left_out, commands)
     write_result(result, _member_table(measured, data), folder)
@@ -252,30 +255,30 @@ def _publish(
     plan: EvaluationPlan,
     contenders: Contenders,
     asked: _Asked,
-    categories: Categories,
+    base: BaseFeatures,
     say: Say,
 ) -> EvaluationStore:
     """Publish what every arm is made of, as the daily run would have."""
-    base = BaseFeatures(data.history, posted_at(data), categories)
     store = EvaluationStore(
         work / "feast",
         data.history,
         vector_spec=data.vector_spec,
         schedule=data.schedule,
         models=contenders.paths,
-        tables=feature_tables(base, asked.all, data),
+        tables=feature_tables(base, asked.all, data, plan.as_of),
     )
-    say(f"publishing {counted(len(store.embeddings), 'model')} daily")
-    store.publish(plan.timeline.ranker.start_us, plan.timeline.test.end_us)
+    if plan.as_of == AsOf.PUBLISHED:
+        say(f"publishing {counted(len(store.embeddings), 'model')} daily")
+        store.publish(plan.timeline.ranker.start_us, plan.timeline.test.end_us)
     return store
 
 
 def _tasks(
-    asked: _Asked, store: EvaluationStore, data: Data, categories: Categories
+    asked: _Asked, store: EvaluationStore, base: BaseFeatures, as_of: AsOf
 ) -> dict[str, RankingTask]:
-    """Join the base features of each task's rows."""
-    columns = base_columns(categories)
-    rows = iter(base_rows(store, asked.all, categories, data))
+    """Lay the base features beside each task's rows."""
+    columns = base_columns(base.categories)
+    rows = iter(base_rows(store, asked.all, base, as_of))
     return {
         name: RankingTask(name, TITLES[name], train, test, (next(rows), next(rows)), columns)
         for name, (train, test) in asked.queries.items()
@@ -292,31 +295,50 @@ class _Run:
         contenders: Contenders,
         store: EvaluationStore,
         asked: _Asked,
-        categories: Categories,
+        base: BaseFeatures,
         started: float,
     ) -> None:
         self.data, self.plan, self.contenders = data, plan, contenders
-        self.store, self.categories, self.started = store, categories, started
+        self.store, self.categories, self.started = store, base.categories, started
+        until = plan.timeline.rank_from
         self.vectors = MemberVectors(
             store,
-            data.history,
+            base,
             queries=asked.all,
             vector_spec=data.vector_spec,
             models=contenders.models,
-            categories=categories,
+            counts={
+                Kind.ITEM_COUNTS: NextItemCounts.of(data.history, until, by_action=False),
+                Kind.ITEM_ACTION_COUNTS: NextItemCounts.of(data.history, until, by_action=True),
+            },
             item_truth=true_item_vectors(data),
+            as_of=plan.as_of,
         )
 
     def arms_of(self, task: str) -> Sequence[Arm]:
         """Return the arms that are compared in a task."""
-        return self.contenders.basic_arms if task == TO_DATE else self.contenders.arms
+        return self.contenders.basic_arms if task in (TO_DATE, ALONE) else self.contenders.arms
 
 
 def _measure(run: _Run, tasks: Mapping[str, RankingTask], say: Say) -> dict[str, Measured]:
-    return {
+    """Measure the arms of each task, and of two more that ask the queries of the day."""
+    day = tasks[DAY]
+    alone = measure_alone(
+        day.with_columns(ALONE, TITLES[ALONE], (POPULARITY,)),
+        run.arms_of(ALONE),
+        run.vectors,
+        len(run.plan.declared.seeds),
+    )
+    for arm in alone.figures_of:
+        say(alone.line(arm))
+    ranked = dict(tasks)
+    if run.plan.size.to_date:
+        ranked[TO_DATE] = day.with_columns(TO_DATE, TITLES[TO_DATE], TO_DATE_COLUMNS)
+    measured = {
         name: measure(task, run.arms_of(name), run.vectors, run.plan, say)
-        for name, task in tasks.items()
+        for name, task in ranked.items()
     }
+    return {**measured, ALONE: alone}
 
 
 def _compare(run: _Run, measured: Mapping[str, Measured]) -> list[Comparison]:
@@ -347,7 +369,7 @@ def _result(
     comparisons = _compare(run, measured)
     quality = quality_of(vectors, contenders.models, data, plan.timeline, run.categories)
     late = {name: vectors.differing(name, test) for name in contenders.models}
-    checks = check_instrument(comparisons, contenders.arms, quality, late)
+    checks = check_instrument(comparisons, contenders.arms, quality, late, plan.as_of)
     freshness = None
     if plan.size.freshness:
         freshness = freshness_curve(contenders.candidate, day, measured.get(LIKE), vectors, plan)
@@ -356,6 +378,7 @@ def _result(
         "title": "Does it help? Activity embeddings in a job recommendation model",
         "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "simulated": data.simulated,
+        "as_of": str(plan.as_of),
         "data": _data_facts(data),
         "timeline": _timeline_facts(run),
         "declared": plan.declared.to_dict(),
@@ -420,28 +443,32 @@ def _arm_facts(arm: Arm, run: _Run, features: int) -> ArmFacts:
         How many columns the ranker had in the task that decides.
     """
     described = run.contenders.described
-    published = [source.model for source in arm.sources if source.kind == Kind.PUBLISHED]
+    own = [source.model for source in arm.sources if source.kind == Kind.OWN]
     facts: ArmFacts = {
         "name": arm.name,
         "title": arm.title,
         "role": str(arm.role),
         "models": list(arm.models),
-        "vectors": sum(len(described[s.model][0].outputs) if s.model else 1 for s in arm.sources),
+        "vectors": sum(
+            len(described[s.model][0].outputs) if s.model else s.kind not in arms.TABLES
+            for s in arm.sources
+        ),
         "features": features,
     }
     if arm.name == arms.CATEGORY_SUMS:
         actions = len(run.data.history.spec.actions)
         facts["vectors"] = actions
         facts["bytes_per_member"] = 4 * len(run.categories.names) * actions
-    elif published:
-        outputs = [size for name in published for size in described[name][0].outputs.values()]
-        views = [run.contenders.models[name].view(0) for name in published]
+    elif own:
+        outputs = [size for name in own for size in described[name][0].outputs.values()]
+        views = [run.contenders.models[name].view(0) for name in own]
         facts["bytes_per_member"] = 4 * sum(outputs)
-        facts["disk_bytes_per_member"] = sum(map(run.store.bytes_on_disk, views))
+        if run.plan.as_of == AsOf.PUBLISHED:
+            facts["disk_bytes_per_member"] = sum(map(run.store.bytes_on_disk, views))
     elif not arm.sources:
         facts["bytes_per_member"] = 0
-    if len(published) == 1:
-        model, *others = described[published[0]]
+    if len(own) == 1:
+        model, *others = described[own[0]]
         facts["version"], facts["fingerprint"] = model.version, model.fingerprint
         training = model.manifest.get("training") or {}
         period, chosen = (training.get(name) or {} for name in ("period", "validation"))
@@ -455,7 +482,7 @@ def _arm_facts(arm: Arm, run: _Run, features: int) -> ArmFacts:
 
 
 def _slices(run: _Run, day: Measured) -> list[Slice]:
-    """Return what published arms add within each part of the test queries."""
+    """Return what references and models add within each part of the test queries."""
     test = day.task.test
     newest = run.vectors.newest_activity(run.contenders.candidate, test)
     return slice_rows(

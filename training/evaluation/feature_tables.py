@@ -21,6 +21,7 @@ from activity_embeddings.training.evaluation.member_vectors import (
     RECENT_CATEGORIES,
     TRUE_PREFERENCE,
 )
+from activity_embeddings.training.evaluation.plan import AsOf
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.store import EvaluationStore, Table
 from activity_embeddings.transformations import names
@@ -40,29 +41,36 @@ TO_DATE_COLUMNS = (
 content match, all to date. Recent popularity is not among them."""
 
 
-def feature_tables(base: BaseFeatures, queries: Sequence[Queries], data: Data) -> list[Table]:
-    """Make the feature views of what is known without an embedding, as of each daily run."""
-    history, schedule = data.history, data.schedule
+def feature_tables(
+    base: BaseFeatures, queries: Sequence[Queries], data: Data, as_of: AsOf
+) -> list[Table]:
+    """Make the feature views of what is known without an embedding, as of each daily run.
+
+    Values of members as of the request are not among them: no run publishes these.
+    """
+    history = data.history
     member = np.concatenate([q.member for q in queries])
-    as_of = schedule.newest(np.concatenate([q.time for q in queries]))
-    pairs = np.unique(np.stack([member, as_of]), axis=1)
-    ids = history.events.member_ids.take(pa.array(pairs[0]))
-    moments = np.unique(as_of)
+    cutoff = data.schedule.newest(np.concatenate([q.time for q in queries]))
+    moments = np.unique(cutoff)
     of_items = [base.of_items(int(moment)) for moment in moments]
     items = history.vectors.item_ids
     tables = [
-        Table(MEMBER_STATISTICS_VIEW, "member", ids, pairs[1], base.of_members(pairs[0], pairs[1])),
         Table(
             ITEM_STATISTICS_VIEW,
             "item",
             pa.concat_arrays([items] * len(moments)),
             np.repeat(moments, len(items)),
             {name: np.concatenate([c[name] for c in of_items]) for name in ITEM_STATISTICS},
-        ),
+        )
     ]
-    if base.categories.names:
-        recent = base.recent_categories(pairs[0], pairs[1])
-        tables.append(Table(RECENT_CATEGORIES, "member", ids, pairs[1], recent))
+    if as_of == AsOf.PUBLISHED:
+        member, cutoff = np.unique(np.stack([member, cutoff]), axis=1)
+        ids = history.events.member_ids.take(pa.array(member))
+        statistics = base.of_members(member, cutoff)
+        tables.append(Table(MEMBER_STATISTICS_VIEW, "member", ids, cutoff, statistics))
+        if base.categories.names:
+            recent = base.recent_categories(member, cutoff)
+            tables.append(Table(RECENT_CATEGORIES, "member", ids, cutoff, recent))
     if data.truth is not None:
         tables.append(_true_preferences(data))
     return tables
@@ -92,20 +100,27 @@ def base_columns(categories: Categories) -> tuple[str, ...]:
 
 
 def base_rows(
-    store: EvaluationStore, asked: Sequence[Queries], categories: Categories, data: Data
+    store: EvaluationStore, asked: Sequence[Queries], base: BaseFeatures, as_of: AsOf
 ) -> list[np.ndarray]:
-    """Join the base features and lay them beside each row: float32 [R, F], as `base_columns`."""
-    history, schedule = data.history, data.schedule
+    """Lay the base features beside each row: float32 [R, F], as `base_columns`.
+
+    What is known of items is as of the daily run either way: a request brings the activity of its
+    own member, and nobody else's.
+    """
+    history, schedule, categories = base.history, store.schedule, base.categories
     member_ids, item_ids = history.events.member_ids, history.vectors.item_ids
-    of_members = store.join_each(
-        MEMBER_STATISTICS_VIEW,
-        [(member_ids.take(pa.array(queries.member)), queries.time) for queries in asked],
-    )
+    if as_of == AsOf.REQUEST:
+        of_members = [base.of_members(queries.member, queries.time) for queries in asked]
+    else:
+        of_members = store.join_each(
+            MEMBER_STATISTICS_VIEW,
+            [(member_ids.take(pa.array(queries.member)), queries.time) for queries in asked],
+        )
     # An item's values change with the daily run alone: each pair is joined once.
     places, pairs = [], []
     for queries in asked:
-        as_of = schedule.newest(queries.time)[queries.query]
-        moments, moment = np.unique(as_of, return_inverse=True)
+        cutoff = schedule.newest(queries.time)[queries.query]
+        moments, moment = np.unique(cutoff, return_inverse=True)
         pair, place = np.unique(moment * len(item_ids) + queries.item, return_inverse=True)
         places.append(place)
         known_from = moments[pair // len(item_ids)] + schedule.delay_us

@@ -12,8 +12,9 @@ import numpy as np
 
 from activity_embeddings.training.evaluation import arms
 from activity_embeddings.training.evaluation.arms import Arm, ArmRole
-from activity_embeddings.training.evaluation.plan import Declared, Target
+from activity_embeddings.training.evaluation.plan import AsOf, Declared, Target
 from activity_embeddings.training.evaluation.result import (
+    ALONE,
     COVERAGE,
     DAY,
     WEEK,
@@ -39,7 +40,11 @@ LEAP = 3.0
 lift plus half of the headroom above it, whichever is less."""
 COLLAPSED = 0.25
 """An embedding has collapsed if its coverage is below this share of the plain mean's."""
-
+TABLES = {
+    arms.ITEM_COUNTS: "counts of the last item",
+    arms.ITEM_ACTION_COUNTS: "counts of the last item and action",
+}
+"""The look-ups that learned vectors are compared with, as sentences call them."""
 
 Values = Mapping[str, np.ndarray]
 """A figure of each arm, float [seeds, queries or members]."""
@@ -138,7 +143,7 @@ def _adjusted(pairs: Sequence[tuple[str, str]], found: Sequence[Difference]) -> 
 
 
 def pairs_of(compared: Sequence[Arm]) -> list[tuple[str, str]]:
-    """Return which arms are compared: all with nothing, published ones with averages."""
+    """Return which arms are compared: all with nothing, what could be shipped with references."""
     pairs = [(arm.name, arms.NOTHING) for arm in compared if arm.name != arms.NOTHING]
     shipped = [arm.name for arm in compared if arm.role in (ArmRole.REFERENCE, ArmRole.LEARNED)]
     known = {arm.name for arm in compared}
@@ -146,7 +151,8 @@ def pairs_of(compared: Sequence[Arm]) -> list[tuple[str, str]]:
         if against in known:
             rivals = shipped if against != arms.DECAY_AND_RATES else _decay_and(shipped)
             pairs += [(name, against) for name in rivals if name != against]
-    return pairs
+    learned = [arm.name for arm in compared if arm.role == ArmRole.LEARNED]
+    return pairs + [(name, table) for table in TABLES if table in known for name in learned]
 
 
 def _decay_and(names: Sequence[str]) -> list[str]:
@@ -158,6 +164,7 @@ def check_instrument(
     compared: Sequence[Arm],
     quality: Mapping[str, Mapping[str, float | None]],
     seen_themselves: Mapping[str, int],
+    as_of: AsOf,
 ) -> list[Check]:
     """Return the checks that show that the instrument works, and the alarms of single arms.
 
@@ -170,8 +177,10 @@ def check_instrument(
     quality
         Figures of embeddings on their own, by arm.
     seen_themselves
-        By arm, how many queries had another published value than that of the activity before the
-        newest daily run before them.
+        By arm, how many queries had a value that knows what it should not; see
+        `MemberVectors.differing`.
+    as_of
+        As of when values are.
     """
     day = {
         row["arm"]: row
@@ -225,26 +234,19 @@ def check_instrument(
                     arm.name,
                 )
             )
+    if as_of == AsOf.PUBLISHED:
+        wrong = "what was joined is not the value of the activity before the daily run"
+        right = "values that were joined are those of the activity before the daily run, computed "
+        right += "again"
+    else:
+        wrong = "the value knows activity at the time of the query or later"
+        right = "values as of the request know no activity at its time or later"
     late = {name: count for name, count in seen_themselves.items() if count}
     for name, count in late.items():
-        checks.append(
-            _check(
-                "label sees itself",
-                False,
-                f"{name}: of {counted(count, 'query')}, what was joined is not the value of the "
-                "activity before the daily run",
-                name,
-            )
-        )
+        says = f"{name}: of {counted(count, 'query')}, {wrong}"
+        checks.append(_check("label sees itself", False, says, name))
     if seen_themselves and not late:
-        checks.append(
-            _check(
-                "label sees itself",
-                True,
-                "values that were joined are those of the activity before the daily run, computed "
-                "again",
-            )
-        )
+        checks.append(_check("label sees itself", True, right))
     return checks + _collapses(quality)
 
 
@@ -370,6 +372,21 @@ def conclude(
                 f"{', by arm,' if len(ends) > 1 else ''} would be missed more often than in one of "
                 "five cases."
             )
+    return sentences + _beside_tables(comparisons)
+
+
+def _beside_tables(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return sentences that say which learned vectors a table of counts beats."""
+    sentences = []
+    for task, where in ((ALONE, "without a ranker"), (DAY, "in the ranker")):
+        for table, says in TABLES.items():
+            rows = [row for row in comparisons if (row["task"], row["against"]) == (task, table)]
+            beaten = [row for row in rows if row["real"] and row["difference"] < 0]
+            level = [row for row in rows if not row["real"]]
+            if beaten:
+                sentences.append(f"Beaten by {says} {where}: {_list(beaten)}.")
+            if level:
+                sentences.append(f"Not to be told from {says} {where}: {_list(level)}.")
     return sentences
 
 

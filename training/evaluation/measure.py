@@ -156,6 +156,12 @@ class Measured:
             for arm in self.figures_of
         }
 
+    def line(self, arm: str) -> str:
+        """Return NDCG@10 of one arm, as a line."""
+        figure = self.figures_of[arm][FIGURE].mean(axis=0)
+        own = mean_by_member(figure, self.task.test.member)[1].mean()
+        return f"  {self.task.name}: {arm:24} NDCG@10 {own:.4f}"
+
     def summary(self) -> TaskFacts:
         """Return what the report says of the task."""
         train, test = self.task.train, self.task.test
@@ -220,9 +226,7 @@ def measure(
     for arm in compared:
         measure_arm(measured, arm, vectors, plan)
         if measured.ranked:
-            figure = measured.figures_of[arm.name][FIGURE].mean(axis=0)
-            own = mean_by_member(figure, task.test.member)[1].mean()
-            say(f"  {task.name}: {arm.name:24} NDCG@10 {own:.4f}")
+            say(measured.line(arm.name))
     return measured
 
 
@@ -238,7 +242,7 @@ def measure_arm(
     def fit_and_test(seed: int, tables: tuple[np.ndarray, np.ndarray]) -> Mapping[str, np.ndarray]:
         own_seed = seed + AA_SEEDS if arm.name == AGAIN else seed
         scores = Ranker(settings, seed=own_seed).fit(tables[0], task.train).scores(tables[1])
-        return _figures(scores, task.test) if measured.ranked else {"score": scores}
+        return list_figures(scores, task.test) if measured.ranked else {"score": scores}
 
     per_seed: list[Mapping[str, np.ndarray]] = []
     same = None if vectors.varies(arm) else _tables(task, arm, vectors, settings, 0)
@@ -272,11 +276,13 @@ def _tables(
         settings,
         seed=0,
     )
-    train, test = (np.hstack(pair) for pair in zip(task.base, added, strict=True))
+    counts = [vectors.counts_of_arm(arm, queries) for queries in (task.train, task.test)]
+    train, test = (np.hstack(parts) for parts in zip(task.base, counts, added, strict=True))
     return train, test
 
 
-def _figures(scores: np.ndarray, queries: Queries) -> dict[str, np.ndarray]:
+def list_figures(scores: np.ndarray, queries: Queries) -> dict[str, np.ndarray]:
+    """Return the figures of each list by the scores of its rows, float [n] by name."""
     places = places_of_groups(scores, queries.start, queries.wanted)
     return {
         FIGURE: ndcg_at(places, TOP),

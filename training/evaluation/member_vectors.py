@@ -9,13 +9,16 @@ import numpy as np
 import pyarrow as pa
 
 from activity_embeddings.training.evaluation.arms import Arm, Kind, Source
-from activity_embeddings.training.evaluation.base_features import Categories
+from activity_embeddings.training.evaluation.base_features import BaseFeatures
 from activity_embeddings.training.evaluation.contenders import EvaluatedModel
+from activity_embeddings.training.evaluation.next_item_counts import NextItemCounts
+from activity_embeddings.training.evaluation.plan import AsOf
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.ranker import Vectors
 from activity_embeddings.training.evaluation.store import EvaluationStore
-from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.models.averages import negative_outputs
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     describe_model,
@@ -31,62 +34,86 @@ CHECKED = 1000
 
 
 class MemberVectors:
-    """Answers which vectors an arm has for queries.
+    """Answers what an arm has for queries: the values of each member, as the evaluation takes them.
 
     Parameters
     ----------
     store
         Where values were published.
-    history
-        Events and item vectors.
+    base
+        Events, item vectors and categories.
     queries
         All that it will be asked about.
     vector_spec
         Which item vectors these are.
     models
         By name of the arm.
-    categories
-        Categories of the items.
+    counts
+        The tables of counts, by the kind of their source.
     item_truth
         float32 [J, D]; the true vectors of items in a simulated market.
+    as_of
+        Whether values are those that were published, or are computed as of each query's time.
     """
 
     def __init__(
         self,
         store: EvaluationStore,
-        history: ActivityHistory,
+        base: BaseFeatures,
         *,
         queries: Sequence[Queries],
         vector_spec: ItemVectorSpec,
         models: Mapping[str, EvaluatedModel],
-        categories: Categories,
+        counts: Mapping[Kind, NextItemCounts],
         item_truth: np.ndarray | None,
+        as_of: AsOf,
     ) -> None:
-        self._store, self._history, self._vector_spec = store, history, vector_spec
-        self._queries = queries
-        self._models, self._categories, self._item_truth = models, categories, item_truth
+        self._store, self._base, self._history = store, base, base.history
+        self._vector_spec, self._queries, self._models = vector_spec, queries, models
+        self._counts, self._item_truth, self._as_of = counts, item_truth, as_of
         self._embedders: dict[str, Embedder] = {}
         self._joined: dict[tuple[str, bool], list[dict[str, np.ndarray]]] = {}
+        self._computed: dict[tuple[str, bool, int], dict[str, np.ndarray]] = {}
 
     def of_arm(self, arm: Arm, queries: Queries, seed: int) -> list[Vectors]:
         """Return the vectors of an arm, for the seed at a place among the seeds."""
-        return [vectors for source in arm.sources for vectors in self._of(source, queries, seed)]
+        return [v for source in arm.sources for v in self._of(source, queries, seed).values()]
+
+    def positive_of_arm(self, arm: Arm, queries: Queries, seed: int) -> list[Vectors]:
+        """Return those of an arm's vectors that are of what was wanted, as `of_arm`."""
+        left_out = negative_outputs(self._history.spec)
+        return [
+            vectors
+            for source in arm.sources
+            for name, vectors in self._of(source, queries, seed).items()
+            if name not in left_out
+        ]
+
+    def counts_of_arm(self, arm: Arm, queries: Queries) -> np.ndarray:
+        """Return the columns of an arm's tables of counts, float32 [R, 2] for each table."""
+        tables = [self._counts[s.kind] for s in arm.sources if s.kind in self._counts]
+        columns = [table.columns(self._sequences(queries), queries) for table in tables]
+        return np.concatenate([np.empty((len(queries.item), 0), np.float32), *columns], axis=1)
 
     def varies(self, arm: Arm) -> bool:
         """Return whether an arm's vectors differ from seed to seed."""
         return any(len(self._models[model].paths) > 1 for model in arm.models)
 
     def newest_activity(self, model: str, queries: Queries) -> np.ndarray:
-        """Return the time of the newest activity that a published value knew, int64 [n], or 0."""
+        """Return the time of the newest activity that a value knew, int64 [n], or 0."""
+        if self._as_of == AsOf.REQUEST:
+            return queries.sequences.time[:, -1]
         return self._join(self._models[model].view(0), queries)[names.LAST_ACTIVITY_AT]
 
     def differing(self, model: str, queries: Queries) -> int:
-        """Return how many queries have a published value that differs from a second computation.
+        """Return how many queries have a value that knows what it should not.
 
-        Up to `CHECKED` queries are checked, in every SavedModel of the model. The second
-        computation is from the activity before the newest daily run that had published before
-        the query.
+        A value as of the request should know no activity at or after it. Of published values up to
+        `CHECKED` are compared with a second computation, in every SavedModel of the model: from the
+        activity before the newest daily run that had published before the query.
         """
+        if self._as_of == AsOf.REQUEST:
+            return int((self.newest_activity(model, queries) >= queries.time).sum())
         few = np.unique(np.linspace(0, len(queries) - 1, CHECKED).astype(int))
         as_of = self._store.schedule.newest(queries.time[few])
         differ = np.zeros(len(few), bool)
@@ -110,6 +137,9 @@ class MemberVectors:
         as_of
             int64 [n]; microseconds since the epoch.
         """
+        return self._embed(model, self._history.sequences(member, as_of))
+
+    def _embed(self, model: str, sequences: Sequences) -> dict[str, np.ndarray]:
         if model not in self._embedders:
             path = self._store.model_path(model)
             described = describe_model(
@@ -118,31 +148,61 @@ class MemberVectors:
                 vector_spec=self._vector_spec,
             )
             self._embedders[model] = Embedder([described])
-        sequences = self._history.sequences(member, as_of)
         return self._embedders[model](sequences, self._history.vectors)[model]
 
-    def _of(self, source: Source, queries: Queries, seed: int) -> list[Vectors]:
+    def _of(self, source: Source, queries: Queries, seed: int) -> dict[str, Vectors]:
+        """Return the vectors of a source by name; a table of counts has none."""
         matrix, rows = self._history.vectors.matrix, queries.vector_row
+        if source.kind in self._counts:
+            return {}
         if source.kind == Kind.CONSTANT:
             ones = np.ones((len(queries), matrix.shape[1]), np.float32)
-            return [Vectors(ones, matrix, rows)]
+            return {"constant": Vectors(ones, matrix, rows)}
         if source.kind == Kind.CATEGORIES:
-            sums = self._join(RECENT_CATEGORIES, queries)
-            items = self._categories.of_items * self._categories.weights
-            return [Vectors(_wide(s, items.shape[1]), items, queries.item) for s in sums.values()]
+            categories = self._base.categories
+            items = categories.of_items * categories.weights
+            return {
+                name: Vectors(_wide(sums, items.shape[1]), items, queries.item)
+                for name, sums in self._recent_categories(queries).items()
+            }
         if source.kind == Kind.TRUTH:
             assert self._item_truth is not None
             (preference,) = self._join(TRUE_PREFERENCE, queries).values()
-            return [Vectors(preference, self._item_truth, queries.item)]
+            return {"preference": Vectors(preference, self._item_truth, queries.item)}
         model = self._models[source.model].view(seed)
         if source.kind == Kind.AS_OF:
             as_of = queries.time - source.lag // timedelta(microseconds=1)
             outputs = self.embed(model, queries.member, as_of)
         else:
-            other = source.kind == Kind.OTHER_MEMBER
-            joined = self._join(model, queries, other=other)
-            outputs = {name: joined[name] for name in self._store.outputs(model)}
-        return [Vectors(_wide(o, matrix.shape[1]), matrix, rows) for o in outputs.values()]
+            outputs = self._own(model, queries, other=source.kind == Kind.OTHER_MEMBER)
+        return {
+            name: Vectors(_wide(values, matrix.shape[1]), matrix, rows)
+            for name, values in outputs.items()
+        }
+
+    def _own(self, view: str, queries: Queries, *, other: bool = False) -> dict[str, np.ndarray]:
+        """Return a model's outputs for the member of each query, or for another member."""
+        if self._as_of == AsOf.PUBLISHED:
+            joined = self._join(view, queries, other=other)
+            return {name: joined[name] for name in self._store.outputs(view)}
+        key = (view, other, self._place(queries))
+        if key not in self._computed:
+            sequences = queries.sequences
+            if other:
+                sequences = self._history.sequences(_others(queries.member), queries.time)
+            self._computed[key] = self._embed(view, sequences)
+        return self._computed[key]
+
+    def _sequences(self, queries: Queries) -> Sequences:
+        """Return what is known of the member of each query."""
+        if self._as_of == AsOf.REQUEST:
+            return queries.sequences
+        return self._history.sequences(queries.member, self._store.schedule.newest(queries.time))
+
+    def _recent_categories(self, queries: Queries) -> dict[str, np.ndarray]:
+        if self._as_of == AsOf.REQUEST:
+            return self._base.recent_categories(queries.member, queries.time)
+        return self._join(RECENT_CATEGORIES, queries)
 
     def _join(
         self, service: str, queries: Queries, *, other: bool = False
@@ -154,8 +214,11 @@ class MemberVectors:
                 member = _others(each.member) if other else each.member
                 asked.append((self._history.events.member_ids.take(pa.array(member)), each.time))
             self._joined[key] = self._store.join_each(service, asked)
+        return self._joined[key][self._place(queries)]
+
+    def _place(self, queries: Queries) -> int:
         (place,) = [i for i, each in enumerate(self._queries) if each is queries]
-        return self._joined[key][place]
+        return place
 
 
 def _others(member: np.ndarray) -> np.ndarray:

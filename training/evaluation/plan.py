@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from activity_embeddings.training.evaluation.ranker import RankerSettings
@@ -45,6 +46,22 @@ class Timeline:
     def test(self) -> Period:
         """The days that it is tested on."""
         return Period(self.test_from, self.until)
+
+
+class AsOf(StrEnum):
+    """As of when values of a member are, of every arm and of the base features."""
+
+    PUBLISHED = "published"
+    """Of the newest daily run that had published before the query."""
+    REQUEST = "request"
+    """Of the query's own time: from all activity strictly before it."""
+
+    @property
+    def says(self) -> str:
+        """What tables say of it."""
+        if self == AsOf.REQUEST:
+            return "values as of the request"
+        return "values as the daily run had published them"
 
 
 @dataclass(frozen=True)
@@ -104,8 +121,7 @@ class Size:
 
 
 QUICK = Size(test_queries_of_member=1, week_train_queries=0, freshness=False)
-"""For a look, in minutes. Occasionally a seed of the ranker diverges, more often with few queries
-to learn from. One of three is enough to widen the intervals."""
+"""For a look, in minutes."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +158,8 @@ class EvaluationPlan:
     ----------
     timeline
         T1, T2 and T3.
+    as_of
+        As of when values of a member are, of queries to learn from and to test on alike.
     declared
         Seeds, resamples and margin.
     size
@@ -153,6 +171,7 @@ class EvaluationPlan:
     """
 
     timeline: Timeline
+    as_of: AsOf = AsOf.PUBLISHED
     declared: Declared = field(default_factory=Declared)
     size: Size = field(default_factory=Size)
     ranker: RankerSettings = field(default_factory=RankerSettings)

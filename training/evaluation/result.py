@@ -28,11 +28,13 @@ DAY: Final = "day"
 """The task that decides: the next positive item among all items of the day."""
 TO_DATE: Final = "to_date"
 """The same, for a ranker that knows less."""
+ALONE: Final = "alone"
+"""The same without a ranker, by an arm's own score and popularity."""
 WEEK: Final = "week"
 """The next positive item among all items of the week. It has to agree, where it is measured."""
 LIKE: Final = "like"
 """Whether a member likes or dismisses the item acted on."""
-LISTS = (DAY, TO_DATE, WEEK)
+LISTS = (DAY, TO_DATE, WEEK, ALONE)
 """Tasks of whole lists, whose figure is NDCG@10."""
 
 RECALL: Final = "recall_at_10"
@@ -254,6 +256,7 @@ class Result(TypedDict):
     title: str
     created: str
     simulated: bool
+    as_of: str
     data: DataFacts
     timeline: TimelineFacts
     declared: DeclaredFacts

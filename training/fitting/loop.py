@@ -168,7 +168,7 @@ def training_step(task: TrainingTask, optimizer: keras.Optimizer, batch_spec: An
     """
 
     # One trace for batches of all sizes, and no XLA: compiling each would cost more than it saves.
-    @tf.function(input_signature=[batch_spec])
+    @tf.function(autograph=False, input_signature=[batch_spec])
     def step(batch: dict[str, Any]) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
             losses = task(batch, training=True)

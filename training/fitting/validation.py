@@ -230,7 +230,7 @@ def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
     inputs_of = _inputs(model)
     left_out = negative_outputs(spec)
 
-    @tf.function(input_signature=[inputs_of])
+    @tf.function(autograph=False, input_signature=[inputs_of])
     def mean_output(inputs: dict[str, Any]) -> Any:
         outputs = model(inputs, training=False) if is_keras else model.serve(**inputs)
         counted = [values for name, values in outputs.items() if name not in left_out]

@@ -60,7 +60,9 @@ class PackagedEncoder(tf.Module):
             shape = [None, None] if is_list(kind) else [None]
             signature[name] = tf.TensorSpec(shape, tensor_type(kind), name)
         self.columns = signature
-        self.serve = tf.function(self._serve, input_signature=list(signature.values()))
+        self.serve = tf.function(
+            self._serve, autograph=False, input_signature=list(signature.values())
+        )
 
     def _serve(self, *columns: Any) -> dict[str, Any]:
         given = dict(zip(self.columns, columns, strict=True))

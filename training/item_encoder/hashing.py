@@ -43,7 +43,7 @@ class HashingEncoder(tf.Module):
             tf.TensorSpec(column.shape, column.dtype, name)
             for name, column in self._columns.items()
         ]
-        self.serve = tf.function(self._serve, input_signature=signature)
+        self.serve = tf.function(self._serve, autograph=False, input_signature=signature)
 
     def _serve(self, *columns: Any) -> dict[str, Any]:
         words = tf.concat(

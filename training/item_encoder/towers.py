@@ -2,9 +2,9 @@
 
 The item tower reads a posting: a bag of its words and categories through a small network, plus a
 vector of the item's own. That vector is dropped at random in training, so that a posting without
-activity gets a useful vector from its content. The member tower is the decaying average of
-the vectors of the items that the member wanted lately, by the same item tower. A score is the sum
-of the element-wise product of the two towers.
+activity gets a useful vector from its content. The member tower reads the vectors of the items that
+the member acted on lately, by the same item tower: it is a decaying average, or any network. A
+score is the sum of the element-wise product of the two towers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Train an item encoder: item vectors of what postings say and of who wanted them.
 
 Both towers are trained together to rank the items that members want next (see
-`FuturePositives`). Then the item tower is split off, to be packaged.
+`FuturePositives`). Then the item tower is split off, to be packaged. With a network as the member
+tower, vectors get the freedom to say what follows what, and the network is an activity model of
+these very vectors.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from activity_embeddings.training.item_encoder.towers import (
     TwoTowerTask,
     member_tower,
 )
+from activity_embeddings.training.models import Network
 from activity_embeddings.training.objectives import FuturePositives, NextPositive
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
@@ -43,7 +46,7 @@ from activity_embeddings.transformations.arrow import (
 )
 from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.inference.tensorflow import held_back_stderr
-from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import to_datetime, to_us
 from activity_embeddings.transformations.wording import counted
 
@@ -65,8 +68,10 @@ class EncoderPlan:
     validation_days
         The days before `until` that say when to stop.
     towers, objective, fit, spec
-        Settings of the towers, of what they learn, of how, and of sequences. The seed of the fit
-        is that of weights, examples and dropout.
+        Settings of the item tower, of what both learn, of how, and of sequences. The seed of the
+        fit is that of weights, examples and dropout.
+    network
+        The member tower; None: the decaying average with its decay to be learnt.
     item_id
         Column of the items' ids, which becomes an input of the encoder.
 
@@ -83,10 +88,42 @@ class EncoderPlan:
     objective: FuturePositives = field(default_factory=NextPositive)
     fit: Fit = ENCODER_FIT
     spec: ActivitySpec = field(default_factory=ActivitySpec)
+    network: Network | None = None
     item_id: str = names.ITEM_ID
 
     def __post_init__(self) -> None:
         become_utc(self, "item encoder", "until")
+
+    def member_tower(self) -> keras.Model:
+        """Return the untrained member tower."""
+        if self.network is None:
+            return member_tower(self.spec, self.dimension)
+        return self.network.build(self.spec, ItemVectorSpec("untrained", "1", self.dimension))
+
+    def network_facts(self) -> dict[str, Any]:
+        """Return the network as JSON values, nothing where there is none."""
+        if self.network is None:
+            return {}
+        return {"network": {"architecture": self.network.name, **self.network.to_dict()}}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedTowers:
+    """Both towers after training.
+
+    Attributes
+    ----------
+    encoder
+        The item tower: a module with a function `serve`, which `package_item_encoder` takes.
+    member_tower
+        What `package_model` takes; it reads vectors of `encoder`.
+    facts
+        `training`, `metrics` and `parameters` as JSON values.
+    """
+
+    encoder: tf.Module
+    member_tower: keras.Model
+    facts: dict[str, Any]
 
 
 def train_item_encoder(
@@ -97,6 +134,19 @@ def train_item_encoder(
     run: Path | None = None,
     verbose: int = 0,
 ) -> tuple[tf.Module, dict[str, Any]]:
+    """Return the encoder and the facts of `train_towers`, which has the same parameters."""
+    towers = train_towers(events, postings, plan, run=run, verbose=verbose)
+    return towers.encoder, towers.facts
+
+
+def train_towers(
+    events: pa.Table | ActivityEvents,
+    postings: pa.Table,
+    plan: EncoderPlan,
+    *,
+    run: Path | None = None,
+    verbose: int = 0,
+) -> TrainedTowers:
     """Train item vectors on activity strictly before `plan.until`, and split the encoder off.
 
     The validation days say when to stop. Then the same number of epochs is trained from scratch on
@@ -115,12 +165,6 @@ def train_item_encoder(
         Folder for checkpoints and TensorBoard's logs. Training is resumed from a checkpoint in it.
     verbose
         1 shows a progress bar for each epoch.
-
-    Returns
-    -------
-    (module, facts)
-        What `package_item_encoder` takes: a module with a function `serve`, and `training`,
-        `metrics` and `parameters` as JSON values.
 
     Raises
     ------
@@ -156,6 +200,7 @@ def train_item_encoder(
         "metrics": {"validation": best},
         "parameters": {
             "encoder": plan.towers.to_dict(),
+            **plan.network_facts(),
             **plan.objective.to_dict(),
             "fit": plan.fit.to_dict(),
             "weights": final.item_tower.count_params(),
@@ -165,7 +210,7 @@ def train_item_encoder(
     module = PackagedEncoder(
         plan.towers, final.item_tower, known_ids, postings.schema, plan.item_id
     )
-    return module, facts
+    return TrainedTowers(module, final.member_tower, facts)
 
 
 class _Training:
@@ -189,9 +234,9 @@ class _Training:
         keras.utils.set_random_seed(fit.seed)
         words = plan.towers.semantic_words(tokens[self.known_items], vectors.dimension, fit.seed)
         self.item_tower = plan.towers.build(len(self.known_items), words)
-        self._member_tower = member_tower(history.spec, vectors.dimension)
+        self.member_tower = plan.member_tower()
         self._inputs = {TOKENS: tokens, KNOWN_ITEM: known_item}
-        self._embed = embed_with(self._member_tower, history.spec)
+        self._embed = embed_with(self.member_tower, history.spec)
 
     def fit(
         self, validation: Period | None, run: Path | None, verbose: int
@@ -203,6 +248,7 @@ class _Training:
             validate = partial(self._measure, ValidationQueries.of(history, validation))
         identity = {
             "encoder": plan.towers.to_dict(),
+            **plan.network_facts(),
             "objective": plan.objective.to_dict(),
             "fit": fit.to_dict(),
             "period": period.to_dict(),
@@ -211,7 +257,7 @@ class _Training:
         }
         return fit_task(
             TwoTowerTask(
-                self._member_tower, self.item_tower, self._inputs, history, period, plan.objective
+                self.member_tower, self.item_tower, self._inputs, history, period, plan.objective
             ),
             plan.objective.stream(history, period, batch_size=fit.batch_size, seed=fit.seed),
             validate,

@@ -82,6 +82,7 @@ class Averages(tf.Module):
         self._newer = tf.constant(np.tri(spec.length, k=-1), tf.float32)
         self.serve = tf.function(
             self._serve,
+            autograph=False,
             input_signature=[
                 tf.TensorSpec(
                     [None, spec.length, vector_spec.dimension],

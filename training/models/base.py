@@ -22,6 +22,8 @@ from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpe
 
 ACTIVITY_EMBEDDING = "activity_embedding"
 """The output of a model that gives one vector of the length of an item embedding."""
+MOST_MAPS = 32
+"""With more actions, a linear map for each would outgrow the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +82,14 @@ class Network(Architecture):
     embedding; with `residual` it becomes a correction of `LearnedDecay` that starts at zero, so
     that an untrained model is exactly `InterleavedDecay(r=decay)`.
 
+    What comes next often depends on the newest item and on what was done with it. So beside the
+    encoding there is a way around it: the newest item's embedding through a linear map of its
+    action's own. Its weights are actions x D x D.
+
     Attributes
     ----------
+    newest
+        Whether there is that way; with more than `MOST_MAPS` actions there is none.
     residual
         Whether the model corrects the decaying average or stands alone.
     ages
@@ -94,6 +102,7 @@ class Network(Architecture):
 
     trainable: ClassVar[bool] = True
 
+    newest: bool = True
     residual: bool = True
     ages: bool = False
     dropout: float = 0.3
@@ -153,6 +162,9 @@ class Network(Architecture):
             window = spec.window / timedelta(days=1)
             parts.append(AgeFeatures(window, name="age_features")(ages) * mask)
         encoding = self.encode(ops.concatenate(parts, axis=2), mask)
+        if self.newest and len(spec.actions) <= MOST_MAPS:
+            by_action = newest_by_action(item_embeddings, chosen)
+            encoding = ops.concatenate([encoding, by_action], axis=1)
         encoding = keras.layers.Dropout(self.dropout, name="dropout")(encoding)
 
         # Without a bias, all-PAD stays zero.
@@ -178,6 +190,7 @@ class Network(Architecture):
         The decay is learnt from where it starts, so it is not searched.
         """
         return cls(
+            newest=trial.suggest_categorical("newest", [True, False]),
             residual=trial.suggest_categorical("residual", [True, False]),
             ages=trial.suggest_categorical("ages", [True, False]),
             dropout=trial.suggest_float("dropout", 0.0, 0.6, step=0.1),
@@ -188,6 +201,27 @@ class Network(Architecture):
     def suggest_own(cls, trial: Any) -> dict[str, Any]:
         """Return hyperparameters of this architecture alone, chosen by the trial."""
         return {}
+
+
+def newest_by_action(item_embeddings: Any, chosen: Any) -> Any:
+    """Return the newest item's embedding at the place of its action, zeros at those of others.
+
+    A linear map of it is another map of the embedding for each action.
+
+    Parameters
+    ----------
+    item_embeddings
+        float32 [batch, length, D].
+    chosen
+        float32 [batch, length, actions]; one-hot actions, all zero for PAD.
+
+    Returns
+    -------
+    Any
+        float32 [batch, actions * D].
+    """
+    placed = ops.expand_dims(chosen[:, -1], 2) * ops.expand_dims(item_embeddings[:, -1], 1)
+    return ops.reshape(placed, (-1, placed.shape[1] * placed.shape[2]))
 
 
 def mean_and_newest(features: Any, mask: Any) -> Any:

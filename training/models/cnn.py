@@ -16,7 +16,7 @@ from activity_embeddings.training.models.registry import register
 class CNN(Network):
     """A stack of convolutions, PAD set back to zero after each, pooled over the activities.
 
-    About 30,000 parameters at 64-d item embeddings. From the second on, a convolution adds to
+    About 42,000 parameters at 64-d item embeddings. From the second on, a convolution adds to
     what the one before gave.
 
     Attributes

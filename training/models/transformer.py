@@ -118,7 +118,7 @@ class SelfAttention(keras.layers.Layer):
 @register("transformer")
 @dataclass(frozen=True, kw_only=True)
 class Transformer(Network):
-    """Pre-norm Transformer blocks, pooled; about 29,000 parameters at 64-d vectors.
+    """Pre-norm Transformer blocks, pooled; about 41,000 parameters at 64-d vectors.
 
     Attributes
     ----------

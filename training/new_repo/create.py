@@ -39,23 +39,35 @@ def create_repo(folder: Path, settings: RepoSettings) -> None:
     InvalidInput
         The folder holds something, or the settings do not fit together. Nothing was written.
     """
+    with _written_whole(folder):
+        write_definitions(folder, settings)
+        (folder / ".gitignore").write_text("data/\nruns/\nevaluation/\n__pycache__/\n")
+        (folder / "data").mkdir()
+        _write_empty_sources(folder / "data", settings)
+        _write_models(folder / "models", settings)
+
+
+def write_definitions(folder: Path, settings: RepoSettings) -> None:
+    """Write the definitions of a feature repo into a folder, without models and data.
+
+    Raises
+    ------
+    InvalidInput
+        The settings do not fit together. Nothing was written.
+    """
     written = {
         "entities.py": render.entities_py(settings),
         "sources.py": render.sources_py(settings),
         "item_vectors.py": render.item_vectors_py(settings),
     }
-    with _written_whole(folder), _template() as template:
-        (folder / "data").mkdir()
+    with _template() as template:
         for name in COPIED:
             shutil.copyfile(template / name, folder / name)
         for name in STORES:
             text = (template / name).read_text()
             (folder / name).write_text(render.feature_store_yaml(text, settings))
-        for name, text in written.items():
-            (folder / name).write_text(text)
-        (folder / ".gitignore").write_text("data/\nruns/\nevaluation/\n__pycache__/\n")
-        _write_empty_sources(folder / "data", settings)
-        _write_models(folder / "models", settings)
+    for name, text in written.items():
+        (folder / name).write_text(text)
 
 
 def create_sample_repo(folder: Path) -> None:

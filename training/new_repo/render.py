@@ -6,7 +6,7 @@ The feature repo of this project is what these functions give for the sample dat
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from activity_embeddings.training.new_repo.settings import (
@@ -149,6 +149,7 @@ def _encoded_vectors(settings: RepoSettings, source: PostingSource) -> str:
         for column in source.content
     )
     maps = _mapping({source.item_id: domain.item_id})
+    tags = f"    tags={{{_pairs(source.tags)}}},\n" if source.tags else ""
     return f'''\
 """Item vectors by an encoder, a SavedModel that reads what the items contain."""
 
@@ -172,7 +173,7 @@ postings = posting_view(
     item=item,
     schema=[
 {schema}    ],
-    owner=OWNER,
+{tags}    owner=OWNER,
 )
 
 vectors = encoded_vector_view(
@@ -243,5 +244,9 @@ def _mapping(columns: dict[str, str]) -> str:
     others = {theirs: ours for theirs, ours in columns.items() if theirs != ours}
     if not others:
         return ""
-    listed = ", ".join(f"{_text(theirs)}: {_text(ours)}" for theirs, ours in others.items())
-    return f"    field_mapping={{{listed}}},\n"
+    return f"    field_mapping={{{_pairs(others)}}},\n"
+
+
+def _pairs(values: Mapping[str, str]) -> str:
+    """Return what stands between the braces of a dict."""
+    return ", ".join(f"{_text(name)}: {_text(value)}" for name, value in values.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
@@ -78,12 +78,15 @@ class PostingSource:
         What its columns are called.
     content
         Its other columns.
+    tags
+        Tags of the view of postings.
     """
 
     path: str = ""
     item_id: str = "job_id"
     time: str = "event_timestamp"
     content: Sequence[Content] = (Content("title", "String"),)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,12 @@ from activity_embeddings.training.objectives.base import (
     TrainingTask,
     member_weights,
 )
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.ragged import ranges
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 TARGET_ROWS = "target_rows"
+TARGET_WEIGHTS = "target_weights"
 DISMISSED_ROWS = "dismissed_rows"
 NEGATIVE_ROWS = "negative_rows"
 DAY_ROWS = "day_rows"
@@ -61,9 +63,12 @@ class FuturePositives(Objective):
         Whether the other targets of the batch are candidates too.
     log_q
         Whether logits are corrected for how often an item is a candidate.
+    other_weight
+        Weight of a target whose action is not positive, beside the 1 of a positive one. Such items
+        too say where a member goes from here, and there are often more of them. 0 leaves them out.
     dismiss_weight
         Weight of a pairwise term that ranks targets before the items that the member dismisses
-        within the same time; 0 leaves it out.
+        within the same time; 0 leaves it out. It contradicts `other_weight`.
     member_weight
         A moment of a member with n moments weighs `n**-member_weight`.
     """
@@ -77,8 +82,17 @@ class FuturePositives(Objective):
     day_negatives: int = 0
     in_batch: bool = True
     log_q: bool = True
+    other_weight: float = 0.0
     dismiss_weight: float = 0.0
     member_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.other_weight < 0 or (self.other_weight and self.dismiss_weight):
+            raise InvalidInput(
+                f"{self.name}: `other_weight` should be 0 or more, and 0 beside a "
+                f"`dismiss_weight`. Received: other_weight={self.other_weight}, "
+                f"dismiss_weight={self.dismiss_weight}"
+            )
 
     def examples(
         self, history: ActivityHistory, period: Period, random: np.random.Generator
@@ -90,10 +104,14 @@ class FuturePositives(Objective):
         until = as_of + round(self.horizon_days * MICROSECONDS_PER_DAY) + 1
         until = np.minimum(until, period.end_us)
         positive = np.isin(events.action, spec.positive_ids)
+        weights = np.append(np.where(positive, 1.0, self.other_weight), 0.0).astype(np.float32)
+        targets = _following(history, held_out.event, until, weights[:-1] > 0, self.targets)
+        dismissed = _following(history, held_out.event, until, ~positive, self.targets)
         arrays = {
             **history.model_inputs(held_out.sequences),
-            TARGET_ROWS: _following(history, held_out.event, until, positive, self.targets),
-            DISMISSED_ROWS: _following(history, held_out.event, until, ~positive, self.targets),
+            TARGET_ROWS: _rows(history, targets, as_of),
+            TARGET_WEIGHTS: weights[targets],
+            DISMISSED_ROWS: _rows(history, dismissed, as_of),
         }
         if self.day_negatives:
             arrays[DAY_ROWS] = _of_the_day(
@@ -108,7 +126,7 @@ class FuturePositives(Objective):
         """Return the function that adds drawn negatives: vectors as of the period's end."""
         rows = history.rows(np.arange(len(history.vectors.item_ids)), _ends(history, period))
         known = rows[rows != history.vectors.pad_row]
-        wanted = rows[_wanted_items(history, period)]
+        wanted = rows[self.target_items(history, period)]
         wanted = wanted[wanted != history.vectors.pad_row]
 
         def finish(batch: Arrays, random: np.random.Generator) -> Arrays:
@@ -124,13 +142,21 @@ class FuturePositives(Objective):
         """Return the task."""
         return FuturePositivesTask(sub_model, history, period, self)
 
+    def target_items(self, history: ActivityHistory, period: Period) -> np.ndarray:
+        """Return the item of each event before the period's end that can be a target, int32."""
+        events = history.events
+        chosen = events.time < period.end_us
+        if not self.other_weight:
+            chosen &= np.isin(events.action, history.spec.positive_ids)
+        return events.item[chosen]
+
 
 def _following(
     history: ActivityHistory, event: np.ndarray, until: np.ndarray, wanted: np.ndarray, most: int
 ) -> np.ndarray:
-    """Return rows of the first items from each event on, before a time, int32 [n, most].
+    """Return the first events from each event on, before a time; -1 for none; int [n, most].
 
-    `wanted`, bool [E], says which events count. Vectors are those of the time of `event`.
+    `wanted`, bool [E], says which events count.
     """
     events = history.events
     order = np.flatnonzero(wanted)
@@ -142,9 +168,15 @@ def _following(
     row = np.repeat(np.arange(len(event)), sizes)
     column = ranges(np.zeros_like(sizes), sizes)
     inside = events.time[found] < until[row]
-    item = np.full((len(event), most), -1, dtype=np.int32)
-    item[row[inside], column[inside]] = events.item[found[inside]]
-    return history.rows(item, events.time[event])
+    following = np.full((len(event), most), -1)
+    following[row[inside], column[inside]] = found[inside]
+    return following
+
+
+def _rows(history: ActivityHistory, event: np.ndarray, as_of: np.ndarray) -> np.ndarray:
+    """Return rows of the vectors of events' items as of times, -1 for no event, int32 [n, m]."""
+    item = np.where(event < 0, np.int32(-1), history.events.item[event])
+    return history.rows(item, as_of)
 
 
 def _first_of_time(history: ActivityHistory, event: np.ndarray) -> np.ndarray:
@@ -154,13 +186,6 @@ def _first_of_time(history: ActivityHistory, event: np.ndarray) -> np.ndarray:
     starts[1:] = events.time[1:] != events.time[:-1]
     starts[events.member_start[:-1][np.diff(events.member_start) > 0]] = True
     return np.maximum.accumulate(np.where(starts, np.arange(len(events)), 0))[event]
-
-
-def _wanted_items(history: ActivityHistory, period: Period) -> np.ndarray:
-    """Return the item of each positive activity before the period's end."""
-    events = history.events
-    before = (events.time < period.end_us) & np.isin(events.action, history.spec.positive_ids)
-    return events.item[before]
 
 
 def _ends(history: ActivityHistory, period: Period) -> np.ndarray:
@@ -212,7 +237,7 @@ class FuturePositivesTask(TrainingTask):
             name="log_scale",
         )
         items = len(vectors.item_ids)
-        counts = np.bincount(_wanted_items(history, period), minlength=items)
+        counts = np.bincount(settings.target_items(history, period), minlength=items)
         item_of_row = np.repeat(
             np.arange(items + 1), np.diff([*vectors.start, len(vectors.matrix)])
         )
@@ -223,7 +248,7 @@ class FuturePositivesTask(TrainingTask):
         self.popularity = ops.convert_to_tensor(share.astype(np.float32))
 
     def losses_of(self, embedding: Any, inputs: dict[str, Any], vectors_of: Lookup) -> Any:
-        """Return the mean cross-entropy of each row's targets; see `TrainingTask.losses_of`."""
+        """Return the mean weighted cross-entropy of each row's targets; see `TrainingTask`."""
         targets = inputs[TARGET_ROWS]
         is_target = ops.cast(targets != self.pad_row, "float32")
         candidates = inputs[NEGATIVE_ROWS]
@@ -257,7 +282,8 @@ class FuturePositivesTask(TrainingTask):
             )
             is_item = ops.cast(dismissed != self.pad_row, "float32")[:, None, :]
             losses += self.settings.dismiss_weight * ops.sum(ops.softplus(gap) * is_item, axis=2)
-        return ops.sum(losses * is_target, axis=1) / ops.maximum(ops.sum(is_target, axis=1), 1.0)
+        weighted = ops.sum(losses * inputs[TARGET_WEIGHTS], axis=1)
+        return weighted / ops.maximum(ops.sum(is_target, axis=1), 1.0)
 
     def _log_q(self, items: Any, is_target: Any) -> Any:
         """Return the log of how often each item is expected among the candidates."""

@@ -47,6 +47,7 @@ from activity_embeddings.transformations.errors import (
 )
 from activity_embeddings.transformations.feast_compat import states
 from activity_embeddings.transformations.logs import reports, reports_shown
+from activity_embeddings.transformations.offline.connections import kept_connections
 from activity_embeddings.transformations.offline.sinks.places import keeps_snapshots, sink_of
 from activity_embeddings.transformations.online.stores import row_store
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, Schedule
@@ -172,7 +173,7 @@ class ActivityComputeEngine(ComputeEngine):
         tasks = [tasks] if isinstance(tasks, MaterializationTask) else list(tasks)
         options = current_options()
         ours = [task for task in tasks if is_ours(task)]
-        with _answering(), states.kept_served(registry, ours):
+        with _answering(), kept_connections(), states.kept_served(registry, ours):
             jobs = self._materialize(registry, tasks, options)
             if not options.dry_run:
                 self._record(registry, tasks, jobs)
@@ -265,6 +266,7 @@ class ActivityComputeEngine(ComputeEngine):
         states.record_as_feast(registry, others)
         states.record_materialization(registry, ours)
 
+    @kept_connections()
     def _forget_published(self, views: Sequence[FeatureView]) -> None:
         for view in views:
             if keeps_snapshots(view):

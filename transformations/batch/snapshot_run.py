@@ -2,10 +2,9 @@
 
     cut-offs -> events and item vectors -> sequences -> every model -> staged snapshots -> commit
 
-Nothing is visible before the commit. An interval of more cut-offs than share one read of events is
-made in parts of that many: all input is checked first, so that bad input anywhere in the interval
-leaves the stores as they were; then part by part is computed and committed. `steps` feeds this from
-Feast's registry, and pushes what is committed.
+Nothing is visible before the commit. Of several cut-offs all input is checked first, so that bad
+input anywhere in the interval leaves the stores as they were; then one after the other is computed
+and committed. `steps` feeds this from Feast's registry, and pushes what is committed.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import pyarrow.compute as pc
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.activity.member_range import MemberRange
+from activity_embeddings.transformations.activity.member_range import EVERYBODY, MemberRange
 from activity_embeddings.transformations.activity.rows import embedding_batch, sequence_batch
 from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.arrow import (
@@ -58,10 +57,14 @@ from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted, utc
 
+NOBODY = pa.array([], pa.int64())
 WRITERS = 2
 """Threads that write views side by side."""
 CUTOFFS_A_READ = 14
-"""Cut-offs that share one read of events, which spans them and the window before the first."""
+"""Cut-offs that share one read of events, which spans them and the window before the first.
+
+Events that do not fit into memory are read for each cut-off by itself.
+"""
 
 
 @dataclass(frozen=True)
@@ -75,17 +78,20 @@ class EmbeddingTarget:
 
 @dataclass(frozen=True)
 class Part:
-    """Cut-offs that are computed from one read of events and committed together.
+    """One cut-off of every view, which is computed and committed by itself.
 
     Attributes
     ----------
-    cutoffs
-        As-of times, ascending.
+    as_of
+        The cut-off.
+    read_with
+        The cut-offs that share its read of events, ascending.
     name
-        Says all that their snapshots are made of; empty where there is one part alone.
+        Says all that its snapshots are made of; empty where there is one part alone.
     """
 
-    cutoffs: list[int]
+    as_of: int
+    read_with: Sequence[int]
     name: str = ""
 
 
@@ -159,7 +165,11 @@ class SnapshotRun:
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="snapshots")
         self._writing: list[Future[None]] = []
         self._newest: tuple[int, int] = (0, 0)
-        self._drafts: list[_Draft] = []
+        # Who has activity in the newest sequences of this run.
+        self._active: dict[int, pa.Array] = {}
+        # The events of cut-offs that are left, where they fit into memory.
+        self._held: ActivityEvents | None = None
+        self._fit = True
         self.report.views = len(self._sinks)
         for sink, facts in self._facts.items():
             if self._committed[sink]:
@@ -177,7 +187,7 @@ class SnapshotRun:
         left_committed: Callable[[], Collection[str]] = tuple,
         progress: Callable[[int], Any] = lambda done: None,
     ) -> list[str]:
-        """Divide the run into parts, see `left`; of several, check the input of all.
+        """Divide the run into cut-offs, see `left`; of several, check the input of all.
 
         Parameters
         ----------
@@ -185,7 +195,7 @@ class SnapshotRun:
             Returns the names of parts that a run before has committed, asked where there are
             several. Those that are there are not made again.
         progress
-            Is told how many cut-offs these have.
+            Is told how many cut-offs are there.
 
         Returns
         -------
@@ -200,30 +210,23 @@ class SnapshotRun:
         for sink in self._sinks:
             sink.staging.clear()
         moments = self.cutoffs
-        parts = [moments[i : i + CUTOFFS_A_READ] for i in range(0, len(moments), CUTOFFS_A_READ)]
-        if len(parts) == 1:
-            self.left = [Part(parts[0])]
+        if len(moments) == 1:
+            self.left = [Part(moments[0], moments)]
             return []
         before, there = left_committed(), []
-        for number, cutoffs in enumerate(parts):
-            since = parts[number - 1][-1] if number else self._start(cutoffs)
-            windows = {as_of: _Window(as_of, self.spec, self.vectors) for as_of in cutoffs}
-            made_of = self._made_of(cutoffs)
-            for _, events in self._read_events(cutoffs):
-                self._count(events, since=since)
-                _add_events(made_of, events)
-                for window in windows.values():
-                    window.add(events)
-                del events
-            for window in windows.values():
-                window.require_known()
-            part = Part(cutoffs, str(made_of))
-            if part.name in before and self._has(cutoffs):
-                self.report.left_committed += len(cutoffs)
-                progress(len(cutoffs))
-                there.append(part.name)
-            else:
-                self.left.append(part)
+        counted_until = self._start(moments)
+        for first in range(0, len(moments), CUTOFFS_A_READ):
+            cutoffs = moments[first : first + CUTOFFS_A_READ]
+            made_of = self._check(cutoffs, counted_until)
+            counted_until = cutoffs[-1]
+            for as_of in cutoffs:
+                part = Part(as_of, cutoffs, f"{made_of}@{as_of}")
+                if part.name in before and self._has(as_of):
+                    self.report.left_committed += 1
+                    progress(1)
+                    there.append(part.name)
+                else:
+                    self.left.append(part)
         return there
 
     def compute(self, progress: Callable[[int], Any] = lambda done: None) -> None:
@@ -235,19 +238,16 @@ class SnapshotRun:
             An event or model is bad. What is committed is as it was.
         """
         part = self.left.pop(0)
-        drafts = {as_of: self._draft(as_of) for as_of in part.cutoffs}
+        draft = self._draft(part.as_of)
         try:
-            with closing(self._executor.run(self._partitions(part))) as computed:
+            with closing(self._executor.run(self._partitions(part, draft))) as computed:
                 for rows in itertools.chain.from_iterable(computed):
-                    self._write(drafts[rows.as_of], rows)
-                    if rows.last:
-                        self._finish(drafts[rows.as_of])
-                        progress(1)
+                    self._write(draft, rows)
+            self._finish(draft)
+            progress(1)
         finally:
             self._finish_writing()
-            for draft in drafts.values():
-                draft.close()
-            self._drafts = []
+            draft.close()
         self._stage_followers()
         self._computed.append(part)
         if not self.left:
@@ -256,8 +256,8 @@ class SnapshotRun:
     def judge(self, judge: Judge) -> list[Verdict]:
         """Compare the newest snapshot that is computed with the one before it.
 
-        That is one that was there before the run: the parts of a long backfill are not compared
-        with each other, since a history may well grow faster than a guard lets a day grow.
+        That is one that was there before the run: the days of a backfill are not compared with
+        each other, since a history may well grow faster than a guard lets a day grow.
         """
         if not self.report.snapshots:
             return []
@@ -325,10 +325,47 @@ class SnapshotRun:
         """Return when the window of the first of some cut-offs begins."""
         return cutoffs[0] - self.spec.window_us
 
+    def _check(self, cutoffs: Sequence[int], counted_until: int) -> ArrayHash:
+        """Check the input of some cut-offs; return a hash of all that they are made of."""
+        windows = {as_of: _Window(as_of, self.spec, self.vectors) for as_of in cutoffs}
+        made_of = self._made_of(cutoffs)
+        for _, events in self._read_events(cutoffs):
+            self._count(events, since=counted_until)
+            _add_events(made_of, events)
+            for window in windows.values():
+                window.add(events)
+            del events  # before the next are read
+        for window in windows.values():
+            window.require_known()
+        return made_of
+
+    def _events_of(self, part: Part) -> Iterator[tuple[MemberRange, ActivityEvents]]:
+        """Yield the events of a part by ranges of members.
+
+        Those that fit into memory are held until the last part that is left of their read.
+        """
+        last = not self.left or self.left[0].read_with != part.read_with
+        if self._held is not None:
+            yield EVERYBODY, self._held
+        else:
+            shared = [t for t in part.read_with if t >= part.as_of]
+            for members, events in self._read_events(shared if self._fit else [part.as_of]):
+                if members != EVERYBODY:
+                    self._fit = False
+                elif self._fit and not last:
+                    self._held = events
+                yield members, events
+                del events  # before the next are read
+        if last:
+            self._held = None
+
     def _read_events(self, cutoffs: Sequence[int]) -> Iterator[tuple[MemberRange, ActivityEvents]]:
-        """Read what some cut-offs are computed from, and the window before, to see the silent."""
-        before = [t - self.spec.window_us for t in self._before(cutoffs[0])]
-        parts = self.read_events(min([self._start(cutoffs), *before]), cutoffs[-1])
+        """Read what some cut-offs are computed from, and the window before, to see the silent.
+
+        What a run before has committed of this one's cut-offs does not change what is read.
+        """
+        before = self._before(cutoffs[0], *self.cutoffs)
+        parts = self.read_events(self._start([*before, *cutoffs]), cutoffs[-1])
         with closing(parts):
             while True:
                 with self.report.timed("read events"):
@@ -339,14 +376,14 @@ class SnapshotRun:
                 yield part
                 del part  # before the next is read
 
-    def _has(self, cutoffs: Sequence[int]) -> bool:
-        """Return whether every view has its snapshots of some cut-offs."""
+    def _has(self, as_of: int) -> bool:
+        """Return whether every view that is asked for a cut-off has its snapshot."""
         asked = [(self.sequence_sink, self.sequence_cutoffs)]
         asked += [(target.sink, target.cutoffs) for target in self.targets]
-        return all(self._committed[sink] >= of & set(cutoffs) for sink, of in asked)
+        return all(as_of in self._committed[sink] for sink, of in asked if as_of in of)
 
     def _made_of(self, cutoffs: Sequence[int]) -> ArrayHash:
-        """Return a hash of what a part is made of, but for its events.
+        """Return a hash of what some cut-offs are made of, but for their events.
 
         What a snapshot says of members who fell silent depends on those before it, too. These may
         only gain members since: whoever does so is added to the snapshots that follow.
@@ -400,58 +437,45 @@ class SnapshotRun:
             for target in targets
             if target.model.why_tensorflow
         }
-        draft = _Draft(as_of, targets, writers)
-        self._drafts.append(draft)
-        return draft
+        return _Draft(as_of, targets, writers)
 
-    def _partitions(self, part: Part) -> Iterator[Partition]:
+    def _partitions(self, part: Part, draft: _Draft) -> Iterator[Partition]:
         """Yield what a part is computed from, by ascending ranges of members."""
-        were_active: dict[int, pa.Array] = {}
-        cutoffs = []
-        for draft in self._drafts:
-            cutoff, stored = self._asked(draft)
-            cutoffs.append(cutoff)
-            were_active |= {draft.as_of: stored} if len(stored) else {}
-        for members, events in self._read_events(part.cutoffs):
-            if not part.name:
-                self._count(events, since=self._start(part.cutoffs))
-            theirs = {as_of: members.of(were) for as_of, were in were_active.items()}
-            yield Partition(members, events, cutoffs, theirs)
-            del events  # before the next are read
-
-    def _asked(self, draft: _Draft) -> tuple[CutOff, pa.Array]:
-        """Return what is asked as of a draft's time, and who had activity in snapshots before it.
-
-        Members who had activity before and have none now are written as explicitly empty. Those are
-        of the snapshot before. A view that lacks snapshots before, such as a new model version or
-        one that was taken back, empties whoever had activity in any of those that it lacks.
-        Events that came too late for the snapshot before count for it too: they may have been
-        pushed online since.
-        """
-        before = dict[int, SnapshotSink]()
-        earlier_sequences = [t for t in self._chain(self.sequence_sink) if t < draft.as_of]
-        for sink in [self.sequence_sink, *(target.sink for target in draft.targets)]:
-            last = [t for t in self._chain(sink) if t < draft.as_of][-1:]
-            lacking = [t for t in earlier_sequences if not last or t > last[0]]
-            before.update(dict.fromkeys([*last, *lacking], sink))
-        # In these, the members are known when they have been computed.
-        drafts = {d.as_of for d in self._drafts if self.sequence_sink in d.writers}
-        stored = [t for t in sorted(before) if t not in drafts]
-        cutoff = CutOff(
+        asked = CutOff(
             as_of=draft.as_of,
             models=tuple(target.model.name for target in draft.targets),
             sequences=self.sequence_sink in draft.writers,
-            after=tuple(t for t in sorted(before) if t in drafts),
             after_events=tuple(self._before(draft.as_of)),
         )
-        none = pa.array([], pa.int64())
-        return cutoff, sorted_union(
-            none, *(self._members_with_activity(before[t], t) for t in stored)
+        were_active = self._were_active(draft)
+        for members, events in self._events_of(part):
+            if not part.name:
+                self._count(events, since=self._start([part.as_of]))
+            yield Partition(members, events, asked, members.of(were_active))
+            del events  # before the next are read
+
+    def _were_active(self, draft: _Draft) -> pa.Array:
+        """Return the members who are written as explicitly empty, unless they have activity.
+
+        They had activity in the snapshot before. A view that lacks snapshots before, such as a new
+        model version or one that was taken back, empties whoever had activity in any of those that
+        it lacks.
+        Events that came too late for the snapshot before count for it too: they may have been
+        pushed online since. See `CutOff.after_events`.
+        """
+        as_of, before = draft.as_of, dict[int, SnapshotSink]()
+        earlier_sequences = [t for t in self._chain(self.sequence_sink) if t < as_of]
+        for sink in [self.sequence_sink, *(target.sink for target in draft.targets)]:
+            last = [t for t in self._chain(sink) if t < as_of][-1:]
+            lacking = [t for t in earlier_sequences if not last or t > last[0]]
+            before.update(dict.fromkeys([*last, *lacking], sink))
+        return sorted_union(
+            NOBODY, *(self._members_with_activity(before[t], t) for t in sorted(before))
         )
 
     def _write(self, draft: _Draft, rows: Rows) -> None:
         """Write rows aside."""
-        draft.add(rows)
+        draft.add(rows, self.domain.member_id)
         self.report.seconds.add(rows.seconds)
         if not rows.members:
             return
@@ -478,6 +502,8 @@ class SnapshotRun:
         for sink in draft.writers:
             self._staged[sink].add(draft.as_of)
             self.report.rows += draft.members
+        if self.sequence_sink in draft.writers:
+            self._active = {draft.as_of: pa.concat_arrays(draft.with_activity)}
         self.report.positions += draft.positions
         self.report.unknown += draft.unknown
         self.report.snapshots.append(draft.as_of)
@@ -492,12 +518,11 @@ class SnapshotRun:
         self._writing = []
 
     def _chain(self, sink: SnapshotSink) -> list[int]:
-        """As-of times of a sink once this run is committed, ascending."""
-        drafts = [draft.as_of for draft in self._drafts if sink in draft.writers]
-        return sorted(self._committed[sink].union(self._staged[sink], drafts))
+        """As-of times of a sink once what is staged is committed, ascending."""
+        return sorted(self._committed[sink] | self._staged[sink])
 
     def _read(self, sink: SnapshotSink, as_of: int, columns: Sequence[str]) -> pa.Table:
-        """Read a snapshot as it will be once this run is committed."""
+        """Read a snapshot as it will be once what is staged is committed."""
         where = sink.staging if as_of in self._staged[sink] else sink
         return where.read(as_of, columns)
 
@@ -507,6 +532,8 @@ class SnapshotRun:
         The sequences say who. Where they are missing, as after a run that was killed between the
         views of one snapshot, every member of the view is taken.
         """
+        if as_of in self._active:
+            return self._active[as_of]
         if as_of not in self._chain(self.sequence_sink):
             table = self._read(sink, as_of, [self.domain.member_id])
             return table.column(0).combine_chunks()
@@ -514,13 +541,14 @@ class SnapshotRun:
         table = self._read(self.sequence_sink, as_of, columns)
         return with_activity(table).column(self.domain.member_id).combine_chunks()
 
-    def _before(self, as_of: int) -> list[int]:
+    def _before(self, as_of: int, *to_come: int) -> list[int]:
         """Return the as-of time of the sequences before, in a list, if it is not a window ago."""
-        earlier = [t for t in self._chain(self.sequence_sink) if t < as_of][-1:]
+        chain = sorted({*self._chain(self.sequence_sink), *to_come})
+        earlier = [t for t in chain if t < as_of][-1:]
         return [t for t in earlier if as_of - t < self.spec.window_us]
 
     def _stage_followers(self) -> None:
-        """Add explicit empty rows to committed snapshots that follow a new one, as `_silent` does.
+        """Add explicit empty rows to committed snapshots that follow a new one.
 
         A backfill may insert a snapshot before existing ones. Whoever has activity in it and no
         row in the snapshot that follows would otherwise seem active for ever after.
@@ -594,15 +622,19 @@ class _Draft:
     positions: int = 0
     unknown: int = 0
     example: Any = None
+    with_activity: list[pa.Array] = field(default_factory=list)
 
-    def add(self, rows: Rows) -> None:
-        """Count rows."""
+    def add(self, rows: Rows, member: str) -> None:
+        """Count rows, whose column of ids is named."""
         self.members += rows.members
         self.silent += rows.silent
         self.positions += rows.positions
         self.unknown += rows.unknown
         if self.unknown and self.example is None:
             self.example = rows.item_id
+        if rows.sequences is not None:
+            filled = pc.greater(rows.sequences.column(names.ACTIVITY_COUNT), 0)
+            self.with_activity.append(rows.sequences.column(member).filter(filled))
 
     def close(self) -> None:
         """Finish the files."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations.contract.activity_model import (
@@ -17,12 +19,18 @@ from activity_embeddings.transformations.contract.item_encoder import (
     describe_item_encoder,
 )
 from activity_embeddings.transformations.definitions.tags import (
+    has_string_ids,
     in_repo,
     source_views_of,
     spec_of,
     vector_spec_of,
 )
-from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch, NotReady
+from activity_embeddings.transformations.errors import (
+    InvalidInput,
+    ModelMismatch,
+    NotReady,
+    quote,
+)
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.spec import ActivitySpec, describe_mismatch
 
@@ -39,6 +47,8 @@ class RegisteredDomain:
         Window, length and actions.
     sequence, events, vectors
         The view of sequences, and the two that it is made from.
+    postings
+        The view of what items contain; None without one.
     embeddings
         One view a model.
     """
@@ -48,12 +58,39 @@ class RegisteredDomain:
     sequence: FeatureView
     events: FeatureView
     vectors: FeatureView
+    postings: FeatureView | None
     embeddings: list[FeatureView]
 
     @property
     def views(self) -> list[FeatureView]:
         """The views whose rows are members'."""
         return [self.sequence, *self.embeddings]
+
+    def member_ids(self, members: Sequence[int | str]) -> pa.Array:
+        """Return members as ids of this domain, each once; integers may be text.
+
+        Raises
+        ------
+        InvalidInput
+            An id is of another type.
+        """
+        return _ids(members, self.sequence, self.names.member_id).unique()
+
+    def item_id(self, item: int | str) -> int | str:
+        """Return an item as an id of this domain; see `member_ids`."""
+        return _ids([item], self.vectors, self.names.item_id)[0].as_py()
+
+
+def _ids(given: Sequence[int | str], view: FeatureView, column: str) -> pa.Array:
+    """Return ids of the type of a view's join key."""
+    if has_string_ids(view):
+        return pa.array([str(each) for each in given], pa.string())
+    try:
+        return pa.array([int(each) for each in given], pa.int64())
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(
+            f"{column}: expected ids that are int64. Received: {', '.join(map(quote, given))}"
+        ) from error
 
 
 def registered_domains(store: FeatureStore) -> list[RegisteredDomain]:
@@ -106,12 +143,19 @@ def _domain_of(
     store: FeatureStore, sequence: FeatureView, views: list[FeatureView]
 ) -> RegisteredDomain:
     sources = source_views_of(sequence)
+    vectors = store.registry.get_feature_view(sources[Role.VECTORS], store.project)
+    postings = (
+        view
+        for view in store.list_feature_views()
+        if view.tags.get(Tag.ROLE) == Role.POSTINGS and view.entities == vectors.entities
+    )
     return RegisteredDomain(
         names=DomainNames.of(sequence.tags),
         spec=spec_of(sequence),
         sequence=sequence,
         events=store.registry.get_feature_view(sources[Role.EVENTS], store.project),
-        vectors=store.registry.get_feature_view(sources[Role.VECTORS], store.project),
+        vectors=vectors,
+        postings=next(postings, None),
         embeddings=[
             view
             for view in views

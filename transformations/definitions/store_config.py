@@ -7,12 +7,16 @@ as values of another member that a server gave.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import import_module
 
 from feast import RepoConfig
 
 from activity_embeddings.transformations.errors import InvalidInput
+
+_log = logging.getLogger(__name__)
 
 ENGINE = "activity_embeddings.ActivityComputeEngine"
 # By its name: the definitions do not know what computes them.
@@ -25,11 +29,18 @@ POSTGRES_STORE = "activity_embeddings.OrderedPostgreSQLOfflineStore"
 
 _POSTGRES_SETTINGS = "feast.infra.utils.postgres.postgres_config.PostgreSQLConfig"
 _SHARES_A_CONNECTION = ("sqlite", "feast.infra.online_stores.sqlite.SqliteOnlineStore")
-_READS_ICEBERG = (
-    DUCKDB_STORE,
-    "duckdb",
-    "feast.infra.offline_stores.duckdb.DuckDBOfflineStore",
-    SPARK_STORE,
+_STORES = "activity_embeddings.transformations.offline"
+_DUCKDB_CLASS = "feast.infra.offline_stores.duckdb.DuckDBOfflineStore"
+_DASK_CLASS = f"{_STORES}.dask.OrderedDaskOfflineStore"
+_SPARK_CLASS = f"{_STORES}.spark_store.OrderedSparkOfflineStore"
+_READS_ICEBERG = ("duckdb", _DUCKDB_CLASS, _SPARK_CLASS)
+_READS_FILES = (*_READS_ICEBERG, _DASK_CLASS)
+_TESTED_ONLINE = (
+    "redis",
+    "postgres",
+    "feast.infra.online_stores.redis.RedisOnlineStore",
+    "feast.infra.online_stores.postgres_online_store.postgres.PostgreSQLOnlineStore",
+    "feast.infra.online_stores.sqlite.SqliteOnlineStore",
 )
 _COMPARES_ZONES = (
     "spark",
@@ -42,7 +53,7 @@ def require_engine(config: RepoConfig) -> None:
     """Raise `InvalidInput` unless views are computed by this package's engine."""
     engine = config.batch_engine_config
     kind = engine.get("type") if isinstance(engine, dict) else engine
-    if kind == ENGINE or _is_engine(str(kind)):
+    if _names_one(str(kind), [ENGINE, _ENGINE_CLASS]):
         return
     raise InvalidInput(
         "feature_store.yaml: expected the compute engine of this package, which alone can publish "
@@ -50,14 +61,16 @@ def require_engine(config: RepoConfig) -> None:
     )
 
 
-def _is_engine(kind: str) -> bool:
-    """Return whether a type names the engine or a subclass of it."""
+def _names_one(kind: str, known: Sequence[str]) -> bool:
+    """Return whether a type is one of some names, or names a class that is of one of them."""
+    if kind in known:
+        return True
     module, _, name = kind.rpartition(".")
     try:
         found = getattr(import_module(module), name, None) if module else None
     except ImportError:
         return False
-    return isinstance(found, type) and _is_kind(found, _ENGINE_CLASS)
+    return isinstance(found, type) and any(_is_kind(found, each) for each in known)
 
 
 def _is_kind(found: type, name: str) -> bool:
@@ -91,6 +104,13 @@ def require_files(config: RepoConfig) -> None:
             "encoder makes, `snapshots=PostgreSQLSnapshots()`"
         )
     _require_moments(config)
+    kinds = list(_offline_stores(config))
+    if not any(_names_one(kind, _READS_FILES) or kind in _LOSES_LABELS for kind in kinds):
+        raise InvalidInput(
+            "feature_store.yaml: expected an offline store that is known to join snapshots in "
+            f"files. Received: {kinds[0]}. Set `type: {DUCKDB_STORE}` under `offline_store`, or "
+            "see which stores work together in the documentation"
+        )
 
 
 def _require_moments(config: RepoConfig) -> None:
@@ -123,7 +143,7 @@ def require_iceberg(config: RepoConfig) -> None:
     """
     _require_moments(config)
     kinds = list(_offline_stores(config))
-    if not any(kind in _READS_ICEBERG for kind in kinds):
+    if not any(_names_one(kind, _READS_ICEBERG) for kind in kinds):
         raise InvalidInput(
             "feature_store.yaml: expected an offline store that joins Iceberg tables, in which "
             f"views keep their snapshots. Received: {kinds[0]}. Set\n\n    offline_store:\n      "
@@ -144,6 +164,18 @@ def require_own_connections(config: RepoConfig) -> None:
             f"later mixes up members. Set\n\n    online_store:\n      type: {SQLITE_STORE}\n\n"
             "which reads and writes the same file.\n"
         )
+    if not _names_one(kind, _TESTED_ONLINE):
+        _warn_untested(kind)
+
+
+@cache
+def _warn_untested(kind: str) -> None:
+    """Say once that an online store is not among those that are tested."""
+    _log.warning(
+        "online_store: %s is not among the stores that this package is tested with (sqlite, Redis, "
+        "PostgreSQL). Rows go there by Feast's own call, value by value",
+        kind,
+    )
 
 
 def _offline_stores(config: RepoConfig) -> Iterator[str]:

@@ -111,6 +111,9 @@ def _what_is_there_is_no_garbage() -> Iterator[None]:
 
     The converter calls it. With Feast and TensorFlow imported it takes as long as the conversion.
     """
+    if gc.get_freeze_count():  # as the process wants it
+        yield
+        return
     gc.freeze()
     try:
         yield

@@ -65,13 +65,15 @@ def _build_step(loaded: list[tuple[ModelDescription, Any]]) -> Any:
     tf = tensorflow()
     spec, vector_spec = loaded[0][0].spec, loaded[0][0].vector_spec
 
+    # Nothing here branches on a tensor; to look for that takes as long as loading a model.
     @tf.function(
+        autograph=False,
         input_signature=[
             tf.TensorSpec([None, None], tf.float32),
             tf.TensorSpec([None, None], tf.int32),
             tf.TensorSpec([None, None], tf.int32),
             tf.TensorSpec([None, None], tf.float32),
-        ]
+        ],
     )
     def step(matrix: Any, rows: Any, actions: Any, ages: Any) -> list[dict[str, Any]]:
         return _call_all(

@@ -19,6 +19,7 @@ from psycopg.sql import SQL, Composed
 
 from activity_embeddings.transformations.errors import InvalidInput, first_line
 from activity_embeddings.transformations.feast_compat.postgres import connection_string
+from activity_embeddings.transformations.offline.connections import connection_to
 
 Connection = adbc_driver_manager.dbapi.Connection
 """Of ADBC: a transaction from the first statement on."""
@@ -55,16 +56,21 @@ def connection_of(config: RepoConfig, what: str) -> str:
 
 @contextmanager
 def statements(info: str) -> Iterator[psycopg.Cursor]:
-    """Connect for one transaction of statements."""
-    with psycopg.connect(info) as connection, connection.cursor() as cursor:
+    """Give a cursor for one transaction of statements."""
+    with (
+        connection_to(_connect, info) as connection,
+        connection.transaction(),
+        connection.cursor() as cursor,
+    ):
         yield cursor
 
 
 @contextmanager
 def rows(info: str) -> Iterator[Connection]:
-    """Connect for one transaction with rows in Arrow; what is not committed is undone."""
-    with adbc_driver_postgresql.dbapi.connect(info) as connection:
+    """Give a connection for one transaction with rows in Arrow; what is not committed is undone."""
+    with connection_to(adbc_driver_postgresql.dbapi.connect, info) as connection:
         yield connection
+        connection.rollback()
 
 
 def stream(info: str, query: Composed | SQL) -> Iterator[pa.RecordBatch]:
@@ -76,6 +82,11 @@ def stream(info: str, query: Composed | SQL) -> Iterator[pa.RecordBatch]:
             yield pa.RecordBatch.from_pylist([], schema)
             for batch in reader:
                 yield pa.RecordBatch.from_arrays(batch.columns, names=batch.schema.names)
+
+
+def _connect(info: str) -> psycopg.Connection:
+    # A statement that is prepared is refused once the columns of its table have changed.
+    return psycopg.connect(info, prepare_threshold=None)
 
 
 def unreachable(what: str, error: BaseException) -> InvalidInput:

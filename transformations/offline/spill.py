@@ -33,7 +33,6 @@ MOST_FILES = 128
 """Files that are written side by side."""
 _BYTES_A_ROW = 100
 _TIMES_READ = 2
-_COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 
 Part = tuple[MemberRange, Callable[[], pa.Table]]
 """A range of members, and what returns their rows, once."""
@@ -63,6 +62,7 @@ def spilled_parts(
     memory: float,
     budget: int,
     folder: Path,
+    compression: str | None = "lz4",
 ) -> Generator[Part]:
     """Write rows to files, then yield them by ascending ranges of members, which cover all ids.
 
@@ -71,7 +71,7 @@ def spilled_parts(
     tables
         The rows, in tables of one schema; at least one.
     member
-        Column of the ids of members, int64 or string.
+        Column of the ids of members, int64, string or binary.
     sample
         Some of these ids.
     memory
@@ -80,14 +80,17 @@ def spilled_parts(
         What the rows of a range may take in bytes. One member is never divided.
     folder
         A folder of this machine. The files lie in one within it, which is gone in the end.
+    compression
+        Of the files, as `pyarrow.ipc.IpcWriteOptions` takes it.
 
     Raises
     ------
     InvalidInput
         The files cannot be written.
     """
-    with _writable(folder), TemporaryDirectory(prefix="events-", dir=folder) as aside:
-        spill = _Spill(member, budget, Path(aside))
+    with _writable(folder), TemporaryDirectory(prefix="spilled-", dir=folder) as aside:
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        spill = _Spill(member, budget, Path(aside), options)
         yield from spill.parts(tables, MemberRange(), sample, memory)
 
 
@@ -122,6 +125,7 @@ class _Spill:
     member: str
     budget: int
     folder: Path
+    options: pa.ipc.IpcWriteOptions
     schema: pa.Schema = None
     made: int = 0
 
@@ -176,7 +180,7 @@ class _Spill:
                     if start == end:
                         continue
                     if file.path not in writers:
-                        writer = pa.ipc.new_file(file.path, table.schema, options=_COMPRESSED)
+                        writer = pa.ipc.new_file(file.path, table.schema, options=self.options)
                         writers[file.path] = stack.enter_context(writer)
                     rows = table.slice(start, end - start)
                     writers[file.path].write_table(rows)
@@ -235,7 +239,9 @@ def _value(scalar: pa.Scalar) -> Any:
 
 def _next_id(member: Any) -> Any:
     """Return the first id after one; ids of text have no NUL."""
-    return member + 1 if isinstance(member, int) else member + "\1"
+    if isinstance(member, int):
+        return member + 1
+    return member + (b"\0" if isinstance(member, bytes) else "\1")
 
 
 @contextmanager
@@ -244,6 +250,6 @@ def _writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InvalidInput(
-            f"{folder}: expected a folder with room for the events that are over the memory "
+            f"{folder}: expected a folder with room for the rows that are over the memory "
             f"budget. Received: {first_line(error)}"
         ) from error

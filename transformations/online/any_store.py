@@ -35,6 +35,7 @@ class AnyRows:
         As Feast hands them to an engine.
     """
 
+    ordered = False
     at_once = 10_000
     """Rows read and written together: bounds how long others wait, and sqlite's parameters."""
 

@@ -74,6 +74,10 @@ class RowStore(Protocol):
     def config(self) -> RepoConfig:
         """The configuration of the feature repo."""
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the store keeps rows in the order of their keys, and takes them faster in it."""
+
     def prepare(self, views: Sequence[FeatureView]) -> None:
         """Make ready for rows of these views; does nothing where that has been done."""
 

@@ -38,6 +38,7 @@ UTC_ZONES = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "UCT", "Zulu")
 class PostgresRows(BulkRows):
     """A `RowStore` of Feast's PostgreSQL store."""
 
+    ordered = True
     feast_store = "feast.infra.online_stores.postgres_online_store.postgres.PostgreSQLOnlineStore"
 
     def delete(self, rows: Sequence[tuple[FeatureView, Sequence[EntityKey]]]) -> int:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,7 +33,13 @@ from activity_embeddings.transformations.arrow import (
     take_rows,
     time_column,
 )
+from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
+from activity_embeddings.transformations.offline.spill import (
+    SAMPLE_ROWS,
+    memory_of,
+    spilled_parts,
+)
 from activity_embeddings.transformations.online.base import KeepMerge, RowStore
 from activity_embeddings.transformations.online.encoding import join_key_of, row_keys
 
@@ -39,7 +48,11 @@ WRITE_BATCH = 10_000
 CALL_BYTES = 8 * 2**20
 """What a call holds at most unless that says; readers of sqlite wait while as much is committed."""
 SLICE_BYTES = 32 * 2**20
-"""Rows are brought into the order of their keys by slices of about this size."""
+"""Rows are read by slices of about this size."""
+SLICES_HELD = 3
+"""More of them are spilled to be put into the order of keys."""
+_KEY = "__key"
+"""Column of the keys of rows that are spilled."""
 
 Newest: TypeAlias = Callable[
     [SnapshotSink, Sequence[int], set[int], str], Iterator[tuple[int, pa.BooleanArray]]
@@ -106,8 +119,12 @@ def push_snapshots(
     if bar is not None:
         bar.set_description(view.name)
     for as_of, chosen_rows in chosen:
-        batches = _chosen(sink.batches(as_of, WRITE_BATCH), chosen_rows)
-        _publish(rows, view, batches, keep, bar)
+        slices = _slices(_chosen(sink.batches(as_of, WRITE_BATCH), chosen_rows))
+        if rows.ordered:
+            ids = partial(_chosen_ids, sink, as_of, join_key, chosen_rows)
+            slices = _by_key(view, slices, ids, sink.staging.folder)
+        with closing(slices):
+            _publish(rows, view, slices, keep, bar)
     if bar is not None:
         bar.close()
     sink.mark_published(identity, committed[-1])
@@ -153,7 +170,7 @@ def push_table(
     bar = progress(len(newest)) if progress else None
     if bar is not None:
         bar.set_description(view.name)
-    _publish(rows, view, newest.to_batches(WRITE_BATCH), None, bar)
+    _publish(rows, view, _slices(newest.to_batches(WRITE_BATCH)), None, bar)
     if bar is not None:
         bar.close()
 
@@ -215,42 +232,119 @@ def store_identity(config: RepoConfig) -> str:
 def _publish(
     rows: RowStore,
     view: FeatureView,
-    batches: Iterable[pa.RecordBatch],
+    slices: Iterable[pa.RecordBatch],
     keep: KeepMerge | None,
     bar: tqdm | None,
 ) -> None:
-    """Publish batches by slices that lie in the order in which a store has rows."""
+    """Publish slices, each in the order in which a store has rows, as many at once as fit."""
     asked = rows.config.materialization_config.online_write_batch_size
     with _garbage_collection_paused():
-        for piece in _slices(batches):
-            order = pc.sort_indices(row_keys(view, piece))
+        for piece in slices:
+            order = pc.sort_indices(row_keys(view, piece)) if rows.ordered else None
             fitting = CALL_BYTES * len(piece) // max(piece.nbytes, 1)
             size = asked or min(max(fitting, 1), WRITE_BATCH)
-            for start in range(0, len(order), size):
-                part = piece.take(order.slice(start, size))
+            for start in range(0, len(piece), size):
+                part = piece.slice(start, size)
+                if order is not None:
+                    part = piece.take(order.slice(start, size))
                 rows.publish(view, part, keep)
                 if bar is not None:
                     bar.update(len(part))
+                del part
+            del piece  # before the next is read
 
 
 def _chosen(batches: Iterable[pa.RecordBatch], chosen: pa.BooleanArray) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a snapshot that are chosen, batch by batch."""
     start = 0
     for batch in batches:
-        yield batch.filter(chosen.slice(start, batch.num_rows))
-        start += batch.num_rows
+        here = chosen.slice(start, len(batch))
+        start += len(batch)
+        yield batch if here.true_count == len(batch) else batch.filter(here)
 
 
-def _slices(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _chosen_ids(
+    sink: SnapshotSink, as_of: int, join_key: str, chosen: pa.BooleanArray
+) -> pa.RecordBatch:
+    """Return the ids of the rows of a snapshot that are chosen."""
+    ids = single_chunk(sink.read(as_of, [join_key]), join_key).filter(chosen)
+    return pa.RecordBatch.from_arrays([ids], [join_key])
+
+
+def _slices(batches: Iterable[pa.RecordBatch]) -> Generator[pa.RecordBatch]:
     """Put batches together to some that are as large as fits into memory without trouble."""
     held: list[pa.RecordBatch] = []
+    size = 0
     for batch in batches:
+        if not len(batch):
+            continue
         held.append(batch)
-        if sum(each.nbytes for each in held) >= SLICE_BYTES:
-            piece, held = pa.concat_batches(held), []
+        size += batch.nbytes
+        if size >= SLICE_BYTES:
+            piece, held, size = pa.concat_batches(held), [], 0
             yield piece
     if held:
         yield pa.concat_batches(held)
+
+
+def _by_key(
+    view: FeatureView,
+    slices: Iterator[pa.RecordBatch],
+    ids: Callable[[], pa.RecordBatch],
+    folder: Path,
+) -> Generator[pa.RecordBatch]:
+    """Yield the rows of slices again by slices, each of keys past those of the slice before.
+
+    The bytes of an integer id begin with its lowest, so that the keys of members who are neighbours
+    in a snapshot lie all over the store. A store that keeps rows in the order of keys would be gone
+    through whole for each slice, and take a time that grows with the square of the members.
+
+    Parameters
+    ----------
+    view
+        Whose rows.
+    slices
+        The rows.
+    ids
+        Returns the join key of all of them.
+    folder
+        A folder of this machine, for what is too much to be held. Nothing is left in it.
+    """
+    held = deque(islice(slices, SLICES_HELD + 1))
+    if len(held) <= SLICES_HELD:
+        if held:
+            yield pa.concat_batches(held)
+        return
+    members = ids()
+    count = len(members)
+    sampled = np.random.default_rng(count).random(count) * count < SAMPLE_ROWS
+    row_size = held[0].nbytes / len(held[0])
+    parts = spilled_parts(
+        (_with_keys(view, piece) for piece in chain(_emptied(held), slices)),
+        _KEY,
+        sample=row_keys(view, members.filter(pa.array(sampled))),
+        memory=memory_of(count, count * row_size),
+        budget=int(memory_of(2 * len(held[0]), 2 * held[0].nbytes)),
+        folder=make_folder(folder),
+        compression=None,  # vectors get no smaller
+    )
+    with closing(parts):
+        for _, read in parts:
+            for piece in read().drop_columns([_KEY]).combine_chunks().to_batches():
+                yield piece
+                del piece  # before the next is read
+    with suppress(OSError):  # as where something else lies there
+        folder.rmdir()
+
+
+def _emptied(held: deque[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield what is held, and let go of it."""
+    while held:
+        yield held.popleft()
+
+
+def _with_keys(view: FeatureView, batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch]).append_column(_KEY, row_keys(view, batch))
 
 
 @contextmanager

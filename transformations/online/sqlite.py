@@ -31,6 +31,7 @@ from activity_embeddings.transformations.online.encoding import event_times, row
 class SqliteRows(BulkRows):
     """A `RowStore` of Feast's sqlite store."""
 
+    ordered = True
     feast_store = "feast.infra.online_stores.sqlite.SqliteOnlineStore"
 
     def prepare(self, views: Sequence[FeatureView]) -> None:

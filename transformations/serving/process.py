@@ -48,6 +48,27 @@ MEMBERS_A_CALL = 65_536
 """Members a model call: a request of any usual size is one call."""
 
 
+def request_parser(
+    sequence: FeatureView, events: FeatureView, vectors: FeatureView
+) -> RequestParser:
+    """Return the reader of requests of one domain.
+
+    Parameters
+    ----------
+    sequence
+        The view of sequences.
+    events, vectors
+        The views that it is made from.
+    """
+    event_ids = declared_event_ids(events)
+    return RequestParser(
+        spec_of(sequence),
+        string_ids=has_string_ids(vectors),
+        string_event_ids=None if event_ids is None else pa.types.is_string(event_ids),
+        domain=names.DomainNames.of(sequence.tags),
+    )
+
+
 class ServedModel:
     """One embedding view, ready to be recomputed.
 
@@ -75,13 +96,7 @@ class ServedModel:
             view, spec=self.spec, vectors=vector_view, repo=store.repo_path
         )
         events = registry.get_feature_view(source_views_of(sequence)[Role.EVENTS], project)
-        event_ids = declared_event_ids(events)
-        self._parser = RequestParser(
-            self.spec,
-            string_ids=has_string_ids(vector_view),
-            string_event_ids=None if event_ids is None else pa.types.is_string(event_ids),
-            domain=names.DomainNames.of(sequence.tags),
-        )
+        self._parser = request_parser(sequence, events, vector_view)
         self._lookup = ItemVectorLookup(store, vector_view)
         self._embedder = Embedder([self.model], batch_size=MEMBERS_A_CALL, for_requests=True)
 

@@ -81,6 +81,28 @@ class RequestReport:
 
 
 @dataclass(frozen=True)
+class RequestSequences:
+    """Sequences of n members as of a request.
+
+    Attributes
+    ----------
+    sequences
+        N sequences.
+    vectors
+        Vectors of the items in them.
+    new
+        The activities of each sequence that came with the request.
+    report
+        What the request held.
+    """
+
+    sequences: Sequences
+    vectors: ItemVectors
+    new: list[list[Activity]]
+    report: RequestReport
+
+
+@dataclass(frozen=True)
 class RequestTimeResult:
     """n members as of a request.
 
@@ -323,6 +345,27 @@ def embed_at_request(
     InvalidInput
         The model gave a value that is not finite.
     """
+    made = sequences_at_request(inputs, parser=parser, spec=spec, lookup=lookup, labels=labels)
+    (embedded,) = embedder(made.sequences, made.vectors).values()
+    new = np.array([len(activities) for activities in made.new], dtype=np.int64)
+    return RequestTimeResult(embedded, made.sequences, new, made.report)
+
+
+def sequences_at_request(
+    inputs: Mapping[str, Sequence[Any]],
+    *,
+    parser: RequestParser,
+    spec: ActivitySpec,
+    lookup: VectorLookup,
+    labels: Sequence[int] | None = None,
+) -> RequestSequences:
+    """Return the sequences that `embed_at_request` embeds; it says what the arguments are.
+
+    Raises
+    ------
+    InvalidRequest
+        The request cannot be understood.
+    """
     _require_columns(inputs, parser.columns)
     count = len(inputs[names.ACTIVITY_TIMES])
     report = RequestReport(members=count)
@@ -344,7 +387,6 @@ def embed_at_request(
 
     events, vectors = _known_events(merged, lookup, report)
     sequences = make_sequences(events, events.member_ids, as_of, spec=spec, vectors=vectors)
-    (embedded,) = embedder(sequences, vectors).values()
     report.unknown_items += int(sequences.unknown.sum())
     report.empty = count - int(np.count_nonzero(sequences.count))
     report.newest_ages = [
@@ -352,17 +394,12 @@ def embed_at_request(
         for moment, newest in zip(as_of, sequences.time[:, -1], strict=True)
         if newest
     ]
-    kept = np.array(
-        [
-            # Mostly nothing of a member's activity had to be left out.
-            len(fresh)
-            if sequences.count[row] == len(merged[row])
-            else _count_new(sequences, row, fresh)
-            for row, fresh in enumerate(new)
-        ],
-        dtype=np.int64,
-    )
-    return RequestTimeResult(embedded, sequences, kept, report)
+    kept = [
+        # Mostly nothing of a member's activity had to be left out.
+        fresh if sequences.count[row] == len(merged[row]) else _in_sequence(sequences, row, fresh)
+        for row, fresh in enumerate(new)
+    ]
+    return RequestSequences(sequences, vectors, kept, report)
 
 
 def _known_events(
@@ -380,12 +417,12 @@ def _known_events(
     return events, replace(vectors, item_ids=events.item_ids)
 
 
-def _count_new(sequences: Sequences, row: int, new: list[Activity]) -> int:
-    """Count the positions of a sequence that came with the request."""
+def _in_sequence(sequences: Sequences, row: int, new: list[Activity]) -> list[Activity]:
+    """Return those of the request's activities that are in a sequence."""
     if not new or not sequences.count[row]:
-        return 0
-    (activities,) = activities_in(sequences.take(np.array([row])))
-    return len(set(new).intersection(activities))
+        return []
+    (there,) = activities_in(sequences.take(np.array([row])))
+    return [activity for activity in new if activity in there]
 
 
 def id_problem(value: Any, *, string: bool) -> str | None:

@@ -2,7 +2,7 @@
 
 from entities import item
 from feast import Field, FileSource
-from feast.types import Array, Int64, String
+from feast.types import Array, String
 from sources import OWNER, REPO, S3_ENDPOINT, SNAPSHOTS
 
 from activity_embeddings import encoded_vector_view, posting_view, vector_spec_of
@@ -21,8 +21,7 @@ postings = posting_view(
     item=item,
     schema=[
         Field(name="title", dtype=String),
-        Field(name="year", dtype=Int64),
-        Field(name="genres", dtype=Array(String)),
+        Field(name="features", dtype=Array(String)),
     ],
     owner=OWNER,
 )

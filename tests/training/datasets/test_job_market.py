@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from activity_embeddings.training.datasets.base import EVENTS_SCHEMA
 from activity_embeddings.training.datasets.job_market import JobMarket
 from activity_embeddings.training.datasets.job_market.__main__ import main
 from activity_embeddings.training.datasets.job_market.market import (
@@ -22,8 +23,7 @@ from activity_embeddings.training.datasets.job_market.market import (
 )
 from activity_embeddings.training.datasets.job_market.members import BLOCK, Directions
 from activity_embeddings.training.datasets.job_market.occupations import OCCUPATIONS
-from activity_embeddings.training.datasets.movietweetings import EVENTS_SCHEMA
-from activity_embeddings.training.datasets.sample import make_market_repo
+from activity_embeddings.training.datasets.sample import JOBS, make_sample_repo
 from activity_embeddings.transformations.errors import InvalidInput
 from support.reference import US_PER_DAY
 
@@ -215,7 +215,7 @@ def test_the_demo_makes_no_market_where_something_else_is(tmp_path):
         with pytest.raises(
             InvalidInput, match="expected a new folder, or one that an earlier demo made"
         ):
-            make_market_repo(folder, definitions, Path("examples"))
+            make_sample_repo(folder, JOBS)
     assert (definitions / "entities.py").exists() and (other / "precious.txt").exists()
 
 

@@ -1,4 +1,4 @@
-"""The sample data: what the raw lines become, what is refused, and what is committed."""
+"""The films: what the raw lines become, what is refused, and what is committed."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,17 +7,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from activity_embeddings.training.datasets.movietweetings import (
+from activity_embeddings.training.datasets.base import (
     EVENTS_FILE,
     EVENTS_SCHEMA,
-    LICENSE_FILE,
     POSTINGS_FILE,
-    POSTINGS_SCHEMA,
     README_FILE,
+)
+from activity_embeddings.training.datasets.movietweetings import (
+    FILMS,
+    LICENSE_FILE,
+    POSTINGS_SCHEMA,
     main,
     prepare_movietweetings,
 )
 
+PROJECT = Path(__file__).parents[3]
 RATINGS = """\
 2::0000030::5::1362000060
 1::0000020::8::1362000060
@@ -168,8 +172,8 @@ def test_the_command_prints_the_counts_or_the_error(raw_dir: Path, tmp_path: Pat
     assert "ratings.dat is missing" in capsys.readouterr().err
 
 
-def test_the_committed_sample_is_whole():
-    data = Path(__file__).parents[3] / "feature_repo" / "data"
+def test_the_committed_films_are_whole():
+    data = PROJECT / FILMS.folder
     events = pq.read_table(data / EVENTS_FILE)
     postings = pq.read_table(data / POSTINGS_FILE)
 

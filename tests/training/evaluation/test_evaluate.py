@@ -18,6 +18,7 @@ from activity_embeddings.training.evaluation.data import Data
 from activity_embeddings.training.evaluation.evaluate import evaluate
 from activity_embeddings.training.evaluation.gate import compare
 from activity_embeddings.training.evaluation.plan import (
+    AsOf,
     Declared,
     EvaluationPlan,
     Size,
@@ -299,6 +300,8 @@ def test_a_ranker_that_knows_less_is_measured_on_the_same_queries(result, folder
     )
     assert set(to_date["figures"]) == {
         arms.NOTHING,
+        arms.ITEM_COUNTS,
+        arms.ITEM_ACTION_COUNTS,
         arms.MEAN,
         arms.DECAY,
         arms.SINGLE_DECAY,
@@ -309,6 +312,48 @@ def test_a_ranker_that_knows_less_is_measured_on_the_same_queries(result, folder
     asked = [set(members.loc[members["task"] == task, "member_id"]) for task in ("day", "to_date")]
     assert asked[0] == asked[1]
     assert row_of(result, arms.MEAN, task="to_date")["low"] > 0
+
+
+def test_a_count_table_is_measured_alone_and_in_the_ranker(result, data):
+    """Without a ranker nothing differs from seed to seed but models that have several."""
+    alone = result["tasks"]["alone"]["figures"]
+    assert set(alone) == set(result["tasks"]["to_date"]["figures"])
+    assert max(figures["seed_spread"] for figures in alone.values()) < 1e-12
+    for arm in arms.COUNTS:
+        assert row_of(result, arm.name, task="alone")
+        assert row_of(result, "mine", arm.name, task="alone")
+        assert row_of(result, "mine", arm.name)["figure"] == "ndcg_at_10"
+    features = {arm["name"]: arm["features"] for arm in result["arms"]}
+    assert features[arms.ITEM_COUNTS] == features[arms.NOTHING] + 2
+    assert row_of(result, "mine", task="alone")["low"] > 0
+    assert result["as_of"] == "published"
+    assert "values as the daily run had published them" in headline(result)
+
+
+def test_as_of_the_request_the_newest_activity_counts_in_every_arm(data, tmp_path):
+    """A value of age 0 is then the arm itself, and nothing is published."""
+    package(tmp_path / "own", r=0.7)
+    result = evaluate(
+        replace(data, history=data.history.of_members(FEW)),
+        tmp_path,
+        plan=EvaluationPlan(
+            TIMELINE,
+            as_of=AsOf.REQUEST,
+            declared=Declared(seeds=SEEDS, resamples=200),
+            size=replace(SIZE, train_queries=100, week_train_queries=0),
+            ranker=replace(RANKER, rounds=5),
+        ),
+        models=[EvaluatedModel("mine", "my own", ArmRole.LEARNED, (tmp_path / "own",))],
+    )
+    assert result["as_of"] == "request"
+    at_once, *older = result["freshness"]["points"]
+    assert at_once["ndcg_at_10"] == result["tasks"]["day"]["figures"]["mine"]["ndcg_at_10"]
+    assert at_once["auc"] == result["tasks"]["like"]["figures"]["mine"]["auc"]
+    assert older[-1]["ndcg_at_10"] != at_once["ndcg_at_10"]
+    assert check_of(result, "label sees itself")["passed"]
+    assert not list(tmp_path.rglob("snapshots/*"))
+    assert not [arm for arm in result["arms"] if "disk_bytes_per_member" in arm]
+    assert "values as of the request" in headline(result)
 
 
 def test_what_is_written_is_what_is_returned(result, folder):
@@ -434,7 +479,7 @@ def test_an_evaluation_needs_neither_dismissals_nor_categories(data, tmp_path):
         ),
         models=[EvaluatedModel("mine", "my own", ArmRole.LEARNED, (tmp_path / "own",))],
     )
-    assert set(result["tasks"]) == {"day"}
+    assert set(result["tasks"]) == {"day", "alone"}
     assert len(result["freshness"]["points"]) == 5
     assert arms.CATEGORY_SUMS not in {arm["name"] for arm in result["arms"]}
     assert result["quality"]["mine"]["interest_entropy_at_50"] is None
@@ -473,7 +518,7 @@ def test_members_who_dismissed_nothing_have_no_auc_of_their_own(data, tmp_path):
         ),
         models=[],
     )
-    assert {row["task"] for row in result["comparisons"]} == {"day"}
+    assert {row["task"] for row in result["comparisons"]} == {"day", "alone"}
     assert 0 < result["tasks"]["like"]["figures"][arms.NOTHING]["auc"] < 1
 
 

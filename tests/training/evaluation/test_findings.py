@@ -6,12 +6,14 @@ import pytest
 from activity_embeddings.training.evaluation import arms
 from activity_embeddings.training.evaluation.arms import Arm, ArmRole
 from activity_embeddings.training.evaluation.findings import (
+    TABLES,
     check_instrument,
     compare_arms,
     conclude,
     judge_targets,
+    pairs_of,
 )
-from activity_embeddings.training.evaluation.plan import Declared, Target
+from activity_embeddings.training.evaluation.plan import AsOf, Declared, Target
 from activity_embeddings.training.evaluation.slices import slice_rows
 from activity_embeddings.training.figure import FIGURE
 
@@ -54,10 +56,10 @@ def row(arm, difference, half, *, against=arms.NOTHING, real=None, task="day"):
     }
 
 
-def checks(quality=None, seen=None, **changed):
+def checks(quality=None, seen=None, as_of=AsOf.PUBLISHED, **changed):
     found = {**HONEST, **changed}
     rows = [row(arm, *values) for arm, values in found.items()]
-    return check_instrument(rows, ARMS, quality or {}, {} if seen is None else seen)
+    return check_instrument(rows, ARMS, quality or {}, {} if seen is None else seen, as_of)
 
 
 def failed(found):
@@ -167,6 +169,35 @@ def test_effects_of_several_arms_are_said_from_the_least_to_the_greatest():
     rows = [row(arms.MEAN, 0.001, 0.01), row("mine", 0.001, 0.02)]
     (same,) = conclude(rows, ARMS, [])
     assert "told for mean, mine; one below 0.0140 to 0.0280, by arm, would be missed" in same
+
+
+@pytest.mark.parametrize(
+    ("task", "where"), [("alone", "without a ranker"), ("day", "in the ranker")]
+)
+def test_a_learned_vector_that_a_count_table_beats_is_said_to_be_beaten(task, where):
+    rows = [
+        row("mine", -0.040, 0.01, against=arms.ITEM_ACTION_COUNTS, task=task),
+        row("yours", 0.040, 0.01, against=arms.ITEM_ACTION_COUNTS, task=task),
+        row("mine", 0.001, 0.01, against=arms.ITEM_COUNTS, task=task),
+        row("yours", 0.030, 0.01, against=arms.ITEM_COUNTS, task=task),
+    ]
+    assert conclude(rows, ARMS, []) == [
+        f"Not to be told from counts of the last item {where}: mine (+0.0010 [-0.0090, +0.0110]).",
+        f"Beaten by counts of the last item and action {where}: mine (-0.0400 [-0.0500, -0.0300]).",
+    ]
+
+
+def test_learned_arms_alone_are_compared_with_counts():
+    compared = [*ARMS, *arms.COUNTS]
+    pairs = [pair for pair in pairs_of(compared) if pair[1] in TABLES]
+    assert pairs == [("mine", arms.ITEM_COUNTS), ("mine", arms.ITEM_ACTION_COUNTS)]
+
+
+def test_what_is_checked_is_said_of_the_values_that_were_taken():
+    (passed,) = [c for c in checks(seen={"mine": 0}, as_of=AsOf.REQUEST) if "itself" in c["name"]]
+    assert passed["says"] == "values as of the request know no activity at its time or later"
+    found = checks(seen={arms.MEAN: 0, "mine": 3}, as_of=AsOf.REQUEST)
+    assert failed(found) == [("label sees itself", "mine")]
 
 
 def test_the_first_sentence_is_that_a_check_failed():

@@ -180,3 +180,29 @@ def test_a_list_of_more_than_ten_thousand_items_can_be_learned_from():
     queries = queries_of(sizes, target)
     scores = Ranker(SETTINGS, seed=0).fit(table, queries).scores(table)
     assert len(scores) == len(target)
+
+
+def test_of_long_lists_each_seed_learns_more_than_any_does_by_the_settings_of_lightgbm():
+    """By itself it learns from what it draws for each row, and a leaf from a single list."""
+    (learn, from_), (test, of) = (long_lists(seed) for seed in (0, 1))
+    figures = {
+        label: [
+            figure(Ranker(settings, seed=seed).fit(from_, learn).scores(of), test)
+            for seed in range(6)
+        ]
+        for label, settings in (
+            (1, RankerSettings(rounds=40, rows_of_leaf=50, wanted_label=1, wanted_of_leaf=1e-3)),
+            (20, RankerSettings(rounds=40, rows_of_leaf=50)),
+        )
+    }
+    assert min(figures[20]) > max(figures[1])
+
+
+def long_lists(seed, n=100, size=150):
+    """Lists with one wanted row, and what is known of each row: two columns of use, six of none."""
+    random = np.random.default_rng(seed)
+    table = random.normal(size=(n * size, 8)).astype(np.float32)
+    utility = table[:, 0] + table[:, 1] + random.gumbel(size=n * size)
+    target = np.zeros((n, size))
+    target[np.arange(n), utility.reshape(n, size).argmax(axis=1)] = 1
+    return queries_of([size] * n, target.ravel()), table

@@ -5,8 +5,10 @@ import pyarrow as pa
 import pytest
 
 from activity_embeddings.training.evaluation.arms import ArmRole
+from activity_embeddings.training.evaluation.base_features import BaseFeatures
 from activity_embeddings.training.evaluation.contenders import EvaluatedModel
 from activity_embeddings.training.evaluation.member_vectors import MemberVectors
+from activity_embeddings.training.evaluation.plan import AsOf
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.store import (
     EvaluationStore,
@@ -116,7 +118,7 @@ def test_a_value_that_is_not_of_the_activity_before_the_daily_run_is_noticed(sto
         )
         vectors = MemberVectors(
             store,
-            history,
+            BaseFeatures(history, np.zeros(ITEMS), None),
             queries=[queries],
             vector_spec=VECTOR_SPEC,
             models={
@@ -124,8 +126,9 @@ def test_a_value_that_is_not_of_the_activity_before_the_daily_run_is_noticed(sto
                     "decay", "", ArmRole.REFERENCE, (store.model_path("decay"),)
                 )
             },
-            categories=None,
+            counts={},
             item_truth=None,
+            as_of=AsOf.PUBLISHED,
         )
         assert vectors.differing("decay", queries) == expected
 

@@ -12,8 +12,13 @@ import tensorflow as tf
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.fitting.loop import Fit
 from activity_embeddings.training.item_encoder.towers import TowerSettings
-from activity_embeddings.training.item_encoder.train import EncoderPlan, train_item_encoder
-from activity_embeddings.training.objectives import FuturePositives
+from activity_embeddings.training.item_encoder.train import (
+    EncoderPlan,
+    train_item_encoder,
+    train_towers,
+)
+from activity_embeddings.training.models import CNN
+from activity_embeddings.training.objectives import FuturePositives, NextPositive
 from activity_embeddings.training.packaging import package_item_encoder
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.encoder import ItemEncoder as LoadedEncoder
@@ -283,3 +288,49 @@ def test_a_killed_training_is_resumed(brief, eager, tmp_path):
     again, same = train_item_encoder(events(), postings(), BRIEF, run=tmp_path / "run")
     assert same == facts
     np.testing.assert_array_equal(encode(again, postings()), encode(whole, postings()))
+
+
+def walks(members=120, steps=8):
+    """Items of one content; what comes next depends on the item and on what was done with it."""
+    random = np.random.default_rng(1)
+    after = {action: random.permutation(ITEMS) for action in ("APPLY", "DISMISS")}
+    rows = []
+    for member in range(members):
+        item, start = int(random.integers(ITEMS)), float(random.uniform(0, 39))
+        for step in range(steps):
+            action = str(random.choice(["APPLY", "DISMISS"]))
+            rows.append((member, item, action, day(start + step / 1e3)))
+            item = int(after[action][item])
+    member_ids, item_ids, actions, times = zip(*rows, strict=True)
+    same = pa.array(["alike"] * ITEMS)
+    history = pa.table(
+        {
+            "member_id": pa.array(member_ids, pa.int64()),
+            "job_id": pa.array(item_ids, INTEGER),
+            "action": pa.array(actions),
+            "event_timestamp": pa.array(times, pa.timestamp("us", "UTC")),
+        }
+    )
+    return history, postings().set_column(1, "title", same), after
+
+
+def test_with_a_network_vectors_say_what_follows_what_and_the_network_reads_them():
+    towers = TowerSettings(categories=("year",), buckets=64, hidden=8, dropout=0.0, id_dropout=0.0)
+    fit = Fit(epochs=8, patience=8, batch_size=64, learning_rate=2e-2)
+    objective = NextPositive(other_weight=1.0)
+    settings = {"towers": towers, "fit": fit, "objective": objective, "dimension": 16}
+    history, items, after = walks()
+    network = CNN(filters=8, convolutions=1, dropout=0.0)
+    trained = train_towers(history, items, plan(network=network, **settings))
+    assert trained.facts["parameters"]["network"] == {"architecture": "cnn", **network.to_dict()}
+    # The tower that is handed out is the one that was trained: it finds what follows.
+    vectors = encode(trained.encoder, items)
+    inputs = {
+        "item_embeddings": np.zeros((ITEMS, 32, 16), np.float32),
+        "actions": np.zeros((ITEMS, 32), np.int32),
+    }
+    inputs["item_embeddings"][:, -1] = vectors
+    for action in ("APPLY", "DISMISS"):
+        inputs["actions"][:, -1] = plan().spec.vocabulary.index(action)
+        embedding = trained.member_tower.predict(inputs, verbose=0)["activity_embedding"]
+        assert ((embedding @ vectors.T).argmax(axis=1) == after[action]).mean() > 0.5

@@ -202,7 +202,7 @@ def test_inputs_output_and_size(name):
         assert {key: (x.dtype, x.shape) for key, x in built.output.items()} == {
             "activity_embedding": ("float32", (None, 64))
         }
-        assert 20_000 < built.count_params() < 60_000
+        assert 30_000 < built.count_params() < 60_000
         assert built.name == name
 
 
@@ -400,3 +400,33 @@ def test_a_class_that_is_not_registered_can_be_built():
             return keras.ops.sum(features, axis=1)
 
     check_activity_model(Bag(), spec=SPEC, vector_spec=VECTOR_SPEC)
+
+
+class Nothing(Network):
+    """Reads nothing, so that all that is left is the way around the encoding."""
+
+    def encode(self, features, mask):
+        return keras.ops.sum(features, axis=1)[:, :1] * 0.0
+
+
+def test_the_newest_item_goes_through_a_map_of_its_actions_own():
+    built, inputs = awake(Nothing(residual=False)), sequences(30)
+    kernel = built.get_layer("activity_embedding").kernel.numpy()
+    assert kernel.shape == (1 + 3 * 5, 5)
+    expected = np.zeros((30, 5))
+    for i in range(30):
+        action = inputs["actions"][i, -1]
+        if action:
+            of_action = kernel[1 + (action - 1) * 5 : 1 + action * 5]
+            expected[i] = inputs["item_embeddings"][i, -1] @ of_action
+    np.testing.assert_allclose(embed(built, inputs), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("actions", "newest", "maps"), [(32, True, 32), (33, True, 0), (3, False, 0)]
+)
+def test_there_is_a_map_an_action_unless_there_are_many(actions, newest, maps):
+    named = tuple(f"A{i}" for i in range(actions))
+    spec = replace(SPEC, actions=named, positive_actions=named[:1])
+    built = Nothing(newest=newest).build(spec, VECTOR_SPEC)
+    assert built.get_layer("correction").kernel.shape == (1 + maps * 5, 5)

@@ -10,9 +10,9 @@ from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpe
 
 def test_size_is_that_of_its_hyperparameters():
     facts = ActivitySpec(), ItemVectorSpec("test", "1", 64)
-    assert 25_000 < CNN().build(*facts).count_params() < 35_000
+    assert 40_000 < CNN().build(*facts).count_params() < 45_000
     small = CNN(filters=4, kernel_size=5, convolutions=1, residual=False).build(*facts)
-    assert small.count_params() == (67 * 5 + 1) * 4 + 2 * 4 * 64
+    assert small.count_params() == (67 * 5 + 1) * 4 + (2 * 4 + 3 * 64) * 64
 
 
 @pytest.mark.parametrize("kernel_size", [2, 3, 5])

@@ -1,8 +1,6 @@
 """Architectures by name: our own, those of other packages, and those that cannot be had."""
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -19,6 +17,7 @@ from activity_embeddings.training.models import (
     registry,
 )
 from activity_embeddings.transformations.errors import InvalidInput
+from support import processes
 
 pytestmark = pytest.mark.slow
 
@@ -161,9 +160,8 @@ def answers(tmp_path_factory):
     asked = ["theirs", "renamed", "number", "lstm", "broken", "plain", "cnn"]
     folders = [str(site), str(Path(activity_embeddings.__file__).parents[1])]
     code = f"import sys; sys.path[:0] = {folders!r}\n" + dedent(ASK)
-    ran = subprocess.run(
-        [sys.executable, "-c", code, *asked], capture_output=True, text=True, check=True
-    )
+    ran = processes.run(code, *asked)
+    assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout.splitlines()[-1])
 
 

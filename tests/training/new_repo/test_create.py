@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
+from activity_embeddings.training.datasets.entree import ENTREE
+from activity_embeddings.training.demo.models import SAMPLE_MODELS
 from activity_embeddings.training.new_repo import create, render
 from activity_embeddings.training.new_repo.create import create_repo, create_sample_repo
 from activity_embeddings.training.new_repo.settings import (
@@ -20,23 +22,26 @@ from activity_embeddings.training.new_repo.settings import (
     RepoSettings,
     VectorSource,
 )
+from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
 from activity_embeddings.transformations.definitions.registered import registered_domains
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.tensorflow import load_saved_model
 from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from activity_embeddings.transformations.times import to_us
 from support.feast_repo import DEFINITIONS, SAMPLE, Repo, at
 
 pytestmark = pytest.mark.slow
 
 
 def test_the_definitions_of_the_checkout_are_those_of_the_sample_settings():
-    assert (DEFINITIONS / "entities.py").read_text() == render.entities_py(SAMPLE)
-    assert (DEFINITIONS / "sources.py").read_text() == render.sources_py(SAMPLE)
-    assert (DEFINITIONS / "item_vectors.py").read_text() == render.item_vectors_py(SAMPLE)
+    settings = ENTREE.settings
+    assert (DEFINITIONS / "entities.py").read_text() == render.entities_py(settings)
+    assert (DEFINITIONS / "sources.py").read_text() == render.sources_py(settings)
+    assert (DEFINITIONS / "item_vectors.py").read_text() == render.item_vectors_py(settings)
     for name in ("feature_store.yaml", "feature_store.redis.yaml"):
         text = (DEFINITIONS / name).read_text()
-        assert render.feature_store_yaml(text, SAMPLE) == text
+        assert render.feature_store_yaml(text, settings) == text
 
 
 def call(path, **inputs):
@@ -47,40 +52,34 @@ def call(path, **inputs):
     }
 
 
-def test_the_models_of_the_checkout_give_what_models_built_again_give(tmp_path):
-    create_repo(tmp_path / "again", SAMPLE)
-    committed, again = DEFINITIONS / "models", tmp_path / "again" / "models"
-    assert {path.name for path in again.iterdir()} == {
-        "item_encoder",
-        "unweighted_average",
-        "geometric_decay",
-    }
-    postings = {
-        "title": ["Toy Story", "story, toy!", ""],
-        "year": np.array([1995, 1995, 2004]),
-        "genres": [["comedy", "x"], ["x", "comedy"], ["", ""]],
-    }
-    vectors = call(committed / "item_encoder", **postings)["embedding"]
-    np.testing.assert_array_equal(call(again / "item_encoder", **postings)["embedding"], vectors)
+def test_the_formulas_of_the_checkout_give_what_formulas_built_again_give():
+    spec, vector_spec = ENTREE.settings.spec, ENTREE.settings.vector_spec
     random = np.random.default_rng(0)
     inputs = {
         "item_embeddings": random.normal(size=(5, 32, 64)).astype(np.float32),
         "actions": random.integers(0, 4, (5, 32)).astype(np.int32),
     }
-    for name in ("unweighted_average", "geometric_decay"):
-        expected, got = call(committed / name, **inputs), call(again / name, **inputs)
+    for model, description in SAMPLE_MODELS[:2]:
+        committed = DEFINITIONS / "models" / model.name
+        got = call(committed, **inputs)
+        expected = model.build(spec, vector_spec).serve(
+            **{name: tf.constant(value) for name, value in inputs.items()}
+        )
         assert expected.keys() == got.keys()
         for output, values in expected.items():
             np.testing.assert_allclose(got[output], values, atol=1e-6)
-        manifests = [
-            json.loads((path / name / "assets.extra" / "activity_model.json").read_text())
-            for path in (committed, again)
-        ]
-        for manifest in manifests:
-            # Of the bytes of the SavedModels, which TensorFlow does not write alike twice.
-            del manifest["fingerprint"], manifest["vector_spec"]["fingerprint"]
-            del manifest["litert"]["seconds_of_a_batch"]
-        assert manifests[0] == manifests[1]
+        manifest = json.loads((committed / "assets.extra" / "activity_model.json").read_text())
+        assert manifest["description"] == description
+        assert manifest["parameters"] == {**manifest["parameters"], **model.to_dict()}
+
+
+def test_the_item_encoder_of_the_checkout_learned_before_its_vectors_are_valid():
+    encoder = describe_item_encoder(DEFINITIONS / "models" / "item_encoder")
+    made = ENTREE.settings.vector_spec
+    assert (encoder.vector_spec.name, encoder.dimension) == (made.name, made.dimension)
+    assert encoder.valid_from == to_us(ENTREE.encoder_until)
+    training = encoder.manifest["training"]
+    assert training["end"] == ENTREE.encoder_until.isoformat()
 
 
 FIVE = ActivitySpec(

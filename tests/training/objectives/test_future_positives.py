@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.models import CNN
-from activity_embeddings.training.objectives import FuturePositives
+from activity_embeddings.training.objectives import FuturePositives, NextPositive
 from activity_embeddings.training.objectives.future_positives import (
     DAY_ROWS,
     DISMISSED_ROWS,
     NEGATIVE_ROWS,
     TARGET_ROWS,
+    TARGET_WEIGHTS,
 )
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 from support.training_data import SPEC, TRAIN, VECTOR_SPEC, turns
 
@@ -71,6 +73,33 @@ def test_targets_are_the_first_positives_of_the_horizon_and_never_of_a_later_per
     )
 
 
+@pytest.mark.parametrize("other_weight", [0.0, 0.3, 1.0])
+def test_other_activities_are_targets_of_their_own_weight_where_asked_for(other_weight):
+    objective = NextPositive(windows=EVERY, other_weight=other_weight)
+    made = objective.examples(HISTORY, TRAIN, numbers())
+    events, pad = HISTORY.events, HISTORY.vectors.pad_row
+    expected = []
+    for member, time in expected_targets(0, 1, True):
+        # All that happened at the moment: the first one that counts is its target.
+        now = np.flatnonzero((events.member == member) & (events.time == time))
+        weights = [1.0 if events.action[i] in SPEC.positive_ids else other_weight for i in now]
+        counted = [(int(events.item[i]), w) for i, w in zip(now, weights, strict=True) if w]
+        expected += counted[:1]
+    rows, weights = made[TARGET_ROWS][:, 0], made[TARGET_WEIGHTS][:, 0]
+    assert (rows != pad).all()
+    received = list(zip(rows.tolist(), weights.astype(float).round(3).tolist(), strict=True))
+    assert sorted(received) == sorted(expected)
+    assert len({weight for _, weight in expected}) == (2 if other_weight == 0.3 else 1)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"other_weight": -0.1}, {"other_weight": 1, "dismiss_weight": 1}]
+)
+def test_weights_of_other_activities_that_contradict_are_refused(settings):
+    with pytest.raises(InvalidInput, match=r"next_positive: `other_weight` should be .*Received"):
+        NextPositive(**settings)
+
+
 def slow_losses(objective, task, batch, embedding):
     """Return the loss of each row of a batch, by the formulas, one logit at a time."""
     history = HISTORY
@@ -81,7 +110,8 @@ def slow_losses(objective, task, batch, embedding):
     for item, action, time in zip(
         history.events.item, history.events.action, history.events.time, strict=True
     ):
-        counts[item] += action in SPEC.positive_ids and time < TRAIN.end_us
+        is_target = action in SPEC.positive_ids or objective.other_weight > 0
+        counts[item] += is_target and time < TRAIN.end_us
     popularity = (counts + 1) / (counts + 1).sum()
     in_batch = [int(r) for r in batch[TARGET_ROWS].ravel() if r != pad] * objective.in_batch
     by_popularity = len(in_batch) + objective.popular_negatives
@@ -93,7 +123,8 @@ def slow_losses(objective, task, batch, embedding):
 
     losses = []
     for i, u in enumerate(embedding):
-        targets = [int(r) for r in batch[TARGET_ROWS][i] if r != pad]
+        rows, weights = batch[TARGET_ROWS][i], batch[TARGET_WEIGHTS][i]
+        targets = [int(r) for r in rows if r != pad]
         dismissed = [int(r) for r in batch[DISMISSED_ROWS][i] if r != pad]
         own = {*targets, *dismissed}
         others = [logit(u, r) for r in [*in_batch, *map(int, batch[NEGATIVE_ROWS])] if r not in own]
@@ -106,7 +137,7 @@ def slow_losses(objective, task, batch, embedding):
             for row in dismissed:
                 gap = scale * float(u @ (matrix[row] - matrix[target]))
                 loss += objective.dismiss_weight * np.log1p(np.exp(gap))
-            of_targets.append(loss)
+            of_targets.append(loss * weights[len(of_targets)])
         losses.append(np.mean(of_targets))
     return losses
 
@@ -118,6 +149,7 @@ def slow_losses(objective, task, batch, embedding):
         {"in_batch": False},
         {"log_q": False},
         {"dismiss_weight": 0.7},
+        {"other_weight": 0.4},
         {"day_negatives": 5},
         {
             "day_negatives": 7,

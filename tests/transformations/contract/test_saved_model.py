@@ -1,11 +1,7 @@
 """The signature reader agrees with TensorFlow and does not need it."""
 
-import json
 import shutil
-import subprocess
-import sys
 
-import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -14,8 +10,6 @@ from activity_embeddings.transformations.contract.saved_model import (
     fingerprint,
     read_signature,
 )
-from support.feast_repo import DEFINITIONS, small_repo
-from support.item_encoders import package_encoder
 
 MODEL_NAMES = ("unweighted_average", "geometric_decay", "cnn")
 
@@ -69,40 +63,3 @@ def test_the_fingerprint_follows_content_and_not_the_place(models, tmp_path):
     data[100] ^= 1
     variables.write_bytes(data)
     assert fingerprint(copy) != fingerprint(models / "cnn")
-
-
-READ = """
-import os, sys
-for repo in sys.argv[1:]:
-    os.chdir(repo)
-    before = set(sys.modules)
-    sys.path.insert(0, repo)
-    import services
-    assert services.__file__.startswith(repo)
-    assert "tensorflow" not in sys.modules, repo
-    sys.path.remove(repo)
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(repo):
-            del sys.modules[name]
-"""
-"""Reads the definitions of several repos, one after the other."""
-
-
-@pytest.mark.process
-def test_reading_the_definitions_does_not_import_tensorflow(repo, models, tmp_path):
-    """Neither where item vectors are the user's own, nor where an encoder makes them."""
-    encoded = small_repo(tmp_path / "encoded", models)
-    shutil.copy(DEFINITIONS / "item_vectors.py", encoded.path)
-    encoder = package_encoder(encoded.path / "models" / "item_encoder")
-    for name in MODEL_NAMES:
-        file = encoded.path / "models" / name / "assets.extra" / "activity_model.json"
-        manifest = json.loads(file.read_text())
-        manifest["vector_spec"] = encoder.vector_spec.to_dict()
-        file.write_text(json.dumps(manifest))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", READ, repo.path, encoded.path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr

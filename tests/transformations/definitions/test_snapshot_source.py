@@ -1,9 +1,6 @@
 """What a feature repo says of where snapshots lie, and what of it goes into the registry."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from feast import RepoConfig
@@ -13,6 +10,7 @@ from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import Iceb
 from activity_embeddings import IcebergSnapshots
 from activity_embeddings.transformations.definitions.snapshot_source import snapshot_source
 from activity_embeddings.transformations.errors import InvalidInput
+from support import processes
 
 POSTGRES = "postgresql+psycopg://reader{}@db/catalog"
 
@@ -102,13 +100,7 @@ def test_the_address_of_a_catalog_may_come_from_the_environment(tmp_path):
     )
     uri = f"sqlite:///{tmp_path}/sub/c.db"
 
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, name: uri},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = processes.run(code, **{name: uri})
     assert done.stdout.strip() == uri, done.stderr
 
 

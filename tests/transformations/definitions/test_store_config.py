@@ -94,6 +94,59 @@ def test_a_store_that_mixes_up_threads_is_refused(repo, store):
     assert SQLITE in refusal(repo)
 
 
+OUR_STORE = """\
+from {module} import {base}, {base}Config
+
+
+class OurOfflineStoreConfig({base}Config):
+    type: str = "our_store.OurOfflineStore"
+
+
+class OurOfflineStore({store}):
+    pass
+"""
+
+
+def test_an_offline_store_that_is_not_known_to_join_files_is_refused(repo):
+    text = OUR_STORE.format(
+        module="feast.infra.offline_stores.dask", base="DaskOfflineStore", store="DaskOfflineStore"
+    )
+    (repo.path / "our_store.py").write_text(text)
+    repo.edit("feature_store.yaml", DUCKDB, "type: our_store.OurOfflineStore")
+    message = refusal(repo)
+    assert "known to join snapshots in files. Received: our_store.OurOfflineStore" in message
+
+
+def test_a_subclass_of_an_offline_store_is_accepted(repo):
+    text = OUR_STORE.format(
+        module="feast.infra.offline_stores.duckdb",
+        base="DuckDBOfflineStore",
+        store="OrderedDuckDBOfflineStore",
+    )
+    imported = "from activity_embeddings import OrderedDuckDBOfflineStore\n"
+    (repo.path / "our_store.py").write_text(imported + text)
+    repo.edit("feature_store.yaml", DUCKDB, "type: our_store.OurOfflineStore")
+    repo.run("apply")
+
+
+def test_an_online_store_that_is_not_tested_is_said_once(repo, caplog):
+    (repo.path / "our_store.py").write_text(
+        "from feast.infra.online_stores.online_store import OnlineStore\n"
+        "from feast.repo_config import FeastConfigBaseModel\n\n"
+        "class OurOnlineStoreConfig(FeastConfigBaseModel):\n"
+        '    type: str = "our_store.OurOnlineStore"\n'
+        "    path: str\n\n"
+        "class OurOnlineStore(OnlineStore):\n"
+        "    def online_write_batch(self, *_): ...\n"
+        "    def online_read(self, *_): ...\n"
+        "    def update(self, *_, **__): ...\n"
+        "    def teardown(self, *_): ...\n"
+    )
+    repo.edit("feature_store.yaml", SQLITE, "type: our_store.OurOnlineStore")
+    repo.run("apply")
+    assert caplog.text.count("our_store.OurOnlineStore is not among the stores") == 1
+
+
 SERVICE = "recommendations_v2_realtime"
 
 

@@ -151,7 +151,7 @@ def read_parts(view, budget, folder, *, config=None, store=None, spec=SPEC):
         assert one.first is None or one.first.as_py() < one.end.as_py()
     for members, events in parts:
         assert members.of(events.member_ids).equals(events.member_ids)
-    assert not list(folder.glob("events-*"))
+    assert not list(folder.glob("spilled-*"))
     return parts
 
 
@@ -260,7 +260,7 @@ def test_files_are_gone_however_the_parts_end(tmp_path):
         folder=tmp_path,
     )
     next(parts)
-    assert len(list(tmp_path.glob("events-*/*"))) > 1
+    assert len(list(tmp_path.glob("spilled-*/*"))) > 1
     parts.close()
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
@@ -277,7 +277,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         budget=9000,
         folder=tmp_path / "nowhere",
     )
-    with pytest.raises(InvalidInput, match=r"nowhere: expected a folder with room for the events"):
+    with pytest.raises(InvalidInput, match=r"nowhere: expected a folder with room for the rows"):
         next(parts)
 
 

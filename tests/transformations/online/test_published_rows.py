@@ -1,10 +1,7 @@
 """What is published as bytes is what Feast would have written, and keeps what live rows hold."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -38,7 +35,7 @@ from activity_embeddings.transformations.online.any_store import AnyRows
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.sqlite import SqliteRows
 from activity_embeddings.transformations.online.stores import row_store
-from support import killed_push
+from support import killed_push, processes
 from support.online_stores import THREADED, bytes_of, emptied, feast_store, redis_client
 from support.redis_server import redis_sentinel
 
@@ -428,6 +425,9 @@ def test_two_writers_at_once_lose_nothing(kind, tmp_path, request):
     ] * len(ids)
 
 
+PUSH = "import sys; from support.killed_push import main; main(*sys.argv[1:])"
+
+
 @pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.parametrize(
@@ -454,16 +454,7 @@ def test_what_is_killed_in_the_middle_is_finished_by_the_next(kind, tmp_path, re
     rows.publish(view, killed_push.batch_of(1))
     before = bytes_of(config, store, view)
 
-    process = subprocess.run(
-        [
-            *(sys.executable, "-m", "support.killed_push"),
-            *(json.dumps(settings), str(tmp_path), "2", "kill"),
-        ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    process = processes.run(PUSH, json.dumps(settings), tmp_path, "2", "kill")
     assert process.returncode == -signal.SIGKILL, process.stderr
     between = bytes_of(config, store, view)
     if kind == "redis":

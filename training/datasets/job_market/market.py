@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from activity_embeddings.training.datasets.base import EVENTS_SCHEMA, POSTINGS_FILE, README_FILE
 from activity_embeddings.training.datasets.job_market.jobs import LEVELS, Jobs
 from activity_embeddings.training.datasets.job_market.members import (
     BLOCK,
@@ -19,7 +20,6 @@ from activity_embeddings.training.datasets.job_market.members import (
 from activity_embeddings.training.datasets.job_market.occupations import NOTICE, Occupations
 from activity_embeddings.training.datasets.job_market.sessions import ACTIONS, Actions, draw_actions
 from activity_embeddings.training.datasets.job_market.settings import BLOCK_STREAM, MarketSettings
-from activity_embeddings.training.datasets.movietweetings import EVENTS_SCHEMA, POSTINGS_FILE
 from activity_embeddings.transformations.arrow import vector_column
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder
@@ -29,7 +29,6 @@ from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, to_u
 EVENTS_FOLDER = "activity_events"
 TRUE_MEMBERS_FILE = "truth/members.parquet"
 TRUE_JOBS_FILE = "truth/items.parquet"
-README_FILE = "README.md"
 
 TIME = pa.timestamp("us", tz="UTC")
 POSTINGS_SCHEMA = pa.schema(

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from activity_embeddings.training.evaluation.arms import NOTHING
-from activity_embeddings.training.evaluation.result import DAY, TO_DATE, Interval, Result
+from activity_embeddings.training.evaluation.plan import AsOf
+from activity_embeddings.training.evaluation.result import (
+    ALONE,
+    DAY,
+    TO_DATE,
+    Interval,
+    Result,
+)
 from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.transformations.wording import counted
 
@@ -11,18 +18,19 @@ from activity_embeddings.transformations.wording import counted
 def headline(result: Result) -> str:
     """Return each arm's NDCG@10 and what it adds, the checks and the targets, as lines of text."""
     label = "SIMULATED DATA. " if result["simulated"] else ""
-    day = result["tasks"][DAY]
+    day, as_of = result["tasks"][DAY], AsOf(result["as_of"]).says
     lines = [
         f"{label}{result['data']['description']}",
         f"NDCG@10, mean over {counted(day['members'], 'member')} and "
         f"{counted(len(result['declared']['seeds']), 'seed')}; seeds: the deviation between them",
-        f"{day['title']}:",
+        f"{day['title']}, {as_of}:",
         *_rows(result, DAY),
     ]
     if TO_DATE in result["tasks"]:
         to_date = result["tasks"][TO_DATE]
         named = ", ".join(name.replace("_", " ") for name in to_date["base_features"])
-        lines += [f"{to_date['title']}; it knows {named}:", *_rows(result, TO_DATE)]
+        lines += [f"{to_date['title']}, {as_of}; it knows {named}:", *_rows(result, TO_DATE)]
+    lines += [f"{result['tasks'][ALONE]['title']}, {as_of}:", *_rows(result, ALONE)]
     if result["freshness"]:
         lines.append(f"{result['freshness']['arm']} by the age of the embedding:")
         lines += [

@@ -19,9 +19,11 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader, Template, Und
 from markupsafe import Markup
 
 from activity_embeddings.training.evaluation.arms import CANARY, DECAY, NOTHING, ArmRole
+from activity_embeddings.training.evaluation.plan import AsOf
 from activity_embeddings.training.evaluation.report import charts
 from activity_embeddings.training.evaluation.report.charts import Row
 from activity_embeddings.training.evaluation.result import (
+    ALONE,
     AUC,
     COVERAGE,
     DAY,
@@ -56,6 +58,7 @@ TASKS = {
     TO_DATE: "Day, base to date",
     WEEK: "Week",
     LIKE: "Like or dismiss",
+    ALONE: "Day, without a ranker",
 }
 """Short names of the tasks."""
 FIGURES = {
@@ -123,6 +126,7 @@ def render_report(result: Result) -> str:
         timeline=_timeline(known),
         quality=_quality(known),
         seeds=_seeds(known),
+        as_of=_as_of(known),
         baseline=BASELINE,
         reference=REFERENCE,
         missing=MISSING,
@@ -157,6 +161,12 @@ def _template() -> Template:
         breakable=_text(_breakable),
     )
     return environment.get_template("page.html.jinja")
+
+
+def _as_of(result: Mapping[str, Any]) -> str:
+    """Return the sentence that says as of when values are, nothing where that is not known."""
+    known = result.get("as_of")
+    return f"V{AsOf(known).says[1:]}. " if known in list(AsOf) else ""
 
 
 def _breakable(name: str) -> Markup:
@@ -288,16 +298,18 @@ def _headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
         ),
         Column(TASKS[DAY], "Recall@10", figure(DAY, RECALL)),
         Column(TASKS[DAY], "MRR", figure(DAY, MRR)),
-        Column(TASKS[TO_DATE], "NDCG@10", figure(TO_DATE, FIGURE)),
-        Column(
-            TASKS[TO_DATE],
-            difference,
-            compared(TO_DATE, "difference", charts.signed_text, _interval),
-        ),
-        Column(TASKS[WEEK], "NDCG@10", figure(WEEK, FIGURE)),
-        Column(
-            TASKS[WEEK], difference, compared(WEEK, "difference", charts.signed_text, _interval)
-        ),
+        *[
+            column
+            for task in (ALONE, TO_DATE, WEEK)
+            for column in (
+                Column(TASKS[task], "NDCG@10", figure(task, FIGURE)),
+                Column(
+                    TASKS[task],
+                    difference,
+                    compared(task, "difference", charts.signed_text, _interval),
+                ),
+            )
+        ],
         Column(TASKS[LIKE], "AUC", figure(LIKE, AUC)),
         Column(TASKS[LIKE], "AUC within members", figure(LIKE, WITHIN_MEMBER_AUC)),
         Column(TASKS[LIKE], "log loss", figure(LIKE, LOG_LOSS)),

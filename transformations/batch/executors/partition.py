@@ -8,7 +8,7 @@ Nothing here imports Feast: a worker starts in a second.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,17 +71,14 @@ class CutOff:
         Names of the models to run.
     sequences
         Whether rows of sequences are asked for.
-    after
-        Cut-offs before this one, computed in the same partition: whoever has activity in one of
-        them, and none now, gets an explicit empty row.
     after_events
-        Earlier times, for the same, by the events as they are known now.
+        Earlier times: whoever has an event in the window of one of them, and none now, gets an
+        explicit empty row.
     """
 
     as_of: int
     models: tuple[str, ...]
     sequences: bool
-    after: tuple[int, ...]
     after_events: tuple[int, ...]
 
 
@@ -95,49 +92,41 @@ class Partition:
         Which.
     events
         Theirs.
-    cutoffs
-        What is asked of them, by ascending time.
+    asked
+        What is asked of them.
     were_active
-        By cut-off, the members who had activity in the stored snapshots before it, ascending: they
-        get an explicit empty row like those of `CutOff.after`.
+        Who of them had activity in snapshots before, ascending: they get an explicit empty row like
+        those of `CutOff.after_events`.
     """
 
     members: MemberRange
     events: ActivityEvents
-    cutoffs: Sequence[CutOff]
-    were_active: Mapping[int, pa.Array]
+    asked: CutOff
+    were_active: pa.Array
 
     def __post_init__(self) -> None:
-        for were in self.were_active.values():
-            require_one_type(were, self.events.member_ids)
+        require_one_type(self.were_active, self.events.member_ids)
 
     def divided(self, rows: int) -> Iterator[Partition]:
-        """Yield partitions of the same members, ascending, of at most so many rows or one member.
+        """Yield partitions of the same members, ascending, of at most so many rows.
 
         Each is a copy that shares no memory with this one.
         """
-        ids = sorted_union(self.events.member_ids, *self.were_active.values())
-        step = max(1, rows // len(self.cutoffs))
-        starts = range(step, len(ids), step)
-        firsts = [self.members.first, *(ids[start] for start in starts)]
+        ids = sorted_union(self.events.member_ids, self.were_active)
+        firsts = [self.members.first, *(ids[start] for start in range(rows, len(ids), rows))]
         for i, first in enumerate(firsts):
             members = MemberRange(first, firsts[i + 1] if i + 1 < len(firsts) else self.members.end)
-            part = ids.slice(i * step, step)
+            part = ids.slice(i * rows, rows)
             events = self.events.within(part[0], part[-1]) if len(part) else self.events
-            were_active = {as_of: members.of(were) for as_of, were in self.were_active.items()}
-            yield Partition(members, events.compact(), self.cutoffs, were_active)
+            yield Partition(members, events.compact(), self.asked, members.of(self.were_active))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of some members as of one time.
+    """The rows of some members.
 
     Attributes
     ----------
-    as_of
-        The time.
-    last
-        Whether no member has rows as of this time that are still to come.
     members
         How many members have a row.
     silent
@@ -154,8 +143,6 @@ class Rows:
         What they took.
     """
 
-    as_of: int
-    last: bool
     members: int
     silent: int
     positions: int
@@ -182,66 +169,46 @@ class Worker:
         self._embedders: dict[tuple[str, ...], Embedder] = {}
 
     def rows(self, partition: Partition) -> Iterator[Rows]:
-        """Yield the rows of a partition: by ascending time, then by ascending members.
+        """Yield the rows of a partition, by ascending members; at least once.
 
         Raises
         ------
         InvalidInput
             A model cannot be loaded, or gave a value that is not finite.
         """
-        active: dict[int, pa.Array] = {}
-        for cutoff in partition.cutoffs:
-            with_activity = []
-            for members, rows in self._rows_as_of(cutoff, partition, active):
-                with_activity.append(members)
-                yield rows
-            active[cutoff.as_of] = pa.concat_arrays(with_activity)
-
-    def _rows_as_of(
-        self, cutoff: CutOff, partition: Partition, active_before: Mapping[int, pa.Array]
-    ) -> Iterator[tuple[pa.Array, Rows]]:
-        """Yield rows as of one time, each with the members who have activity in them."""
-        spec, events = self._computation.spec, partition.events
-        active = members_active(events, cutoff.as_of, spec)
+        asked, events, spec = partition.asked, partition.events, self._computation.spec
         members = sorted_union(
-            active,
-            *(were for as_of, were in partition.were_active.items() if as_of == cutoff.as_of),
-            *(active_before[as_of] for as_of in cutoff.after),
-            *(members_active(events, as_of, spec) for as_of in cutoff.after_events),
+            members_active(events, asked.as_of, spec),
+            partition.were_active,
+            *(members_active(events, as_of, spec) for as_of in asked.after_events),
         )
         for start in range(0, max(1, len(members)), MEMBERS_AT_ONCE):
-            part = members.slice(start, MEMBERS_AT_ONCE)
-            last = partition.members.end is None and start + len(part) == len(members)
-            yield self._rows_of(cutoff, part, events, last=last)
+            yield self._rows_of(asked, members.slice(start, MEMBERS_AT_ONCE), events)
 
-    def _rows_of(
-        self, cutoff: CutOff, members: pa.Array, events: ActivityEvents, *, last: bool
-    ) -> tuple[pa.Array, Rows]:
-        """Return the rows of some members, and who of them has activity."""
+    def _rows_of(self, asked: CutOff, members: pa.Array, events: ActivityEvents) -> Rows:
+        """Return the rows of some members."""
         computation, seconds = self._computation, Seconds()
         if not len(members):
-            return members, Rows(cutoff.as_of, last, 0, 0, 0, 0, None, None, {}, seconds)
+            return Rows(0, 0, 0, 0, None, None, {}, seconds)
         # Of these members alone: what makes sequences goes through all that it is given.
         events = events.within(members[0], members[-1])
-        moments = np.full(len(members), cutoff.as_of, dtype=np.int64)
+        moments = np.full(len(members), asked.as_of, dtype=np.int64)
         created = moments + computation.publishing_delay
         with seconds.timed("sequences"):
             sequences = make_sequences(
                 events, members, moments, spec=computation.spec, vectors=computation.vectors
             )
-        embedder = self._embedder(cutoff.models, seconds)
+        embedder = self._embedder(asked.models, seconds)
         with seconds.timed("models"):
             embedded = embedder(sequences, computation.vectors)
-        rows = Rows(
-            as_of=cutoff.as_of,
-            last=last,
+        return Rows(
             members=len(members),
             silent=int(np.count_nonzero(sequences.count + sequences.unknown == 0)),
             positions=int(sequences.count.sum()),
             unknown=int(sequences.unknown.sum()),
             item_id=events.item_ids[0].as_py() if len(events.item_ids) else None,
             sequences=sequence_batch(members, sequences, created, computation.domain)
-            if cutoff.sequences
+            if asked.sequences
             else None,
             embeddings={
                 name: embedding_batch(
@@ -252,11 +219,10 @@ class Worker:
                     computation.models[name].version,
                     computation.domain.member_id,
                 )
-                for name in cutoff.models
+                for name in asked.models
             },
             seconds=seconds,
         )
-        return members.filter(pa.array(sequences.count > 0)), rows
 
     def _embedder(self, models: tuple[str, ...], seconds: Seconds) -> Embedder:
         """Return the embedder of some models, loading it at first use."""

@@ -50,12 +50,11 @@ def worth_workers(partition: Partition, computation: Computation) -> bool:
     TensorFlow runs is worth none: it uses all cores by itself, and takes more than a GB a process.
     """
     members, seconds = len(partition.events.member_ids), 0.0
-    for cutoff in partition.cutoffs:
-        for name in cutoff.models:
-            of_one = computation.models[name].litert_seconds
-            if of_one is None:
-                return False
-            seconds += of_one * members
+    for name in partition.asked.models:
+        of_one = computation.models[name].litert_seconds
+        if of_one is None:
+            return False
+        seconds += of_one * members
     return seconds >= WORTH_SECONDS
 
 

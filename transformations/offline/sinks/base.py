@@ -101,7 +101,7 @@ class SnapshotSink(Protocol):
         """
 
     def count_members(self, column: str, ids: pa.Array) -> int:
-        """Return how many rows `delete_members` would take out."""
+        """Return how many rows `delete_members` and `drop_history` would take out."""
 
     def delete_members(self, column: str, ids: pa.Array) -> int:
         """Take the rows of some members, or items, out of every committed snapshot.
@@ -119,6 +119,15 @@ class SnapshotSink(Protocol):
         -------
         rows
             How many were there.
+        """
+
+    def drop_history(self) -> None:
+        """Remove for good what was replaced or deleted, where the place keeps it: rows, records.
+
+        Raises
+        ------
+        InvalidInput
+            A user has asked the place to keep it.
         """
 
     def expire(self, before: int) -> list[int]:

@@ -171,6 +171,9 @@ class FolderSink:
                 if theirs.true_count:
                     yield as_of, theirs
 
+    def drop_history(self) -> None:
+        """See `SnapshotSink.drop_history`; there is none."""
+
     def expire(self, before: int) -> list[int]:
         """See `SnapshotSink.expire`."""
         expired = [as_of for as_of in self.committed() if as_of < before]

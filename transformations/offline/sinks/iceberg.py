@@ -18,7 +18,7 @@ The records of runs are rows of the table `runs` in the same namespace, one a ru
 Iceberg commits optimistically. A commit that was beaten by another one is tried again if that one
 left our snapshots as they were, as compaction does; otherwise it is refused, since what was
 computed may be of what is there no more. Iceberg's own snapshots, and files that no table names
-any more, are removed by Iceberg's own means.
+any more, are removed by Iceberg's own means, but for those that members to be forgotten are in.
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ from activity_embeddings.transformations.offline.sinks.base import (
     view_of_table,
 )
 from activity_embeddings.transformations.offline.sinks.content import content_hash
+from activity_embeddings.transformations.offline.sinks.iceberg_history import (
+    drop_history,
+    rows_of_history,
+)
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -248,13 +252,11 @@ class IcebergSink:
         if table is None or not _has_ids(table, column, ids):
             return 0
         theirs = In(column, ids.to_pylist())
-        return len(table.scan(row_filter=theirs, selected_fields=(AS_OF,)).to_arrow())
+        there = table.scan(row_filter=theirs, selected_fields=(AS_OF,)).to_arrow()
+        return len(there) + rows_of_history(table, column, ids)
 
     def delete_members(self, column: str, ids: pa.Array) -> int:
-        """See `SnapshotSink.delete_members`; in one commit.
-
-        Iceberg's older snapshots of the table still have the rows until they are expired.
-        """
+        """See `SnapshotSink.delete_members`; in one commit."""
         from pyiceberg.expressions import In
 
         table = self._load()
@@ -262,8 +264,9 @@ class IcebergSink:
             return 0
         theirs = In(column, ids.to_pylist())
         there = table.scan(row_filter=theirs, selected_fields=(AS_OF,)).to_arrow()
+        in_history = rows_of_history(table, column, ids)
         if not len(there):
-            return 0
+            return in_history
         records = _records(table)
         moments = pc.unique(there.column(AS_OF)).cast(pa.int64()).to_pylist()
         left = {
@@ -281,7 +284,17 @@ class IcebergSink:
             transaction.set_properties({_as_of_key(a): str(record) for a, record in left.items()})
 
         self._change(table, change)
-        return len(there)
+        return len(there) + in_history
+
+    def drop_history(self) -> None:
+        """See `SnapshotSink.drop_history`: Iceberg's older snapshots of the table, and of records.
+
+        A join that has begun on one of them fails, and finds the newest when it is tried again.
+        """
+        for sink in (self, _Runs.beside_sink(self)):
+            table = sink._load()
+            if table is not None:
+                drop_history(table, sink.place)
 
     def expire(self, before: int) -> list[int]:
         """See `SnapshotSink.expire`; in one commit."""
@@ -401,10 +414,9 @@ class IcebergSink:
     def _create(self, schema: pa.Schema) -> Table:
         """Make the table, without rows, and the namespace."""
         columns = [*schema, pa.field(AS_OF, TIMESTAMP), pa.field(ROW, pa.int64())]
-        flat = [column.name for column in columns if not pa.types.is_nested(column.type)]
         return self._create_table(
             pa.schema(columns),
-            flat,
+            [AS_OF, ROW],
             {_SCHEMA: base64.b64encode(schema.serialize()).decode()},
             partition=AS_OF,
         )
@@ -431,7 +443,7 @@ class IcebergSink:
         catalog.create_namespace_if_not_exists(self._namespace)
         settings = {
             **properties,
-            # Statistics of vectors help nobody.
+            # Statistics of vectors help nobody, and ids are to be in the rows alone.
             "write.metadata.metrics.default": "none",
             **{f"write.metadata.metrics.column.{name}": "truncate(32)" for name in found_by},
             # One manifest a snapshot would have to be read by each join.

@@ -282,6 +282,9 @@ class PostgresSink:
             )
         return sum(gone.values())
 
+    def drop_history(self) -> None:
+        """See `SnapshotSink.drop_history`; what VACUUM removes nobody reads any more."""
+
     def expire(self, before: int) -> list[int]:
         """See `SnapshotSink.expire`."""
         with statements(self.info) as cursor:

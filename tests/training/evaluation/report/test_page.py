@@ -169,9 +169,9 @@ def test_every_figure_of_every_arm_is_that_of_the_result(simulated, browser, pag
     for arm in result["arms"]:
         name = arm["name"]
         row = seen[name]
-        day, to_date, week, like = (
+        day, to_date, week, alone, like = (
             result["tasks"][task]["figures"].get(name, {})
-            for task in ("day", "to_date", "week", "like")
+            for task in ("day", "to_date", "week", "alone", "like")
         )
         assert shows(row["Day|NDCG@10"], day["ndcg_at_10"])
         assert shows(row["Day|seed spread"], day["seed_spread"])
@@ -179,12 +179,18 @@ def test_every_figure_of_every_arm_is_that_of_the_result(simulated, browser, pag
         assert shows(row["Day|MRR"], day["mrr"])
         assert shows(row["Week|NDCG@10"], week["ndcg_at_10"])
         assert shows(row["Day, base to date|NDCG@10"], to_date.get("ndcg_at_10"))
+        assert shows(row["Day, without a ranker|NDCG@10"], alone.get("ndcg_at_10"))
         assert shows(row["Like or dismiss|AUC"], like["auc"])
         assert shows(row["Like or dismiss|log loss"], like["log_loss"])
         assert shows(row["Like or dismiss|AUC within members"], like["within_member_auc"])
         assert shows(row["Cost|columns"], arm["features"], digits=0)
         assert shows(row["Cost|bytes a member"], arm["bytes_per_member"], digits=0)
-        for task, title in (("day", "Day"), ("to_date", "Day, base to date"), ("week", "Week")):
+        for task, title in (
+            ("day", "Day"),
+            ("to_date", "Day, base to date"),
+            ("week", "Week"),
+            ("alone", "Day, without a ranker"),
+        ):
             compared, text = versus.get((task, name)), row[f"{title}|difference to nothing"]
             if compared:
                 assert shows(text, compared["difference"], compared["low"], compared["high"])
@@ -251,6 +257,23 @@ def test_the_rest_of_the_result_is_there_too(browser, pages):
     for row in result["quality"].values():
         for value in row.values():
             assert re.search(re.escape(f"{value:.4f}".lstrip("0")), text), row
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("simulated", "Values as of the request."),
+        ("measured", "Values as the daily run had published them."),
+    ],
+)
+def test_every_table_of_differences_says_as_of_when_values_are(browser, pages, name, says):
+    browser.open(pages[name])
+    sections = browser.evaluate("""Object.fromEntries(["arms", "lift", "against", "slices",
+        "comparisons", "exact", "method"].map(
+        name => [name, document.getElementById(name).parentElement.textContent]))""")
+    assert {section: says in text for section, text in sections.items()} == dict.fromkeys(
+        sections, True
+    )
 
 
 def test_every_figure_is_shown_by_age_of_the_embedding(browser, pages):

@@ -24,6 +24,7 @@ from activity_embeddings.transformations.batch.executors.partition import (
 from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.names import JOBS
 
+NOBODY = pa.array([], pa.int64())
 WINDOW = 10
 SPEC = ActivitySpec(window=timedelta(microseconds=WINDOW), length=3)
 KNOWN = [1, 2, 3]
@@ -55,9 +56,9 @@ def worker(text=False):
     return Worker(Computation(SPEC, known, {}, 5, 8, JOBS))
 
 
-def table_of(rows, as_of):
-    """Return the sequence rows as of a time, None where nobody has one."""
-    batches = [r.sequences for r in rows if r.as_of == as_of and r.sequences is not None]
+def table_of(rows):
+    """Return the sequence rows, None where nobody has one."""
+    batches = [r.sequences for r in rows if r.sequences is not None]
     return pa.Table.from_batches(batches).combine_chunks() if batches else None
 
 
@@ -66,16 +67,13 @@ def partitions(draw):
     text = draw(st.booleans())
     member = st.integers(0, 9)
     rows = draw(st.lists(st.tuples(member, st.integers(1, 5), st.integers(0, 40)), max_size=40))
-    times = sorted(draw(st.sets(st.integers(5, 45), min_size=1, max_size=3)))
-    cutoffs, were_active = [], {}
-    for i, as_of in enumerate(times):
-        after = tuple(draw(st.sets(st.sampled_from(times[:i])))) if i else ()
-        after_events = draw(st.sets(st.integers(0, as_of - 1), max_size=1))
-        cutoffs.append(CutOff(as_of, (), True, after, tuple(after_events)))
-        if draw(st.booleans()):
-            were_active[as_of] = ids(sorted(draw(st.sets(st.integers(0, 15)))), text)
+    as_of = draw(st.integers(5, 45))
+    after_events = tuple(draw(st.sets(st.integers(0, as_of - 1), max_size=1)))
+    were_active = ids(sorted(draw(st.sets(st.integers(0, 15)))), text)
+    were_active = were_active.take(pc.sort_indices(were_active))
     events = events_of(rows, text, draw(st.booleans()))
-    return rows, text, Partition(EVERYBODY, events, cutoffs, were_active)
+    asked = CutOff(as_of, (), True, after_events)
+    return rows, text, Partition(EVERYBODY, events, asked, were_active)
 
 
 @given(partitions(), st.integers(1, 9), st.integers(1, 5))
@@ -91,19 +89,13 @@ def test_divided_it_is_the_whole(case, rows_a_task, at_once):
         answers = [list(worker(text).rows(part)) for part in parts]
     finally:
         module.MEMBERS_AT_ONCE = kept
-    for cutoff in whole.cutoffs:
-        together = [r for answer in answers for r in answer if r.as_of == cutoff.as_of]
-        alone = [r for r in expected if r.as_of == cutoff.as_of]
-        one, other = table_of(alone, cutoff.as_of), table_of(together, cutoff.as_of)
-        assert (one is None and other is None) or one.equals(other)
-        for count in ("members", "silent", "positions", "unknown"):
-            assert sum(getattr(r, count) for r in alone) == sum(getattr(r, count) for r in together)
-        assert [r.last for r in together].count(True) == 1 == [r.last for r in alone].count(True)
-        assert together[-1].last
-        assert alone[-1].last
+    together = [rows for answer in answers for rows in answer]
+    one, other = table_of(expected), table_of(together)
+    assert (one is None and other is None) or one.equals(other)
+    for count in ("members", "silent", "positions", "unknown"):
+        assert sum(getattr(r, count) for r in expected) == sum(getattr(r, count) for r in together)
     for part, answer in zip(parts, answers, strict=True):
-        most = max(rows_a_task, len(whole.cutoffs))
-        assert sum(r.members for r in answer) <= most
+        assert sum(r.members for r in answer) <= rows_a_task
         assert set(part.events.item_ids.to_pylist()) <= {
             i if not text else str(i) for _, i, _ in rows
         }
@@ -114,35 +106,29 @@ def test_divided_it_is_the_whole(case, rows_a_task, at_once):
 def test_who_has_a_row_and_who_is_silent(case):
     rows, text, partition = case
     computed = list(worker(text).rows(partition))
-    with_sequence = {}
-    for cutoff in partition.cutoffs:
-        as_of = cutoff.as_of
+    as_of = partition.asked.as_of
 
-        def in_window(at, known=False):
-            return {
-                str(m) if text else m
-                for m, i, t in rows
-                if at - WINDOW <= t < at and (i in KNOWN or not known)
-            }
+    def in_window(at, known=False):
+        return {
+            str(m) if text else m
+            for m, i, t in rows
+            if at - WINDOW <= t < at and (i in KNOWN or not known)
+        }
 
-        active = in_window(as_of)
-        before = set(partition.were_active.get(as_of, pa.array([])).to_pylist())
-        before.update(*(with_sequence[t] for t in cutoff.after))
-        before.update(*(in_window(t) for t in cutoff.after_events))
-        with_sequence[as_of] = in_window(as_of, known=True)
-        table = table_of(computed, as_of)
-        received = [] if table is None else table.column("member_id").to_pylist()
-        order = {m: m.encode() if text else m for m in active | before}
-        assert received == sorted(active | before, key=order.get)
-        assert sum(r.silent for r in computed if r.as_of == as_of) == len(before - active)
-        if table is not None:
-            filled = table.filter(pc.greater(table.column("activity_count"), 0))
-            assert set(filled.column("member_id").to_pylist()) == with_sequence[as_of]
+    active, before = in_window(as_of), set(partition.were_active.to_pylist())
+    before.update(*(in_window(t) for t in partition.asked.after_events))
+    table = table_of(computed)
+    received = [] if table is None else table.column("member_id").to_pylist()
+    assert received == sorted(active | before)
+    assert sum(r.silent for r in computed) == len(before - active)
+    if table is not None:
+        filled = table.filter(pc.greater(table.column("activity_count"), 0))
+        assert set(filled.column("member_id").to_pylist()) == in_window(as_of, known=True)
 
 
 def test_what_is_sent_is_as_small_as_its_events():
     events = events_of([(m, 1 + m % 5, m % 9) for m in range(4_000)], False, True)
-    whole = Partition(EVERYBODY, events, [CutOff(10, (), True, (), ())], {})
+    whole = Partition(EVERYBODY, events, CutOff(10, (), True, ()), NOBODY)
     first, *_ = whole.divided(10)
     assert first.events.event_ids.to_pylist() == list(range(10))
     assert len(pickle.dumps(first)) < 20_000
@@ -153,4 +139,4 @@ def test_what_is_sent_is_as_small_as_its_events():
 def test_ids_of_two_types_are_refused():
     events = events_of([(1, 1, 5)], False, False)
     with pytest.raises(InvalidData, match="member_id should have one type everywhere"):
-        Partition(EVERYBODY, events, [CutOff(10, (), True, (), ())], {10: pa.array(["1"])})
+        Partition(EVERYBODY, events, CutOff(10, (), True, ()), pa.array(["1"]))

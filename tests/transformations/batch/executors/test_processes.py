@@ -39,36 +39,35 @@ def taking(model, seconds):
     return replace(model, manifest={**model.manifest, "litert": facts}, converted=converted)
 
 
-def worth(cutoffs, **models):
-    """Say it for a thousand members, of whom each cut-off asks for these models."""
+def worth(**models):
+    """Say it for a thousand members."""
     ids = pa.array(range(MEMBERS), pa.int64())
     table = {"member_id": ids, "job_id": ids, "action": pa.array(["SAVE"] * MEMBERS)}
     times = pa.array([5] * MEMBERS, pa.int64()).cast(pa.timestamp("us", "UTC"))
     events = ActivityEvents.from_arrow(
         pa.table({**table, "event_timestamp": times}), ActivitySpec()
     )
-    asked = [CutOff(10 + i, names, True, (), ()) for i, names in enumerate(cutoffs)]
+    asked = CutOff(10, tuple(models), True, ())
     known = ItemVectors.always_known(ids)
     computation = Computation(ActivitySpec(), known, models, 0, 1024, JOBS)
-    return worth_workers(Partition(EVERYBODY, events, asked, {}), computation)
+    return worth_workers(Partition(EVERYBODY, events, asked, ids.slice(0, 0)), computation)
 
 
 def test_workers_are_worth_it_where_calls_take_long(packaged):
     enough = WORTH_SECONDS * BATCH / MEMBERS
     heavy, half = taking(packaged, 1.01 * enough), taking(packaged, 0.51 * enough)
     light = taking(packaged, 0.4 * enough)
-    assert worth([("a",)], a=heavy)
-    assert not worth([("a",)], a=half)
-    assert worth([("a",), ("a",)], a=half)  # as of two times
-    assert worth([("a", "b")], a=half, b=half)
-    assert not worth([("a",), ("b",)], a=light, b=light)
-    assert not worth([(), ()])
+    assert worth(a=heavy)
+    assert not worth(a=half)
+    assert worth(a=half, b=half)
+    assert not worth(a=light, b=light)
+    assert not worth()
 
 
 def test_no_worker_is_started_for_a_model_that_tensorflow_runs(packaged):
     heavy = taking(packaged, 10_000)
     slower = replace(heavy, converted=replace(heavy.converted, runs_batches=False))
-    assert worth([("a",)], a=heavy)
-    assert not worth([("a", "b")], a=heavy, b=slower)
-    assert not worth([("a",)], a=replace(heavy, converted=None))
-    assert not worth([("a",)], a=replace(heavy, manifest={}))
+    assert worth(a=heavy)
+    assert not worth(a=heavy, b=slower)
+    assert not worth(a=replace(heavy, converted=None))
+    assert not worth(a=replace(heavy, manifest={}))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from activity_embeddings.transformations.arrow import TIMESTAMP
 from activity_embeddings.transformations.errors import AlreadyRunning, ModelMismatch
+from activity_embeddings.transformations.offline.connections import kept_connections
 from activity_embeddings.transformations.offline.sinks.base import require_same_facts
 from support import processes
 from support.s3_server import CREDENTIALS, REGION, make_bucket, s3_server
@@ -139,11 +140,12 @@ def test_all_sinks_of_a_place_have_its_records_of_runs(sink, place):
 def test_after_any_commits_each_as_of_has_its_last_rows(place, steps):
     sink = place.sink(f"walk_{abs(hash(tuple(steps)))}", "1")
     expected = {}
-    for day, seed in steps:
-        as_of = T + day * DAY + (day == 3)  # not always at a whole second
-        changed = publish(sink, as_of, rows(MEMBERS.slice(seed), as_of, seed))
-        assert changed == (expected.get(as_of) != seed)
-        expected[as_of] = seed
+    with kept_connections():  # as in a run
+        for day, seed in steps:
+            as_of = T + day * DAY + (day == 3)  # not always at a whole second
+            changed = publish(sink, as_of, rows(MEMBERS.slice(seed), as_of, seed))
+            assert changed == (expected.get(as_of) != seed)
+            expected[as_of] = seed
     assert sink.committed() == sorted(expected)
     for as_of, seed in expected.items():
         assert sink.read(as_of).to_pylist() == rows(MEMBERS.slice(seed), as_of, seed).to_pylist()
@@ -181,6 +183,7 @@ def test_deleted_members_are_in_no_snapshot_and_may_come_back(sink, place):
         publish(sink, T + day * DAY, rows(MEMBERS.slice(day), T + day * DAY))
     assert sink.count_members("member_id", pa.array([1, 3, 77], pa.int64())) == 5
     assert sink.delete_members("member_id", pa.array([1, 3, 77], pa.int64())) == 5
+    sink.drop_history()
     assert sink.count_members("member_id", pa.array([1, 3, 77], pa.int64())) == 0
     for day in range(3):
         left = [m for m in MEMBERS.slice(day).to_pylist() if m not in (1, 3)]

@@ -1,9 +1,5 @@
 """What a sink in PostgreSQL promises beyond the contract of all sinks."""
 
-import os
-import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -18,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 from activity_embeddings.transformations.errors import AlreadyRunning, InvalidInput, NotReady
 from activity_embeddings.transformations.offline.sinks import postgres
 from activity_embeddings.transformations.offline.sinks.postgres import PostgresSink
+from support import processes
 
 pytestmark = pytest.mark.postgres
 
@@ -121,26 +118,22 @@ def test_readers_wait_for_no_commit_and_see_it_whole(sink):
 
 
 HOLDER = """
-import sys
+import signal, sys
 from pathlib import Path
 from activity_embeddings.transformations.offline.sinks.postgres import PostgresSink
 with PostgresSink(*sys.argv[1:4], Path(".")).locked():
     print("locked", flush=True)
-    sys.stdin.read()
+    signal.pause()
 """
 
 
 @pytest.mark.process
 def test_the_lock_of_another_process_ends_with_it(sink):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, sink.info, sink.schema, sink.table],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout.readline() == b"locked\n"
+    process = processes.start(HOLDER, sink.info, sink.schema, sink.table)
+    process.wait_for("locked")
     with pytest.raises(AlreadyRunning), sink.locked():
         pass
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     with sink.locked():
         process.wait()
 

@@ -1,0 +1,147 @@
+"""What training a network together with the item vectors reaches, beside a table of counts.
+
+    python benchmarks/joint_training.py --events events.parquet --postings items.parquet \
+        --category features --from 1997-12-20 --until 1998-09-20 --end 1999-04-19
+
+Everything is learnt from activity between `--from` and `--until`, and asked about what members went
+on to want until `--end`: NDCG@10 among all items of the day, as of the request, mean over members.
+Half of the members choose how much popularity counts beside a score, the other half is reported.
+
+The table counts which item came next after each pair of (last item, last action). It sees the last
+activity alone, and cannot say anything of a pair that it has not seen; where it is ahead of a
+network, the network has not learnt what the data say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from activity_embeddings.training.examples.held_out import Windows, hold_out
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.training.fitting.validation import SHARES, ValidationQueries, embed_with
+from activity_embeddings.training.item_encoder.towers import TowerSettings
+from activity_embeddings.training.item_encoder.train import ENCODER_FIT, EncoderPlan, train_towers
+from activity_embeddings.training.models import CNN, Network
+from activity_embeddings.training.objectives import NextPositive
+from activity_embeddings.training.packaging import package_item_encoder
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
+from activity_embeddings.transformations.inference.tensorflow import tensorflow
+from activity_embeddings.transformations.spec import ActivitySpec
+
+ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
+"""Vectors count for what they were learnt from too: so the table and they know the same."""
+CONFIGURATIONS: dict[str, tuple[Network | None, NextPositive]] = {
+    "decaying average": (None, NextPositive()),
+    "CNN, not around": (CNN(newest=False), NextPositive()),
+    "CNN": (CNN(), NextPositive()),
+    "CNN, every activity": (CNN(), NextPositive(other_weight=1.0)),
+}
+
+
+def reported(queries: ValidationQueries, scores: list[np.ndarray]) -> str:
+    """Return the NDCG@10 of half of the members, at the share that is best for the others."""
+    popularity = [np.broadcast_to(day.popularity, day.candidate.shape) for day in queries.days]
+    spread, popular_spread = (
+        np.concatenate([s[d.candidate] for s, d in zip(values, queries.days, strict=True)]).std()
+        for values in (scores, popularity)
+    )
+    _, member = np.unique(queries.member, return_inverse=True)
+    chooses = np.random.default_rng(0).random(member.max() + 1) < 0.5
+    best = (-1.0, 0.0, 0.0)
+    for share in SHARES:
+        gains = np.empty(len(queries))
+        for day, own, popular in zip(queries.days, scores, popularity, strict=True):
+            mixed = share * own / spread + (1 - share) * popular / popular_spread
+            gains[day.query] = day.gains(mixed)
+        means = np.bincount(member, gains) / np.bincount(member)
+        error = means[~chooses].std() / np.sqrt((~chooses).sum())
+        best = max(best, (means[chooses].mean(), means[~chooses].mean(), error))
+    return f"{best[1]:.4f} +- {1.96 * best[2]:.4f}"
+
+
+def counted(history: ActivityHistory, period: Period, queries: ValidationQueries) -> list:
+    """Return scores by a table of counts of (last item, last action) and the item after it."""
+    windows = Windows(minimum=1, prefixes=True, per_member=None)
+    seen = hold_out(history, period, windows=windows, random=np.random.default_rng(0))
+    items, actions = len(history.vectors.item_ids), len(history.spec.vocabulary)
+
+    def pairs(sequences):
+        return sequences.item[:, -1].astype(np.int64) * actions + sequences.action[:, -1]
+
+    table = np.zeros((items * actions, items), np.float32)
+    np.add.at(table, (pairs(seen.sequences), seen.item), 1)
+    last = pairs(queries.sequences)
+    # One vector an item here, so a row is an item.
+    return [table[last[day.query]][:, day.rows[0]] for day in queries.days]
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--events", type=Path, required=True)
+    parser.add_argument("--postings", type=Path, required=True)
+    parser.add_argument("--text", nargs="*", default=["title"])
+    parser.add_argument("--category", nargs="*", default=[])
+    for name in ("from", "until", "end"):
+        parser.add_argument(f"--{name}", dest=name, type=_day, required=True)
+    parser.add_argument("--length", type=int, default=32, help="positions of a sequence")
+    parser.add_argument("--epochs", type=int, default=ENCODER_FIT.epochs)
+    parser.add_argument("--patience", type=int, default=6)
+    parser.add_argument("--only", nargs="*", choices=list(CONFIGURATIONS))
+    given = vars(parser.parse_args())
+    tensorflow()
+    spec = ActivitySpec(length=given["length"])
+    period = Period(given["from"], given["until"])
+    asked = Period(given["until"], given["end"])
+    events = pq.read_table(given["events"])
+    events = events.filter(pa.compute.greater_equal(events[names.EVENT_TIMESTAMP], period.start))
+    postings = pq.read_table(given["postings"])
+    if names.EVENT_TIMESTAMP not in postings.column_names:
+        known = pa.array([ALWAYS] * len(postings), pa.timestamp("us", "UTC"))
+        postings = postings.append_column(names.EVENT_TIMESTAMP, known)
+    towers = TowerSettings(text=tuple(given["text"]), categories=tuple(given["category"]))
+    fit = replace(ENCODER_FIT, epochs=given["epochs"], patience=given["patience"])
+    for name in given["only"] or CONFIGURATIONS:
+        network, objective = CONFIGURATIONS[name]
+        started = time.perf_counter()
+        plan = EncoderPlan(
+            period.end, towers=towers, objective=objective, fit=fit, spec=spec, network=network
+        )
+        trained = train_towers(events, postings, plan)
+        with tempfile.TemporaryDirectory() as folder:
+            described = package_item_encoder(
+                trained.encoder, Path(folder) / "x", name="x", version="1", valid_from=ALWAYS
+            )
+            encoded = encode_postings(ItemEncoder(described), postings)
+        vectors = ItemVectors.from_arrow(encoded, described.vector_spec)
+        history = ActivityHistory.from_arrow(events, vectors, spec)
+        queries = ValidationQueries.of(history, asked)
+        if name == next(iter(given["only"] or CONFIGURATIONS)):
+            members = len(np.unique(queries.member))
+            print(f"{len(queries):,} queries of {members:,} members; popularity beside each score")
+            print(f"{'table of counts':30} {reported(queries, counted(history, period, queries))}")
+        embeddings = embed_with(trained.member_tower, spec)(queries.sequences, history)
+        scores = [day.scores(embeddings, vectors.matrix) for day in queries.days]
+        seconds, epochs = time.perf_counter() - started, trained.facts["training"]["epochs"]
+        figure = reported(queries, scores)
+        print(f"{name:30} {figure}   {epochs} epochs, {seconds:.0f} s", flush=True)
+
+
+def _day(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+if __name__ == "__main__":
+    main()

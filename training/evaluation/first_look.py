@@ -1,0 +1,139 @@
+"""What each embedding finds by itself, as of the request: the first figure of a new model.
+
+Every positive activity of the test is a query: among all items of that day, in which place does the
+embedding put the item that the member wanted next, given all that the member did until that moment?
+It takes seconds and no ranker. What an embedding adds to a ranker that knows more than popularity
+is another question, which `evaluate` answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from activity_embeddings.training.evaluation.contenders import EvaluatedModel, require_earlier
+from activity_embeddings.training.evaluation.statistics import Difference, paired_bootstrap
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.training.fitting.validation import ValidationQueries
+from activity_embeddings.training.models.averages import negative_outputs
+from activity_embeddings.transformations.activity.sequences import Sequences
+from activity_embeddings.transformations.inference.embedder import Embedder
+from activity_embeddings.transformations.spec import ItemVectorSpec
+from activity_embeddings.transformations.wording import counted
+
+POPULARITY = "popularity"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one embedding finds.
+
+    Attributes
+    ----------
+    name
+        Of the model, or `POPULARITY`.
+    ndcg
+        Mean over members of their NDCG@10.
+    above
+        Difference from the one before it, paired by member; None of the first.
+    """
+
+    name: str
+    ndcg: float
+    above: Difference | None
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """The findings of all embeddings, in order.
+
+    Attributes
+    ----------
+    queries, members
+        Numbers of queries and of their members.
+    test
+        The days of the queries.
+    findings
+        Popularity first.
+    """
+
+    queries: int
+    members: int
+    test: Period
+    findings: Sequence[Finding]
+
+    def __str__(self) -> str:
+        width = max(len(finding.name) for finding in self.findings)
+        lines = [
+            f"NDCG@10 of what {counted(self.members, 'member')} wanted next among all items of the "
+            f"day, in {counted(self.queries, 'query')}",
+            f"from {self.test.start:%F} to before {self.test.end:%F}, as of the request; above the "
+            "row before, with 95 % intervals",
+        ]
+        for finding in self.findings:
+            above = "" if finding.above is None else f"  {finding.above.text()}"
+            lines.append(f"  {finding.name:{width}}  {finding.ndcg:.4f}{above}")
+        return "\n".join(lines)
+
+
+def first_look(
+    history: ActivityHistory,
+    vector_spec: ItemVectorSpec,
+    models: Sequence[EvaluatedModel],
+    *,
+    choose: Period,
+    test: Period,
+) -> FirstLook:
+    """Measure the embedding of each model beside popularity, as of the request.
+
+    Several vectors of a model count as their mean, without those of actions that are not positive.
+
+    Parameters
+    ----------
+    history
+        Activity from the window before `choose` on, and item vectors.
+    vector_spec
+        Which item vectors these are.
+    models
+        In the order of the table.
+    choose
+        The days on which it is chosen how much an embedding counts beside popularity.
+    test
+        The days that are measured.
+
+    Raises
+    ------
+    InvalidInput
+        A model does not fit, or may have learned from labels of the test; or one of the periods
+        has no query.
+    """
+    described = [model.describe(history.spec, vector_spec)[0] for model in models]
+    for model in described:
+        require_earlier(model.name, model.manifest, test.start)
+    embedder, negative = Embedder(described), negative_outputs(history.spec)
+    chosen_on, asked = (ValidationQueries.of(history, period) for period in (choose, test))
+
+    def embed(sequences: Sequences, of: ActivityHistory) -> dict[str, np.ndarray]:
+        return {
+            name: np.mean([v for output, v in vectors.items() if output not in negative], axis=0)
+            for name, vectors in embedder(sequences, of.vectors).items()
+        }
+
+    early, late = (embed(each.sequences, history) for each in (chosen_on, asked))
+    nothing = np.zeros((len(asked), vector_spec.dimension), np.float32)
+    columns = [asked.ndcg_of_members(nothing, 0.0)]
+    for name, embeddings in late.items():
+        share = chosen_on.measure(lambda *_, name=name: early[name])["share"]
+        columns.append(asked.ndcg_of_members(embeddings, share))
+    values = np.stack(columns, axis=1)
+    above = paired_bootstrap(values[:, 1:], values[:, :-1]) if models else []
+    findings = [
+        Finding(name, float(mean), difference)
+        for name, mean, difference in zip(
+            [POPULARITY, *late], values.mean(axis=0), [None, *above], strict=True
+        )
+    ]
+    return FirstLook(len(asked), len(values), test, findings)
