@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from activity_embeddings.transformations.arrow import MOST_IN_ARRAY
-from activity_embeddings.transformations.batch.snapshot_run import MEMBERS_AT_ONCE
+from activity_embeddings.transformations.batch.executors.partition import MEMBERS_AT_ONCE
 from activity_embeddings.transformations.batch.vector_run import POSTINGS_AT_ONCE
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import (

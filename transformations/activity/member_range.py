@@ -22,7 +22,9 @@ class MemberRange:
     end: pa.Scalar | None = None
 
     def of(self, ids: pa.Array) -> pa.Array:
-        """Return those of some ids, in their order."""
+        """Return those of some ids, in their order; of no ids, whatever their type, none."""
+        if not len(ids):
+            return ids
         if self.first is not None:
             ids = ids.filter(pc.greater_equal(ids, self.first))
         return ids if self.end is None else ids.filter(pc.less(ids, self.end))
