@@ -73,7 +73,7 @@ class NextItemCounts:
         for first in range(0, len(members), MEMBERS_AT_ONCE):
             part = history.of_members(members[first : first + MEMBERS_AT_ONCE])
             held_out = hold_out(part, period, windows=windows, random=random)
-            seen.append(table._keys(held_out.sequences) * items + held_out.item)
+            seen.append(table.keys(held_out.sequences) * items + held_out.item)
         pair, count = np.unique(np.concatenate(seen), return_counts=True)
         return cls(pair, count, items, table.actions)
 
@@ -93,7 +93,7 @@ class NextItemCounts:
             The share that the row's item has in what came after the key, and its count.
             Zeros where the key was never seen, or the member has no activity.
         """
-        key = self._keys(sequences)[queries.query]
+        key = self.keys(sequences)[queries.query]
         pair = key * self.items + queries.item
         count = self._counted(pair, pair + 1)
         total = self._counted(key * self.items, (key + 1) * self.items)
@@ -104,7 +104,7 @@ class NextItemCounts:
         sums = np.concatenate([[0], np.cumsum(self.count)])
         return sums[np.searchsorted(self.pair, high)] - sums[np.searchsorted(self.pair, low)]
 
-    def _keys(self, sequences: Sequences) -> np.ndarray:
+    def keys(self, sequences: Sequences) -> np.ndarray:
         """Return the key of the newest activity of each sequence, int64 [n]; -1 for none."""
         item, action = sequences.item[:, -1].astype(np.int64), sequences.action[:, -1]
         key = item * self.actions + (action if self.actions > 1 else 0)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from feast import FeatureStore
-from feast.type_map import feast_value_type_to_python_type
 
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.leave_one_out import leave_one_out
@@ -41,6 +40,9 @@ from activity_embeddings.transformations.explain.explanation import (
     NearItem,
 )
 from activity_embeddings.transformations.feast_compat.stores import offline_store
+from activity_embeddings.transformations.feast_compat.values import (
+    feast_value_type_to_python_type,
+)
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.inference.gradients import integrated_gradients
 from activity_embeddings.transformations.names import Tag

@@ -20,6 +20,7 @@ from activity_embeddings.training.evaluation.feature_tables import (
 )
 from activity_embeddings.training.evaluation.measure import RankingTask
 from activity_embeddings.training.evaluation.member_vectors import TRUE_PREFERENCE
+from activity_embeddings.training.evaluation.plan import AsOf
 from activity_embeddings.training.evaluation.queries import ranking_queries
 from activity_embeddings.training.evaluation.store import EvaluationStore
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -110,7 +111,7 @@ def store(data, base, queries, tmp_path_factory):
         vector_spec=VECTOR_SPEC,
         schedule=data.schedule,
         models={},
-        tables=feature_tables(base, [queries], data),
+        tables=feature_tables(base, [queries], data, AsOf.PUBLISHED),
     )
 
 
@@ -120,7 +121,7 @@ def cosine(a, b):
 
 
 def test_rows_are_as_of_the_newest_run_before_each_query(data, base, queries, store):
-    (found,) = base_rows(store, [queries], base.categories, data)
+    (found,) = base_rows(store, [queries], base, AsOf.PUBLISHED)
     names = base_columns(base.categories)
     assert found.shape == (len(queries.item), len(names))
     weights = base.categories.weights

@@ -154,6 +154,7 @@ def test_a_dataset_gives_the_batches_and_asks_for_the_epoch_at_each_pass(history
         "actions": ("int32", 2),
         "ages": ("float32", 2),
         "target_rows": ("int32", 2),
+        "target_weights": ("float32", 2),
         "dismissed_rows": ("int32", 2),
         "weight": ("float32", 1),
     }

@@ -291,10 +291,14 @@ class IcebergSink:
 
         A join that has begun on one of them fails, and finds the newest when it is tried again.
         """
-        for sink in (self, _Runs.beside_sink(self)):
-            table = sink._load()
-            if table is not None:
-                drop_history(table, sink.place)
+        self.drop_history_of_table()
+        _Runs.beside_sink(self).drop_history_of_table()
+
+    def drop_history_of_table(self) -> None:
+        """See `drop_history`, of this table alone."""
+        table = self._load()
+        if table is not None:
+            drop_history(table, self.place)
 
     def expire(self, before: int) -> list[int]:
         """See `SnapshotSink.expire`; in one commit."""
