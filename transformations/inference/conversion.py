@@ -35,6 +35,9 @@ SLOWER = 2
 
 Up to there, a run spares more by not importing TensorFlow.
 """
+MOST_TURNS, SECONDS_OF_TURNS = 10, 0.5
+"""How often a batch is timed by each: twice at least, then until some time has passed."""
+
 _Call = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
@@ -138,24 +141,32 @@ def _difference(model: ModelDescription, converted: LiteRTModel, call_saved: _Ca
 
 
 def _time(model: ModelDescription, converted: LiteRTModel, call_saved: _Call) -> dict[str, float]:
-    """Return the seconds that a batch takes by each, the better of two."""
+    """Return the seconds that a batch takes by each, the best of some.
+
+    They take turns, so that another process that is busy for a while slows both.
+    """
     probe = _probe(model, [1 + i % model.spec.length for i in range(SEQUENCES_TIMED)])
     parts = [
         {name: values[start : start + SEQUENCES_A_CALL] for name, values in probe.items()}
         for start in range(0, SEQUENCES_TIMED, SEQUENCES_A_CALL)
     ]
-
-    def seconds(call: _Call, batches: Sequence[Mapping[str, np.ndarray]]) -> float:
+    calls: dict[str, tuple[_Call, Sequence[Mapping[str, np.ndarray]]]] = {
+        "litert": (converted, parts),
+        "tensorflow": (call_saved, [probe]),
+    }
+    for call, batches in calls.values():
         call(batches[0])  # the first call prepares what later ones use
-        took = []
-        for _ in range(2):
+    best = dict.fromkeys(calls, float("inf"))
+    began = time.perf_counter()
+    for turn in range(MOST_TURNS):
+        if turn > 1 and time.perf_counter() - began > SECONDS_OF_TURNS:
+            break
+        for name, (call, batches) in calls.items():
             started = time.perf_counter()
             for batch in batches:
                 call(batch)
-            took.append(time.perf_counter() - started)
-        return min(took)
-
-    return {"litert": seconds(converted, parts), "tensorflow": seconds(call_saved, [probe])}
+            best[name] = min(best[name], time.perf_counter() - started)
+    return best
 
 
 def _tensors(inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
