@@ -69,7 +69,7 @@ def cases(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(cases())
 def test_sequences_equal_the_reference(case):
     as_strings, events, vectors, queries = case
