@@ -17,7 +17,6 @@ from activity_embeddings.training.datasets.sample import (
     make_sample_repo,
 )
 from activity_embeddings.training.demo.__main__ import main
-from activity_embeddings.training.demo.models import ITEM_ENCODER
 from activity_embeddings.training.repo_definitions import read_definitions
 from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
 from activity_embeddings.transformations.definitions.tags import spec_of
@@ -83,7 +82,7 @@ def test_counts_in_the_readme_of_the_sample_are_those_of_its_events(tmp_path):
 
 def test_the_packaged_item_encoder_was_trained_as_the_sample_says():
     with ENTREE.packaged() as data:
-        encoder = describe_item_encoder(data.parent / "models" / ITEM_ENCODER)
+        encoder = describe_item_encoder(data.parent / "models" / "item_encoder")
     assert encoder.valid_from == to_us(ENTREE.encoder_until)
     assert encoder.manifest["training"]["end"] == ENTREE.encoder_until.isoformat()
     parameters = encoder.manifest["parameters"]
