@@ -30,6 +30,8 @@ SAMPLE = {
     "popularity": "popularity",
     "unweighted_average": "mean",
     "geometric_decay": "decaying mean",
+    "item_counts": "counts after the last item",
+    "item_action_counts": "counts after the last item and action",
     "cnn": "CNN",
 }
 _ROW = re.compile(r"^ {6}(\w+) +\S+ +\S+ +([+-]\S+) +\[([+-]\S+), ([+-]\S+)\]", re.MULTILINE)
@@ -53,12 +55,13 @@ def draw_sample(text: str) -> Path:
     found = re.findall(
         r"^ {6}(\w+) +(0\.\d+)", text[start : text.index("## ", start)], re.MULTILINE
     )
-    figure, axis = plt.subplots(figsize=(6, 1.9))
+    figure, axis = plt.subplots(figsize=(6.5, 2.4))
     for row, (name, ndcg) in enumerate(reversed(found)):
-        axis.barh(row, float(ndcg), color="#8a8a8a" if name == "popularity" else "#1f6f8b")
+        grey = name == "popularity" or name.endswith("counts")
+        axis.barh(row, float(ndcg), color="#8a8a8a" if grey else "#1f6f8b")
         axis.text(float(ndcg) + 0.006, row, ndcg[1:], va="center", fontsize=9)
     axis.set_yticks(range(len(found)), [SAMPLE[name] for name, _ in reversed(found)])
-    axis.set_xlim(0, 0.65)
+    axis.set_xlim(0, 0.72)
     axis.set_xlabel("NDCG@10 among all restaurants of the day, as of the request", fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=9)

@@ -3,6 +3,7 @@
 import math
 import re
 import statistics
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -14,12 +15,13 @@ from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.feast_repo import DIMENSION, at, small_data, us
 from support.reference import US_PER_DAY, decayed_of, mean_of, vector_as_of
-from support.training_reference import gain, mean_of_members, ranking_queries
+from support.training_reference import gain, held_out, mean_of_members, ranking_queries
 
 pytestmark = pytest.mark.slow
 
 PERIODS = ["--choose-from", "2024-03-11", "--test-from", "2024-03-21", "--until", "2024-04-10"]
 CHOOSE, TEST = (at(10), at(20)), (at(20), at(40))
+NEVER_BEFORE = us(at(-1000))
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
@@ -38,6 +40,32 @@ def queries_of(events, vectors, period):
     return queries
 
 
+def by_average(average):
+    """Return what scores an item by its vector and the mean of both positive actions' averages."""
+    return lambda query, item: math.fsum(
+        a * b for a, b in zip(embedding(query, average), query["vectors"][item], strict=True)
+    )
+
+
+def by_counts(events, vectors, until, key_of):
+    """Return what scores an item by its share in what came after the last activity's key."""
+    always = [(item, NEVER_BEFORE, vector) for item, _, vector in vectors]
+    facts = {"window_us": 28 * US_PER_DAY, "length": 32, "minimum": 1, "prefixes": True}
+    counted = Counter(
+        (key_of(before[-1]), event["job_id"])
+        for event, before in held_out(events, always, start=NEVER_BEFORE, end=us(until), **facts)
+    )
+    totals = Counter()
+    for (key, _), count in counted.items():
+        totals[key] += count
+
+    def share(query, item):
+        key = key_of(query["before"][-1])
+        return counted[key, item] / max(totals[key], 1)
+
+    return share
+
+
 def embedding(query, average):
     """Return the mean of the averages of both positive actions."""
     parts = []
@@ -47,20 +75,15 @@ def embedding(query, average):
     return mean_of(parts, DIMENSION)
 
 
-def figures(queries, average, share):
-    """Return the NDCG@10 of each member, by embedding and popularity mixed."""
-    scored = []
-    for query in queries:
-        own = embedding(query, average)
-        scored.append(
-            {
-                item: (
-                    math.fsum(a * b for a, b in zip(own, query["vectors"][item], strict=True)),
-                    math.log1p(query["popularity"][item]),
-                )
-                for item in (query["wanted"], *query["candidates"])
-            }
-        )
+def figures(queries, score, share):
+    """Return the NDCG@10 of each member, by a score and popularity mixed."""
+    scored = [
+        {
+            item: (score(query, item), math.log1p(query["popularity"][item]))
+            for item in (query["wanted"], *query["candidates"])
+        }
+        for query in queries
+    ]
     rivals = [
         scores[item]
         for query, scores in zip(queries, scored, strict=True)
@@ -79,9 +102,25 @@ def figures(queries, average, share):
     return mean_of_members(queries, gains)
 
 
-def test_it_prints_what_a_recomputation_from_the_raw_events_gives(repo):
+def package(model, folder, **training):
+    """Package averages that say of themselves how they were trained; return their `--also`."""
+    spec, vector_spec = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", DIMENSION)
+    package_model(
+        model.build(spec, vector_spec),
+        folder,
+        name=folder.name,
+        version="1",
+        spec=spec,
+        vector_spec=vector_spec,
+        training=training,
+    )
+    return f"{folder.name}={folder}"
+
+
+def test_it_prints_what_a_recomputation_from_the_raw_events_gives(repo, tmp_path):
     repo.run("apply")
-    done = measure(repo, "--models", "unweighted_average", "--models", "geometric_decay")
+    # The models of the repo do not say how they were trained, so they count as learned.
+    done = measure(repo, "--also", package(UnweightedAverage(), tmp_path / "mean", epochs=0))
     assert done.exit_code == 0, done.output + repr(done.exception)
     rows, vectors = small_data()
     events = [
@@ -90,15 +129,23 @@ def test_it_prints_what_a_recomputation_from_the_raw_events_gives(repo):
     ]
     vectors = [(item, us(time), vector.tolist()) for item, time, vector in vectors]
     chosen_on, asked = (queries_of(events, vectors, period) for period in (CHOOSE, TEST))
-    expected = {"popularity": statistics.mean(figures(asked, mean_of, 0.0))}
-    averages = {
-        "unweighted_average": mean_of,
-        "geometric_decay": lambda own, size: decayed_of(own, size, 0.8),
+    mean = by_average(mean_of)
+    items, items_and_actions = (
+        [by_counts(events, vectors, until, key_of) for until in (CHOOSE[0], TEST[0])]
+        for key_of in (lambda last: last[0], lambda last: last[:2])
+    )
+    scores = {
+        "mean": (mean, mean),
+        "item_counts": items,
+        "item_action_counts": items_and_actions,
+        "geometric_decay": [by_average(lambda own, size: decayed_of(own, size, 0.8))] * 2,
+        "unweighted_average": (mean, mean),
     }
-    for name, average in averages.items():
-        by_share = [statistics.mean(figures(chosen_on, average, share)) for share in SHARES]
+    expected = {"popularity": statistics.mean(figures(asked, mean, 0.0))}
+    for name, (early, late) in scores.items():
+        by_share = [statistics.mean(figures(chosen_on, early, share)) for share in SHARES]
         share = SHARES[by_share.index(max(by_share))]
-        expected[name] = statistics.mean(figures(asked, average, share))
+        expected[name] = statistics.mean(figures(asked, late, share))
 
     members = len({query["member"] for query in asked})
     assert f"{members} members" in done.output and f"{len(asked)} queries" in done.output
@@ -106,8 +153,10 @@ def test_it_prints_what_a_recomputation_from_the_raw_events_gives(repo):
     found = re.findall(
         rf"^  (\w+) +{number}(?:  {number} \[{number}, {number}\])?$", done.output, re.M
     )
-    assert [name for name, *_ in found] == list(expected)
-    printed = {name: float(ndcg) for name, ndcg, *_ in found}
+    names = [name for name, *_ in found]
+    assert names[:4] == ["popularity", "mean", "item_counts", "item_action_counts"]
+    assert names[4:] == ["cnn", "geometric_decay", "unweighted_average"]
+    printed = {name: float(ndcg) for name, ndcg, *_ in found if name in expected}
     assert printed == pytest.approx(expected, abs=6e-5)
     for (_, before, *_), (_, ndcg, above, low, high) in pairwise(found):
         assert float(above) == pytest.approx(float(ndcg) - float(before), abs=2e-4)
@@ -116,16 +165,8 @@ def test_it_prints_what_a_recomputation_from_the_raw_events_gives(repo):
 
 def test_a_model_that_saw_labels_of_the_test_is_refused(repo, tmp_path):
     repo.run("apply")
-    spec, vector_spec = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", DIMENSION)
-    package_model(
-        UnweightedAverage().build(spec, vector_spec),
-        tmp_path / "late",
-        name="late",
-        version="1",
-        spec=spec,
-        vector_spec=vector_spec,
-        training={"validation": {"end": "2024-03-22T00:00:00+00:00"}},
-    )
-    done = measure(repo, "--models", "geometric_decay", "--also", f"late={tmp_path / 'late'}")
+    training = {"validation": {"end": "2024-03-22T00:00:00+00:00"}}
+    late = package(UnweightedAverage(), tmp_path / "late", **training)
+    done = measure(repo, "--models", "geometric_decay", "--also", late)
     assert done.exit_code != 0
     assert "'late'" in done.output and "saw labels until 2024-03-22" in done.output

@@ -64,7 +64,9 @@ def test_places_equal_those_in_a_sorted_list(case):
 def test_gains_are_those_of_training(case):
     scores, wanted, candidate = case
     candidate[np.arange(len(wanted)), wanted] = False
-    day = ValidationDay(np.arange(len(wanted)), np.empty((0, 0)), candidate, wanted, np.empty(0))
+    day = ValidationDay(
+        np.arange(len(wanted)), np.empty((0, 0)), candidate, wanted, np.empty(0), np.empty(0)
+    )
     expected = day.gains(scores)
     np.testing.assert_array_equal(ndcg_at(places(scores, wanted, candidate), 10), expected)
 

@@ -52,8 +52,11 @@ def measure(
     """Measure what each model finds by itself, as of the request.
 
     For each positive activity of the test, all items of the day are ranked by the member's
-    embedding as of that moment, with popularity beside it. Takes seconds; `evaluate` measures what
-    models add to a ranker. The repo must have been applied; its registry and stores are only read.
+    embedding as of that moment, with popularity beside it. Two tables of counts, which a learned
+    model has to beat, stand before the first learned one: how often each item came next after the
+    last item (`item_counts`), and after the last item and action (`item_action_counts`), in all
+    activity before the test. Takes seconds; `evaluate` measures what models add to a ranker. The
+    repo must have been applied; its registry and stores are only read.
     """
     with training("train"):
         from activity_embeddings.training.evaluation.arms import ArmRole
@@ -68,5 +71,5 @@ def measure(
         models = read_models(store, wanted or sorted(source.models()), also, item=item)
         if not wanted:
             models.sort(key=lambda model: model.role == ArmRole.LEARNED)
-        history = source.history(Period(choose_from, until))
+        history = source.whole_history(until)
         click.echo(first_look(history, source.vector_spec, models, choose=choose, test=test))

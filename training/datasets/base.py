@@ -66,6 +66,11 @@ class Sample:
         Maximum number of words and categories of a posting that are read.
     buckets
         Number of vectors that words and categories are hashed into.
+    encoder_with_network
+        Whether the item encoder is trained together with a CNN; else with a decaying average.
+    other_weight
+        How much activity that is not positive weighs, as what came next, in the training of
+        networks; see `FuturePositives`.
     fit
         Settings of `Fit` that are not its defaults.
     settings
@@ -90,6 +95,8 @@ class Sample:
     categories: tuple[str, ...]
     words: int = 32
     buckets: int = 1 << 14
+    encoder_with_network: bool = False
+    other_weight: float = 0.0
     fit: Mapping[str, Any] = field(default_factory=dict)
     settings: RepoSettings = field(default_factory=RepoSettings)
     as_of: str = "published"

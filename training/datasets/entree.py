@@ -26,6 +26,9 @@ ENTREE = Sample(
     text=(),
     categories=("features",),
     buckets=1 << 10,
+    encoder_with_network=True,
+    other_weight=1.0,
+    fit={"learning_rate": 5e-3},
     settings=replace(
         RepoSettings(),
         vector_spec=ItemVectorSpec("content_and_behaviour", "1", 64),

@@ -42,6 +42,8 @@ ITEM_ENCODER = "item_encoder"
 """Name of the encoder's folder among the models."""
 DIMENSION = 64
 """Length of an item vector."""
+NETWORK_PATIENCE = 6
+"""Epochs without a better figure of an encoder with a network, whose figures go up and down."""
 SAMPLE_MODELS: tuple[tuple[Architecture, str], ...] = (
     (UnweightedAverage(), "Plain mean of the item embeddings of each action."),
     (
@@ -69,6 +71,13 @@ def build_item_encoder(
         towers=towers,
         fit=replace(ENCODER_FIT, seed=seed),
     )
+    if sample.encoder_with_network:
+        plan = replace(
+            plan,
+            network=CNN(),
+            objective=NextPositive(other_weight=sample.other_weight),
+            fit=replace(plan.fit, patience=NETWORK_PATIENCE),
+        )
     encoder, facts = train_item_encoder(
         sample.events(data), sample.postings(data), plan, verbose=verbose
     )
@@ -106,7 +115,7 @@ def train_model(
         vector_spec=vector_spec,
         period=Period(sample.encoder_until, sample.validate_from),
         validation=Period(sample.validate_from, sample.rank_from),
-        objective=objective or NextPositive(),
+        objective=objective or NextPositive(other_weight=sample.other_weight),
         fit=Fit(**sample.fit, seed=seed),
     )
     return train(model, plan, verbose=verbose)

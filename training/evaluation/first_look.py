@@ -2,8 +2,9 @@
 
 Every positive activity of the test is a query: among all items of that day, in which place does the
 embedding put the item that the member wanted next, given all that the member did until that moment?
-It takes seconds and no ranker. What an embedding adds to a ranker that knows more than popularity
-is another question, which `evaluate` answers.
+It takes seconds and no ranker. Two tables of counts stand beside the embeddings, the look-ups that
+a learned vector has to beat (see `NextItemCounts`). What an embedding adds to a ranker that knows
+more than popularity is another question, which `evaluate` answers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from activity_embeddings.training.evaluation.arms import (
+    ITEM_ACTION_COUNTS,
+    ITEM_COUNTS,
+    ArmRole,
+)
 from activity_embeddings.training.evaluation.contenders import EvaluatedModel, require_earlier
+from activity_embeddings.training.evaluation.next_item_counts import NextItemCounts
 from activity_embeddings.training.evaluation.statistics import Difference, paired_bootstrap
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
@@ -34,7 +41,7 @@ class Finding:
     Attributes
     ----------
     name
-        Of the model, or `POPULARITY`.
+        Of the model or of the table of counts, or `POPULARITY`.
     ndcg
         Mean over members of their NDCG@10.
     above
@@ -57,7 +64,7 @@ class FirstLook:
     test
         The days of the queries.
     findings
-        Popularity first.
+        Popularity first; the tables of counts stand before the first learned model.
     """
 
     queries: int
@@ -90,11 +97,13 @@ def first_look(
     """Measure the embedding of each model beside popularity, as of the request.
 
     Several vectors of a model count as their mean, without those of actions that are not positive.
+    The tables count all activity before the test, which is no less than what any model learned
+    from. How much they count beside popularity is chosen with tables of what is before `choose`.
 
     Parameters
     ----------
     history
-        Activity from the window before `choose` on, and item vectors.
+        All activity, and item vectors.
     vector_spec
         Which item vectors these are.
     models
@@ -124,16 +133,32 @@ def first_look(
 
     early, late = (embed(each.sequences, history) for each in (chosen_on, asked))
     nothing = np.zeros((len(asked), vector_spec.dimension), np.float32)
+    counts = {
+        name: [
+            NextItemCounts.of(history, period.start, by_action=by_action)
+            for period in (choose, test)
+        ]
+        for name, by_action in ((ITEM_COUNTS, False), (ITEM_ACTION_COUNTS, True))
+    }
+    learned = [model.role == ArmRole.LEARNED for model in models]
+    first = [*learned, True].index(True)
+    rows = [*late]
+    rows[first:first] = counts
     columns = [asked.ndcg_of_members(nothing, 0.0)]
-    for name, embeddings in late.items():
-        share = chosen_on.measure(lambda *_, name=name: early[name])["share"]
-        columns.append(asked.ndcg_of_members(embeddings, share))
+    for name in rows:
+        if name in counts:
+            before, until = counts[name]
+            scores = before.scores(chosen_on), until.scores(asked)
+        else:
+            scores = chosen_on.products(early[name]), asked.products(late[name])
+        share = chosen_on.measure_scores(scores[0])["share"]
+        columns.append(asked.ndcg_by_scores(scores[1], share))
     values = np.stack(columns, axis=1)
-    above = paired_bootstrap(values[:, 1:], values[:, :-1]) if models else []
+    above = paired_bootstrap(values[:, 1:], values[:, :-1])
     findings = [
         Finding(name, float(mean), difference)
         for name, mean, difference in zip(
-            [POPULARITY, *late], values.mean(axis=0), [None, *above], strict=True
+            [POPULARITY, *rows], values.mean(axis=0), [None, *above], strict=True
         )
     ]
     return FirstLook(len(asked), len(values), test, findings)

@@ -2,14 +2,15 @@
 
 How often was item j the next one that a member acted on, after item i? A second table asks the same
 after (item i, what was done with it). Whatever was done with j counts: counts of wanted items alone
-know less, since most of what is seen may be declined. Neither table has a parameter, both learn
-before the date before which models learn, and both are asked the same queries. Item-to-item counts
-go back to Linden, Smith and York, "Amazon.com Recommendations" (IEEE Internet Computing, 2003).
+know less, since most of what is seen may be declined. Neither table has a parameter, and both are
+asked the same queries as the models. They count all activity before a date, also that which the
+item vectors were learnt from. Item-to-item counts go back to Linden, Smith and York, "Amazon.com
+Recommendations" (IEEE Internet Computing, 2003).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -18,6 +19,8 @@ from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.examples.held_out import Windows, hold_out
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.training.fitting.validation import ValidationQueries
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.sequences import Sequences
 
 MEMBERS_AT_ONCE = 2048
@@ -50,6 +53,8 @@ class NextItemCounts:
     def of(cls, history: ActivityHistory, until: datetime, *, by_action: bool) -> NextItemCounts:
         """Count what came next before a time: each activity with another in the window before it.
 
+        Whether an item had a vector by then does not matter: a table needs none.
+
         Parameters
         ----------
         history
@@ -59,7 +64,9 @@ class NextItemCounts:
         by_action
             Whether the last action is part of the key.
         """
-        items = len(history.vectors.item_ids)
+        ids = history.vectors.item_ids
+        history = replace(history, vectors=ItemVectors.always_known(ids))
+        items = len(ids)
         table = cls(
             np.empty(0, np.int64),
             np.empty(0, np.int64),
@@ -93,14 +100,23 @@ class NextItemCounts:
             The share that the row's item has in what came after the key, and its count.
             Zeros where the key was never seen, or the member has no activity.
         """
-        key = self.keys(sequences)[queries.query]
-        pair = key * self.items + queries.item
+        share, count = self._share(self.keys(sequences)[queries.query], queries.item)
+        return np.stack([share, count], axis=1).astype(np.float32)
+
+    def scores(self, queries: ValidationQueries) -> list[np.ndarray]:
+        """Return the share of each item of each day of the queries, float [n, m] for each day."""
+        keys = self.keys(queries.sequences)
+        return [self._share(keys[day.query, None], day.items)[0] for day in queries.days]
+
+    def _share(self, key: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which share items have in what came after keys, and their counts."""
+        pair = key * self.items + item
         count = self._counted(pair, pair + 1)
         total = self._counted(key * self.items, (key + 1) * self.items)
-        return np.stack([count / np.maximum(total, 1), count], axis=1).astype(np.float32)
+        return count / np.maximum(total, 1), count
 
     def _counted(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Return the sum of the counts of pairs from `low` to before `high`, int64 [n]."""
+        """Return the sum of the counts of pairs from `low` to before `high`, int64 like `low`."""
         sums = np.concatenate([[0], np.cumsum(self.count)])
         return sums[np.searchsorted(self.pair, high)] - sums[np.searchsorted(self.pair, low)]
 

@@ -9,7 +9,7 @@ and Rendle, KDD 2020). Every model and every objective is measured in the same w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,8 @@ class ValidationDay:
         int [n]; position of the wanted item among the m.
     popularity
         float [m]; log of 1 + the positive activities on each item in the week before.
+    items
+        int32 [m]; the items, as positions in `vectors.item_ids`.
     """
 
     query: np.ndarray
@@ -66,6 +68,7 @@ class ValidationDay:
     candidate: np.ndarray
     wanted: np.ndarray
     popularity: np.ndarray
+    items: np.ndarray
 
     def scores(self, embeddings: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """Return the dot product of each query with each item, float32 [n, m]."""
@@ -143,7 +146,15 @@ class ValidationQueries:
             Float in [0, 1]. How much the dot product of embedding and item counts; the rest is the
             item's popularity. Both are divided by their standard deviation over all candidates.
         """
-        return self._ndcg_of_members(self._scored(embeddings), share)
+        return self.ndcg_by_scores(self.products(embeddings), share)
+
+    def ndcg_by_scores(self, scores: Sequence[np.ndarray], share: float) -> np.ndarray:
+        """Return the same by scores of another kind, float32 [n, m] for each of `days`."""
+        return self._ndcg_of_members(self._scored(scores), share)
+
+    def products(self, embeddings: np.ndarray) -> list[np.ndarray]:
+        """Return the dot products of embeddings and items, float32 [n, m] for each of `days`."""
+        return [day.scores(embeddings, self.history.vectors.matrix) for day in self.days]
 
     def measure(self, embed: Embed) -> dict[str, float]:
         """Return the figures of a model, means over members of their NDCG@10.
@@ -154,8 +165,11 @@ class ValidationQueries:
             `ndcg_at_10` beside popularity, at the best of `SHARES`, the one parameter that every
             model gets; `share`, that one; `ndcg_at_10_alone` by the embedding alone.
         """
-        embeddings = embed(self.sequences, self.history)
-        scored = self._scored(embeddings)
+        return self.measure_scores(self.products(embed(self.sequences, self.history)))
+
+    def measure_scores(self, scores: Sequence[np.ndarray]) -> dict[str, float]:
+        """Return the same figures of scores of another kind, float32 [n, m] for each of `days`."""
+        scored = self._scored(scores)
         figures = {share: float(self._ndcg_of_members(scored, share).mean()) for share in SHARES}
         best = max(figures, key=lambda share: figures[share])
         return {FIGURE: figures[best], "share": best, ALONE: figures[1.0]}
@@ -165,9 +179,7 @@ class ValidationQueries:
         nothing = np.zeros((len(self), self.history.vectors.dimension), np.float32)
         return float(self.ndcg_of_members(nothing, 0.0).mean())
 
-    def _scored(self, embeddings: np.ndarray) -> _Scored:
-        vectors = self.history.vectors.matrix
-        scores = [day.scores(embeddings, vectors) for day in self.days]
+    def _scored(self, scores: Sequence[np.ndarray]) -> _Scored:
         own = [s[day.candidate] for s, day in zip(scores, self.days, strict=True)]
         popular = [day.popularity[np.nonzero(day.candidate)[1]] for day in self.days]
         return _Scored(scores, _spread(own), _spread(popular))
@@ -184,9 +196,9 @@ class ValidationQueries:
 
 @dataclass(frozen=True, eq=False)
 class _Scored:
-    """The dot products of each day, and the deviations that they and popularity are divided by."""
+    """The scores of each day, and the deviations that they and popularity are divided by."""
 
-    scores: list[np.ndarray]
+    scores: Sequence[np.ndarray]
     spread: float
     popular_spread: float
 
@@ -205,7 +217,7 @@ def _day(
     lately = (events.time < end) & (events.time >= end - POPULARITY_DAYS * MICROSECONDS_PER_DAY)
     lately &= np.isin(events.action, history.spec.positive_ids)
     counts = np.bincount(events.item[lately], minlength=len(vectors.item_ids))
-    return ValidationDay(query, rows, candidate, wanted, np.log1p(counts[items]))
+    return ValidationDay(query, rows, candidate, wanted, np.log1p(counts[items]), items)
 
 
 def _spread(scores: list[np.ndarray]) -> float:

@@ -18,9 +18,11 @@ from activity_embeddings.training.datasets.sample import (
 )
 from activity_embeddings.training.demo.__main__ import main
 from activity_embeddings.training.repo_definitions import read_definitions
+from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
 from activity_embeddings.transformations.definitions.tags import spec_of
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.names import Role
+from activity_embeddings.transformations.times import to_us
 
 PACKAGED = [ENTREE, ESHOP, FILMS]
 ARROW = {"String": pa.string(), "Int64": pa.int32(), "Array(String)": pa.list_(pa.string())}
@@ -76,6 +78,16 @@ def test_counts_in_the_readme_of_the_sample_are_those_of_its_events(tmp_path):
         days.setdefault(row["member_id"], set()).add(row["event_timestamp"].date())
     again = sum(len(of_member) > 1 for of_member in days.values())
     assert f"Of {len(days):,} hosts {again:,} come back on another day" in readme
+
+
+def test_the_packaged_item_encoder_was_trained_as_the_sample_says():
+    with ENTREE.packaged() as data:
+        encoder = describe_item_encoder(data.parent / "models" / "item_encoder")
+    assert encoder.valid_from == to_us(ENTREE.encoder_until)
+    assert encoder.manifest["training"]["end"] == ENTREE.encoder_until.isoformat()
+    parameters = encoder.manifest["parameters"]
+    assert ("network" in parameters) == ENTREE.encoder_with_network
+    assert parameters["other_weight"] == ENTREE.other_weight
 
 
 def test_a_feature_repo_of_a_data_set_has_its_types_and_actions(tmp_path):
