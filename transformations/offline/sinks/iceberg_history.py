@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,13 @@ from activity_embeddings.transformations.wording import counted
 if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestFile
     from pyiceberg.table import Table
-    from pyiceberg.table.snapshots import Snapshot
 
 
 def rows_of_history(table: Table, column: str, ids: pa.Array) -> int:
     """Return how many rows of some ids are in data files that only older snapshots name."""
     rows = 0
-    for path in _only_older(table, _data_files):
+    data, _ = _only_older(table)
+    for path in data:
         # One that is missing was deleted by `drop_history`, which did not come to its end.
         with suppress(FileNotFoundError), table.io.new_input(path).open() as stream:
             theirs = pc.is_in(pq.ParquetFile(stream).read([column]).column(0), value_set=ids)
@@ -45,7 +45,7 @@ def drop_history(table: Table, place: str) -> None:
         return
     kept_by = {ref.snapshot_id: name for name, ref in table.metadata.refs.items()}
     older = [s.snapshot_id for s in table.snapshots() if s.snapshot_id not in kept_by]
-    data, lists = _only_older(table, _data_files), _only_older(table, _lists)
+    data, lists = _only_older(table)
     _delete(table, data)
     if older:
         table.maintenance.expire_snapshots().by_ids(older).commit()
@@ -58,29 +58,30 @@ def drop_history(table: Table, place: str) -> None:
         )
 
 
-def _only_older(table: Table, files: Callable[[Table, Snapshot], Iterable[str]]) -> set[str]:
-    """Return files of snapshots that no branch or tag keeps, and of no other snapshot."""
+def _only_older(table: Table) -> tuple[set[str], set[str]]:
+    """Return what no snapshot names that a branch or tag keeps: data files; manifests and lists.
+
+    Snapshots share manifests: each is read once.
+    """
     keeps = {ref.snapshot_id for ref in table.metadata.refs.values()}
-    kept, older = set[str](), set[str]()
+    kept: dict[str, ManifestFile] = {}
+    older: dict[str, ManifestFile] = {}
+    lists = set[str]()
     for snapshot in table.snapshots():
-        (kept if snapshot.snapshot_id in keeps else older).update(files(table, snapshot))
-    return older - kept
+        manifests = {each.manifest_path: each for each in snapshot.manifests(table.io)}
+        if snapshot.snapshot_id in keeps:
+            kept |= manifests
+        else:
+            older |= manifests
+            lists.add(snapshot.manifest_list)
+    only_older = {path: manifest for path, manifest in older.items() if path not in kept}
+    data = _data_files(table, only_older.values()) - _data_files(table, kept.values())
+    return data, lists | only_older.keys()
 
 
-def _manifests(table: Table, snapshot: Snapshot) -> list[ManifestFile]:
-    return snapshot.manifests(table.io)
-
-
-def _data_files(table: Table, snapshot: Snapshot) -> Iterable[str]:
-    for manifest in _manifests(table, snapshot):
-        for entry in manifest.fetch_manifest_entry(table.io):
-            yield entry.data_file.file_path
-
-
-def _lists(table: Table, snapshot: Snapshot) -> Iterable[str]:
-    yield snapshot.manifest_list
-    for manifest in _manifests(table, snapshot):
-        yield manifest.manifest_path
+def _data_files(table: Table, manifests: Iterable[ManifestFile]) -> set[str]:
+    entries = (entry for each in manifests for entry in each.fetch_manifest_entry(table.io))
+    return {entry.data_file.file_path for entry in entries}
 
 
 def _delete(table: Table, paths: Iterable[str]) -> None:
