@@ -53,7 +53,7 @@ from activity_embeddings.transformations.batch.engine import ActivityComputeEngi
 from activity_embeddings.transformations.cli import read_events_file
 from activity_embeddings.transformations.contract.activity_model import describe_model
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.feast_compat.stores import offline_store
+from activity_embeddings.transformations.feast_compat.stores import offline_store, online_store
 from activity_embeddings.transformations.offline.sources import read_events, read_item_vectors
 from activity_embeddings.transformations.online.push import SequenceWriter
 from support import reference
@@ -742,8 +742,7 @@ def configurations(world: World) -> Callable[[random.Random], str]:
         "batch_size": 1024, "retention_days": 90, "mix_runtimes": False, 
         "metrics_file": "m.prom", "guards": {"members": guard, "norms": guard},
     }  # fmt: skip
-    offline = world.store._get_provider().offline_store  # type: ignore[attr-defined]
-    online = world.store._get_provider().online_store  # type: ignore[attr-defined]
+    offline, online = offline_store(world.store), online_store(world.store)
 
     def make(draw: random.Random) -> str:
         settings = deepcopy(good)
