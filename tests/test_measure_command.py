@@ -4,7 +4,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
 from operator import mul
 
@@ -46,27 +46,22 @@ def queries_of(events, vectors, period):
 def by_averages(average):
     """Return what scores an item by its vector and the average of each action, one or another."""
 
-    @cache
-    def products(when, item):
-        query = asked_at[when]
-        return [
-            math.fsum(a * b for a, b in zip(vector, query["vectors"][item], strict=True))
-            for vector in (
-                average(
-                    [query["vectors"][j] for j, a, _ in query["before"] if a == action], DIMENSION
-                )
-                for action in OUTPUTS
-            )
-        ]
+    def scores(query, item):
+        known = query.setdefault(average, {})  # each is asked for with many weights
+        if item not in known:
+            known[item] = [dot(vector, query["vectors"][item]) for vector in averages(query)]
+        return known[item]
 
-    asked_at = {}
+    def averages(query):
+        for action in OUTPUTS:
+            own = [query["vectors"][j] for j, done, _ in query["before"] if done == action]
+            yield average(own, DIMENSION)
 
-    def score(query, item):
-        when = query["member"], query["time"], query["wanted"]
-        asked_at[when] = query
-        return products(when, item)
+    return scores
 
-    return score
+
+def dot(one, other):
+    return math.fsum(map(mul, one, other))
 
 
 def by_counts(events, vectors, until, key_of):
@@ -94,7 +89,7 @@ def figures(queries, scores_of, mix):
     scored = [
         {
             item: (
-                math.fsum(map(mul, weights, scores_of(query, item))),
+                dot(weights, scores_of(query, item)),
                 math.log1p(query["popularity"][item]),
             )
             for item in (query["wanted"], *query["candidates"])
