@@ -30,6 +30,7 @@ from support.kinds import (
     package_models_of_kinds,
     repo_of_kinds,
     search_data,
+    search_vectors_table,
     searches_table,
     write_searches,
 )
@@ -481,6 +482,17 @@ def test_bad_rows_are_named_by_the_view_of_their_kind(repo):
     assert refused.code == 1
     assert "search_activity (data/search_events)" in refused.output
     assert "should be one of SEARCH, REFINE. Received: 'APPLY'" in refused.output
+
+
+def test_a_kind_whose_vectors_have_other_ids_is_refused(repo):
+    """However few events of all kinds together that are."""
+    rows = [(query.upper(), since, vector) for query, since, vector in search_data()[1]]
+    pq.write_table(search_vectors_table(rows), repo.data / "search_embeddings.parquet")
+    before = repo.stores()
+    refused = repo.feast(*interval(T, at(5)))
+    assert refused.code == 3  # a guard's
+    assert "100 % of the search activity in the windows is on unknown items" in refused.output
+    assert repo.stores() == before
 
 
 def test_silence_in_all_kinds_is_said(repo):
