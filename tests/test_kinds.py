@@ -250,6 +250,9 @@ def test_a_request_is_refused_by_the_kind_that_is_wrong(repo, columns, message):
     assert request.check(given) == given
     with pytest.raises(InvalidRequest, match=message):
         request.check({**given, **columns})
+    without = {name: values for name, values in given.items() if "search" not in name}
+    with pytest.raises(InvalidRequest, match=r"expected the columns recent_search.* with `spec`"):
+        request.check(without)
 
 
 @pytest.mark.process
