@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.history import ActivityHistory, is_own
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.errors import InvalidInput
@@ -25,7 +25,8 @@ class Windows:
     Of a member's n activities in the period the newest is held out and the n - 1 before it are
     the input. Where there are more than `ActivitySpec.length`, a window of that many slides over
     them: the activity `stride` older is held out next, and so on, as long as it and the input
-    before it fill the window.
+    before it fill the window. Of a spec that keeps places for kinds of activity the places that are
+    kept for none are the window, since the others may stay empty.
 
     Parameters
     ----------
@@ -112,6 +113,8 @@ def hold_out(
 ) -> HeldOut:
     """Hold out activities of each member in a period.
 
+    Of a spec with several kinds of activity those on the domain's own items; all kinds are input.
+
     Parameters
     ----------
     history
@@ -133,6 +136,8 @@ def hold_out(
     events, spec = history.events, history.spec
     known = history.vectors.known_at(events.item_ids)[events.item] <= events.time
     inside = (events.time >= period.start_us) & (events.time < period.end_us) & known
+    if spec.kinds:
+        inside &= is_own(events.action, spec)
     event = np.flatnonzero(inside)
     member = events.member[event]
     newer = _newer_of_group(member)
@@ -141,13 +146,13 @@ def hold_out(
     before = event - events.member_start[member]
     chosen &= before >= windows.minimum
     if not windows.prefixes:
-        chosen &= (newer == 0) | (before >= spec.length - 1)
+        chosen &= (newer == 0) | (before >= spec.shared_places - 1)
     event, member, newer = event[chosen], member[chosen], newer[chosen]
 
     sequences = history.sequences(member, events.time[event])
     kept = sequences.count >= windows.minimum
     if not windows.prefixes:
-        kept &= (newer == 0) | (sequences.count >= spec.length - 1)
+        kept &= (newer == 0) | (sequences.count >= spec.shared_places - 1)
     rows = np.flatnonzero(kept)
     if windows.per_member is not None:
         rows = rows[sample_per_group(windows.per_member, member[rows], random)]
