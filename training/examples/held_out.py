@@ -108,6 +108,7 @@ def hold_out(
     period: Period,
     *,
     windows: Windows | None = None,
+    among: np.ndarray | None = None,
     random: np.random.Generator,
 ) -> HeldOut:
     """Hold out activities of each member in a period.
@@ -121,6 +122,8 @@ def hold_out(
         Held-out activities lie in it.
     windows
         Which are held out, default `Windows()`.
+    among
+        bool [E], default all True. Which events may be held out.
     random
         Draws where a member has more rows than `windows.per_member`.
 
@@ -133,6 +136,8 @@ def hold_out(
     events, spec = history.events, history.spec
     known = history.vectors.known_at(events.item_ids)[events.item] <= events.time
     inside = (events.time >= period.start_us) & (events.time < period.end_us) & known
+    if among is not None:
+        inside &= among
     event = np.flatnonzero(inside)
     member = events.member[event]
     newer = _newer_of_group(member)
