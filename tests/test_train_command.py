@@ -174,6 +174,7 @@ def test_models_are_listed():
         "gru",
         "interleaved_decay",
         "lstm",
+        "session_decay",
         "several_rates_decay",
         "transformer",
         "unweighted_average",

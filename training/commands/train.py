@@ -107,7 +107,8 @@ plan_options = grouped(
         "objective_name",
         default="next_positive",
         show_default=True,
-        help="What to learn: next_positive, future_positives, or proxy, the original task.",
+        help="What to learn: next_positive, next_session, future_positives, or proxy, the original "
+        "task.",
     ),
     click.option(
         "--objective-set",

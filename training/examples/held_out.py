@@ -109,6 +109,7 @@ def hold_out(
     period: Period,
     *,
     windows: Windows | None = None,
+    among: np.ndarray | None = None,
     random: np.random.Generator,
 ) -> HeldOut:
     """Hold out activities of each member in a period.
@@ -124,6 +125,8 @@ def hold_out(
         Held-out activities lie in it.
     windows
         Which are held out, default `Windows()`.
+    among
+        bool [E], default all True. Which events may be held out.
     random
         Draws where a member has more rows than `windows.per_member`.
 
@@ -138,6 +141,8 @@ def hold_out(
     inside = (events.time >= period.start_us) & (events.time < period.end_us) & known
     if spec.kinds:
         inside &= is_own(events.action, spec)
+    if among is not None:
+        inside &= among
     event = np.flatnonzero(inside)
     member = events.member[event]
     newer = _newer_of_group(member)

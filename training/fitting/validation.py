@@ -121,6 +121,21 @@ class ValidationQueries:
         """
         windows = Windows(minimum=1, prefixes=True, per_member=None)
         held_out = hold_out(history, period, windows=windows, random=np.random.default_rng(0))
+        return cls.of_held_out(history, held_out, period)
+
+    @classmethod
+    def of_held_out(
+        cls, history: ActivityHistory, held_out: HeldOut, period: Period
+    ) -> ValidationQueries:
+        """Make a query of the positive ones on a new item among held-out activities of a period.
+
+        Candidates are those of the UTC day of `sequences.as_of`, on which the activity lies.
+
+        Raises
+        ------
+        InvalidInput
+            There is none.
+        """
         positive = held_out.wanted_new(history.spec)
         if not len(positive):
             raise InvalidInput(

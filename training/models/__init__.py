@@ -12,6 +12,7 @@ from activity_embeddings.training.models.gru import GRU
 from activity_embeddings.training.models.interleaved_decay import InterleavedDecay
 from activity_embeddings.training.models.lstm import LSTM
 from activity_embeddings.training.models.registry import architecture, known_models, register
+from activity_embeddings.training.models.session_decay import SessionDecay
 from activity_embeddings.training.models.several_rates_decay import SeveralRatesDecay
 from activity_embeddings.training.models.transformer import Transformer
 from activity_embeddings.training.models.unweighted_average import UnweightedAverage
@@ -24,6 +25,7 @@ __all__ = [
     "GeometricDecay",
     "InterleavedDecay",
     "Network",
+    "SessionDecay",
     "SeveralRatesDecay",
     "Transformer",
     "UnweightedAverage",

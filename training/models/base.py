@@ -6,6 +6,7 @@ subclass reads in the sequence into a correction of the decaying average.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -15,7 +16,13 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from activity_embeddings.training.models.layers import AgeFeatures, LearnedDecay, OneHotAction
+from activity_embeddings.training.models.layers import (
+    AgeFeatures,
+    LearnedDecay,
+    OneHotAction,
+    SessionMeans,
+    SessionTimes,
+)
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -86,6 +93,11 @@ class Network(Architecture):
     encoding there is a way around it: the newest item's embedding through a linear map of its
     action's own. Its weights are actions x D x D.
 
+    With `session_gap_minutes` a position is a session: activity with no longer gap in it, whose
+    order has no meaning. A dense layer reads each activity, the subclass reads the mean of each
+    session, the average decays from session to session, and around the encoding go the means of
+    the newest session's items by action. So the output is the same for any order within a session.
+
     Attributes
     ----------
     newest
@@ -98,6 +110,9 @@ class Network(Architecture):
         Float in [0, 1). Share of the encoding dropped in training.
     decay
         float in (0, 1). Factor r that the decaying average starts at.
+    session_gap_minutes
+        float, 0 or more. The longest gap within a session, see `newer_sessions`; 0: there are no
+        sessions, and the order of all activity counts.
     """
 
     trainable: ClassVar[bool] = True
@@ -107,6 +122,7 @@ class Network(Architecture):
     ages: bool = False
     dropout: float = 0.3
     decay: float = 0.9
+    session_gap_minutes: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.dropout < 1.0:
@@ -117,6 +133,11 @@ class Network(Architecture):
             raise InvalidInput(
                 f"{type(self).__name__}: `decay` should be in (0, 1). Received: {self.decay}"
             )
+        if not 0.0 <= self.session_gap_minutes < math.inf:
+            raise InvalidInput(
+                f"{type(self).__name__}: `session_gap_minutes` should be 0 or more. Received: "
+                f"{self.session_gap_minutes}"
+            )
 
     @abstractmethod
     def encode(self, features: Any, mask: Any) -> Any:
@@ -126,9 +147,9 @@ class Network(Architecture):
         ----------
         features
             float32 [batch, length, F]: [item embedding ; one-hot action ; features of the age if
-            wanted], zero for PAD.
+            wanted], zero for PAD. With sessions, one position is what was read in a session.
         mask
-            float32 [batch, length, 1]; 1 for activities, 0 for PAD.
+            float32 [batch, length, 1]; 1 for activities or sessions, 0 for PAD.
 
         Returns
         -------
@@ -140,9 +161,9 @@ class Network(Architecture):
     def build(self, spec: ActivitySpec, vector_spec: ItemVectorSpec) -> keras.Model:
         """Return an untrained Functional model.
 
-        Inputs `item_embeddings` float32 [L, D], `actions` int32 [L] and, with `ages`, `ages`
-        float32 [L] in days; output `activity_embedding` float32 [D]. A sequence of nothing but
-        PAD gives the zero vector; what lies at a PAD position is not read.
+        Inputs `item_embeddings` float32 [L, D], `actions` int32 [L] and, with `ages` or sessions,
+        `ages` float32 [L] in days; output `activity_embedding` float32 [D]. A sequence of nothing
+        but PAD gives the zero vector; what lies at a PAD position is not read.
         """
         item_embeddings = keras.Input(
             (spec.length, vector_spec.dimension),
@@ -156,14 +177,24 @@ class Network(Architecture):
         chosen = OneHotAction(len(spec.actions), name="one_hot_action")(actions)
         mask = ops.sum(chosen, axis=2, keepdims=True)
         parts = [item_embeddings * mask, chosen]
-        if self.ages:
+        newer_than = None
+        if self.ages or self.session_gap_minutes:
             ages = keras.Input((spec.length,), dtype="float32", name=names.INPUT_AGES)
             inputs[names.INPUT_AGES] = ages
+        if self.session_gap_minutes:
+            newer_than, ages = SessionTimes(60 * self.session_gap_minutes, name="sessions")(ages)
+        if self.ages:
             window = spec.window / timedelta(days=1)
             parts.append(AgeFeatures(window, name="age_features")(ages) * mask)
-        encoding = self.encode(ops.concatenate(parts, axis=2), mask)
+        features, mask_of_features = ops.concatenate(parts, axis=2), mask
+        if newer_than is not None:
+            read = keras.layers.Dense(features.shape[2], activation="relu", name="activity")
+            features, mask_of_features = SessionMeans(name="session_means")(
+                features + read(features), mask, newer_than
+            )
+        encoding = self.encode(features, mask_of_features)
         if self.newest and len(spec.actions) <= MOST_MAPS:
-            by_action = newest_by_action(item_embeddings, chosen)
+            by_action = newest_by_action(item_embeddings, chosen, newer_than)
             encoding = ops.concatenate([encoding, by_action], axis=1)
         encoding = keras.layers.Dropout(self.dropout, name="dropout")(encoding)
 
@@ -177,7 +208,7 @@ class Network(Architecture):
         if self.residual:
             average = LearnedDecay(
                 len(spec.actions), list(spec.positive_ids), self.decay, name="learned_decay"
-            )(item_embeddings, chosen)
+            )(item_embeddings, chosen, newer_than)
             correction = keras.layers.Add(name=ACTIVITY_EMBEDDING)([average, correction])
         # A class need not be registered to be built.
         name = getattr(self, "name", None)
@@ -203,10 +234,11 @@ class Network(Architecture):
         return {}
 
 
-def newest_by_action(item_embeddings: Any, chosen: Any) -> Any:
+def newest_by_action(item_embeddings: Any, chosen: Any, newer_than: Any = None) -> Any:
     """Return the newest item's embedding at the place of its action, zeros at those of others.
 
-    A linear map of it is another map of the embedding for each action.
+    A linear map of it is another map of the embedding for each action. With sessions, return the
+    mean of the same over the newest session.
 
     Parameters
     ----------
@@ -214,13 +246,20 @@ def newest_by_action(item_embeddings: Any, chosen: Any) -> Any:
         float32 [batch, length, D].
     chosen
         float32 [batch, length, actions]; one-hot actions, all zero for PAD.
+    newer_than
+        float32 [batch, length]; see `newer_sessions`. None: there are no sessions.
 
     Returns
     -------
     Any
         float32 [batch, actions * D].
     """
-    placed = ops.expand_dims(chosen[:, -1], 2) * ops.expand_dims(item_embeddings[:, -1], 1)
+    if newer_than is None:
+        placed = ops.expand_dims(chosen[:, -1], 2) * ops.expand_dims(item_embeddings[:, -1], 1)
+    else:
+        newest = chosen * ops.cast(ops.equal(newer_than, 0.0), "float32")[:, :, None]
+        placed = ops.matmul(ops.transpose(newest, (0, 2, 1)), item_embeddings)
+        placed = placed / ops.maximum(ops.sum(newest, axis=(1, 2)), 1.0)[:, None, None]
     return ops.reshape(placed, (-1, placed.shape[1] * placed.shape[2]))
 
 

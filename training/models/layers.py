@@ -12,6 +12,8 @@ from activity_embeddings.transformations.spec import PAD
 
 AGE_SCALES = (1 / 24, 1.0, 7.0)
 """An hour, a day and a week, in days: activity of one visit, of today, of this week."""
+_DAY = 86_400.0
+"""Seconds."""
 
 
 @keras.saving.register_keras_serializable(package="activity_embeddings")
@@ -82,6 +84,90 @@ def newer(chosen: Any) -> Any:
     return ops.matmul(chosen, np.tri(chosen.shape[1], k=-1, dtype=np.float32))
 
 
+def newer_sessions(ages: Any, gap_seconds: float) -> Any:
+    """Count, at each position, the sessions that are newer than its own.
+
+    A session ends where the next newer activity is more than the gap younger. Half a second more
+    is allowed, since ages are float32: within a window of 28 days, activities whose times lie
+    exactly the gap apart are of one session whatever the as-of time.
+
+    Parameters
+    ----------
+    ages
+        float32 [batch, length]; days, oldest first. What PAD on the left has does not count.
+    gap_seconds
+        The longest time between neighbouring activities of one session.
+
+    Returns
+    -------
+    Any
+        float32 [batch, length]; 0 in the newest session.
+    """
+    ages = ops.convert_to_tensor(ages)
+    ends = ages[:, :-1] - ages[:, 1:] > (gap_seconds + 0.5) / _DAY
+    return newer(ops.pad(ops.cast(ends, "float32"), [[0, 0], [1, 0]]))
+
+
+@keras.saving.register_keras_serializable(package="activity_embeddings")
+class SessionTimes(keras.layers.Layer):
+    """Sessions in the place of single activities: which one each is of, and that one's age.
+
+    Parameters
+    ----------
+    gap_seconds
+        See `newer_sessions`.
+    """
+
+    def __init__(self, gap_seconds: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gap_seconds = gap_seconds
+
+    def call(self, ages: Any) -> tuple[Any, Any]:
+        """Return `newer_sessions` and the age of each session's newest activity.
+
+        Both float32 [batch, length], as `ages` is, with one value for all of a session.
+        """
+        newer_than = newer_sessions(ages, self.gap_seconds)
+        # The last position is the newest of its session; so is one before another session.
+        ends = ops.pad(newer_than[:, :-1] - newer_than[:, 1:], [[0, 0], [0, 1]])
+        newest = ends + np.eye(1, ages.shape[1], ages.shape[1] - 1, dtype=np.float32)
+        same = ops.cast(newer_than[:, :, None] == newer_than[:, None, :], "float32")
+        return newer_than, ops.sum(same * (newest * ages)[:, None, :], axis=2)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "gap_seconds": self.gap_seconds}
+
+
+@keras.saving.register_keras_serializable(package="activity_embeddings")
+class SessionMeans(keras.layers.Layer):
+    """The mean of each session's activities, the newest session at the last position."""
+
+    def call(self, features: Any, mask_in: Any, newer_than: Any) -> tuple[Any, Any]:
+        """Pool activities into sessions.
+
+        Parameters
+        ----------
+        features
+            float32 [batch, length, F].
+        mask_in
+            float32 [batch, length, 1]; 1 for activities, 0 for PAD.
+        newer_than
+            float32 [batch, length]; see `newer_sessions`.
+
+        Returns
+        -------
+        tuple
+            float32 [batch, length, F], padded on the left with zeros, and its mask as `mask_in`.
+        """
+        places = np.arange(features.shape[1], dtype=np.float32)[::-1, None]
+        within = ops.cast(newer_than[:, None, :] == places, "float32")
+        within = within * ops.transpose(mask_in, (0, 2, 1))
+        count = ops.sum(within, axis=2, keepdims=True)
+        means = ops.matmul(within, features) / ops.maximum(count, 1.0)
+        return means, ops.minimum(count, 1.0)
+
+
 @keras.saving.register_keras_serializable(package="activity_embeddings")
 class LearnedDecay(keras.layers.Layer):
     """The interleaved decaying average, with its decay and a gain for each action to be learnt.
@@ -91,7 +177,8 @@ class LearnedDecay(keras.layers.Layer):
     `(1 - r) / (1 - r**n) * r**(n - i)` as in `InterleavedDecay`; then it is multiplied by the gain
     of its action. Gains start at 1 for positive actions and at 0 for the others, where the layer
     is exactly that formula. Activities that are not positive (DISMISS) are averaged among
-    themselves, with the same powers, so that their number does not blow the vector up.
+    themselves, with the same powers, so that their number does not blow the vector up. By sessions,
+    k is the number of newer sessions, as in `SessionDecay`.
 
     Parameters
     ----------
@@ -130,7 +217,7 @@ class LearnedDecay(keras.layers.Layer):
         """Return float32 [actions], 1 for positive ones."""
         return np.isin(np.arange(1, self.actions + 1), self.positive_ids).astype(np.float32)
 
-    def call(self, item_embeddings: Any, chosen: Any) -> Any:
+    def call(self, item_embeddings: Any, chosen: Any, newer_than: Any = None) -> Any:
         """Average over the positions.
 
         Parameters
@@ -139,6 +226,8 @@ class LearnedDecay(keras.layers.Layer):
             float32 [batch, length, D].
         chosen
             float32 [batch, length, actions]; one-hot actions, all zero for PAD.
+        newer_than
+            float32 [batch, length]; see `newer_sessions`. None: positions decay one by one.
 
         Returns
         -------
@@ -148,7 +237,9 @@ class LearnedDecay(keras.layers.Layer):
         # [batch, length, 2]: whether positive, and whether another action.
         group = ops.matmul(chosen, np.stack([self._positive, 1 - self._positive], axis=1))
         # log r = log sigmoid(logit): a power of r without its rounding for old positions.
-        power = ops.exp(newer(group[:, :, 0]) * ops.log_sigmoid(self.decay_logit))
+        if newer_than is None:
+            newer_than = newer(group[:, :, 0])
+        power = ops.exp(newer_than * ops.log_sigmoid(self.decay_logit))
         weights = ops.expand_dims(power, 2) * group
         total = ops.sum(weights, axis=1, keepdims=True)
         # A sum is 0 where there is no such activity, or where r is so small that the powers of all

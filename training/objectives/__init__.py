@@ -12,10 +12,11 @@ from activity_embeddings.training.objectives.future_positives import (
     FuturePositivesTask,
 )
 from activity_embeddings.training.objectives.next_positive import NextPositive
+from activity_embeddings.training.objectives.next_session import NextSession
 from activity_embeddings.training.objectives.proxy import Proxy, ProxyTask
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    objective.name: objective for objective in (NextPositive, FuturePositives, Proxy)
+    objective.name: objective for objective in (NextPositive, FuturePositives, NextSession, Proxy)
 }
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "FuturePositivesTask",
     "Lookup",
     "NextPositive",
+    "NextSession",
     "Objective",
     "Proxy",
     "ProxyTask",

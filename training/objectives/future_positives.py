@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from activity_embeddings.training.examples.held_out import Windows, hold_out
+from activity_embeddings.training.examples.held_out import HeldOut, Windows, hold_out
 from activity_embeddings.training.examples.history import ActivityHistory, is_own
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.examples.stream import Arrays
@@ -69,6 +69,10 @@ class FuturePositives(Objective):
     dismiss_weight
         Weight of a pairwise term that ranks targets before the items that the member dismisses
         within the same time; 0 leaves it out. It contradicts `other_weight`.
+    listwise
+        Whether the other targets of a moment and what the member dismisses within the same time are
+        among the items that a target is ranked against, as one list: see `FuturePositivesTask`. It
+        contradicts `other_weight`.
     member_weight
         A moment of a member with n moments weighs `n**-member_weight`.
     """
@@ -84,24 +88,25 @@ class FuturePositives(Objective):
     log_q: bool = True
     other_weight: float = 0.0
     dismiss_weight: float = 0.0
+    listwise: bool = False
     member_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.other_weight < 0 or (self.other_weight and self.dismiss_weight):
+        dismissals_count = bool(self.dismiss_weight) or self.listwise
+        if self.other_weight < 0 or (self.other_weight and dismissals_count):
             raise InvalidInput(
                 f"{self.name}: `other_weight` should be 0 or more, and 0 beside a "
-                f"`dismiss_weight`. Received: other_weight={self.other_weight}, "
-                f"dismiss_weight={self.dismiss_weight}"
+                f"`dismiss_weight` or `listwise`. Received: other_weight={self.other_weight}, "
+                f"dismiss_weight={self.dismiss_weight}, listwise={self.listwise}"
             )
 
     def examples(
         self, history: ActivityHistory, period: Period, random: np.random.Generator
     ) -> Arrays:
         """Return moments and their targets; moments without any are left out."""
-        held_out = hold_out(history, period, windows=self.windows, random=random)
+        held_out, until = self.moments(history, period, random)
         events, spec = history.events, history.spec
         as_of = held_out.sequences.as_of
-        until = as_of + round(self.horizon_days * MICROSECONDS_PER_DAY) + 1
         until = np.minimum(until, period.end_us)
         positive = np.isin(events.action, spec.positive_ids)
         other = ~positive & is_own(events.action, spec)
@@ -123,6 +128,14 @@ class FuturePositives(Objective):
         arrays = {name: values[kept] for name, values in arrays.items()}
         arrays[WEIGHT] = member_weights(held_out.member[kept], self.member_weight)
         return arrays
+
+    def moments(
+        self, history: ActivityHistory, period: Period, random: np.random.Generator
+    ) -> tuple[HeldOut, np.ndarray]:
+        """Return the moments, and before when their targets lie, int64 [n] (microseconds)."""
+        held_out = hold_out(history, period, windows=self.windows, random=random)
+        horizon = round(self.horizon_days * MICROSECONDS_PER_DAY)
+        return held_out, held_out.sequences.as_of + horizon + 1
 
     def finisher(self, history: ActivityHistory, period: Period) -> Finish:
         """Return the function that adds drawn negatives: vectors as of the period's end."""
@@ -219,7 +232,18 @@ class FuturePositivesTask(TrainingTask):
     """Softmax of `scale * dot(activity, item) - logQ(item)` over targets and negatives.
 
     An item that is one of a row's own targets, or the row's own dismissed ones, is no negative of
-    that row. `scale`, one over the temperature, is learnt.
+    that row. `scale`, one over the temperature, is learnt. With logits s, the loss of a row with
+    targets P and negatives N is the mean over the targets p of
+
+        -log(exp(s_p) / (exp(s_p) + sum of exp(s_j) over N))
+
+    and, listwise, with the dismissed items among N, of
+
+        -log(exp(s_p) / sum of exp(s_j) over P and N),
+
+    the cross-entropy of ListNet with equal relevance of all targets (Cao et al., "Learning to
+    Rank: From Pairwise Approach to Listwise Approach", ICML 2007), which bounds NDCG (Bruch et
+    al., ICTIR 2019).
     """
 
     INITIAL_SCALE = 10.0
@@ -280,8 +304,19 @@ class FuturePositivesTask(TrainingTask):
             of_own = ops.any(own[:, :, None] == ops.take(self.item_of_row, day)[:, None, :], axis=1)
             of_own = ops.logical_or(of_own, day == self.pad_row)
             logits = ops.concatenate([logits, ops.where(of_own, self.NEVER, day_scores)], axis=1)
-        others = ops.logsumexp(logits, axis=1, keepdims=True)
-        losses = ops.logaddexp(others, target_logits) - target_logits
+        if self.settings.listwise:
+            scores = scale * ops.einsum("nd,nqd->nq", embedding, vectors_of(dismissed))
+            dismissed_items = own[:, targets.shape[1] :]
+            own_logits = ops.concatenate(
+                [target_logits, scores - self._log_q(dismissed_items, is_target)], axis=1
+            )
+            own_rows = ops.concatenate([targets, dismissed], axis=1)
+            own_logits = ops.where(own_rows == self.pad_row, self.NEVER, own_logits)
+            everything = ops.concatenate([own_logits, logits], axis=1)
+            losses = ops.logsumexp(everything, axis=1, keepdims=True) - target_logits
+        else:
+            others = ops.logsumexp(logits, axis=1, keepdims=True)
+            losses = ops.logaddexp(others, target_logits) - target_logits
         if self.settings.dismiss_weight:
             gap = (
                 scale * ops.einsum("nd,nqd->nq", embedding, vectors_of(dismissed))[:, None, :]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activity_embeddings.training.examples.held_out import Windows, hold_out
-from activity_embeddings.training.objectives import FuturePositives
+from activity_embeddings.training.objectives import FuturePositives, NextSession
 from activity_embeddings.training.objectives.negatives import (
     concatenate,
     draw_negatives,
@@ -502,12 +502,14 @@ def test_nothing_after_a_period_changes_its_examples_or_negatives(case, windows,
 
 
 @settings(max_examples=75, deadline=None)
-@given(with_a_later_part(), WINDOWS, st.integers(0, 99))
-def test_nothing_after_a_period_changes_its_future_positives(case, windows, seed):
+@given(with_a_later_part(), WINDOWS, st.booleans(), st.integers(0, 99))
+def test_nothing_after_a_period_changes_its_future_positives(case, windows, of_sessions, seed):
     events, vectors, of, later_events, _ = case
-    objective = FuturePositives(
-        windows=Windows(per_member=3, **windows), targets=3, day_negatives=3, horizon_days=2.0
-    )
+    options = {"windows": Windows(per_member=3, **windows), "targets": 3, "day_negatives": 3}
+    if of_sessions:
+        objective = NextSession(session_gap_minutes=60 * 7, **options)
+    else:
+        objective = FuturePositives(horizon_days=2.0, **options)
 
     def made(events):
         history = history_of(events, vectors, SPEC)

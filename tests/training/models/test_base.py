@@ -37,6 +37,8 @@ VARIANTS = [
     for name in NETWORKS
     for residual, ages, suffix in ((True, False, ""), (False, True, "-alone-with-ages"))
 ]
+# What sessions add is the same for all: see `test_sessions`.
+VARIANTS.append(pytest.param(CNN(session_gap_minutes=30.0, ages=True), id="cnn-of-sessions"))
 
 
 def awake(model, spec=SPEC, vector_spec=VECTOR_SPEC, seed=0):
@@ -154,17 +156,13 @@ def compiled(name, length):
     model = architecture(name)()
     spec = replace(SPEC, length=length)
     if not model.trainable:
-        return model.build(spec, VECTOR_SPEC).serve
+        module = model.build(spec, VECTOR_SPEC)
+        taken = [spec.name for spec in module.serve.input_signature]
+        return lambda inputs: module.serve(*(inputs[key] for key in taken))
     built = awake(model, spec)
-    return tf.function(
-        lambda item_embeddings, actions: built(
-            {"item_embeddings": item_embeddings, "actions": actions}, training=False
-        ),
-        input_signature=[
-            tf.TensorSpec([None, length, VECTOR_SPEC.dimension]),
-            tf.TensorSpec([None, length], tf.int32),
-        ],
-    )
+    signature = {key: tf.TensorSpec(x.shape, x.dtype) for key, x in built.input.items()}
+    call = tf.function(lambda inputs: built(inputs, training=False), input_signature=[signature])
+    return lambda inputs: call({key: inputs[key] for key in signature})
 
 
 value = st.floats(-2.0, 2.0, width=32)
@@ -178,10 +176,12 @@ def test_more_pad_to_the_left_changes_nothing(name, history, extra):
     outputs = []
     for length in (SPEC.length, SPEC.length + extra):
         vectors = np.zeros((1, length, VECTOR_SPEC.dimension), np.float32)
-        actions = np.zeros((1, length), np.int32)
+        actions, ages = np.zeros((1, length), np.int32), np.zeros((1, length), np.float32)
         for i, (action, vector) in enumerate(history, start=length - len(history)):
-            vectors[0, i], actions[0, i] = vector, action
-        outputs.append(compiled(name, length)(tf.constant(vectors), tf.constant(actions)))
+            # The newest two within an hour, the others hours apart.
+            vectors[0, i], actions[0, i], ages[0, i] = vector, action, (length - i) ** 2 / 150
+        inputs = {"item_embeddings": vectors, "actions": actions, "ages": ages}
+        outputs.append(compiled(name, length)({k: tf.constant(v) for k, v in inputs.items()}))
     for output, expected in outputs[0].items():
         atol = 2e-6 * max(1.0, np.abs(expected).max())
         np.testing.assert_allclose(outputs[1][output], expected, rtol=0, atol=atol)

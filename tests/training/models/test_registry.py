@@ -27,6 +27,7 @@ OWN = [
     "gru",
     "interleaved_decay",
     "lstm",
+    "session_decay",
     "several_rates_decay",
     "transformer",
     "unweighted_average",

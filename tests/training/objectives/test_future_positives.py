@@ -93,7 +93,12 @@ def test_other_activities_are_targets_of_their_own_weight_where_asked_for(other_
 
 
 @pytest.mark.parametrize(
-    "settings", [{"other_weight": -0.1}, {"other_weight": 1, "dismiss_weight": 1}]
+    "settings",
+    [
+        {"other_weight": -0.1},
+        {"other_weight": 1, "dismiss_weight": 1},
+        {"other_weight": 1, "listwise": True},
+    ],
 )
 def test_weights_of_other_activities_that_contradict_are_refused(settings):
     with pytest.raises(InvalidInput, match=r"next_positive: `other_weight` should be .*Received"):
@@ -133,7 +138,10 @@ def slow_losses(objective, task, batch, embedding):
         of_targets = []
         for target in targets:
             own_logit = logit(u, target)
-            loss = np.log(np.exp([own_logit, *others]).sum()) - own_logit
+            ranked = [own_logit, *others]
+            if objective.listwise:
+                ranked = [logit(u, row) for row in [*targets, *dismissed]] + others
+            loss = np.log(np.exp(ranked).sum()) - own_logit
             for row in dismissed:
                 gap = scale * float(u @ (matrix[row] - matrix[target]))
                 loss += objective.dismiss_weight * np.log1p(np.exp(gap))
@@ -151,6 +159,8 @@ def slow_losses(objective, task, batch, embedding):
         {"dismiss_weight": 0.7},
         {"other_weight": 0.4},
         {"day_negatives": 5},
+        {"listwise": True},
+        {"listwise": True, "day_negatives": 5, "log_q": False},
         {
             "day_negatives": 7,
             "in_batch": False,

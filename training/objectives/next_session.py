@@ -1,0 +1,115 @@
+"""Rank the items of the member's next session from everything before it, as one list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from activity_embeddings.training.examples.held_out import HeldOut, Windows, hold_out
+from activity_embeddings.training.examples.history import ActivityHistory, is_own
+from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.training.examples.sessions import session_starts
+from activity_embeddings.training.examples.stream import Arrays
+from activity_embeddings.training.objectives.future_positives import (
+    DISMISSED_ROWS,
+    TARGET_ROWS,
+    TARGET_WEIGHTS,
+    FuturePositives,
+)
+from activity_embeddings.transformations.errors import InvalidInput
+
+_MINUTE_US = 60_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextSession(FuturePositives):
+    """`FuturePositives` with the moments at the starts of sessions, and each session as a list.
+
+    What a member does in one session has no order of importance: all positive items of it are
+    targets, against each other's scores, the items dismissed in it, other items of its day and the
+    targets of other sessions in the batch. An item counts once, as a target if any of its
+    activities was positive. The input is all activity before the session, as a value that was
+    published the night before has it; nothing is learnt of how a session goes on. Left out are
+    sessions of members without activity before, and those that begin with an item without vector.
+
+    Parameters
+    ----------
+    session_gap_minutes
+        The longest time between neighbouring activities of one session.
+    windows
+        `minimum` is that of activities before the session, and `per_member` of sessions.
+    horizon_days
+        0: a session is as long as it is.
+    """
+
+    name: ClassVar[str] = "next_session"
+    windows: Windows = field(default_factory=lambda: Windows(minimum=1, prefixes=True))
+    session_gap_minutes: float = 30.0
+    horizon_days: float = 0.0
+    uniform_negatives: int = 0
+    popular_negatives: int = 0
+    day_negatives: int = 32
+    log_q: bool = False
+    listwise: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.session_gap_minutes < np.inf:
+            raise InvalidInput(
+                f"{self.name}: `session_gap_minutes` should be above 0. Received: "
+                f"{self.session_gap_minutes}"
+            )
+        if self.horizon_days:
+            raise InvalidInput(
+                f"{self.name}: `horizon_days` should be 0, since the targets are those of a "
+                f"session. Received: {self.horizon_days}"
+            )
+
+    def moments(
+        self, history: ActivityHistory, period: Period, random: np.random.Generator
+    ) -> tuple[HeldOut, np.ndarray]:
+        """Return the starts of sessions, and what is just after their ends; see `FuturePositives`.
+
+        Of several kinds of activity a session is of all kinds, and starts with the first activity
+        of the domain's own: a search before it is part of the input. A session that began before
+        the period is none of it.
+        """
+        events = history.events
+        starts = session_starts(events, round(self.session_gap_minutes * _MINUTE_US))
+        own = np.flatnonzero(is_own(events.action, history.spec))
+        _, first = np.unique(np.searchsorted(starts, own, side="right"), return_index=True)
+        among = np.zeros(len(events), dtype=bool)
+        among[own[first]] = True
+        held_out = hold_out(history, period, windows=self.windows, among=among, random=random)
+        after = np.append(starts[1:], len(events))
+        session = np.searchsorted(starts, held_out.event, side="right") - 1
+        return held_out, events.time[after[session] - 1] + 1
+
+    def examples(
+        self, history: ActivityHistory, period: Period, random: np.random.Generator
+    ) -> Arrays:
+        """Return sessions and their items, each item once."""
+        arrays = super().examples(history, period, random)
+        pad = history.vectors.pad_row
+        targets, dismissed = arrays[TARGET_ROWS], arrays[DISMISSED_ROWS]
+        targets = _unless(_repeated(targets), targets, pad)
+        wanted = (dismissed[:, :, None] == targets[:, None, :]).any(axis=2)
+        weights = np.where(targets == pad, np.float32(0.0), arrays[TARGET_WEIGHTS])
+        return {
+            **arrays,
+            TARGET_ROWS: targets,
+            TARGET_WEIGHTS: weights,
+            DISMISSED_ROWS: _unless(wanted | _repeated(dismissed), dismissed, pad),
+        }
+
+
+def _repeated(rows: np.ndarray) -> np.ndarray:
+    """Return whether a row is among those before it, bool [n, m], of int [n, m]."""
+    earlier = np.tri(rows.shape[1], k=-1, dtype=bool)
+    return ((rows[:, :, None] == rows[:, None, :]) & earlier).any(axis=2)
+
+
+def _unless(left_out: np.ndarray, rows: np.ndarray, pad: int) -> np.ndarray:
+    return np.where(left_out, np.int32(pad), rows)
