@@ -27,6 +27,7 @@ from activity_embeddings.training.objectives.future_positives import (
     TARGET_WEIGHTS,
 )
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.spec import ActivitySpec
 from support.training_cases import ACTIONS, EPOCH, at, event, history_of
 from support.training_data import SPEC, TRAIN, VALIDATION, VECTOR_SPEC, turns
 
@@ -105,6 +106,26 @@ def test_the_input_is_all_activity_before_the_session_and_none_of_it():
     assert made["ages"][0, -2:] == pytest.approx([60 / 1440, 40 / 1440])
     assert made[TARGET_ROWS][0, :3].tolist() == [2, 3, history.vectors.pad_row]
     assert set(made[DAY_ROWS][0]) <= {0, 1, 2, 3}
+
+
+def test_with_several_kinds_a_session_starts_with_the_first_activity_of_the_own_kind():
+    """A search before it is input, and a session of searches alone makes no example."""
+    spec = ActivitySpec.of_kinds(
+        {"job": ActivitySpec(), "search": ActivitySpec(actions=("SEARCH",), positive_actions=())}
+    )
+    job, search = [0, 1, 2], 3
+    rows = [
+        *[(job[0], "APPLY", 0), (search, "SEARCH", 60), (job[1], "SAVE", 65)],
+        *[(search, "SEARCH", 70), (job[2], "APPLY", 75), (search, "SEARCH", 130)],
+    ]
+    events = [event(7, item, action, at(minute * MINUTE)) for item, action, minute in rows]
+    vectors = [(item, at(-MINUTE), [1.0, 1.0]) for item in [*job, search]]
+    history = history_of(events, vectors, spec=spec)
+    objective = NextSession(windows=EVERY, session_gap_minutes=GAP, day_negatives=3)
+    made = objective.examples(history, Period(EPOCH, at(200 * MINUTE)), np.random.default_rng(0))
+    # One vector an item here, so a row is an item.
+    assert made[INPUT_ITEM_ROWS][:, -2:].tolist() == [[job[0], search]]
+    assert made[TARGET_ROWS][:, :3].tolist() == [[*job[1:], history.vectors.pad_row]]
 
 
 @pytest.mark.parametrize(
