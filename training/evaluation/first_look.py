@@ -25,7 +25,7 @@ from activity_embeddings.training.evaluation.statistics import Difference, paire
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.validation import ValidationQueries
-from activity_embeddings.training.models.averages import negative_outputs
+from activity_embeddings.training.outputs import negative_outputs
 from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.spec import ItemVectorSpec

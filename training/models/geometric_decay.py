@@ -9,11 +9,11 @@ from activity_embeddings.training.models.averages import (
     DECAYS,
     Average,
     Averages,
-    output_name,
     require_decay,
 )
 from activity_embeddings.training.models.base import Architecture
 from activity_embeddings.training.models.registry import register
+from activity_embeddings.training.outputs import output_name
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from activity_embeddings.training.models.averages import DECAYS, Average, Averages, require_decay
-from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING, Architecture
+from activity_embeddings.training.models.base import Architecture
 from activity_embeddings.training.models.registry import register
+from activity_embeddings.training.outputs import ACTIVITY_EMBEDDING
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from activity_embeddings.training.models.averages import Average, Averages, output_name
+from activity_embeddings.training.models.averages import Average, Averages
 from activity_embeddings.training.models.base import Architecture
 from activity_embeddings.training.models.registry import register
+from activity_embeddings.training.outputs import output_name
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 
