@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 from activity_embeddings.training.examples.held_out import Windows, hold_out
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.fitting.validation import SHARES, ValidationQueries, embed_with
+from activity_embeddings.training.fitting.embed import embed_with
+from activity_embeddings.training.fitting.validation import SHARES, ValidationQueries
 from activity_embeddings.training.item_encoder.towers import TowerSettings
 from activity_embeddings.training.item_encoder.train import ENCODER_FIT, EncoderPlan, train_towers
 from activity_embeddings.training.models import CNN, Network

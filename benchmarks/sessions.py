@@ -41,7 +41,8 @@ from activity_embeddings.training.examples.held_out import Windows, hold_out
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.examples.sessions import session_starts
-from activity_embeddings.training.fitting.validation import ValidationQueries, embed_with
+from activity_embeddings.training.fitting.embed import embed_with
+from activity_embeddings.training.fitting.validation import ValidationQueries
 from activity_embeddings.training.models import (
     CNN,
     Architecture,

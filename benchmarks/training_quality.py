@@ -27,10 +27,11 @@ from activity_embeddings.training.datasets.movietweetings import FILMS
 from activity_embeddings.training.examples.held_out import Windows
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import TimeSplit
+from activity_embeddings.training.fitting.embed import embed_with
 from activity_embeddings.training.fitting.loop import Fit
 from activity_embeddings.training.fitting.plan import TrainingPlan
 from activity_embeddings.training.fitting.train import train
-from activity_embeddings.training.fitting.validation import ValidationQueries, embed_with
+from activity_embeddings.training.fitting.validation import ValidationQueries
 from activity_embeddings.training.item_encoder.towers import TowerSettings
 from activity_embeddings.training.item_encoder.train import (
     ENCODER_FIT,

@@ -59,7 +59,7 @@ def measure(
     activity before the test. Takes seconds; `evaluate` measures what models add to a ranker. The
     repo must have been applied; its registry and stores are only read.
     """
-    with training("train"):
+    with training("train", tensorflow=False):
         from activity_embeddings.training.evaluation.arms import ArmRole
         from activity_embeddings.training.evaluation.first_look import first_look
         from activity_embeddings.training.evaluation.from_repo import read_models

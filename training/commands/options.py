@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -81,24 +82,29 @@ def grouped(argument: str, group: Any, *options: Callable[[Any], Any]) -> Callab
 
 
 @contextmanager
-def training(extra: str | None = None) -> Iterator[None]:
-    """Import TensorFlow without its notes about the machine; say errors in one line.
+def training(
+    extra: str | None = None, *, feast: bool = True, tensorflow: bool = True
+) -> Iterator[None]:
+    """Import what a command needs without notes for developers; say errors in one line.
 
     Parameters
     ----------
     extra
         What the command needs beside the core, see `extras`.
+    feast, tensorflow
+        Whether it needs them, which take seconds to import.
     """
     with one_line_errors(), warnings.catch_warnings():
         if extra is not None:
             require_extra(extra, click.get_current_context().command_path)
-        import feast  # noqa: F401  It filters warnings when it is imported, so that ours comes after.
-
+        if feast:  # It filters warnings when it is imported, so that ours comes after.
+            import_module("feast")
         # Of Keras about numpy and of Feast's DuckDB store about DuckDB: not for users.
         warnings.simplefilter("ignore", DeprecationWarning)
-        from activity_embeddings.transformations.inference.tensorflow import tensorflow
+        if tensorflow:
+            from activity_embeddings.transformations.inference import tensorflow as quiet
 
-        tensorflow()
+            quiet.tensorflow()
         yield
 
 

@@ -216,7 +216,7 @@ def package(
 
     Then add its line to ACTIVITY_MODELS.
     """
-    with training():
+    with training(feast=False):
         from activity_embeddings.training.fitting.train import load_run
 
         if out is None:
@@ -229,7 +229,7 @@ def package(
 @click.command()
 def models() -> None:
     """List the models that `train` knows, and their hyperparameters."""
-    with training():
+    with training(feast=False):
         from activity_embeddings.training.models import architecture, known_models
 
         for name in known_models():

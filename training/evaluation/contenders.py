@@ -11,7 +11,7 @@ from typing import Any
 from activity_embeddings.training.evaluation import arms
 from activity_embeddings.training.evaluation.arms import Arm, ArmRole, Kind, Source
 from activity_embeddings.training.evaluation.result import TrainingCurve
-from activity_embeddings.training.models.averages import negative_outputs
+from activity_embeddings.training.outputs import negative_outputs
 from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     ModelDescription,

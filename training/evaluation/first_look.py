@@ -26,7 +26,7 @@ from activity_embeddings.training.evaluation.statistics import Difference, paire
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.validation import ValidationQueries
-from activity_embeddings.training.models.averages import negative_outputs
+from activity_embeddings.training.outputs import negative_outputs
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.wording import counted

@@ -16,7 +16,7 @@ from activity_embeddings.training.evaluation.plan import AsOf
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.ranker import Vectors
 from activity_embeddings.training.evaluation.store import EvaluationStore
-from activity_embeddings.training.models.averages import negative_outputs
+from activity_embeddings.training.outputs import negative_outputs
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.contract.activity_model import (

@@ -21,7 +21,7 @@ from activity_embeddings.training.evaluation.plan import Timeline
 from activity_embeddings.training.evaluation.result import COVERAGE
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.models.averages import negative_outputs
+from activity_embeddings.training.outputs import negative_outputs
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.wording import counted, out_of
 

@@ -14,7 +14,8 @@ from activity_embeddings.training.evaluation.result import DecaySearch, RatePoin
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.figure import FIGURE
-from activity_embeddings.training.fitting.validation import ValidationQueries, embed_with
+from activity_embeddings.training.fitting.embed import embed_with
+from activity_embeddings.training.fitting.validation import ValidationQueries
 from activity_embeddings.training.models import (
     GeometricDecay,
     InterleavedDecay,

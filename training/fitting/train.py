@@ -22,13 +22,10 @@ import numpy as np
 import tensorflow as tf
 
 from activity_embeddings.training.figure import FIGURE
+from activity_embeddings.training.fitting.embed import decayed_average, embed_with
 from activity_embeddings.training.fitting.loop import fit_task, save_arrays
 from activity_embeddings.training.fitting.plan import TrainingPlan
-from activity_embeddings.training.fitting.validation import (
-    ValidationQueries,
-    decayed_average,
-    embed_with,
-)
+from activity_embeddings.training.fitting.validation import ValidationQueries
 from activity_embeddings.training.models import Architecture, architecture
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.contract.activity_model import ModelDescription

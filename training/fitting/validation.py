@@ -11,24 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from activity_embeddings.training.examples.candidates import candidates_among
 from activity_embeddings.training.examples.held_out import HeldOut, Windows, hold_out
-from activity_embeddings.training.examples.history import INPUT_ITEM_ROWS, ActivityHistory
+from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.figure import FIGURE, TOP
 from activity_embeddings.training.metrics import ndcg_at, places
-from activity_embeddings.training.models.averages import Average, Averages, negative_outputs
-from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
-from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.errors import InvalidInput
-from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 ALONE = f"{FIGURE}_alone"
@@ -36,8 +29,6 @@ ALONE = f"{FIGURE}_alone"
 POPULARITY_DAYS = 7
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """How much an embedding counts beside popularity; the best is taken."""
-BATCH = 1024
-"""Sequences a model call."""
 
 Embed = Callable[[Sequences, ActivityHistory], np.ndarray]
 """Makes activity embeddings, float32 [n, D], of sequences and the history with their vectors."""
@@ -239,72 +230,3 @@ def _spread(scores: list[np.ndarray]) -> float:
     """Return the standard deviation of all scores, never 0, so that it can be divided by."""
     every = np.concatenate(scores)
     return max(float(every.std()), 1e-9) if len(every) else 1.0
-
-
-def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
-    """Return a model as a function of sequences, float32 [n, D].
-
-    Several outputs count as their mean, without those of actions that are not positive.
-
-    Parameters
-    ----------
-    model
-        A Keras model with dict inputs and outputs, or a module with a function `serve`.
-    spec
-        Says which actions are positive.
-    """
-    is_keras = isinstance(model, keras.Model)
-    inputs_of = _inputs(model)
-    left_out = negative_outputs(spec)
-
-    @tf.function(autograph=False, input_signature=[inputs_of])
-    def mean_output(inputs: dict[str, Any]) -> Any:
-        outputs = model(inputs, training=False) if is_keras else model.serve(**inputs)
-        counted = [values for name, values in outputs.items() if name not in left_out]
-        return tf.add_n(counted) / len(counted)
-
-    # One trace, made here: TensorFlow would warn of functions that are traced for many models.
-    call = mean_output.get_concrete_function()
-
-    def embed(sequences: Sequences, history: ActivityHistory) -> np.ndarray:
-        matrix = history.vectors.matrix
-        parts = [np.empty((0, history.vectors.dimension), np.float32)]
-        for first in range(0, len(sequences), BATCH):
-            part = np.arange(first, min(first + BATCH, len(sequences)))
-            inputs = history.model_inputs(sequences.take(part))
-            inputs[names.INPUT_ITEM_EMBEDDINGS] = matrix[inputs.pop(INPUT_ITEM_ROWS)]
-            tensors = {name: tf.convert_to_tensor(inputs[name]) for name in inputs_of}
-            parts.append(call(tensors).numpy())
-        return np.concatenate(parts)
-
-    return embed
-
-
-def _inputs(model: keras.Model | tf.Module) -> dict[str, tf.TensorSpec]:
-    """Return what a model takes, by name."""
-    if isinstance(model, keras.Model):
-        return {
-            name: tf.TensorSpec(tensor.shape, tensor.dtype, name)
-            for name, tensor in model.input.items()
-        }
-    positional, named = model.serve.get_concrete_function().structured_input_signature
-    return {**{spec.name: spec for spec in positional}, **named}
-
-
-def decayed_average(r: float) -> Embed:
-    """Return the interleaved decay as a function of sequences, a rival of every model.
-
-    Parameters
-    ----------
-    r
-        Factor from one positive activity to the next older one; 1 gives the plain mean.
-    """
-
-    def embed(sequences: Sequences, history: ActivityHistory) -> np.ndarray:
-        spec = history.spec
-        vector_spec = ItemVectorSpec("of the history", "1", history.vectors.dimension)
-        average = Average(spec.positive_ids, r)
-        model = Averages(spec, vector_spec, {ACTIVITY_EMBEDDING: average})
-        return embed_with(model, spec)(sequences, history)
-
-    return embed

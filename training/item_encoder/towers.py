@@ -23,7 +23,6 @@ from sklearn.feature_extraction.text import TfidfTransformer
 
 from activity_embeddings.training.examples.history import INPUT_ITEM_ROWS, ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
 from activity_embeddings.training.models.layers import LearnedDecay, OneHotAction
 from activity_embeddings.training.objectives import FuturePositives, FuturePositivesTask, Lookup
 from activity_embeddings.training.objectives.future_positives import (
@@ -32,6 +31,7 @@ from activity_embeddings.training.objectives.future_positives import (
     NEGATIVE_ROWS,
     TARGET_ROWS,
 )
+from activity_embeddings.training.outputs import ACTIVITY_EMBEDDING
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec

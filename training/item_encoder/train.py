@@ -22,8 +22,9 @@ import tensorflow as tf
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period, become_utc
 from activity_embeddings.training.figure import FIGURE
+from activity_embeddings.training.fitting.embed import embed_with
 from activity_embeddings.training.fitting.loop import Fit, fit_task
-from activity_embeddings.training.fitting.validation import ValidationQueries, embed_with
+from activity_embeddings.training.fitting.validation import ValidationQueries
 from activity_embeddings.training.item_encoder.export import PackagedEncoder, posting_tensor
 from activity_embeddings.training.item_encoder.towers import (
     KNOWN_ITEM,

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from activity_embeddings.training.models.base import Architecture
+from activity_embeddings.training.outputs import output_name
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -174,13 +175,3 @@ def require_decay(model: str, r: float) -> None:
             f"{model}: `r` should be in (0, 1); the limit 1 is the unweighted average. "
             f"Received: r={r}"
         )
-
-
-def output_name(action: str) -> str:
-    """Return the output of one action: APPLY gives `apply_embedding`."""
-    return f"{action.lower()}_embedding"
-
-
-def negative_outputs(spec: ActivitySpec) -> set[str]:
-    """Return the outputs of actions that are not positive."""
-    return {output_name(a) for a in set(spec.actions) - set(spec.positive_actions)}

@@ -23,12 +23,11 @@ from activity_embeddings.training.models.layers import (
     SessionMeans,
     SessionTimes,
 )
+from activity_embeddings.training.outputs import ACTIVITY_EMBEDDING
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
-ACTIVITY_EMBEDDING = "activity_embedding"
-"""The output of a model that gives one vector of the length of an item embedding."""
 MOST_MAPS = 32
 """With more actions, a linear map for each would outgrow the network."""
 

@@ -12,8 +12,8 @@ from activity_embeddings.training.models.averages import (
     Formula,
     require_decay,
 )
-from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
 from activity_embeddings.training.models.registry import register
+from activity_embeddings.training.outputs import ACTIVITY_EMBEDDING
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 

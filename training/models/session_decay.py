@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Self
 import tensorflow as tf
 
 from activity_embeddings.training.models.averages import DECAYS, require_decay
-from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING, Architecture
+from activity_embeddings.training.models.base import Architecture
 from activity_embeddings.training.models.layers import newer_sessions
 from activity_embeddings.training.models.registry import register
+from activity_embeddings.training.outputs import ACTIVITY_EMBEDDING
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec

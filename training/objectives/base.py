@@ -19,7 +19,7 @@ from keras import ops
 from activity_embeddings.training.examples.history import INPUT_ITEM_ROWS, ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.examples.stream import Arrays, ExampleStream
-from activity_embeddings.training.models.base import ACTIVITY_EMBEDDING
+from activity_embeddings.training.outputs import ACTIVITY_EMBEDDING
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.errors import InvalidInput

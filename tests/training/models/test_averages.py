@@ -14,7 +14,7 @@ from activity_embeddings.training.models import (
     SeveralRatesDecay,
     UnweightedAverage,
 )
-from activity_embeddings.training.models.averages import output_name
+from activity_embeddings.training.outputs import output_name
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.reference import decayed_of, mean_of

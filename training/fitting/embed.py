@@ -1,0 +1,94 @@
+"""Models as functions of sequences: what is measured on the way, before a model is packaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from activity_embeddings.training.examples.history import INPUT_ITEM_ROWS, ActivityHistory
+from activity_embeddings.training.fitting.validation import Embed
+from activity_embeddings.training.models.averages import Average, Averages
+from activity_embeddings.training.outputs import ACTIVITY_EMBEDDING, negative_outputs
+from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.sequences import Sequences
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+
+BATCH = 1024
+"""Sequences a model call."""
+
+
+def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
+    """Return a model as a function of sequences, float32 [n, D].
+
+    Several outputs count as their mean, without those of actions that are not positive.
+
+    Parameters
+    ----------
+    model
+        A Keras model with dict inputs and outputs, or a module with a function `serve`.
+    spec
+        Says which actions are positive.
+    """
+    inputs_of, call = _function(model)
+    left_out = negative_outputs(spec)
+
+    def embed(sequences: Sequences, history: ActivityHistory) -> np.ndarray:
+        matrix = history.vectors.matrix
+        parts = [np.empty((0, history.vectors.dimension), np.float32)]
+        for first in range(0, len(sequences), BATCH):
+            part = np.arange(first, min(first + BATCH, len(sequences)))
+            inputs = history.model_inputs(sequences.take(part))
+            inputs[names.INPUT_ITEM_EMBEDDINGS] = matrix[inputs.pop(INPUT_ITEM_ROWS)]
+            tensors = {name: tf.convert_to_tensor(inputs[name]) for name in inputs_of}
+            outputs = call(tensors)
+            counted = [value.numpy() for name, value in outputs.items() if name not in left_out]
+            parts.append(np.mean(counted, axis=0))
+        return np.concatenate(parts)
+
+    return embed
+
+
+def _function(
+    model: keras.Model | tf.Module,
+) -> tuple[dict[str, tf.TensorSpec], Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Return what a model takes, by name, and its one trace as a function of that."""
+    if not isinstance(model, keras.Model):
+        positional, named = model.serve.get_concrete_function().structured_input_signature
+        return (
+            {**{spec.name: spec for spec in positional}, **named},
+            lambda inputs: model.serve(**inputs),
+        )
+    inputs_of = {
+        name: tf.TensorSpec(tensor.shape, tensor.dtype, name)
+        for name, tensor in model.input.items()
+    }
+    function = tf.function(
+        lambda inputs: model(inputs, training=False),
+        autograph=False,
+        input_signature=[inputs_of],
+    )
+    # Traced here: TensorFlow would warn of functions that are traced for many models.
+    return inputs_of, function.get_concrete_function()
+
+
+def decayed_average(r: float) -> Embed:
+    """Return the interleaved decay as a function of sequences, a rival of every model.
+
+    Parameters
+    ----------
+    r
+        Factor from one positive activity to the next older one; 1 gives the plain mean.
+    """
+
+    def embed(sequences: Sequences, history: ActivityHistory) -> np.ndarray:
+        spec = history.spec
+        vector_spec = ItemVectorSpec("of the history", "1", history.vectors.dimension)
+        average = Average(spec.positive_ids, r)
+        model = Averages(spec, vector_spec, {ACTIVITY_EMBEDDING: average})
+        return embed_with(model, spec)(sequences, history)
+
+    return embed
