@@ -139,9 +139,8 @@ class TrainingSource:
 
     @property
     def simulated(self) -> bool:
-        """Whether a view says that its data are made up."""
-        views = [self.domain.events, self.domain.postings]
-        return any(view and view.tags.get(Tag.SIMULATED) == "true" for view in views)
+        """Whether the source of events says that its data are made up."""
+        return self.domain.events.batch_source.tags.get(Tag.SIMULATED) == "true"
 
     @property
     def _offline(self) -> tuple[Any, Any]:

@@ -72,4 +72,12 @@ def measure(
         if not wanted:
             models.sort(key=lambda model: model.role == ArmRole.LEARNED)
         history = source.whole_history(until)
-        click.echo(first_look(history, source.vector_spec, models, choose=choose, test=test))
+        found = first_look(
+            history,
+            source.vector_spec,
+            models,
+            choose=choose,
+            test=test,
+            simulated=source.simulated,
+        )
+        click.echo(found)
