@@ -13,6 +13,7 @@ from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, time_column
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.times import Schedule
 
@@ -42,6 +43,8 @@ class Data:
         Whether members are made up.
     truth
         Folder with `members.parquet` and `items.parquet` of a simulated market, or None.
+    truth_names
+        Names of the domain, whose join keys are the ids' columns there.
     """
 
     history: ActivityHistory
@@ -52,13 +55,14 @@ class Data:
     description: str
     simulated: bool = False
     truth: Path | None = None
+    truth_names: DomainNames = names.JOBS
 
     def __post_init__(self) -> None:
         if self.truth is None:
             return
         known = {
-            TRUE_MEMBERS: (names.MEMBER_ID, self.history.events.member_ids.type),
-            TRUE_ITEMS: (names.ITEM_ID, self.history.vectors.item_ids.type),
+            TRUE_MEMBERS: (self.truth_names.member_id, self.history.events.member_ids.type),
+            TRUE_ITEMS: (self.truth_names.item_id, self.history.vectors.item_ids.type),
         }
         for file, (column, of_type) in known.items():
             path = self.truth / file
@@ -94,6 +98,6 @@ def true_item_vectors(data: Data) -> np.ndarray | None:
     items = data.history.vectors.item_ids
     vectors = np.stack(single_chunk(truth, "vector").to_numpy(zero_copy_only=False))
     matrix = np.zeros((len(items), vectors.shape[1]), np.float32)
-    place = codes_of(single_chunk(truth, names.ITEM_ID), items)
+    place = codes_of(single_chunk(truth, data.truth_names.item_id), items)
     matrix[place[place >= 0]] = vectors[place >= 0]
     return matrix

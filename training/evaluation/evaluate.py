@@ -375,7 +375,7 @@ def _result(
         freshness = freshness_curve(contenders.candidate, day, measured.get(LIKE), vectors, plan)
     return {
         "schema": SCHEMA,
-        "title": "Does it help? Activity embeddings in a job recommendation model",
+        "title": "Does it help? Activity embeddings in a recommendation model",
         "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "simulated": data.simulated,
         "as_of": str(plan.as_of),

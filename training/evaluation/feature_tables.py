@@ -79,7 +79,8 @@ def feature_tables(
 def _true_preferences(data: Data) -> Table:
     assert data.truth is not None
     truth = pq.read_table(data.truth / TRUE_MEMBERS)
-    known = codes_of(single_chunk(truth, names.MEMBER_ID), data.history.events.member_ids) >= 0
+    member_id = data.truth_names.member_id
+    known = codes_of(single_chunk(truth, member_id), data.history.events.member_ids) >= 0
     truth = truth.filter(pa.array(known))
     time = time_column(truth, names.EVENT_TIMESTAMP, "truth")
     vectors = np.stack(single_chunk(truth, "preference").to_numpy(zero_copy_only=False))
@@ -87,7 +88,7 @@ def _true_preferences(data: Data) -> Table:
     return Table(
         TRUE_PREFERENCE,
         "member",
-        single_chunk(truth, names.MEMBER_ID),
+        single_chunk(truth, member_id),
         time - data.schedule.delay_us,
         {"preference": vectors},
     )

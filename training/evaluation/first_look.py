@@ -65,18 +65,22 @@ class FirstLook:
         The days of the queries.
     findings
         Popularity first; the tables of counts stand before the first learned model.
+    simulated
+        Whether members are made up, which the table says.
     """
 
     queries: int
     members: int
     test: Period
     findings: Sequence[Finding]
+    simulated: bool = False
 
     def __str__(self) -> str:
         width = max(len(finding.name) for finding in self.findings)
         lines = [
-            f"NDCG@10 of what {counted(self.members, 'member')} wanted next among all items of the "
-            f"day, in {counted(self.queries, 'query')}",
+            ("SIMULATED DATA. " if self.simulated else "")
+            + f"NDCG@10 of what {counted(self.members, 'member')} wanted next among all items of "
+            f"the day, in {counted(self.queries, 'query')}",
             f"from {self.test.start:%F} to before {self.test.end:%F}, as of the request; above the "
             "row before, with 95 % intervals",
         ]
@@ -93,6 +97,7 @@ def first_look(
     *,
     choose: Period,
     test: Period,
+    simulated: bool = False,
 ) -> FirstLook:
     """Measure the embedding of each model beside popularity, as of the request.
 
@@ -112,6 +117,8 @@ def first_look(
         The days on which it is chosen how much an embedding counts beside popularity.
     test
         The days that are measured.
+    simulated
+        Whether members are made up.
 
     Raises
     ------
@@ -161,4 +168,4 @@ def first_look(
             [POPULARITY, *rows], values.mean(axis=0), [None, *above], strict=True
         )
     ]
-    return FirstLook(len(asked), len(values), test, findings)
+    return FirstLook(len(asked), len(values), test, findings, simulated)
