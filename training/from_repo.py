@@ -140,7 +140,8 @@ class TrainingSource:
     @property
     def simulated(self) -> bool:
         """Whether the source of events says that its data are made up."""
-        return self.domain.events.batch_source.tags.get(Tag.SIMULATED) == "true"
+        source = self.domain.events.batch_source
+        return source is not None and source.tags.get(Tag.SIMULATED) == "true"
 
     @property
     def _offline(self) -> tuple[Any, Any]:

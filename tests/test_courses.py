@@ -1,0 +1,108 @@
+"""The example of a second domain: its page runs as it stands, and its learners are as it says."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from support.commands import commands
+
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
+PROJECT = Path(__file__).parents[1]
+EXAMPLE = PROJECT / "examples" / "courses"
+SMALLER = {"--learners 3000": "--learners 300", "--epochs 12": "--epochs 1"}
+"""What the page asks for, and what is enough here."""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Run the page; return its folder and what was printed."""
+    folder = tmp_path_factory.mktemp("courses")
+    for name in ("learners.py", "knowledge_areas.tsv"):
+        shutil.copy(EXAMPLE / name, folder)
+    text = (EXAMPLE / "README.md").read_text(encoding="utf-8")
+    for asked, enough in SMALLER.items():
+        assert asked in text
+        text = text.replace(asked, enough)
+    page = folder / "page.md"
+    page.write_text(text, encoding="utf-8")
+    (folder / "bin").mkdir()
+    with commands(folder / "bin") as own:
+        done = subprocess.run(
+            [sys.executable, PROJECT / "tools" / "run_blocks.py", page]
+            + ["--in", folder, "--commands", own],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def test_what_init_writes_is_the_feature_repo_of_the_example(ran):
+    written = ran[0] / "courses"
+    kept = sorted(path.name for path in (EXAMPLE / "feature_repo").iterdir())
+    assert kept == sorted(path.name for path in written.iterdir() if path.suffix in (".py", ".yaml"))
+    for name in kept:
+        text = (written / name).read_text(encoding="utf-8")
+        added = '    ActivityModel(MODELS / "cnn"),\n'
+        assert (added in text) == (name == "activity_models.py")
+        assert text.replace(added, "") == (EXAMPLE / "feature_repo" / name).read_text("utf-8")
+
+
+def test_its_reports_say_that_the_learners_are_made_up_and_what_can_be_found(ran):
+    printed = ran[1]
+    assert "SIMULATED DATA. NDCG@10 of what" in printed
+    assert "SIMULATED DATA. Events of the Feast project courses" in printed
+    assert "job" not in (ran[0] / "courses" / "evaluation" / "report.html").read_text("utf-8")
+
+
+def test_learners_choose_as_their_true_preference_says(ran):
+    """The surprise of what they chose is what the logit expects, and that of no other preference."""
+    data = ran[0] / "data"
+    items = pq.read_table(data / "truth" / "items.parquet").to_pydict()
+    place = {code: i for i, code in enumerate(items["course_code"])}
+    vectors = np.array(items["vector"])
+    rows = [
+        (row["event_timestamp"], 0, row["learner_id"], row["preference"])
+        for row in pq.read_table(data / "truth" / "members.parquet").to_pylist()
+    ]
+    rows += [
+        (row["at"], 1, row["learner_id"], row["course_code"])
+        for row in pq.read_table(data / "enrolments").to_pylist()
+        if row["verb"] == "ENROL"
+    ]
+    preference, left, surprises = {}, {}, []
+    for _, chose, learner, what in sorted(rows, key=lambda row: row[:2]):
+        if not chose:
+            preference[learner] = np.array(what)
+            continue
+        free = left.setdefault(learner, np.ones(len(vectors), bool))
+        assert free[place[what]], f"{learner} enrolled in {what} twice"
+        utility = np.where(free, vectors @ preference[learner], -np.inf)
+        chance = np.exp(utility - utility.max())
+        chance /= chance.sum()
+        logs = np.log(chance, where=chance > 0, out=np.zeros_like(chance))
+        spread = np.sqrt((chance * logs**2).sum() - (chance * logs).sum() ** 2)
+        surprises.append(((chance * logs).sum() - logs[place[what]], spread))
+        free[place[what]] = False
+    more, spread = np.array(surprises).T
+    assert len(more) > 1_000
+    assert abs(more.sum()) < 4 * np.sqrt((spread**2).sum())
+
+
+def test_a_course_ends_once_after_the_learner_enrolled(ran):
+    began, ended = {}, set()
+    for row in pq.read_table(ran[0] / "data" / "enrolments").to_pylist():
+        key = row["learner_id"], row["course_code"]
+        if row["verb"] == "ENROL":
+            began[key] = row["at"]
+            continue
+        assert began[key] <= row["at"] and key not in ended
+        ended.add(key)
+    assert 0.5 < len(ended) / len(began) < 1
