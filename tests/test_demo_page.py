@@ -4,30 +4,42 @@ import json
 import shutil
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from activity_embeddings import explain
 from support.browser import chromium
-from support.feast_repo import PROJECT, at, small_data, small_repo, vectors_table
+from support.feast_repo import PROJECT, at, events_table, small_data, small_repo, vectors_table
 from support.feast_server import feast_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 T = at(4)
-BUSY = 21
+BIG = 2**60
+"""Where ids begin: JavaScript's numbers would lose digits of such."""
+BUSY = BIG + 21
 PHONE = 390
 
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory, models):
     repo = small_repo(tmp_path_factory.mktemp("demo") / "repo", models)
-    table = vectors_table(small_data()[1])
+    events, vectors = small_data()
+    table = vectors_table(vectors)
     titles = [f"<b>Job</b> number {job}" for job in table["job_id"].to_pylist()]
-    repo.write_vectors(table.append_column("title", pa.array(titles)))
+    repo.write_vectors(big(table.append_column("title", pa.array(titles))))
+    repo.write_events(big(events_table(events)))
     for name in ("static_artifacts.py", "demo.html"):
         shutil.copy(PROJECT / "examples" / "demo_page" / name, repo.path)
     repo.publish(at(-41), T)
     return repo
+
+
+def big(table):
+    """Return a source with its ids of members and jobs above `BIG`."""
+    for name in {"member_id", "job_id"} & set(table.column_names):
+        table = table.set_column(table.column_names.index(name), name, pc.add(table[name], BIG))
+    return table
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +67,10 @@ def page(browser, server):
     assert width == PHONE
 
 
+def title(job):
+    return f"<b>Job</b> number {job - BIG}"
+
+
 def choose(page, which, text):
     script = """
     const box = find(WHICH);
@@ -66,17 +82,17 @@ def choose(page, which, text):
 
 def click(page, action, job):
     """Click on an action of an item; return when the page says that was."""
-    label = json.dumps(f"{action} <b>Job</b> number {job}")
+    label = json.dumps(f"{action} {title(BIG + job)}")
     page.evaluate(f"find('find').value = 'number {job}'; list()")
     page.evaluate(f"document.querySelector(`[aria-label=${{CSS.escape({label})}}]`).click(); work")
     return page.evaluate("clicks.at(-1).time")
 
 
 def ids(page, selector):
-    return page.evaluate(
-        f"[...document.querySelectorAll({json.dumps(selector)})].map(row => "
-        "JSON.parse(row.dataset.item))"
+    texts = page.evaluate(
+        f"[...document.querySelectorAll({json.dumps(selector)})].map(row => row.dataset.item)"
     )
+    return [json.loads(text) for text in texts]
 
 
 def texts(page, selector):
@@ -86,7 +102,7 @@ def texts(page, selector):
 
 
 def offered(page):
-    return set(page.evaluate("[...items.keys()]"))
+    return {json.loads(text) for text in page.evaluate("[...items.keys()].map(json)")}
 
 
 def assert_shows(page, explanation):
@@ -103,9 +119,9 @@ def assert_shows(page, explanation):
         assert f"{100 * output.moved[i]:.1f} %" in row
         without = [near.item for near in output.nearest_without[i] if near.item in there][:10]
         for job in set(without) - set(nearest):
-            assert f"+\u00a0<b>Job</b> number {job}" in row
+            assert f"+\u00a0{title(job)}" in row
         for job in set(nearest) - set(without):
-            assert f"−\u00a0<b>Job</b> number {job}" in row
+            assert f"−\u00a0{title(job)}" in row
         assert ("Without it" in row) == (set(without) != set(nearest))
 
 
@@ -121,14 +137,14 @@ def test_a_member_is_shown_as_explained(page, repo):
 
 def test_a_click_moves_the_ranking_and_can_be_taken_back(page, repo):
     choose(page, "model", "cnn")
-    choose(page, "member", "20")
+    choose(page, "member", str(BIG + 20))
     first = ids(page, "#ranking li")
     recent = [
-        (job, action, click(page, action, job)) for job, action in [(3, "SAVE"), (4, "APPLY")]
+        (BIG + job, action, click(page, action, job)) for job, action in [(3, "SAVE"), (4, "APPLY")]
     ]
     then = explain(
         repo.store,
-        20,
+        BIG + 20,
         models=["cnn"],
         recent=recent,
         as_of=page.evaluate("text(Date.parse(clicks.at(-1).time) + 1)"),
@@ -157,12 +173,12 @@ def test_somebody_new_begins_with_nothing(page):
     assert {"Nearest to save_embedding", "Nearest to dismiss_embedding"} == set(
         texts(page, "#nearest h3")
     )
-    assert 3 not in ids(page, "#ranking li")
+    assert BIG + 3 not in ids(page, "#ranking li")
 
 
 def test_what_is_looked_for_is_found_by_its_name(page):
     page.evaluate("find('find').value = 'NUMBER 2'; find('find').oninput()")
     found = ids(page, "#catalogue li")
-    assert found and all(str(job).startswith("2") for job in found)
+    assert found and all(title(job).startswith("<b>Job</b> number 2") for job in found)
     page.evaluate("find('find').value = 'nothing like it'; find('find').oninput()")
     assert texts(page, "#catalogue li") == ["No such item."]

@@ -4,12 +4,15 @@ import math
 import re
 import statistics
 from collections import Counter
+from functools import partial
 from itertools import pairwise
+from operator import mul
 
 import pytest
 from click.testing import CliRunner
 
 from activity_embeddings.training.commands import cli
+from activity_embeddings.training.evaluation.mixing import Mix, best_mix
 from activity_embeddings.training.models import UnweightedAverage
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -22,7 +25,7 @@ pytestmark = pytest.mark.slow
 PERIODS = ["--choose-from", "2024-03-11", "--test-from", "2024-03-21", "--until", "2024-04-10"]
 CHOOSE, TEST = (at(10), at(20)), (at(20), at(40))
 NEVER_BEFORE = us(at(-1000))
-SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+OUTPUTS = ("APPLY", "DISMISS", "SAVE")
 
 
 def measure(repo, *more):
@@ -40,11 +43,25 @@ def queries_of(events, vectors, period):
     return queries
 
 
-def by_average(average):
-    """Return what scores an item by its vector and the mean of both positive actions' averages."""
-    return lambda query, item: math.fsum(
-        a * b for a, b in zip(embedding(query, average), query["vectors"][item], strict=True)
-    )
+def by_averages(average):
+    """Return what scores an item by its vector and the average of each action, one or another."""
+
+    def scores(query, item):
+        known = query.setdefault(average, {})  # each is asked for with many weights
+        if item not in known:
+            known[item] = [dot(vector, query["vectors"][item]) for vector in averages(query)]
+        return known[item]
+
+    def averages(query):
+        for action in OUTPUTS:
+            own = [query["vectors"][j] for j, done, _ in query["before"] if done == action]
+            yield average(own, DIMENSION)
+
+    return scores
+
+
+def dot(one, other):
+    return math.fsum(map(mul, one, other))
 
 
 def by_counts(events, vectors, until, key_of):
@@ -61,25 +78,20 @@ def by_counts(events, vectors, until, key_of):
 
     def share(query, item):
         key = key_of(query["before"][-1])
-        return counted[key, item] / max(totals[key], 1)
+        return [counted[key, item] / max(totals[key], 1)]
 
     return share
 
 
-def embedding(query, average):
-    """Return the mean of the averages of both positive actions."""
-    parts = []
-    for wanted in ("APPLY", "SAVE"):
-        own = [query["vectors"][item] for item, action, _ in query["before"] if action == wanted]
-        parts.append(average(own, DIMENSION))
-    return mean_of(parts, DIMENSION)
-
-
-def figures(queries, score, share):
-    """Return the NDCG@10 of each member, by a score and popularity mixed."""
+def figures(queries, scores_of, mix):
+    """Return the NDCG@10 of each member, by weighed scores and popularity mixed."""
+    share, weights = mix
     scored = [
         {
-            item: (score(query, item), math.log1p(query["popularity"][item]))
+            item: (
+                dot(weights, scores_of(query, item)),
+                math.log1p(query["popularity"][item]),
+            )
             for item in (query["wanted"], *query["candidates"])
         }
         for query in queries
@@ -89,7 +101,7 @@ def figures(queries, score, share):
         for query, scores in zip(queries, scored, strict=True)
         for item in query["candidates"]
     ]
-    spreads = [statistics.pstdev(values) for values in zip(*rivals, strict=True)]
+    spreads = [max(statistics.pstdev(values), 1e-9) for values in zip(*rivals, strict=True)]
 
     def mixed(scores):
         own, popular = (s / spread for s, spread in zip(scores, spreads, strict=True))
@@ -100,6 +112,10 @@ def figures(queries, score, share):
         for query, scores in zip(queries, scored, strict=True)
     ]
     return mean_of_members(queries, gains)
+
+
+def mean_figure(queries, scores_of, mix):
+    return round(statistics.mean(figures(queries, scores_of, mix)), 9)
 
 
 def package(model, folder, **training):
@@ -129,7 +145,7 @@ def test_it_prints_what_a_recomputation_from_the_raw_events_gives(repo, tmp_path
     ]
     vectors = [(item, us(time), vector.tolist()) for item, time, vector in vectors]
     chosen_on, asked = (queries_of(events, vectors, period) for period in (CHOOSE, TEST))
-    mean = by_average(mean_of)
+    mean = by_averages(mean_of)
     items, items_and_actions = (
         [by_counts(events, vectors, until, key_of) for until in (CHOOSE[0], TEST[0])]
         for key_of in (lambda last: last[0], lambda last: last[:2])
@@ -138,14 +154,14 @@ def test_it_prints_what_a_recomputation_from_the_raw_events_gives(repo, tmp_path
         "mean": (mean, mean),
         "item_counts": items,
         "item_action_counts": items_and_actions,
-        "geometric_decay": [by_average(lambda own, size: decayed_of(own, size, 0.8))] * 2,
+        "geometric_decay": [by_averages(lambda own, size: decayed_of(own, size, 0.8))] * 2,
         "unweighted_average": (mean, mean),
     }
-    expected = {"popularity": statistics.mean(figures(asked, mean, 0.0))}
+    expected = {"popularity": statistics.mean(figures(asked, items[0], Mix(0.0, (1.0,))))}
     for name, (early, late) in scores.items():
-        by_share = [statistics.mean(figures(chosen_on, early, share)) for share in SHARES]
-        share = SHARES[by_share.index(max(by_share))]
-        expected[name] = statistics.mean(figures(asked, late, share))
+        wanted = [True] if "counts" in name else [action != "DISMISS" for action in OUTPUTS]
+        mix = best_mix(partial(mean_figure, chosen_on, early), wanted)
+        expected[name] = mean_figure(asked, late, mix)
 
     members = len({query["member"] for query in asked})
     assert f"{members} members" in done.output and f"{len(asked)} queries" in done.output

@@ -16,7 +16,7 @@ from activity_embeddings.transformations.cli import Moment, item_option, open_st
     "--choose-from",
     type=Moment(),
     required=True,
-    help="Start of the days on which it is chosen how much an embedding counts beside popularity.",
+    help="Start of the days on which it is chosen how much each vector and popularity count.",
 )
 @click.option(
     "--test-from",
@@ -52,7 +52,8 @@ def measure(
     """Measure what each model finds by itself, as of the request.
 
     For each positive activity of the test, all items of the day are ranked by the member's
-    embedding as of that moment, with popularity beside it. Two tables of counts, which a learned
+    embedding as of that moment, with popularity beside it; of several vectors each counts as is
+    best on the days before the test. Two tables of counts, which a learned
     model has to beat, stand before the first learned one: how often each item came next after the
     last item (`item_counts`), and after the last item and action (`item_action_counts`), in all
     activity before the test. Takes seconds; `evaluate` measures what models add to a ranker. The
@@ -72,12 +73,6 @@ def measure(
         if not wanted:
             models.sort(key=lambda model: model.role == ArmRole.LEARNED)
         history = source.whole_history(until)
-        found = first_look(
-            history,
-            source.vector_spec,
-            models,
-            choose=choose,
-            test=test,
-            simulated=source.simulated,
-        )
-        click.echo(found)
+        label = "SIMULATED DATA. " if source.simulated else ""
+        look = first_look(history, source.vector_spec, models, choose=choose, test=test)
+        click.echo(f"{label}{look}")

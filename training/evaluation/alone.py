@@ -1,9 +1,9 @@
 """What an arm tells without a ranker: its own score of each item, with popularity beside it.
 
 The figure that models are chosen by (`ValidationQueries`), on the queries of the test: the dot
-product of embedding and item, or the share of a table of counts, is mixed with the popularity of
-the week before. How much each counts is the one parameter that every arm has; it is chosen on the
-queries that the ranker learns from.
+products of a model's vectors and the item, or the share of a table of counts, are mixed with the
+popularity of the week before. How much each counts is chosen on the queries that the ranker learns
+from; see `best_mix`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from activity_embeddings.training.evaluation.arms import Arm
 from activity_embeddings.training.evaluation.measure import Measured, RankingTask, list_figures
 from activity_embeddings.training.evaluation.member_vectors import MemberVectors
+from activity_embeddings.training.evaluation.mixing import Mix, best_mix
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.figure import FIGURE
-from activity_embeddings.training.fitting.validation import SHARES
 from activity_embeddings.training.metrics import mean_by_member
 
 POPULARITY = "positives_7d"
@@ -64,21 +64,22 @@ def _scores(
     if not arm.sources:
         return popular[1]
     own = [own_scores(arm, queries, vectors, place) for queries in (task.train, task.test)]
-    own_spread, popular_spread = (max(float(s[0].std()), 1e-9) for s in (own, popular))
+    popular_spread = max(float(popular[0].std()), 1e-9)
 
-    def mixed(part: int, share: float) -> np.ndarray:
-        weighted = own[part] * (share / own_spread)
-        return np.asarray(weighted + popular[part] * ((1 - share) / popular_spread))
+    def mixed(part: int, mix: Mix) -> np.ndarray:
+        spread = max(float((mix.weights @ own[0]).std()), 1e-9)
+        weighted = (mix.weights @ own[part]) * (mix.share / spread)
+        return np.asarray(weighted + popular[part] * ((1 - mix.share) / popular_spread))
 
-    def figure(share: float) -> float:
-        gains = list_figures(mixed(0, share), task.train)[FIGURE]
+    def figure(mix: Mix) -> float:
+        gains = list_figures(mixed(0, mix), task.train)[FIGURE]
         return float(mean_by_member(gains, task.train.member)[1].mean())
 
-    return mixed(1, max(SHARES, key=figure))
+    return mixed(1, best_mix(figure, vectors.wanted_of_arm(arm, task.train, place)))
 
 
 def own_scores(arm: Arm, queries: Queries, vectors: MemberVectors, place: int) -> np.ndarray:
-    """Return an arm's own score of each row, float [R].
+    """Return an arm's own scores of each row, one for each of its vectors.
 
     Parameters
     ----------
@@ -93,16 +94,16 @@ def own_scores(arm: Arm, queries: Queries, vectors: MemberVectors, place: int) -
 
     Returns
     -------
-    float32 [R]
-        The share of a table of counts, or the dot product of item and embedding; of several
-        vectors the sum, without those of actions that are not positive, as for validation.
+    float32 [k, R]
+        The dot products of item and vectors, or one row: the share of a table of counts.
     """
     counts = vectors.counts_of_arm(arm, queries)
     if counts.shape[1]:
-        return counts[:, 0]
-    scores = np.zeros(len(queries.item), np.float32)
-    for own in vectors.positive_of_arm(arm, queries, place):
+        return counts[:, :1].T
+    of_arm = vectors.of_arm(arm, queries, place)
+    scores = np.zeros((len(of_arm), len(queries.item)), np.float32)
+    for row, own in zip(scores, of_arm, strict=True):
         for i in range(len(queries)):
             rows = slice(queries.start[i], queries.start[i + 1])
-            scores[rows] += own.items[own.item[rows]] @ own.member[i]
+            row[rows] = own.items[own.item[rows]] @ own.member[i]
     return scores

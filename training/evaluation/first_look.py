@@ -9,7 +9,7 @@ more than popularity is another question, which `evaluate` answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +20,13 @@ from activity_embeddings.training.evaluation.arms import (
     ArmRole,
 )
 from activity_embeddings.training.evaluation.contenders import EvaluatedModel, require_earlier
+from activity_embeddings.training.evaluation.mixing import Mix, best_mix
 from activity_embeddings.training.evaluation.next_item_counts import NextItemCounts
 from activity_embeddings.training.evaluation.statistics import Difference, paired_bootstrap
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.validation import ValidationQueries
 from activity_embeddings.training.models.averages import negative_outputs
-from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.wording import counted
@@ -65,22 +65,18 @@ class FirstLook:
         The days of the queries.
     findings
         Popularity first; the tables of counts stand before the first learned model.
-    simulated
-        Whether members are made up, which the table says.
     """
 
     queries: int
     members: int
     test: Period
     findings: Sequence[Finding]
-    simulated: bool = False
 
     def __str__(self) -> str:
         width = max(len(finding.name) for finding in self.findings)
         lines = [
-            ("SIMULATED DATA. " if self.simulated else "")
-            + f"NDCG@10 of what {counted(self.members, 'member')} wanted next among all items of "
-            f"the day, in {counted(self.queries, 'query')}",
+            f"NDCG@10 of what {counted(self.members, 'member')} wanted next among all items of the "
+            f"day, in {counted(self.queries, 'query')}",
             f"from {self.test.start:%F} to before {self.test.end:%F}, as of the request; above the "
             "row before, with 95 % intervals",
         ]
@@ -97,13 +93,13 @@ def first_look(
     *,
     choose: Period,
     test: Period,
-    simulated: bool = False,
 ) -> FirstLook:
     """Measure the embedding of each model beside popularity, as of the request.
 
-    Several vectors of a model count as their mean, without those of actions that are not positive.
-    The tables count all activity before the test, which is no less than what any model learned
-    from. How much they count beside popularity is chosen with tables of what is before `choose`.
+    Several vectors of a model are added, each by the weight that is best on the days of `choose`,
+    those of actions that are not positive too (see `best_mix`). The tables count all activity
+    before the test, which is no less than what any model learned from. How much they count beside
+    popularity is chosen with tables of what is before `choose`.
 
     Parameters
     ----------
@@ -114,11 +110,9 @@ def first_look(
     models
         In the order of the table.
     choose
-        The days on which it is chosen how much an embedding counts beside popularity.
+        The days on which it is chosen how much each vector counts, and popularity beside them.
     test
         The days that are measured.
-    simulated
-        Whether members are made up.
 
     Raises
     ------
@@ -129,16 +123,10 @@ def first_look(
     described = [model.describe(history.spec, vector_spec)[0] for model in models]
     for model in described:
         require_earlier(model.name, model.manifest, test.start)
-    embedder, negative = Embedder(described), negative_outputs(history.spec)
+    embedder = Embedder(described)
     chosen_on, asked = (ValidationQueries.of(history, period) for period in (choose, test))
 
-    def embed(sequences: Sequences, of: ActivityHistory) -> dict[str, np.ndarray]:
-        return {
-            name: np.mean([v for output, v in vectors.items() if output not in negative], axis=0)
-            for name, vectors in embedder(sequences, of.vectors).items()
-        }
-
-    early, late = (embed(each.sequences, history) for each in (chosen_on, asked))
+    early, late = (embedder(each.sequences, history.vectors) for each in (chosen_on, asked))
     nothing = np.zeros((len(asked), vector_spec.dimension), np.float32)
     counts = {
         name: [
@@ -156,10 +144,11 @@ def first_look(
         if name in counts:
             before, until = counts[name]
             scores = before.scores(chosen_on), until.scores(asked)
+            share = chosen_on.measure_scores(scores[0])["share"]
+            columns.append(asked.ndcg_by_scores(scores[1], share))
         else:
-            scores = chosen_on.products(early[name]), asked.products(late[name])
-        share = chosen_on.measure_scores(scores[0])["share"]
-        columns.append(asked.ndcg_by_scores(scores[1], share))
+            mix = best_mix_of(chosen_on, early[name])
+            columns.append(asked.ndcg_of_members(added(late[name], mix), mix.share))
     values = np.stack(columns, axis=1)
     above = paired_bootstrap(values[:, 1:], values[:, :-1])
     findings = [
@@ -168,4 +157,28 @@ def first_look(
             [POPULARITY, *rows], values.mean(axis=0), [None, *above], strict=True
         )
     ]
-    return FirstLook(len(asked), len(values), test, findings, simulated)
+    return FirstLook(len(asked), len(values), test, findings)
+
+
+def best_mix_of(queries: ValidationQueries, vectors: Mapping[str, np.ndarray]) -> Mix:
+    """Return how a model's vectors are best added on some queries.
+
+    Parameters
+    ----------
+    queries
+        N of them.
+    vectors
+        The vectors of the queries by output, float32 [n, D] each.
+    """
+
+    def figure(mix: Mix) -> float:
+        return float(queries.ndcg_of_members(added(vectors, mix), mix.share).mean())
+
+    negative = negative_outputs(queries.history.spec)
+    return best_mix(figure, [name not in negative for name in vectors])
+
+
+def added(vectors: Mapping[str, np.ndarray], mix: Mix) -> np.ndarray:
+    """Return the weighted sum of a model's vectors, float32 [n, D]."""
+    weights = np.array(mix.weights, np.float32)
+    return np.tensordot(weights, np.stack(list(vectors.values())), axes=1)

@@ -79,15 +79,14 @@ class MemberVectors:
         """Return the vectors of an arm, for the seed at a place among the seeds."""
         return [v for source in arm.sources for v in self._of(source, queries, seed).values()]
 
-    def positive_of_arm(self, arm: Arm, queries: Queries, seed: int) -> list[Vectors]:
-        """Return those of an arm's vectors that are of what was wanted, as `of_arm`."""
-        left_out = negative_outputs(self._history.spec)
-        return [
-            vectors
-            for source in arm.sources
-            for name, vectors in self._of(source, queries, seed).items()
-            if name not in left_out
-        ]
+    def wanted_of_arm(self, arm: Arm, queries: Queries, seed: int) -> list[bool]:
+        """Return whether each vector of an arm is of something wanted, in the order of `of_arm`.
+
+        A table of counts has one.
+        """
+        negative = negative_outputs(self._history.spec)
+        names_of = [name for s in arm.sources for name in self._of(s, queries, seed)]
+        return [name not in negative for name in names_of] or [True]
 
     def counts_of_arm(self, arm: Arm, queries: Queries) -> np.ndarray:
         """Return the columns of an arm's tables of counts, float32 [R, 2] for each table."""

@@ -96,6 +96,9 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
     """Whether the history of a model version may go on in another runtime, LiteRT or TensorFlow,
     than it began with. Their values differ by some 1e-7."""
 
+    untested_online_store: bool = False
+    """Whether `feast apply` accepts an online store that this package is not tested with."""
+
     metrics_file: FilePath | None = None
     """File that each run writes for the textfile collector of Prometheus' node_exporter, such as
     /var/lib/node_exporter/activity_embeddings.prom; None: no file."""

@@ -20,7 +20,7 @@ from activity_embeddings.transformations.definitions.store_config import (
     require_every_label,
     require_files,
     require_iceberg,
-    require_own_connections,
+    require_online,
 )
 from activity_embeddings.transformations.definitions.tags import within_repo
 from activity_embeddings.transformations.errors import InvalidInput, quote, received, require_kinds
@@ -286,7 +286,7 @@ class CheckedSource(_Source):
             labels, another engine, or an online store that mixes up threads; or a source lacks a
             column.
         """
-        settings = (require_engine, require_every_label, require_own_connections)
+        settings = (require_engine, require_every_label, require_online)
         for check in (*self._of_the_store, *settings, *self._checks):
             check(config)
 

@@ -7,16 +7,13 @@ as values of another member that a server gave.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
-from functools import cache
 from importlib import import_module
+from typing import Any
 
 from feast import RepoConfig
 
 from activity_embeddings.transformations.errors import InvalidInput
-
-_log = logging.getLogger(__name__)
 
 ENGINE = "activity_embeddings.ActivityComputeEngine"
 # By its name: the definitions do not know what computes them.
@@ -26,6 +23,8 @@ SQLITE_STORE = "activity_embeddings.ThreadedSqliteOnlineStore"
 DUCKDB_STORE = "activity_embeddings.OrderedDuckDBOfflineStore"
 SPARK_STORE = "activity_embeddings.OrderedSparkOfflineStore"
 POSTGRES_STORE = "activity_embeddings.OrderedPostgreSQLOfflineStore"
+UNTESTED_ONLINE = "untested_online_store"
+"""Setting of the engine."""
 
 _POSTGRES_SETTINGS = "feast.infra.utils.postgres.postgres_config.PostgreSQLConfig"
 _SHARES_A_CONNECTION = ("sqlite", "feast.infra.online_stores.sqlite.SqliteOnlineStore")
@@ -51,8 +50,7 @@ _LOSES_LABELS = ("dask", "file", "feast.infra.offline_stores.dask.DaskOfflineSto
 
 def require_engine(config: RepoConfig) -> None:
     """Raise `InvalidInput` unless views are computed by this package's engine."""
-    engine = config.batch_engine_config
-    kind = engine.get("type") if isinstance(engine, dict) else engine
+    kind = _engine_settings(config).get("type")
     if _names_one(str(kind), [ENGINE, _ENGINE_CLASS]):
         return
     raise InvalidInput(
@@ -151,10 +149,11 @@ def require_iceberg(config: RepoConfig) -> None:
         )
 
 
-def require_own_connections(config: RepoConfig) -> None:
-    """Raise `InvalidInput` if threads that read the online store would get each other's rows.
+def require_online(config: RepoConfig) -> None:
+    """Raise `InvalidInput` unless the online store is one that is known to serve what is written.
 
-    They do with Python 3.12 and later. Which Python serves is not known here.
+    Threads that read Feast's own sqlite store get each other's rows with Python 3.12 and later.
+    Which Python serves is not known here.
     """
     kind = str(config.online_store.type)
     if kind in _SHARES_A_CONNECTION:
@@ -164,18 +163,19 @@ def require_own_connections(config: RepoConfig) -> None:
             f"later mixes up members. Set\n\n    online_store:\n      type: {SQLITE_STORE}\n\n"
             "which reads and writes the same file.\n"
         )
-    if not _names_one(kind, _TESTED_ONLINE):
-        _warn_untested(kind)
+    if not _names_one(kind, _TESTED_ONLINE) and not _engine_settings(config).get(UNTESTED_ONLINE):
+        raise InvalidInput(
+            "feature_store.yaml: expected an online store that this package is tested with: "
+            f"{SQLITE_STORE}, redis or postgres. Received: {kind}. To have rows written there by "
+            f"Feast's own call, value by value, set\n\n    batch_engine:\n      type: {ENGINE}\n"
+            f"      {UNTESTED_ONLINE}: true\n"
+        )
 
 
-@cache
-def _warn_untested(kind: str) -> None:
-    """Say once that an online store is not among those that are tested."""
-    _log.warning(
-        "online_store: %s is not among the stores that this package is tested with (sqlite, Redis, "
-        "PostgreSQL). Rows go there by Feast's own call, value by value",
-        kind,
-    )
+def _engine_settings(config: RepoConfig) -> dict[str, Any]:
+    """Return what `batch_engine` says, which may be its type alone."""
+    engine = config.batch_engine_config
+    return engine if isinstance(engine, dict) else {"type": engine}
 
 
 def _offline_stores(config: RepoConfig) -> Iterator[str]:

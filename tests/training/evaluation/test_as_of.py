@@ -19,11 +19,11 @@ from activity_embeddings.training.evaluation.feature_tables import (
 )
 from activity_embeddings.training.evaluation.measure import RankingTask
 from activity_embeddings.training.evaluation.member_vectors import MemberVectors
+from activity_embeddings.training.evaluation.mixing import best_mix
 from activity_embeddings.training.evaluation.next_item_counts import NextItemCounts
 from activity_embeddings.training.evaluation.plan import AsOf
 from activity_embeddings.training.evaluation.queries import ranking_queries
 from activity_embeddings.training.evaluation.store import EvaluationStore
-from activity_embeddings.training.fitting.validation import SHARES
 from activity_embeddings.training.models import GeometricDecay
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -188,7 +188,7 @@ def test_base_features_know_the_member_as_of_the_request_and_items_as_of_the_dai
 
 
 def slow_scores(asked, kind):
-    """The own score of each row of both parts: a dot product, or a share of dictionaries."""
+    """The own scores of each row of both parts: dot products, or a share of dictionaries."""
     counted = {}
     everything = {"start": 0, "end": 4 * DAY, "minimum": 1, "prefixes": True}
     for following, before in held_out(events(), VECTORS, **everything, **FACTS):
@@ -198,16 +198,16 @@ def slow_scores(asked, kind):
     scores = {id(queries): [] for queries in asked.queries}
     for queries, _, i, _, before in each_query(asked):
         time = int(queries.time[i])
-        liked = np.sum(outputs_of(before, time, POSITIVE), axis=0)
+        outputs = [np.array(output) for output in outputs_of(before, time, OUTPUTS)]
         item, action, _ = before[-1]
         next_items = counted.get(item if kind == Kind.ITEM_COUNTS else (item, action), [])
         for j in queries.item[queries.start[i] : queries.start[i + 1]].tolist():
             if kind == Kind.OWN:
-                score = float(liked @ np.array(vector_as_of(VECTORS, j, time)))
+                own = [float(v @ np.array(vector_as_of(VECTORS, j, time))) for v in outputs]
             else:
-                score = next_items.count(j) / max(len(next_items), 1)
-            scores[id(queries)].append(score)
-    return [np.array(of_part) for of_part in scores.values()]
+                own = [next_items.count(j) / max(len(next_items), 1)]
+            scores[id(queries)].append(own)
+    return [np.array(of_part).T for of_part in scores.values()]
 
 
 @pytest.mark.parametrize("kind", [Kind.OWN, Kind.ITEM_COUNTS, Kind.ITEM_ACTION_COUNTS])
@@ -227,18 +227,20 @@ def test_without_a_ranker_popularity_is_mixed_in_as_is_best_on_the_queries_befor
             for a, b, w in zip(queries.start[:-1], queries.start[1:], queries.wanted, strict=True)
         ]
 
-    def mixed(part, share):
+    def mixed(part, mix):
+        weights = np.array(mix.weights)
+        added, spread = weights @ own[part], max((weights @ own[0]).std(), 1e-9)
         return np.round(
-            share * own[part] / own[0].std() + (1 - share) * popular[part] / popular[0].std(), 6
+            mix.share * added / spread + (1 - mix.share) * popular[part] / popular[0].std(), 6
         )
 
-    def members_mean(share):
-        values = gains(0, mixed(0, share))
-        return np.mean(
-            mean_of_members([{"member": m} for m in asked.queries[0].member.tolist()], values)
-        )
+    def members_mean(mix):
+        values = gains(0, mixed(0, mix))
+        asked_of = [{"member": m} for m in asked.queries[0].member.tolist()]
+        return round(np.mean(mean_of_members(asked_of, values)), 9)
 
-    best = max(SHARES, key=lambda share: round(members_mean(share), 9))
+    wanted = [action in SPEC.positive_actions for action in OUTPUTS]
+    best = best_mix(members_mean, wanted if kind == Kind.OWN else [True])
     assert measured.figures_of["x"]["ndcg_at_10"].shape == (2, len(asked.queries[1]))
     for values in measured.figures_of["x"]["ndcg_at_10"]:
         np.testing.assert_allclose(values, gains(1, mixed(1, best)), atol=1e-6)

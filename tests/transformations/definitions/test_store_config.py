@@ -129,7 +129,7 @@ def test_a_subclass_of_an_offline_store_is_accepted(repo):
     repo.run("apply")
 
 
-def test_an_online_store_that_is_not_tested_is_said_once(repo, caplog):
+def test_an_online_store_that_is_not_tested_is_refused_unless_it_is_asked_for(repo):
     (repo.path / "our_store.py").write_text(
         "from feast.infra.online_stores.online_store import OnlineStore\n"
         "from feast.repo_config import FeastConfigBaseModel\n\n"
@@ -143,8 +143,11 @@ def test_an_online_store_that_is_not_tested_is_said_once(repo, caplog):
         "    def teardown(self, *_): ...\n"
     )
     repo.edit("feature_store.yaml", SQLITE, "type: our_store.OurOnlineStore")
+    message = refusal(repo)
+    assert "redis or postgres. Received: our_store.OurOnlineStore" in message
+    assert "Traceback" not in message
+    repo.edit("feature_store.yaml", ENGINE, f"{ENGINE}\n  untested_online_store: true")
     repo.run("apply")
-    assert caplog.text.count("our_store.OurOnlineStore is not among the stores") == 1
 
 
 SERVICE = "recommendations_v2_realtime"
