@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 PROJECT = Path(__file__).parents[1]
 EXAMPLE = PROJECT / "examples" / "courses"
+RUNNER = PROJECT / "tools" / "run_blocks.py"
 SMALLER = {"--learners 3000": "--learners 300", "--epochs 12": "--epochs 1"}
 """What the page asks for, and what is enough here."""
 
@@ -34,8 +35,7 @@ def ran(tmp_path_factory):
     (folder / "bin").mkdir()
     with commands(folder / "bin") as own:
         done = subprocess.run(
-            [sys.executable, PROJECT / "tools" / "run_blocks.py", page]
-            + ["--in", folder, "--commands", own],
+            [sys.executable, RUNNER, page, "--in", folder, "--commands", own],
             capture_output=True,
             text=True,
             check=False,
@@ -47,7 +47,7 @@ def ran(tmp_path_factory):
 def test_what_init_writes_is_the_feature_repo_of_the_example(ran):
     written = ran[0] / "courses"
     kept = sorted(path.name for path in (EXAMPLE / "feature_repo").iterdir())
-    assert kept == sorted(path.name for path in written.iterdir() if path.suffix in (".py", ".yaml"))
+    assert kept == sorted(p.name for p in written.iterdir() if p.suffix in (".py", ".yaml"))
     for name in kept:
         text = (written / name).read_text(encoding="utf-8")
         added = '    ActivityModel(MODELS / "cnn"),\n'
@@ -63,7 +63,7 @@ def test_its_reports_say_that_the_learners_are_made_up_and_what_can_be_found(ran
 
 
 def test_learners_choose_as_their_true_preference_says(ran):
-    """The surprise of what they chose is what the logit expects, and that of no other preference."""
+    """What they chose surprises as much as the logit of that preference expects."""
     data = ran[0] / "data"
     items = pq.read_table(data / "truth" / "items.parquet").to_pydict()
     place = {code: i for i, code in enumerate(items["course_code"])}

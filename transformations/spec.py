@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from activity_embeddings.transformations.errors import (
     require_kinds,
     require_texts,
 )
+from activity_embeddings.transformations.names import Tag
 from activity_embeddings.transformations.wording import duration
 
 PAD = 0
@@ -34,6 +35,56 @@ LONGEST_SHOWN = 500
 LONGEST_WINDOW = timedelta(days=36_525)
 """A hundred years: times before that are out of reach of some stores."""
 _VERSION = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityKind:
+    """One source of activity among the several of a domain.
+
+    Parameters
+    ----------
+    name
+        Name of its item's entity, as `search`.
+    actions
+        Its actions; no other kind has one of them, so that an action says its kind to models.
+    keep
+        How many places of a sequence are kept for it, default none. Where it has fewer events,
+        kept places stay empty.
+    """
+
+    name: str
+    actions: tuple[str, ...]
+    keep: int = 0
+
+    def __post_init__(self) -> None:
+        require_kinds("ActivityKind", name=(self.name, str), keep=(self.keep, int))
+        (actions,) = require_texts("ActivityKind", actions=self.actions)
+        object.__setattr__(self, "actions", actions)
+        if not self.name.isidentifier() or not actions:
+            raise InvalidInput(
+                "ActivityKind: expected a name of letters, digits and underscores, and at least "
+                f"one action. Received: name={quote(self.name)}, actions={quote(actions)}"
+            )
+        if self.keep < 0:
+            raise InvalidInput(
+                f"kind {self.name!r}: `keep` should not be negative. Received: {self.keep}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the kind as JSON values."""
+        return {"name": self.name, "actions": list(self.actions), "keep": self.keep}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> ActivityKind:
+        """Invert `to_dict`.
+
+        Raises
+        ------
+        InvalidInput
+            A fact is missing, or none that a kind can have.
+        """
+        _require_facts("kind of activity", value, ("name", "actions", "keep"))
+        return cls(value["name"], value["actions"], value["keep"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +107,10 @@ class ActivitySpec:
     other_actions
         "refuse" or "ignore". What to do with an event whose action is not among `actions`: refuse
         the run, or leave the event out and count it.
+    kinds
+        The kinds of activity, where a domain has several: the first is its own, and only its
+        actions are positive; `actions` are those of all kinds in turn. `of_kinds` makes such a
+        spec. Empty where all activity is of one kind.
     """
 
     window: timedelta = timedelta(days=28)
@@ -63,6 +118,7 @@ class ActivitySpec:
     actions: tuple[str, ...] = ("APPLY", "SAVE", "DISMISS")
     positive_actions: tuple[str, ...] = ("APPLY", "SAVE")
     other_actions: Literal["refuse", "ignore"] = "refuse"
+    kinds: tuple[ActivityKind, ...] = ()
 
     def __post_init__(self) -> None:
         where = "ActivitySpec"
@@ -108,6 +164,142 @@ class ActivitySpec:
                 "ActivitySpec: `other_actions` should be 'refuse' or 'ignore'. "
                 f"Received: {quote(self.other_actions)}"
             )
+        object.__setattr__(self, "kinds", tuple(self.kinds))
+        if self.kinds:
+            self._check_kinds()
+
+    def _check_kinds(self) -> None:
+        kinds = self.kinds
+        require_kinds(
+            "ActivitySpec", **{f"kinds[{i}]": (k, ActivityKind) for i, k in enumerate(kinds)}
+        )
+        called = [kind.name for kind in kinds]
+        if len(kinds) < 2 or len(set(called)) < len(called):
+            raise InvalidInput(
+                "ActivitySpec: `kinds` should be two or more of different names, or none. "
+                f"Received: {', '.join(called)}"
+            )
+        if self.actions != tuple(action for kind in kinds for action in kind.actions):
+            raise InvalidInput(
+                "ActivitySpec: `actions` should be those of all kinds in turn. "
+                f"Received: actions={quote(self.actions)}, kinds={quote(kinds)}"
+            )
+        if not set(self.positive_actions) <= set(kinds[0].actions):
+            raise InvalidInput(
+                f"ActivitySpec: `positive_actions` should be actions of {called[0]}, the domain's "
+                f"own kind: {', '.join(kinds[0].actions)}. "
+                f"Received: {quote(self.positive_actions)}"
+            )
+        if self.shared_places < 0:
+            kept = ", ".join(f"{kind.name} {kind.keep}" for kind in kinds if kind.keep)
+            raise InvalidInput(
+                f"ActivitySpec: the places kept for kinds should be at most `length` together, "
+                f"{self.length}. Received: {kept}"
+            )
+
+    @classmethod
+    def of_kinds(
+        cls, specs: Mapping[str, ActivitySpec], keep: Mapping[str, int] | None = None
+    ) -> ActivitySpec:
+        """Return the spec of a domain with several kinds of activity.
+
+        Parameters
+        ----------
+        specs
+            The spec of each kind by its name, the domain's own first. All have one window and
+            length, and no action in common.
+        keep
+            How many places of a sequence are kept for a kind, by its name; none unless said.
+
+        Raises
+        ------
+        InvalidInput
+            Two kinds have one action, or different windows or lengths; or `keep` names another
+            kind, or keeps more places than a sequence has.
+        """
+        keep = dict(keep or {})
+        others = [name for name in keep if name not in specs]
+        if others:
+            raise InvalidInput(
+                f"kinds of activity: `keep` should be of {', '.join(specs)}. "
+                f"Received: {', '.join(map(quote, others))}"
+            )
+        own, first = next(iter(specs.items()))
+        kind_of: dict[str, str] = {}
+        for name, spec in specs.items():
+            if (spec.window, spec.length) != (first.window, first.length):
+                raise InvalidInput(
+                    f"kinds of activity: {name} should have the window and length of {own}, "
+                    f"{duration(first.window)} and {first.length:,}. Received: "
+                    f"{duration(spec.window)} and {spec.length:,}"
+                )
+            for action in spec.actions:
+                if action in kind_of:
+                    raise InvalidInput(
+                        "kinds of activity: no two should have an action in common, since the "
+                        f"action says the kind to models. Received: {quote(action)} of "
+                        f"{kind_of[action]} and of {name}"
+                    )
+                kind_of[action] = name
+        return cls(
+            window=first.window,
+            length=first.length,
+            actions=tuple(kind_of),
+            positive_actions=first.positive_actions,
+            other_actions=first.other_actions,
+            kinds=tuple(
+                ActivityKind(name, spec.actions, keep.get(name, 0)) for name, spec in specs.items()
+            ),
+        )
+
+    @property
+    def own_actions(self) -> tuple[str, ...]:
+        """The actions on the domain's own items, of which the positive ones are some."""
+        return self.kinds[0].actions if self.kinds else self.actions
+
+    @property
+    def own_action_ids(self) -> tuple[int, ...]:
+        """Ids of the own actions: 1 and up."""
+        return tuple(range(1, len(self.own_actions) + 1))
+
+    @property
+    def shared_places(self) -> int:
+        """Places of a sequence that are kept for no kind."""
+        return self.length - sum(kind.keep for kind in self.kinds)
+
+    @property
+    def keeps_places(self) -> bool:
+        """Whether some places are kept for a kind."""
+        return self.shared_places < self.length
+
+    def has_place(self, action: int, newer: Sequence[int]) -> bool:
+        """Return whether a sequence has a place for an event.
+
+        Parameters
+        ----------
+        action
+            Its action id.
+        newer
+            Action ids of the newer events that have a place.
+        """
+        kinds = self.kinds or (ActivityKind("all", self.actions),)
+        shared = 0
+        for kind in kinds:
+            actions = [self.vocabulary.index(name) for name in kind.actions]
+            count = sum(other in actions for other in newer)
+            if action in actions and count < kind.keep:
+                return True
+            shared += max(0, count - kind.keep)
+        return shared < self.shared_places
+
+    def kind_of(self, action: str | None) -> str | None:
+        """Return the name of the kind of an action; None for one that no kind has."""
+        return next((kind.name for kind in self.kinds if action in kind.actions), None)
+
+    def first_action_id(self, kind: str) -> int:
+        """Return the id of the first action of a kind; the others follow."""
+        (actions,) = [each.actions for each in self.kinds if each.name == kind]
+        return self.vocabulary.index(actions[0])
 
     @property
     def ignores_other_actions(self) -> bool:
@@ -136,6 +328,8 @@ class ActivitySpec:
             "length": self.length,
             "actions": list(self.actions),
             "positive_actions": list(self.positive_actions),
+            # Absent where there is one, so that what was made before there were kinds stays valid.
+            **({"kinds": [kind.to_dict() for kind in self.kinds]} if self.kinds else {}),
         }
 
     @classmethod
@@ -162,7 +356,13 @@ class ActivitySpec:
             actions=value["actions"],
             positive_actions=value["positive_actions"],
             other_actions=value.get("other_actions", "refuse"),
+            kinds=tuple(map(ActivityKind.from_dict, value.get("kinds", ()))),
         )
+
+    @classmethod
+    def of(cls, tags: Mapping[str, str]) -> ActivitySpec:
+        """Return the spec that a view of events or sequences has in its tags; invert `to_json`."""
+        return cls.from_dict(json.loads(tags[Tag.SPEC]))
 
     def to_json(self) -> str:
         """Return everything as one line of JSON with sorted keys."""
@@ -223,6 +423,38 @@ class ItemVectorSpec:
             dimension=value["dimension"],
             fingerprint=value.get("fingerprint", ""),
         )
+
+
+def vector_spec_of_kinds(specs: Mapping[str, ItemVectorSpec]) -> ItemVectorSpec:
+    """Return which item vectors those of several kinds are together.
+
+    Kinds that share one kind of vectors, as by one encoder of texts, have its name and version.
+
+    Parameters
+    ----------
+    specs
+        By the name of each kind, the domain's own first.
+
+    Raises
+    ------
+    InvalidInput
+        They have different dimensions.
+    """
+    distinct = list(dict.fromkeys(specs.values()))
+    if len({spec.dimension for spec in distinct}) > 1:
+        raise InvalidInput(
+            "item vectors: those of all kinds of activity should have one dimension. Received: "
+            + ", ".join(f"{kind} {spec.dimension:,}" for kind, spec in specs.items())
+        )
+    if len(distinct) == 1:
+        return distinct[0]
+    fingerprints = [spec.fingerprint for spec in distinct]
+    return ItemVectorSpec(
+        name="+".join(spec.name for spec in distinct),
+        version="_".join(spec.version for spec in distinct),
+        dimension=distinct[0].dimension,
+        fingerprint="+".join(fingerprints) if any(fingerprints) else "",
+    )
 
 
 def require_version(version: Any, what: str) -> str:

@@ -56,6 +56,26 @@ def sequence(events, vectors, member_id, as_of, *, window_us, length):
     return [(e["job_id"], e["action"], e["time"]) for e in kept], len(seen) - len(known)
 
 
+def kept_of_kinds(newest_last, kind_of, keep, length):
+    """Return those of a member's events that have a place, one event after the other.
+
+    `newest_last` are the known events of the window, `kind_of` says the kind of each, and `keep`
+    is a dict of the places that are kept for a kind.
+    """
+    free = dict(keep)
+    shared = length - sum(keep.values())
+    kept = []
+    for event in reversed(newest_last):
+        if free.get(kind_of(event), 0):
+            free[kind_of(event)] -= 1
+        elif shared:
+            shared -= 1
+        else:
+            continue
+        kept.insert(0, event)
+    return kept
+
+
 def mean_of(vectors, dimension):
     """Plain mean; the zero vector of nothing."""
     if not vectors:

@@ -1,6 +1,7 @@
 """The shared facts survive JSON, and wrong ones are refused by name."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -15,9 +16,11 @@ from activity_embeddings.transformations.spec import (
     LONGEST_VECTOR,
     LONGEST_WINDOW,
     MOST_ACTIONS,
+    ActivityKind,
     ActivitySpec,
     ItemVectorSpec,
     describe_mismatch,
+    vector_spec_of_kinds,
 )
 
 
@@ -123,3 +126,68 @@ def test_an_encoder_is_told_from_one_retrained_under_its_version():
 def test_an_item_embedding_from_before_there_were_fingerprints_has_none():
     before = {"name": "a", "version": "1", "dimension": 64}
     assert ItemVectorSpec.from_dict(before) == ItemVectorSpec("a", "1", 64, fingerprint="")
+
+
+JOBS = ActivitySpec(timedelta(days=28), 32)
+SEARCHES = ActivitySpec(timedelta(days=28), 32, ("SEARCH",), ())
+
+
+def test_kinds_make_one_spec_whose_own_kind_comes_first():
+    spec = ActivitySpec.of_kinds({"job": JOBS, "search": SEARCHES}, {"job": 16})
+    assert spec.actions == (*JOBS.actions, "SEARCH")
+    assert spec.own_actions == JOBS.actions and spec.own_action_ids == (1, 2, 3)
+    assert spec.positive_actions == JOBS.positive_actions
+    assert (spec.shared_places, spec.keeps_places, spec.first_action_id("search")) == (16, True, 4)
+    assert ActivitySpec.from_dict(json.loads(spec.to_json())) == spec
+    assert describe_mismatch(spec.to_dict(), JOBS.to_dict()).startswith("`actions`")
+
+
+def test_a_spec_of_one_kind_is_written_as_before_there_were_kinds():
+    assert JOBS.to_json() == (
+        '{"actions": ["APPLY", "SAVE", "DISMISS"], "length": 32, "other_actions": "refuse", '
+        '"positive_actions": ["APPLY", "SAVE"], "window_seconds": 2419200.0}'
+    )
+    assert JOBS.own_action_ids == (1, 2, 3) and not JOBS.keeps_places
+
+
+@pytest.mark.parametrize(
+    ("search", "keep", "message"),
+    [
+        (("SAVE",), {}, "an action in common.*'SAVE' of job and of search"),
+        ({"length": 8}, {}, "search should have the window and length of job.*28 days and 8"),
+        ({"window": timedelta(days=7)}, {}, "Received: 7 days and 32"),
+        ((), {}, "at least one action"),
+        (("SEARCH",), {"post": 1}, "`keep` should be of job, search. Received: 'post'"),
+        (("SEARCH",), {"job": -1}, "'job': `keep` should not be negative"),
+        (("SEARCH",), {"job": 32, "search": 1}, "at most `length` together, 32"),
+    ],
+)
+def test_kinds_that_do_not_go_together_are_refused(search, keep, message):
+    said = {"actions": search} if isinstance(search, tuple) else {"actions": ("S",), **search}
+    other = replace(SEARCHES, **said)
+    with pytest.raises(InvalidInput, match=message):
+        ActivitySpec.of_kinds({"job": JOBS, "search": other}, keep)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"positive_actions": ("SEARCH",)}, "should be actions of job, the domain's own kind"),
+        ({"actions": ("SEARCH", *JOBS.actions)}, "should be those of all kinds in turn"),
+        ({"kinds": (ActivityKind("job", JOBS.actions),)}, "two or more of different names"),
+        ({"kinds": ({"name": "job"},)}, "kinds"),
+    ],
+)
+def test_a_spec_that_contradicts_its_kinds_is_refused(said, message):
+    spec = ActivitySpec.of_kinds({"job": JOBS, "search": SEARCHES})
+    with pytest.raises(InvalidInput, match=message):
+        replace(spec, **said)
+
+
+def test_vectors_of_kinds_are_one_kind_of_vectors():
+    words, titles = ItemVectorSpec("words", "1", 64, "ab"), ItemVectorSpec("titles", "2", 64)
+    assert vector_spec_of_kinds({"job": words, "search": words}) == words
+    both = vector_spec_of_kinds({"job": words, "search": titles})
+    assert both == ItemVectorSpec("words+titles", "1_2", 64, "ab+")
+    with pytest.raises(InvalidInput, match=r"one dimension. Received: job 64, search 8"):
+        vector_spec_of_kinds({"job": words, "search": replace(titles, dimension=8)})

@@ -97,7 +97,9 @@ def make_sequences(
     """Answer n queries: each member's newest known activities before a time.
 
     An event is in the window of `T` if `T - spec.window <= t < T`. Events on items without a vector
-    as of `T` are left out first; then the newest `spec.length` are kept.
+    as of `T` are left out first; then the newest `spec.length` are kept. Of a spec that keeps
+    places for kinds, the newest of each kind fill its places, and the newest of the rest those that
+    are kept for none.
 
     Parameters
     ----------
@@ -108,7 +110,7 @@ def make_sequences(
     as_of
         int64 [n] microseconds since the epoch.
     spec
-        Window and length.
+        Window, length and kinds.
     vectors
         Says since when each item is known.
 
@@ -121,6 +123,11 @@ def make_sequences(
     first, last = _events_of(events, member_ids)
     known_at = vectors.known_at(events.item_ids)[events.item]
     late = np.flatnonzero(known_at > int(as_of.min(initial=np.iinfo(np.int64).max)))
+    choose = (
+        _NewestOfKinds.of(events, known_at, late, spec)
+        if spec.keeps_places
+        else _Newest(spec.length, known_at, late)
+    )
     item_or_pad = with_last(events.item, -1)
     action_or_pad = with_last(events.action, 0).astype(np.int32)
     time_or_pad = with_last(events.time, 0)
@@ -130,17 +137,9 @@ def make_sequences(
     for start in range(0, max(1, len(as_of)), QUERIES_AT_ONCE):
         part = slice(start, start + QUERIES_AT_ONCE)
         low, high = _windows(events, first[part], last[part], as_of[part], spec)
-        newest = _newest(low, high, spec.length)
+        newest = choose(low, high, as_of[part])
         unknown = np.zeros(len(low), dtype=np.int32)
         if len(late):
-            meets_late = np.searchsorted(late, low) < np.searchsorted(late, high)
-            newest[meets_late] = _newest_known(
-                low[meets_late],
-                high[meets_late],
-                as_of[part][meets_late],
-                known_at,
-                spec.length,
-            )
             unknown[:] = _count_late(low, high, as_of[part], late, known_at[late], int(as_of.max()))
         count = (newest >= 0).sum(axis=1, dtype=np.int32)
         part_of = [item_or_pad[newest], action_or_pad[newest], time_or_pad[newest], count, unknown]
@@ -192,6 +191,90 @@ def _windows(
     low = bisect(events.time, first, last, as_of - spec.window_us, right=False)
     high = bisect(events.time, low, last, as_of, right=False)
     return low, high
+
+
+@dataclass(frozen=True)
+class _Newest:
+    """Chooses, of each query's slice of events, the newest ones on known items.
+
+    Attributes
+    ----------
+    length
+        Most events of a query.
+    known_at
+        int64 [E]; since when the item of each event has a vector.
+    late
+        Ascending positions of the events whose item is unknown at some query's time.
+    """
+
+    length: int
+    known_at: np.ndarray
+    late: np.ndarray
+
+    def __call__(self, low: np.ndarray, high: np.ndarray, as_of: np.ndarray) -> np.ndarray:
+        """Return positions [n, length] of the chosen events, oldest first, -1 for PAD."""
+        newest = _newest(low, high, self.length)
+        if len(self.late):
+            meets_late = np.searchsorted(self.late, low) < np.searchsorted(self.late, high)
+            newest[meets_late] = _newest_known(
+                low[meets_late], high[meets_late], as_of[meets_late], self.known_at, self.length
+            )
+        return newest
+
+
+@dataclass(frozen=True)
+class _NewestOfKinds:
+    """Chooses as `_Newest` does, by a spec that keeps places for kinds.
+
+    Whether an event is chosen depends on the newer ones alone. So what was left out of a sequence
+    stays out of every later one, whatever is merged into it and whatever leaves the window: were
+    kept places that stay empty given to others, older events could hold them, and leave the window
+    before what they had displaced.
+
+    Attributes
+    ----------
+    kinds
+        Of each kind the positions of its events [E_k], and what chooses among these the newest, as
+        many as are kept for it and shared.
+    shared
+        Places that are kept for no kind.
+    """
+
+    kinds: tuple[tuple[np.ndarray, _Newest], ...]
+    shared: int
+
+    @classmethod
+    def of(
+        cls, events: ActivityEvents, known_at: np.ndarray, late: np.ndarray, spec: ActivitySpec
+    ) -> _NewestOfKinds:
+        kinds = []
+        for kind in spec.kinds:
+            if not kind.keep + spec.shared_places:
+                continue
+            first = spec.first_action_id(kind.name)
+            of_kind = (events.action >= first) & (events.action < first + len(kind.actions))
+            position = np.flatnonzero(of_kind)
+            newest = _Newest(
+                kind.keep + spec.shared_places,
+                known_at[position],
+                np.searchsorted(position, late[of_kind[late]]),
+            )
+            kinds.append((position, newest))
+        return cls(tuple(kinds), spec.shared_places)
+
+    def __call__(self, low: np.ndarray, high: np.ndarray, as_of: np.ndarray) -> np.ndarray:
+        """Return positions [n, length] of the chosen events, oldest first, -1 for PAD."""
+        kept, others = [], []
+        for position, choose in self.kinds:
+            chosen = choose(np.searchsorted(position, low), np.searchsorted(position, high), as_of)
+            # Places of this kind's events alone become places of all events.
+            chosen = with_last(position, -1)[chosen]
+            others.append(chosen[:, : self.shared])
+            kept.append(chosen[:, self.shared :])
+        # Events are in total order, so that a greater position is a newer event.
+        shared = np.sort(np.concatenate(others, axis=1), axis=1)
+        shared = shared[:, shared.shape[1] - self.shared :]
+        return np.sort(np.concatenate([*kept, shared], axis=1), axis=1)
 
 
 def _newest(low: np.ndarray, high: np.ndarray, length: int) -> np.ndarray:

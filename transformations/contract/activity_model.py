@@ -208,7 +208,14 @@ def describe_model(
     made_for_spec = _one_fact(name, path, "spec", packaged_spec, model.spec)
     made_for_vectors = _one_fact(name, path, "vector_spec", packaged_vectors, model.vector_spec)
     for what, mismatch in (
-        ("activity spec", describe_mismatch(spec.to_dict(), made_for_spec.to_dict())),
+        # Facts that only the model's spec has are mismatches too: the kinds of activity.
+        (
+            "activity spec",
+            describe_mismatch(
+                {**dict.fromkeys(made_for_spec.to_dict()), **spec.to_dict()},
+                made_for_spec.to_dict(),
+            ),
+        ),
         (
             "item vectors",
             describe_mismatch(vector_spec.to_dict(), made_for_vectors.to_dict()),
