@@ -22,6 +22,7 @@ from activity_embeddings.transformations.check import (
 )
 from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.online.protobuf import entity_keys
+from activity_embeddings.transformations.spec import ActivitySpec
 from support import processes
 from support.feast_repo import (
     at,
@@ -224,7 +225,12 @@ def test_what_was_done_to_a_sequence_is_what_is_told(events, done, data):
         case _:
             held, expected, snapshot, logged = without, with_one, with_one, {*events, one}
     got = cause_of_events(
-        held, expected, snapshot=snapshot, as_of=as_of, logged=logged, length=length
+        held,
+        expected,
+        snapshot=snapshot,
+        as_of=as_of,
+        logged=logged,
+        spec=ActivitySpec(length=length),
     )
     assert got == done
 
@@ -234,7 +240,7 @@ def test_a_model_that_was_applied_and_not_materialized_is_told(published):
 
     from activity_embeddings.training.models import CNN
     from activity_embeddings.training.packaging import package_model
-    from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+    from activity_embeddings.transformations.spec import ItemVectorSpec
 
     spec, vector_spec = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", 64)
     keras.utils.set_random_seed(8)

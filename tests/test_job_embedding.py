@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.definitions.registered import registered_model
+from activity_embeddings.transformations.definitions.tags import vector_spec_of
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import ActivitySpec
@@ -311,7 +312,7 @@ def test_a_model_of_another_encoder_is_refused_when_it_is_loaded(repo):
         registered_model(
             store.get_feature_view("job_activity_embedding_cnn"),
             spec=ActivitySpec(),
-            vectors=store.get_feature_view("job_embedding"),
+            vector_spec=vector_spec_of(store.get_feature_view("job_embedding")),
             repo=repo.path,
         )
     assert_refused(repo, interval(at(0), at(1)), "'cnn'", "`fingerprint`", "0123456789abcdef")

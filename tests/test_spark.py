@@ -161,7 +161,7 @@ def test_events_in_parts_are_those_of_files(repos, tmp_path):
         parts = event_parts(
             store.config,
             None,
-            store.get_feature_view("job_activity"),
+            [store.get_feature_view("job_activity")],
             ActivitySpec(),
             start=us(at(5)),
             end=us(at(23)),

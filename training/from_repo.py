@@ -9,14 +9,17 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView
 from feast.types import Array, String
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.kinds import ids_with_kind
+from activity_embeddings.transformations.arrow import single_chunk
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
+from activity_embeddings.transformations.definitions.kinds import vectors_of_all
 from activity_embeddings.transformations.definitions.registered import (
     RegisteredDomain,
     registered_domain,
@@ -30,10 +33,8 @@ from activity_embeddings.transformations.definitions.tags import (
 from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
 from activity_embeddings.transformations.names import Tag
-from activity_embeddings.transformations.offline.item_names import read_item_names
 from activity_embeddings.transformations.offline.sources import (
     key_of,
-    read_events,
     read_item_vectors,
     read_postings,
     source_label,
@@ -79,7 +80,7 @@ class TrainingSource:
     @property
     def vector_spec(self) -> ItemVectorSpec:
         """Which item vectors the repo has."""
-        return vector_spec_of(self.domain.vectors)
+        return self.domain.vector_spec
 
     def history(self, period: Period) -> ActivityHistory:
         """Return the activity of a period, with the look-back of the window, and item vectors.
@@ -92,13 +93,9 @@ class TrainingSource:
         InvalidInput
             A source is missing or malformed, or holds no activity on items with a vector.
         """
-        spec, view = self.spec, self.domain.vectors
-        end = period.end_us
+        spec, end = self.spec, period.end_us
         events = self._events(period.start_us - spec.window_us, end)
-        if has_encoder(view):
-            vectors = self._encoded(end)
-        else:
-            vectors = read_item_vectors(*self._offline, view, self.vector_spec, end=end)
+        vectors = vectors_of_all(self.domain.kinds, lambda view: self._vectors(view, end))
         return ActivityHistory.of(events, vectors, spec)
 
     def events(self, period: Period) -> ActivityEvents:
@@ -110,16 +107,24 @@ class TrainingSource:
         return self.history(Period(_ALWAYS, parse_datetime(until, "`until`", zone=True)))
 
     def postings(self, columns: Sequence[str], until: Time) -> pa.Table | None:
-        """Return ids, times and some columns of the postings up to a time; None without a view."""
+        """Return ids, times and some columns of the postings up to a time; None without a view.
+
+        They are those of the domain's own items, with ids as a history has them.
+        """
         end = parse_time(until, "`until`")
-        if self.domain.postings is None:
+        view = self.domain.postings
+        if view is None:
             return None
-        return read_postings(*self._offline, self.domain.postings, list(columns), end=end)
+        table = read_postings(*self._offline, view, list(columns), end=end)
+        if not self.spec.kinds:
+            return table
+        item_id = key_of(view)
+        ids = ids_with_kind(self.domain.names.item, single_chunk(table, item_id)).cast(pa.string())
+        return table.set_column(table.column_names.index(item_id), item_id, ids)
 
     def item_names(self, until: Time) -> dict[int | str, str]:
-        """Return the newest titles or texts of items up to a time, by id; see `read_item_names`."""
-        view = self.domain.postings or self.domain.vectors
-        return read_item_names(*self._offline, view, end=parse_time(until, "`until`"))
+        """Return the newest titles or texts of items up to a time, by their ids in a history."""
+        return self.domain.item_names(*self._offline, end=parse_time(until, "`until`"))
 
     def category_columns(self) -> list[str]:
         """Return the columns of the postings that are lists of text."""
@@ -140,7 +145,7 @@ class TrainingSource:
     @property
     def simulated(self) -> bool:
         """Whether a view says that its data are made up."""
-        views = [self.domain.events, self.domain.postings]
+        views = [v for kind in self.domain.kinds for v in (kind.events, kind.postings)]
         return any(view and view.tags.get(Tag.SIMULATED) == "true" for view in views)
 
     @property
@@ -148,16 +153,17 @@ class TrainingSource:
         return self.store.config, offline_store(self.store)
 
     def _events(self, start: int, end: int) -> ActivityEvents:
-        view = self.domain.events
-        return read_events(*self._offline, view, self.spec, start=start, end=end)
+        return self.domain.read_events(*self._offline, start=start, end=end)
 
-    def _encoded(self, end: int) -> ItemVectors:
-        domain = self.domain
-        encoder = registered_encoder(domain.vectors, repo=self.store.config.repo_path)
-        view = domain.postings
-        assert view is not None  # `encoded_vector_view` takes it from this view
-        item_id, source = key_of(view), source_label(view)
+    def _vectors(self, view: FeatureView, end: int) -> ItemVectors:
+        """Return the vectors of one kind of item; those of an encoder are made here."""
+        if not has_encoder(view):
+            return read_item_vectors(*self._offline, view, vector_spec_of(view), end=end)
+        encoder = registered_encoder(view, repo=self.store.config.repo_path)
+        (postings,) = [k.postings for k in self.domain.kinds if k.vectors is view]
+        assert postings is not None  # `encoded_vector_view` takes it from this view
+        item_id, source = key_of(postings), source_label(postings)
         columns = encoder.content_columns(item_id)
-        postings = read_postings(*self._offline, view, columns, end=end)
-        table = encode_postings(ItemEncoder(encoder), postings, source=source, item_id=item_id)
+        rows = read_postings(*self._offline, postings, columns, end=end)
+        table = encode_postings(ItemEncoder(encoder), rows, source=source, item_id=item_id)
         return ItemVectors.from_arrow(table, encoder.vector_spec, source=source, item_id=item_id)

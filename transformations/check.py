@@ -36,7 +36,6 @@ from activity_embeddings.transformations.definitions.registered import (
     registered_domain,
     registered_model,
 )
-from activity_embeddings.transformations.definitions.tags import vector_spec_of
 from activity_embeddings.transformations.errors import NotReady
 from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.inference.embedder import Embedder
@@ -44,17 +43,13 @@ from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.offline.connections import kept_connections
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 from activity_embeddings.transformations.offline.sinks.places import sink_of
-from activity_embeddings.transformations.offline.sources import (
-    declared_event_ids,
-    read_events,
-    read_item_vectors,
-)
+from activity_embeddings.transformations.offline.sources import declared_event_ids
 from activity_embeddings.transformations.online.base import Stored
 from activity_embeddings.transformations.online.live_rows import activities_of
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.stores import row_store_of
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
-from activity_embeddings.transformations.spec import describe_mismatch
+from activity_embeddings.transformations.spec import ActivitySpec, describe_mismatch
 from activity_embeddings.transformations.times import SECOND, to_datetime, to_us
 from activity_embeddings.transformations.wording import counted
 
@@ -254,7 +249,7 @@ class _Check:
         self._names, self._spec = domain.names, domain.spec
         self._sequence, self._embedding_views = domain.sequence, domain.embeddings
         self._views = domain.views
-        self._vector_view, self._events_view = domain.vectors, domain.events
+        self._domain = domain
         self._realtime = {view.name for view in store.list_on_demand_feature_views()}
         self._report = CheckReport()
 
@@ -273,13 +268,7 @@ class _Check:
         moments = np.concatenate([rows.as_of for rows in served.values()])
         first, last = int(moments.min(initial=newest)), int(moments.max(initial=newest))
         events = self._read_events(first - self._spec.window_us, last)
-        vectors = read_item_vectors(
-            self._store.config,
-            self._offline_store,
-            self._vector_view,
-            vector_spec_of(self._vector_view),
-            end=last,
-        )
+        vectors = self._domain.read_vectors(self._store.config, self._offline_store, end=last)
         recomputed = {
             name: make_sequences(events, members, rows.as_of, spec=self._spec, vectors=vectors)
             for name, rows in served.items()
@@ -291,7 +280,10 @@ class _Check:
         wrong = self._compare_sequences(ids, served[self._sequence.name], sequences, logged)
         for view in self._embedding_views:
             model = registered_model(
-                view, spec=self._spec, vectors=self._vector_view, repo=self._store.repo_path
+                view,
+                spec=self._spec,
+                vector_spec=self._domain.vector_spec,
+                repo=self._store.repo_path,
             )
             embedder = Embedder([model])
             expected = embedder(recomputed[view.name], vectors)[model.name]
@@ -305,13 +297,8 @@ class _Check:
         return sink_of(view, self._store.config)
 
     def _read_events(self, start: int, end: int) -> ActivityEvents:
-        return read_events(
-            self._store.config,
-            self._offline_store,
-            self._events_view,
-            self._spec,
-            start=start,
-            end=end,
+        return self._domain.read_events(
+            self._store.config, self._offline_store, start=start, end=end
         )
 
     def _choose(self, events: ActivityEvents, newest: int) -> pa.Array:
@@ -352,7 +339,7 @@ class _Check:
         """Return, for each member, the events of the window that the source has, on any item."""
         known = ItemVectors.always_known(events.item_ids)
         most = int(np.diff(events.member_start).max(initial=1))
-        spec = replace(self._spec, length=most)
+        spec = replace(self._spec, length=most, kinds=())
         sequences = make_sequences(events, members, as_of, spec=spec, vectors=known)
         return [set(_bare(activities)) for activities in activities_in(sequences)]
 
@@ -388,7 +375,7 @@ class _Check:
                     else _activities_in_row(newest.row, self._names),
                     as_of=0 if newest is None else newest.as_of,
                     logged=logged[i],
-                    length=self._spec.length,
+                    spec=self._spec,
                 )
             wrong[ids[i]] = Difference(
                 view,
@@ -472,7 +459,7 @@ class _Check:
     ) -> None:
         """Report request-time embeddings, as of the time of the stored sequence, that differ."""
         name = names.realtime_name(view.name)
-        event_ids = declared_event_ids(self._events_view) is not None
+        event_ids = declared_event_ids(self._domain.events) is not None
         rows = [
             row
             for member, moment in zip(ids, as_of.tolist(), strict=True)
@@ -481,6 +468,7 @@ class _Check:
                 request_timestamp=to_datetime(moment),
                 event_ids=event_ids,
                 domain=self._names,
+                spec=self._spec,
             )
         ]
         answer = self._store.get_online_features(
@@ -564,7 +552,7 @@ def cause_of_events(
     snapshot: Sequence[Event] | None,
     as_of: int,
     logged: Collection[Event],
-    length: int,
+    spec: ActivitySpec,
 ) -> str:
     """Return why a stored sequence is not what it should be.
 
@@ -580,26 +568,27 @@ def cause_of_events(
         As of of that snapshot, microseconds.
     logged
         Events that the source has in the window, on any item.
-    length
-        Most events of a sequence.
+    spec
+        Says how many events a sequence has, and of which kinds.
     """
     missing, extra = Counter(expected) - Counter(held), Counter(held) - Counter(expected)
     if not missing and not extra:
         return OTHER_ORDER
-    late = [event for event in missing if _has_room(held, event, length)]
+    late = [event for event in missing if _has_room(held, event, spec)]
     before = [event for event in expected if event[0] < as_of]
-    unchanged = snapshot is not None and list(snapshot[len(snapshot) - len(before) :]) == before
+    unchanged = snapshot is not None and [event for event in snapshot if event in before] == before
     if unchanged and any(event[0] < as_of for event in late):
         return NOT_THE_SNAPSHOT
     if late or not extra:
         return LATE_EVENT
-    gone = [event for event in extra if _has_room(expected, event, length)] or list(extra)
+    gone = [event for event in extra if _has_room(expected, event, spec)] or list(extra)
     return REMOVED_VECTOR if all(event in logged for event in gone) else REMOVED_EVENT
 
 
-def _has_room(sequence: Sequence[Event], event: Event, length: int) -> bool:
+def _has_room(sequence: Sequence[Event], event: Event, spec: ActivitySpec) -> bool:
     """Return whether a sequence would take an event, by the order that events without ids have."""
-    return len(sequence) < length or event > sequence[0]
+    newer = [other for other in sequence if other > event]
+    return spec.has_place(event[2], [other[2] for other in newer])
 
 
 def _bare(activities: Sequence[Activity]) -> list[Event]:

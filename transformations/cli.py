@@ -80,9 +80,10 @@ def cli(context: click.Context, repo: Path, log_json: bool) -> None:
     is_flag=True,
     help="Leave the offline source alone: your own pipeline logs these events.",
 )
+@click.option("--kind", help="Item of their kind of activity. Default: the domain's own.")
 @item_option
 @click.pass_obj
-def push(repo: Path, file: Path, online_only: bool, item: str | None) -> None:
+def push(repo: Path, file: Path, online_only: bool, kind: str | None, item: str | None) -> None:
     """Merge the events in FILE into the served sequences, and log them.
 
     FILE is .parquet, .csv or .jsonl, or - for JSON lines on standard input, with the columns of the
@@ -93,8 +94,9 @@ def push(repo: Path, file: Path, online_only: bool, item: str | None) -> None:
         from activity_embeddings.transformations.online.push import SequenceWriter
 
         writer = SequenceWriter(open_store(repo), item=item, offline=not online_only)
-        events = read_events_file(file, writer.id_types, writer.source_names, writer.domain)
-        click.echo(writer.push(events))
+        of = writer.kind(kind)
+        events = read_events_file(file, of.id_types, of.source_names, of.names)
+        click.echo(writer.push(events, kind=kind))
 
 
 @cli.command()
@@ -220,7 +222,8 @@ def compact(repo: Path, item: str | None) -> None:
         store = open_store(repo)
         domain = registered_domain(store, item)
         with sink_of(domain.sequence, store.config).locked():
-            files, events = PushedEvents(store, domain.events).compact()
+            merged = [PushedEvents(store, view).compact() for view in domain.event_views]
+        files, events = map(sum, zip(*merged, strict=True))
         click.echo(f"{counted(files, 'file')} of pushes merged, {counted(events, 'event')}")
 
 
@@ -300,7 +303,8 @@ def explain(
             member,
             models=models,
             as_of=as_of,
-            recent=[(domain.item_id(of), action, time) for of, action, time in recent] or None,
+            recent=[(domain.item_id(of, action), action, time) for of, action, time in recent]
+            or None,
             item=item,
             nearest=nearest,
             method=INTEGRATED_GRADIENTS if gradients else LEAVE_ONE_OUT,

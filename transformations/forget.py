@@ -46,7 +46,7 @@ class Traces:
     pushed
         Pushed events.
     source
-        Members who have events in the source.
+        Members who have events in the source; of several sources each counts.
     """
 
     members: int
@@ -103,7 +103,8 @@ def forget(store: FeatureStore, members: Sequence[int | str], item: str | None =
             stack.enter_context(sink_of(domain.sequence, store.config).locked())
         for domain, ids in ids_of:
             # What is pushed goes first: it would come back with the next batch run.
-            traces.pushed += PushedEvents(store, domain.events).forget(ids)
+            for view in domain.event_views:
+                traces.pushed += PushedEvents(store, view).forget(ids)
             for sink in _sinks(store, domain):
                 sink.staging.clear()
                 traces.snapshots += sink.delete_members(domain.names.member_id, ids)
@@ -125,8 +126,9 @@ def traces_of(store: FeatureStore, members: Sequence[int | str], item: str | Non
     traces = Traces(len(set(members)))
     for domain in _domains(store, item):
         ids = domain.member_ids(members)
-        traces.source += len(source_has(store, domain.events, ids))
-        traces.pushed += PushedEvents(store, domain.events).count(ids)
+        for view in domain.event_views:
+            traces.source += len(source_has(store, view, ids))
+            traces.pushed += PushedEvents(store, view).count(ids)
         for sink in _sinks(store, domain):
             traces.snapshots += sink.count_members(domain.names.member_id, ids)
         traces.online += sum(_online(rows, domain, ids))
@@ -140,14 +142,15 @@ def _domains(store: FeatureStore, item: str | None) -> list[RegisteredDomain]:
 
 
 def _require_gone(store: FeatureStore, domain: RegisteredDomain, ids: pa.Array) -> None:
-    still = source_has(store, domain.events, ids)
-    if len(still):
-        raise InvalidInput(
-            f"{source_label(domain.events)}: expected no events of the members to forget, with "
-            "which the next run would bring them back. Received: events of "
-            f"{', '.join(map(quote, still.to_pylist()[:5]))}"
-            f"{' and others' if len(still) > 5 else ''}. Take them out of the source first"
-        )
+    for view in domain.event_views:
+        still = source_has(store, view, ids)
+        if len(still):
+            raise InvalidInput(
+                f"{source_label(view)}: expected no events of the members to forget, with "
+                "which the next run would bring them back. Received: events of "
+                f"{', '.join(map(quote, still.to_pylist()[:5]))}"
+                f"{' and others' if len(still) > 5 else ''}. Take them out of the source first"
+            )
 
 
 def _sinks(store: FeatureStore, domain: RegisteredDomain) -> list[SnapshotSink]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from activity_embeddings.transformations.errors import (
     require_kinds,
     require_texts,
 )
+from activity_embeddings.transformations.names import Tag
 from activity_embeddings.transformations.wording import duration
 
 PAD = 0
@@ -271,6 +272,30 @@ class ActivitySpec:
         """Whether some places are kept for a kind."""
         return self.shared_places < self.length
 
+    def has_place(self, action: int, newer: Sequence[int]) -> bool:
+        """Return whether a sequence has a place for an event.
+
+        Parameters
+        ----------
+        action
+            Its action id.
+        newer
+            Action ids of the newer events that have a place.
+        """
+        kinds = self.kinds or (ActivityKind("all", self.actions),)
+        shared = 0
+        for kind in kinds:
+            actions = [self.vocabulary.index(name) for name in kind.actions]
+            count = sum(other in actions for other in newer)
+            if action in actions and count < kind.keep:
+                return True
+            shared += max(0, count - kind.keep)
+        return shared < self.shared_places
+
+    def kind_of(self, action: str | None) -> str | None:
+        """Return the name of the kind of an action; None for one that no kind has."""
+        return next((kind.name for kind in self.kinds if action in kind.actions), None)
+
     def first_action_id(self, kind: str) -> int:
         """Return the id of the first action of a kind; the others follow."""
         (actions,) = [each.actions for each in self.kinds if each.name == kind]
@@ -333,6 +358,11 @@ class ActivitySpec:
             other_actions=value.get("other_actions", "refuse"),
             kinds=tuple(map(ActivityKind.from_dict, value.get("kinds", ()))),
         )
+
+    @classmethod
+    def of(cls, tags: Mapping[str, str]) -> ActivitySpec:
+        """Return the spec that a view of events or sequences has in its tags; invert `to_json`."""
+        return cls.from_dict(json.loads(tags[Tag.SPEC]))
 
     def to_json(self) -> str:
         """Return everything as one line of JSON with sorted keys."""

@@ -353,7 +353,7 @@ def event_files(world: World) -> Callable[[random.Random], str]:
             surely = False
         no, events = refused(
             lambda: read_events(
-                world.config, world.offline, view, world.spec, start=us(at(-60)), end=end
+                world.config, world.offline, [view], world.spec, start=us(at(-60)), end=end
             )
         )
         if no:
@@ -594,9 +594,9 @@ def pushed_files(world: World, pushes: Pushes) -> Callable[[random.Random], str]
         else:
             content = as_text(table, suffix, draw)
             file.write_bytes(corrupt(content, draw) if draw.random() < 0.3 else content)
-        writer = pushes.writer
+        own = pushes.writer.kind()
         return pushes.push(
-            lambda: read_events_file(file, writer.id_types, writer.source_names, writer.domain)
+            lambda: read_events_file(file, own.id_types, own.source_names, own.names)
         )
 
     return make

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.history import ActivityHistory, is_own
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.errors import InvalidInput
@@ -112,6 +112,8 @@ def hold_out(
 ) -> HeldOut:
     """Hold out activities of each member in a period.
 
+    Of a spec with several kinds of activity those on the domain's own items; all kinds are input.
+
     Parameters
     ----------
     history
@@ -133,6 +135,8 @@ def hold_out(
     events, spec = history.events, history.spec
     known = history.vectors.known_at(events.item_ids)[events.item] <= events.time
     inside = (events.time >= period.start_us) & (events.time < period.end_us) & known
+    if spec.kinds:
+        inside &= is_own(events.action, spec)
     event = np.flatnonzero(inside)
     member = events.member[event]
     newer = _newer_of_group(member)

@@ -7,6 +7,7 @@ is no second sequence builder.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pyarrow as pa
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.kinds import is_of_kind
 from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
 from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.spec import ActivitySpec
@@ -24,9 +26,18 @@ INPUT_ITEM_ROWS = "item_rows"
 """Rows of the item vectors at each position: 128 bytes a sequence instead of 8 KB of vectors."""
 
 
+def is_own(action: np.ndarray, spec: ActivitySpec) -> np.ndarray:
+    """Return whether action ids are of the domain's own kind of activity, bool [n].
+
+    Events of other kinds are input alone: what is held out, wanted, a candidate or a negative is
+    one of the domain's own items.
+    """
+    return action <= len(spec.own_actions)
+
+
 @dataclass(frozen=True, eq=False)
 class ItemsOfDays:
-    """The items that members acted on, for each UTC day, in the order in which they became known.
+    """The own items that were acted on, for each UTC day, in the order in which they became known.
 
     An event counts from its own time on or, where its item got a vector later on the same day, from
     then on; where the vector came on a later day, the event is left out. So what counts before a
@@ -152,7 +163,8 @@ class ActivityHistory:
                 f"{counted(len(events.item_ids), 'item')}, none of them among the "
                 f"{len(vectors.item_ids):,} with a vector"
             )
-        return cls(known, vectors, spec, ItemsOfDays.of(known, vectors.known_at(known.item_ids)))
+        own = known.where(is_own(known.action, spec)) if spec.kinds else known
+        return cls(known, vectors, spec, ItemsOfDays.of(own, vectors.known_at(own.item_ids)))
 
     @classmethod
     def from_arrow(
@@ -160,6 +172,14 @@ class ActivityHistory:
     ) -> ActivityHistory:
         """Check an event table and match it with vectors; see `ActivityEvents.from_arrow`."""
         return cls.of(ActivityEvents.from_arrow(events, spec), vectors, spec)
+
+    @cached_property
+    def own_items(self) -> np.ndarray:
+        """The domain's own items, which are what is predicted: positions in `vectors.item_ids`."""
+        item_ids = self.vectors.item_ids
+        if not self.spec.kinds:
+            return np.arange(len(item_ids), dtype=np.int32)
+        return np.flatnonzero(is_of_kind(item_ids, self.spec.kinds[0].name)).astype(np.int32)
 
     def of_members(self, members: np.ndarray) -> ActivityHistory:
         """Return the history of some members: ascending positions in `events.member_ids`."""

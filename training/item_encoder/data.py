@@ -113,7 +113,7 @@ class EncoderData:
         """
         if file is None:
             view = self._source(Role.EVENTS, "--events")
-            return read_events(*self._offline, view, self.spec, start=0, end=to_us(until))
+            return read_events(*self._offline, [view], self.spec, start=0, end=to_us(until))
         domain = self.names
         columns = (*domain.event_columns, names.EVENT_TIMESTAMP)
         table = self._read(file, Role.EVENTS, columns, [domain.event_id])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from activity_embeddings.training.models.base import Architecture
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -107,6 +109,62 @@ class Averages(tf.Module):
             return scaled
         newer = tf.cast(tf.matmul(chosen, self._newer), tf.int32)
         return scaled * tf.gather(self._powers, newer + self._first)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formula(Architecture):
+    """Base of the formula models, which average item embeddings.
+
+    Attributes
+    ----------
+    kinds
+        tuple of str. Of a domain with several kinds of activity, the names of those that are
+        averaged; the domain's own alone unless said. Of another kind than the own every action is
+        positive.
+    """
+
+    trainable: ClassVar[bool] = False
+
+    kinds: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # A list, as JSON has it, would make equal instances differ.
+        object.__setattr__(self, "kinds", tuple(self.kinds))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the hyperparameters as JSON values; without kinds, none."""
+        said = super().to_dict()
+        return said if self.kinds else {key: said[key] for key in said if key != "kinds"}
+
+    def actions(self, spec: ActivitySpec) -> tuple[str, ...]:
+        """Return the actions that are averaged.
+
+        Raises
+        ------
+        InvalidInput
+            The spec has no kind of a name.
+        """
+        if not self.kinds:
+            return spec.own_actions
+        there = {kind.name: kind.actions for kind in spec.kinds}
+        unknown = [name for name in self.kinds if name not in there]
+        if unknown:
+            raise InvalidInput(
+                f"{self.name}: `kinds` should be among the kinds of activity of the spec: "
+                f"{', '.join(there) or 'none'}. Received: {', '.join(unknown)}"
+            )
+        return tuple(action for name in there if name in self.kinds for action in there[name])
+
+    def positive_ids(self, spec: ActivitySpec) -> tuple[int, ...]:
+        """Return the ids of the actions that one average of what a member wanted takes."""
+        if not self.kinds:
+            return spec.positive_ids
+        unwanted = set(spec.own_actions) - set(spec.positive_actions)
+        return tuple(spec.vocabulary.index(a) for a in self.actions(spec) if a not in unwanted)
+
+    def by_action(self, spec: ActivitySpec, r: float) -> dict[str, Average]:
+        """Return an average for each action, by the name of its output."""
+        return {output_name(a): Average((spec.vocabulary.index(a),), r) for a in self.actions(spec)}
 
 
 def require_decay(model: str, r: float) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
-from activity_embeddings.training.models.averages import Average, Averages, require_decay
-from activity_embeddings.training.models.base import Architecture
+from activity_embeddings.training.models.averages import Average, Averages, Formula, require_decay
 from activity_embeddings.training.models.registry import register
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -19,7 +18,7 @@ RATES = ((0.5, 0.95), (0.5, 0.8, 0.95), (0.3, 0.7, 0.95), (0.5, 0.7, 0.85, 0.95)
 
 @register("several_rates_decay")
 @dataclass(frozen=True, kw_only=True)
-class SeveralRatesDecay(Architecture):
+class SeveralRatesDecay(Formula):
     """Geometrically decaying averages of the positive activities, one output a rate.
 
     Rate 0.5 gives `decay_0_5_embedding`. Together they tell new interests from old ones: the
@@ -32,11 +31,10 @@ class SeveralRatesDecay(Architecture):
         one.
     """
 
-    trainable: ClassVar[bool] = False
-
     rates: tuple[float, ...] = (0.5, 0.8, 0.95)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         # A list, as JSON has it, would make equal instances differ.
         object.__setattr__(self, "rates", tuple(self.rates))
         if not self.rates or len(set(self.rates)) < len(self.rates):
@@ -52,7 +50,7 @@ class SeveralRatesDecay(Architecture):
         return Averages(
             spec,
             vector_spec,
-            {rate_output_name(r): Average(spec.positive_ids, r) for r in self.rates},
+            {rate_output_name(r): Average(self.positive_ids(spec), r) for r in self.rates},
         )
 
     @classmethod

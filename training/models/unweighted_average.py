@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from activity_embeddings.training.models.averages import Average, Averages, output_name
-from activity_embeddings.training.models.base import Architecture
+from activity_embeddings.training.models.averages import Averages, Formula
 from activity_embeddings.training.models.registry import register
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 
 @register("unweighted_average")
 @dataclass(frozen=True, kw_only=True)
-class UnweightedAverage(Architecture):
+class UnweightedAverage(Formula):
     """Plain mean of the item embeddings of each action; one output each, as `apply_embedding`."""
-
-    trainable: ClassVar[bool] = False
 
     def build(self, spec: ActivitySpec, vector_spec: ItemVectorSpec) -> Averages:
         """Return the module; see `Averages`."""
-        return Averages(
-            spec,
-            vector_spec,
-            {output_name(a): Average((i,), 1.0) for i, a in enumerate(spec.actions, start=1)},
-        )
+        return Averages(spec, vector_spec, self.by_action(spec, 1.0))

@@ -18,7 +18,7 @@ import numpy as np
 from keras import ops
 
 from activity_embeddings.training.examples.held_out import Windows, hold_out
-from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.history import ActivityHistory, is_own
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.examples.stream import Arrays
 from activity_embeddings.training.objectives.base import (
@@ -104,9 +104,11 @@ class FuturePositives(Objective):
         until = as_of + round(self.horizon_days * MICROSECONDS_PER_DAY) + 1
         until = np.minimum(until, period.end_us)
         positive = np.isin(events.action, spec.positive_ids)
-        weights = np.append(np.where(positive, 1.0, self.other_weight), 0.0).astype(np.float32)
+        other = ~positive & is_own(events.action, spec)
+        weights = np.append(np.where(positive, 1.0, self.other_weight * other), 0.0)
+        weights = weights.astype(np.float32)
         targets = _following(history, held_out.event, until, weights[:-1] > 0, self.targets)
-        dismissed = _following(history, held_out.event, until, ~positive, self.targets)
+        dismissed = _following(history, held_out.event, until, other, self.targets)
         arrays = {
             **history.model_inputs(held_out.sequences),
             TARGET_ROWS: _rows(history, targets, as_of),
@@ -125,7 +127,8 @@ class FuturePositives(Objective):
     def finisher(self, history: ActivityHistory, period: Period) -> Finish:
         """Return the function that adds drawn negatives: vectors as of the period's end."""
         rows = history.rows(np.arange(len(history.vectors.item_ids)), _ends(history, period))
-        known = rows[rows != history.vectors.pad_row]
+        own = rows[history.own_items]
+        known = own[own != history.vectors.pad_row]
         wanted = rows[self.target_items(history, period)]
         wanted = wanted[wanted != history.vectors.pad_row]
 
@@ -146,7 +149,9 @@ class FuturePositives(Objective):
         """Return the item of each event before the period's end that can be a target, int32."""
         events = history.events
         chosen = events.time < period.end_us
-        if not self.other_weight:
+        if self.other_weight:
+            chosen &= is_own(events.action, history.spec)
+        else:
             chosen &= np.isin(events.action, history.spec.positive_ids)
         return events.item[chosen]
 
@@ -242,9 +247,11 @@ class FuturePositivesTask(TrainingTask):
             np.arange(items + 1), np.diff([*vectors.start, len(vectors.matrix)])
         )
         self.item_of_row = ops.convert_to_tensor(item_of_row.astype(np.int32))
-        self.known_items = max(int((vectors.known_at(vectors.item_ids) <= period.end_us).sum()), 1)
+        own = history.own_items
+        known = vectors.known_at(vectors.item_ids)[own] <= period.end_us
+        self.known_items = max(int(known.sum()), 1)
         # Add-one smoothing: an item that nobody wanted yet is expected somewhere.
-        share = np.append((counts + 1) / (counts.sum() + items), 1.0)
+        share = np.append((counts + 1) / (counts.sum() + len(own)), 1.0)
         self.popularity = ops.convert_to_tensor(share.astype(np.float32))
 
     def losses_of(self, embedding: Any, inputs: dict[str, Any], vectors_of: Lookup) -> Any:

@@ -42,6 +42,12 @@ def kind_and_id(text: str) -> tuple[str, str]:
     return kind, item_id
 
 
+def is_of_kind(item_ids: pa.Array, kind: str) -> np.ndarray:
+    """Return whether each of some ids that say their kind is of a kind, bool [n]."""
+    found = pc.starts_with(item_ids, f"{kind}{SEPARATOR}")
+    return found.to_numpy(zero_copy_only=False).astype(bool)
+
+
 def events_of_kinds(kinds: Mapping[str, CheckedEvents], spec: ActivitySpec) -> CheckedEvents:
     """Return the events of some kinds of a domain as those of one source.
 

@@ -104,7 +104,8 @@ class MaterializePlan:
             if role_of(task) == Role.SEQUENCE:
                 groups.setdefault(view.name, []).append(task)
             elif role_of(task) == Role.EMBEDDING:
-                groups.setdefault(source_views_of(view)[Role.SEQUENCE], []).append(task)
+                (sequence,) = source_views_of(view)[Role.SEQUENCE]
+                groups.setdefault(sequence, []).append(task)
         for task in [*encoded, *(task for group in groups.values() for task in group)]:
             interval_of(task)
         return cls(

@@ -7,7 +7,7 @@ A step that fails while it computes leaves the stores as they were, whatever the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -35,6 +35,7 @@ from activity_embeddings.transformations.batch.snapshot_run import (
     SnapshotRun,
 )
 from activity_embeddings.transformations.batch.vector_run import VectorRun
+from activity_embeddings.transformations.definitions.kinds import kinds_of, vectors_of_all
 from activity_embeddings.transformations.definitions.registered import (
     registered_encoder,
     registered_model,
@@ -50,7 +51,6 @@ from activity_embeddings.transformations.definitions.tags import (
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput, NotReady
 from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
-from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.offline.sources import (
@@ -74,7 +74,7 @@ from activity_embeddings.transformations.online.publish import (
 )
 from activity_embeddings.transformations.online.vector_table import write_vector_table
 from activity_embeddings.transformations.times import Schedule, to_us
-from activity_embeddings.transformations.wording import counted, duration
+from activity_embeddings.transformations.wording import are, counted, duration
 
 
 @dataclass
@@ -141,9 +141,9 @@ class Context:
             )
         return self._read[view.name, end]
 
-    def source_view(self, view: FeatureView, role: str, task: MaterializationTask) -> FeatureView:
-        """Return the view of a role that a view is derived from."""
-        return self.registry.get_feature_view(source_views_of(view)[role], task.project)
+    def registered(self, name: str, task: MaterializationTask) -> FeatureView:
+        """Return the registered view of a name."""
+        return self.registry.get_feature_view(name, task.project)
 
     def write_vector_table(self, task: MaterializationTask, vectors: ItemVectors) -> None:
         """Commit the table from which request-time views read item vectors."""
@@ -249,7 +249,8 @@ class EncodedVectors:
         context, view = self._context, self._view
         _, end = interval_of(self._task)
         encoder = registered_encoder(view, repo=context.config.repo_path)
-        postings = context.source_view(view, Role.POSTINGS, self._task)
+        (called,) = source_views_of(view)[Role.POSTINGS]
+        postings = context.registered(called, self._task)
         run = VectorRun(
             encoder=encoder,
             sink=context.sink_of(view),
@@ -327,8 +328,8 @@ class Snapshots:
 
     def __init__(self, context: Context, plan: SequencePlan) -> None:
         self._context, self._plan = context, plan
-        self._events = context.source_view(plan.view, Role.EVENTS, plan.tasks[0])
-        self._files = parquet_files(context.config, self._events)
+        self._kinds = kinds_of(plan.view, lambda name: context.registered(name, plan.tasks[0]))
+        self._events = [kind.events for kind in self._kinds]
         self._run = self._new_run()
         self._bar = _bar(self._plan.tasks[0], "snapshots", len(self._run.cutoffs))
 
@@ -344,9 +345,9 @@ class Snapshots:
                 break
         if not run.report.events:
             raise InvalidData(
-                f"{source_label(self._events)}: expected events in the "
+                f"{', '.join(map(source_label, self._events))}: expected events in the "
                 f"{duration(run.spec.window)} before {self._plan.interval}. Received: none"
-                f"{_of_rows(self._files)}"
+                f"{_of_rows(self._context.config, self._events)}"
             )
 
     def judge(self) -> None:
@@ -418,30 +419,30 @@ class Snapshots:
 
     def _new_run(self) -> SnapshotRun:
         context, plan, events = self._context, self._plan, self._events
-        vector_view = context.source_view(plan.view, Role.VECTORS, plan.tasks[0])
-        spec = spec_of(plan.view)
-        cutoffs = plan.cutoffs(context.schedule, earliest_time(context.config, events))
+        vector_views = [kind.vectors for kind in self._kinds]
+        spec, vector_spec = spec_of(plan.view), vector_spec_of(vector_views)
+        earliest = [earliest_time(context.config, view) for view in events]
+        told = [time for time in earliest if time is not None]
+        cutoffs = plan.cutoffs(context.schedule, min(told) if len(told) == len(earliest) else None)
         targets = [
             EmbeddingTarget(
                 registered_model(
-                    task.feature_view, spec=spec, vectors=vector_view, repo=context.config.repo_path
+                    task.feature_view,
+                    spec=spec,
+                    vector_spec=vector_spec,
+                    repo=context.config.repo_path,
                 ),
                 context.sink_of(task.feature_view),
                 cutoffs[task.feature_view.name],
             )
             for task in plan.embeddings
         ]
-        read = [events] if has_encoder(vector_view) else [events, vector_view]
-        report = MaterializeReport(hidden_files=count_hidden_files(context.config, *read))
+        given = [view for view in vector_views if not has_encoder(view)]
+        hidden = count_hidden_files(context.config, *events, *given)
+        report = MaterializeReport(hidden_files=hidden)
         last = max(max(times, default=0) for times in cutoffs.values())
         with report.timed("read item vectors"):
-            vectors = context.vectors_of(vector_view, last)
-        if has_encoder(vector_view) and not len(vectors.time):
-            raise NotReady(
-                f"{vector_view.name}: expected published item vectors, from which "
-                f"{plan.view.name} is made. Received: none. Materialize that view first, or both "
-                "together"
-            )
+            vectors = vectors_of_all(self._kinds, lambda view: self._vectors_of(view, last))
         retention = context.retention
         if retention is not None and retention < spec.window_us:
             raise InvalidInput(
@@ -472,6 +473,17 @@ class Snapshots:
             executor=context.executor,
             report=report,
         )
+
+    def _vectors_of(self, view: FeatureView, end: int) -> ItemVectors:
+        """Return the vectors of one kind, after checking that an encoder's have been made."""
+        vectors = self._context.vectors_of(view, end)
+        if has_encoder(view) and not len(vectors.time):
+            raise NotReady(
+                f"{view.name}: expected published item vectors, from which "
+                f"{self._plan.view.name} is made. Received: none. Materialize that view first, or "
+                "both together"
+            )
+        return vectors
 
 
 def expire(sink: SnapshotSink, retention: int | None) -> list[int]:
@@ -507,8 +519,13 @@ def _bar(task: MaterializationTask, description: str, count: int) -> tqdm | None
     return bar
 
 
-def _of_rows(files: ParquetFiles | None) -> str:
-    if files is None:
+def _of_rows(config: RepoConfig, events: Sequence[FeatureView]) -> str:
+    """Return how many rows sources of events have, where all are files."""
+    files = [source for view in events if (source := parquet_files(config, view)) is not None]
+    if len(files) < len(events):
         return ""
-    rows = files.count_rows()
-    return f", of {counted(rows, 'row')} in the source" if rows else "; the source is empty"
+    rows = sum(source.count_rows() for source in files)
+    where = "the source" if len(events) == 1 else "the sources"
+    if rows:
+        return f", of {counted(rows, 'row')} in {where}"
+    return f"; {where} {are(len(events))} empty"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,6 +11,7 @@ from feast import BatchFeatureView, Entity, FeatureService, FeatureView, OnDeman
 
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
 from activity_embeddings.transformations.definitions.snapshot_source import Snapshots
+from activity_embeddings.transformations.definitions.tags import spec_of
 from activity_embeddings.transformations.definitions.views import (
     embedding_views,
     realtime_views,
@@ -31,9 +32,11 @@ class ActivityDomain:
     Parameters
     ----------
     activity
-        The view of events, see `activity_view`.
+        The view of events, see `activity_view`. Of several kinds of activity, as searches beside
+        acting on jobs, a list of their views; the first is that of `item`.
     vectors
-        The view of item vectors, see `vector_view` and `encoded_vector_view`.
+        The view of item vectors, see `vector_view` and `encoded_vector_view`; of several kinds of
+        activity those of all, in the same order and of one dimension.
     member, item
         The entities of both.
     models
@@ -43,14 +46,24 @@ class ActivityDomain:
     snapshots
         Where every view keeps its snapshots: a folder or another place; `data/snapshots` of the
         repo unless said.
+    keep
+        How many places of a sequence are kept for a kind of activity, by the name of its item, so
+        that many events of one kind do not push out the few of another. Where a member has fewer
+        events of a kind, its places stay empty.
     owner
         Shown in the registry.
+
+    Attributes
+    ----------
+    spec
+        ActivitySpec. Window, length, actions and kinds of the sequences.
 
     Raises
     ------
     InvalidInput
         A model does not keep the contract, or was made for another spec or other vectors; or the
-        views are of other entities.
+        views are of other entities, or the kinds of activity do not go together, see
+        `ActivitySpec.of_kinds`.
 
     Notes
     -----
@@ -70,23 +83,25 @@ class ActivityDomain:
     def __init__(
         self,
         *,
-        activity: FeatureView,
-        vectors: FeatureView,
+        activity: FeatureView | Sequence[FeatureView],
+        vectors: FeatureView | Sequence[FeatureView],
         member: Entity,
         item: Entity,
         models: Sequence[ActivityModel],
         repo: Path,
         snapshots: Snapshots = None,
+        keep: Mapping[str, int] | None = None,
         owner: str = "",
     ) -> None:
         require_kinds(
             "ActivityDomain",
-            activity=(activity, FeatureView),
-            vectors=(vectors, FeatureView),
+            activity=(activity, (FeatureView, list, tuple)),
+            vectors=(vectors, (FeatureView, list, tuple)),
             member=(member, Entity),
             item=(item, Entity),
             models=(models, (list, tuple)),
             repo=(repo, Path),
+            keep=(keep, (Mapping, type(None))),
             owner=(owner, str),
         )
         self.sequence = sequence_view(
@@ -96,8 +111,10 @@ class ActivityDomain:
             item=item,
             snapshots=snapshots,
             repo=repo,
+            keep=keep,
             owner=owner,
         )
+        self.spec = spec_of(self.sequence)
         embeddings = embedding_views(
             models,
             sequence=self.sequence,

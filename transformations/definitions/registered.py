@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from feast import FeatureStore, FeatureView
+from feast import FeatureStore, FeatureView, RepoConfig
 
+from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.kinds import id_with_kind, kind_and_id
 from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     ModelDescription,
@@ -17,6 +21,11 @@ from activity_embeddings.transformations.contract.activity_model import (
 from activity_embeddings.transformations.contract.item_encoder import (
     ItemEncoderDescription,
     describe_item_encoder,
+)
+from activity_embeddings.transformations.definitions.kinds import (
+    KindViews,
+    kinds_of,
+    vectors_of_all,
 )
 from activity_embeddings.transformations.definitions.tags import (
     has_string_ids,
@@ -32,7 +41,13 @@ from activity_embeddings.transformations.errors import (
     quote,
 )
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
-from activity_embeddings.transformations.spec import ActivitySpec, describe_mismatch
+from activity_embeddings.transformations.offline.item_names import read_item_names
+from activity_embeddings.transformations.offline.sources import read_events, read_item_vectors
+from activity_embeddings.transformations.spec import (
+    ActivitySpec,
+    ItemVectorSpec,
+    describe_mismatch,
+)
 
 
 @dataclass(frozen=True)
@@ -45,10 +60,10 @@ class RegisteredDomain:
         What columns, features and views are called.
     spec
         Window, length and actions.
-    sequence, events, vectors
-        The view of sequences, and the two that it is made from.
-    postings
-        The view of what items contain; None without one.
+    sequence
+        The view of sequences.
+    kinds
+        The views that it is made from, of each kind of activity; the domain's own first.
     embeddings
         One view a model.
     """
@@ -56,10 +71,103 @@ class RegisteredDomain:
     names: DomainNames
     spec: ActivitySpec
     sequence: FeatureView
-    events: FeatureView
-    vectors: FeatureView
-    postings: FeatureView | None
+    kinds: list[KindViews]
     embeddings: list[FeatureView]
+
+    @property
+    def events(self) -> FeatureView:
+        """The view of events on the domain's own items."""
+        return self.kinds[0].events
+
+    @property
+    def vectors(self) -> FeatureView:
+        """The view of vectors of the domain's own items."""
+        return self.kinds[0].vectors
+
+    @property
+    def postings(self) -> FeatureView | None:
+        """The view of what the domain's own items contain; None without one."""
+        return self.kinds[0].postings
+
+    @property
+    def event_views(self) -> list[FeatureView]:
+        """The views of events of all kinds."""
+        return [kind.events for kind in self.kinds]
+
+    @property
+    def vector_spec(self) -> ItemVectorSpec:
+        """Which item vectors the domain's sequences have."""
+        return vector_spec_of([kind.vectors for kind in self.kinds])
+
+    def read_events(
+        self, config: RepoConfig, offline_store: Any, *, start: int, end: int
+    ) -> ActivityEvents:
+        """Return the events of all kinds with `start <= t < end`, microseconds since the epoch.
+
+        Raises
+        ------
+        InvalidInput
+            A source or a column is missing or malformed; see `sources.read_events`.
+        """
+        return read_events(config, offline_store, self.event_views, self.spec, start=start, end=end)
+
+    def read_vectors(self, config: RepoConfig, offline_store: Any, *, end: int) -> ItemVectors:
+        """Return the item vectors of all kinds with `t <= end`, microseconds since the epoch.
+
+        Raises
+        ------
+        InvalidInput
+            A source or a column is missing or malformed; see `sources.read_item_vectors`.
+        """
+        return vectors_of_all(
+            self.kinds,
+            lambda view: read_item_vectors(
+                config, offline_store, view, vector_spec_of(view), end=end
+            ),
+        )
+
+    def item_names(
+        self, config: RepoConfig, offline_store: Any, *, end: int
+    ) -> dict[int | str, str]:
+        """Return what people call items as of a time, by their ids in sequences.
+
+        Raises
+        ------
+        InvalidInput
+            A source cannot be read.
+        """
+        called: dict[int | str, str] = {}
+        for kind in self.kinds:
+            view = kind.postings or kind.vectors
+            of_kind = read_item_names(config, offline_store, view, end=end)
+            if self.spec.kinds:
+                of_kind = {id_with_kind(kind.name, item): name for item, name in of_kind.items()}
+            called |= of_kind
+        return called
+
+    def item_in_sequences(self, item_id: int | str) -> tuple[KindViews, int | str]:
+        """Return the kind of an item of a sequence, and its id in the views of the kind."""
+        if not self.spec.kinds:
+            return self.kinds[0], item_id
+        name, text = kind_and_id(str(item_id))
+        kind = self.kind(name)
+        return kind, text if has_string_ids(kind.vectors) else int(text)
+
+    def kind(self, name: str | None) -> KindViews:
+        """Return the kind of activity of a name; the domain's own unless said.
+
+        Raises
+        ------
+        InvalidInput
+            The domain has no such kind.
+        """
+        found = [kind for kind in self.kinds if name in (None, kind.name)]
+        if not found:
+            raise InvalidInput(
+                f"domain {self.names.item!r}: expected one of its kinds of activity: "
+                f"{', '.join(kind.name for kind in self.kinds)}. Received: {quote(name)}"
+            )
+        return found[0]
 
     @property
     def views(self) -> list[FeatureView]:
@@ -76,9 +184,13 @@ class RegisteredDomain:
         """
         return _ids(members, self.sequence, self.names.member_id).unique()
 
-    def item_id(self, item: int | str) -> int | str:
-        """Return an item as an id of this domain; see `member_ids`."""
-        return _ids([item], self.vectors, self.names.item_id)[0].as_py()
+    def item_id(self, item: int | str, action: str | None = None) -> int | str:
+        """Return an item as an id of this domain; see `member_ids`.
+
+        Of several kinds of activity, an action of the spec says which kind of item it is.
+        """
+        kind = self.kind(self.spec.kind_of(action))
+        return _ids([item], kind.vectors, kind.names.item_id)[0].as_py()
 
 
 def _ids(given: Sequence[int | str], view: FeatureView, column: str) -> pa.Array:
@@ -142,33 +254,40 @@ def registered_domain(store: FeatureStore, item: str | None = None) -> Registere
 def _domain_of(
     store: FeatureStore, sequence: FeatureView, views: list[FeatureView]
 ) -> RegisteredDomain:
-    sources = source_views_of(sequence)
-    vectors = store.registry.get_feature_view(sources[Role.VECTORS], store.project)
-    postings = (
-        view
+    registry, project = store.registry, store.project
+    kinds = kinds_of(sequence, lambda name: registry.get_feature_view(name, project))
+    postings = {
+        view.entities[0]: view
         for view in store.list_feature_views()
-        if view.tags.get(Tag.ROLE) == Role.POSTINGS and view.entities == vectors.entities
-    )
+        if view.tags.get(Tag.ROLE) == Role.POSTINGS
+    }
     return RegisteredDomain(
         names=DomainNames.of(sequence.tags),
         spec=spec_of(sequence),
         sequence=sequence,
-        events=store.registry.get_feature_view(sources[Role.EVENTS], store.project),
-        vectors=vectors,
-        postings=next(postings, None),
+        kinds=[replace(kind, postings=postings.get(kind.name)) for kind in kinds],
         embeddings=[
             view
             for view in views
             if view.tags.get(Tag.ROLE) == Role.EMBEDDING
-            and source_views_of(view)[Role.SEQUENCE] == sequence.name
+            and source_views_of(view)[Role.SEQUENCE] == [sequence.name]
         ],
     )
 
 
 def registered_model(
-    view: FeatureView, *, spec: ActivitySpec, vectors: FeatureView, repo: Path | None
+    view: FeatureView, *, spec: ActivitySpec, vector_spec: ItemVectorSpec, repo: Path | None
 ) -> ModelDescription:
     """Return the model of a registered embedding view, after checking that it is still the same.
+
+    Parameters
+    ----------
+    view
+        The view.
+    spec, vector_spec
+        Of its domain.
+    repo
+        Folder of the feature repo.
 
     Raises
     ------
@@ -176,7 +295,6 @@ def registered_model(
         The SavedModel is gone, corrupt or another than the one that was applied.
     """
     path = in_repo(view.tags[Tag.MODEL_PATH], repo)
-    embedding = vector_spec_of(vectors)
     packaged = (path / "assets.extra").is_dir()
     model = describe_model(
         ActivityModel(
@@ -184,10 +302,10 @@ def registered_model(
             name=view.tags[Tag.MODEL],
             version=view.tags[Tag.MODEL_VERSION],
             spec=None if packaged else spec,
-            vector_spec=None if packaged else embedding,
+            vector_spec=None if packaged else vector_spec,
         ),
         spec=spec,
-        vector_spec=embedding,
+        vector_spec=vector_spec,
     )
     if model.fingerprint != view.tags[Tag.MODEL_FINGERPRINT]:
         raise ModelMismatch(

@@ -13,7 +13,15 @@ from activity_embeddings.transformations import names
 def sequence_fields(
     domain: names.DomainNames, member_type: PrimitiveFeastType, item_type: PrimitiveFeastType
 ) -> list[Field]:
-    """Return the schema of the sequence view."""
+    """Return the schema of the sequence view.
+
+    Parameters
+    ----------
+    domain
+        Names of the columns.
+    member_type, item_type
+        Types of the ids, of items as sequences name them.
+    """
     return [
         Field(name=domain.member_id, dtype=member_type, description="The member."),
         Field(

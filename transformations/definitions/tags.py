@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from feast import FeatureView
@@ -14,7 +15,11 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.artifacts import Location, below, is_url, local_folder
 from activity_embeddings.transformations.files import path_within
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
-from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from activity_embeddings.transformations.spec import (
+    ActivitySpec,
+    ItemVectorSpec,
+    vector_spec_of_kinds,
+)
 
 
 def event_tags(spec: ActivitySpec, domain: DomainNames = names.JOBS) -> dict[str, str]:
@@ -59,14 +64,27 @@ def fingerprint_tag(embedding: ItemVectorSpec) -> dict[str, str]:
     return {Tag.VECTORS_FINGERPRINT: embedding.fingerprint}
 
 
-def vector_spec_of(view: FeatureView) -> ItemVectorSpec:
-    """Invert `vector_tags`."""
-    return ItemVectorSpec(
-        view.tags[Tag.VECTORS],
-        view.tags[Tag.VECTORS_VERSION],
-        int(view.tags[Tag.VECTORS_DIMENSION]),
-        view.tags.get(Tag.VECTORS_FINGERPRINT, ""),
-    )
+def vector_spec_of(view: FeatureView | Sequence[FeatureView]) -> ItemVectorSpec:
+    """Return which item vectors those of a view are; invert `vector_tags`.
+
+    Parameters
+    ----------
+    view
+        The view; or those of all kinds of activity of a domain, the domain's own first.
+
+    Raises
+    ------
+    InvalidInput
+        The vectors of two kinds have different dimensions.
+    """
+    if isinstance(view, FeatureView):
+        return ItemVectorSpec(
+            view.tags[Tag.VECTORS],
+            view.tags[Tag.VECTORS_VERSION],
+            int(view.tags[Tag.VECTORS_DIMENSION]),
+            view.tags.get(Tag.VECTORS_FINGERPRINT, ""),
+        )
+    return vector_spec_of_kinds({each.entities[0]: vector_spec_of(each) for each in view})
 
 
 def has_encoder(view: FeatureView) -> bool:
@@ -76,7 +94,7 @@ def has_encoder(view: FeatureView) -> bool:
 
 def spec_of(view: FeatureView) -> ActivitySpec:
     """Return the spec of a view of events or sequences."""
-    return ActivitySpec.from_dict(json.loads(view.tags[Tag.SPEC]))
+    return ActivitySpec.of(view.tags)
 
 
 def has_string_ids(view: FeatureView) -> bool:
@@ -112,9 +130,15 @@ def within_repo(path: Location, repo: Path) -> str:
     return (plain.relative_to(repo) if plain.is_relative_to(repo) else plain).as_posix()
 
 
-def source_views_of(view: FeatureView) -> dict[str | None, str]:
-    """Return the names of the views that a view of ours is derived from, by role."""
-    return {source.tags.get(Tag.ROLE): source.name for source in view.source_views or []}
+def source_views_of(view: FeatureView) -> dict[str, list[str]]:
+    """Return the names of the views that a view of ours is derived from, by role.
+
+    Of one role there are several where a domain has several kinds of activity; see `kinds_of`.
+    """
+    found: dict[str, list[str]] = {}
+    for source in view.source_views or []:
+        found.setdefault(source.tags.get(Tag.ROLE, ""), []).append(source.name)
+    return found
 
 
 def release_of(view: FeatureView) -> str:

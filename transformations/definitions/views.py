@@ -67,9 +67,12 @@ from activity_embeddings.transformations.definitions.tags import (
     vector_tags,
     within_repo,
 )
-from activity_embeddings.transformations.errors import InvalidInput, require_kinds
+from activity_embeddings.transformations.errors import InvalidInput, quote, require_kinds
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
-from activity_embeddings.transformations.offline.sources import check_columns
+from activity_embeddings.transformations.offline.sources import (
+    check_columns,
+    require_same_event_ids,
+)
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.wording import duration
 
@@ -339,12 +342,13 @@ def _require_inputs(encoder: ItemEncoderDescription, postings: FeatureView) -> N
 
 def sequence_view(
     *,
-    events: FeatureView,
-    vectors: FeatureView,
+    events: FeatureView | Sequence[FeatureView],
+    vectors: FeatureView | Sequence[FeatureView],
     member: Entity,
     item: Entity,
     snapshots: Snapshots,
     repo: Path,
+    keep: Mapping[str, int] | None = None,
     owner: str = "",
 ) -> BatchFeatureView:
     """Return the view of each member's newest activities, `<item>_activity_sequence`.
@@ -352,50 +356,66 @@ def sequence_view(
     Parameters
     ----------
     events
-        The view of events; it says window, length, actions and the names of columns.
+        The view of events; it says window, length, actions and the names of columns. Of several
+        kinds of activity their views, that of `item` first.
     vectors
-        The view of item vectors, which says which items are known.
+        The view of item vectors, which says which items are known; of several kinds of activity
+        those of all, in the same order.
     member, item
         The entities; their `value_type` is the type of the ids.
     snapshots
         Where the view keeps its snapshots: a folder, another place, or None.
     repo
         Folder of the feature repo. Snapshots in it are registered by their path within it.
+    keep
+        How many places of a sequence are kept for a kind of activity, by the name of its item.
     owner
         Shown in the registry.
 
     Raises
     ------
     InvalidInput
-        A view is of another entity, or an entity has another join key than in the events.
+        A view is of another entity, or an entity has another join key than in the events; or the
+        kinds do not go together, see `ActivitySpec.of_kinds`.
     """
-    domain, spec = DomainNames.of(events.tags), spec_of(events)
-    _require_join_key(item, domain.item_id, events)
-    _require_entity(events, member)
-    _require_entity(vectors, item)
-    checks = [
-        partial(
-            check_columns,
-            events,
-            texts=[domain.action],
-            ids=[domain.member_id, domain.item_id],
-            optional_ids=[domain.event_id],
+    event_views, vector_views = _views(events, "events"), _views(vectors, "vectors")
+    domain, spec = DomainNames.of(event_views[0].tags), _spec_of_all(event_views, keep)
+    _require_join_key(item, domain.item_id, event_views[0])
+    _require_entity(vector_views[0], item)
+    for view in event_views:
+        _require_entity(view, member)
+    _require_pairs(event_views, vector_views)
+    vector_spec_of(vector_views)  # of one dimension
+    checks = []
+    for view in event_views:
+        ours = DomainNames.of(view.tags)
+        ids = [ours.member_id, ours.item_id]
+        checks.append(
+            partial(check_columns, view, texts=[ours.action], ids=ids, optional_ids=[ours.event_id])
         )
-    ]
-    if not has_encoder(vectors):
-        checks.append(partial(check_columns, vectors, ids=[item.join_key], lists=[names.EMBEDDING]))
+    if spec.kinds:
+        checks.append(partial(require_same_event_ids, event_views))
+    for view in vector_views:
+        if not has_encoder(view):
+            checks.append(
+                partial(check_columns, view, ids=list(view.join_keys), lists=[names.EMBEDDING])
+            )
+    on = f"each {item.name}"
+    if spec.kinds:
+        on = "each " + " and ".join(kind.name for kind in spec.kinds)
     return _batch_view(
         name=domain.sequence_view,
         entities=[member],
         ttl=spec.window,
-        source=[events, vectors],
+        source=[view for pair in zip(event_views, vector_views, strict=True) for view in pair],
         sink_source=snapshot_source(
             snapshots, domain.sequence_view, "1", *checks, repo=repo, owner=owner
         ),
-        schema=sequence_fields(domain, _id_type(member), _id_type(item)),
+        # Of several kinds, ids of items are texts that say the kind.
+        schema=sequence_fields(domain, _id_type(member), String if spec.kinds else _id_type(item)),
         description=(
             f"The newest activities, at most {spec.length:,}, within {duration(spec.window)}, on "
-            f"each {item.name} with a vector, oldest first."
+            f"{on} with a vector, oldest first."
         ),
         tags={
             Tag.ROLE: Role.SEQUENCE,
@@ -406,11 +426,54 @@ def sequence_view(
     )
 
 
+def _views(given: FeatureView | Sequence[FeatureView], what: str) -> list[FeatureView]:
+    """Return a view, or those of several kinds of activity, as a list."""
+    if isinstance(given, FeatureView):
+        return [given]
+    require_kinds("sequence_view", **{what: (given, (list, tuple))})
+    require_kinds(
+        "sequence_view", **{f"{what}[{i}]": (view, FeatureView) for i, view in enumerate(given)}
+    )
+    if not given:
+        raise InvalidInput(f"sequence_view: `{what}` should be at least one view. Received: none")
+    return list(given)
+
+
+def _spec_of_all(events: Sequence[FeatureView], keep: Mapping[str, int] | None) -> ActivitySpec:
+    """Return the spec of a domain with these views of events."""
+    if len(events) == 1:
+        if keep:
+            raise InvalidInput(
+                f"{events[0].name}: expected no `keep`, since all activity is of one kind. "
+                f"Received: {quote(keep)}"
+            )
+        return spec_of(events[0])
+    specs = {DomainNames.of(view.tags).item: spec_of(view) for view in events}
+    if len(specs) < len(events):
+        raise InvalidInput(
+            "kinds of activity: expected views of events on different items. Received: "
+            + ", ".join(view.name for view in events)
+        )
+    return ActivitySpec.of_kinds(specs, keep)
+
+
+def _require_pairs(events: Sequence[FeatureView], vectors: Sequence[FeatureView]) -> None:
+    """Raise `InvalidInput` unless each view of events has one of vectors of the same item."""
+    of_events = [(DomainNames.of(v.tags).item, DomainNames.of(v.tags).item_id) for v in events]
+    of_vectors = [(view.entities[0], *view.join_keys) for view in vectors]
+    if of_events != of_vectors:
+        raise InvalidInput(
+            "kinds of activity: expected for each view of events the view of vectors of the same "
+            "item, in the same order. Received: "
+            f"{', '.join(view.name for view in events)}; {', '.join(v.name for v in vectors)}"
+        )
+
+
 def embedding_views(
     models: Sequence[ActivityModel],
     *,
     sequence: FeatureView,
-    vectors: FeatureView,
+    vectors: FeatureView | Sequence[FeatureView],
     member: Entity,
     snapshots: Snapshots,
     repo: Path,
@@ -423,7 +486,7 @@ def embedding_views(
     models
         The lines.
     sequence, vectors
-        The views they are derived from.
+        The views they are derived from; of several kinds of activity the vectors of all.
     member
         The entity.
     snapshots
@@ -440,9 +503,11 @@ def embedding_views(
     """
     _require_entity(sequence, member)
     spec = spec_of(sequence)
-    described = describe_models(models, spec=spec, vector_spec=vector_spec_of(vectors))
+    vector_views = _views(vectors, "vectors")
+    described = describe_models(models, spec=spec, vector_spec=vector_spec_of(vector_views))
     views = [
-        _embedding_view(m, sequence, vectors, member, snapshots, repo, owner) for m in described
+        _embedding_view(m, sequence, vector_views, member, snapshots, repo, owner)
+        for m in described
     ]
     return {view.name: view for view in views}
 
@@ -476,35 +541,10 @@ def realtime_views(
     domain = DomainNames.of(sequence.tags)
     _require_join_key(item, domain.item_id, sequence)
     events = [v for v in sequence.source_views or [] if v.tags.get(Tag.ROLE) == Role.EVENTS]
-    event_ids = [
-        field for view in events for field in view.features if field.name == domain.event_id
-    ]
     request = RequestSource(
         name=f"recent_{domain.item}_activity",
         schema=[
-            *(
-                Field(
-                    name=domain.recent_event_ids,
-                    dtype=Array(field.dtype),
-                    description="Event ids of the same activity, which order it; or null.",
-                )
-                for field in event_ids
-            ),
-            Field(
-                name=domain.recent_item_ids,
-                dtype=Array(_id_type(item)),
-                description="Items of activity that the stored sequence may not hold yet, or null.",
-            ),
-            Field(
-                name=domain.recent_actions,
-                dtype=Array(String),
-                description="Action names of the same activity, or null.",
-            ),
-            Field(
-                name=domain.recent_timestamps,
-                dtype=Array(UnixTimestamp),
-                description="Times: datetimes, epoch seconds or ISO strings; or null.",
-            ),
+            *(field for view in events for field in _request_fields(view)),
             Field(
                 name=names.REQUEST_TIMESTAMP,
                 dtype=UnixTimestamp,
@@ -516,6 +556,39 @@ def realtime_views(
     )
     made = [_realtime_view(view, sequence, request) for view in views.values()]
     return {view.name: view for view in made}
+
+
+def _request_fields(events: FeatureView) -> list[Field]:
+    """Return the request columns of activity of one kind."""
+    domain = DomainNames.of(events.tags)
+    types = {field.name: field.dtype for field in events.features}
+    fields = [
+        Field(
+            name=domain.recent_item_ids,
+            dtype=Array(types[domain.item_id]),
+            description="Items of activity that the stored sequence may not hold yet, or null.",
+        ),
+        Field(
+            name=domain.recent_actions,
+            dtype=Array(String),
+            description="Action names of the same activity, or null.",
+        ),
+        Field(
+            name=domain.recent_timestamps,
+            dtype=Array(UnixTimestamp),
+            description="Times: datetimes, epoch seconds or ISO strings; or null.",
+        ),
+    ]
+    if domain.event_id in types:
+        fields.insert(
+            0,
+            Field(
+                name=domain.recent_event_ids,
+                dtype=Array(types[domain.event_id]),
+                description="Event ids of the same activity, which order it; or null.",
+            ),
+        )
+    return fields
 
 
 class _DeclaredView(OnDemandFeatureView):
@@ -572,7 +645,7 @@ def _stored_features(request: RequestSource, domain: DomainNames) -> list[str]:
 def _embedding_view(
     model: ModelDescription,
     sequence: FeatureView,
-    vectors: FeatureView,
+    vectors: Sequence[FeatureView],
     member: Entity,
     snapshots: Snapshots,
     repo: Path,
@@ -592,7 +665,7 @@ def _embedding_view(
         name=name,
         entities=[member],
         ttl=model.spec.window,
-        source=[sequence, vectors],
+        source=[sequence, *vectors],
         # A new version starts a new history: vectors of two versions never meet in one table.
         sink_source=snapshot_source(
             snapshots, name, model.version, repo=repo, owner=model.owner or owner

@@ -26,7 +26,6 @@ from activity_embeddings.transformations.definitions.registered import (
     registered_domain,
     registered_model,
 )
-from activity_embeddings.transformations.definitions.tags import vector_spec_of
 from activity_embeddings.transformations.errors import InvalidInput, NotReady, quote
 from activity_embeddings.transformations.explain.explanation import (
     LEAVE_ONE_OUT,
@@ -47,14 +46,9 @@ from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.inference.gradients import integrated_gradients
 from activity_embeddings.transformations.names import Tag
 from activity_embeddings.transformations.offline.event_log import PushedEvents, source_has
-from activity_embeddings.transformations.offline.item_names import read_item_names
-from activity_embeddings.transformations.offline.sources import (
-    declared_event_ids,
-    read_events,
-    read_item_vectors,
-)
+from activity_embeddings.transformations.offline.sources import declared_event_ids
 from activity_embeddings.transformations.online.live_rows import activities_of
-from activity_embeddings.transformations.online.lookup import ItemVectorLookup
+from activity_embeddings.transformations.online.lookup import lookup_of
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.stores import row_store_of
 from activity_embeddings.transformations.serving.entity_rows import Event, entity_rows
@@ -132,12 +126,14 @@ def explain(
     else:
         found = _from_online(store, domain, ids, recent, as_of)
     moment = int(found.sequences.as_of[0])
-    vectors = _item_vectors(store, domain, moment) if found.catalogue is None else found.catalogue
+    vectors = found.catalogue
+    if vectors is None:
+        vectors = domain.read_vectors(store.config, offline_store(store), end=moment)
     (activities,) = activities_in(found.sequences)
-    called = read_item_names(
-        store.config, offline_store(store), domain.postings or domain.vectors, end=moment
-    )
-    catalogue = _Catalogue.of(vectors, moment, {activity[1] for activity in activities}, called)
+    called = domain.item_names(store.config, offline_store(store), end=moment)
+    acted_on = [domain.item_in_sequences(activity[1]) for activity in activities]
+    without = {activity[1] for activity in activities}
+    catalogue = _Catalogue.of(domain, vectors, moment, without, called)
     return Explanation(
         member=ids[0].as_py(),
         member_name=domain.names.member_id,
@@ -147,13 +143,14 @@ def explain(
         method=method,
         activities=tuple(
             ExplainedActivity(
-                item=activity[1],
-                name=called.get(activity[1], str(activity[1])),
+                item=item,
+                name=called.get(activity[1], str(item)),
                 action=domain.spec.vocabulary[activity[2]],
                 time=to_datetime(activity[0]),
                 new=activity in found.new,
+                kind=kind.name if domain.spec.kinds else "",
             )
-            for activity in activities
+            for activity, (kind, item) in zip(activities, acted_on, strict=True)
         ),
         left_out={why: number for why, number in found.left_out.items() if number},
         outputs=tuple(
@@ -198,18 +195,18 @@ def _from_source(
 ) -> _Found:
     """Make the sequence that a snapshot as of a time has."""
     start = as_of - domain.spec.window_us
-    events = read_events(
-        store.config, offline_store(store), domain.events, domain.spec, start=start, end=as_of
-    )
-    vectors = _item_vectors(store, domain, as_of)
+    events = domain.read_events(store.config, offline_store(store), start=start, end=as_of)
+    vectors = domain.read_vectors(store.config, offline_store(store), end=as_of)
     moments = np.array([as_of], dtype=np.int64)
     sequences = make_sequences(events, ids, moments, spec=domain.spec, vectors=vectors)
     unknown = int(sequences.unknown[0])
     if not sequences.count[0] and not unknown:
         # Silent lately, or never seen: neither in the source nor in what was pushed to it.
-        pushed = PushedEvents(store, domain.events).count(ids)
-        if not pushed and not len(source_has(store, domain.events, ids)):
-            raise _nobody(domain, ids, f"the source of {domain.events.name}")
+        views = domain.event_views
+        pushed = sum(PushedEvents(store, view).count(ids) for view in views)
+        if not pushed and not any(len(source_has(store, view, ids)) for view in views):
+            where = " and ".join(view.name for view in views)
+            raise _nobody(domain, ids, f"the source of {where}")
     left_out = {_unknown(domain): unknown}
     return _Found(sequences, vectors, SOURCE, [], left_out, catalogue=vectors)
 
@@ -237,6 +234,7 @@ def _from_online(
         request_timestamp=as_of,
         event_ids=declared_event_ids(domain.events) is not None,
         domain=called,
+        spec=domain.spec,
     )
     stored = {
         **dict.fromkeys(feature.name for feature in view.features),
@@ -244,9 +242,9 @@ def _from_online(
     }
     made = sequences_at_request(
         {name: [value] for name, value in {**stored, **row}.items()},
-        parser=request_parser(view, domain.events, domain.vectors),
+        parser=request_parser(view, domain.kinds),
         spec=domain.spec,
-        lookup=ItemVectorLookup(store, domain.vectors),
+        lookup=lookup_of(store, domain.kinds),
     )
     left_out = {
         _unknown(domain): made.report.unknown_items,
@@ -258,20 +256,13 @@ def _from_online(
 
 
 def _unknown(domain: RegisteredDomain) -> str:
-    return f"{domain.names.item} without a vector"
+    return f"{'item' if domain.spec.kinds else domain.names.item} without a vector"
 
 
 def _nobody(domain: RegisteredDomain, ids: pa.Array, where: str) -> InvalidInput:
     return InvalidInput(
         f"{domain.names.member_id}: expected a member in {where}. "
         f"Received: {quote(ids[0].as_py())}, of whom it has nothing"
-    )
-
-
-def _item_vectors(store: FeatureStore, domain: RegisteredDomain, as_of: int) -> ItemVectors:
-    view = domain.vectors
-    return read_item_vectors(
-        store.config, offline_store(store), view, vector_spec_of(view), end=as_of
     )
 
 
@@ -294,7 +285,7 @@ def _models(
         )
     return [
         registered_model(
-            views[name], spec=domain.spec, vectors=domain.vectors, repo=store.repo_path
+            views[name], spec=domain.spec, vector_spec=domain.vector_spec, repo=store.repo_path
         )
         for name in dict.fromkeys(wanted or known)
     ]
@@ -351,7 +342,7 @@ def _explained(
 
 @dataclass(frozen=True)
 class _Catalogue:
-    """The items that can be near: known as of a time, and not acted on.
+    """The domain's own items that can be near: known as of a time, and not acted on.
 
     Attributes
     ----------
@@ -360,25 +351,36 @@ class _Catalogue:
     directions
         float32 [m, D]; their vectors at length 1, zero vectors as they are.
     called
-        Names of items by id.
+        Their names.
     """
 
     ids: list[Any]
     directions: np.ndarray
-    called: Mapping[Any, str]
+    called: list[str]
 
     @classmethod
     def of(
-        cls, vectors: ItemVectors, as_of: int, without: set[Any], called: Mapping[Any, str]
+        cls,
+        domain: RegisteredDomain,
+        vectors: ItemVectors,
+        as_of: int,
+        without: set[Any],
+        called: Mapping[Any, str],
     ) -> _Catalogue:
-        """Return the items of some vectors, as of a time, without some."""
+        """Return the own items of some vectors, as of a time, without some."""
         every = np.arange(len(vectors.item_ids), dtype=np.int32)
         rows = vectors.rows(vectors.item_ids, every[None], np.array([as_of]))[0]
-        ids = vectors.item_ids.to_pylist()
-        kept = [j for j in every if rows[j] != vectors.pad_row and ids[j] not in without]
-        matrix = vectors.matrix[rows[kept]]
+        items = vectors.item_ids.to_pylist()
+        found = {
+            j: domain.item_in_sequences(items[j])
+            for j in every[rows != vectors.pad_row].tolist()
+            if items[j] not in without
+        }
+        own = {j: item for j, (kind, item) in found.items() if kind is domain.kinds[0]}
+        matrix = vectors.matrix[rows[list(own)]]
         lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
-        return cls([ids[j] for j in kept], matrix / np.where(lengths, lengths, 1), called)
+        names = [called.get(items[j], str(item)) for j, item in own.items()]
+        return cls(list(own.values()), matrix / np.where(lengths, lengths, 1), names)
 
     def scores(self, embedding: np.ndarray) -> np.ndarray:
         """Return the cosine of each item and an embedding, float32 [m]; 0 for the zero vector.
@@ -402,7 +404,4 @@ class _Catalogue:
 
     def near(self, scores: np.ndarray, positions: np.ndarray) -> tuple[NearItem, ...]:
         """Return the items at some positions."""
-        return tuple(
-            NearItem(self.ids[j], self.called.get(self.ids[j], str(self.ids[j])), float(scores[j]))
-            for j in positions
-        )
+        return tuple(NearItem(self.ids[j], self.called[j], float(scores[j])) for j in positions)

@@ -36,6 +36,8 @@ class ExplainedActivity:
         When, UTC.
     new
         Whether it came with the request.
+    kind
+        The kind of activity, by the name of its item's entity; empty where there is one alone.
     """
 
     item: int | str
@@ -43,6 +45,17 @@ class ExplainedActivity:
     action: str
     time: datetime
     new: bool = False
+    kind: str = ""
+
+    @property
+    def label(self) -> str:
+        """How people call what was acted on."""
+        return f"{self.kind} {self.name}" if self.kind else self.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        said = {**asdict(self), "time": self.time.isoformat()}
+        return said if self.kind else {key: said[key] for key in said if key != "kind"}
 
 
 @dataclass(frozen=True)
@@ -206,10 +219,7 @@ class Explanation:
             "origin": self.origin,
             "method": self.method,
             "left_out": dict(self.left_out),
-            "activities": [
-                {**asdict(activity), "time": activity.time.isoformat()}
-                for activity in self.activities
-            ],
+            "activities": [activity.to_dict() for activity in self.activities],
             "outputs": [output.to_dict() for output in self.outputs],
         }
 
@@ -242,7 +252,7 @@ class Explanation:
             # A vector may be moved by more than its own length.
             percent = f"{100 * moved[i]:5.1f} %"
             score = f"{output.score_effects[i].mean():+9.3f}" if scored else ""
-            what = f"{utc(activity.time)}  {activity.action}  {activity.name}"
+            what = f"{utc(activity.time)}  {activity.action}  {activity.label}"
             changes = [f"+ {near.name}" for near in output.enters(i)] if scored else []
             changes += [f"- {near.name}" for near in output.leaves(i)] if scored else []
             lines.append(f"  {percent}{score}  {what}{'  *' if activity.new else ''}")

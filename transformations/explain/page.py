@@ -96,7 +96,7 @@ def _effect(explanation: Explanation, output: ExplainedOutput, i: int, most: flo
 {_nearest("Nearest without it", output.nearest_without[i])}</details>"""
     bar = f'<span class="bar" style="width:{100 * moved / most:.1f}%"></span>'
     return f"""<li><div>{100 * moved:.1f} %{bar}</div>
-<div><strong>{escape(activity.name)}</strong>{new}
+<div><strong>{escape(activity.label)}</strong>{new}
 <div class="muted">{escape(activity.action)}, {utc(activity.time)}</div>
 {f"<div>Without it: {', '.join(changes)}</div>" if changes else ""}{details}</div></li>"""
 

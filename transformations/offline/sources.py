@@ -7,21 +7,29 @@ Whatever the store, the rows pass the same checks before anything is computed.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast import FeatureView, FileSource, RepoConfig
 from feast.data_source import DataSource
 from feast.infra.offline_stores.offline_store import OfflineStore
 from feast.types import String
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.activity.events import ActivityEvents, action_ids
+from activity_embeddings.transformations.activity.events import (
+    ActivityEvents,
+    CheckedEvents,
+    action_ids,
+    check_events,
+)
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.kinds import events_of_kinds
 from activity_embeddings.transformations.activity.member_range import EVERYBODY, MemberRange
 from activity_embeddings.transformations.arrow import (
     TIMESTAMP,
@@ -66,6 +74,8 @@ READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether
 interval ends belong to it and in which zone they compare."""
 
+_KIND = "__kind"
+"""Says the kind of spilled rows; not in events."""
 _WIDE_EVENT = 4_096
 """Bytes that no event takes: as many events as fit so are read without a look at some of them."""
 
@@ -119,7 +129,7 @@ def source_label(view: FeatureView) -> str:
 def read_events(
     config: RepoConfig,
     store: type[OfflineStore] | OfflineStore,
-    view: FeatureView,
+    views: Sequence[FeatureView],
     spec: ActivitySpec,
     *,
     start: int,
@@ -127,18 +137,31 @@ def read_events(
 ) -> ActivityEvents:
     """Return the events with `start <= t < end`, microseconds since the epoch.
 
+    Parameters
+    ----------
+    config, store
+        As Feast hands them to an engine.
+    views
+        The view of events; of a domain with several kinds of activity, those of all kinds in the
+        order of the spec.
+    spec
+        Of the domain.
+    start, end
+        The interval.
+
     Raises
     ------
     InvalidInput
         The source or a column is missing or malformed; see `ActivityEvents.from_arrow`.
     """
-    return _in_order(_pull_events(config, store, view, start, end), view, spec)
+    require_same_event_ids(views, config)
+    return _in_order([_pull_events(config, store, v, start, end) for v in views], views, spec)
 
 
 def event_parts(
     config: RepoConfig,
     store: type[OfflineStore] | OfflineStore,
-    view: FeatureView,
+    views: Sequence[FeatureView],
     spec: ActivitySpec,
     *,
     start: int,
@@ -154,7 +177,7 @@ def event_parts(
 
     Parameters
     ----------
-    config, store, view, spec, start, end
+    config, store, views, spec, start, end
         See `read_events`.
     budget
         What the events of a part may take in bytes while they are read and put in order. The events
@@ -168,27 +191,26 @@ def event_parts(
         As `read_events` does, or the folder cannot be written. Ids, times and actions are checked
         before the first part.
     """
-    domain, label = DomainNames.of(view.tags), source_label(view)
-    ids = [domain.member_id, domain.item_id, domain.event_id]
-    stored = _read_here(config, view)
-    if stored is None:
-        pulled = _pull_events(config, store, view, start, end)
-        rows = len(pulled)
-        tables: Iterator[pa.Table] = (
-            plain_rows(pulled.slice(i, ROWS_AT_ONCE), ids, names.EVENT_TIMESTAMP, label)
-            for i in range(0, rows, ROWS_AT_ONCE)
-        )
-    else:
-        rows = stored.most_rows(start, end)
-        wanted = source_names(view, [*domain.event_columns, domain.event_id])
-        tables = stored.batches(
-            RowsAsked(wanted, ids, names.EVENT_TIMESTAMP, start, end, [domain.event_id])
-        )
+    require_same_event_ids(views, config)
+    rows, read, pulled = 0, list[Iterator[pa.Table]](), list[pa.Table | None]()
+    for view in views:
+        most, tables, held = _tables_of(config, store, view, start, end)
+        rows += most
+        read.append(tables)
+        pulled.append(held)
     if rows * _WIDE_EVENT > budget:
-        with closing(cast("Generator[pa.Table]", tables)):
+        with ExitStack() as stack:
+            for tables in read:
+                stack.enter_context(closing(cast("Generator[pa.Table]", tables)))
+            in_turn = _in_turn(
+                [
+                    (_spillable(table, views, kind, spec, start, end) for table in tables)
+                    for kind, tables in enumerate(read)
+                ]
+            )
             head: list[pa.Table] = []
-            for table in tables:
-                head.append(_checked(table, view, spec, start, end))
+            for table in in_turn:
+                head.append(table)
                 if sum(map(len, head)) >= SAMPLE_ROWS:
                     break
             else:
@@ -196,23 +218,144 @@ def event_parts(
             sample = pa.concat_tables(head)
             memory = memory_of(rows, rows * sample.nbytes / max(1, len(sample)))
             if memory > budget and len(sample):
-                rest = (_checked(table, view, spec, start, end) for table in tables)
+                member_id = DomainNames.of(views[0].tags).member_id
                 parts = spilled_parts(
-                    chain(head, rest),
-                    domain.member_id,
-                    sample=single_chunk(sample, domain.member_id),
+                    chain(head, in_turn),
+                    member_id,
+                    sample=single_chunk(sample, member_id),
                     memory=memory,
                     budget=budget,
                     folder=folder,
                 )
                 with closing(parts):
-                    for members, read in parts:
-                        yield members, _in_order(read(), view, spec)
+                    for members, read_part in parts:
+                        yield members, _in_order(_by_kind(read_part(), views), views, spec)
                 return
+    yield (
+        EVERYBODY,
+        _in_order(
+            [
+                _pull_events(config, store, view, start, end) if held is None else held
+                for view, held in zip(views, pulled, strict=True)
+            ],
+            views,
+            spec,
+        ),
+    )
+
+
+def _tables_of(
+    config: RepoConfig,
+    store: type[OfflineStore] | OfflineStore,
+    view: FeatureView,
+    start: int,
+    end: int,
+) -> tuple[int, Iterator[pa.Table], pa.Table | None]:
+    """Return the rows of events of one view in small tables.
+
+    Returns
+    -------
+    tuple
+        How many rows there are at most, the tables, and the one that they are slices of, where a
+        store gives all rows at once.
+    """
+    domain, label = DomainNames.of(view.tags), source_label(view)
+    ids = [domain.member_id, domain.item_id, domain.event_id]
+    stored = _read_here(config, view)
     if stored is None:
-        yield EVERYBODY, _in_order(pulled, view, spec)
-    else:
-        yield EVERYBODY, read_events(config, store, view, spec, start=start, end=end)
+        pulled = _pull_events(config, store, view, start, end)
+        slices = (
+            plain_rows(pulled.slice(i, ROWS_AT_ONCE), ids, names.EVENT_TIMESTAMP, label)
+            for i in range(0, len(pulled), ROWS_AT_ONCE)
+        )
+        return len(pulled), slices, pulled
+    wanted = source_names(view, [*domain.event_columns, domain.event_id])
+    asked = RowsAsked(wanted, ids, names.EVENT_TIMESTAMP, start, end, [domain.event_id])
+    return stored.most_rows(start, end), stored.batches(asked), None
+
+
+def _in_turn(iterators: Sequence[Iterator[pa.Table]]) -> Iterator[pa.Table]:
+    """Yield a table of each in turn, so that the first ones tell of all."""
+    for tables in zip_longest(*iterators):
+        yield from (table for table in tables if table is not None)
+
+
+def _spillable(
+    table: pa.Table,
+    views: Sequence[FeatureView],
+    kind: int,
+    spec: ActivitySpec,
+    start: int,
+    end: int,
+) -> pa.Table:
+    """Return the rows of one kind with `start <= t < end`, checked.
+
+    Of several kinds all have the columns of the first, ids of items as text, and the kind.
+    """
+    view = views[kind]
+    if len(views) == 1:
+        return _checked(table, view, spec, start, end)
+    rows = _checked(table, view, ActivitySpec.of(view.tags), start, end)
+    ours, own = DomainNames.of(view.tags), DomainNames.of(views[0].tags)
+    member_ids = rows.column(ours.member_id)
+    if len(rows) and member_ids.type != _id_type(view):
+        raise InvalidData(
+            f"{source_label(view)}: column {ours.member_id!r} should be {_id_type(view)}, as the "
+            f"feature repo declares it. Received: {member_ids.type}"
+        )
+    columns = {
+        own.member_id: member_ids.cast(_id_type(view)),
+        own.item_id: rows.column(ours.item_id).cast(pa.string()),
+        own.action: rows.column(ours.action).cast(pa.string()),
+        names.EVENT_TIMESTAMP: rows.column(names.EVENT_TIMESTAMP),
+        _KIND: pa.array(np.full(len(rows), kind, dtype=np.int8)),
+    }
+    if ours.event_id in rows.column_names:
+        columns[own.event_id] = rows.column(ours.event_id)
+    return pa.table(columns)
+
+
+def _by_kind(table: pa.Table, views: Sequence[FeatureView]) -> list[pa.Table]:
+    """Return spilled rows as a table for each kind, with its own columns."""
+    if len(views) == 1:
+        return [table]
+    own = DomainNames.of(views[0].tags)
+    found = []
+    for kind, view in enumerate(views):
+        ours = DomainNames.of(view.tags)
+        called = {
+            own.item_id: ours.item_id,
+            own.action: ours.action,
+            own.event_id: ours.event_id,
+        }
+        rows = table.filter(pc.equal(table.column(_KIND), kind)).drop_columns([_KIND])
+        found.append(rows.rename_columns([called.get(name, name) for name in rows.column_names]))
+    return found
+
+
+def require_same_event_ids(views: Sequence[FeatureView], config: RepoConfig) -> None:
+    """Raise `InvalidInput` unless all kinds of activity have event ids of one type, or none.
+
+    Parameters
+    ----------
+    views
+        The views of events; of one there is nothing to require.
+    config
+        Says where the feature repo is.
+    """
+    if len(views) == 1:
+        return
+    found = {view.name: event_ids_of(config, view) for view in views}
+    having = [kind for kind in found.values() if kind is not None]
+    told = {kind for kind in having if not pa.types.is_null(kind)}
+    if len(told) > 1 or 0 < len(having) < len(views):
+        raise InvalidInput(
+            "event ids: expected the views of events of all kinds of activity to have them, of one "
+            "type, or none of them. Received: "
+            + ", ".join(
+                f"{name} {'none' if kind is None else kind}" for name, kind in found.items()
+            )
+        )
 
 
 def read_ids(
@@ -596,9 +739,23 @@ def _checked(
     return rows
 
 
-def _in_order(table: pa.Table, view: FeatureView, spec: ActivitySpec) -> ActivityEvents:
+def _in_order(
+    tables: Sequence[pa.Table], views: Sequence[FeatureView], spec: ActivitySpec
+) -> ActivityEvents:
+    """Return the events of each view as one event table."""
+    if not spec.kinds:
+        (table,), (view,) = tables, views
+        return ActivityEvents.of(_check(table, view, spec))
+    checked = {
+        DomainNames.of(view.tags).item: _check(table, view, ActivitySpec.of(view.tags))
+        for table, view in zip(tables, views, strict=True)
+    }
+    return ActivityEvents.of(events_of_kinds(checked, spec))
+
+
+def _check(table: pa.Table, view: FeatureView, spec: ActivitySpec) -> CheckedEvents:
     domain = DomainNames.of(view.tags)
-    return ActivityEvents.from_arrow(table, spec, source=source_label(view), domain=domain)
+    return check_events(table, spec, source=source_label(view), domain=domain)
 
 
 @contextmanager

@@ -2,18 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.definitions.tags import vector_spec_of, vector_table_of
+from activity_embeddings.transformations.activity.kinds import kind_and_id, vectors_of_kinds
+from activity_embeddings.transformations.definitions.kinds import KindViews
+from activity_embeddings.transformations.definitions.tags import (
+    has_string_ids,
+    vector_spec_of,
+    vector_table_of,
+)
 from activity_embeddings.transformations.errors import InvalidInput, quote
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.stores import row_store_of
 from activity_embeddings.transformations.online.vector_table import VectorTableReader
 from activity_embeddings.transformations.times import to_us
+
+
+def lookup_of(store: FeatureStore, kinds: Sequence[KindViews]) -> ItemVectorLookup | LookupOfKinds:
+    """Return what looks items up as sequences of a domain with these kinds of activity name them.
+
+    Parameters
+    ----------
+    store
+        The feature store.
+    kinds
+        The kinds of activity.
+    """
+    of_kinds = {kind.name: ItemVectorLookup(store, kind.vectors) for kind in kinds}
+    if len(kinds) == 1:
+        return of_kinds[kinds[0].name]
+    return LookupOfKinds(of_kinds)
+
+
+class LookupOfKinds:
+    """Item vectors of several kinds of activity, by ids that say their kind.
+
+    Parameters
+    ----------
+    lookups
+        Of each kind, by its name.
+    """
+
+    def __init__(self, lookups: Mapping[str, ItemVectorLookup]) -> None:
+        self._lookups = lookups
+
+    def __call__(self, item_ids: pa.Array) -> tuple[ItemVectors, np.ndarray]:
+        """Look distinct, ascending ids up; see `request.VectorLookup`."""
+        pairs = [kind_and_id(text) for text in item_ids.to_pylist()]
+        known = np.zeros(len(pairs), dtype=bool)
+        found = {}
+        for kind, lookup in self._lookups.items():
+            mine = lookup.id_type
+            ids = pa.array([item for of, item in pairs if of == kind], pa.string()).cast(mine)
+            # As text they are in another order than integers.
+            order = pc.sort_indices(ids)
+            vectors, there = lookup(ids.take(order))
+            positions = np.flatnonzero([of == kind for of, _ in pairs])
+            known[positions[order.to_numpy()]] = there
+            found[kind] = vectors
+        vectors = vectors_of_kinds(found)
+        # The same ids; as the same object they need no look-up.
+        return (replace(vectors, item_ids=item_ids) if known.all() else vectors), known
+
+    def map_table(self) -> None:
+        """Map the tables into memory; otherwise the first look-up does."""
+        for lookup in self._lookups.values():
+            lookup.map_table()
 
 
 class ItemVectorLookup:
@@ -31,6 +93,11 @@ class ItemVectorLookup:
         self._view, self._rows = view, row_store_of(store)
         self._embedding = vector_spec_of(view)
         self._table = VectorTableReader(vector_table_of(view, store.repo_path), self._embedding)
+
+    @property
+    def id_type(self) -> pa.DataType:
+        """Type of the ids."""
+        return pa.string() if has_string_ids(self._view) else pa.int64()
 
     def __call__(self, item_ids: pa.Array) -> tuple[ItemVectors, np.ndarray]:
         """Look distinct, ascending ids up; see `request.VectorLookup`."""

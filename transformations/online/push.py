@@ -23,6 +23,7 @@ from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents, check_events
+from activity_embeddings.transformations.activity.kinds import events_of_kinds
 from activity_embeddings.transformations.activity.merge import (
     Activity,
     Id,
@@ -37,8 +38,9 @@ from activity_embeddings.transformations.arrow import (
     single_chunk,
     time_column,
 )
+from activity_embeddings.transformations.definitions.kinds import KindViews
 from activity_embeddings.transformations.definitions.registered import registered_domain
-from activity_embeddings.transformations.definitions.tags import has_string_ids
+from activity_embeddings.transformations.definitions.tags import has_string_ids, spec_of
 from activity_embeddings.transformations.errors import (
     InvalidData,
     first_line,
@@ -49,7 +51,7 @@ from activity_embeddings.transformations.offline.event_log import append_events,
 from activity_embeddings.transformations.offline.sources import event_ids_of, source_label
 from activity_embeddings.transformations.online.base import Row, Stored
 from activity_embeddings.transformations.online.live_rows import activities_of, merged_sequences
-from activity_embeddings.transformations.online.lookup import ItemVectorLookup
+from activity_embeddings.transformations.online.lookup import lookup_of
 from activity_embeddings.transformations.online.protobuf import entity_keys, feast_rows
 from activity_embeddings.transformations.online.stores import row_store_of
 from activity_embeddings.transformations.spec import LONGEST_WINDOW, ActivitySpec
@@ -141,28 +143,32 @@ class SequenceWriter:
         self._store, self._offline = store, offline
         domain = registered_domain(store, item)
         self.domain, self._spec = domain.names, domain.spec
-        self._view, self._events = domain.sequence, domain.events
-        self._vector_view = domain.vectors
+        self._view, self._registered = domain.sequence, domain
         self._rows = row_store_of(store)
-        self._rows.prepare([view for view in (self._view, self._vector_view) if view.online])
-        self._item_vectors = ItemVectorLookup(store, self._vector_view)
+        read = [self._view, *(kind.vectors for kind in domain.kinds)]
+        self._rows.prepare([view for view in read if view.online])
+        self._item_vectors = lookup_of(store, domain.kinds)
+        self._kinds: dict[str, PushedKind] = {}
 
-    @property
-    def id_types(self) -> dict[str, pa.DataType]:
-        """Types of the id columns that `push` takes."""
-        views = {self.domain.member_id: self._view, self.domain.item_id: self._vector_view}
-        return {
-            column: pa.string() if has_string_ids(view) else pa.int64()
-            for column, view in views.items()
-        }
+    def kind(self, name: str | None = None) -> PushedKind:
+        """Return what `push` takes of one kind of activity.
 
-    @property
-    def source_names(self) -> dict[str, str]:
-        """What the offline source calls the columns that `push` takes, by our names."""
-        columns = (*self.domain.event_columns, names.EVENT_TIMESTAMP, self.domain.event_id)
-        return source_names(self._events, columns)
+        Parameters
+        ----------
+        name
+            Name of its item's entity; the domain's own unless said.
 
-    def push(self, events: pa.Table | pd.DataFrame) -> PushReport:
+        Raises
+        ------
+        InvalidInput
+            The domain has no such kind.
+        """
+        views = self._registered.kind(name)
+        if views.name not in self._kinds:
+            self._kinds[views.name] = PushedKind(self._store, self._view, views)
+        return self._kinds[views.name]
+
+    def push(self, events: pa.Table | pd.DataFrame, *, kind: str | None = None) -> PushReport:
         """Merge events into the stored sequences of their members, and log them.
 
         Pushing events again changes nothing, so that this may be repeated after any failure.
@@ -175,6 +181,9 @@ class SequenceWriter:
             `event_timestamp` (with time zone), and event ids if the source has them; all under the
             names of the view of events, or all under those of its source. Others are ignored, event
             ids too where the source has none. In any order.
+        kind
+            Which kind of activity they are, by the name of its item's entity; the domain's own
+            unless said.
 
         Raises
         ------
@@ -182,8 +191,12 @@ class SequenceWriter:
             Events are malformed or lie in the future, or do not fit the offline source. Nothing
             was written.
         """
-        table = self._checked(events)
-        activity = ActivityEvents.from_arrow(table, self._spec, source=SOURCE, domain=self.domain)
+        pushed = self.kind(kind)
+        table = pushed.checked(events)
+        checked = check_events(table, pushed.spec, source=SOURCE, domain=pushed.names)
+        if self._spec.kinds:
+            checked = events_of_kinds({pushed.names.item: checked}, self._spec)
+        activity = ActivityEvents.of(checked)
         report = PushReport(
             events=len(table),
             duplicates=len(activity.duplicates),
@@ -196,82 +209,11 @@ class SequenceWriter:
         known = known_items[activity.item]
         report.unknown = int(np.count_nonzero(~known))
         if self._offline:
-            append_events(self._store, self._events, table)
+            append_events(self._store, pushed.events, table)
         for start in range(0, len(activity.member_ids), MEMBERS_AT_ONCE):
             stop = min(start + MEMBERS_AT_ONCE, len(activity.member_ids))
             self._push_members(activity, known, range(start, stop), report)
         return report
-
-    def _checked(self, events: pa.Table | pd.DataFrame) -> pa.Table:
-        """Return the events with the columns and types that both stores get, or refuse them."""
-        table = events
-        if isinstance(events, pd.DataFrame):
-            try:
-                table = pa.Table.from_pandas(events, preserve_index=False)
-            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-                # Of pandas: also columns of one name, and objects of other types than the first.
-                raise InvalidData(
-                    f"{SOURCE}: expected columns of one type each, integers of int64 and text "
-                    f"that can be UTF-8. Received: {first_line(error)}"
-                ) from error
-        domain = self.domain
-        table = under_our_names(table, self.source_names, SOURCE, optional=[domain.event_id])
-        # All checks that need no knowledge of the feature repo.
-        check_events(table, self._spec, source=SOURCE, domain=self.domain)
-        columns = {
-            domain.member_id: self._ids(table, domain.member_id),
-            domain.item_id: self._ids(table, domain.item_id),
-            domain.action: single_chunk(table, domain.action).cast(pa.string()),
-        }
-        time = time_column(table, names.EVENT_TIMESTAMP, SOURCE)
-        # Microseconds offline too, so that both stores mean the same event.
-        columns[names.EVENT_TIMESTAMP] = pa.array(time, pa.int64()).cast(TIMESTAMP)
-        if self._event_ids is not None:
-            require_event_ids(self._events, table)
-            columns[domain.event_id] = self._as_event_ids(id_column(table, domain.event_id, SOURCE))
-        now = to_us(datetime.now(UTC))
-        oldest = now - LONGEST_WINDOW // timedelta(microseconds=1)
-        old = np.flatnonzero(time < oldest)
-        if len(old):
-            raise InvalidData(
-                f"{SOURCE}: column {names.EVENT_TIMESTAMP!r} should lie in the "
-                f"{duration(LONGEST_WINDOW)} before now. Received: "
-                f"{utc(to_datetime(time[old].min()))} in {out_of(len(old), len(time), 'row')}"
-            )
-        late = np.flatnonzero(time > now + CLOCK_TOLERANCE)
-        if len(late):
-            raise InvalidData(
-                f"{SOURCE}: column {names.EVENT_TIMESTAMP!r} should not lie in the future. "
-                f"Received: {utc(to_datetime(time[late].max()))} in "
-                f"{out_of(len(late), len(time), 'row')}, now {utc(to_datetime(now))}"
-            )
-        return pa.table(columns)
-
-    @cached_property
-    def _event_ids(self) -> pa.DataType | None:
-        """Type of the source's event ids; None where the batch would know none."""
-        return event_ids_of(self._store.config, self._events)
-
-    def _as_event_ids(self, ids: pa.Array) -> pa.Array:
-        """Return event ids of the source's type, so that they are ordered as in the batch."""
-        if self._event_ids is None or pa.types.is_null(self._event_ids):
-            return ids
-        try:
-            return ids.cast(self._event_ids)
-        except pa.ArrowInvalid as error:
-            raise InvalidData(
-                f"{SOURCE}: column {self.domain.event_id!r} should be {self._event_ids}, as in "
-                f"{source_label(self._events)}. Received: {ids.type}; {first_line(error)}"
-            ) from error
-
-    def _ids(self, table: pa.Table, column: str) -> pa.Array:
-        ids, expected = id_column(table, column, SOURCE), self.id_types[column]
-        if ids.type != expected and len(ids):
-            raise InvalidData(
-                f"{SOURCE}: column {column!r} should be {expected}, as in the feature repo. "
-                f"Received: {ids.type}"
-            )
-        return ids.cast(expected)
 
     def _push_members(
         self, activity: ActivityEvents, known: np.ndarray, part: range, report: PushReport
@@ -301,6 +243,122 @@ class SequenceWriter:
         report.already_there += sum(each.already_there for each in pushed)
         report.older += sum(each.older for each in pushed)
         report.new += sum(each.new for each in pushed)
+
+
+class PushedKind:
+    """What `SequenceWriter.push` takes of one kind of activity, and how it checks it.
+
+    Parameters
+    ----------
+    store
+        The feature store.
+    sequence
+        The view of sequences.
+    views
+        The views of the kind.
+    """
+
+    def __init__(self, store: FeatureStore, sequence: FeatureView, views: KindViews) -> None:
+        self._config, self._sequence, self._views = store.config, sequence, views
+        self.names = views.names
+        self.spec = spec_of(views.events)
+
+    @property
+    def events(self) -> FeatureView:
+        """The view of events."""
+        return self._views.events
+
+    @property
+    def id_types(self) -> dict[str, pa.DataType]:
+        """Types of the id columns."""
+        views = {self.names.member_id: self._sequence, self.names.item_id: self._views.vectors}
+        return {
+            column: pa.string() if has_string_ids(view) else pa.int64()
+            for column, view in views.items()
+        }
+
+    @property
+    def source_names(self) -> dict[str, str]:
+        """What the offline source calls the columns, by our names."""
+        columns = (*self.names.event_columns, names.EVENT_TIMESTAMP, self.names.event_id)
+        return source_names(self.events, columns)
+
+    def checked(self, events: pa.Table | pd.DataFrame) -> pa.Table:
+        """Return the events with the columns and types that both stores get.
+
+        Raises
+        ------
+        InvalidInput
+            They are malformed, lie in the future or before a hundred years.
+        """
+        table = events
+        if isinstance(events, pd.DataFrame):
+            try:
+                table = pa.Table.from_pandas(events, preserve_index=False)
+            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+                # Of pandas: also columns of one name, and objects of other types than the first.
+                raise InvalidData(
+                    f"{SOURCE}: expected columns of one type each, integers of int64 and text "
+                    f"that can be UTF-8. Received: {first_line(error)}"
+                ) from error
+        domain = self.names
+        table = under_our_names(table, self.source_names, SOURCE, optional=[domain.event_id])
+        # All checks that need no knowledge of the feature repo.
+        check_events(table, self.spec, source=SOURCE, domain=domain)
+        columns = {
+            domain.member_id: self._ids(table, domain.member_id),
+            domain.item_id: self._ids(table, domain.item_id),
+            domain.action: single_chunk(table, domain.action).cast(pa.string()),
+        }
+        time = time_column(table, names.EVENT_TIMESTAMP, SOURCE)
+        # Microseconds offline too, so that both stores mean the same event.
+        columns[names.EVENT_TIMESTAMP] = pa.array(time, pa.int64()).cast(TIMESTAMP)
+        if self._event_ids is not None:
+            require_event_ids(self.events, table)
+            columns[domain.event_id] = self._as_event_ids(id_column(table, domain.event_id, SOURCE))
+        now = to_us(datetime.now(UTC))
+        oldest = now - LONGEST_WINDOW // timedelta(microseconds=1)
+        old = np.flatnonzero(time < oldest)
+        if len(old):
+            raise InvalidData(
+                f"{SOURCE}: column {names.EVENT_TIMESTAMP!r} should lie in the "
+                f"{duration(LONGEST_WINDOW)} before now. Received: "
+                f"{utc(to_datetime(time[old].min()))} in {out_of(len(old), len(time), 'row')}"
+            )
+        late = np.flatnonzero(time > now + CLOCK_TOLERANCE)
+        if len(late):
+            raise InvalidData(
+                f"{SOURCE}: column {names.EVENT_TIMESTAMP!r} should not lie in the future. "
+                f"Received: {utc(to_datetime(time[late].max()))} in "
+                f"{out_of(len(late), len(time), 'row')}, now {utc(to_datetime(now))}"
+            )
+        return pa.table(columns)
+
+    @cached_property
+    def _event_ids(self) -> pa.DataType | None:
+        """Type of the source's event ids; None where the batch would know none."""
+        return event_ids_of(self._config, self.events)
+
+    def _as_event_ids(self, ids: pa.Array) -> pa.Array:
+        """Return event ids of the source's type, so that they are ordered as in the batch."""
+        if self._event_ids is None or pa.types.is_null(self._event_ids):
+            return ids
+        try:
+            return ids.cast(self._event_ids)
+        except pa.ArrowInvalid as error:
+            raise InvalidData(
+                f"{SOURCE}: column {self.names.event_id!r} should be {self._event_ids}, as in "
+                f"{source_label(self.events)}. Received: {ids.type}; {first_line(error)}"
+            ) from error
+
+    def _ids(self, table: pa.Table, column: str) -> pa.Array:
+        ids, expected = id_column(table, column, SOURCE), self.id_types[column]
+        if ids.type != expected and len(ids):
+            raise InvalidData(
+                f"{SOURCE}: column {column!r} should be {expected}, as in the feature repo. "
+                f"Received: {ids.type}"
+            )
+        return ids.cast(expected)
 
 
 @dataclass

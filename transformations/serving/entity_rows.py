@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.errors import InvalidInput, quote
+from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import Time, parse_time, to_datetime
 
 Event: TypeAlias = tuple[int | str, str, Time] | tuple[int | str, str, Time, int | str]
@@ -24,6 +25,7 @@ def entity_rows(
     request_timestamp: Time | None = None,
     event_ids: bool = False,
     domain: names.DomainNames = names.JOBS,
+    spec: ActivitySpec | None = None,
 ) -> list[dict[str, Any]]:
     """Return the rows of a request, for `FeatureStore.get_online_features`.
 
@@ -41,6 +43,9 @@ def entity_rows(
         id, action name, time, event id); of one member all or none.
     domain
         Names the columns; those of the sample data unless said.
+    spec
+        Of a domain with several kinds of activity, as `ActivityDomain.spec`: an event's action says
+        its kind, and so its columns.
 
     Raises
     ------
@@ -54,28 +59,32 @@ def entity_rows(
     ([42], None)
     """
     recent = recent or {}
+    kinds = {domain.item: domain}
+    if spec is not None and spec.kinds:
+        kinds = {kind.name: names.DomainNames(item=kind.name) for kind in spec.kinds}
     rows = []
     for member in member_ids:
-        events = recent.get(member) or []
-        items, actions, times, *ids = zip(*events, strict=True) if events else ((), (), ())
-        rows.append(
-            {
-                domain.member_id: member,
-                domain.recent_item_ids: list(items) or None,
-                domain.recent_actions: list(actions) or None,
-                domain.recent_timestamps: [
-                    _as_text(time, member, domain.recent_timestamps) for time in times
-                ]
-                or None,
-                names.REQUEST_TIMESTAMP: (
-                    None
-                    if request_timestamp is None
-                    else _as_text(request_timestamp, member, names.REQUEST_TIMESTAMP)
-                ),
-            }
+        row: dict[str, Any] = {domain.member_id: member}
+        of_kinds: dict[str, list[Event]] = {kind: [] for kind in kinds}
+        for event in recent.get(member) or []:
+            # An action that no kind has is left to whoever answers to refuse or count.
+            of_kinds[(spec and spec.kind_of(event[1])) or domain.item].append(event)
+        for kind, columns in kinds.items():
+            events = of_kinds[kind]
+            items, actions, times, *ids = zip(*events, strict=True) if events else ((), (), ())
+            row[columns.recent_item_ids] = list(items) or None
+            row[columns.recent_actions] = list(actions) or None
+            row[columns.recent_timestamps] = [
+                _as_text(time, member, columns.recent_timestamps) for time in times
+            ] or None
+            if event_ids:
+                row[columns.recent_event_ids] = list(ids[0]) if ids else None
+        row[names.REQUEST_TIMESTAMP] = (
+            None
+            if request_timestamp is None
+            else _as_text(request_timestamp, member, names.REQUEST_TIMESTAMP)
         )
-        if event_ids:
-            rows[-1][domain.recent_event_ids] = list(ids[0]) if ids else None
+        rows.append(row)
     if not rows:
         raise InvalidInput("entity_rows: expected at least one member. Received: none")
     return rows

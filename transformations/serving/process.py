@@ -21,19 +21,21 @@ from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import TIMESTAMP, vector_column
+from activity_embeddings.transformations.definitions.kinds import KindViews, kinds_of
 from activity_embeddings.transformations.definitions.registered import registered_model
 from activity_embeddings.transformations.definitions.tags import (
     has_string_ids,
     release_of,
     source_views_of,
     spec_of,
+    vector_spec_of,
 )
 from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.feast_compat.joins import Caller, feast_caller
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sources import declared_event_ids
-from activity_embeddings.transformations.online.lookup import ItemVectorLookup
+from activity_embeddings.transformations.online.lookup import lookup_of
 from activity_embeddings.transformations.serving.label_times import label_times
 from activity_embeddings.transformations.serving.metrics import count_error, count_request
 from activity_embeddings.transformations.serving.request import (
@@ -48,22 +50,20 @@ MEMBERS_A_CALL = 65_536
 """Members a model call: a request of any usual size is one call."""
 
 
-def request_parser(
-    sequence: FeatureView, events: FeatureView, vectors: FeatureView
-) -> RequestParser:
+def request_parser(sequence: FeatureView, kinds: Sequence[KindViews]) -> RequestParser:
     """Return the reader of requests of one domain.
 
     Parameters
     ----------
     sequence
         The view of sequences.
-    events, vectors
+    kinds
         The views that it is made from.
     """
-    event_ids = declared_event_ids(events)
+    event_ids = declared_event_ids(kinds[0].events)
     return RequestParser(
         spec_of(sequence),
-        string_ids=has_string_ids(vectors),
+        string_ids={kind.name: has_string_ids(kind.vectors) for kind in kinds},
         string_event_ids=None if event_ids is None else pa.types.is_string(event_ids),
         domain=names.DomainNames.of(sequence.tags),
     )
@@ -87,17 +87,19 @@ class ServedModel:
 
     def __init__(self, store: FeatureStore, view: FeatureView) -> None:
         registry, project = store.registry, store.project
-        sources = source_views_of(view)
-        sequence = registry.get_feature_view(sources[Role.SEQUENCE], project)
-        vector_view = registry.get_feature_view(sources[Role.VECTORS], project)
+        (called,) = source_views_of(view)[Role.SEQUENCE]
+        sequence = registry.get_feature_view(called, project)
+        kinds = kinds_of(sequence, lambda name: registry.get_feature_view(name, project))
         self.release = release_of(view)
         self.spec = spec_of(sequence)
         self.model = registered_model(
-            view, spec=self.spec, vectors=vector_view, repo=store.repo_path
+            view,
+            spec=self.spec,
+            vector_spec=vector_spec_of([kind.vectors for kind in kinds]),
+            repo=store.repo_path,
         )
-        events = registry.get_feature_view(source_views_of(sequence)[Role.EVENTS], project)
-        self._parser = request_parser(sequence, events, vector_view)
-        self._lookup = ItemVectorLookup(store, vector_view)
+        self._parser = request_parser(sequence, kinds)
+        self._lookup = lookup_of(store, kinds)
         self._embedder = Embedder([self.model], batch_size=MEMBERS_A_CALL, for_requests=True)
 
     def warm_up(self) -> None:

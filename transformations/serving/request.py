@@ -22,6 +22,7 @@ from feast.errors import FeastError
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.kinds import id_with_kind
 from activity_embeddings.transformations.activity.merge import (
     Activity,
     activities_in,
@@ -124,15 +125,41 @@ class RequestTimeResult:
     report: RequestReport
 
 
+@dataclass(frozen=True)
+class _RequestKind:
+    """What a request may have of one kind of activity.
+
+    Attributes
+    ----------
+    domain
+        Names its columns.
+    actions
+        Ids of its actions by name.
+    string_ids
+        Whether item ids are strings.
+    of_several
+        Whether there are other kinds, so that ids in sequences say their kind.
+    """
+
+    domain: names.DomainNames
+    actions: Mapping[str, int]
+    string_ids: bool
+    of_several: bool = False
+
+    def columns(self, *, event_ids: bool) -> tuple[str, ...]:
+        """Return the names of its columns."""
+        return (*self.domain.recent_columns, *([self.domain.recent_event_ids] if event_ids else []))
+
+
 class RequestParser:
     """Reads the columns that Feast hands to an on-demand function.
 
     Parameters
     ----------
     spec
-        Names the actions.
+        Names the actions, and the kinds of activity.
     string_ids
-        Whether item ids are strings.
+        Whether item ids are strings; of several kinds of activity, by the name of each.
     string_event_ids
         Whether event ids are strings; None where requests have none.
     domain
@@ -143,20 +170,38 @@ class RequestParser:
         self,
         spec: ActivitySpec,
         *,
-        string_ids: bool,
+        string_ids: bool | Mapping[str, bool],
         string_event_ids: bool | None = None,
         domain: names.DomainNames = names.JOBS,
     ) -> None:
-        self.domain = domain
-        self._actions = {name: spec.vocabulary.index(name) for name in spec.actions}
-        self._string_ids, self._string_event_ids = string_ids, string_event_ids
+        self.domain, self._string_event_ids = domain, string_event_ids
+        actions = {name: spec.vocabulary.index(name) for name in spec.actions}
+        self._kinds = [
+            _RequestKind(
+                names.DomainNames(item=kind.name),
+                {name: actions[name] for name in kind.actions},
+                string_ids[kind.name] if isinstance(string_ids, Mapping) else string_ids,
+                of_several=True,
+            )
+            for kind in spec.kinds
+        ] or [
+            _RequestKind(
+                domain,
+                actions,
+                string_ids[domain.item] if isinstance(string_ids, Mapping) else string_ids,
+            )
+        ]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that a request has to have."""
-        if self._string_event_ids is None:
-            return self.domain.request_columns
-        return (*self.domain.request_columns, self.domain.recent_event_ids)
+        return (*(name for kind in self.kinds for name in kind), names.REQUEST_TIMESTAMP)
+
+    @property
+    def kinds(self) -> list[tuple[str, ...]]:
+        """Names of the columns of each kind of activity."""
+        event_ids = self._string_event_ids is not None
+        return [kind.columns(event_ids=event_ids) for kind in self._kinds]
 
     def stored(self, inputs: Mapping[str, Sequence[Any]], row: int) -> list[Activity]:
         """Return a member's stored sequence; none where the store has no row."""
@@ -197,12 +242,30 @@ class RequestParser:
         InvalidRequest
             Lists of unequal length, ids, actions or times of another type.
         """
-        called: tuple[str, ...] = self.domain.recent_columns
+        recent: list[Activity] = []
+        cut: list[Activity] = []
+        for kind in self._kinds:
+            of_kind, cut_of_kind = self._recent_of(kind, inputs, row, report, online=online)
+            recent += of_kind
+            cut += cut_of_kind
+        return recent, cut
+
+    def _recent_of(
+        self,
+        kind: _RequestKind,
+        inputs: Mapping[str, Sequence[Any]],
+        row: int,
+        report: RequestReport,
+        *,
+        online: bool,
+    ) -> tuple[list[Activity], list[Activity]]:
+        """Return the request's activity of one kind; see `recent`."""
+        called: tuple[str, ...] = kind.domain.recent_columns
         if (
             self._string_event_ids is not None
-            and inputs[self.domain.recent_event_ids][row] is not None
+            and inputs[kind.domain.recent_event_ids][row] is not None
         ):
-            called = (*called, self.domain.recent_event_ids)
+            called = (*called, kind.domain.recent_event_ids)
         columns = [inputs[name][row] for name in called]
         lists = [[] if column is None else column for column in columns]
         if not all(map(_is_list, lists)) or len(set(map(len, lists))) > 1:
@@ -216,23 +279,25 @@ class RequestParser:
         recent: list[Activity] = []
         cut: list[Activity] = []
         for item, action, moment, *event_id in zip(*lists, strict=True):
-            item = self._id(item, self.domain.recent_item_ids, self._string_ids, inputs, row)
+            item = self._id(item, kind.domain.recent_item_ids, kind.string_ids, inputs, row)
             event_id = [
                 self._id(
-                    each, self.domain.recent_event_ids, bool(self._string_event_ids), inputs, row
+                    each, kind.domain.recent_event_ids, bool(self._string_event_ids), inputs, row
                 )
                 for each in event_id
             ]
-            action_id = self._actions.get(action) if isinstance(action, str) else None
+            action_id = kind.actions.get(action) if isinstance(action, str) else None
             if action_id is None and not (isinstance(action, str) and _is_utf8(action)):
                 raise InvalidRequest(
-                    f"{self._who(inputs, row)}: {self.domain.recent_actions} should hold names of "
-                    f"actions, as {', '.join(self._actions)}. Received: {received(action)}"
+                    f"{self._who(inputs, row)}: {kind.domain.recent_actions} should hold names of "
+                    f"actions, as {', '.join(kind.actions)}. Received: {received(action)}"
                 )
-            time = self._parse_time(moment, self.domain.recent_timestamps, inputs, row)
+            time = self._parse_time(moment, kind.domain.recent_timestamps, inputs, row)
             if action_id is None:
                 report.unknown_actions += 1
                 continue
+            if kind.of_several:
+                item = id_with_kind(kind.domain.item, item)
             activity: Activity = (time, item, action_id)
             if event_id:
                 activity = (*activity, event_id[0])

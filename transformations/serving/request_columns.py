@@ -127,7 +127,7 @@ class RequestColumns:
             for row in range(rows):
                 parser.recent(taken, row, report)
                 parser.moment(taken, row)
-            taken.update(_normal(taken, parser.domain))
+            taken.update(_normal(taken, parser))
         return taken
 
     def _key(self, name: str) -> str | None:
@@ -153,16 +153,17 @@ class RequestColumns:
                 )
         missing = sorted(self.request - set(taken))
         if missing:
-            hint = "".join(f". {_hint(parser.domain)}" for parser in self.parsers)
+            hint = "".join(f". {_hint(parser)}" for parser in self.parsers)
             raise InvalidRequest(
                 f"entities: expected the columns {', '.join(missing)}. "
                 f"Received: {_listed(columns)}{hint}"
             )
 
 
-def _hint(domain: DomainNames) -> str:
+def _hint(parser: RequestParser) -> str:
+    *recent, moment = parser.columns
     return (
-        f"{', '.join(domain.recent_columns)} and {names.REQUEST_TIMESTAMP} should be in every "
+        f"{', '.join(recent)} and {moment} should be in every "
         "row, as null where there is nothing. In Python, activity_embeddings.entity_rows makes "
         "such rows"
     )
@@ -181,10 +182,11 @@ def _parser_of(view: OnDemandFeatureView, store: FeatureStore) -> RequestParser:
     spec = spec_of(store.registry.get_feature_view(sequence.name, store.project, allow_cache=True))
     schema, strings = view.get_request_data_schema(), Array(String).to_value_type()
     domain = DomainNames.of(view.tags)
+    kinds = [DomainNames(item=kind.name) for kind in spec.kinds] or [domain]
     event_ids = domain.recent_event_ids
     return RequestParser(
         spec,
-        string_ids=schema[domain.recent_item_ids] == strings,
+        string_ids={kind.item: schema[kind.recent_item_ids] == strings for kind in kinds},
         string_event_ids=schema[event_ids] == strings if event_ids in schema else None,
         domain=domain,
     )
@@ -239,18 +241,17 @@ def _try_conversion(name: str, values: list[Any], kind: ValueType, needed: bool)
         )
 
 
-def _normal(columns: Columns, domain: DomainNames) -> Columns:
+def _normal(columns: Columns, parser: RequestParser) -> Columns:
     """Return the columns of recent activity with null for empty lists, and times of one type."""
-    changed = {
-        name: [value or None for value in columns[name]]
-        for name in (*domain.recent_columns, domain.recent_event_ids)
-        if name in columns
-    }
-    times = changed[domain.recent_timestamps]
-    if len({type(time) for listed in times for time in listed or ()}) > 1:
-        changed[domain.recent_timestamps] = [
-            listed and [_as_text(time) for time in listed] for listed in times
-        ]
+    changed: Columns = {}
+    for kind in parser.kinds:
+        changed |= {name: [value or None for value in columns[name]] for name in kind}
+        _, _, timestamps, *_ = kind
+        times = changed[timestamps]
+        if len({type(time) for listed in times for time in listed or ()}) > 1:
+            changed[timestamps] = [
+                listed and [_as_text(time) for time in listed] for listed in times
+            ]
     asked = columns[names.REQUEST_TIMESTAMP]
     if len({type(time) for time in asked if time is not None}) > 1:
         changed[names.REQUEST_TIMESTAMP] = [

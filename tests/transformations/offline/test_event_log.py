@@ -52,7 +52,7 @@ def read(store, view):
     events = read_events(
         store.config,
         store._get_provider().offline_store,
-        view,
+        [view],
         ActivitySpec(),
         start=us(at(-20)),
         end=us(at(20)),

@@ -135,7 +135,7 @@ def read_parts(view, budget, folder, *, config=None, store=None, spec=SPEC):
         sources.event_parts(
             config or config_of(folder),
             store,
-            view,
+            [view],
             spec,
             start=START,
             end=END,
@@ -230,7 +230,7 @@ def test_what_fits_is_one_part_and_writes_nothing(tmp_path):
         ((members, events),) = sources.event_parts(
             config_of(tmp_path),
             None,
-            view,
+            [view],
             SPEC,
             start=START,
             end=END,
@@ -252,7 +252,7 @@ def test_files_are_gone_however_the_parts_end(tmp_path):
     parts = sources.event_parts(
         config_of(tmp_path),
         None,
-        files(tmp_path / "data"),
+        [files(tmp_path / "data")],
         SPEC,
         start=START,
         end=END,
@@ -270,7 +270,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
     parts = sources.event_parts(
         config_of(tmp_path),
         None,
-        files(tmp_path / "data"),
+        [files(tmp_path / "data")],
         SPEC,
         start=START,
         end=END,
@@ -329,7 +329,7 @@ def test_bad_rows_are_refused_as_by_one_read_before_the_first_part(tmp_path, cas
                 sources.event_parts(
                     config_of(tmp_path),
                     None,
-                    view,
+                    [view],
                     STRICT,
                     start=START,
                     end=END,
