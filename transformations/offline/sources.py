@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -204,7 +205,7 @@ def event_parts(
                 stack.enter_context(closing(cast("Generator[pa.Table]", tables)))
             in_turn = _in_turn(
                 [
-                    (_spillable(table, views, kind, spec, start, end) for table in tables)
+                    map(partial(_spillable, views, kind, spec, start, end), tables)
                     for kind, tables in enumerate(read)
                 ]
             )
@@ -281,12 +282,12 @@ def _in_turn(iterators: Sequence[Iterator[pa.Table]]) -> Iterator[pa.Table]:
 
 
 def _spillable(
-    table: pa.Table,
     views: Sequence[FeatureView],
     kind: int,
     spec: ActivitySpec,
     start: int,
     end: int,
+    table: pa.Table,
 ) -> pa.Table:
     """Return the rows of one kind with `start <= t < end`, checked.
 
@@ -743,9 +744,8 @@ def _in_order(
     tables: Sequence[pa.Table], views: Sequence[FeatureView], spec: ActivitySpec
 ) -> ActivityEvents:
     """Return the events of each view as one event table."""
-    if not spec.kinds:
-        (table,), (view,) = tables, views
-        return ActivityEvents.of(_check(table, view, spec))
+    if len(views) == 1:
+        return ActivityEvents.of(_check(tables[0], views[0], spec))
     checked = {
         DomainNames.of(view.tags).item: _check(table, view, ActivitySpec.of(view.tags))
         for table, view in zip(tables, views, strict=True)

@@ -58,16 +58,19 @@ class LookupOfKinds:
         """Look distinct, ascending ids up; see `request.VectorLookup`."""
         pairs = [kind_and_id(text) for text in item_ids.to_pylist()]
         known = np.zeros(len(pairs), dtype=bool)
+        # Rows from before a kind was taken out may have ids of it, which are then unknown. Of no
+        # ids at all, the vectors of one kind are none of the right length.
+        asked = self._lookups.keys() & {kind for kind, _ in pairs} or {next(iter(self._lookups))}
         found = {}
-        for kind, lookup in self._lookups.items():
-            mine = lookup.id_type
-            ids = pa.array([item for of, item in pairs if of == kind], pa.string()).cast(mine)
+        for kind in sorted(asked):
+            lookup = self._lookups[kind]
+            texts = pa.array([item_id for of, item_id in pairs if of == kind], pa.string())
+            ids = texts.cast(lookup.id_type)
             # As text they are in another order than integers.
             order = pc.sort_indices(ids)
-            vectors, there = lookup(ids.take(order))
+            found[kind], there = lookup(ids.take(order))
             positions = np.flatnonzero([of == kind for of, _ in pairs])
             known[positions[order.to_numpy()]] = there
-            found[kind] = vectors
         vectors = vectors_of_kinds(found)
         # The same ids; as the same object they need no look-up.
         return (replace(vectors, item_ids=item_ids) if known.all() else vectors), known

@@ -275,7 +275,8 @@ class VectorTable:
         np.minimum(position, len(self.keys) - 1, out=position)
         found = self.keys[position] == wanted
         if self.keys.dtype.kind == "S":
-            found &= [len(key) <= self.keys.itemsize for key in encoded]
+            fits = [len(key) <= self.keys.itemsize for key in encoded]
+            found &= np.array(fits, dtype=bool)
         return np.where(found, position, -1)
 
     def take(

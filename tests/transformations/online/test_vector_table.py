@@ -52,6 +52,8 @@ def test_a_table_gives_the_vectors_of_any_time(tmp_path, string_ids, one_each):
     known = [item in vectors.item_ids.to_pylist() for item in asked.to_pylist()]
     assert (codes >= 0).tolist() == known
 
+    assert table.codes(np.array([], dtype=object)).tolist() == []
+
     extra = (us(at(1)), np.full(64, 7, dtype=np.float32))
     more = {i: extra for i in np.flatnonzero(codes < 0)}
     for ids, their_codes, of in (

@@ -1,0 +1,454 @@
+"""Two kinds of activity in one sequence, through the real command and stores."""
+
+import json
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from activity_embeddings import (
+    InvalidInput,
+    InvalidRequest,
+    SequenceWriter,
+    entity_rows,
+    explain,
+)
+from activity_embeddings.transformations.batch import engine
+from activity_embeddings.transformations.check import check
+from activity_embeddings.transformations.cli import cli
+from activity_embeddings.transformations.forget import forget
+from activity_embeddings.transformations.offline.sinks.places import sink_of
+from support.feast_repo import DIMENSION, at, events_table, interval, small_data, us
+from support.kinds import KEEP, SPEC, repo_of_kinds, search_data, searches_table, write_searches
+from support.reference import decayed_of, kept_of_kinds, vector_as_of
+
+pytestmark = pytest.mark.slow
+
+T = at(4)
+SEQUENCE, BOTH, OWN = (
+    "job_activity_sequence",
+    "job_activity_embedding_both",
+    "job_activity_embedding_own",
+)
+ORDER = ["PAD", *SPEC.actions]
+VECTORS = [(f"job:{i}", us(t), v) for i, t, v in small_data()[1]] + [
+    (f"search:{i}", us(t), v) for i, t, v in search_data()[1]
+]
+
+
+def plain(jobs=(), searches=()):
+    """Return events of both kinds as (member, item, action, time in us), items with their kind."""
+    return [(m, f"job:{i}", a, us(t)) for m, i, a, t in jobs] + [
+        (m, f"search:{i}", a, us(t)) for m, i, a, t in searches
+    ]
+
+
+EVENTS = plain(small_data()[0], search_data()[0])
+
+
+def expected_sequence(events, member, as_of):
+    """Return (item, action, time) of a member's sequence, oldest first, by the slow reference."""
+    seen = sorted(
+        {
+            (time, item, ORDER.index(action))
+            for who, item, action, time in events
+            if who == member and as_of - SPEC.window_us <= time < as_of
+        }
+    )
+    known = [e for e in seen if vector_as_of(VECTORS, e[1], as_of) is not None]
+    kept = kept_of_kinds(known, lambda e: e[1].partition(":")[0], KEEP, SPEC.length)
+    return [(item, action, time) for time, item, action in kept]
+
+
+def expected_decay(sequence, as_of, actions):
+    """Return the decay by 0.8 of the vectors of some actions of a sequence."""
+    chosen = [item for item, action, _ in sequence if ORDER[action] in actions]
+    vectors = [vector_as_of(VECTORS, item, as_of) for item in chosen]
+    return np.array(decayed_of(vectors, DIMENSION, 0.8))
+
+
+WANTED = ("APPLY", "SAVE", "SEARCH", "REFINE")
+
+
+@pytest.fixture(scope="module")
+def of_day_4(tmp_path_factory):
+    repo = repo_of_kinds(tmp_path_factory.mktemp("kinds") / "repo")
+    repo.publish(at(2), T)
+    repo.keep()
+    return repo
+
+
+@pytest.fixture
+def repo(of_day_4):
+    """Published as of days 3 and 4."""
+    return of_day_4.put_back()
+
+
+def stored(repo, members, features=("activity_job_ids", "activity_actions", "activity_times")):
+    """Return what the online store serves: (item, action, time) of each member."""
+    answer = repo.store.get_online_features(
+        [f"{SEQUENCE}:{name}" for name in features], [{"member_id": m} for m in members]
+    ).to_dict()
+    columns = [[value or [] for value in answer[name]] for name in features]
+    return [list(zip(*row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def test_offline_and_online_rows_are_the_newest_of_both_kinds_with_their_places(repo):
+    store = repo.store
+    rows = sink_of(store.get_feature_view(SEQUENCE), store.config).read(us(T)).to_pylist()
+    assert {row["member_id"] for row in rows} >= {m for m, *_ in EVENTS if m % 5 == 0}
+    kinds = set()
+    for row in rows:
+        expected = expected_sequence(EVENTS, row["member_id"], us(T))
+        columns = row["activity_job_ids"], row["activity_actions"], row["activity_times"]
+        assert list(zip(*columns, strict=True)) == expected
+        assert row["activity_count"] == len(expected)
+        kinds.add(tuple(sorted({item.partition(":")[0] for item, *_ in expected})))
+    assert {("job",), ("search",), ("job", "search")} <= kinds
+    members = [row["member_id"] for row in rows]
+    assert stored(repo, members) == [expected_sequence(EVENTS, m, us(T)) for m in members]
+    # Searches fill their places, and those of jobs stay what they are.
+    full = [expected_sequence(EVENTS, m, us(T)) for m in members]
+    assert any(len(each) == SPEC.length for each in full)
+
+
+def test_embeddings_average_the_kinds_that_they_say(repo):
+    members = list(range(1, 45))
+    answer = repo.store.get_online_features(
+        [f"{BOTH}:activity_embedding", f"{OWN}:apply_embedding"],
+        [{"member_id": m} for m in members],
+    ).to_dict()
+    for i, member in enumerate(members):
+        sequence = expected_sequence(EVENTS, member, us(T))
+        for name, actions in (("activity_embedding", WANTED), ("apply_embedding", ("APPLY",))):
+            got = np.zeros(DIMENSION) if answer[name][i] is None else np.array(answer[name][i])
+            np.testing.assert_allclose(got, expected_decay(sequence, us(T), actions), atol=2e-6)
+
+
+def test_labels_join_the_newest_snapshot_before_them(repo):
+    labels = pd.DataFrame(
+        {"member_id": [5, 5, 7, 10], "event_timestamp": [at(3.5), at(4.2), at(4.2), at(3.1)]}
+    )
+    joined = repo.store.get_historical_features(
+        labels, [f"{SEQUENCE}:activity_job_ids", f"{BOTH}:activity_embedding"]
+    ).to_df()
+    assert len(joined) == 4
+    for row in joined.to_dict("records"):
+        as_of = us(at(4) if row["event_timestamp"] >= at(4) else at(3))
+        sequence = expected_sequence(EVENTS, row["member_id"], as_of)
+        if not sequence:
+            assert row["activity_job_ids"] is None
+            continue
+        assert list(row["activity_job_ids"]) == [item for item, *_ in sequence]
+        np.testing.assert_allclose(
+            row["activity_embedding"], expected_decay(sequence, as_of, WANTED), atol=2e-6
+        )
+
+
+RECENT = {
+    5: [(4, "APPLY", at(4.1)), ("q:1", "SEARCH", at(4.05)), ("q:2", "REFINE", at(4.2))],
+    6: [("q:3", "SEARCH", at(4.1))],
+    999: [(2, "SAVE", at(4.15)), ("q:99", "SEARCH", at(4.1))],
+}
+
+
+def recent_of(recent):
+    return [
+        (m, f"{'search' if action in ('SEARCH', 'REFINE') else 'job'}:{item}", action, us(t))
+        for m, events in recent.items()
+        for item, action, t in events
+    ]
+
+
+def test_requests_bring_both_kinds(repo):
+    now = at(4.5)
+    rows = entity_rows([5, 6, 7, 999], RECENT, request_timestamp=now, spec=SPEC)
+    assert rows[1]["recent_job_ids"] is None and rows[1]["recent_search_ids"] == ["q:3"]
+    answer = repo.store.get_online_features(
+        [f"{BOTH}_realtime:{n}" for n in ("activity_embedding", "new_activity_count")], rows
+    ).to_dict()
+    # The stored sequence is that of T: later events are in the request alone.
+    until = [event for event in EVENTS if event[3] < us(T)]
+    for i, member in enumerate([5, 6, 7, 999]):
+        sequence = expected_sequence(until + recent_of(RECENT), member, us(now))
+        np.testing.assert_allclose(
+            answer["activity_embedding"][i],
+            expected_decay(sequence, us(now), WANTED),
+            atol=1e-5,
+        )
+    assert answer["new_activity_count"] == [3, 1, 0, 1]
+
+
+def test_a_training_join_reads_the_requests_of_labels(repo):
+    rows = entity_rows([5], {5: RECENT[5]}, spec=SPEC)
+    labels = pd.DataFrame([{**rows[0], "event_timestamp": at(4.5), "request_timestamp": pd.NaT}])
+    joined = repo.store.get_historical_features(
+        labels, [f"{BOTH}_realtime:activity_embedding"]
+    ).to_df()
+    until = [event for event in EVENTS if event[3] < us(T)]
+    sequence = expected_sequence(until + recent_of({5: RECENT[5]}), 5, us(at(4.5)))
+    np.testing.assert_allclose(
+        joined["activity_embedding"][0], expected_decay(sequence, us(at(4.5)), WANTED), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"recent_search_ids": [[3]]}, "recent_search_ids should be ids of type strings"),
+        ({"recent_search_actions": [[7]]}, "names of actions, as SEARCH, REFINE. Received: 7"),
+        ({"recent_search_timestamps": [[]]}, "recent_search_timestamps of length 0"),
+        ({"recent_job_ids": [["x"]], **{}}, "recent_job_ids"),
+    ],
+)
+def test_a_request_is_refused_by_the_kind_that_is_wrong(repo, columns, message):
+    from activity_embeddings.transformations.feast_compat.requests import online_context
+    from activity_embeddings.transformations.serving.request_columns import RequestColumns
+
+    store = repo.store
+    context = online_context(store, [f"{BOTH}_realtime:activity_embedding"], full_names=False)
+    (row,) = entity_rows([5], {5: [("q:1", "SEARCH", at(4.1))]}, request_timestamp=T, spec=SPEC)
+    given = {name: [value] for name, value in row.items()}
+    request = RequestColumns.of(context, store)
+    assert request.check(given) == given
+    with pytest.raises(InvalidRequest, match=message):
+        request.check({**given, **columns})
+
+
+PUSHED = {
+    "job": [(5, 4, "APPLY", at(4.1)), (6, 3, "SAVE", at(4.3)), (50, 2, "APPLY", at(3.9))],
+    "search": [
+        (5, "q:2", "SEARCH", at(4.2)),
+        (50, "q:1", "REFINE", at(4.3)),
+        (6, "q:99", "SEARCH", at(4.1)),
+    ],
+}
+MEMBERS = [5, 6, 7, 50]
+
+
+def push(repo, kinds):
+    writer = SequenceWriter(repo.store)
+    reports = {}
+    for kind in kinds:
+        rows = PUSHED[kind]
+        table = events_table(rows) if kind == "job" else searches_table(rows)
+        reports[kind] = writer.push(table, kind=None if kind == "job" else kind)
+    return reports
+
+
+def test_pushes_of_kinds_make_the_same_rows_in_any_order(repo):
+    until = [event for event in EVENTS if event[3] < us(T)]
+    everything = until + plain(PUSHED["job"], PUSHED["search"])
+    expected = [
+        expected_sequence(everything, m, max([us(T), *(e[3] + 1 for e in everything if e[0] == m)]))
+        for m in MEMBERS
+    ]
+    reports = push(repo, ["job", "search"])
+    assert [(r.new, r.unknown) for r in reports.values()] == [(3, 0), (2, 1)]
+    assert stored(repo, MEMBERS) == expected
+    again = push(repo, ["search", "job"])
+    assert [r.new for r in again.values()] == [0, 0]
+    repo.put_back()
+    push(repo, ["search", "job"])
+    assert stored(repo, MEMBERS) == expected
+    # Both are logged, each in its own source, so that the next run agrees.
+    assert len(list((repo.data / "search_events").glob("live-*.parquet"))) == 1
+    repo.materialize(T, at(6))
+    logged = EVENTS + plain(PUSHED["job"], PUSHED["search"])
+    assert stored(repo, MEMBERS) == [expected_sequence(logged, m, us(at(6))) for m in MEMBERS]
+    assert not check(repo.store, sample=1000).differences
+
+
+def test_the_command_pushes_a_kind_and_compacts_the_files_of_all(repo, tmp_path):
+    file = tmp_path / "searches.jsonl"
+    lines = [
+        {"member_id": m, "query": q, "how": how, "event_timestamp": t.isoformat()}
+        for m, q, how, t in PUSHED["search"]
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for _ in range(2):
+        pushed = CliRunner().invoke(
+            cli, ["-C", str(repo.path), "push", str(file), "--kind", "search"]
+        )
+        assert pushed.exit_code == 0, pushed.output
+    assert "none of 3 events are new" in pushed.output
+    wrong = CliRunner().invoke(cli, ["-C", str(repo.path), "push", str(file), "--kind", "post"])
+    assert wrong.exit_code == 1
+    assert "expected one of its kinds of activity: job, search. Received: 'post'" in wrong.output
+    compacted = CliRunner().invoke(cli, ["-C", str(repo.path), "compact"])
+    assert "2 files of pushes merged, 6 events" in compacted.output
+
+
+def test_check_finds_nothing_and_then_what_was_added_to_one_kind(repo):
+    report = check(repo.store, sample=1000)
+    assert not report.differences
+    assert {SEQUENCE, BOTH, f"{BOTH}_realtime"} <= set(report.compared)
+    late = (7, "q:1", "SEARCH", at(3.5))
+    write_searches(repo, searches_table([*search_data()[0], late]))
+    differences = check(repo.store, sample=1000).differences
+    assert {(d.member, d.cause) for d in differences if d.what == "stored"} == {
+        (7, "late event or vector")
+    }
+
+
+def test_explanations_show_kind_and_id_and_the_nearest_of_the_own_kind(repo):
+    member = next(
+        m
+        for m in range(1, 45)
+        if len({e[0].partition(":")[0] for e in expected_sequence(EVENTS, m, us(T))}) == 2
+    )
+    sequence = expected_sequence(EVENTS, member, us(T))
+    published = explain(repo.store, member, models=["both"])
+    recomputed = explain(repo.store, member, models=["both"], as_of=T)
+    for explanation in (published, recomputed):
+        shown = [(f"{a.kind}:{a.item}", ORDER.index(a.action)) for a in explanation.activities]
+        assert shown == [(item, action) for item, action, _ in sequence]
+        (output,) = explanation.outputs
+        np.testing.assert_allclose(
+            output.vector, expected_decay(sequence, us(T), WANTED), atol=2e-6
+        )
+        acted_on = {a.item for a in explanation.activities if a.kind == "job"}
+        assert len(output.nearest) == 10
+        assert all(isinstance(n.item, int) and n.item not in acted_on for n in output.nearest)
+    assert "search q:" in str(published)
+    arguments = ["-C", str(repo.path), "explain", str(member), "--model", "both", "--json"]
+    recent = [
+        *("--recent", "4", "APPLY", at(4.1).isoformat()),
+        *("--recent", "q:2", "SEARCH", at(4.2).isoformat()),
+    ]
+    said = CliRunner().invoke(cli, [*arguments, *recent, "--as-of", at(4.5).isoformat()])
+    assert said.exit_code == 0, said.output
+    newest = json.loads(said.output)["activities"][-2:]
+    assert [(a["kind"], a["item"], a["new"]) for a in newest] == [
+        ("job", 4, True),
+        ("search", "q:2", True),
+    ]
+
+
+def test_who_is_forgotten_is_in_no_source_of_pushes(tmp_path):
+    secret = 7_205_759_403_792_793
+    queries = [(secret, "q:1", "SEARCH", at(1)), (8, "q:2", "SEARCH", at(2))]
+    repo = repo_of_kinds(tmp_path / "repo", search_events=queries)
+    repo.publish(at(2), T)
+    with pytest.raises(InvalidInput, match=r"search_activity .*expected no events"):
+        forget(repo.store, [secret])
+    pushed = searches_table([(secret, "q:2", "SEARCH", at(4.1)), (8, "q:1", "SEARCH", at(4.1))])
+    SequenceWriter(repo.store).push(pushed, kind="search")
+    write_searches(repo, searches_table(queries[1:]))
+    traces = forget(repo.store, [secret])
+    assert (traces.pushed, traces.online) == (1, 4) and traces.snapshots
+    for file in repo.data.rglob("*.parquet"):
+        assert str(secret) not in str(pq.read_table(file, partitioning=None).to_pydict())
+    rows = repr(repo.online_rows()).encode() + repr(repo.snapshot_files()).encode()
+    assert secret.to_bytes(8, "little") not in rows
+    assert not check(repo.store, sample=1000).differences
+
+
+def test_bytes_do_not_depend_on_how_events_are_divided(tmp_path, of_day_4, monkeypatch):
+    one, other = (repo_of_kinds(tmp_path / n / "repo", members=12, days=6) for n in ("a", "b"))
+    one.publish(at(-1), T)
+    monkeypatch.setattr(engine, "MIB", 1)  # 512 bytes of events
+    other.publish(at(-1), T)
+    assert one.stores() == other.stores()
+
+
+def test_a_network_is_trained_on_both_kinds_and_predicts_the_own(repo, tmp_path):
+    from activity_embeddings import Period, TrainingSource
+    from activity_embeddings.training.examples.held_out import Windows, hold_out
+    from activity_embeddings.training.objectives import NextPositive
+
+    source = TrainingSource(repo.store)
+    period = Period(at(-10), at(9))
+    history = source.history(period)
+    own = {id for id in history.vectors.item_ids.to_pylist() if id.startswith("job:")}
+    assert {history.vectors.item_ids[int(i)].as_py() for i in history.own_items} == own
+    held_out = hold_out(
+        history, period, windows=Windows(minimum=1, prefixes=True), random=np.random.default_rng(0)
+    )
+    assert set(held_out.label.tolist()) <= set(SPEC.own_action_ids)
+    assert (held_out.sequences.action > len(SPEC.own_actions)).any()
+    items = history.vectors.item_ids
+    days = history.items_of_days
+    assert all(items[int(i)].as_py() in own for i in (*days.items, *days.events))
+    stream = NextPositive(day_negatives=4).stream(history, period)
+    (batch, *_) = list(stream.batches())
+    row_item = np.repeat(
+        np.arange(len(items) + 1), np.diff([*history.vectors.start, len(history.vectors.matrix)])
+    )
+    for name in ("target_rows", "day_rows", "dismissed_rows"):
+        rows = batch[name][batch[name] != history.vectors.pad_row]
+        assert all(items[int(row_item[r])].as_py() in own for r in rows)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        (
+            "searches.py",
+            '"words", "2", 64',
+            '"words", "2", 32',
+            "should have one dimension. Received: job 64, search 32",
+        ),
+        (
+            "searches.py",
+            '("SEARCH", "REFINE")',
+            '("SAVE", "REFINE")',
+            "'SAVE' of job and of search",
+        ),
+        ("searches.py", "SPEC.length", "8", "search should have the window and length of job"),
+        (
+            "views.py",
+            '{"job": 6}',
+            '{"post": 6}',
+            "`keep` should be of job, search. Received: 'post'",
+        ),
+        (
+            "views.py",
+            "[vectors, search_vectors]",
+            "[search_vectors, vectors]",
+            "expected entities=[job]",
+        ),
+        (
+            "views.py",
+            "[vectors, search_vectors]",
+            "vectors",
+            "in the same order. Received: job_activity, search_activity; job_embedding",
+        ),
+        (
+            "sources.py",
+            '    action="action",',
+            '    action="action",\n    event_id=Field(name="event_id", dtype=Int64),',
+            "expected the views of events of all kinds",
+        ),
+    ],
+)
+def test_kinds_that_do_not_go_together_are_refused_by_apply(repo, file, old, new, said):
+    if "event_id" in new:
+        repo.edit(
+            file, "from feast import", "from feast.types import Int64\nfrom feast import Field,"
+        )
+        table = pq.read_table(repo.events / "history.parquet")
+        repo.write_events(table.append_column("event_id", pa.array(range(len(table)))))
+    repo.edit(file, old, new)
+    before = repo.stores()
+    refused = repo.feast("apply")
+    assert refused.code == 1
+    assert said in refused.output
+    assert repo.stores() == before
+
+
+def test_bad_rows_are_named_by_the_view_of_their_kind(repo):
+    write_searches(repo, searches_table([*search_data()[0], (1, "q:1", "APPLY", at(3))]))
+    refused = repo.feast(*interval(T, at(5)))
+    assert refused.code == 1
+    assert "search_activity (data/search_events)" in refused.output
+    assert "should be one of SEARCH, REFINE. Received: 'APPLY'" in refused.output
+
+
+def test_silence_in_all_kinds_is_said(repo):
+    repo.materialize(T, at(4) + timedelta(days=90))
+    assert stored(repo, [5, 6]) == [[], []]
