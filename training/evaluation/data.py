@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.kinds import ids_with_kind
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, time_column
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.names import DomainNames
@@ -32,7 +33,7 @@ class Data:
     vector_spec
         Which vectors.
     postings
-        `job_id`, `event_timestamp` and the columns of categories.
+        `job_id`, as the history has the ids, `event_timestamp` and the columns of categories.
     category_columns
         Their names.
     schedule
@@ -60,10 +61,10 @@ class Data:
     def __post_init__(self) -> None:
         if self.truth is None:
             return
-        known = {
-            TRUE_MEMBERS: (self.truth_names.member_id, self.history.events.member_ids.type),
-            TRUE_ITEMS: (self.truth_names.item_id, self.history.vectors.item_ids.type),
-        }
+        member_ids, item_ids = self.history.events.member_ids, self.history.vectors.item_ids
+        known = {TRUE_MEMBERS: (self.truth_names.member_id, member_ids.type)}
+        if not self.history.spec.kinds:  # else ids are texts that say their kind
+            known[TRUE_ITEMS] = (self.truth_names.item_id, item_ids.type)
         for file, (column, of_type) in known.items():
             path = self.truth / file
             received = "no such file"
@@ -98,6 +99,10 @@ def true_item_vectors(data: Data) -> np.ndarray | None:
     items = data.history.vectors.item_ids
     vectors = np.stack(single_chunk(truth, "vector").to_numpy(zero_copy_only=False))
     matrix = np.zeros((len(items), vectors.shape[1]), np.float32)
-    place = codes_of(single_chunk(truth, data.truth_names.item_id), items)
+    ids = single_chunk(truth, data.truth_names.item_id)
+    kinds = data.history.spec.kinds
+    if kinds:
+        ids = ids_with_kind(kinds[0].name, ids).cast(items.type)
+    place = codes_of(ids, items)
     matrix[place[place >= 0]] = vectors[place >= 0]
     return matrix

@@ -53,14 +53,15 @@ def feature_tables(
     cutoff = data.schedule.newest(np.concatenate([q.time for q in queries]))
     moments = np.unique(cutoff)
     of_items = [base.of_items(int(moment)) for moment in moments]
-    items = history.vectors.item_ids
+    own = history.own_items
+    items = history.vectors.item_ids.take(pa.array(own))
     tables = [
         Table(
             ITEM_STATISTICS_VIEW,
             "item",
             pa.concat_arrays([items] * len(moments)),
             np.repeat(moments, len(items)),
-            {name: np.concatenate([c[name] for c in of_items]) for name in ITEM_STATISTICS},
+            {name: np.concatenate([c[name][own] for c in of_items]) for name in ITEM_STATISTICS},
         )
     ]
     if as_of == AsOf.PUBLISHED:
