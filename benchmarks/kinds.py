@@ -58,8 +58,8 @@ from activity_embeddings.transformations.inference.tensorflow import tensorflow
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 JOB = names.JOBS.item
-KEEP = {JOB: 12, SEARCH: 6, STATUS: 2}
-"""Places of a sequence that other kinds cannot take."""
+KEEP = {JOB: 16}
+"""Places that other kinds cannot take; jobs alone may have all 32, as without other kinds."""
 ARMS = {
     "jobs": (),
     "jobs, searches": (SEARCH,),
