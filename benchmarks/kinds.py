@@ -31,7 +31,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
@@ -53,15 +52,14 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents, check_events
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.kinds import events_of_kinds, vectors_of_kinds
-from activity_embeddings.transformations.arrow import vector_chunks
 from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
 from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
 from activity_embeddings.transformations.inference.tensorflow import tensorflow
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 JOB = names.JOBS.item
-KEEP = {JOB: 12, SEARCH: 6, STATUS: 2}
-"""Places of a sequence that other kinds cannot take."""
+KEEP = {JOB: 16}
+"""Places that other kinds cannot take; jobs alone may have all 32, as without other kinds."""
 ARMS = {
     "jobs": (),
     "jobs, searches": (SEARCH,),
@@ -88,13 +86,8 @@ def read_kinds(data: Path, folder: Path) -> tuple[ActivityHistory, ItemVectorSpe
         done = ds.dataset(data / f"{kind}_events", format="parquet").to_table()
         events[kind] = check_events(done, specs[kind], source=kind, domain=domain)
         items = pq.read_table(data / f"{kind}_items.parquet")
-        # To the encoder of postings these are items that it does not know, with a text that it
-        # reads.
-        unknown = pa.array(-1 - np.arange(len(items)))
-        embedding = vector_chunks(encoder(items.append_column(names.ITEM_ID, unknown)))
-        items = items.select([domain.item_id, names.EVENT_TIMESTAMP])
-        items = items.append_column(names.EMBEDDING, embedding)
-        vectors[kind] = ItemVectors.from_arrow(items, vector_spec, item_id=domain.item_id)
+        encoded = encode_postings(encoder, items, item_id=domain.item_id)
+        vectors[kind] = ItemVectors.from_arrow(encoded, vector_spec, item_id=domain.item_id)
     spec = ActivitySpec.of_kinds(specs, KEEP)
     together = ActivityEvents.of(events_of_kinds(events, spec))
     return ActivityHistory.of(together, vectors_of_kinds(vectors), spec), vector_spec
@@ -169,9 +162,9 @@ class Figures:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--members", type=int, default=5_000, help="active seekers")
-    parser.add_argument("--passive", type=int, default=5_000, help="who come to the jobs once")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--members", type=int, default=3_000, help="active seekers")
+    parser.add_argument("--passive", type=int, default=3_000, help="who come to the jobs once")
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("build/kinds"))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")

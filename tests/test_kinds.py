@@ -17,13 +17,23 @@ from activity_embeddings import (
     entity_rows,
     explain,
 )
+from activity_embeddings.training.commands import cli as commands
 from activity_embeddings.transformations.batch import engine
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.cli import cli
 from activity_embeddings.transformations.forget import forget
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from support.feast_repo import DIMENSION, at, events_table, interval, small_data, us
-from support.kinds import KEEP, SPEC, repo_of_kinds, search_data, searches_table, write_searches
+from support.kinds import (
+    KEEP,
+    SPEC,
+    package_models_of_kinds,
+    repo_of_kinds,
+    search_data,
+    searches_table,
+    write_searches,
+)
+from support.postgres_repo import SOURCE, in_utc, ingest, move_to_postgres, serve_from_postgres
 from support.reference import decayed_of, kept_of_kinds, vector_as_of
 
 pytestmark = pytest.mark.slow
@@ -75,8 +85,13 @@ WANTED = ("APPLY", "SAVE", "SEARCH", "REFINE")
 
 
 @pytest.fixture(scope="module")
-def of_day_4(tmp_path_factory):
-    repo = repo_of_kinds(tmp_path_factory.mktemp("kinds") / "repo")
+def models(tmp_path_factory):
+    return package_models_of_kinds(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def of_day_4(tmp_path_factory, models):
+    repo = repo_of_kinds(tmp_path_factory.mktemp("kinds") / "repo", models)
     repo.publish(at(2), T)
     repo.keep()
     return repo
@@ -329,10 +344,10 @@ def test_explanations_show_kind_and_id_and_the_nearest_of_the_own_kind(repo):
     ]
 
 
-def test_who_is_forgotten_is_in_no_source_of_pushes(tmp_path):
+def test_who_is_forgotten_is_in_no_source_of_pushes(tmp_path, models):
     secret = 7_205_759_403_792_793
     queries = [(secret, "q:1", "SEARCH", at(1)), (8, "q:2", "SEARCH", at(2))]
-    repo = repo_of_kinds(tmp_path / "repo", search_events=queries)
+    repo = repo_of_kinds(tmp_path / "repo", models, search_events=queries)
     repo.publish(at(2), T)
     with pytest.raises(InvalidInput, match=r"search_activity .*expected no events"):
         forget(repo.store, [secret])
@@ -348,18 +363,20 @@ def test_who_is_forgotten_is_in_no_source_of_pushes(tmp_path):
     assert not check(repo.store, sample=1000).differences
 
 
-def test_bytes_do_not_depend_on_how_events_are_divided(tmp_path, of_day_4, monkeypatch):
-    one, other = (repo_of_kinds(tmp_path / n / "repo", members=12, days=6) for n in ("a", "b"))
+def test_bytes_do_not_depend_on_how_events_are_divided(tmp_path, models, monkeypatch):
+    one, other = (
+        repo_of_kinds(tmp_path / n / "repo", models, members=12, days=6) for n in ("a", "b")
+    )
     one.publish(at(-1), T)
     monkeypatch.setattr(engine, "MIB", 1)  # 512 bytes of events
     other.publish(at(-1), T)
     assert one.stores() == other.stores()
 
 
-def test_a_network_is_trained_on_both_kinds_and_predicts_the_own(repo, tmp_path):
+def test_training_reads_both_kinds_and_predicts_the_own(repo):
     from activity_embeddings import Period, TrainingSource
     from activity_embeddings.training.examples.held_out import Windows, hold_out
-    from activity_embeddings.training.objectives import NextPositive
+    from activity_embeddings.training.objectives import FuturePositives
 
     source = TrainingSource(repo.store)
     period = Period(at(-10), at(9))
@@ -374,14 +391,31 @@ def test_a_network_is_trained_on_both_kinds_and_predicts_the_own(repo, tmp_path)
     items = history.vectors.item_ids
     days = history.items_of_days
     assert all(items[int(i)].as_py() in own for i in (*days.items, *days.events))
-    stream = NextPositive(day_negatives=4).stream(history, period)
-    (batch, *_) = list(stream.batches())
-    row_item = np.repeat(
-        np.arange(len(items) + 1), np.diff([*history.vectors.start, len(history.vectors.matrix)])
+    objective = FuturePositives(day_negatives=4, other_weight=0.5)
+    batch = next(objective.stream(history, period).batches())
+    counts = np.diff([*history.vectors.start, len(history.vectors.matrix)])
+    item_of_row = np.repeat(np.arange(len(items) + 1), counts)
+    drawn = ("target_rows", "day_rows", "dismissed_rows", "negative_rows")
+    for rows in (batch[name][batch[name] != history.vectors.pad_row] for name in drawn):
+        assert len(rows) and all(items[int(item_of_row[row])].as_py() in own for row in rows)
+
+
+def test_a_small_network_is_trained_packaged_and_published(repo, tmp_path):
+    def command(*arguments):
+        done = CliRunner().invoke(commands, ["-C", str(repo.path), *map(str, arguments)])
+        assert done.exit_code == 0, done.output + repr(done.exception)
+
+    periods = (
+        *("--from", at(-10).isoformat(), "--validate-from", at(5).isoformat()),
+        *("--until", at(9).isoformat(), "--epochs", 1, "--set", "filters=4"),
     )
-    for name in ("target_rows", "day_rows", "dismissed_rows"):
-        rows = batch[name][batch[name] != history.vectors.pad_row]
-        assert all(items[int(row_item[r])].as_py() in own for r in rows)
+    command("train", "cnn", *periods, "--run", tmp_path / "run")
+    command("package", tmp_path / "run", "--name", "cnn", "--version", "2")
+    repo.publish(at(3), T)
+    answer = repo.store.get_online_features(
+        ["job_activity_embedding_cnn:activity_embedding"], [{"member_id": m} for m in (5, 10)]
+    ).to_dict()
+    assert np.linalg.norm(answer["activity_embedding"], axis=1).all()
 
 
 @pytest.mark.parametrize(
@@ -452,3 +486,33 @@ def test_bad_rows_are_named_by_the_view_of_their_kind(repo):
 def test_silence_in_all_kinds_is_said(repo):
     repo.materialize(T, at(4) + timedelta(days=90))
     assert stored(repo, [5, 6]) == [[], []]
+
+
+@pytest.mark.postgres
+def test_the_same_in_postgresql(tmp_path, models, database, repo):
+    """Sources, snapshots and online rows, before and after pushes."""
+    other = move_to_postgres(repo_of_kinds(tmp_path / "postgres", models), database)
+    for table, path in (
+        ("search_events", "data/search_events"),
+        ("search_embeddings", "data/search_embeddings.parquet"),
+    ):
+        ingest(database, table, pq.read_table(other.path / path))
+        other.edit("searches.py", f'        path="{path}",\n', f'        table="{table}",\n')
+    text = (other.path / "searches.py").read_text().replace("FileSource(", "PostgreSQLSource(")
+    (other.path / "searches.py").write_text(SOURCE + text)
+    serve_from_postgres(other, database)
+    in_utc(database)
+    other.publish(at(2), T)
+    members = list(range(1, 50))
+    assert stored(other, members) == stored(repo, members)
+    assert not check(other.store, sample=1000).differences
+    for each in (repo, other):
+        push(each, ["search", "job"])
+    assert stored(other, members) == stored(repo, members)
+    labels = pd.DataFrame({"member_id": [5, 7], "event_timestamp": [at(4.2), at(3.1)]})
+    joined = [
+        each.store.get_historical_features(labels, [f"{SEQUENCE}:activity_job_ids"]).to_df()
+        for each in (repo, other)
+    ]
+    ids = [[each if each is None else list(each) for each in j["activity_job_ids"]] for j in joined]
+    assert ids[0] == ids[1] and ids[0][0]

@@ -21,7 +21,7 @@ from feast import FeatureView
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.repo import repo_files, settings_file
-from activity_embeddings.transformations.names import DomainNames, Tag
+from activity_embeddings.transformations.names import DomainNames, Role, Tag
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,10 @@ class RepoDefinitions:
         if len(found) == 1:
             return found[0]
         items = sorted({_item_of(view) for view in views})
+        # Of a domain with several kinds of activity the others have no sequences of their own.
+        domains = sorted({_item_of(view) for view in self.views.get(Role.SEQUENCE, [])})
+        if item is None and len(items) > 1 and len(domains) == 1:
+            return self.view(role, domains[0])
         if item is None and len(items) > 1:
             raise InvalidInput(
                 f"feature repo {self.repo}: expected the item of one of its domains: "

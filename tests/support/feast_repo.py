@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -109,19 +110,30 @@ class Repo:
 
     def feast(self, *arguments: str) -> Outcome:
         """Run the feast command line in this process."""
+        with self._here():
+            result = CliRunner().invoke(cli, list(arguments), catch_exceptions=True)
+        problem = f"\n{result.exception!r}" if result.exception else ""
+        return Outcome(result.exit_code, result.output + problem)
+
+    def python(self, source: str) -> None:
+        """Run a script of the repo in this process."""
+        with self._here():
+            exec(compile(source, "script of the repo", "exec"), {"__name__": "__main__"})
+
+    @contextlib.contextmanager
+    def _here(self) -> Iterator[None]:
+        """Let the folder be the current one, and its modules be found first."""
         before = (os.getcwd(), list(sys.path), sys.dont_write_bytecode)
         for file in self.path.glob("*.py"):
             sys.modules.pop(file.stem, None)  # of another repo
         os.chdir(self.path)
         sys.path.insert(0, str(self.path))
         try:
-            result = CliRunner().invoke(cli, list(arguments), catch_exceptions=True)
+            yield
         finally:
             os.chdir(before[0])
             sys.path[:] = before[1]
             sys.dont_write_bytecode = before[2]
-        problem = f"\n{result.exception!r}" if result.exception else ""
-        return Outcome(result.exit_code, result.output + problem)
 
     def run(self, *arguments: str) -> Outcome:
         """Run a feast command that should succeed."""

@@ -1,9 +1,9 @@
 """A feature repo with two kinds of activity: acting on jobs, and searching."""
 
+import re
+import shutil
 from datetime import datetime
-from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from activity_embeddings import ActivitySpec, ItemVectorSpec
 from support.feast_repo import (
     DIMENSION,
     OWN_VECTORS,
+    PROJECT,
     Repo,
     at,
     events_table,
@@ -29,40 +30,15 @@ OF_JOBS = ItemVectorSpec("content_and_behaviour", "1", DIMENSION)
 OF_SEARCHES = ItemVectorSpec("words", "2", DIMENSION)
 OF_ALL = ItemVectorSpec("content_and_behaviour+words", "1_2", DIMENSION)
 
-SEARCHES_PY = """
-from entities import member
-from feast import Entity, FileSource
-from feast.value_type import ValueType
-from sources import OWNER, SPEC
+GUIDE = (PROJECT / "docs" / "how-to" / "several-kinds.md").read_text(encoding="utf-8")
 
-from activity_embeddings import ActivitySpec, ItemVectorSpec, activity_view, vector_view
 
-search = Entity(name="search", join_keys=["query"], value_type=ValueType.STRING)
+def of_guide(title: str) -> str:
+    """Return a block of the guide, so that the definitions under test are those that it shows."""
+    (block,) = re.findall(rf'^```.*title="{title}".*\n((?:.*\n)*?)```', GUIDE, re.MULTILINE)
+    return block
 
-searches = activity_view(
-    FileSource(
-        name="search_events",
-        path="data/search_events",
-        timestamp_field="searched_at",
-        field_mapping={"who": "member_id"},
-    ),
-    member=member,
-    item=search,
-    spec=ActivitySpec(SPEC.window, SPEC.length, ("SEARCH", "REFINE"), ()),
-    action="how",
-    owner=OWNER,
-)
 
-search_vectors = vector_view(
-    FileSource(
-        name="search_embeddings",
-        path="data/search_embeddings.parquet",
-        timestamp_field="event_timestamp",
-    ),
-    item=search,
-    vectors=ItemVectorSpec("words", "2", 64),
-)
-"""
 SERVICES_PY = """
 from views import domain
 
@@ -111,18 +87,15 @@ def search_vectors_table(rows) -> pa.Table:
     )
 
 
-@cache
-def packaged_models() -> Path:
-    """Return a folder with a decay of both kinds, a decay of the own kind, and a network."""
+def package_models_of_kinds(folder: Path) -> Path:
+    """Package a decay of the own kind and a network; that of both kinds is the guide's."""
     import keras
 
-    from activity_embeddings.training.models import CNN, GeometricDecay, InterleavedDecay
+    from activity_embeddings.training.models import CNN, GeometricDecay
     from activity_embeddings.training.packaging import package_model
 
-    folder = Path(mkdtemp(prefix="models-of-kinds-"))
     keras.utils.set_random_seed(7)
     for name, model in {
-        "both": InterleavedDecay(r=0.8, kinds=("job", "search")),
         "own": GeometricDecay(r=0.8),
         "cnn": CNN(residual=False, filters=8),
     }.items():
@@ -137,18 +110,21 @@ def packaged_models() -> Path:
     return folder
 
 
-def repo_of_kinds(path: Path, *, job_events=None, search_events=None, **data) -> Repo:
-    """Return a repo over `small_data(**data)` and `search_data`, not applied yet."""
+def repo_of_kinds(path: Path, models: Path, *, job_events=None, search_events=None, **data) -> Repo:
+    """Return a repo over `small_data(**data)` and `search_data`, not applied yet.
+
+    `models` is the folder of `package_models_of_kinds`, which gets what the guide packages.
+    """
     events, vectors = small_data(**data)
     searches, queries = search_data()
     repo = make_repo(
         path,
-        packaged_models(),
+        models,
         events_table(events if job_events is None else job_events),
         vectors_table(vectors),
         OWN_VECTORS,
     )
-    (repo.path / "searches.py").write_text(SEARCHES_PY)
+    (repo.path / "searches.py").write_text(of_guide("searches.py"))
     (repo.path / "services.py").write_text(SERVICES_PY)
     lines = "".join(f'    ActivityModel(MODELS / "{n}"),\n' for n in ("both", "own", "cnn"))
     (repo.path / "activity_models.py").write_text(
@@ -156,16 +132,18 @@ def repo_of_kinds(path: Path, *, job_events=None, search_events=None, **data) ->
         f'MODELS = REPO / "models"\nACTIVITY_MODELS = [\n{lines}]\n'
     )
     views = (repo.path / "views.py").read_text()
-    views = views.replace("    activity=activity,\n", "    activity=[activity, searches],\n")
-    views = views.replace(
-        "    vectors=vectors,\n", '    vectors=[vectors, search_vectors],\n    keep={"job": 6},\n'
-    )
+    start = views.index("domain = ActivityDomain(")
+    end = views.index("\n)\n", start) + len("\n)\n")
+    views = views[:start] + of_guide("views.py") + views[end:]
     views = views.replace(
         "from sources import", "from searches import search_vectors, searches\nfrom sources import"
     )
     (repo.path / "views.py").write_text(views)
     write_searches(repo, searches_table(searches if search_events is None else search_events))
     pq.write_table(search_vectors_table(queries), repo.data / "search_embeddings.parquet")
+    if not (models / "both").is_dir():
+        repo.python(of_guide("package_models.py"))
+        shutil.copytree(repo.path / "models" / "both", models / "both")
     return repo
 
 

@@ -95,7 +95,8 @@ def test_events_are_on_known_items_within_the_market_in_order(simulated):
     postings = simulated.market.postings().column_names
     for kind, truth in simulated.truth.items():
         items, item_id = simulated.items[kind], f"{kind}_id"
-        assert [item_id, *postings[1:]] == list(items.columns)
+        assert [item_id, *postings] == list(items.columns)
+        assert (items["job_id"] == -1).all()
         assert items[item_id].is_unique and items["title"].str.len().min() > 0
         known = items.set_index(item_id)["event_timestamp"]
         time = truth["event_timestamp"]

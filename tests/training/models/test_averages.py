@@ -150,3 +150,50 @@ def test_rates_that_cannot_name_outputs_are_refused(rates):
 
 def test_rates_from_json_are_the_same_rates():
     assert SeveralRatesDecay(rates=[0.5, 0.8]) == SeveralRatesDecay(rates=(0.5, 0.8))
+
+
+OF_KINDS = ActivitySpec.of_kinds(
+    {
+        "job": SPEC,
+        "search": ActivitySpec(length=7, actions=("SEARCH", "REFINE"), positive_actions=()),
+    }
+)
+
+
+def of_kinds(model):
+    """Return (action ids, r) by output of a model that is built for searches beside jobs."""
+    made = model.build(OF_KINDS, VECTOR_SPEC)
+    outputs = made.serve(tf.zeros((1, 7, 3)), tf.zeros((1, 7), tf.int32))
+    # Of seven activities of one action, an output that takes it gives their vector.
+    return {
+        name: tuple(
+            action
+            for action in range(1, 6)
+            if made.serve(tf.ones((1, 7, 3)), tf.fill((1, 7), action))[name].numpy().any()
+        )
+        for name in outputs
+    }
+
+
+def test_averages_are_of_the_own_kind_unless_others_are_said():
+    own = {output_name(a): (i,) for i, a in enumerate(SPEC.actions, start=1)}
+    searches = {"search_embedding": (4,), "refine_embedding": (5,)}
+    assert of_kinds(UnweightedAverage()) == own
+    assert of_kinds(GeometricDecay(kinds=("search",))) == searches
+    assert of_kinds(GeometricDecay(kinds=("job", "search"))) == {**own, **searches}
+    assert of_kinds(InterleavedDecay()) == {"activity_embedding": (1, 2)}
+    assert of_kinds(InterleavedDecay(kinds=["search"])) == {"activity_embedding": (4, 5)}
+    both = SeveralRatesDecay(rates=(0.5,), kinds=("job", "search"))
+    assert of_kinds(both) == {"decay_0_5_embedding": (1, 2, 4, 5)}
+
+
+def test_kinds_are_among_the_hyperparameters_only_where_there_are_some():
+    assert InterleavedDecay().to_dict() == {"r": 0.9}
+    chosen = InterleavedDecay(kinds=("search",))
+    assert InterleavedDecay(**chosen.to_dict()) == chosen
+
+
+@pytest.mark.parametrize(("spec", "there"), [(OF_KINDS, "job, search"), (SPEC, "none")])
+def test_a_kind_that_the_spec_lacks_is_refused(spec, there):
+    with pytest.raises(InvalidInput, match=f"interleaved_decay: `kinds` .*: {there}. .*: post"):
+        InterleavedDecay(kinds=("post",)).build(spec, VECTOR_SPEC)

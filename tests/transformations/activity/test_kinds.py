@@ -175,6 +175,19 @@ def test_a_stored_sequence_holds_all_that_later_ones_need(rows, cuts, keep, rand
     assert stored == sequence(sorted(set(events)))
 
 
+@given(rows_of_events, kept_places)
+def test_an_event_has_a_place_or_none_by_the_newer_ones_that_have_one(rows, keep):
+    spec = union(**keep)
+    order = ["PAD", *spec.actions]
+    events = sorted({(t, f"{kind}:{i}", order.index(a)) for _, kind, i, a, t in rows})
+    kept = reference.kept_of_kinds(
+        events, lambda event: event[1].partition(":")[0], keep, spec.length
+    )
+    for event in events:
+        newer = [action for *when, action in kept if (*when, action) > event]
+        assert spec.has_place(event[2], newer) == (event in kept)
+
+
 def test_ids_of_kinds_never_meet_and_come_back():
     rows = [(1, "search", "7", "SEARCH", 5), (1, "job", 7, "APPLY", 5)]
     events = events_of(rows, union())

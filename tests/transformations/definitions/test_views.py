@@ -6,6 +6,7 @@ import pytest
 from feast import Entity, FileSource
 from feast.value_type import ValueType
 
+from activity_embeddings.transformations.definitions.tags import release_of
 from activity_embeddings.transformations.definitions.views import (
     activity_view,
     sequence_view,
@@ -46,6 +47,38 @@ def test_the_window_is_said_in_its_own_unit(window, words, tmp_path):
         "oldest first."
     )
     assert view.ttl == window
+
+
+def test_a_domain_of_one_kind_is_registered_as_before_there_were_kinds(repo):
+    """What stands here is in the registries and snapshots of users."""
+    repo.run("apply")
+    store = repo.store
+    view = store.get_feature_view("job_activity_sequence")
+    assert view.tags == {
+        "activity_role": "sequence",
+        "activity_spec": '{"actions": ["APPLY", "SAVE", "DISMISS"], "length": 32, "other_actions": '
+        '"refuse", "positive_actions": ["APPLY", "SAVE"], "window_seconds": 2419200.0}',
+        "activity_domain": '{"action": "action", "event_id": "event_id", "item": "job", '
+        '"item_id": "job_id", "member_id": "member_id"}',
+    }
+    assert release_of(view) == "bab97509a45316a9"
+    assert [source.name for source in view.source_views] == ["job_activity", "job_embedding"]
+    assert [f"{field.name} {field.dtype}" for field in view.features] == [
+        "activity_job_ids Array(Int64)",
+        "activity_actions Array(Int32)",
+        "activity_times Array(Int64)",
+        "activity_event_ids Array(String)",
+        "activity_count Int64",
+        "last_activity_at UnixTimestamp",
+    ]
+    realtime = store.get_on_demand_feature_view("job_activity_embedding_cnn_realtime")
+    (request,) = realtime.source_request_sources.values()
+    assert [f"{field.name} {field.dtype}" for field in request.schema] == [
+        "recent_job_ids Array(Int64)",
+        "recent_job_actions Array(String)",
+        "recent_job_timestamps Array(UnixTimestamp)",
+        "request_timestamp UnixTimestamp",
+    ]
 
 
 def refusal(repo):

@@ -29,9 +29,11 @@ from activity_embeddings.training.datasets.job_market.settings import (
     STATUS_STREAM,
     MarketSettings,
 )
-from activity_embeddings.transformations.names import ACTION, EVENT_TIMESTAMP, MEMBER_ID
+from activity_embeddings.transformations.names import ACTION, EVENT_TIMESTAMP, ITEM_ID, MEMBER_ID
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, to_us
 
+NO_JOB = -1
+"""Job id of what is no job: an encoder of postings knows it by its text alone."""
 TIME = pa.timestamp("us", tz="UTC")
 _ID_TYPES = {SEARCH: pa.string(), STATUS: pa.string(), POST: pa.int64()}
 
@@ -54,10 +56,11 @@ def events_schema(kind: str) -> pa.Schema:
 
 
 def items_schema(kind: str) -> pa.Schema:
-    """Return the columns of a kind's items: those of postings, but for the id."""
+    """Return the columns of a kind's items: an id, and the columns of postings."""
     return pa.schema(
         [
             (item_id(kind), _ID_TYPES[kind]),
+            (ITEM_ID, pa.int64()),
             ("title", pa.string()),
             ("description", pa.string()),
             ("group", pa.list_(pa.string())),
@@ -107,7 +110,9 @@ class KindTables:
     def items(self, kind: str) -> pa.Table:
         """Return the items of a kind, a table of `items_schema`.
 
-        Queries and statuses are known from the market's start on, a post from when it was posted.
+        They have the columns of postings, so that an encoder of postings encodes them too; their
+        job id is `NO_JOB`. Queries and statuses are known from the market's start on, a post from
+        when it was posted.
         """
         known, start = self.occupations, to_us(self.settings.start)
         if kind == POST:
@@ -123,7 +128,8 @@ class KindTables:
             titles = texts = self.searches.texts if kind == SEARCH else known.titles
             groups = [[] for _ in titles] if kind == SEARCH else [[group] for group in known.groups]
             time = np.full(len(titles), start)
-        return pa.table([self._ids(kind), titles, texts, groups, time], schema=items_schema(kind))
+        ids, no_job = self._ids(kind), np.full(len(titles), NO_JOB)
+        return pa.table([ids, no_job, titles, texts, groups, time], schema=items_schema(kind))
 
     def activity(
         self, kind: str, directions: Directions, sessions: Sessions, *stream: int

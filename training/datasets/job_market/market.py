@@ -113,7 +113,7 @@ and `post`:
 | --- | --- | --- |
 | `<kind>_events/part-*.parquet` | event | `member_id`, `<kind>_id`, `action`, `event_timestamp` |
 | `<kind>_items.parquet` | query, status or post | `<kind>_id`, and the columns of \
-`job_postings.parquet` |
+`job_postings.parquet`, `job_id` being that of no job |
 | `truth/<kind>_events.parquet` | event | its columns, and what it came from: `occupation`, \
 `cause`, since when that was there, and before which session it came |
 """
