@@ -15,7 +15,7 @@ The story:
   mostly completed; what no longer does, as after a change of direction, is mostly dropped, and a
   dropped area is liked less.
 
-    python learners.py --out data --learners 3000
+    python learners.py --out data --learners 4000
 """
 
 from __future__ import annotations
@@ -60,10 +60,14 @@ LIKED_AFTER_DROP = 0.3
 """How much of the interest in an area is left after a course of it was dropped."""
 COMPLETES = {True: 0.85, False: 0.3}
 """Share of courses that are completed, by whether the learner's occupation asks for their area."""
-DAYS_BETWEEN, DAYS_BETWEEN_SPREAD = 14.0, 0.5
+DAYS_BETWEEN, DAYS_BETWEEN_SPREAD = 20.0, 0.5
 """Median over learners of the mean days between enrolments, and the spread of its log."""
 DAYS_OF_COURSE = 14.0
 """Mean days from an enrolment to its end."""
+JOINING = 0.7
+"""Share of learners who join after the start, at any time; the others are there from then on."""
+JOB_SESSIONS = 2.0
+"""Median over learners of their sessions on the job market in 28 days."""
 
 TIME = pa.timestamp("us", tz="UTC")
 VECTOR = pa.list_(pa.float32())
@@ -203,14 +207,16 @@ class School:
         Of random numbers.
     """
 
-    learners: int = 3000
+    learners: int = 4000
     days: int = 150
     seed: int = 0
 
     @cached_property
     def market(self) -> JobMarket:
         """The job market."""
-        return JobMarket(members=self.learners, days=self.days, seed=self.seed)
+        return JobMarket(
+            members=self.learners, days=self.days, seed=self.seed, sessions=JOB_SESSIONS
+        )
 
     def write(self, out: Path) -> dict[str, int]:
         """Write all files into a folder, and return how many rows each has.
@@ -286,7 +292,8 @@ class School:
         left = np.ones(len(courses.codes), bool)
         # (day, what, of which occupation or course).
         coming = [(day, _GOAL, occupation) for day, occupation in goals]
-        coming.append((random.exponential(pace), _ENROLS, -1))
+        joined = random.uniform(0, self.days) if random.random() < JOINING else 0.0
+        coming.append((joined + random.exponential(pace), _ENROLS, -1))
         heapq.heapify(coming)
         while coming and coming[0][0] < self.days:
             day, what, which = heapq.heappop(coming)
