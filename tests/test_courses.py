@@ -1,13 +1,16 @@
 """The example of a second domain: its page runs as it stands, and its learners are as it says."""
 
+import re
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from feast import FeatureStore
 
 from support.commands import commands
 
@@ -16,16 +19,23 @@ pytestmark = [pytest.mark.slow, pytest.mark.process]
 PROJECT = Path(__file__).parents[1]
 EXAMPLE = PROJECT / "examples" / "courses"
 RUNNER = PROJECT / "tools" / "run_blocks.py"
-SMALLER = {"--learners 3000": "--learners 300", "--epochs 12": "--epochs 1"}
+SMALLER = {
+    "--learners 4000": "--learners 400",
+    "--epochs 10": "--epochs 1",
+    "--seeds 3": "--seeds 1",
+}
 """What the page asks for, and what is enough here."""
+START, END = (datetime(2024, month, day, tzinfo=UTC) for month, day in ((3, 1), (5, 30)))
+"""The window of 90 days of the snapshot."""
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """Run the page; return its folder and what was printed."""
     folder = tmp_path_factory.mktemp("courses")
-    for name in ("learners.py", "knowledge_areas.tsv"):
+    for name in ("learners.py", "knowledge_areas.tsv", "cross_domain.py"):
         shutil.copy(EXAMPLE / name, folder)
+    shutil.copytree(EXAMPLE / "with_jobs", folder / "with_jobs")
     text = (EXAMPLE / "README.md").read_text(encoding="utf-8")
     for asked, enough in SMALLER.items():
         assert asked in text
@@ -60,6 +70,37 @@ def test_its_reports_say_that_the_learners_are_made_up_and_what_can_be_found(ran
     assert "SIMULATED DATA. NDCG@10 of what" in printed
     assert "SIMULATED DATA. Events of the Feast project courses" in printed
     assert "job" not in (ran[0] / "courses" / "evaluation" / "report.html").read_text("utf-8")
+
+
+def test_a_sequence_of_courses_has_the_jobs_of_the_same_learner_in_it(ran):
+    """As of the snapshot, in the order of time; the domain of jobs goes on with its own ids."""
+    folder, printed = ran
+    store = FeatureStore(repo_path=str(folder / "both"))
+    done = {"course": [], "job": []}
+    for kind, name, item, time in (
+        ("course", "enrolments", "course_code", "at"),
+        ("job", "job_events", "job_id", "event_timestamp"),
+    ):
+        for row in pq.read_table(folder / "data" / name).to_pylist():
+            if START <= row[time] < END:
+                done[kind].append((row["learner_id"], row[time], f"{kind}:{row[item]}"))
+    learners = sorted({who for who, *_ in done["course"]} & {who for who, *_ in done["job"]})
+    answer = store.get_online_features(
+        ["course_activity_sequence:activity_course_ids", "job_activity_sequence:activity_job_ids"],
+        [{"learner_id": who} for who in learners],
+    ).to_dict()
+    for who, mixed, jobs in zip(
+        learners, answer["activity_course_ids"], answer["activity_job_ids"], strict=True
+    ):
+        own, other = (
+            [(time, item) for whose, time, item in done[kind] if whose == who]
+            for kind in ("course", "job")
+        )
+        assert jobs == [int(item.partition(":")[2]) for _, item in sorted(other)[-20:]]
+        kept = sorted(own)[-12:]
+        rest = sorted([*other, *sorted(own)[:-12]])[-8:]
+        assert mixed == [item for _, item in sorted([*kept, *rest])]
+    assert re.search(r"new: \d+ queries of \d+ learners\n  decay of courses ", printed)
 
 
 def test_learners_choose_as_their_true_preference_says(ran):
