@@ -30,9 +30,11 @@ from support.kinds import (
     package_models_of_kinds,
     repo_of_kinds,
     search_data,
+    search_vectors_table,
     searches_table,
     write_searches,
 )
+from support.postgres_repo import SOURCE, in_utc, ingest, move_to_postgres, serve_from_postgres
 from support.reference import decayed_of, kept_of_kinds, vector_as_of
 
 pytestmark = pytest.mark.slow
@@ -482,6 +484,47 @@ def test_bad_rows_are_named_by_the_view_of_their_kind(repo):
     assert "should be one of SEARCH, REFINE. Received: 'APPLY'" in refused.output
 
 
+def test_a_kind_whose_vectors_have_other_ids_is_refused(repo):
+    """However few events of all kinds together that are."""
+    rows = [(query.upper(), since, vector) for query, since, vector in search_data()[1]]
+    pq.write_table(search_vectors_table(rows), repo.data / "search_embeddings.parquet")
+    before = repo.stores()
+    refused = repo.feast(*interval(T, at(5)))
+    assert refused.code == 3  # a guard's
+    assert "100 % of the search activity in the windows is on unknown items" in refused.output
+    assert repo.stores() == before
+
+
 def test_silence_in_all_kinds_is_said(repo):
     repo.materialize(T, at(4) + timedelta(days=90))
     assert stored(repo, [5, 6]) == [[], []]
+
+
+@pytest.mark.postgres
+def test_the_same_in_postgresql(tmp_path, models, database, repo):
+    """Sources, snapshots and online rows, before and after pushes."""
+    other = move_to_postgres(repo_of_kinds(tmp_path / "postgres", models), database)
+    for table, path in (
+        ("search_events", "data/search_events"),
+        ("search_embeddings", "data/search_embeddings.parquet"),
+    ):
+        ingest(database, table, pq.read_table(other.path / path))
+        other.edit("searches.py", f'        path="{path}",\n', f'        table="{table}",\n')
+    text = (other.path / "searches.py").read_text().replace("FileSource(", "PostgreSQLSource(")
+    (other.path / "searches.py").write_text(SOURCE + text)
+    serve_from_postgres(other, database)
+    in_utc(database)
+    other.publish(at(2), T)
+    members = list(range(1, 50))
+    assert stored(other, members) == stored(repo, members)
+    assert not check(other.store, sample=1000).differences
+    for each in (repo, other):
+        push(each, ["search", "job"])
+    assert stored(other, members) == stored(repo, members)
+    labels = pd.DataFrame({"member_id": [5, 7], "event_timestamp": [at(4.2), at(3.1)]})
+    joined = [
+        each.store.get_historical_features(labels, [f"{SEQUENCE}:activity_job_ids"]).to_df()
+        for each in (repo, other)
+    ]
+    ids = [[each if each is None else list(each) for each in j["activity_job_ids"]] for j in joined]
+    assert ids[0] == ids[1] and ids[0][0]
