@@ -387,10 +387,16 @@ def test_who_is_forgotten_is_in_no_source_of_pushes(tmp_path, models):
     assert not check(repo.store, sample=1000).differences
 
 
-def test_bytes_do_not_depend_on_how_events_are_divided(tmp_path, models, monkeypatch):
-    one, other = (
-        repo_of_kinds(tmp_path / n / "repo", models, members=12, days=6) for n in ("a", "b")
-    )
+@pytest.mark.parametrize("event_ids", [False, True])
+def test_bytes_do_not_depend_on_how_events_are_divided(tmp_path, models, monkeypatch, event_ids):
+    repos = [repo_of_kinds(tmp_path / n / "repo", models, members=12, days=6) for n in ("a", "b")]
+    for repo in repos if event_ids else []:
+        table = pq.read_table(repo.events)
+        numbers = pa.array(range(len(table), 0, -1))
+        repo.write_events(table.append_column("event_id", numbers))
+        searches = searches_table(search_data()[0])
+        write_searches(repo, searches.append_column("event_id", pa.array(range(len(searches)))))
+    one, other = repos
     one.publish(at(-1), T)
     monkeypatch.setattr(engine, "MIB", 1)  # 512 bytes of events
     other.publish(at(-1), T)
