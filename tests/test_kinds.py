@@ -11,25 +11,33 @@ import pytest
 from click.testing import CliRunner
 
 from activity_embeddings import (
+    ActivitySpec,
+    DomainNames,
     InvalidInput,
     InvalidRequest,
+    ItemVectorSpec,
     SequenceWriter,
     entity_rows,
     explain,
 )
 from activity_embeddings.training.commands import cli as commands
+from activity_embeddings.training.models import InterleavedDecay
+from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.batch import engine
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.cli import cli
 from activity_embeddings.transformations.forget import forget
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from support.feast_repo import DIMENSION, at, events_table, interval, small_data, us
+from support.feast_server import feast_server
 from support.kinds import (
+    JOBS,
     KEEP,
     SPEC,
     package_models_of_kinds,
     repo_of_kinds,
     search_data,
+    search_vectors_table,
     searches_table,
     write_searches,
 )
@@ -234,6 +242,22 @@ def test_a_request_is_refused_by_the_kind_that_is_wrong(repo, columns, message):
         request.check({**given, **columns})
 
 
+@pytest.mark.process
+def test_a_server_answers_requests_of_both_kinds(repo, tmp_path):
+    rows = entity_rows([5, 6, 7], RECENT, request_timestamp=at(4.5), spec=SPEC)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    body = {"features": [f"{BOTH}_realtime:activity_embedding"], "entities": columns}
+    until = [event for event in EVENTS if event[3] < us(T)]
+    with feast_server(repo, tmp_path / "serve.log") as server:
+        got = server.features(body)["activity_embedding"]
+        wrong = {**columns, "recent_search_ids": [["q:1", "q:2"], [7], None]}
+        status, said = server.ask({**body, "entities": wrong})
+    for i, member in enumerate([5, 6, 7]):
+        sequence = expected_sequence(until + recent_of(RECENT), member, us(at(4.5)))
+        np.testing.assert_allclose(got[i], expected_decay(sequence, us(at(4.5)), WANTED), atol=1e-5)
+    assert status == 422 and "recent_search_ids should be ids of type strings" in str(said)
+
+
 PUSHED = {
     "job": [(5, 4, "APPLY", at(4.1)), (6, 3, "SAVE", at(4.3)), (50, 2, "APPLY", at(3.9))],
     "search": [
@@ -363,10 +387,16 @@ def test_who_is_forgotten_is_in_no_source_of_pushes(tmp_path, models):
     assert not check(repo.store, sample=1000).differences
 
 
-def test_bytes_do_not_depend_on_how_events_are_divided(tmp_path, models, monkeypatch):
-    one, other = (
-        repo_of_kinds(tmp_path / n / "repo", models, members=12, days=6) for n in ("a", "b")
-    )
+@pytest.mark.parametrize("event_ids", [False, True])
+def test_bytes_do_not_depend_on_how_events_are_divided(tmp_path, models, monkeypatch, event_ids):
+    repos = [repo_of_kinds(tmp_path / n / "repo", models, members=12, days=6) for n in ("a", "b")]
+    for repo in repos if event_ids else []:
+        table = pq.read_table(repo.events)
+        numbers = pa.array(range(len(table), 0, -1))
+        repo.write_events(table.append_column("event_id", numbers))
+        searches = searches_table(search_data()[0])
+        write_searches(repo, searches.append_column("event_id", pa.array(range(len(searches)))))
+    one, other = repos
     one.publish(at(-1), T)
     monkeypatch.setattr(engine, "MIB", 1)  # 512 bytes of events
     other.publish(at(-1), T)
@@ -483,9 +513,135 @@ def test_bad_rows_are_named_by_the_view_of_their_kind(repo):
     assert "should be one of SEARCH, REFINE. Received: 'APPLY'" in refused.output
 
 
+def test_a_kind_whose_vectors_have_other_ids_is_refused(repo):
+    """However few events of all kinds together that are."""
+    rows = [(query.upper(), since, vector) for query, since, vector in search_data()[1]]
+    pq.write_table(search_vectors_table(rows), repo.data / "search_embeddings.parquet")
+    before = repo.stores()
+    refused = repo.feast(*interval(T, at(5)))
+    assert refused.code == 3  # a guard's
+    assert "100 % of the search activity in the windows is on unknown items" in refused.output
+    assert repo.stores() == before
+
+
 def test_silence_in_all_kinds_is_said(repo):
     repo.materialize(T, at(4) + timedelta(days=90))
     assert stored(repo, [5, 6]) == [[], []]
+
+
+COURSES_PY = """
+from entities import member
+from feast import Entity, FileSource
+from feast.value_type import ValueType
+from item_vectors import vectors
+from sources import REPO, SPEC, activity
+
+from activity_embeddings import (
+    ActivityDomain, ActivityModel, ActivitySpec, ItemVectorSpec, activity_view, vector_view,
+)
+
+course = Entity(name="course", join_keys=["course_id"], value_type=ValueType.STRING)
+enrolments = activity_view(
+    FileSource(path="data/enrolments.parquet", timestamp_field="event_timestamp"),
+    member=member,
+    item=course,
+    spec=ActivitySpec(SPEC.window, SPEC.length, ("ENROL",), ("ENROL",)),
+)
+course_vectors = vector_view(
+    FileSource(path="data/course_embeddings.parquet", timestamp_field="event_timestamp"),
+    item=course,
+    vectors=ItemVectorSpec("courses", "1", 64),
+)
+courses = ActivityDomain(
+    activity=[enrolments, activity],
+    vectors=[course_vectors, vectors],
+    keep={"course": 4},
+    member=member,
+    item=course,
+    models=[ActivityModel(REPO / "models" / "courses")],
+    repo=REPO,
+)
+globals().update(courses.views)
+"""
+
+
+def test_what_is_own_in_one_domain_is_another_kind_in_a_second_one(tmp_path, models):
+    """Members' activity on jobs is in the sequences of courses, too."""
+    spec = ActivitySpec.of_kinds(
+        {"course": ActivitySpec(actions=("ENROL",), positive_actions=("ENROL",)), "job": JOBS},
+        {"course": 4},
+    )
+    of_all = ItemVectorSpec("courses+content_and_behaviour", "1_1", DIMENSION)
+    repo = repo_of_kinds(tmp_path / "repo", models)
+    (repo.path / "courses.py").write_text(COURSES_PY)
+    package_model(
+        InterleavedDecay(r=0.8, kinds=("course", "job")).build(spec, of_all),
+        repo.path / "models" / "courses",
+        name="courses",
+        version="1",
+        spec=spec,
+        vector_spec=of_all,
+    )
+    enrolments = [(5, "c1", at(1)), (5, "c2", at(2)), (60, "c1", at(3))]
+    members, courses, times = zip(*enrolments, strict=True)
+    stamp = pa.timestamp("us", "UTC")
+    pq.write_table(
+        pa.table(
+            {
+                "member_id": members,
+                "course_id": courses,
+                "action": ["ENROL"] * 3,
+                "event_timestamp": pa.array(times, stamp),
+            }
+        ),
+        repo.data / "enrolments.parquet",
+    )
+    of_courses = {f"c{i}": np.full(DIMENSION, i, dtype=np.float32) for i in (1, 2, 3)}
+    pq.write_table(
+        pa.table(
+            {
+                "course_id": list(of_courses),
+                "embedding": [vector.tolist() for vector in of_courses.values()],
+                "event_timestamp": pa.array([at(-40)] * 3, stamp),
+            }
+        ),
+        repo.data / "course_embeddings.parquet",
+    )
+    repo.publish(at(3), T)
+    jobs = {
+        m: [i for i, *_ in expected_sequence(EVENTS, m, us(T)) if i.startswith("job:")]
+        for m in range(6, 45)
+    }
+    few = next(m for m, items in jobs.items() if 0 < len(items) < 6)
+    answer = repo.store.get_online_features(
+        ["course_activity_sequence:activity_course_ids"],
+        [{"member_id": m} for m in (5, 60, few)],
+    )
+    ids = answer.to_dict()["activity_course_ids"]
+    assert [i for i in ids[0] if i.startswith("course:")] == ["course:c1", "course:c2"]
+    assert ids[1:] == [["course:c1"], jobs[few]]
+    for item in ("job", "course"):
+        assert not check(repo.store, sample=1000, item=item).differences
+
+    # One request is of both domains: the columns of jobs are the same to both.
+    recent = {few: [("c3", "ENROL", at(4.1)), (4, "APPLY", at(4.2))]}
+    (row,) = entity_rows(
+        [few], recent, request_timestamp=at(4.5), spec=spec, domain=DomainNames(item="course")
+    )
+    (searches,) = entity_rows([few], request_timestamp=at(4.5), spec=SPEC)
+    views = (f"{BOTH}_realtime", "course_activity_embedding_courses_realtime")
+    answer = repo.store.get_online_features(
+        [f"{view}:new_activity_count" for view in views],
+        [{**searches, **row}],
+        full_feature_names=True,
+    ).to_dict()
+    assert [answer[f"{view}__new_activity_count"] for view in views] == [[1], [2]]
+
+    writer = SequenceWriter(repo.store, item="course")
+    report = writer.push(events_table([(60, 4, "APPLY", at(4.1))]), kind="job")
+    assert report.new == 1
+    with pytest.raises(InvalidInput, match=r"job_activity .*expected no events"):
+        forget(repo.store, [few], item="course")
 
 
 @pytest.mark.postgres

@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -215,13 +215,18 @@ def compact(repo: Path, item: str | None) -> None:
     No run of the same views may be under way.
     """
     with one_line_errors():
-        from activity_embeddings.transformations.definitions.registered import registered_domain
+        from activity_embeddings.transformations.definitions.registered import (
+            domains_reading,
+            registered_domain,
+        )
         from activity_embeddings.transformations.offline.event_log import PushedEvents
         from activity_embeddings.transformations.offline.sinks.places import sink_of
 
         store = open_store(repo)
         domain = registered_domain(store, item)
-        with sink_of(domain.sequence, store.config).locked():
+        with ExitStack() as stack:
+            for reader in domains_reading(store, domain):
+                stack.enter_context(sink_of(reader.sequence, store.config).locked())
             merged = [PushedEvents(store, view).compact() for view in domain.event_views]
         files, events = map(sum, zip(*merged, strict=True))
         click.echo(f"{counted(files, 'file')} of pushes merged, {counted(events, 'event')}")

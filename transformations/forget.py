@@ -16,6 +16,7 @@ from feast import FeatureStore
 from activity_embeddings.transformations.batch.record import forget_messages, sink_of_records
 from activity_embeddings.transformations.definitions.registered import (
     RegisteredDomain,
+    domains_reading,
     registered_domain,
     registered_domains,
 )
@@ -99,8 +100,9 @@ def forget(store: FeatureStore, members: Sequence[int | str], item: str | None =
         for domain, ids in ids_of:
             _require_gone(store, domain, ids)
         rows.delete([])  # a store that cannot says so before anything changes
-        for domain, _ in ids_of:
-            stack.enter_context(sink_of(domain.sequence, store.config).locked())
+        readers = [reader for domain, _ in ids_of for reader in domains_reading(store, domain)]
+        for sequence in {reader.sequence.name: reader.sequence for reader in readers}.values():
+            stack.enter_context(sink_of(sequence, store.config).locked())
         for domain, ids in ids_of:
             # What is pushed goes first: it would come back with the next batch run.
             for view in domain.event_views:

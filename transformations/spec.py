@@ -282,10 +282,12 @@ class ActivitySpec:
         newer
             Action ids of the newer events that have a place.
         """
-        kinds = self.kinds or (ActivityKind("all", self.actions),)
+        if not self.keeps_places:
+            return len(newer) < self.length
         shared = 0
-        for kind in kinds:
-            actions = [self.vocabulary.index(name) for name in kind.actions]
+        for kind in self.kinds:
+            first = self.first_action_id(kind.name)
+            actions = range(first, first + len(kind.actions))
             count = sum(other in actions for other in newer)
             if action in actions and count < kind.keep:
                 return True

@@ -61,17 +61,19 @@ class Data:
     def __post_init__(self) -> None:
         if self.truth is None:
             return
-        member_ids, item_ids = self.history.events.member_ids, self.history.vectors.item_ids
-        known = {TRUE_MEMBERS: (self.truth_names.member_id, member_ids.type)}
-        if not self.history.spec.kinds:  # else ids are texts that say their kind
-            known[TRUE_ITEMS] = (self.truth_names.item_id, item_ids.type)
+        known = {
+            TRUE_MEMBERS: (self.truth_names.member_id, self.history.events.member_ids.type),
+            TRUE_ITEMS: (self.truth_names.item_id, self.history.vectors.item_ids.type),
+        }
         for file, (column, of_type) in known.items():
             path = self.truth / file
             received = "no such file"
             if path.is_file():
                 schema = pq.read_schema(path)
                 found = schema.field(column).type if column in schema.names else "none"
-                if found == of_type:
+                # Beside other kinds, ids of items are texts that say their kind.
+                says_kind = file == TRUE_ITEMS and self.history.spec.kinds and found != "none"
+                if found == of_type or says_kind:
                     continue
                 received = f"{column} {found}"
             raise InvalidInput(

@@ -355,12 +355,12 @@ def _kinds_of(history: ActivityHistory) -> list[_Kind]:
         return [_Kind(names.JOBS, spec, item_ids, *every)]
     kinds = []
     for kind in spec.kinds:
-        is_own = kind is spec.kinds[0]
-        domain = DomainNames(item=kind.name, item_id=names.ITEM_ID if is_own else f"{kind.name}_id")
+        own = kind is spec.kinds[0]
+        domain = DomainNames(item=kind.name, item_id=names.ITEM_ID if own else f"{kind.name}_id")
         items = np.flatnonzero(is_of_kind(item_ids, kind.name))
         place = np.full(len(item_ids), -1)
         place[items] = np.arange(len(items))
-        positive = spec.positive_actions if is_own else ()
+        positive = spec.positive_actions if own else ()
         of_kind = replace(spec, actions=kind.actions, positive_actions=positive, kinds=())
         ids = ids_without_kind(item_ids.take(pa.array(items)), kind.name)
         kinds.append(_Kind(domain, of_kind, ids, place, np.flatnonzero(place[events.item] >= 0)))

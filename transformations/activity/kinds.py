@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from activity_embeddings.transformations.activity.events import CheckedEvents
+from activity_embeddings.transformations.activity.events import ActivityEvents, CheckedEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.arrow import rank_encode, require_one_type
 from activity_embeddings.transformations.errors import InvalidData
@@ -96,6 +96,31 @@ def events_of_kinds(kinds: Mapping[str, CheckedEvents], spec: ActivitySpec) -> C
         event_ids=event_ids,
         event=event,
     )
+
+
+def count_of_kinds(
+    events: ActivityEvents, as_of: int, *, spec: ActivitySpec, vectors: ItemVectors
+) -> dict[str, tuple[int, int]]:
+    """Count the events of each kind in the window of one as-of time.
+
+    Returns
+    -------
+    dict
+        From the name of each kind to how many there are, and how many of them are on items without
+        a vector; empty where there is one kind alone.
+    """
+    if not spec.kinds:
+        return {}
+    inside = (events.time < as_of) & (events.time >= as_of - spec.window_us)
+    unknown = inside & (vectors.known_at(events.item_ids)[events.item] > as_of)
+    most = len(spec.vocabulary)
+    of_actions = [np.bincount(events.action[each], minlength=most) for each in (inside, unknown)]
+    found = {}
+    for kind in spec.kinds:
+        first = spec.first_action_id(kind.name)
+        every, left_out = (n[first : first + len(kind.actions)].sum() for n in of_actions)
+        found[kind.name] = (int(every), int(left_out))
+    return found
 
 
 def vectors_of_kinds(kinds: Mapping[str, ItemVectors]) -> ItemVectors:

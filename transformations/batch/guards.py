@@ -153,11 +153,17 @@ class Judge:
     guards: Guards
     accepted: frozenset[str]
 
-    def unknown_items(self, view: str, positions: int, unknown: int) -> Iterator[Verdict]:
-        """Judge the activity in the windows, by how many are on known and on unknown items."""
+    def unknown_items(
+        self, view: str, positions: int, unknown: int, *, kind: str = ""
+    ) -> Iterator[Verdict]:
+        """Judge the activity in the windows, by how many are on known and on unknown items.
+
+        Of several kinds of activity, that of a kind is judged by itself, too.
+        """
         if positions + unknown >= FEWEST:
             part = share(unknown, positions + unknown)
-            says = f"{part} of the activity in the windows is on unknown items"
+            what = f"{kind} activity" if kind else "activity"
+            says = f"{part} of the {what} in the windows is on unknown items"
             yield self._verdict("unknown_items", view, unknown / (positions + unknown), says)
 
     def sequences(self, view: str, key: str, now: pa.Table, then: pa.Table) -> Iterator[Verdict]:

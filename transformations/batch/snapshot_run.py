@@ -164,6 +164,7 @@ class SnapshotRun:
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="snapshots")
         self._writing: list[Future[None]] = []
         self._newest: tuple[int, int] = (0, 0)
+        self._newest_of_kinds: Mapping[str, tuple[int, int]] = {}
         # Who has activity in the newest sequences of this run.
         self._active: dict[int, pa.Array] = {}
         # The events of cut-offs that are left, where they fit into memory.
@@ -267,6 +268,9 @@ class SnapshotRun:
             before = None
         key = self.domain.member_id
         found = list(judge.unknown_items(self.domain.sequence_view, *self._newest))
+        for kind, (every, unknown) in self._newest_of_kinds.items():
+            view = self.domain.sequence_view
+            found += judge.unknown_items(view, every - unknown, unknown, kind=kind)
         if before is None:
             self.report.verdicts = found
             return found
@@ -508,6 +512,7 @@ class SnapshotRun:
         self.report.snapshots.append(draft.as_of)
         self.report.members, self.report.silent = draft.members, draft.silent
         self._newest = (draft.positions, draft.unknown)
+        self._newest_of_kinds = draft.of_kinds
 
     def _finish_writing(self) -> None:
         """Wait for the writes under way; raise what one of them raised."""
@@ -622,9 +627,13 @@ class _Draft:
     unknown: int = 0
     example: Any = None
     with_activity: list[pa.Array] = field(default_factory=list)
+    of_kinds: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, rows: Rows) -> None:
         """Count rows."""
+        for kind, (every, unknown) in rows.of_kinds.items():
+            before = self.of_kinds.get(kind, (0, 0))
+            self.of_kinds[kind] = (before[0] + every, before[1] + unknown)
         self.members += rows.members
         self.silent += rows.silent
         self.positions += rows.positions

@@ -216,6 +216,19 @@ def registered_domains(store: FeatureStore) -> list[RegisteredDomain]:
     return sorted(made, key=lambda domain: domain.names.item)
 
 
+def domains_reading(store: FeatureStore, domain: RegisteredDomain) -> list[RegisteredDomain]:
+    """Return the domains that read a source of events of a domain: itself, and perhaps others.
+
+    An own kind of activity of one domain may be another kind in others.
+    """
+    read = {view.name for view in domain.event_views}
+    return [
+        other
+        for other in registered_domains(store)
+        if read.intersection(view.name for view in other.event_views)
+    ]
+
+
 def registered_domain(store: FeatureStore, item: str | None = None) -> RegisteredDomain:
     """Return one domain of a feature store.
 

@@ -192,7 +192,7 @@ def event_parts(
         As `read_events` does, or the folder cannot be written. Ids, times and actions are checked
         before the first part.
     """
-    require_same_event_ids(views, config)
+    event_ids = require_same_event_ids(views, config)
     rows, read, pulled = 0, list[Iterator[pa.Table]](), list[pa.Table | None]()
     for view in views:
         most, tables, held = _tables_of(config, store, view, start, end)
@@ -205,7 +205,7 @@ def event_parts(
                 stack.enter_context(closing(cast("Generator[pa.Table]", tables)))
             in_turn = _in_turn(
                 [
-                    map(partial(_spillable, views, kind, spec, start, end), tables)
+                    map(partial(_spillable, views, kind, spec, event_ids, start, end), tables)
                     for kind, tables in enumerate(read)
                 ]
             )
@@ -285,13 +285,15 @@ def _spillable(
     views: Sequence[FeatureView],
     kind: int,
     spec: ActivitySpec,
+    event_ids: pa.DataType | None,
     start: int,
     end: int,
     table: pa.Table,
 ) -> pa.Table:
     """Return the rows of one kind with `start <= t < end`, checked.
 
-    Of several kinds all have the columns of the first, ids of items as text, and the kind.
+    Of several kinds all have the columns of the first and their types, ids of items as text, and
+    the kind.
     """
     view = views[kind]
     if len(views) == 1:
@@ -312,7 +314,9 @@ def _spillable(
         _KIND: pa.array(np.full(len(rows), kind, dtype=np.int8)),
     }
     if ours.event_id in rows.column_names:
-        columns[own.event_id] = rows.column(ours.event_id)
+        ids = rows.column(ours.event_id)
+        # A source without rows may not tell the type.
+        columns[own.event_id] = ids if event_ids is None or len(ids) else ids.cast(event_ids)
     return pa.table(columns)
 
 
@@ -334,18 +338,23 @@ def _by_kind(table: pa.Table, views: Sequence[FeatureView]) -> list[pa.Table]:
     return found
 
 
-def require_same_event_ids(views: Sequence[FeatureView], config: RepoConfig) -> None:
-    """Raise `InvalidInput` unless all kinds of activity have event ids of one type, or none.
+def require_same_event_ids(views: Sequence[FeatureView], config: RepoConfig) -> pa.DataType | None:
+    """Return the type of the event ids of all kinds of activity, where a source tells it.
 
     Parameters
     ----------
     views
-        The views of events; of one there is nothing to require.
+        The views of events; of one there is nothing to require, and nothing is returned.
     config
         Says where the feature repo is.
+
+    Raises
+    ------
+    InvalidInput
+        Only some have event ids, or ids of different types.
     """
     if len(views) == 1:
-        return
+        return None
     found = {view.name: event_ids_of(config, view) for view in views}
     having = [kind for kind in found.values() if kind is not None]
     told = {kind for kind in having if not pa.types.is_null(kind)}
@@ -357,6 +366,7 @@ def require_same_event_ids(views: Sequence[FeatureView], config: RepoConfig) -> 
                 f"{name} {'none' if kind is None else kind}" for name, kind in found.items()
             )
         )
+    return next(iter(told), None)
 
 
 def read_ids(

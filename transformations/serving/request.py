@@ -9,6 +9,7 @@ and preloading; see `serving`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -164,6 +165,14 @@ class RequestParser:
         Whether event ids are strings; None where requests have none.
     domain
         Names the columns.
+
+    Attributes
+    ----------
+    kinds
+        Names of the columns of each kind of activity: items, actions, times and, if there are some,
+        event ids.
+    columns
+        Names of the columns that a request has to have.
     """
 
     def __init__(
@@ -175,33 +184,21 @@ class RequestParser:
         domain: names.DomainNames = names.JOBS,
     ) -> None:
         self.domain, self._string_event_ids = domain, string_event_ids
+        if not isinstance(string_ids, Mapping):
+            string_ids = {domain.item: string_ids}
         actions = {name: spec.vocabulary.index(name) for name in spec.actions}
         self._kinds = [
             _RequestKind(
                 names.DomainNames(item=kind.name),
                 {name: actions[name] for name in kind.actions},
-                string_ids[kind.name] if isinstance(string_ids, Mapping) else string_ids,
+                string_ids[kind.name],
                 of_several=True,
             )
             for kind in spec.kinds
-        ] or [
-            _RequestKind(
-                domain,
-                actions,
-                string_ids[domain.item] if isinstance(string_ids, Mapping) else string_ids,
-            )
-        ]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns that a request has to have."""
-        return (*(name for kind in self.kinds for name in kind), names.REQUEST_TIMESTAMP)
-
-    @property
-    def kinds(self) -> list[tuple[str, ...]]:
-        """Names of the columns of each kind of activity."""
-        event_ids = self._string_event_ids is not None
-        return [kind.columns(event_ids=event_ids) for kind in self._kinds]
+        ] or [_RequestKind(domain, actions, string_ids[domain.item])]
+        event_ids = string_event_ids is not None
+        self.kinds = [kind.columns(event_ids=event_ids) for kind in self._kinds]
+        self.columns = (*itertools.chain(*self.kinds), names.REQUEST_TIMESTAMP)
 
     def stored(self, inputs: Mapping[str, Sequence[Any]], row: int) -> list[Activity]:
         """Return a member's stored sequence; none where the store has no row."""
@@ -242,6 +239,8 @@ class RequestParser:
         InvalidRequest
             Lists of unequal length, ids, actions or times of another type.
         """
+        if len(self._kinds) == 1:
+            return self._recent_of(self._kinds[0], inputs, row, report, online=online)
         recent: list[Activity] = []
         cut: list[Activity] = []
         for kind in self._kinds:

@@ -27,7 +27,7 @@ class Market:
 
     def __init__(self):
         self.market = JobMarket(members=BLOCK, passive=BLOCK, days=DAYS, jobs=500)
-        self.block = self.market.simulated(0)
+        self.block = self.market.simulate(0)
         self.jobs, self.members = (table.to_pandas() for table in self.block.jobs())
         self.truth = {k: self.block.of_kind(k)[1].to_pandas() for k in KINDS}
         self.items = {k: self.market.kinds.items(k).to_pandas() for k in KINDS}
@@ -82,7 +82,7 @@ def test_the_market_without_other_kinds_is_the_one_that_figures_were_published_o
 def test_members_do_the_same_however_many_there_are():
     many = JobMarket(members=BLOCK + 7, passive=BLOCK + 5, **SMALL)
     few = JobMarket(members=1, passive=123, **SMALL)
-    few, many = (market.simulated(0, passive=True) for market in (few, many))
+    few, many = (market.simulate(0, passive=True) for market in (few, many))
     for kind in KINDS:
         for one, other in zip(few.of_kind(kind), many.of_kind(kind), strict=True):
             theirs = pa.array(other["member_id"].to_numpy() < FIRST_PASSIVE_ID + 123)
@@ -166,7 +166,7 @@ def test_posts_read_are_around_the_direction_and_noisier_than_searches(simulated
 
 
 def test_passive_members_come_to_the_jobs_once_and_do_the_rest_as_others(simulated):
-    passive = simulated.market.simulated(0, passive=True)
+    passive = simulated.market.simulate(0, passive=True)
     jobs = passive.jobs()[0].to_pandas()
     visits = jobs.groupby("member_id")["event_timestamp"]
     assert (visits.max() - visits.min()).max() < pd.Timedelta(hours=1)
@@ -181,10 +181,10 @@ def test_passive_members_come_to_the_jobs_once_and_do_the_rest_as_others(simulat
 
 def test_shares_are_those_of_the_settings():
     none = {"searched": 0.0, "announced": 0.0, "announcements": 0.0, "reads": 0.0}
-    silent = JobMarket(members=50, **SMALL | none).simulated(0)
+    silent = JobMarket(members=50, **SMALL | none).simulate(0)
     assert [len(silent.of_kind(kind)[0]) for kind in KINDS] == [0, 0, 0]
     every = {"searched": 1.0, "announced": 1.0, "announcements": 0.0}
-    eager = JobMarket(members=BLOCK, **SMALL | every).simulated(0)
+    eager = JobMarket(members=BLOCK, **SMALL | every).simulate(0)
     begun = eager.of_kind("search")[1].to_pandas().groupby(["member_id", "before"]).size()
     assert len(begun) == len(eager.sessions.member)
     assert begun.max() == 4 and 1.4 < begun.mean() < 1.5  # geometric of mean 1.5, up to 4

@@ -59,7 +59,7 @@ def vectors_of(ids, vectors):
 
 @pytest.fixture(scope="module")
 def block():
-    return MARKET.simulated(0)
+    return MARKET.simulate(0)
 
 
 @pytest.fixture(scope="module")

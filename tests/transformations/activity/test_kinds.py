@@ -5,7 +5,7 @@ from datetime import timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activity_embeddings.transformations.activity.events import ActivityEvents, check_events
@@ -112,6 +112,7 @@ kept_places = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(
     rows_of_events,
     st.lists(
@@ -151,6 +152,7 @@ def test_sequences_of_kinds_equal_the_reference(rows, stamps, queries, keep):
         assert matrix[:, 1].tolist() == newest
 
 
+@settings(deadline=None)
 @given(rows_of_events, st.lists(st.integers(0, 50), max_size=6), kept_places, st.randoms())
 def test_a_stored_sequence_holds_all_that_later_ones_need(rows, cuts, keep, random):
     """However events are cut into pushes, in any order, while the window moves on."""
@@ -175,6 +177,7 @@ def test_a_stored_sequence_holds_all_that_later_ones_need(rows, cuts, keep, rand
     assert stored == sequence(sorted(set(events)))
 
 
+@settings(deadline=None)
 @given(rows_of_events, kept_places)
 def test_an_event_has_a_place_or_none_by_the_newer_ones_that_have_one(rows, keep):
     spec = union(**keep)

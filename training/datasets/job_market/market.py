@@ -193,21 +193,40 @@ class JobMarket(MarketSettings):
         InvalidInput
             There is no such block.
         """
-        return self.simulated(number).jobs()
+        return self.simulate(number).jobs()
 
-    def simulated(self, number: int, *, passive: bool = False) -> SimulatedBlock:
-        """Simulate the members of a block, or of one of the passive members."""
+    def simulate(self, number: int, *, passive: bool = False) -> SimulatedBlock:
+        """Simulate the members of a block; see `block`.
+
+        Parameters
+        ----------
+        number
+            Which block.
+        passive
+            Whether of the passive members, whose ids begin with `FIRST_PASSIVE_ID`.
+        """
         there = self.passive if passive else self.members
         blocks = -(-there // BLOCK)
         if not 0 <= number < blocks:
             raise InvalidInput(
                 f"job market: a block is expected from 0 to {blocks - 1}, received {number}"
             )
-        first = number * BLOCK + (FIRST_PASSIVE_ID if passive else 1)
-        # The block is always made whole, so that the first members do not depend on how many.
-        members = min(BLOCK, there - number * BLOCK)
-        simulated = self.simulate(number, passive=passive)
-        return SimulatedBlock(self, (int(passive), number), first, members, *simulated)
+        random = self.random(PASSIVE_STREAM if passive else BLOCK_STREAM, number)
+        directions = draw_directions(self, self.occupations, random)
+        if passive:
+            visits = draw_first_visits(self, random)
+        else:
+            visits = draw_visits(self, directions, random)
+        sessions = draw_sessions(self, self.occupations, directions, visits, random)
+        return SimulatedBlock(
+            market=self,
+            stream=(int(passive), number),
+            first=number * BLOCK + (FIRST_PASSIVE_ID if passive else 1),
+            members=min(BLOCK, there - number * BLOCK),
+            directions=directions,
+            sessions=sessions,
+            actions=draw_actions(self, self.all_jobs, directions, sessions, random),
+        )
 
     def write(self, out_dir: Path, *, kinds: bool = False) -> dict[str, float]:
         """Write the market to a folder, block by block: memory does not grow with the members.
@@ -274,26 +293,12 @@ class JobMarket(MarketSettings):
         (out_dir / README_FILE).write_text(readme, encoding="utf-8")
         return {**counts.summary(), **{f"{kind}_events": n for kind, n in of_kind.items()}}
 
-    def simulate(
-        self, number: int, *, passive: bool = False
-    ) -> tuple[Directions, Sessions, Actions]:
-        """Return what the members of a whole block want, when they come and do; see `block`."""
-        random = self.random(PASSIVE_STREAM if passive else BLOCK_STREAM, number)
-        directions = draw_directions(self, self.occupations, random)
-        if passive:
-            visits = draw_first_visits(self, random)
-        else:
-            visits = draw_visits(self, directions, random)
-        sessions = draw_sessions(self, self.occupations, directions, visits, random)
-        actions = draw_actions(self, self.all_jobs, directions, sessions, random)
-        return directions, sessions, actions
-
     def _blocks(self) -> Iterator[tuple[str, SimulatedBlock]]:
         """Make each block, with the name of its files."""
         for number in range(self.blocks):
-            yield f"part-{number:05d}.parquet", self.simulated(number)
+            yield f"part-{number:05d}.parquet", self.simulate(number)
         for number in range(-(-self.passive // BLOCK)):
-            yield f"part-passive-{number:05d}.parquet", self.simulated(number, passive=True)
+            yield f"part-passive-{number:05d}.parquet", self.simulate(number, passive=True)
 
     def _readme(self, kinds: str) -> str:
         """Return what the folder holds and where it comes from."""
@@ -307,6 +312,8 @@ class JobMarket(MarketSettings):
 class SimulatedBlock:
     """The members of one block, what they want and do.
 
+    The block is always whole, so that the first members do not depend on how many there are.
+
     Attributes
     ----------
     market
@@ -316,9 +323,9 @@ class SimulatedBlock:
     first
         Id of the first member.
     members
-        How many there are in the market; the rest is of the whole block.
+        How many of them are in the market, the first ones.
     directions, sessions, actions
-        As `JobMarket.simulate` returns them.
+        What all want, when they come, and what they do.
     """
 
     market: JobMarket

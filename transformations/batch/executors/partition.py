@@ -9,7 +9,7 @@ Nothing here imports Feast: a worker starts in a second.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.kinds import count_of_kinds
 from activity_embeddings.transformations.activity.member_range import MemberRange
 from activity_embeddings.transformations.activity.rows import embedding_batch, sequence_batch
 from activity_embeddings.transformations.activity.sequences import make_sequences, members_active
@@ -138,6 +139,9 @@ class Rows:
         How many of these had activity before, and have no event in the window.
     positions, unknown
         Activities in their sequences, and those that were left out as their item has no vector.
+    of_kinds
+        Of each kind of activity, where there are several, the activities in the window, and those
+        of them on an item without a vector.
     item_id
         An id of an item that members acted on, None where they acted on none.
     sequences
@@ -158,6 +162,7 @@ class Rows:
     sequences: pa.RecordBatch | None
     embeddings: Mapping[str, pa.RecordBatch]
     seconds: Seconds
+    of_kinds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Worker:
@@ -235,6 +240,9 @@ class Worker:
                 for name in cutoff.models
             },
             seconds=seconds,
+            of_kinds=count_of_kinds(
+                events, cutoff.as_of, spec=computation.spec, vectors=computation.vectors
+            ),
         )
 
     def _embedder(self, models: tuple[str, ...], seconds: Seconds) -> Embedder:
