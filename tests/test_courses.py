@@ -20,9 +20,10 @@ PROJECT = Path(__file__).parents[1]
 EXAMPLE = PROJECT / "examples" / "courses"
 RUNNER = PROJECT / "tools" / "run_blocks.py"
 SMALLER = {
-    "--learners 4000": "--learners 400",
+    "--learners 4000": "--learners 250",
     "--epochs 10": "--epochs 1",
     "--seeds 3": "--seeds 1",
+    "--quick": "--quick --seeds 3",
 }
 """What the page asks for, and what is enough here."""
 START, END = (datetime(2024, month, day, tzinfo=UTC) for month, day in ((3, 1), (5, 30)))
