@@ -17,6 +17,7 @@ from activity_embeddings import (
     InvalidRequest,
     ItemVectorSpec,
     SequenceWriter,
+    TrainingSource,
     entity_rows,
     explain,
 )
@@ -28,11 +29,20 @@ from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.cli import cli
 from activity_embeddings.transformations.forget import forget
 from activity_embeddings.transformations.offline.sinks.places import sink_of
+from activity_embeddings.transformations.spec import vector_spec_of_kinds
 from support.feast_repo import DIMENSION, at, events_table, interval, small_data, us
 from support.feast_server import feast_server
+from support.item_encoders import (
+    as_reference,
+    expected_vectors,
+    package_encoder,
+    postings_table,
+    small_postings,
+)
 from support.kinds import (
     JOBS,
     KEEP,
+    OF_JOBS,
     SPEC,
     package_models_of_kinds,
     repo_of_kinds,
@@ -68,7 +78,7 @@ def plain(jobs=(), searches=()):
 EVENTS = plain(small_data()[0], search_data()[0])
 
 
-def expected_sequence(events, member, as_of):
+def expected_sequence(events, member, as_of, vectors=VECTORS):
     """Return (item, action, time) of a member's sequence, oldest first, by the slow reference."""
     seen = sorted(
         {
@@ -77,16 +87,16 @@ def expected_sequence(events, member, as_of):
             if who == member and as_of - SPEC.window_us <= time < as_of
         }
     )
-    known = [e for e in seen if vector_as_of(VECTORS, e[1], as_of) is not None]
+    known = [e for e in seen if vector_as_of(vectors, e[1], as_of) is not None]
     kept = kept_of_kinds(known, lambda e: e[1].partition(":")[0], KEEP, SPEC.length)
     return [(item, action, time) for time, item, action in kept]
 
 
-def expected_decay(sequence, as_of, actions):
+def expected_decay(sequence, as_of, actions, vectors=VECTORS):
     """Return the decay by 0.8 of the vectors of some actions of a sequence."""
     chosen = [item for item, action, _ in sequence if ORDER[action] in actions]
-    vectors = [vector_as_of(VECTORS, item, as_of) for item in chosen]
-    return np.array(decayed_of(vectors, DIMENSION, 0.8))
+    newest = [vector_as_of(vectors, item, as_of) for item in chosen]
+    return np.array(decayed_of(newest, DIMENSION, 0.8))
 
 
 WANTED = ("APPLY", "SAVE", "SEARCH", "REFINE")
@@ -240,6 +250,9 @@ def test_a_request_is_refused_by_the_kind_that_is_wrong(repo, columns, message):
     assert request.check(given) == given
     with pytest.raises(InvalidRequest, match=message):
         request.check({**given, **columns})
+    without = {name: values for name, values in given.items() if "search" not in name}
+    with pytest.raises(InvalidRequest, match=r"expected the columns recent_search.* with `spec`"):
+        request.check(without)
 
 
 @pytest.mark.process
@@ -404,7 +417,7 @@ def test_bytes_do_not_depend_on_how_events_are_divided(tmp_path, models, monkeyp
 
 
 def test_training_reads_both_kinds_and_predicts_the_own(repo):
-    from activity_embeddings import Period, TrainingSource
+    from activity_embeddings import Period
     from activity_embeddings.training.examples.held_out import Windows, hold_out
     from activity_embeddings.training.objectives import FuturePositives
 
@@ -527,6 +540,71 @@ def test_a_kind_whose_vectors_have_other_ids_is_refused(repo):
 def test_silence_in_all_kinds_is_said(repo):
     repo.materialize(T, at(4) + timedelta(days=90))
     assert stored(repo, [5, 6]) == [[], []]
+
+
+ENCODED_SEARCHES_PY = """
+search_postings = posting_view(
+    FileSource(path="data/search_postings.parquet", timestamp_field="event_timestamp"),
+    item=search,
+    schema=[
+        Field(name="title", dtype=String),
+        Field(name="genres", dtype=Array(String)),
+        Field(name="year", dtype=Int64),
+    ],
+)
+search_vectors = encoded_vector_view(
+    REPO / "models" / "search_encoder", postings=search_postings, item=search, repo=REPO
+)
+"""
+
+
+def test_an_encoder_may_make_the_vectors_of_a_kind(tmp_path, models):
+    """Published, looked up and trained on; jobs have vectors of the user's own."""
+    repo = repo_of_kinds(tmp_path / "repo", models)
+    encoder = package_encoder(repo.path / "models" / "search_encoder")
+    of_all = vector_spec_of_kinds({"job": OF_JOBS, "search": encoder.vector_spec})
+    package_model(
+        InterleavedDecay(r=0.8, kinds=("job", "search")).build(SPEC, of_all),
+        repo.path / "models" / "both",
+        name="both",
+        version="2",
+        spec=SPEC,
+        vector_spec=of_all,
+    )
+    for name in ("own", "cnn"):
+        repo.edit("activity_models.py", f'    ActivityModel(MODELS / "{name}"),\n', "")
+    text = (repo.path / "searches.py").read_text()
+    head = text[: text.index("search_vectors = vector_view(")]
+    imports = (
+        "from feast import Field\nfrom feast.types import Array, Int64, String\n"
+        "from sources import REPO\n"
+        "from activity_embeddings import encoded_vector_view, posting_view\n"
+    )
+    (repo.path / "searches.py").write_text(imports + head + ENCODED_SEARCHES_PY)
+    posted = [(f"q:{item}", *rest) for item, *rest in small_postings(12)]
+    table = postings_table([(0, *rest) for _, *rest in posted])
+    queries = pa.array([query for query, *_ in posted])
+    table = table.set_column(0, "query", queries)
+    pq.write_table(table, repo.data / "search_postings.parquet")
+    repo.publish(at(2), T)
+    known = expected_vectors(posted, T)
+    vectors = [(f"job:{i}", us(t), v) for i, t, v in small_data()[1]]
+    vectors += [(f"search:{item}", time, vector) for item, time, vector in as_reference(known)]
+    members = list(range(1, 45))
+    answer = repo.store.get_online_features(
+        [f"{BOTH}:activity_embedding"], [{"member_id": m} for m in members]
+    ).to_dict()["activity_embedding"]
+    met = set()
+    for member, got in zip(members, answer, strict=True):
+        sequence = expected_sequence(EVENTS, member, us(T), vectors)
+        met |= {item for item, *_ in sequence if item.startswith("search:")}
+        expected = expected_decay(sequence, us(T), WANTED, vectors)
+        np.testing.assert_allclose(np.zeros(DIMENSION) if got is None else got, expected, atol=2e-6)
+    assert len(met) > 5
+    assert not check(repo.store, sample=1000).differences
+    history = TrainingSource(repo.store).whole_history(at(9))
+    trained_on = [i for i in history.vectors.item_ids.to_pylist() if i.startswith("search:")]
+    assert set(trained_on) >= {f"search:{item}" for item, _ in known}
 
 
 COURSES_PY = """

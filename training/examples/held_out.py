@@ -25,7 +25,8 @@ class Windows:
     Of a member's n activities in the period the newest is held out and the n - 1 before it are
     the input. Where there are more than `ActivitySpec.length`, a window of that many slides over
     them: the activity `stride` older is held out next, and so on, as long as it and the input
-    before it fill the window.
+    before it fill the window. Of a spec that keeps places for kinds of activity the places that are
+    kept for none are the window, since the others may stay empty.
 
     Parameters
     ----------
@@ -146,13 +147,13 @@ def hold_out(
     before = event - events.member_start[member]
     chosen &= before >= windows.minimum
     if not windows.prefixes:
-        chosen &= (newer == 0) | (before >= spec.length - 1)
+        chosen &= (newer == 0) | (before >= spec.shared_places - 1)
     event, member, newer = event[chosen], member[chosen], newer[chosen]
 
     sequences = history.sequences(member, events.time[event])
     kept = sequences.count >= windows.minimum
     if not windows.prefixes:
-        kept &= (newer == 0) | (sequences.count >= spec.length - 1)
+        kept &= (newer == 0) | (sequences.count >= spec.shared_places - 1)
     rows = np.flatnonzero(kept)
     if windows.per_member is not None:
         rows = rows[sample_per_group(windows.per_member, member[rows], random)]

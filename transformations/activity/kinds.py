@@ -7,7 +7,7 @@ So ids of two kinds never meet, and everything in between knows nothing of kinds
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -139,15 +139,30 @@ def vectors_of_kinds(kinds: Mapping[str, ItemVectors]) -> ItemVectors:
             + ", ".join(f"{kind} {size}" for kind, size in dimensions.items())
         )
     item_ids, positions = _united([ids_with_kind(kind, p.item_ids) for kind, p in kinds.items()])
-    order = np.argsort(np.concatenate(positions))
-    counts = np.concatenate([np.diff(part.start) for part in parts])
+    return vectors_at(item_ids, list(zip(parts, positions, strict=True)))
+
+
+def vectors_at(item_ids: pa.Array, parts: Sequence[tuple[ItemVectors, np.ndarray]]) -> ItemVectors:
+    """Return the vectors of items that are known by other ids in several parts.
+
+    Parameters
+    ----------
+    item_ids
+        N distinct ids, ascending.
+    parts
+        Vectors of some items, and the position of each item in `item_ids`; at least one part.
+    """
+    order = np.argsort(np.concatenate([position for _, position in parts]))
+    counts = np.concatenate([np.diff(part.start) for part, _ in parts])
     first = np.cumsum(counts) - counts
     row = ranges(first[order], counts[order])
-    matrix = np.concatenate([*(p.matrix[:-1] for p in parts), parts[0].matrix[-1:]])
+    matrix = np.concatenate([*(part.matrix[:-1] for part, _ in parts), parts[0][0].matrix[-1:]])
+    start = np.zeros(len(order) + 1, dtype=np.int64)
+    np.cumsum(counts[order], out=start[1:])
     return ItemVectors(
         item_ids=item_ids,
-        start=np.concatenate([[0], np.cumsum(counts[order])]).astype(np.int64),
-        time=np.concatenate([part.time for part in parts])[row],
+        start=start,
+        time=np.concatenate([part.time for part, _ in parts])[row],
         matrix=matrix[np.append(row, len(row))],
     )
 

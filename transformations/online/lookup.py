@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +11,7 @@ from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.activity.kinds import kind_and_id, vectors_of_kinds
+from activity_embeddings.transformations.activity.kinds import kind_and_id, vectors_at
 from activity_embeddings.transformations.definitions.kinds import KindViews
 from activity_embeddings.transformations.definitions.tags import (
     has_string_ids,
@@ -56,24 +55,32 @@ class LookupOfKinds:
 
     def __call__(self, item_ids: pa.Array) -> tuple[ItemVectors, np.ndarray]:
         """Look distinct, ascending ids up; see `request.VectorLookup`."""
-        pairs = [kind_and_id(text) for text in item_ids.to_pylist()]
-        known = np.zeros(len(pairs), dtype=bool)
+        places: dict[str, list[int]] = {}
+        texts: dict[str, list[str]] = {}
+        for place, text in enumerate(item_ids.to_pylist()):
+            kind, item_id = kind_and_id(text)
+            places.setdefault(kind, []).append(place)
+            texts.setdefault(kind, []).append(item_id)
+        known = np.zeros(len(item_ids), dtype=bool)
         # Rows from before a kind was taken out may have ids of it, which are then unknown. Of no
         # ids at all, the vectors of one kind are none of the right length.
-        asked = self._lookups.keys() & {kind for kind, _ in pairs} or {next(iter(self._lookups))}
-        found = {}
-        for kind in sorted(asked):
+        asked = [kind for kind in self._lookups if kind in texts] or list(self._lookups)[:1]
+        found = []
+        for kind in asked:
             lookup = self._lookups[kind]
-            texts = pa.array([item_id for of, item_id in pairs if of == kind], pa.string())
-            ids = texts.cast(lookup.id_type)
+            ids = pa.array(texts.get(kind, []), pa.string()).cast(lookup.id_type)
             # As text they are in another order than integers.
             order = pc.sort_indices(ids)
-            found[kind], there = lookup(ids.take(order))
-            positions = np.flatnonzero([of == kind for of, _ in pairs])
-            known[positions[order.to_numpy()]] = there
-        vectors = vectors_of_kinds(found)
-        # The same ids; as the same object they need no look-up.
-        return (replace(vectors, item_ids=item_ids) if known.all() else vectors), known
+            vectors, there = lookup(ids.take(order))
+            place = np.array(places.get(kind, []), dtype=np.int64)[order.to_numpy()][there]
+            known[place] = True
+            found.append((vectors, place))
+        if known.all():
+            return vectors_at(item_ids, found), known
+        # Places among the known ones.
+        rank = np.cumsum(known) - 1
+        among = [(vectors, rank[place]) for vectors, place in found]
+        return vectors_at(item_ids.filter(pa.array(known)), among), known
 
     def map_table(self) -> None:
         """Map the tables into memory; otherwise the first look-up does."""

@@ -162,10 +162,11 @@ class RequestColumns:
 
 def _hint(parser: RequestParser) -> str:
     *recent, moment = parser.columns
+    spec = ", with `spec` of the domain," if len(parser.kinds) > 1 else ""
     return (
         f"{', '.join(recent)} and {moment} should be in every "
-        "row, as null where there is nothing. In Python, activity_embeddings.entity_rows makes "
-        "such rows"
+        "row, as null where there is nothing. In Python, activity_embeddings.entity_rows"
+        f"{spec} makes such rows"
     )
 
 
