@@ -1,6 +1,6 @@
 """What each kind of activity adds, on a simulated job market: searches, changes of status, reading.
 
-    python benchmarks/kinds.py                                  some minutes on 2 cores
+    python benchmarks/kinds.py                                  3,000 members, as many passive
     python benchmarks/kinds.py --members 20000 --passive 20000  more queries
 
 Members are simulated, and so is every figure. One CNN is trained for each kind that the members'
