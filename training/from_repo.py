@@ -144,9 +144,9 @@ class TrainingSource:
 
     @property
     def simulated(self) -> bool:
-        """Whether a view says that its data are made up."""
-        views = [v for kind in self.domain.kinds for v in (kind.events, kind.postings)]
-        return any(view and view.tags.get(Tag.SIMULATED) == "true" for view in views)
+        """Whether the source of some events says that its data are made up."""
+        sources = [view.batch_source for view in self.domain.event_views]
+        return any(s is not None and s.tags.get(Tag.SIMULATED) == "true" for s in sources)
 
     @property
     def _offline(self) -> tuple[Any, Any]:

@@ -14,5 +14,5 @@ def output_name(action: str) -> str:
 
 
 def negative_outputs(spec: ActivitySpec) -> set[str]:
-    """Return the outputs of actions that are not positive."""
-    return {output_name(a) for a in set(spec.actions) - set(spec.positive_actions)}
+    """Return the outputs of own actions that are not positive."""
+    return {output_name(a) for a in set(spec.own_actions) - set(spec.positive_actions)}

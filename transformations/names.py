@@ -199,6 +199,7 @@ class Tag:
     ENCODER_VALID_FROM = "item_encoder_valid_from"
     VECTOR_TABLE = "vector_table"
     SIMULATED = "simulated"
+    """On the source of events, which the user defines: reports say that its data are made up."""
 
 
 class Role:

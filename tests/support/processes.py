@@ -27,12 +27,18 @@ COMMAND = "from activity_embeddings.training.commands import cli; cli()"
 """The code of the command `activity-embeddings`."""
 
 PYTHON = """
-import logging, sys
+import logging, os, runpy, sys
 logging.root.handlers.clear()  # importing feast.cli.serve has set up logging
 logging.root.setLevel(logging.WARNING)
-exec(sys.argv[-1])
+if sys.argv[1].endswith(".py"):
+    sys.argv = sys.argv[1:]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+else:
+    exec(sys.argv[-1])
 """
-"""The code of `python`, as called with `-c code` at last; other options have no effect."""
+"""The code of `python`, as called with a script, or with `-c code` at last; other options have no
+effect."""
 
 _IMPORTED = [
     "pytest",

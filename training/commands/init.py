@@ -67,6 +67,7 @@ class _Names(click.ParamType):
 @click.option(
     "--length", type=click.IntRange(1), default=32, show_default=True, help="Most events a member."
 )
+@click.option("--simulated", is_flag=True, help="Say in every report that the data are made up.")
 @click.option("--project", help="Name of the Feast project; default: that of the folder.")
 @click.option("--apply", is_flag=True, help="Run `feast apply` in the new repo.")
 @click.pass_context

@@ -73,4 +73,6 @@ def measure(
         if not wanted:
             models.sort(key=lambda model: model.role == ArmRole.LEARNED)
         history = source.whole_history(until)
-        click.echo(first_look(history, source.vector_spec, models, choose=choose, test=test))
+        label = "SIMULATED DATA. " if source.simulated else ""
+        look = first_look(history, source.vector_spec, models, choose=choose, test=test)
+        click.echo(f"{label}{look}")

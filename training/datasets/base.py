@@ -37,9 +37,9 @@ EVENTS_SCHEMA = pa.schema(
 )
 
 
-def postings_of(*content: tuple[str, str], tags: Mapping[str, str] | None = None) -> PostingSource:
+def postings_of(*content: tuple[str, str]) -> PostingSource:
     """Return the source of postings with these columns, each a name and its type in Feast."""
-    return PostingSource(content=tuple(Content(*column) for column in content), tags=tags or {})
+    return PostingSource(content=tuple(Content(*column) for column in content))
 
 
 @dataclass(frozen=True, kw_only=True)

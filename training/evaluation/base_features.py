@@ -117,7 +117,8 @@ class BaseFeatures:
     Parameters
     ----------
     history
-        All events; those later than a moment do not count for it.
+        All events; those later than a moment do not count for it. Of several kinds of activity
+        those on the domain's own items count.
     posted
         int64 [J]; when each item was posted, microseconds since the epoch.
     categories
@@ -127,8 +128,9 @@ class BaseFeatures:
     def __init__(
         self, history: ActivityHistory, posted: np.ndarray, categories: Categories
     ) -> None:
-        events, spec = history.events, history.spec
+        events, spec = history.own_events, history.spec
         self.history, self.posted, self.categories = history, posted, categories
+        self._events = events
         positive = np.isin(events.action, spec.positive_ids)
         order = np.argsort(events.time, kind="stable")
         self._time, self._item = events.time[order], events.item[order]
@@ -175,7 +177,7 @@ class BaseFeatures:
         dict[str, np.ndarray]
             dict of `MEMBER_STATISTICS` float32 [n], and of `PROFILE` float32 [n, C].
         """
-        events = self.history.events
+        events = self._events
         first, last = events.member_start[member], events.member_start[member + 1]
         end = bisect(events.time, first, last, moments, right=False)
         activities = end - first
@@ -202,7 +204,7 @@ class BaseFeatures:
         Returns
         -------
         dict[str, np.ndarray]
-            dict of `apply_categories` and so on, an entry for each action, float32 [n, C].
+            dict of `apply_categories` and so on, an entry for each own action, float32 [n, C].
         """
         sequences = self.history.sequences(member, moments)
         spec = self.history.spec
@@ -212,7 +214,7 @@ class BaseFeatures:
         )
         return {
             f"{action.lower()}_categories": _sums(sequences.item, sequences.action == i, of_items)
-            for i, action in enumerate(spec.actions, start=1)
+            for i, action in enumerate(spec.own_actions, start=1)
         }
 
 

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.kinds import ids_with_kind
 from activity_embeddings.transformations.arrow import codes_of, single_chunk, time_column
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.times import Schedule
 
@@ -31,7 +33,7 @@ class Data:
     vector_spec
         Which vectors.
     postings
-        `job_id`, `event_timestamp` and the columns of categories.
+        `job_id`, as the history has the ids, `event_timestamp` and the columns of categories.
     category_columns
         Their names.
     schedule
@@ -42,6 +44,8 @@ class Data:
         Whether members are made up.
     truth
         Folder with `members.parquet` and `items.parquet` of a simulated market, or None.
+    truth_names
+        Names of the domain, whose join keys are the ids' columns there.
     """
 
     history: ActivityHistory
@@ -52,13 +56,14 @@ class Data:
     description: str
     simulated: bool = False
     truth: Path | None = None
+    truth_names: DomainNames = names.JOBS
 
     def __post_init__(self) -> None:
         if self.truth is None:
             return
         known = {
-            TRUE_MEMBERS: (names.MEMBER_ID, self.history.events.member_ids.type),
-            TRUE_ITEMS: (names.ITEM_ID, self.history.vectors.item_ids.type),
+            TRUE_MEMBERS: (self.truth_names.member_id, self.history.events.member_ids.type),
+            TRUE_ITEMS: (self.truth_names.item_id, self.history.vectors.item_ids.type),
         }
         for file, (column, of_type) in known.items():
             path = self.truth / file
@@ -66,7 +71,9 @@ class Data:
             if path.is_file():
                 schema = pq.read_schema(path)
                 found = schema.field(column).type if column in schema.names else "none"
-                if found == of_type:
+                # Beside other kinds, ids of items are texts that say their kind.
+                says_kind = file == TRUE_ITEMS and self.history.spec.kinds and found != "none"
+                if found == of_type or says_kind:
                     continue
                 received = f"{column} {found}"
             raise InvalidInput(
@@ -94,6 +101,10 @@ def true_item_vectors(data: Data) -> np.ndarray | None:
     items = data.history.vectors.item_ids
     vectors = np.stack(single_chunk(truth, "vector").to_numpy(zero_copy_only=False))
     matrix = np.zeros((len(items), vectors.shape[1]), np.float32)
-    place = codes_of(single_chunk(truth, names.ITEM_ID), items)
+    ids = single_chunk(truth, data.truth_names.item_id)
+    kinds = data.history.spec.kinds
+    if kinds:
+        ids = ids_with_kind(kinds[0].name, ids).cast(items.type)
+    place = codes_of(ids, items)
     matrix[place[place >= 0]] = vectors[place >= 0]
     return matrix

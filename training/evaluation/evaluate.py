@@ -375,7 +375,7 @@ def _result(
         freshness = freshness_curve(contenders.candidate, day, measured.get(LIKE), vectors, plan)
     return {
         "schema": SCHEMA,
-        "title": "Does it help? Activity embeddings in a job recommendation model",
+        "title": "Does it help? Activity embeddings in a recommendation model",
         "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "simulated": data.simulated,
         "as_of": str(plan.as_of),
@@ -411,7 +411,7 @@ def _data_facts(data: Data) -> DataFacts:
         "description": data.description,
         "events": len(events),
         "members": len(events.member_ids),
-        "items": len(data.history.vectors.item_ids),
+        "items": len(data.history.own_items),
         "from": to_datetime(int(events.time.min())).isoformat(),
         "until": to_datetime(int(events.time.max())).isoformat(),
         "events_fingerprint": prints["events_fingerprint"],
@@ -456,7 +456,7 @@ def _arm_facts(arm: Arm, run: _Run, features: int) -> ArmFacts:
         "features": features,
     }
     if arm.name == arms.CATEGORY_SUMS:
-        actions = len(run.data.history.spec.actions)
+        actions = len(run.data.history.spec.own_actions)
         facts["vectors"] = actions
         facts["bytes_per_member"] = 4 * len(run.categories.names) * actions
     elif own:

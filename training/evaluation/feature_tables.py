@@ -53,14 +53,15 @@ def feature_tables(
     cutoff = data.schedule.newest(np.concatenate([q.time for q in queries]))
     moments = np.unique(cutoff)
     of_items = [base.of_items(int(moment)) for moment in moments]
-    items = history.vectors.item_ids
+    own = history.own_items
+    items = history.vectors.item_ids.take(pa.array(own))
     tables = [
         Table(
             ITEM_STATISTICS_VIEW,
             "item",
             pa.concat_arrays([items] * len(moments)),
             np.repeat(moments, len(items)),
-            {name: np.concatenate([c[name] for c in of_items]) for name in ITEM_STATISTICS},
+            {name: np.concatenate([c[name][own] for c in of_items]) for name in ITEM_STATISTICS},
         )
     ]
     if as_of == AsOf.PUBLISHED:
@@ -79,7 +80,8 @@ def feature_tables(
 def _true_preferences(data: Data) -> Table:
     assert data.truth is not None
     truth = pq.read_table(data.truth / TRUE_MEMBERS)
-    known = codes_of(single_chunk(truth, names.MEMBER_ID), data.history.events.member_ids) >= 0
+    member_id = data.truth_names.member_id
+    known = codes_of(single_chunk(truth, member_id), data.history.events.member_ids) >= 0
     truth = truth.filter(pa.array(known))
     time = time_column(truth, names.EVENT_TIMESTAMP, "truth")
     vectors = np.stack(single_chunk(truth, "preference").to_numpy(zero_copy_only=False))
@@ -87,7 +89,7 @@ def _true_preferences(data: Data) -> Table:
     return Table(
         TRUE_PREFERENCE,
         "member",
-        single_chunk(truth, names.MEMBER_ID),
+        single_chunk(truth, member_id),
         time - data.schedule.delay_us,
         {"preference": vectors},
     )

@@ -42,7 +42,7 @@ def read_data(
     description
         One line for the report.
     truth
-        Folder of the truth of a simulated market.
+        Folder of the truth of a simulated market, with the join keys of the domain.
     item
         Name of the item's entity, where the feature repo has several domains.
     """
@@ -81,6 +81,7 @@ def read_data(
         description=description or f"Events of the Feast project {store.project}",
         simulated=source.simulated or truth is not None,
         truth=truth,
+        truth_names=source.domain.names,
     )
 
 

@@ -77,7 +77,7 @@ class Verdict:
 
     def __str__(self) -> str:
         first = f"Replace `{self.a}` by `{self.b}`." if self.replace else f"Keep `{self.a}`."
-        label = ["Simulated data: says nothing about members of a job site."] * self.simulated
+        label = ["Simulated data: says nothing about real members."] * self.simulated
         label += [f"{folder}: the items of a week were not measured." for folder in self.day_alone]
         return "\n".join([first, *label, *(f"- {reason}" for reason in self.reasons)])
 

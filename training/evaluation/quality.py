@@ -19,7 +19,7 @@ from activity_embeddings.training.evaluation.data import Data
 from activity_embeddings.training.evaluation.member_vectors import MemberVectors
 from activity_embeddings.training.evaluation.plan import Timeline
 from activity_embeddings.training.evaluation.result import COVERAGE
-from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.history import ActivityHistory, is_own
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.outputs import negative_outputs
 from activity_embeddings.transformations.errors import InvalidInput
@@ -261,7 +261,8 @@ def quality_of(
     member = np.unique(events.member[recent])
     # Items that can be recommended: with a vector, and acted on by anyone within the window.
     known = history.vectors.known_at(history.vectors.item_ids) <= now
-    items = np.flatnonzero(known & np.isin(np.arange(len(known)), events.item[recent]))
+    acted_on = events.item[recent & is_own(events.action, history.spec)]
+    items = np.flatnonzero(known & np.isin(np.arange(len(known)), acted_on))
     rows = history.rows(items, np.full(len(items), now))
     week = Period(timeline.test_from, timeline.test_from + timedelta(days=FUTURE_DAYS))
     start, wanted = wanted_within(history, week, member, items)

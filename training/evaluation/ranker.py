@@ -1,4 +1,4 @@
-"""The job recommendation model that embeddings are judged by: a LightGBM ranker.
+"""The recommendation model that embeddings are judged by: a LightGBM ranker.
 
 Its table has the base features and, for each vector of a member, three columns: the cosine with
 the candidate item's vector, the dot product, and the Hadamard product through a linear layer, the

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -27,12 +27,14 @@ from feast.value_type import ValueType
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.activity.kinds import ids_without_kind, is_of_kind
 from activity_embeddings.transformations.arrow import TIMESTAMP, vector_chunks
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
 from activity_embeddings.transformations.definitions.tags import event_tags, vector_tags
 from activity_embeddings.transformations.definitions.views import embedding_views, sequence_view
 from activity_embeddings.transformations.files import empty_folder
-from activity_embeddings.transformations.spec import ItemVectorSpec
+from activity_embeddings.transformations.names import DomainNames
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Schedule, to_datetime
 
 
@@ -95,21 +97,21 @@ class EvaluationStore:
         self._folder = empty_folder(folder)
         (self._folder / "data").mkdir()
         self.store = FeatureStore(config=self._config())
-        member, item = (
-            Entity(name=name, join_keys=[key], value_type=_value_type(ids))
-            for name, key, ids in (
-                ("member", names.MEMBER_ID, history.events.member_ids),
-                ("job", names.ITEM_ID, history.vectors.item_ids),
-            )
-        )
-        entities = {"member": member, "item": item}
-        events, vectors = self._events(member), self._vectors(item, vector_spec)
+        member = _entity("member", names.MEMBER_ID, history.events.member_ids)
+        kinds = _kinds_of(history)
+        items = [_entity(k.names.item, k.names.item_id, k.item_ids) for k in kinds]
+        entities = {"member": member, "item": items[0]}
+        events = [self._events(kind, member) for kind in kinds]
+        vectors = [
+            self._vectors(kind, item, vector_spec) for kind, item in zip(kinds, items, strict=True)
+        ]
         snapshots = self._folder / "snapshots"
         sequence = sequence_view(
             events=events,
             vectors=vectors,
             member=member,
-            item=item,
+            item=items[0],
+            keep={kind.name: kind.keep for kind in history.spec.kinds if kind.keep},
             snapshots=snapshots,
             repo=self._folder,
         )
@@ -136,7 +138,7 @@ class EvaluationStore:
                 for name, view in self.embeddings.items()
             ]
             self.store.apply(
-                [member, item, events, vectors, *self._published, *views.values(), *services]
+                [member, *items, *events, *vectors, *self._published, *views.values(), *services]
             )
 
     def publish(self, start: int, end: int) -> None:
@@ -236,50 +238,51 @@ class EvaluationStore:
             },
         )
 
-    def _events(self, member: Entity) -> FeatureView:
+    def _events(self, kind: _Kind, member: Entity) -> FeatureView:
         events, spec = self._history.events, self._history.spec
+        chosen, domain = pa.array(kind.events), kind.names
         table = pa.table(
             {
-                names.MEMBER_ID: events.member_ids.take(pa.array(events.member)),
-                names.ITEM_ID: events.item_ids.take(pa.array(events.item)),
-                names.ACTION: pa.array(spec.vocabulary).take(pa.array(events.action)),
+                domain.member_id: events.member_ids.take(pa.array(events.member[kind.events])),
+                domain.item_id: kind.item_ids.take(pa.array(kind.place[events.item[kind.events]])),
+                domain.action: pa.array(spec.vocabulary).take(pa.array(events.action).take(chosen)),
                 # Their order is known: events of one time keep it.
-                names.EVENT_ID: np.arange(len(events)),
-                names.EVENT_TIMESTAMP: pa.array(events.time).cast(TIMESTAMP),
+                domain.event_id: chosen,
+                names.EVENT_TIMESTAMP: pa.array(events.time).cast(TIMESTAMP).take(chosen),
             }
         )
         return FeatureView(
-            name=names.JOBS.events_view,
+            name=domain.events_view,
             entities=[member],
-            source=self._write(names.JOBS.events_view, table),
+            source=self._write(domain.events_view, table),
             schema=[
-                _id_field(names.MEMBER_ID, table),
-                _id_field(names.ITEM_ID, table),
-                Field(name=names.ACTION, dtype=String),
-                Field(name=names.EVENT_ID, dtype=Int64),
+                _id_field(domain.member_id, table),
+                _id_field(domain.item_id, table),
+                Field(name=domain.action, dtype=String),
+                Field(name=domain.event_id, dtype=Int64),
             ],
             ttl=spec.window,
             online=False,
-            tags=event_tags(spec),
+            tags=event_tags(kind.spec, domain),
         )
 
-    def _vectors(self, item: Entity, vector_spec: ItemVectorSpec) -> FeatureView:
-        vectors = self._history.vectors
+    def _vectors(self, kind: _Kind, item: Entity, vector_spec: ItemVectorSpec) -> FeatureView:
+        vectors, domain = self._history.vectors, kind.names
+        of_row = kind.place[np.repeat(np.arange(len(vectors.item_ids)), np.diff(vectors.start))]
+        row = np.flatnonzero(of_row >= 0)
         table = pa.table(
             {
-                names.ITEM_ID: vectors.item_ids.take(
-                    pa.array(np.repeat(np.arange(len(vectors.item_ids)), np.diff(vectors.start)))
-                ),
-                names.EMBEDDING: _lists(vectors.matrix[:-1]),
-                names.EVENT_TIMESTAMP: pa.array(vectors.time).cast(TIMESTAMP),
+                domain.item_id: kind.item_ids.take(pa.array(of_row[row])),
+                names.EMBEDDING: _lists(vectors.matrix[row]),
+                names.EVENT_TIMESTAMP: pa.array(vectors.time[row]).cast(TIMESTAMP),
             }
         )
         return FeatureView(
-            name=names.JOBS.vectors_view,
+            name=domain.vectors_view,
             entities=[item],
-            source=self._write(names.JOBS.vectors_view, table),
+            source=self._write(domain.vectors_view, table),
             schema=[
-                _id_field(names.ITEM_ID, table),
+                _id_field(domain.item_id, table),
                 Field(name=names.EMBEDDING, dtype=Array(Float32)),
             ],
             ttl=timedelta(0),
@@ -319,6 +322,53 @@ class EvaluationStore:
             timestamp_field=names.EVENT_TIMESTAMP,
             created_timestamp_column=created,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Kind:
+    """One kind of activity of a history, as a source of its own.
+
+    Attributes
+    ----------
+    names, spec
+        Of its events.
+    item_ids
+        The ids of its items, as their own source has them.
+    place
+        int64 [J]; positions of the history's items in `item_ids`, -1 for those of other kinds.
+    events
+        int64; positions of its events.
+    """
+
+    names: DomainNames
+    spec: ActivitySpec
+    item_ids: pa.Array
+    place: np.ndarray
+    events: np.ndarray
+
+
+def _kinds_of(history: ActivityHistory) -> list[_Kind]:
+    """Return the kinds of activity of a history, the own first."""
+    spec, item_ids, events = history.spec, history.vectors.item_ids, history.events
+    if not spec.kinds:
+        every = np.arange(len(item_ids)), np.arange(len(events))
+        return [_Kind(names.JOBS, spec, item_ids, *every)]
+    kinds = []
+    for kind in spec.kinds:
+        own = kind is spec.kinds[0]
+        domain = DomainNames(item=kind.name, item_id=names.ITEM_ID if own else f"{kind.name}_id")
+        items = np.flatnonzero(is_of_kind(item_ids, kind.name))
+        place = np.full(len(item_ids), -1)
+        place[items] = np.arange(len(items))
+        positive = spec.positive_actions if own else ()
+        of_kind = replace(spec, actions=kind.actions, positive_actions=positive, kinds=())
+        ids = ids_without_kind(item_ids.take(pa.array(items)), kind.name)
+        kinds.append(_Kind(domain, of_kind, ids, place, np.flatnonzero(place[events.item] >= 0)))
+    return kinds
+
+
+def _entity(name: str, key: str, ids: pa.Array) -> Entity:
+    return Entity(name=name, join_keys=[key], value_type=_value_type(ids))
 
 
 def _column(values: np.ndarray) -> pa.Array | pa.ChunkedArray:

@@ -31,7 +31,8 @@ class Windows:
     Parameters
     ----------
     minimum
-        Members with fewer input activities are left out; 3 means at least 4 in all.
+        Members with fewer input activities are left out; 3 means at least 4 in all. With 0 an
+        activity with nothing before it counts too, and its input is empty.
     stride
         How far the window slides, default 1.
     prefixes
@@ -51,11 +52,11 @@ class Windows:
     per_member: int | None = 32
 
     def __post_init__(self) -> None:
-        for name in ("minimum", "stride", "per_member"):
+        for name, least in (("minimum", 0), ("stride", 1), ("per_member", 1)):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and value < least:
                 raise InvalidInput(
-                    f"windows: `{name}` should be 1 or more. Received: {name}={value}"
+                    f"windows: `{name}` should be {least} or more. Received: {name}={value}"
                 )
 
 

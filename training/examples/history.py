@@ -174,6 +174,13 @@ class ActivityHistory:
         return cls.of(ActivityEvents.from_arrow(events, spec), vectors, spec)
 
     @cached_property
+    def own_events(self) -> ActivityEvents:
+        """The activity on the domain's own items, of the same members."""
+        if not self.spec.kinds:
+            return self.events
+        return self.events.where(is_own(self.events.action, self.spec))
+
+    @cached_property
     def own_items(self) -> np.ndarray:
         """The domain's own items, which are what is predicted: positions in `vectors.item_ids`."""
         item_ids = self.vectors.item_ids

@@ -10,7 +10,7 @@ and Rendle, KDD 2020). Every model and every objective is measured in the same w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -102,15 +102,22 @@ class ValidationQueries:
         return len(self.member)
 
     @classmethod
-    def of(cls, history: ActivityHistory, period: Period) -> ValidationQueries:
-        """Make a query of every positive activity on a new item in a period, with activity before.
+    def of(cls, history: ActivityHistory, period: Period, *, minimum: int = 1) -> ValidationQueries:
+        """Make a query of every positive activity on a new item in a period.
+
+        Parameters
+        ----------
+        history, period
+            The events, and when the positive ones lie.
+        minimum
+            Queries with fewer activities before are left out.
 
         Raises
         ------
         InvalidInput
             There is none.
         """
-        windows = Windows(minimum=1, prefixes=True, per_member=None)
+        windows = Windows(minimum=minimum, prefixes=True, per_member=None)
         held_out = hold_out(history, period, windows=windows, random=np.random.default_rng(0))
         return cls.of_held_out(history, held_out, period)
 
@@ -140,6 +147,34 @@ class ValidationQueries:
             for day in np.unique(day_of)
         ]
         return cls(history, positive.sequences, positive.member, days)
+
+    def where(self, kept: np.ndarray) -> ValidationQueries:
+        """Return the queries where `kept`, bool [n], is True."""
+        place = np.cumsum(kept) - 1
+        days = []
+        for day in self.days:
+            of_day = kept[day.query]
+            if of_day.any():
+                rows = day.rows if len(day.rows) == 1 else day.rows[of_day]
+                query, candidate = place[day.query[of_day]], day.candidate[of_day]
+                wanted = day.wanted[of_day]
+                days.append(
+                    replace(day, query=query, rows=rows, candidate=candidate, wanted=wanted)
+                )
+        return replace(
+            self, sequences=self.sequences.take(kept), member=self.member[kept], days=days
+        )
+
+    def asked_of(self, history: ActivityHistory) -> ValidationQueries:
+        """Return the same queries with other activity as their input.
+
+        Parameters
+        ----------
+        history
+            Has the same members and item vectors, and some of the activity or more.
+        """
+        sequences = history.sequences(self.member, self.sequences.as_of)
+        return replace(self, history=history, sequences=sequences)
 
     def ndcg_of_members(self, embeddings: np.ndarray, share: float = 1.0) -> np.ndarray:
         """Return the mean NDCG@10 of the queries of each member that has any, float [members].

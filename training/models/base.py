@@ -86,7 +86,8 @@ class Network(Architecture):
 
     A subclass gives `encode`. Its width, through a dense layer without bias, becomes the
     embedding; with `residual` it becomes a correction of `LearnedDecay` that starts at zero, so
-    that an untrained model is exactly `InterleavedDecay(r=decay)`.
+    that an untrained model is exactly `InterleavedDecay(r=decay)`, of all kinds of activity where
+    there are several.
 
     What comes next often depends on the newest item and on what was done with it. So beside the
     encoding there is a way around it: the newest item's embedding through a linear map of its
@@ -205,9 +206,11 @@ class Network(Architecture):
             name="correction" if self.residual else ACTIVITY_EMBEDDING,
         )(encoding)
         if self.residual:
-            average = LearnedDecay(
-                len(spec.actions), list(spec.positive_ids), self.decay, name="learned_decay"
-            )(item_embeddings, chosen, newer_than)
+            of_other_kinds = range(len(spec.own_actions) + 1, len(spec.actions) + 1)
+            averaged = [*spec.positive_ids, *of_other_kinds]
+            average = LearnedDecay(len(spec.actions), averaged, self.decay, name="learned_decay")(
+                item_embeddings, chosen, newer_than
+            )
             correction = keras.layers.Add(name=ACTIVITY_EMBEDDING)([average, correction])
         # A class need not be registered to be built.
         name = getattr(self, "name", None)

@@ -180,6 +180,7 @@ def _write_models(models: Path, settings: RepoSettings) -> None:
             vector_spec=vector_spec,
             description=description,
             parameters=architecture.to_dict(),
+            training={"epochs": 0},  # an evaluation counts it as a formula, not as learned
         )
 
 

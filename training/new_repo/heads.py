@@ -191,7 +191,7 @@ def positive_actions(actions: Sequence[str]) -> list[str]:
 
 def item_name(column: str) -> str:
     """Return what the items are called, by the column of their ids: `job_id` gives `job`."""
-    name = re.sub(r"_?(id|ids|key|no|number)$", "", column, flags=re.IGNORECASE)
+    name = re.sub(r"_?(id|ids|key|no|number|code)$", "", column, flags=re.IGNORECASE)
     name = re.sub(r"\W", "_", name).strip("_").lower()
     return name if name.isidentifier() else "item"
 

@@ -63,6 +63,8 @@ class Answers:
         The window, and the positions of a sequence.
     encoder
         Whether item vectors come from an encoder.
+    simulated
+        Whether the events are made up.
     """
 
     project: str | None = None
@@ -85,6 +87,7 @@ class Answers:
     days: float = 28
     length: int = 32
     encoder: bool = False
+    simulated: bool = False
 
 
 def settings_for(
@@ -129,6 +132,7 @@ def settings_for(
         vector_spec=ItemVectorSpec("item_vectors", "1", dimension),
         events=events,
         items=items,
+        simulated=answers.simulated,
     )
 
 

@@ -58,6 +58,7 @@ def sources_py(settings: RepoSettings) -> str:
         feast_imports = "Field, FileSource"
         type_import = f"from feast.types import {kind}\n"
     ignore = '    other_actions="ignore",\n' if spec.ignores_other_actions else ""
+    tags = f'    tags={{"{names.Tag.SIMULATED}": "true"}},\n' if settings.simulated else ""
     return f'''\
 """Where activity events come from, and what counts as recent.
 
@@ -92,7 +93,7 @@ activity_events = FileSource(
     file_format=ParquetFormat(),
     timestamp_field={_text(events.time)},
     description="One row an event; `activity-embeddings push` adds a file to this folder.",
-    owner=OWNER,
+{tags}    owner=OWNER,
 )
 
 activity = activity_view(
@@ -149,7 +150,6 @@ def _encoded_vectors(settings: RepoSettings, source: PostingSource) -> str:
         for column in source.content
     )
     maps = _mapping({source.item_id: domain.item_id})
-    tags = f"    tags={{{_pairs(source.tags)}}},\n" if source.tags else ""
     return f'''\
 """Item vectors by an encoder, a SavedModel that reads what the items contain."""
 
@@ -173,7 +173,7 @@ postings = posting_view(
     item=item,
     schema=[
 {schema}    ],
-{tags}    owner=OWNER,
+    owner=OWNER,
 )
 
 vectors = encoded_vector_view(

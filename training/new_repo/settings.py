@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
@@ -78,15 +78,12 @@ class PostingSource:
         What its columns are called.
     content
         Its other columns.
-    tags
-        Tags of the view of postings.
     """
 
     path: str = ""
     item_id: str = "job_id"
     time: str = "event_timestamp"
     content: Sequence[Content] = (Content("title", "String"),)
-    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,6 +106,8 @@ class RepoSettings:
         Of the item vectors; its dimension is that of the encoder too.
     events, items
         The sources.
+    simulated
+        Whether the events are made up. A tag of their source says so, and with it every report.
     """
 
     project: str = "activity_embeddings"
@@ -124,3 +123,4 @@ class RepoSettings:
     )
     events: EventSource = field(default_factory=EventSource)
     items: VectorSource | PostingSource = field(default_factory=VectorSource)
+    simulated: bool = False

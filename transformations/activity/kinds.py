@@ -42,6 +42,11 @@ def kind_and_id(text: str) -> tuple[str, str]:
     return kind, item_id
 
 
+def ids_without_kind(item_ids: pa.Array, kind: str) -> pa.Array:
+    """Invert `ids_with_kind`; integer ids stay texts, string [n]."""
+    return pc.utf8_slice_codeunits(item_ids, len(f"{kind}{SEPARATOR}")).cast(pa.string())
+
+
 def is_of_kind(item_ids: pa.Array, kind: str) -> np.ndarray:
     """Return whether each of some ids that say their kind is of a kind, bool [n]."""
     found = pc.starts_with(item_ids, f"{kind}{SEPARATOR}")

@@ -324,7 +324,7 @@ def first_sessions_of_two_jobs(**settings) -> tuple[np.ndarray, np.ndarray, JobM
     """First session of each member in a market of two jobs, both shown for sure: member and job."""
     shared = {"members": BLOCK, "jobs": 2, "days": 4, "sessions": 4.0, "reluctance": -100.0}
     market = JobMarket(**shared | {"focus": 0.0, "sessions_spread": 0.0} | settings)
-    _, actions = market.simulate(0)
+    actions = market.simulate(0).actions
     both = [day for day in range(4) if len(market.all_jobs.shown_on(day)[0]) == 2]
     day = actions.time // US_PER_DAY
     _, first = np.unique(actions.member, return_index=True)
@@ -438,11 +438,13 @@ def test_dismissals_after_a_change_are_of_where_the_member_came_from():
 
 def test_shares_of_saves_are_those_of_the_settings():
     settings = {"save": 0.2, "save_changed": 0.2, "save_stray": 0.9, "dismiss": 0.0}
-    directions, actions = JobMarket(members=BLOCK, **SMALL | settings).simulate(0)
+    block = JobMarket(members=BLOCK, **SMALL | settings).simulate(0)
+    directions, actions = block.directions, block.actions
     assert abs((actions.action[~actions.strayed] == 1).mean() - 0.2) < 0.02
     assert abs((actions.action[actions.strayed] == 1).mean() - 0.9) < 0.03
     settings = {"save": 0.2, "save_changed": 0.8, "stray": 0.0, "dismiss": 0.0, "changing": 1.0}
-    directions, actions = JobMarket(members=BLOCK, **SMALL | settings).simulate(0)
+    block = JobMarket(members=BLOCK, **SMALL | settings).simulate(0)
+    directions, actions = block.directions, block.actions
     ago = actions.time - directions.changed[directions.rows(actions.member, actions.time)]
     recent = ago < 28 * US_PER_DAY
     assert recent.any() and not recent.all()
@@ -452,7 +454,7 @@ def test_shares_of_saves_are_those_of_the_settings():
 
 def test_shares_of_directions_are_those_of_the_settings():
     market = JobMarket(members=BLOCK, days=120, changing=0.35, gradual=0.25, sessions=0.01)
-    directions, _ = market.simulate(0)
+    directions = market.simulate(0).directions
     changes = directions.changed == directions.since
     movers = np.unique(directions.member[changes])
     # A few of those that change keep their first direction for longer than the market lasts.
@@ -473,7 +475,8 @@ def test_nobody_changes_direction_if_the_share_is_zero():
 
 def test_members_search_more_in_the_weeks_after_a_change():
     settings = {"changing": 1.0, "direction_days": 60.0, "reluctance": -100.0, "searching": 4.0}
-    directions, actions = JobMarket(members=BLOCK, days=60, jobs=300, **settings).simulate(0)
+    block = JobMarket(members=BLOCK, days=60, jobs=300, **settings).simulate(0)
+    directions, actions = block.directions, block.actions
     changes = directions.changed == directions.since
     member, number = np.unique(directions.member[changes], return_counts=True)
     at = np.zeros(BLOCK, np.int64)
@@ -494,7 +497,8 @@ def test_the_preference_at_a_moment_is_that_of_the_newest_row_at_or_before_it(da
     since = np.where(first, 0, 0)
     for row in np.flatnonzero(~first):
         since[row] = since[row - 1] + data.draw(st.integers(1, 5))
-    directions = Directions(member, since, np.zeros((len(member), 2), np.float32), since)
+    wanted = np.zeros((len(member), 2), np.float32)
+    directions = Directions(member, since, wanted, member, since)
     asked = data.draw(st.lists(st.tuples(st.integers(0, 3), st.integers(-3, 20)), min_size=1))
     wanted = []
     for who, when in asked:

@@ -23,6 +23,7 @@ from activity_embeddings.training.evaluation.member_vectors import TRUE_PREFEREN
 from activity_embeddings.training.evaluation.plan import AsOf
 from activity_embeddings.training.evaluation.queries import ranking_queries
 from activity_embeddings.training.evaluation.store import EvaluationStore
+from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Schedule
 from support.reference import US_PER_DAY
@@ -69,7 +70,7 @@ def data(tmp_path_factory):
     pq.write_table(
         pa.table(
             {
-                "member_id": [1, 1, 2, 99],
+                "learner_id": [1, 1, 2, 99],
                 "event_timestamp": utc([0, CHANGE, 0, 0]),
                 "preference": [[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [3.0, 3.0]],
             }
@@ -77,7 +78,8 @@ def data(tmp_path_factory):
         truth / "members.parquet",
     )
     pq.write_table(
-        pa.table({"job_id": [2, 99], "vector": [[0.5, 0.25], [9.0, 9.0]]}), truth / "items.parquet"
+        pa.table({"course_id": [2, 99], "vector": [[0.5, 0.25], [9.0, 9.0]]}),
+        truth / "items.parquet",
     )
     return Data(
         history_of(events, VECTORS, SPEC),
@@ -88,6 +90,7 @@ def data(tmp_path_factory):
         "for tests",
         simulated=True,
         truth=truth,
+        truth_names=DomainNames(item="course", member_id="learner_id", item_id="course_id"),
     )
 
 

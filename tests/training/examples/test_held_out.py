@@ -41,7 +41,7 @@ LABELS = label_names(ActivitySpec())
 FACTS = {"window_us": WINDOW_US, "length": LENGTH}
 WINDOWS = st.fixed_dictionaries(
     {
-        "minimum": st.sampled_from([1, 1, 2, 3]),
+        "minimum": st.sampled_from([0, 1, 1, 2, 3]),
         "stride": st.sampled_from([1, 1, 2, 3]),
         "prefixes": st.sampled_from([True, True, False]),
     }
@@ -189,10 +189,12 @@ def test_a_period_without_activity_gives_no_examples_and_no_negatives():
     assert label_counts(got, history.spec) == {}
 
 
-@pytest.mark.parametrize("name", ["minimum", "stride", "per_member"])
-def test_windows_that_are_too_small_are_refused(name):
-    with pytest.raises(InvalidInput, match=rf"`{name}` should be 1 or more. Received: {name}=0"):
-        Windows(**{name: 0})
+@pytest.mark.parametrize(("name", "least"), [("minimum", 0), ("stride", 1), ("per_member", 1)])
+def test_windows_that_are_too_small_are_refused(name, least):
+    received = least - 1
+    expected = rf"`{name}` should be {least} or more. Received: {name}={received}"
+    with pytest.raises(InvalidInput, match=expected):
+        Windows(**{name: received})
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,6 +1,8 @@
 """NDCG@10 of the items that members went on to want, beside popularity in the week before."""
 
+import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activity_embeddings.training.fitting.validation import SHARES, ValidationQueries
+from activity_embeddings.training.metrics import mean_by_member
 from activity_embeddings.transformations.errors import InvalidInput
 from support.reference import US_PER_DAY
 from support.training_cases import (
@@ -214,6 +217,52 @@ def test_queries_and_ndcg_equal_the_reference(case, of, share):
     np.testing.assert_allclose(
         queries.ndcg_of_members(embeddings, share), mean_of_members(expected, gains), rtol=1e-6
     )
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories(), PERIODS, st.data())
+def test_some_queries_are_measured_as_they_are_among_all(case, of, data):
+    history = history_of(*case, SPEC)
+    try:
+        queries = ValidationQueries.of(history, period(*of), minimum=0)
+    except InvalidInput:
+        return
+    kept = np.array(
+        data.draw(st.lists(st.booleans(), min_size=len(queries), max_size=len(queries)))
+    )
+    some = queries.where(kept)
+    embeddings = np.ones((len(queries), 2), np.float32)
+    assert some.member.tolist() == queries.member[kept].tolist()
+    assert sequence_lists(some.sequences) == list(
+        itertools.compress(sequence_lists(queries.sequences), kept)
+    )
+    one_by_one = [
+        queries.where(np.arange(len(queries)) == i).ndcg_of_members(embeddings[:1]).item()
+        for i in np.flatnonzero(kept)
+    ]
+    if kept.any():
+        _, means = mean_by_member(np.array(one_by_one), queries.member[kept])
+        np.testing.assert_allclose(some.ndcg_of_members(embeddings[kept]), means)
+
+
+def test_members_without_activity_before_are_asked_about_where_none_is_demanded():
+    history = by_hand()
+    of = period(10 * DAY, 11 * DAY)
+    assert len(ValidationQueries.of(history, of)) == 1
+    queries = ValidationQueries.of(history, of, minimum=0)
+    ids = history.events.member_ids.to_pylist()
+    asked = zip([ids[m] for m in queries.member], sequence_lists(queries.sequences), strict=True)
+    assert list(asked) == [(1, [(0, "SAVE", 9 * DAY)]), (7, [])]
+
+
+def test_the_same_queries_may_have_other_activity_as_their_input():
+    history = by_hand()
+    queries = ValidationQueries.of(history, period(10 * DAY, 11 * DAY))
+    fewer = replace(history, events=history.events.where(history.events.time >= 10 * DAY))
+    again = queries.asked_of(fewer)
+    assert sequence_lists(again.sequences) == [[]]
+    assert again.days is queries.days
+    assert sequence_lists(again.asked_of(history).sequences) == sequence_lists(queries.sequences)
 
 
 @settings(max_examples=100, deadline=None)

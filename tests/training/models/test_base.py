@@ -224,6 +224,24 @@ def test_a_residual_starts_at_exactly_the_decayed_average_of_the_positives(name,
     assert np.abs(got).mean() > 0.1
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_residual_starts_at_the_decayed_average_of_all_kinds_of_activity(name):
+    own = replace(SPEC, actions=SPEC.actions[:2], positive_actions=SPEC.actions[:1])
+    others = replace(SPEC, actions=SPEC.actions[2:], positive_actions=())
+    spec = ActivitySpec.of_kinds({"job": own, "search": others})
+    inputs = sequences(40)
+    got = embed(architecture(name)(decay=0.8).build(spec, VECTOR_SPEC), inputs)
+    # The second action is of the own kind and not positive.
+    expected = [
+        decayed_of([v for v, a in zip(vectors, actions, strict=True) if a in (1, 3)], 5, 0.8)
+        for vectors, actions in zip(inputs["item_embeddings"], inputs["actions"], strict=True)
+    ]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+    formula = InterleavedDecay(r=0.8, kinds=("job", "search")).build(spec, VECTOR_SPEC)
+    same = formula.serve(inputs["item_embeddings"], inputs["actions"])["activity_embedding"]
+    np.testing.assert_allclose(got, same, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("model", VARIANTS)
 def test_gradients_reach_every_weight_and_stay_finite_beside_an_empty_sequence(model):
     # Every weight random: while the correction's kernel is zero, as at first, nothing flows

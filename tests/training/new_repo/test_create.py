@@ -13,6 +13,9 @@ import tensorflow as tf
 
 from activity_embeddings.training.datasets.entree import ENTREE
 from activity_embeddings.training.demo.models import SAMPLE_MODELS
+from activity_embeddings.training.evaluation.arms import ArmRole
+from activity_embeddings.training.evaluation.from_repo import read_models
+from activity_embeddings.training.from_repo import TrainingSource
 from activity_embeddings.training.new_repo import create, render
 from activity_embeddings.training.new_repo.create import create_repo, create_sample_repo
 from activity_embeddings.training.new_repo.settings import (
@@ -130,11 +133,22 @@ def test_a_new_repo_with_empty_sources_is_applied_as_it_is(tmp_path, settings):
     views = {view.name for view in store.list_batch_feature_views()}
     assert {"product_activity_sequence", "product_activity_embedding_geometric_decay"} <= views
     assert [service.name for service in store.list_feature_services()]
+    assert not TrainingSource(store).simulated
     (domain,) = registered_domains(store)
     assert (domain.names, domain.spec) == (settings.names, FIVE)
     events = pq.read_schema(repo.events / "empty.parquet")
     assert set(events.names) == {"user_id", "sku", "verb", "ts", "n"}
     assert events.field("n").type == pa.string()
+
+
+def test_reports_of_a_new_repo_know_that_its_models_are_formulas_and_its_data_made_up(tmp_path):
+    repo = Repo(tmp_path / "shop")
+    create_repo(repo.path, replace(OWN, simulated=True))
+    repo.run("apply")
+    assert TrainingSource(repo.store).simulated
+    models = read_models(repo.store, ["geometric_decay", "unweighted_average"])
+    assert [model.role for model in models] == [ArmRole.REFERENCE] * 2
+    assert read_models(repo.store) == []
 
 
 def test_rows_written_beside_the_empty_files_are_published(tmp_path):

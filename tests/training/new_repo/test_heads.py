@@ -105,6 +105,7 @@ def test_actions_that_sound_like_a_refusal_are_not_positive():
         ("JobID", "job"),
         ("sku", "sku"),
         ("article key", "article"),
+        ("course_code", "course"),
         ("id", "item"),
         ("2nd", "item"),
     ],

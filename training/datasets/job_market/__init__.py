@@ -22,7 +22,19 @@ The story, each part with a setting in `settings.MarketSettings`:
 - An action is mostly positive, APPLY or SAVE; a DISMISS is of a recommended posting of low utility.
   Nobody acts twice on one posting.
 
-    python -m activity_embeddings.training.datasets.job_market --out DIR --members 6000
+With `--kinds` members also do other things, whose truth is known as well (see `kinds`). Acting on
+jobs is the same with and without them.
+
+- A *search* comes before a session's first action, and is a query for what is wanted in the
+  session: a title, or a word or two of its description, which may fit other occupations too.
+- A *change of status*, a new title or being open to work, announces some changes of direction
+  before the next session. Others say where a member is going already.
+- *Posts* are read whether or not the member comes for jobs. Their topics are around the direction,
+  much more loosely than the jobs acted on.
+- *Passive* members (`--passive`) are no active seekers: they act on jobs in one session alone, and
+  until then nothing but the other kinds says what they want.
+
+    python -m activity_embeddings.training.datasets.job_market --out DIR --members 6000 --kinds
 """
 
 from activity_embeddings.training.datasets.job_market.market import JobMarket

@@ -47,6 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--start", type=_midnight, default=JobMarket.start, help="first day, by default %(default)s"
     )
+    parser.add_argument(
+        "--kinds", action="store_true", help="write what members search, announce and read too"
+    )
     meanings = _meanings()
     for name, (kind, low, high) in RANGES.items():
         parser.add_argument(
@@ -57,9 +60,9 @@ def main(argv: list[str] | None = None) -> None:
             help=f"{meanings[name]} From {low:,} to {high:,}, by default %(default)s.".strip(),
         )
     arguments = vars(parser.parse_args(argv))
-    out_dir = arguments.pop("out")
+    out_dir, kinds = arguments.pop("out"), arguments.pop("kinds")
     try:
-        counts = JobMarket(**arguments).write(out_dir)
+        counts = JobMarket(**arguments).write(out_dir, kinds=kinds)
     except InvalidInput as error:
         parser.error(str(error))
     for name, count in counts.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +14,32 @@ import pyarrow.parquet as pq
 
 from activity_embeddings.training.datasets.base import EVENTS_SCHEMA, POSTINGS_FILE, README_FILE
 from activity_embeddings.training.datasets.job_market.jobs import LEVELS, Jobs
+from activity_embeddings.training.datasets.job_market.kind_tables import (
+    TIME,
+    KindTables,
+    truth_schema,
+)
+from activity_embeddings.training.datasets.job_market.kinds import KIND_ACTIONS
 from activity_embeddings.training.datasets.job_market.members import (
     BLOCK,
     Directions,
     draw_directions,
+    draw_first_visits,
+    draw_visits,
 )
 from activity_embeddings.training.datasets.job_market.occupations import NOTICE, Occupations
-from activity_embeddings.training.datasets.job_market.sessions import ACTIONS, Actions, draw_actions
-from activity_embeddings.training.datasets.job_market.settings import BLOCK_STREAM, MarketSettings
+from activity_embeddings.training.datasets.job_market.sessions import (
+    ACTIONS,
+    Actions,
+    Sessions,
+    draw_actions,
+    draw_sessions,
+)
+from activity_embeddings.training.datasets.job_market.settings import (
+    BLOCK_STREAM,
+    PASSIVE_STREAM,
+    MarketSettings,
+)
 from activity_embeddings.transformations.arrow import vector_column
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder
@@ -30,7 +50,6 @@ EVENTS_FOLDER = "activity_events"
 TRUE_MEMBERS_FILE = "truth/members.parquet"
 TRUE_JOBS_FILE = "truth/items.parquet"
 
-TIME = pa.timestamp("us", tz="UTC")
 POSTINGS_SCHEMA = pa.schema(
     [
         (ITEM_ID, pa.int64()),
@@ -52,6 +71,8 @@ TRUE_JOBS_SCHEMA = pa.schema(
     ]
 )
 
+FIRST_PASSIVE_ID = 1_000_000_001
+"""Id of the first member who is no active seeker."""
 HISTORY_DAYS = 28
 """Days of activity that count as a member's history."""
 
@@ -73,7 +94,7 @@ then on |
 
 Times are UTC. A member's true utility of a job is the dot product of `preference`, from the newest
 row at or before the moment, and `vector`. Truth is for an oracle alone: no model may read it.
-
+{kinds}
 ## Where it comes from
 
 Titles and descriptions of postings are those of O*NET occupations; a level was added to some
@@ -82,6 +103,19 @@ titles, and everything else is made up by the simulation. {notice}
 ## Settings
 
 {settings}
+"""
+
+_KINDS_README = """
+Beside acting on jobs, members search, change their status and read posts. Of `search`, `status` \
+and `post`:
+
+| File | One row per | Columns |
+| --- | --- | --- |
+| `<kind>_events/part-*.parquet` | event | `member_id`, `<kind>_id`, `action`, `event_timestamp` |
+| `<kind>_items.parquet` | query, status or post | `<kind>_id`, and the columns of \
+`job_postings.parquet`, `job_id` being that of no job |
+| `truth/<kind>_events.parquet` | event | its columns, and what it came from: `occupation`, \
+`cause`, since when that was there, and before which session it came |
 """
 
 
@@ -110,6 +144,11 @@ class JobMarket(MarketSettings):
     def all_jobs(self) -> Jobs:
         """All postings."""
         return Jobs.of(self, self.occupations)
+
+    @cached_property
+    def kinds(self) -> KindTables:
+        """What members do beside acting on jobs."""
+        return KindTables(self, self.occupations)
 
     def postings(self) -> pa.Table:
         """Return the postings as a table of `POSTINGS_SCHEMA`; a level is added to the title."""
@@ -154,30 +193,42 @@ class JobMarket(MarketSettings):
         InvalidInput
             There is no such block.
         """
-        if not 0 <= number < self.blocks:
-            raise InvalidInput(
-                f"job market: a block is expected from 0 to {self.blocks - 1}, received {number}"
-            )
-        directions, actions = self.simulate(number)
-        # The block is always made whole, so that the first members do not depend on how many.
-        members = min(BLOCK, self.members - number * BLOCK)
-        actions = actions.take(actions.member < members)
-        first, start = number * BLOCK + 1, to_us(self.start)
-        names = pa.array(ACTIONS).take(pa.array(actions.action))
-        events = pa.table(
-            [actions.member + first, actions.job + 1, names, actions.time + start],
-            schema=EVENTS_SCHEMA,
-        )
-        rows = slice(0, int(np.searchsorted(directions.member, members)))
-        preference = directions.preference[rows]
-        preference = np.column_stack([preference, np.ones(len(preference), np.float32)])
-        true_members = pa.table(
-            [directions.member[rows] + first, directions.since[rows] + start, _lists(preference)],
-            schema=TRUE_MEMBERS_SCHEMA,
-        )
-        return events, true_members
+        return self.simulate(number).jobs()
 
-    def write(self, out_dir: Path) -> dict[str, float]:
+    def simulate(self, number: int, *, passive: bool = False) -> SimulatedBlock:
+        """Simulate the members of a block; see `block`.
+
+        Parameters
+        ----------
+        number
+            Which block.
+        passive
+            Whether of the passive members, whose ids begin with `FIRST_PASSIVE_ID`.
+        """
+        there = self.passive if passive else self.members
+        blocks = -(-there // BLOCK)
+        if not 0 <= number < blocks:
+            raise InvalidInput(
+                f"job market: a block is expected from 0 to {blocks - 1}, received {number}"
+            )
+        random = self.random(PASSIVE_STREAM if passive else BLOCK_STREAM, number)
+        directions = draw_directions(self, self.occupations, random)
+        if passive:
+            visits = draw_first_visits(self, random)
+        else:
+            visits = draw_visits(self, directions, random)
+        sessions = draw_sessions(self, self.occupations, directions, visits, random)
+        return SimulatedBlock(
+            market=self,
+            stream=(int(passive), number),
+            first=number * BLOCK + (FIRST_PASSIVE_ID if passive else 1),
+            members=min(BLOCK, there - number * BLOCK),
+            directions=directions,
+            sessions=sessions,
+            actions=draw_actions(self, self.all_jobs, directions, sessions, random),
+        )
+
+    def write(self, out_dir: Path, *, kinds: bool = False) -> dict[str, float]:
         """Write the market to a folder, block by block: memory does not grow with the members.
 
         Parameters
@@ -185,59 +236,147 @@ class JobMarket(MarketSettings):
         out_dir
             Path Made if missing. Gets `activity_events/part-00000.parquet` and on, a file a block;
             `job_postings.parquet`; `truth/members.parquet` and `truth/items.parquet`; `README.md`.
+        kinds
+            Whether what members do beside acting on jobs is written too: for each of the kinds
+            `search`, `status` and `post`, `<kind>_events/`, `<kind>_items.parquet` and
+            `truth/<kind>_events.parquet`.
 
         Returns
         -------
         dict[str, float]
             Counts `events`, `members` (with any event), `jobs`, `jobs_acted_on`; shares `APPLY`,
             `SAVE`, `DISMISS`; `median_history`, the median events in the last 28 days over
-            members with any in them.
+            members with any in them; with `kinds`, the number of events of each.
 
         Raises
         ------
         InvalidInput
             One of these is in the folder already, or it is a file.
         """
-        out_dir = Path(out_dir)
-        folder = out_dir / EVENTS_FOLDER
-        files = (POSTINGS_FILE, TRUE_MEMBERS_FILE, TRUE_JOBS_FILE, README_FILE)
-        there = [folder.name] * any(folder.glob("*.parquet"))
-        there += [name for name in files if (out_dir / name).exists()]
-        if there or out_dir.is_file():
-            raise InvalidInput(
-                f"{out_dir}: expected a folder without a market, whose events would be read with "
-                f"the new ones, and without files of the same names. Received: "
-                f"{', '.join(there) or 'a file'}"
-            )
-        make_folder(folder)
-        make_folder((out_dir / TRUE_MEMBERS_FILE).parent)
-        pq.write_table(self.postings(), out_dir / POSTINGS_FILE, compression="zstd")
-        pq.write_table(self.true_jobs(), out_dir / TRUE_JOBS_FILE, compression="zstd")
+        out_dir, written = Path(out_dir), tuple(KIND_ACTIONS) if kinds else ()
+        folders = {kind: out_dir / f"{kind}_events" for kind in written}
+        items = {kind: out_dir / f"{kind}_items.parquet" for kind in written}
+        truths = {kind: out_dir / f"truth/{kind}_events.parquet" for kind in written}
+        files = [
+            out_dir / f for f in (POSTINGS_FILE, TRUE_MEMBERS_FILE, TRUE_JOBS_FILE, README_FILE)
+        ]
+        _require_none(
+            out_dir, [out_dir / EVENTS_FOLDER, *folders.values()], [*files, *items.values()]
+        )
+        for folder in (out_dir / EVENTS_FOLDER, *folders.values(), out_dir / "truth"):
+            make_folder(folder)
+        _write(self.postings(), out_dir / POSTINGS_FILE)
+        _write(self.true_jobs(), out_dir / TRUE_JOBS_FILE)
+        for kind, path in items.items():
+            _write(self.kinds.items(kind), path)
         counts = _Counts(self)
-        with pq.ParquetWriter(
-            out_dir / TRUE_MEMBERS_FILE, TRUE_MEMBERS_SCHEMA, compression="zstd"
-        ) as writer:
-            for number in range(self.blocks):
-                events, true_members = self.block(number)
-                path = folder / f"part-{number:05d}.parquet"
-                pq.write_table(events, path, compression="zstd")
-                writer.write_table(true_members)
+        of_kind = dict.fromkeys(written, 0)
+        with ExitStack() as stack:
+            true_members = stack.enter_context(
+                _writer(out_dir / TRUE_MEMBERS_FILE, TRUE_MEMBERS_SCHEMA)
+            )
+            writers = {
+                kind: stack.enter_context(_writer(path, truth_schema(kind)))
+                for kind, path in truths.items()
+            }
+            for part, block in self._blocks():
+                events, members = block.jobs()
+                _write(events, out_dir / EVENTS_FOLDER / part)
+                true_members.write_table(members)
                 counts.add(events)
-        (out_dir / README_FILE).write_text(self._readme(), encoding="utf-8")
-        return counts.summary()
+                for kind in written:
+                    events, truth = block.of_kind(kind)
+                    _write(events, folders[kind] / part)
+                    writers[kind].write_table(truth)
+                    of_kind[kind] += len(events)
+        readme = self._readme(_KINDS_README if kinds else "")
+        (out_dir / README_FILE).write_text(readme, encoding="utf-8")
+        return {**counts.summary(), **{f"{kind}_events": n for kind, n in of_kind.items()}}
 
-    def simulate(self, number: int) -> tuple[Directions, Actions]:
-        """Return what the members of a whole block want and do; see `block`."""
-        random = self.random(BLOCK_STREAM, number)
-        directions = draw_directions(self, self.occupations, random)
-        return directions, draw_actions(self, self.occupations, self.all_jobs, directions, random)
+    def _blocks(self) -> Iterator[tuple[str, SimulatedBlock]]:
+        """Make each block, with the name of its files."""
+        for number in range(self.blocks):
+            yield f"part-{number:05d}.parquet", self.simulate(number)
+        for number in range(-(-self.passive // BLOCK)):
+            yield f"part-passive-{number:05d}.parquet", self.simulate(number, passive=True)
 
-    def _readme(self) -> str:
+    def _readme(self, kinds: str) -> str:
         """Return what the folder holds and where it comes from."""
         settings = "\n".join(
             f"    {field.name} = {getattr(self, field.name)}" for field in fields(self)
         )
-        return _README.format(notice=NOTICE, settings=settings)
+        return _README.format(notice=NOTICE, settings=settings, kinds=kinds)
+
+
+@dataclass(frozen=True)
+class SimulatedBlock:
+    """The members of one block, what they want and do.
+
+    The block is always whole, so that the first members do not depend on how many there are.
+
+    Attributes
+    ----------
+    market
+        The market.
+    stream
+        Whether they are passive and the number of the block: its place in random streams.
+    first
+        Id of the first member.
+    members
+        How many of them are in the market, the first ones.
+    directions, sessions, actions
+        What all want, when they come, and what they do.
+    """
+
+    market: JobMarket
+    stream: tuple[int, int]
+    first: int
+    members: int
+    directions: Directions
+    sessions: Sessions
+    actions: Actions
+
+    def jobs(self) -> tuple[pa.Table, pa.Table]:
+        """Return actions on jobs and true preferences; see `JobMarket.block`."""
+        directions, actions = self.directions, self.actions
+        start = to_us(self.market.start)
+        actions = actions.take(actions.member < self.members)
+        names = pa.array(ACTIONS).take(pa.array(actions.action))
+        events = pa.table(
+            [actions.member + self.first, actions.job + 1, names, actions.time + start],
+            schema=EVENTS_SCHEMA,
+        )
+        rows = slice(0, int(np.searchsorted(directions.member, self.members)))
+        preference = directions.preference[rows]
+        preference = np.column_stack([preference, np.ones(len(preference), np.float32)])
+        member, since = directions.member[rows] + self.first, directions.since[rows] + start
+        return events, pa.table([member, since, _lists(preference)], schema=TRUE_MEMBERS_SCHEMA)
+
+    def of_kind(self, kind: str) -> tuple[pa.Table, pa.Table]:
+        """Return the events of another kind and what they came from; see `KindTables.tables`."""
+        kinds = self.market.kinds
+        done = kinds.activity(kind, self.directions, self.sessions, *self.stream)
+        return kinds.tables(kind, done, self.first, self.members)
+
+
+def _require_none(out_dir: Path, folders: list[Path], files: list[Path]) -> None:
+    """Refuse a folder with a market, or with files of the same names."""
+    there = [folder.name for folder in folders if any(folder.glob("*.parquet"))]
+    there += [str(path.relative_to(out_dir)) for path in files if path.exists()]
+    if there or out_dir.is_file():
+        raise InvalidInput(
+            f"{out_dir}: expected a folder without a market, whose events would be read with "
+            f"the new ones, and without files of the same names. Received: "
+            f"{', '.join(there) or 'a file'}"
+        )
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, compression="zstd")
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression="zstd")
 
 
 class _Counts:

@@ -41,6 +41,8 @@ class Directions:
         int64 [r]; microseconds since the market's start, 0 in a member's first row.
     preference
         float32 [r, K]; the interest, a unit vector, times the member's focus.
+    occupation
+        int64 [r]; the occupation that the interest is near, or becomes so step by step.
     changed
         int64 [r]; when the newest change of direction began, `_NEVER` without one.
     """
@@ -48,6 +50,7 @@ class Directions:
     member: np.ndarray
     since: np.ndarray
     preference: np.ndarray
+    occupation: np.ndarray
     changed: np.ndarray
 
     def rows(self, member: np.ndarray, time: np.ndarray) -> np.ndarray:
@@ -65,7 +68,8 @@ def draw_directions(
     interest = occupations.near(occupation, settings.member_own, random)
     focus = settings.focus * np.exp(FOCUS_SPREAD * random.standard_normal(BLOCK))
     everyone = np.arange(BLOCK)
-    parts = [(everyone, np.zeros_like(everyone), interest.copy(), everyone * 0 + _NEVER)]
+    never = np.full_like(everyone, _NEVER)
+    parts = [(everyone, np.zeros_like(everyone), interest.copy(), occupation.copy(), never)]
     mover = np.flatnonzero(random.random(BLOCK) < settings.changing)
     # Members are at any moment of keeping a direction when the market starts.
     at = (random.random(len(mover)) * _days_kept(settings, random, len(mover))).astype(np.int64)
@@ -76,24 +80,25 @@ def draw_directions(
         anywhere = occupations.draw(random, len(mover))
         is_related = random.random(len(mover)) < settings.related
         occupation[mover] = np.where(is_related, nearby, anywhere)
-        old, new = interest[mover], occupations.near(occupation[mover], settings.member_own, random)
+        near = occupation[mover]
+        old, new = interest[mover], occupations.near(near, settings.member_own, random)
         gradual = random.random(len(mover)) < settings.gradual
         following = at + _days_kept(settings, random, len(mover))
-        parts.append((mover[~gradual], at[~gradual], new[~gradual], at[~gradual]))
+        parts.append((mover[~gradual], at[~gradual], new[~gradual], near[~gradual], at[~gradual]))
         for step, share in enumerate(GRADUAL_STEPS):
             days = step * settings.gradual_days / (len(GRADUAL_STEPS) - 1)
             since = at + int(days * MICROSECONDS_PER_DAY)
             there = gradual & (since < following)
             between = unit((1 - share) * old[there] + share * new[there])
-            parts.append((mover[there], since[there], between, at[there]))
+            parts.append((mover[there], since[there], between, near[there], at[there]))
         interest[mover], at = new, following
-    member, since, vectors, changed = (
+    member, since, vectors, near, changed = (
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
     order = np.lexsort((since, member))
     order = order[since[order] < settings.days * MICROSECONDS_PER_DAY]
     preference = (vectors[order] * focus[member[order], None]).astype(np.float32)
-    return Directions(member[order], since[order], preference, changed[order])
+    return Directions(member[order], since[order], preference, near[order], changed[order])
 
 
 def draw_visits(
@@ -119,6 +124,15 @@ def draw_visits(
     member, day = member[kept], day[kept]
     order = np.argsort(day, kind="stable")
     return member[order], day[order]
+
+
+def draw_first_visits(
+    settings: MarketSettings, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the one session of each passive member of a block, as `draw_visits` returns them."""
+    day = random.integers(0, settings.days, BLOCK)
+    member = np.argsort(day, kind="stable")
+    return member, day[member]
 
 
 def _days_kept(settings: MarketSettings, random: np.random.Generator, n: int) -> np.ndarray:

@@ -58,8 +58,8 @@ class Occupations:
 
     Attributes
     ----------
-    titles, descriptions, groups
-        N strings each; a group is a major group of the SOC.
+    codes, titles, descriptions, groups
+        N strings each; a code is one of O*NET and the SOC, a group a major group of the SOC.
     vectors
         float32 [n, K], unit vectors; unrelated occupations are about orthogonal.
     related
@@ -68,6 +68,7 @@ class Occupations:
         float64 [n], of sum 1; each occupation's share of postings and of interests.
     """
 
+    codes: list[str]
     titles: list[str]
     descriptions: list[str]
     groups: list[str]
@@ -78,11 +79,13 @@ class Occupations:
     @classmethod
     def of(cls, settings: MarketSettings) -> Occupations:
         """Return all occupations; text and vectors are the same for every seed, demand is not."""
-        titles, descriptions, groups = _read()
+        codes, titles, descriptions = _read()
+        groups = [GROUPS[code[:2]] for code in codes]
         vectors, related = _vectors(settings.dimension)
         spread = settings.random(DEMAND_STREAM).standard_normal(len(titles))
         demand = np.exp(settings.demand_spread * spread)
-        return cls(titles, descriptions, groups, vectors, related, demand / demand.sum())
+        demand /= demand.sum()
+        return cls(codes, titles, descriptions, groups, vectors, related, demand)
 
     def draw(self, random: np.random.Generator, n: int) -> np.ndarray:
         """Draw n occupations by demand, int64 [n]."""
@@ -96,23 +99,44 @@ class Occupations:
 
 @cache
 def _read() -> tuple[list[str], list[str], list[str]]:
-    """Return titles, descriptions and groups of the O*NET file."""
+    """Return codes, titles and descriptions of the O*NET file."""
     with OCCUPATIONS.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    groups = [GROUPS[row["O*NET-SOC Code"][:2]] for row in rows]
-    return [row["Title"] for row in rows], [row["Description"] for row in rows], groups
+    codes, titles, descriptions = (
+        [row[column] for row in rows] for column in ("O*NET-SOC Code", "Title", "Description")
+    )
+    return codes, titles, descriptions
+
+
+def characteristic_words(most: int) -> list[list[str]]:
+    """Return the words of each occupation's text that are most its own, by TF-IDF, best first."""
+    weighting = TfidfVectorizer(
+        stop_words="english", sublinear_tf=True, min_df=2, token_pattern="[a-z]{3,}"
+    )
+    weights = weighting.fit_transform(_texts())
+    words = weighting.get_feature_names_out()
+    own = []
+    for row in range(weights.shape[0]):
+        of_row = weights[row]
+        best = np.argsort(-of_row.data, kind="stable")[:most]
+        own.append(words[of_row.indices[best]].tolist())
+    return own
+
+
+def _texts() -> list[str]:
+    """Return title and description of each occupation in one."""
+    _, titles, descriptions = _read()
+    return [f"{title}. {text}" for title, text in zip(titles, descriptions, strict=True)]
 
 
 @cache
 def _vectors(dimension: int) -> tuple[np.ndarray, np.ndarray]:
     """Return vectors of the text, and which are related."""
-    titles, descriptions, _ = _read()
-    texts = [f"{title}. {text}" for title, text in zip(titles, descriptions, strict=True)]
     words = TfidfVectorizer(stop_words="english", sublinear_tf=True, min_df=2)
     svd = TruncatedSVD(dimension, n_iter=7, random_state=0)
     # Sums of several threads come in other orders, and the last digits of vectors with them.
     with threadpool_limits(1):
-        vectors = svd.fit_transform(words.fit_transform(texts))
+        vectors = svd.fit_transform(words.fit_transform(_texts()))
         # The mean is what all descriptions share: with it everything would be a little alike.
         vectors = unit(vectors - vectors.mean(axis=0)).astype(np.float32)
         similar = vectors @ vectors.T

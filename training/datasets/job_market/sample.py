@@ -46,7 +46,7 @@ JOBS = MarketSample(
             ("title", "String"),
             ("description", "String"),
             ("group", "Array(String)"),
-            tags={"simulated": "true"},  # reports say so
-        )
+        ),
+        simulated=True,
     ),
 )

@@ -11,7 +11,6 @@ from activity_embeddings.training.datasets.job_market.members import (
     BLOCK,
     RECENT_CHANGE_DAYS,
     Directions,
-    draw_visits,
 )
 from activity_embeddings.training.datasets.job_market.occupations import Occupations
 from activity_embeddings.training.datasets.job_market.settings import MarketSettings
@@ -28,6 +27,34 @@ PAUSE_SECONDS = 90
 
 _HOUR_US = MICROSECONDS_PER_DAY // 24
 _EXPOSURE_STEPS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """s sessions, by day, also those in which nothing is acted on.
+
+    Attributes
+    ----------
+    member
+        int64 [s]; positions in the block.
+    time
+        int64 [s]; when they start, microseconds since the market's start.
+    want
+        float32 [s, K]; what the members want in them, as `Directions.preference` is.
+    row
+        int64 [s]; the rows of the directions of that time.
+    strayed
+        bool [s]; whether they do not follow the member's own interest.
+    most
+        int64 [s]; how many actions at most.
+    """
+
+    member: np.ndarray
+    time: np.ndarray
+    want: np.ndarray
+    row: np.ndarray
+    strayed: np.ndarray
+    most: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -57,35 +84,53 @@ class Actions:
         return Actions(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def draw_actions(
+def draw_sessions(
     settings: MarketSettings,
     occupations: Occupations,
-    jobs: Jobs,
     directions: Directions,
+    visits: tuple[np.ndarray, np.ndarray],
     random: np.random.Generator,
-) -> Actions:
-    """Let the members of a block come and act."""
-    member, day = draw_visits(settings, directions, random)
+) -> Sessions:
+    """Draw when in the day the members of a block come, and what for.
+
+    Parameters
+    ----------
+    visits
+        int64 [s] each; member and day, by day.
+    """
+    member, day = visits
     hour_us = random.uniform(FIRST_HOUR, LAST_HOUR, len(member)) * _HOUR_US
     time = day * MICROSECONDS_PER_DAY + hour_us.astype(np.int64)
-
     row = directions.rows(member, time)
+    strayed = random.random(len(member)) < settings.stray
+    elsewhere = occupations.draw(random, len(member))
+    want = directions.preference[row]
+    focus = np.linalg.norm(want[strayed], axis=1, keepdims=True)
+    want[strayed] = focus * occupations.vectors[elsewhere[strayed]]
+    most = np.minimum(random.geometric(1 / settings.actions, len(member)), MOST_ACTIONS)
+    return Sessions(member, time, want, row, strayed, most)
+
+
+def draw_actions(
+    settings: MarketSettings,
+    jobs: Jobs,
+    directions: Directions,
+    sessions: Sessions,
+    random: np.random.Generator,
+) -> Actions:
+    """Let the members of a block act in their sessions."""
+    member, time, strays = sessions.member, sessions.time, sessions.strayed
+    day = time // MICROSECONDS_PER_DAY
     lag = int(settings.recommender_lag_days * MICROSECONDS_PER_DAY)
     row_recommender_knows = directions.rows(member, time - lag)
-    strays = random.random(len(member)) < settings.stray
-    elsewhere = occupations.draw(random, len(member))
-    actions = np.minimum(random.geometric(1 / settings.actions, len(member)), MOST_ACTIONS)
     done = np.zeros((BLOCK, settings.jobs), bool)
     parts = []
     bounds = np.searchsorted(day, np.arange(settings.days + 1))
     for today in range(settings.days):
         part = slice(bounds[today], bounds[today + 1])
-        want = directions.preference[row[part]]
-        astray = strays[part]
-        focus = np.linalg.norm(want[astray], axis=1, keepdims=True)
-        want[astray] = focus * occupations.vectors[elsewhere[part][astray]]
         known = directions.preference[row_recommender_knows[part]]
-        found = _act(settings, jobs, random, today, member[part], want, known, actions[part], done)
+        want, most = sessions.want[part], sessions.most[part]
+        found = _act(settings, jobs, random, today, member[part], want, known, most, done)
         done[member[part][found.session], found.job] = True
         parts.append(replace(found, session=found.session + part.start))
     session, slot, job, dismissed = (
@@ -93,7 +138,7 @@ def draw_actions(
     )
     pauses = random.standard_exponential((len(member), MOST_ACTIONS), dtype=np.float32)
     pauses = (np.minimum(pauses, 4) * (PAUSE_SECONDS * 1_000_000)).astype(np.int64)
-    changed_ago = time - directions.changed[row]
+    changed_ago = time - directions.changed[sessions.row]
     lately = changed_ago < RECENT_CHANGE_DAYS * MICROSECONDS_PER_DAY
     save = np.where(
         strays, settings.save_stray, np.where(lately, settings.save_changed, settings.save)
@@ -148,8 +193,8 @@ def _act(
 
     # One after the other, the best by utility plus Gumbel noise until doing nothing is better: a
     # multinomial logit without replacement.
-    score = np.where(new, utility + _gumbel(random, utility.shape), -np.inf)
-    nothing = settings.reluctance + _gumbel(random, (len(member), 1))
+    score = np.where(new, utility + gumbel(random, utility.shape), -np.inf)
+    nothing = settings.reluctance + gumbel(random, (len(member), 1))
     live = np.flatnonzero(score.max(axis=1) > nothing[:, 0])
     score, nothing, actions = score[live], nothing[live], actions[live]
     slate, utility, new, recommended = slate[live], utility[live], new[live], recommended[live]
@@ -166,7 +211,7 @@ def _act(
     left = new[some] & recommended[some]
     taken, place = np.nonzero(slot < wants[some].sum(axis=1)[:, None])
     left[taken, best[some][taken, place]] = False
-    noise = _gumbel(random, left.shape)
+    noise = gumbel(random, left.shape)
     worst = np.argsort(-np.where(left, noise - utility[some], -np.inf), axis=1)
     unwanted = _places(dismisses[some], worst[:, :MOST_ACTIONS], left)
 
@@ -236,7 +281,7 @@ def _places(acts: np.ndarray, order: np.ndarray, there: np.ndarray) -> tuple[np.
     return session[possible], slot[possible], place[possible]
 
 
-def _gumbel(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def gumbel(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Draw standard Gumbel noise, float32."""
     waiting = random.standard_exponential(shape, dtype=np.float32)
     return -np.log(np.maximum(waiting, np.finfo(np.float32).tiny))

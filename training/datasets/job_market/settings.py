@@ -12,6 +12,7 @@ from activity_embeddings.transformations.times import parse_datetime
 
 # Each use of random numbers has a stream of its own.
 DEMAND_STREAM, JOBS_STREAM, BLOCK_STREAM = 0, 1, 2
+PASSIVE_STREAM, POSTS_STREAM, SEARCH_STREAM, STATUS_STREAM, READ_STREAM = 3, 4, 5, 6, 7
 
 RANGES: dict[str, tuple[type[int] | type[float], float, float]] = {
     "members": (int, 1, 1_000_000_000),
@@ -46,6 +47,15 @@ RANGES: dict[str, tuple[type[int] | type[float], float, float]] = {
     "save_changed": (float, 0, 1),
     "save_stray": (float, 0, 1),
     "dismiss": (float, 0, 1),
+    "passive": (int, 0, 1_000_000_000),
+    "searched": (float, 0, 1),
+    "searches": (float, 1, 4),
+    "announced": (float, 0, 1),
+    "announcements": (float, 0, 28),
+    "posts": (int, 1, 20_000),
+    "reads": (float, 0, 100),
+    "reads_spread": (float, 0, 3),
+    "read_focus": (float, 0, 1),
 }
 """Of each number among the settings: its type, the least and the most."""
 
@@ -130,6 +140,25 @@ class MarketSettings:
         The same in a session that strays.
     dismiss
         Share of DISMISS among all actions.
+    passive
+        Members beside the others who are no active seekers: they come to the jobs in one session.
+        Numbered from 1,000,000,001.
+    searched
+        Share of sessions that begin with searches.
+    searches
+        Mean number of searches that such a session begins with: geometric, up to 4.
+    announced
+        Share of changes of direction that a change of status announces.
+    announcements
+        Mean number of changes of status in 28 days that say where a member is going already.
+    posts
+        Posts to be read.
+    reads
+        Median over members of the posts read in 28 days.
+    reads_spread
+        Standard deviation of the log of that.
+    read_focus
+        How much the choice of a post follows the direction, relative to the choice of a job.
 
     Raises
     ------
@@ -170,6 +199,15 @@ class MarketSettings:
     save_changed: float = 0.4
     save_stray: float = 0.6
     dismiss: float = 0.03
+    passive: int = 0
+    searched: float = 0.5
+    searches: float = 1.5
+    announced: float = 0.4
+    announcements: float = 0.05
+    posts: int = 2_000
+    reads: float = 4.0
+    reads_spread: float = 1.0
+    read_focus: float = 0.4
 
     def __post_init__(self) -> None:
         for name, (kind, low, high) in RANGES.items():
