@@ -128,7 +128,8 @@ class SessionTimes(keras.layers.Layer):
         Both float32 [batch, length], as `ages` is, with one value for all of a session.
         """
         newer_than = newer_sessions(ages, self.gap_seconds)
-        # The last position is the newest of its session; so is one before another session.
+        # The last position is the newest of its session; so is one before another session. Computed
+        # in floats, since padded booleans gave wrong values in some conversions to LiteRT.
         ends = ops.pad(newer_than[:, :-1] - newer_than[:, 1:], [[0, 0], [0, 1]])
         newest = ends + np.eye(1, ages.shape[1], ages.shape[1] - 1, dtype=np.float32)
         same = ops.cast(newer_than[:, :, None] == newer_than[:, None, :], "float32")

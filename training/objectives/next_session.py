@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from activity_embeddings.training.examples.held_out import HeldOut, Windows, hold_out
+from activity_embeddings.training.examples.held_out import HeldOut, hold_out
 from activity_embeddings.training.examples.history import ActivityHistory, is_own
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.examples.sessions import session_starts
@@ -30,22 +30,21 @@ class NextSession(FuturePositives):
     What a member does in one session has no order of importance: all positive items of it are
     targets, against each other's scores, the items dismissed in it, other items of its day and the
     targets of other sessions in the batch. An item counts once, as a target if any of its
-    activities was positive. The input is all activity before the session, as a value that was
-    published the night before has it; nothing is learnt of how a session goes on. Left out are
-    sessions of members without activity before, and those that begin with an item without vector.
+    activities was positive. The input is all activity before the session, and nothing is learnt of
+    how a session goes on. Left out are sessions of members without activity before, and those that
+    begin with an item without vector.
 
     Parameters
     ----------
     session_gap_minutes
         The longest time between neighbouring activities of one session.
     windows
-        `minimum` is that of activities before the session, and `per_member` of sessions.
+        Of sessions: `minimum` is that of activities before one, and `per_member` counts sessions.
     horizon_days
         0: a session is as long as it is.
     """
 
     name: ClassVar[str] = "next_session"
-    windows: Windows = field(default_factory=lambda: Windows(minimum=1, prefixes=True))
     session_gap_minutes: float = 30.0
     horizon_days: float = 0.0
     uniform_negatives: int = 0
@@ -94,14 +93,14 @@ class NextSession(FuturePositives):
         arrays = super().examples(history, period, random)
         pad = history.vectors.pad_row
         targets, dismissed = arrays[TARGET_ROWS], arrays[DISMISSED_ROWS]
-        targets = _unless(_repeated(targets), targets, pad)
+        targets = np.where(_repeated(targets), np.int32(pad), targets)
         wanted = (dismissed[:, :, None] == targets[:, None, :]).any(axis=2)
         weights = np.where(targets == pad, np.float32(0.0), arrays[TARGET_WEIGHTS])
         return {
             **arrays,
             TARGET_ROWS: targets,
             TARGET_WEIGHTS: weights,
-            DISMISSED_ROWS: _unless(wanted | _repeated(dismissed), dismissed, pad),
+            DISMISSED_ROWS: np.where(wanted | _repeated(dismissed), np.int32(pad), dismissed),
         }
 
 
@@ -109,7 +108,3 @@ def _repeated(rows: np.ndarray) -> np.ndarray:
     """Return whether a row is among those before it, bool [n, m], of int [n, m]."""
     earlier = np.tri(rows.shape[1], k=-1, dtype=bool)
     return ((rows[:, :, None] == rows[:, None, :]) & earlier).any(axis=2)
-
-
-def _unless(left_out: np.ndarray, rows: np.ndarray, pad: int) -> np.ndarray:
-    return np.where(left_out, np.int32(pad), rows)
