@@ -280,7 +280,7 @@ def test_an_orchestrator_tells_what_to_try_again(models, orchestrated, tmp_path)
         repo.edit("feature_store.yaml", line, f"  guards: {{activities: {{limit: 0}}}}\n{line}")
         with pytest.raises(orchestrated["Refused"], match="exit status 3"):
             publish(at(3), at(4), command)
-        use_redis(repo, "127.0.0.1:1")
+        use_redis(repo, "127.0.0.1:1,retry=null")
         with pytest.raises(orchestrated["TryAgain"], match="exit status 5"):
             publish(at(2), at(3), command)
 

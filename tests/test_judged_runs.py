@@ -197,7 +197,7 @@ def test_another_run_under_way_has_a_status_of_its_own(repo):
 
 
 def test_a_store_that_does_not_answer_has_a_status_of_its_own(repo):
-    use_redis(repo, "localhost:1")
+    use_redis(repo, "localhost:1,retry=null")
     repo.run("apply")
     done = repo.process(*interval(at(-1), at(0)))
     assert done.returncode == 5 and "Traceback" not in done.stderr

@@ -646,7 +646,7 @@ def test_the_command_refuses_bad_files_in_one_line(repo, tmp_path, name):
 
 def test_the_command_says_in_one_line_that_the_store_cannot_be_reached(tmp_path):
     repo = sequence_repo(tmp_path)
-    use_redis(repo, "localhost:1")
+    use_redis(repo, "localhost:1,retry=null")
     (tmp_path / "events.jsonl").write_text(json_lines(NEW))
     repo.feast("apply")
     code, output = invoke(repo, "push", tmp_path / "events.jsonl")

@@ -199,6 +199,13 @@ class _Subject:
         return describe_model(ActivityModel(self.path, **own), **facts)
 
     @cached_property
+    def loaded(self) -> Any:
+        """The SavedModel, loaded from another place: it must not need files beside it."""
+        moved = self.folder / "moved"
+        shutil.copytree(self.described.path, moved)
+        return tf.saved_model.load(str(moved))
+
+    @cached_property
     def input_names(self) -> set[str]:
         return set(read_signature(self.described.path).inputs)
 
@@ -268,9 +275,8 @@ def _check_wrong_inputs(subject: _Subject) -> None:
     for missing in right:
         left = {name: value for name, value in right.items() if name != missing}
         _require_refused(f"no {missing!r}", partial(subject.call, left))
-    loaded = tf.saved_model.load(str(subject.described.path))
     floats = {**right, names.INPUT_ACTIONS: right[names.INPUT_ACTIONS].astype(np.float32)}
-    _require_refused("actions of type float32", partial(_call_signature, loaded, floats))
+    _require_refused("actions of type float32", partial(_call_signature, subject.loaded, floats))
 
 
 def _require_refused(what: str, call: Callable[[], Any]) -> None:
@@ -366,16 +372,12 @@ def _copy_weights(source: Any, target: Any) -> None:
 
 
 def _check_export_equality(subject: _Subject) -> None:
-    # From another place: a SavedModel must not need files beside it.
-    moved = subject.folder / "moved"
-    shutil.copytree(subject.described.path, moved, dirs_exist_ok=True)
-    loaded = tf.saved_model.load(str(moved))
     for rows in (slice(None), slice(1, 2)):
         inputs = {name: value[rows] for name, value in subject.inputs.items()}
         _require_equal(
             "the model to give the same after it was packaged and loaded",
             subject.call(inputs),
-            _call_signature(loaded, inputs),
+            _call_signature(subject.loaded, inputs),
         )
 
 

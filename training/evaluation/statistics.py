@@ -259,7 +259,7 @@ def minimum_detectable_effect(
     # What the seeds of an evaluation may estimate of their true deviation, equally likely.
     shares = (np.arange(ESTIMATES) + 0.5) / ESTIMATES
     estimated = seed_error * np.sqrt(stats.chi2.ppf(shares, freedom) / freedom)
-    ends = np.array([_end(member_error, error, freedom, tail) for error in estimated])
+    ends = _ends(member_error, estimated, freedom, tail)
     spread = float(np.hypot(member_error, seed_error))
 
     def lacking(difference: float) -> float:
@@ -268,20 +268,24 @@ def minimum_detectable_effect(
     return float(optimize.brentq(lacking, -10 * spread, ends.max() + 10 * spread))
 
 
-def _end(member_error: float, seed_error: float, freedom: int, tail: float) -> float:
-    """Return what a normal deviation plus Student's t exceeds with the chance `tail`."""
+def _ends(member_error: float, seed_errors: np.ndarray, freedom: int, tail: float) -> np.ndarray:
+    """Return what a normal deviation plus Student's t exceeds with the chance `tail`, float [n]."""
     normal = np.linspace(-8, 8, 801)
     weights = stats.norm.pdf(normal)
     weights /= weights.sum()
-
-    def lacking(end: float) -> float:
-        t = (end - member_error * normal) / seed_error
-        # As `stats.t.sf`, which takes longer to check what it is given.
-        return float(weights @ special.stdtr(freedom, -t)) - tail
-
     # One of the two exceeds its part of this with half the chance each.
-    most = member_error * stats.norm.isf(tail / 2) + seed_error * stats.t.isf(tail / 2, freedom)
-    return float(optimize.brentq(lacking, 0.0, most))
+    of_members, of_seeds = stats.norm.isf(tail / 2), stats.t.isf(tail / 2, freedom)
+
+    def end(seed_error: float) -> float:
+        def lacking(end: float) -> float:
+            t = (end - member_error * normal) / seed_error
+            # As `stats.t.sf`, which takes longer to check what it is given.
+            return float(weights @ special.stdtr(freedom, -t)) - tail
+
+        most = member_error * of_members + seed_error * of_seeds
+        return float(optimize.brentq(lacking, 0.0, most))
+
+    return np.array([end(error) for error in seed_errors])
 
 
 def _check_share(name: str, value: float) -> None:

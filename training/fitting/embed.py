@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -32,18 +33,8 @@ def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
     spec
         Says which actions are positive.
     """
-    is_keras = isinstance(model, keras.Model)
-    inputs_of = _inputs(model)
+    inputs_of, call = _function(model)
     left_out = negative_outputs(spec)
-
-    @tf.function(autograph=False, input_signature=[inputs_of])
-    def mean_output(inputs: dict[str, Any]) -> Any:
-        outputs = model(inputs, training=False) if is_keras else model.serve(**inputs)
-        counted = [values for name, values in outputs.items() if name not in left_out]
-        return tf.add_n(counted) / len(counted)
-
-    # One trace, made here: TensorFlow would warn of functions that are traced for many models.
-    call = mean_output.get_concrete_function()
 
     def embed(sequences: Sequences, history: ActivityHistory) -> np.ndarray:
         matrix = history.vectors.matrix
@@ -53,21 +44,35 @@ def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
             inputs = history.model_inputs(sequences.take(part))
             inputs[names.INPUT_ITEM_EMBEDDINGS] = matrix[inputs.pop(INPUT_ITEM_ROWS)]
             tensors = {name: tf.convert_to_tensor(inputs[name]) for name in inputs_of}
-            parts.append(call(tensors).numpy())
+            outputs = call(tensors)
+            counted = [value.numpy() for name, value in outputs.items() if name not in left_out]
+            parts.append(np.mean(counted, axis=0))
         return np.concatenate(parts)
 
     return embed
 
 
-def _inputs(model: keras.Model | tf.Module) -> dict[str, tf.TensorSpec]:
-    """Return what a model takes, by name."""
-    if isinstance(model, keras.Model):
-        return {
-            name: tf.TensorSpec(tensor.shape, tensor.dtype, name)
-            for name, tensor in model.input.items()
-        }
-    positional, named = model.serve.get_concrete_function().structured_input_signature
-    return {**{spec.name: spec for spec in positional}, **named}
+def _function(
+    model: keras.Model | tf.Module,
+) -> tuple[dict[str, tf.TensorSpec], Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Return what a model takes, by name, and its one trace as a function of that."""
+    if not isinstance(model, keras.Model):
+        positional, named = model.serve.get_concrete_function().structured_input_signature
+        return (
+            {**{spec.name: spec for spec in positional}, **named},
+            lambda inputs: model.serve(**inputs),
+        )
+    inputs_of = {
+        name: tf.TensorSpec(tensor.shape, tensor.dtype, name)
+        for name, tensor in model.input.items()
+    }
+    function = tf.function(
+        lambda inputs: model(inputs, training=False),
+        autograph=False,
+        input_signature=[inputs_of],
+    )
+    # Traced here: TensorFlow would warn of functions that are traced for many models.
+    return inputs_of, function.get_concrete_function()
 
 
 def decayed_average(r: float) -> Embed:
