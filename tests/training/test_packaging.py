@@ -71,6 +71,21 @@ def test_a_packaged_keras_model_gives_what_keras_gives(tmp_path):
     assert not described.uses_ages
 
 
+def test_a_keras_model_is_traced_for_its_signature_alone(tmp_path, monkeypatch):
+    model, calls = cnn(), []
+    call = type(model).call
+
+    def counted(self, *args, **kwargs):
+        calls.append(self)
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "call", counted)
+    package(model, tmp_path / "cnn")
+    assert (
+        len(calls) <= 2
+    )  # by TensorFlow, in search of variables that it makes; Keras adds a third
+
+
 @pytest.mark.parametrize(
     "model",
     [UnweightedAverage().build(SPEC, VECTOR_SPEC), GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC)],
