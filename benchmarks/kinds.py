@@ -46,7 +46,8 @@ from activity_embeddings.training.demo.models import ITEM_ENCODER, build_item_en
 from activity_embeddings.training.evaluation.statistics import paired_bootstrap
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.fitting.validation import ValidationQueries, embed_with
+from activity_embeddings.training.fitting.embed import embed_with
+from activity_embeddings.training.fitting.validation import ValidationQueries
 from activity_embeddings.training.models import CNN, InterleavedDecay
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.events import ActivityEvents, check_events

@@ -32,10 +32,11 @@ from feast import FeatureStore
 from activity_embeddings.training.evaluation.statistics import paired_bootstrap
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.training.fitting.embed import embed_with
 from activity_embeddings.training.fitting.loop import Fit
 from activity_embeddings.training.fitting.plan import TrainingPlan
 from activity_embeddings.training.fitting.train import train
-from activity_embeddings.training.fitting.validation import ValidationQueries, embed_with
+from activity_embeddings.training.fitting.validation import ValidationQueries
 from activity_embeddings.training.from_repo import TrainingSource
 from activity_embeddings.training.models import CNN, Architecture, InterleavedDecay
 from activity_embeddings.transformations.inference.tensorflow import tensorflow
