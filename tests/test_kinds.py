@@ -24,6 +24,7 @@ from activity_embeddings.training.commands import cli as commands
 from activity_embeddings.training.models import InterleavedDecay
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.batch import engine
+from activity_embeddings.transformations.batch.executors import base, processes
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.cli import cli
 from activity_embeddings.transformations.forget import forget
@@ -383,19 +384,26 @@ def test_who_is_forgotten_is_in_no_source_of_pushes(tmp_path, models):
 
 
 @pytest.mark.parametrize("event_ids", [False, True])
-def test_bytes_do_not_depend_on_how_events_are_divided(tmp_path, models, monkeypatch, event_ids):
-    repos = [repo_of_kinds(tmp_path / n / "repo", models, members=12, days=6) for n in ("a", "b")]
+def test_bytes_do_not_depend_on_where_and_in_what_parts_rows_are_computed(
+    tmp_path, models, monkeypatch, event_ids
+):
+    repos = [repo_of_kinds(tmp_path / n / "repo", models, members=12, days=6) for n in "abc"]
     for repo in repos if event_ids else []:
         table = pq.read_table(repo.events)
         numbers = pa.array(range(len(table), 0, -1))
         repo.write_events(table.append_column("event_id", numbers))
         searches = searches_table(search_data()[0])
         write_searches(repo, searches.append_column("event_id", pa.array(range(len(searches)))))
-    one, other = repos
+    one, in_parts, elsewhere = repos
     one.publish(at(-1), T)
+    line = "  snapshot_interval_hours"
+    elsewhere.edit("feature_store.yaml", line, f"  executor: processes\n  workers: 2\n{line}")
+    monkeypatch.setattr(base, "ROWS_A_TASK", 5)
+    monkeypatch.setattr(processes, "WORTH_SECONDS", 0)
+    assert "wait for workers" in elsewhere.publish(at(-1), T).output
     monkeypatch.setattr(engine, "MIB", 1)  # 512 bytes of events
-    other.publish(at(-1), T)
-    assert one.stores() == other.stores()
+    in_parts.publish(at(-1), T)
+    assert one.stores() == in_parts.stores() == elsewhere.stores()
 
 
 def test_training_reads_both_kinds_and_predicts_the_own(repo):
