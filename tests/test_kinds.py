@@ -31,6 +31,7 @@ from activity_embeddings.transformations.forget import forget
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.spec import vector_spec_of_kinds
 from support.feast_repo import DIMENSION, at, events_table, interval, small_data, us
+from support.feast_server import feast_server
 from support.item_encoders import (
     as_reference,
     expected_vectors,
@@ -252,6 +253,22 @@ def test_a_request_is_refused_by_the_kind_that_is_wrong(repo, columns, message):
     without = {name: values for name, values in given.items() if "search" not in name}
     with pytest.raises(InvalidRequest, match=r"expected the columns recent_search.* with `spec`"):
         request.check(without)
+
+
+@pytest.mark.process
+def test_a_server_answers_requests_of_both_kinds(repo, tmp_path):
+    rows = entity_rows([5, 6, 7], RECENT, request_timestamp=at(4.5), spec=SPEC)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    body = {"features": [f"{BOTH}_realtime:activity_embedding"], "entities": columns}
+    until = [event for event in EVENTS if event[3] < us(T)]
+    with feast_server(repo, tmp_path / "serve.log") as server:
+        got = server.features(body)["activity_embedding"]
+        wrong = {**columns, "recent_search_ids": [["q:1", "q:2"], [7], None]}
+        status, said = server.ask({**body, "entities": wrong})
+    for i, member in enumerate([5, 6, 7]):
+        sequence = expected_sequence(until + recent_of(RECENT), member, us(at(4.5)))
+        np.testing.assert_allclose(got[i], expected_decay(sequence, us(at(4.5)), WANTED), atol=1e-5)
+    assert status == 422 and "recent_search_ids should be ids of type strings" in str(said)
 
 
 PUSHED = {
