@@ -67,8 +67,9 @@ def _scores(
     popular_spread = max(float(popular[0].std()), 1e-9)
 
     def mixed(part: int, mix: Mix) -> np.ndarray:
-        spread = max(float((mix.weights @ own[0]).std()), 1e-9)
-        weighted = (mix.weights @ own[part]) * (mix.share / spread)
+        train = mix.weights @ own[0]
+        added = mix.weights @ own[part] if part else train
+        weighted = added * (mix.share / max(float(train.std()), 1e-9))
         return np.asarray(weighted + popular[part] * ((1 - mix.share) / popular_spread))
 
     def figure(mix: Mix) -> float:

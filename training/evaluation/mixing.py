@@ -34,7 +34,7 @@ class Mix(NamedTuple):
 
 
 def best_mix(figure: Callable[[Mix], float], wanted: Sequence[bool]) -> Mix:
-    """Return the mix whose figure no other value of one of its numbers makes higher.
+    """Return the mix that coordinate ascent ends at, in at most `ROUNDS` rounds.
 
     Begins with a weight of 1 for each vector of something wanted, and of 0 for the others. The
     weight of a single vector stays 1, since its share says the same. Of equal figures the one that
