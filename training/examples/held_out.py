@@ -140,8 +140,7 @@ def hold_out(
     events, spec = history.events, history.spec
     known = history.vectors.known_at(events.item_ids)[events.item] <= events.time
     inside = (events.time >= period.start_us) & (events.time < period.end_us) & known
-    if spec.kinds:
-        inside &= is_own(events.action, spec)
+    inside &= is_own(events.action, spec)
     if among is not None:
         inside &= among
     event = np.flatnonzero(inside)
