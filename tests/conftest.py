@@ -13,6 +13,14 @@ import pytest
 from support import system
 
 TESTS = Path(__file__).parent
+TEMPORARY = "PYTEST_DEBUG_TEMPROOT"
+"""Environment variable: where pytest makes the temporary folders of tests."""
+
+# Nothing there has to survive a crash of the machine, and to wait for a disk at every commit of a
+# store takes longer than all that some files compute.
+in_memory = system.folder_in_memory()
+if in_memory is not None:
+    os.environ.setdefault(TEMPORARY, str(in_memory))
 
 
 def pytest_configure():

@@ -1,6 +1,7 @@
 """What tests need of the system, and which of them are left out where it is missing."""
 
 import ctypes.util
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 POSTGRES = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin", "/usr/pgsql-*/bin")
 REQUIRED = "REQUIRE_SYSTEM_PACKAGES"
 """Environment variable: where it is set, nothing is left out; what is missing is an error."""
+
+MEMORY, ROOM = Path("/dev/shm"), 4 << 30
+"""The folder in memory, and how many bytes have to be free for it to be used."""
 
 
 @dataclass(frozen=True)
@@ -58,3 +62,12 @@ def postgres_program(name: str) -> str | None:
         return str(Path(found).resolve())
     matches = [path for folder in POSTGRES for path in Path("/").glob(f"{folder[1:]}/{name}")]
     return str(max(matches)) if matches else None
+
+
+def folder_in_memory() -> Path | None:
+    """Return a folder that lies in memory, None where it lacks room or nothing can be run in it."""
+    if not os.access(MEMORY, os.W_OK):
+        return None
+    about = os.statvfs(MEMORY)
+    roomy = about.f_bavail * about.f_frsize >= ROOM
+    return MEMORY if roomy and not about.f_flag & os.ST_NOEXEC else None
