@@ -4,12 +4,14 @@ import os
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from activity_embeddings.transformations.batch.executors import base, processes, ray_tasks
 from activity_embeddings.transformations.batch.executors.processes import ProcessesExecutor
 from activity_embeddings.transformations.batch.snapshot_run import SnapshotRun
 from support.feast_repo import at, small_repo
+from support.kinds import add_session_ids, package_models_of_kinds, repo_of_kinds
 from support.ray_cluster import kill_workers, two_nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
@@ -99,6 +101,47 @@ def test_ray_gives_the_same(new, expected, cluster):
     # The nodes had the models by way of the cluster alone.
     cache = Path(os.environ["ACTIVITY_EMBEDDINGS_CACHE"])
     assert len(list(cache.glob("model-*"))) == 3
+
+
+@pytest.fixture(scope="module")
+def of_kinds(tmp_path_factory):
+    """Return a function that makes a repo of two kinds of activity with session ids."""
+    packaged = package_models_of_kinds(tmp_path_factory.mktemp("models"))
+
+    def make(**settings):
+        folder = tmp_path_factory.mktemp("kinds") / "repo"
+        repo = repo_of_kinds(folder, packaged, members=20, days=8)
+        add_session_ids(repo)
+        lines = "".join(f"  {name}: {value}\n" for name, value in settings.items())
+        repo.edit(
+            "feature_store.yaml", "  snapshot_interval_hours", f"{lines}  snapshot_interval_hours"
+        )
+        return repo
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def expected_of_kinds(of_kinds):
+    repo = of_kinds()
+    reports, stores = work(repo), repo.stores()
+    read = [pq.read_table(file) for file in sorted(repo.data.rglob("v1/**/*.parquet"))]
+    ids = [
+        t["activity_session_ids"].to_pylist() for t in read if "activity_job_ids" in t.schema.names
+    ]
+    assert any(any(each) for table in ids for each in table)
+    return reports, stores
+
+
+def test_processes_give_the_same_of_several_kinds(of_kinds, expected_of_kinds):
+    repo = of_kinds(executor="processes", workers=2)
+    assert (work(repo), repo.stores()) == expected_of_kinds
+
+
+@pytest.mark.ray
+def test_ray_gives_the_same_of_several_kinds(of_kinds, expected_of_kinds, cluster):
+    repo = of_kinds(executor="ray", address=cluster.address)
+    assert (work(repo), repo.stores()) == expected_of_kinds
 
 
 @pytest.mark.ray

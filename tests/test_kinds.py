@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from redis import Redis
 
 from activity_embeddings import (
     ActivitySpec,
@@ -52,6 +53,7 @@ from support.kinds import (
     write_searches,
 )
 from support.postgres_repo import SOURCE, in_utc, ingest, move_to_postgres, serve_from_postgres
+from support.redis_server import redis_server, use_redis
 from support.reference import decayed_of, kept_of_kinds, vector_as_of
 
 pytestmark = pytest.mark.slow
@@ -313,6 +315,63 @@ def test_pushes_of_kinds_make_the_same_rows_in_any_order(repo):
     logged = EVENTS + plain(PUSHED["job"], PUSHED["search"])
     assert stored(repo, MEMBERS) == [expected_sequence(logged, m, us(at(6))) for m in MEMBERS]
     assert not check(repo.store, sample=1000).differences
+
+
+def in_redis(address):
+    """Return every key of a Redis with what it holds."""
+    host, port = address.split(":")
+    with Redis(host=host, port=int(port)) as client:
+        return {key: client.hgetall(key) for key in client.scan_iter()}
+
+
+@pytest.mark.redis
+def test_redis_merges_serves_and_forgets_kinds(repo):
+    secret = 7_205_759_403_792_793
+    theirs = {
+        "job": events_table([(secret, 4, "APPLY", at(4.1))]),
+        "search": searches_table([(secret, "q:2", "SEARCH", at(4.2))]),
+    }
+    with redis_server() as address:
+        use_redis(repo, address)
+        repo.run("apply")
+        repo.materialize(at(3), T)
+        members = list(range(1, 45))
+        until = [event for event in EVENTS if event[3] < us(T)]
+        expected = [expected_sequence(EVENTS, m, us(T)) for m in members]
+        assert stored(repo, members) == expected
+
+        pushed = until + plain(PUSHED["job"], PUSHED["search"])
+        newest = {m: max([us(T), *(e[3] + 1 for e in pushed if e[0] == m)]) for m in MEMBERS}
+        of_pushed = [expected_sequence(pushed, m, newest[m]) for m in MEMBERS]
+        push(repo, ["search", "job"])
+        assert stored(repo, MEMBERS) == of_pushed
+        assert [report.new for report in push(repo, ["job", "search"]).values()] == [0, 0]
+        assert stored(repo, MEMBERS) == of_pushed
+
+        rows = entity_rows(MEMBERS, RECENT, request_timestamp=at(4.5), spec=SPEC)
+        answer = repo.store.get_online_features([f"{BOTH}_realtime:activity_embedding"], rows)
+        for member, got in zip(MEMBERS, answer.to_dict()["activity_embedding"], strict=True):
+            sequence = expected_sequence(pushed + recent_of(RECENT), member, us(at(4.5)))
+            np.testing.assert_allclose(
+                got, expected_decay(sequence, us(at(4.5)), WANTED), atol=1e-5
+            )
+
+        others = in_redis(address)
+        writer = SequenceWriter(repo.store)
+        for kind, table in theirs.items():
+            assert writer.push(table, kind=kind).new == 1
+        assert secret.to_bytes(8, "little") in b"".join(in_redis(address))
+        assert len(stored(repo, [secret])[0]) == 2
+        forget(repo.store, [secret])
+        assert in_redis(address) == others
+        for file in repo.data.rglob("*.parquet"):
+            assert str(secret) not in str(pq.read_table(file, partitioning=None).to_pydict())
+
+        repo.materialize(T, at(6))
+        logged = EVENTS + plain(PUSHED["job"], PUSHED["search"])
+        assert stored(repo, MEMBERS) == [expected_sequence(logged, m, us(at(6))) for m in MEMBERS]
+        assert secret.to_bytes(8, "little") not in b"".join(in_redis(address))
+        assert not check(repo.store, sample=1000).differences
 
 
 def test_the_command_pushes_a_kind_and_compacts_the_files_of_all(repo, tmp_path):

@@ -221,10 +221,12 @@ class _Subject:
         vectors = generator.normal(size=(*shape, dimension)) / np.sqrt(dimension)
         days = self.spec.window / timedelta(days=1)
         ages = np.sort(generator.uniform(0, days, shape))[:, ::-1]
+        sessions = np.arange(length, 0, -1) // 2 + 1
         made_up = {
             names.INPUT_ITEM_EMBEDDINGS: np.where(kept[..., None], vectors, 0).astype(np.float32),
             names.INPUT_ACTIONS: np.where(kept, actions, PAD).astype(np.int32),
             names.INPUT_AGES: np.where(kept, ages, 0).astype(np.float32),
+            names.INPUT_SESSIONS: np.where(kept, sessions, 0).astype(np.int32),
         }
         return {name: value for name, value in made_up.items() if name in self.input_names}
 
@@ -249,6 +251,7 @@ def _check_wrong_inputs(subject: _Subject) -> None:
         names.INPUT_ITEM_EMBEDDINGS: (None, spec.length, vector_spec.dimension),
         names.INPUT_ACTIONS: (None, spec.length),
         names.INPUT_AGES: (None, spec.length),
+        names.INPUT_SESSIONS: (None, spec.length),
     }
     for name, tensor in read_signature(subject.described.path).inputs.items():
         _require(

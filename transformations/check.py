@@ -467,6 +467,7 @@ class _Check:
                 [member],
                 request_timestamp=to_datetime(moment),
                 event_ids=event_ids,
+                session_ids=self._names.session_id is not None,
                 domain=self._names,
                 spec=self._spec,
             )

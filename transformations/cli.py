@@ -442,7 +442,8 @@ def read_events_file(
         if file.suffix == ".parquet":
             return pa.parquet.read_table(file, partitioning=None)
         if file.suffix == ".csv":
-            read_as_text = (domain.action, EVENT_TIMESTAMP, domain.event_id)
+            read_as_text = [domain.action, EVENT_TIMESTAMP, domain.event_id]
+            read_as_text += [] if domain.session_id is None else [domain.session_id]
             text = (*read_as_text, *(called.get(name, name) for name in read_as_text))
             types = {**dict.fromkeys(text, pa.string()), **id_types}
             # Only an empty field is null: NA, null and nan are texts, and may be ids.
@@ -493,7 +494,8 @@ def _read_json_lines(
         rows.append(row)
         numbers.append(number)
     if not rows:
-        types = {**id_types, domain.action: pa.string(), EVENT_TIMESTAMP: pa.timestamp("us", "UTC")}
+        texts = dict.fromkeys([domain.action, *domain.event_columns[3:]], pa.string())
+        types = {**id_types, **texts, EVENT_TIMESTAMP: pa.timestamp("us", "UTC")}
         return pa.schema(types).empty_table()
     columns = list(dict.fromkeys(name for row in rows for name in row))
     try:

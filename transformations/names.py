@@ -20,6 +20,7 @@ CREATED_TIMESTAMP = "created_timestamp"
 ACTIVITY_ACTIONS = "activity_actions"
 ACTIVITY_TIMES = "activity_times"
 ACTIVITY_EVENT_IDS = "activity_event_ids"
+ACTIVITY_SESSION_IDS = "activity_session_ids"
 ACTIVITY_COUNT = "activity_count"
 LAST_ACTIVITY_AT = "last_activity_at"
 
@@ -57,6 +58,8 @@ class DomainNames:
         Join keys of the two entities.
     action, event_id
         Columns of the events.
+    session_id
+        Column of the session of each event; None where the events have no such column.
 
     Raises
     ------
@@ -76,6 +79,7 @@ class DomainNames:
     item_id: str = "job_id"
     action: str = "action"
     event_id: str = "event_id"
+    session_id: str | None = None
 
     def __post_init__(self) -> None:
         if not self.item.isidentifier() or keyword.iskeyword(self.item):
@@ -83,12 +87,11 @@ class DomainNames:
                 "item: expected an entity whose name is letters, digits and underscores, since "
                 f"views and features are named after it. Received: {quote(self.item)}"
             )
-        columns = [self.member_id, self.item_id, self.action, self.event_id, EVENT_TIMESTAMP]
-        twice = [name for name in columns if columns.count(name) > 1]
-        if twice:
+        columns = [*self.event_columns, self.event_id, EVENT_TIMESTAMP]
+        if len(set(columns)) < len(columns):
             raise InvalidInput(
-                "columns of events: expected five different names, of the member, the item, the "
-                f"action, the event and the time. Received: {', '.join(columns)}"
+                "columns of events: expected different names, of the member, the item, the action, "
+                f"the event, the time and the session, if any. Received: {', '.join(columns)}"
             )
 
     @cached_property
@@ -141,6 +144,11 @@ class DomainNames:
         return f"recent_{self.item}_event_ids"
 
     @cached_property
+    def recent_session_ids(self) -> str:
+        """Request column: sessions of recent activity, where the view of events declares them."""
+        return f"recent_{self.item}_session_ids"
+
+    @cached_property
     def recent_columns(self) -> tuple[str, str, str]:
         """Request columns of recent activity that every request has."""
         return (self.recent_item_ids, self.recent_actions, self.recent_timestamps)
@@ -151,13 +159,15 @@ class DomainNames:
         return (*self.recent_columns, REQUEST_TIMESTAMP)
 
     @cached_property
-    def event_columns(self) -> tuple[str, str, str]:
-        """Columns that every source of events has, beside the time."""
-        return (self.member_id, self.item_id, self.action)
+    def event_columns(self) -> tuple[str, ...]:
+        """Columns that the source of events has to have, beside the time."""
+        session = () if self.session_id is None else (self.session_id,)
+        return (self.member_id, self.item_id, self.action, *session)
 
     def to_json(self) -> str:
-        """Return the names as one line of JSON with sorted keys."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """Return the names as one line of JSON with sorted keys; no session column is not said."""
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(said, sort_keys=True)
 
     @classmethod
     def of(cls, tags: Mapping[str, str]) -> DomainNames:
@@ -217,3 +227,4 @@ class Role:
 INPUT_ITEM_EMBEDDINGS = "item_embeddings"
 INPUT_ACTIONS = "actions"
 INPUT_AGES = "ages"
+INPUT_SESSIONS = "sessions"

@@ -64,7 +64,15 @@ def about_repo() -> dict[str, Any]:
             for feature in (names.activity_item_ids, "activity_actions", "activity_times")
         ],
         "recent": names.recent_columns,
-        "recent_event_ids": names.recent_event_ids if names.event_id in declared else None,
+        # Of events and sessions, as far as they are declared: this page has none.
+        "recent_ids": [
+            column
+            for column, name in (
+                (names.recent_event_ids, names.event_id),
+                (names.recent_session_ids, names.session_id),
+            )
+            if name in declared
+        ],
         "actions": spec.actions,
         "window_ms": spec.window.total_seconds() * 1000,
         "length": spec.length,

@@ -147,6 +147,32 @@ def repo_of_kinds(path: Path, models: Path, *, job_events=None, search_events=No
     return repo
 
 
+def session_ids(count: int, seed: int = 3) -> list[int | None]:
+    """Return session ids that members share and that overlap in time; a third have none."""
+    random = np.random.default_rng(seed)
+    return [int(n) if n < 4 else None for n in random.integers(0, 6, count)]
+
+
+def add_session_ids(repo: Repo, *, of_searches: bool = True) -> None:
+    """Give the events of both kinds a column `visit`, which the views declare."""
+    declared = '    session_id=Field(name="visit", dtype=Int64),\n'
+    imports = "from feast import Field\nfrom feast.types import Int64\n"
+    for file, column, events, seed in (
+        ("sources.py", "action", repo.events, 3),
+        ("searches.py", "how", repo.data / "search_events", 4),
+    ):
+        if file == "sources.py" or of_searches:
+            line = f'    action="{column}",\n'
+            repo.edit(file, line, line + declared)
+            text = (repo.path / file).read_text()
+            place = text.index("from feast import")
+            (repo.path / file).write_text(text[:place] + imports + text[place:])
+        (history,) = events.glob("*.parquet")
+        table = pq.read_table(history, partitioning=None)
+        visits = pa.array(session_ids(len(table), seed), pa.int64())
+        pq.write_table(table.append_column("visit", visits), history)
+
+
 def write_searches(repo: Repo, table: pa.Table) -> None:
     """Make these the only searches."""
     (repo.data / "search_events").mkdir(exist_ok=True)

@@ -92,3 +92,22 @@ def decayed_of(vectors, dimension, r):
     return [
         math.fsum(w * v[d] for w, v in zip(weights, vectors, strict=True)) for d in range(dimension)
     ]
+
+
+def sessions_of(events, gap):
+    """Return, for each event, the positions of the events of its session.
+
+    `events` are (member, time, session id or None), by member and time. An event without an id
+    belongs to the session of the member's event before it, if that is `gap` older at most.
+    """
+    labels = []
+    for position, (member, time, session) in enumerate(events):
+        if session is not None:
+            labels.append((member, "session", session))
+        elif (
+            position and events[position - 1][0] == member and time - events[position - 1][1] <= gap
+        ):
+            labels.append(labels[-1])
+        else:
+            labels.append((member, "begun at", position))
+    return [[i for i, other in enumerate(labels) if other == label] for label in labels]

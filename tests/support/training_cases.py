@@ -9,6 +9,7 @@ from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.names import JOBS, DomainNames
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.reference import US_PER_DAY
 
@@ -42,7 +43,11 @@ def events_of(events, spec=SPEC):
     }
     if events and "event_id" in events[0]:
         columns["event_id"] = pa.array([e["event_id"] for e in events], pa.int64())
-    return ActivityEvents.from_arrow(pa.table(columns), spec)
+    domain = JOBS
+    if events and "visit" in events[0]:
+        columns["visit"] = pa.array([e["visit"] for e in events], pa.string())
+        domain = DomainNames(session_id="visit")
+    return ActivityEvents.from_arrow(pa.table(columns), spec, domain=domain)
 
 
 def vectors_of(vectors, dimension=2):

@@ -6,7 +6,7 @@ seeds are the same for all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -56,6 +56,8 @@ class ArmRole(StrEnum):
     BASE = "base"
     REFERENCE = "reference"
     LEARNED = "learned"
+    LESS = "less"
+    """The candidate without one of several kinds of activity."""
     CONTROL = "control"
     ORACLE = "oracle"
 
@@ -77,6 +79,8 @@ class Kind(StrEnum):
     """How often each item came next, after the member's last item."""
     ITEM_ACTION_COUNTS = "item and action counts"
     """How often each item came next, after the member's last item and what was done with it."""
+    WITHOUT = "without a kind of activity"
+    """What the model gives for the member without the events of one kind of activity."""
     TRUTH = "truth"
     """The true preference in a simulated market, beside the item's true vector."""
 
@@ -93,11 +97,14 @@ class Source:
         Name of the activity model, for the kinds that have one.
     lag
         For `AS_OF`: how long before the query. Negative looks into the future, as a leak does.
+    without
+        For `WITHOUT`: the name of the kind of activity.
     """
 
     kind: Kind
     model: str = ""
     lag: timedelta = timedelta(0)
+    without: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,23 @@ def combined(one: Arm, other: Arm) -> Arm:
     )
 
 
+def without_kinds(candidate: str, kinds: Sequence[str]) -> list[Arm]:
+    """Return an arm for each of several kinds of activity: the candidate without its events.
+
+    The model is the same, and what it reads differs. So an arm says what the model finds in a kind
+    beside all others, not what a model would find that was trained without it.
+    """
+    return [
+        Arm(
+            f"{candidate}_without_{kind}",
+            f"{candidate} without activity of the kind {kind}",
+            ArmRole.LESS,
+            (Source(Kind.WITHOUT, candidate, without=kind),),
+        )
+        for kind in kinds
+    ]
+
+
 def controls(candidate: str, *, leaking: str) -> list[Arm]:
     """Return the arms that show that the instrument can fail.
 
@@ -194,9 +218,9 @@ def controls(candidate: str, *, leaking: str) -> list[Arm]:
     ]
 
 
-def require_distinct_names(models: Sequence[str]) -> None:
+def require_distinct_names(models: Sequence[str], *, reserved: Collection[str] = RESERVED) -> None:
     """Raise `InvalidInput` where a model has the name of another or of a reserved arm."""
-    taken = [name for name in models if name in RESERVED or models.count(name) > 1]
+    taken = [name for name in models if name in reserved or models.count(name) > 1]
     if taken:
         raise InvalidInput(
             "evaluation: expected models whose names differ from each other and from the arms "

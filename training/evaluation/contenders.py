@@ -113,6 +113,7 @@ class Contenders:
         *,
         with_categories: bool,
         with_truth: bool,
+        kinds: Sequence[str] = (),
     ) -> Contenders:
         """Return the models, with the arms that they make.
 
@@ -126,6 +127,9 @@ class Contenders:
             Whether items have categories.
         with_truth
             Whether the true preferences of members are known.
+        kinds
+            The names of the kinds of activity, where there are several: a learned candidate is
+            also measured without each of them.
         """
         by_name = {model.name: model for model in models}
         learned = [name for name, model in by_name.items() if model.role == ArmRole.LEARNED]
@@ -146,6 +150,9 @@ class Contenders:
         compared += [*arms.COUNTS, *of_models.values()]
         compared.append(arms.combined(decay, two_rates))
         compared += [arms.combined(decay, of_models[name]) for name in learned]
+        less = arms.without_kinds(candidate, kinds) if learned else []
+        arms.require_distinct_names([*by_name, *(arm.name for arm in less)], reserved=())
+        compared += less
         compared += arms.controls(candidate, leaking=arms.DECAY)
         if with_truth:
             truth = (Source(Kind.TRUTH),)
@@ -163,9 +170,9 @@ class Contenders:
 
     @property
     def basic_arms(self) -> list[Arm]:
-        """The base features alone, and each table of counts and each model by itself."""
+        """The base features alone, each table of counts, and each model by itself or with less."""
         basic = {arms.NOTHING, arms.ITEM_COUNTS, arms.ITEM_ACTION_COUNTS, *self.models}
-        return [arm for arm in self.arms if arm.name in basic]
+        return [arm for arm in self.arms if arm.name in basic or arm.role == ArmRole.LESS]
 
     def training_curves(self) -> list[TrainingCurve]:
         """Return the figures of each epoch, as manifests have them, of each model's first run."""

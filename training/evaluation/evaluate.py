@@ -200,6 +200,7 @@ def _contenders(
         described,
         with_categories=bool(categories.names),
         with_truth=data.truth is not None,
+        kinds=[kind.name for kind in history.spec.kinds],
     )
     return contenders, searches
 

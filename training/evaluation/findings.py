@@ -151,6 +151,7 @@ def pairs_of(compared: Sequence[Arm]) -> list[tuple[str, str]]:
         if against in known:
             rivals = shipped if against != arms.DECAY_AND_RATES else _decay_and(shipped)
             pairs += [(name, against) for name in rivals if name != against]
+    pairs += [(a.name, a.sources[0].model) for a in compared if a.role == ArmRole.LESS]
     learned = [arm.name for arm in compared if arm.role == ArmRole.LEARNED]
     return pairs + [(name, table) for table in TABLES if table in known for name in learned]
 
@@ -372,7 +373,7 @@ def conclude(
                 f"{', by arm,' if len(ends) > 1 else ''} would be missed more often than in one of "
                 "five cases."
             )
-    return sentences + _beside_tables(comparisons)
+    return sentences + _beside_tables(comparisons) + _of_kinds(comparisons, compared)
 
 
 def _beside_tables(comparisons: Sequence[Comparison]) -> list[str]:
@@ -387,6 +388,21 @@ def _beside_tables(comparisons: Sequence[Comparison]) -> list[str]:
                 sentences.append(f"Beaten by {says} {where}: {_list(beaten)}.")
             if level:
                 sentences.append(f"Not to be told from {says} {where}: {_list(level)}.")
+    return sentences
+
+
+def _of_kinds(comparisons: Sequence[Comparison], compared: Sequence[Arm]) -> list[str]:
+    """Return sentences that say what the candidate finds less without a kind of activity."""
+    less = {arm.name: arm.sources[0].model for arm in compared if arm.role == ArmRole.LESS}
+    sentences = []
+    for task, where in ((ALONE, "without a ranker"), (DAY, "in the ranker")):
+        rows = [
+            row
+            for row in comparisons
+            if row["task"] == task and less.get(row["arm"]) == row["against"]
+        ]
+        if rows:
+            sentences.append(f"Beside {rows[0]['against']} {where}: {_list(rows)}.")
     return sentences
 
 

@@ -45,8 +45,8 @@ from activity_embeddings.transformations.wording import counted
 
 TASKS = (DAY, WEEK)
 """The tasks that decide. Every evaluation has the first, and some have the second."""
-NOT_PUBLISHED = (ArmRole.CONTROL, ArmRole.ORACLE)
-"""Roles of arms that test the instrument."""
+NOT_PUBLISHED = (ArmRole.LESS, ArmRole.CONTROL, ArmRole.ORACLE)
+"""Roles of arms that say what a kind of activity adds, or test the instrument."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _faults(evaluation: _Evaluation, b: str) -> list[str]:
             faults.append(f"{folder}: the check `{check.get('name')}` did not pass: {says}.")
     role = arm.get("role")
     if role in NOT_PUBLISHED:
-        faults.append(f"{folder}: `{b}` tests the instrument ({role}), it cannot be published.")
+        faults.append(f"{folder}: `{b}` is there for comparison ({role}), it cannot be published.")
     return faults
 
 

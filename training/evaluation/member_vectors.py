@@ -172,6 +172,8 @@ class MemberVectors:
         if source.kind == Kind.AS_OF:
             as_of = queries.time - source.lag // timedelta(microseconds=1)
             outputs = self.embed(model, queries.member, as_of)
+        elif source.kind == Kind.WITHOUT:
+            outputs = self._without(source.without, model, queries)
         else:
             outputs = self._own(model, queries, other=source.kind == Kind.OTHER_MEMBER)
         return {
@@ -189,6 +191,15 @@ class MemberVectors:
             sequences = queries.sequences
             if other:
                 sequences = self._history.sequences(_others(queries.member), queries.time)
+            self._computed[key] = self._embed(view, sequences)
+        return self._computed[key]
+
+    def _without(self, kind: str, view: str, queries: Queries) -> dict[str, np.ndarray]:
+        """Return a model's outputs for the member of each query, without activity of a kind."""
+        key = (f"{view} without {kind}", False, self._place(queries))
+        if key not in self._computed:
+            less = self._history.without_kind(kind)
+            sequences = less.sequences(queries.member, self._sequences(queries).as_of)
             self._computed[key] = self._embed(view, sequences)
         return self._computed[key]
 

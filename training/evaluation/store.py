@@ -251,6 +251,12 @@ class EvaluationStore:
                 names.EVENT_TIMESTAMP: pa.array(events.time).cast(TIMESTAMP).take(chosen),
             }
         )
+        sessions = []
+        if events.session is not None and events.session_ids is not None and domain.session_id:
+            codes = events.session[kind.events]
+            ids = events.session_ids.take(pa.array(codes, mask=codes < 0))
+            table = table.append_column(domain.session_id, ids)
+            sessions = [Field(name=domain.session_id, dtype=String)]
         return FeatureView(
             name=domain.events_view,
             entities=[member],
@@ -260,6 +266,7 @@ class EvaluationStore:
                 _id_field(domain.item_id, table),
                 Field(name=domain.action, dtype=String),
                 Field(name=domain.event_id, dtype=Int64),
+                *sessions,
             ],
             ttl=spec.window,
             online=False,
@@ -350,13 +357,18 @@ class _Kind:
 def _kinds_of(history: ActivityHistory) -> list[_Kind]:
     """Return the kinds of activity of a history, the own first."""
     spec, item_ids, events = history.spec, history.vectors.item_ids, history.events
+    session_id = None if events.session is None else "session_id"
     if not spec.kinds:
         every = np.arange(len(item_ids)), np.arange(len(events))
-        return [_Kind(names.JOBS, spec, item_ids, *every)]
+        return [_Kind(DomainNames(session_id=session_id), spec, item_ids, *every)]
     kinds = []
     for kind in spec.kinds:
         own = kind is spec.kinds[0]
-        domain = DomainNames(item=kind.name, item_id=names.ITEM_ID if own else f"{kind.name}_id")
+        domain = DomainNames(
+            item=kind.name,
+            item_id=names.ITEM_ID if own else f"{kind.name}_id",
+            session_id=session_id,
+        )
         items = np.flatnonzero(is_of_kind(item_ids, kind.name))
         place = np.full(len(item_ids), -1)
         place[items] = np.arange(len(items))

@@ -6,6 +6,7 @@ is no second sequence builder.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -131,12 +132,15 @@ class ActivityHistory:
         Window, length and actions.
     items_of_days
         Items of days of all members, also where `events` are those of a few.
+    with_sessions
+        Whether model inputs have `sessions`; see `reading`.
     """
 
     events: ActivityEvents
     vectors: ItemVectors
     spec: ActivitySpec
     items_of_days: ItemsOfDays
+    with_sessions: bool = False
 
     @classmethod
     def of(
@@ -192,6 +196,17 @@ class ActivityHistory:
         """Return the history of some members: ascending positions in `events.member_ids`."""
         return replace(self, events=self.events.of_members(members))
 
+    def without_kind(self, kind: str) -> ActivityHistory:
+        """Return the history of the same members and items without activity of a kind."""
+        (actions,) = [each.actions for each in self.spec.kinds if each.name == kind]
+        first = self.spec.first_action_id(kind)
+        others = ~np.isin(self.events.action, np.arange(first, first + len(actions)))
+        return replace(self, events=self.events.where(others))
+
+    def reading(self, inputs: Collection[str]) -> ActivityHistory:
+        """Return the same history, for a model with some inputs, by name."""
+        return replace(self, with_sessions=names.INPUT_SESSIONS in inputs)
+
     def sequences(self, member: np.ndarray, as_of: np.ndarray) -> Sequences:
         """Return what serving would have seen of each member at a time.
 
@@ -225,10 +240,13 @@ class ActivityHistory:
         -------
         dict[str, np.ndarray]
             dict with `item_rows` int32 [n, L], `actions` int32 [n, L] and `ages` float32 [n, L]
-            (days).
+            (days); and, for a model that reads them, `sessions` int32 [n, L].
         """
-        return {
+        inputs = {
             INPUT_ITEM_ROWS: sequences.rows(self.vectors),
             names.INPUT_ACTIONS: sequences.action,
             names.INPUT_AGES: sequences.ages,
         }
+        if self.with_sessions:
+            inputs[names.INPUT_SESSIONS] = sequences.sessions
+        return inputs

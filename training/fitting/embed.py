@@ -37,7 +37,7 @@ def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
     left_out = negative_outputs(spec)
 
     def embed(sequences: Sequences, history: ActivityHistory) -> np.ndarray:
-        matrix = history.vectors.matrix
+        matrix, history = history.vectors.matrix, history.reading(inputs_of)
         parts = [np.empty((0, history.vectors.dimension), np.float32)]
         for first in range(0, len(sequences), BATCH):
             part = np.arange(first, min(first + BATCH, len(sequences)))

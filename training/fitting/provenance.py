@@ -23,6 +23,9 @@ def fingerprints(history: ActivityHistory, end: int | None = None) -> dict[str, 
     events, vectors = history.events, history.vectors
     if end is not None:
         events = events.where(events.time < end)
+    sessions: list[bytes | np.ndarray] = []
+    if events.session is not None and events.session_ids is not None:
+        sessions = [str(events.session_ids.to_pylist()).encode(), events.session]
     ids = str(events.member_ids.to_pylist()).encode()
     item_ids = str(vectors.item_ids.to_pylist()).encode()
     return {
@@ -30,7 +33,7 @@ def fingerprints(history: ActivityHistory, end: int | None = None) -> dict[str, 
         "members": int((np.diff(events.member_start) > 0).sum()),
         "items": len(vectors.item_ids),
         "events_fingerprint": _hash(
-            ids, events.member_start, events.item, events.action, events.time
+            ids, events.member_start, events.item, events.action, events.time, *sessions
         ),
         "item_vectors_fingerprint": _hash(item_ids, vectors.start, vectors.time, vectors.matrix),
     }

@@ -163,7 +163,7 @@ def _fit(
     verbose: int,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Train a network in place; return what is said of it and the figures of its best epoch."""
-    history, fit = plan.history, plan.fit
+    history, fit = plan.history.reading(model.input), plan.fit
     balance = plan.objective.balance(history, plan.period, seed=fit.seed)
     if verbose:
         for name, counts in balance.items():

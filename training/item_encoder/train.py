@@ -243,7 +243,8 @@ class _Training:
         self, validation: Period | None, run: Path | None, verbose: int
     ) -> list[dict[str, float]]:
         """Train; without a validation period, train all epochs and keep the last."""
-        plan, history, period, fit = self._plan, self._history, self._period, self._fit
+        plan, period, fit = self._plan, self._period, self._fit
+        history = self._history.reading(self.member_tower.input)
         validate = None
         if validation is not None:
             validate = partial(self._measure, ValidationQueries.of(history, validation))

@@ -19,6 +19,8 @@ from keras import ops
 from activity_embeddings.training.models.layers import (
     AgeFeatures,
     LearnedDecay,
+    NewestAges,
+    NumberedSessions,
     OneHotAction,
     SessionMeans,
     SessionTimes,
@@ -93,10 +95,11 @@ class Network(Architecture):
     encoding there is a way around it: the newest item's embedding through a linear map of its
     action's own. Its weights are actions x D x D.
 
-    With `session_gap_minutes` a position is a session: activity with no longer gap in it, whose
-    order has no meaning. A dense layer reads each activity, the subclass reads the mean of each
-    session, the average decays from session to session, and around the encoding go the means of
-    the newest session's items by action. So the output is the same for any order within a session.
+    With `sessions` or `session_gap_minutes` a position is a session, in which order has no meaning:
+    of one session id, or activity with no longer gap in it. A dense layer reads each activity, the
+    subclass reads the mean of each session, the average decays from session to session, and around
+    the encoding go the means of the newest session's items by action. So the output is the same for
+    any order within a session.
 
     Attributes
     ----------
@@ -111,8 +114,11 @@ class Network(Architecture):
     decay
         float in (0, 1). Factor r that the decaying average starts at.
     session_gap_minutes
-        float, 0 or more. The longest gap within a session, see `newer_sessions`; 0: there are no
-        sessions, and the order of all activity counts.
+        float, 0 or more. The longest gap within a session, see `newer_sessions`, told from ages
+        alone; 0: without `sessions` the order of all activity counts.
+    sessions
+        Whether sessions are those of the input `sessions`: of one id where the source has a column
+        of them, else by a gap of 30 minutes. Beside it `session_gap_minutes` is 0.
     """
 
     trainable: ClassVar[bool] = True
@@ -123,6 +129,7 @@ class Network(Architecture):
     dropout: float = 0.3
     decay: float = 0.9
     session_gap_minutes: float = 0.0
+    sessions: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.dropout < 1.0:
@@ -137,6 +144,11 @@ class Network(Architecture):
             raise InvalidInput(
                 f"{type(self).__name__}: `session_gap_minutes` should be 0 or more. Received: "
                 f"{self.session_gap_minutes}"
+            )
+        if self.sessions and self.session_gap_minutes:
+            raise InvalidInput(
+                f"{type(self).__name__}: `session_gap_minutes` should be 0 beside `sessions`. "
+                f"Received: {self.session_gap_minutes}"
             )
 
     @abstractmethod
@@ -161,9 +173,10 @@ class Network(Architecture):
     def build(self, spec: ActivitySpec, vector_spec: ItemVectorSpec) -> keras.Model:
         """Return an untrained Functional model.
 
-        Inputs `item_embeddings` float32 [L, D], `actions` int32 [L] and, with `ages` or sessions,
-        `ages` float32 [L] in days; output `activity_embedding` float32 [D]. A sequence of nothing
-        but PAD gives the zero vector; what lies at a PAD position is not read.
+        Inputs `item_embeddings` float32 [L, D], `actions` int32 [L], with `ages` or a gap `ages`
+        float32 [L] in days, and with `sessions` `sessions` int32 [L]; output `activity_embedding`
+        float32 [D]. A sequence of nothing but PAD gives the zero vector; what lies at a PAD
+        position is not read.
         """
         item_embeddings = keras.Input(
             (spec.length, vector_spec.dimension),
@@ -181,6 +194,12 @@ class Network(Architecture):
         if self.ages or self.session_gap_minutes:
             ages = keras.Input((spec.length,), dtype="float32", name=names.INPUT_AGES)
             inputs[names.INPUT_AGES] = ages
+        if self.sessions:
+            sessions = keras.Input((spec.length,), dtype="int32", name=names.INPUT_SESSIONS)
+            inputs[names.INPUT_SESSIONS] = sessions
+            newer_than = NumberedSessions(name="sessions_by_number")(sessions, mask)
+            if self.ages:
+                ages = NewestAges(name="newest_ages")(ages, newer_than, mask)
         if self.session_gap_minutes:
             newer_than, ages = SessionTimes(60 * self.session_gap_minutes, name="sessions")(ages)
         if self.ages:

@@ -140,6 +140,66 @@ class SessionTimes(keras.layers.Layer):
         return {**super().get_config(), "gap_seconds": self.gap_seconds}
 
 
+def newer_than_sessions(sessions: Any, mask: Any) -> Any:
+    """Count, at each position, the sessions that are newer than its own, as they are numbered.
+
+    Parameters
+    ----------
+    sessions
+        int32 [batch, length]; 1 for the newest session. What PAD has does not count.
+    mask
+        float32 [batch, length]; 1 for activities, 0 for PAD.
+
+    Returns
+    -------
+    Any
+        float32 [batch, length]; 0 in the newest session and for PAD.
+    """
+    return ops.relu((ops.cast(sessions, "float32") - 1.0) * mask)
+
+
+def newest_ages(ages: Any, newer_than: Any, mask: Any) -> Any:
+    """Return the age of the newest activity of each one's session, whose events may lie apart.
+
+    Parameters
+    ----------
+    ages
+        float32 [batch, length]; days, oldest first.
+    newer_than, mask
+        float32 [batch, length]; see `newer_than_sessions`.
+
+    Returns
+    -------
+    Any
+        float32 [batch, length].
+    """
+    same = ops.cast(ops.equal(newer_than[:, :, None], newer_than[:, None, :]), "float32")
+    same = same * mask[:, None, :]
+    later = np.triu(np.ones((ages.shape[1], ages.shape[1]), np.float32), k=1)
+    newest = ops.relu(1.0 - ops.sum(same * later, axis=2))
+    # Of one activity of each session alone. As a minimum over all of them it gave wrong values in
+    # some conversions to LiteRT.
+    return ops.sum(same * (newest * ages)[:, None, :], axis=2)
+
+
+@keras.saving.register_keras_serializable(package="activity_embeddings")
+class NumberedSessions(keras.layers.Layer):
+    """Which session each activity is of, where sessions are numbered; see `newer_than_sessions`."""
+
+    def call(self, sessions: Any, mask_in: Any) -> Any:
+        """Return float32 [batch, length]; `mask_in` is float32 [batch, length, 1]."""
+        return newer_than_sessions(sessions, mask_in[:, :, 0])
+
+
+@keras.saving.register_keras_serializable(package="activity_embeddings")
+class NewestAges(keras.layers.Layer):
+    """The age of each activity's session; see `newest_ages`."""
+
+    def call(self, ages: Any, newer_than: Any, mask_in: Any) -> Any:
+        """Return float32 [batch, length]; `mask_in` is float32 [batch, length, 1]."""
+        return newest_ages(ages, newer_than, mask_in[:, :, 0])
+
+
 @keras.saving.register_keras_serializable(package="activity_embeddings")
 class SessionMeans(keras.layers.Layer):
     """The mean of each session's activities, the newest session at the last position."""

@@ -148,11 +148,7 @@ class TrainingTask(keras.Model):
         self, inputs: dict[str, Any], vectors_of: Lookup, training: bool | None = None
     ) -> Any:
         """Return the activity embeddings of a batch, float32 [n, D]."""
-        known = {
-            names.INPUT_ITEM_EMBEDDINGS: vectors_of(inputs[INPUT_ITEM_ROWS]),
-            names.INPUT_ACTIONS: inputs[names.INPUT_ACTIONS],
-            names.INPUT_AGES: inputs[names.INPUT_AGES],
-        }
+        known = {**inputs, names.INPUT_ITEM_EMBEDDINGS: vectors_of(inputs[INPUT_ITEM_ROWS])}
         taken = {name: known[name] for name in self.sub_model.input}
         return self.sub_model(taken, training=training)[ACTIVITY_EMBEDDING]
 

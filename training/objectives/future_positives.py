@@ -112,8 +112,9 @@ class FuturePositives(Objective):
         other = ~positive & is_own(events.action, spec)
         weights = np.append(np.where(positive, 1.0, self.other_weight * other), 0.0)
         weights = weights.astype(np.float32)
-        targets = _following(history, held_out.event, until, weights[:-1] > 0, self.targets)
-        dismissed = _following(history, held_out.event, until, other, self.targets)
+        of = self.groups(history)
+        targets = _following(history, held_out.event, until, weights[:-1] > 0, self.targets, of)
+        dismissed = _following(history, held_out.event, until, other, self.targets, of)
         arrays = {
             **history.model_inputs(held_out.sequences),
             TARGET_ROWS: _rows(history, targets, as_of),
@@ -136,6 +137,10 @@ class FuturePositives(Objective):
         held_out = hold_out(history, period, windows=self.windows, random=random)
         horizon = round(self.horizon_days * MICROSECONDS_PER_DAY)
         return held_out, held_out.sequences.as_of + horizon + 1
+
+    def groups(self, history: ActivityHistory) -> np.ndarray:
+        """Return the group of each event, int [E]; a moment's targets are of its event's group."""
+        return history.events.member
 
     def finisher(self, history: ActivityHistory, period: Period) -> Finish:
         """Return the function that adds drawn negatives: vectors as of the period's end."""
@@ -170,17 +175,25 @@ class FuturePositives(Objective):
 
 
 def _following(
-    history: ActivityHistory, event: np.ndarray, until: np.ndarray, wanted: np.ndarray, most: int
+    history: ActivityHistory,
+    event: np.ndarray,
+    until: np.ndarray,
+    wanted: np.ndarray,
+    most: int,
+    group: np.ndarray,
 ) -> np.ndarray:
     """Return the first events from each event on, before a time; -1 for none; int [n, most].
 
-    `wanted`, bool [E], says which events count.
+    `wanted`, bool [E], says which events count, of those of an event's `group`, int [E], which has
+    events of one member alone.
     """
     events = history.events
+    key = group.astype(np.int64) * len(events) + np.arange(len(events))
     order = np.flatnonzero(wanted)
-    member_end = events.member_start[events.member[event] + 1]
-    low = np.searchsorted(order, _first_of_time(history, event))
-    high = np.searchsorted(order, member_end)
+    order = order[np.argsort(key[order])]
+    first = _first_of_time(history, event)
+    low = np.searchsorted(key[order], key[event] - event + first)
+    high = np.searchsorted(key[order], (group[event].astype(np.int64) + 1) * len(events))
     sizes = np.minimum(high - low, most)
     found = order[ranges(low, sizes)]
     row = np.repeat(np.arange(len(event)), sizes)

@@ -135,12 +135,14 @@ def _parts(values: np.ndarray, sizes: np.ndarray, most: int) -> list[np.ndarray]
 
 def concatenate(one: HeldOut, other: HeldOut) -> HeldOut:
     """Return the examples of the first, then those of the second."""
+    having = [] if one.sequences.session is None else ["session"]
     sequences = Sequences(
         **{
             name: np.concatenate([getattr(one.sequences, name), getattr(other.sequences, name)])
-            for name in ("item", "action", "time", "as_of", "count", "unknown")
+            for name in ("item", "action", "time", "as_of", "count", "unknown", *having)
         },
         item_ids=one.sequences.item_ids,
+        session_ids=one.sequences.session_ids,
     )
     columns = ("member", "event", "item", "item_rows", "label")
     return HeldOut(

@@ -10,7 +10,7 @@ import numpy as np
 from activity_embeddings.training.examples.held_out import HeldOut, hold_out
 from activity_embeddings.training.examples.history import ActivityHistory, is_own
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.examples.sessions import session_starts
+from activity_embeddings.training.examples.sessions import sessions_of
 from activity_embeddings.training.examples.stream import Arrays
 from activity_embeddings.training.objectives.future_positives import (
     DISMISSED_ROWS,
@@ -18,6 +18,7 @@ from activity_embeddings.training.objectives.future_positives import (
     TARGET_WEIGHTS,
     FuturePositives,
 )
+from activity_embeddings.transformations.activity.sessions import last_of_session
 from activity_embeddings.transformations.errors import InvalidInput
 
 _MINUTE_US = 60_000_000
@@ -37,7 +38,8 @@ class NextSession(FuturePositives):
     Parameters
     ----------
     session_gap_minutes
-        The longest time between neighbouring activities of one session.
+        The longest time between neighbouring activities of one session, where events have no
+        session ids; see `first_of_session`.
     windows
         Of sessions: `minimum` is that of activities before one, and `per_member` counts sessions.
     horizon_days
@@ -75,16 +77,17 @@ class NextSession(FuturePositives):
         of the domain's own: a search before it is part of the input. A session that began before
         the period is none of it.
         """
-        events = history.events
-        starts = session_starts(events, round(self.session_gap_minutes * _MINUTE_US))
+        events, session = history.events, self.groups(history)
         own = np.flatnonzero(is_own(events.action, history.spec))
-        _, first = np.unique(np.searchsorted(starts, own, side="right"), return_index=True)
+        _, first = np.unique(session[own], return_index=True)
         among = np.zeros(len(events), dtype=bool)
         among[own[first]] = True
         held_out = hold_out(history, period, windows=self.windows, among=among, random=random)
-        after = np.append(starts[1:], len(events))
-        session = np.searchsorted(starts, held_out.event, side="right") - 1
-        return held_out, events.time[after[session] - 1] + 1
+        return held_out, events.time[last_of_session(session)[held_out.event]] + 1
+
+    def groups(self, history: ActivityHistory) -> np.ndarray:
+        """Return the session of each event, by its first event; int64 [E]."""
+        return sessions_of(history.events, round(self.session_gap_minutes * _MINUTE_US))
 
     def examples(
         self, history: ActivityHistory, period: Period, random: np.random.Generator

@@ -1,7 +1,8 @@
 """Activity events, checked and put into their total order once, ready for any query.
 
 The order is by member and time; ties are broken by event id where the source has one, then by
-item id and action. Exact duplicates count once. Two tables with the same rows in another order
+item id and action. Exact duplicates count once; an event that several sessions have is of the
+first of them, by text. Two tables with the same rows in another order
 become equal objects, which is why everything downstream is reproducible to the byte.
 """
 
@@ -30,6 +31,9 @@ from activity_embeddings.transformations.ragged import ranges
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.wording import out_of
 
+_LAST = np.iinfo(np.int32).max
+"""Orders events without a session after those with one."""
+
 
 @dataclass(frozen=True, eq=False)
 class ActivityEvents:
@@ -55,6 +59,10 @@ class ActivityEvents:
         Distinct event ids, ascending; None where the source has none.
     event
         int32 [E]; position in `event_ids`, or None.
+    session_ids
+        Distinct session ids as text, ascending; None where the source has none.
+    session
+        int32 [E]; position in `session_ids`, -1 for an event without one, or None.
     """
 
     member_ids: pa.Array
@@ -67,6 +75,8 @@ class ActivityEvents:
     other_actions: np.ndarray
     event_ids: pa.Array | None = None
     event: np.ndarray | None = None
+    session_ids: pa.Array | None = None
+    session: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.time)
@@ -95,6 +105,7 @@ class ActivityEvents:
             action=self.action[start:end],
             time=self.time[start:end],
             event=None if self.event is None else self.event[start:end],
+            session=None if self.session is None else self.session[start:end],
         )
 
     def compact(self) -> ActivityEvents:
@@ -104,9 +115,11 @@ class ActivityEvents:
         another process.
         """
         item_ids, item = _used(self.item_ids, self.item)
-        event_ids = event = None
+        event_ids = event = session_ids = session = None
         if self.event_ids is not None and self.event is not None:
             event_ids, event = _used(self.event_ids, self.event)
+        if self.session_ids is not None and self.session is not None:
+            session_ids, session = _used(self.session_ids, self.session)
         none = np.empty(0, dtype=np.int64)
         return ActivityEvents(
             member_ids=self.member_ids.take(pa.array(np.arange(len(self.member_ids)))),
@@ -119,6 +132,8 @@ class ActivityEvents:
             other_actions=none,
             event_ids=event_ids,
             event=event,
+            session_ids=session_ids,
+            session=session,
         )
 
     def where(self, kept: np.ndarray) -> ActivityEvents:
@@ -141,6 +156,7 @@ class ActivityEvents:
             action=self.action[events],
             time=self.time[events],
             event=None if self.event is None else self.event[events],
+            session=None if self.session is None else self.session[events],
         )
 
     @classmethod
@@ -161,8 +177,9 @@ class ActivityEvents:
         tie_breakers = [checked.item, checked.action]
         if checked.event is not None:
             tie_breakers.insert(0, checked.event)
-        member, time = checked.member, checked.time
-        order = _total_order(member, time, tie_breakers, len(checked.member_ids))
+        member, time, session = checked.member, checked.time, checked.session
+        sessions = [] if session is None else [np.where(session < 0, _LAST, session)]
+        order = _total_order(member, time, [*tie_breakers, *sessions], len(checked.member_ids))
         keys = [column[order] for column in (member, time, *tie_breakers)]
         repeats = np.zeros(len(order), dtype=bool)
         repeats[1:] = np.logical_and.reduce([key[1:] == key[:-1] for key in keys])
@@ -182,6 +199,8 @@ class ActivityEvents:
             other_actions=checked.other_actions,
             event_ids=checked.event_ids,
             event=None if checked.event is None else checked.event[order],
+            session_ids=checked.session_ids,
+            session=None if session is None else session[order],
         )
 
 
@@ -204,6 +223,9 @@ class CheckedEvents:
     event_ids, event
         Distinct event ids, ascending, and int32 [E] positions in these; None where the source has
         none.
+    session_ids, session
+        Distinct session ids as text, ascending, and int32 [E] positions in these, -1 for an event
+        without one; None where the source has none.
     """
 
     member_ids: pa.Array
@@ -215,6 +237,8 @@ class CheckedEvents:
     other_actions: np.ndarray
     event_ids: pa.Array | None = None
     event: np.ndarray | None = None
+    session_ids: pa.Array | None = None
+    session: np.ndarray | None = None
 
 
 def check_events(
@@ -230,7 +254,8 @@ def check_events(
     ----------
     table
         Ids of members and items (int64 or string), actions (string), `event_timestamp` (timestamp,
-        UTC) and, if the source has them, event ids. Other columns are ignored.
+        UTC) and, if the source has them, event ids and session ids (int64 or string, null or empty
+        where an event has none). Other columns are ignored.
     spec
         Names the actions, and says what to do with others.
     source
@@ -259,6 +284,9 @@ def check_events(
     if domain.event_id in table.column_names:
         event_ids, event = rank_encode(id_column(table, domain.event_id, source))
         _require_filled(event_ids, source, domain.event_id)
+    session_ids = session = None
+    if domain.session_id is not None:
+        session_ids, session = _sessions(table, domain.session_id, source)
     return CheckedEvents(
         member_ids=member_ids,
         item_ids=item_ids,
@@ -269,6 +297,8 @@ def check_events(
         other_actions=other_actions,
         event_ids=event_ids,
         event=event,
+        session_ids=session_ids,
+        session=session,
     )
 
 
@@ -298,9 +328,28 @@ def action_ids(table: pa.Table, spec: ActivitySpec, *, source: str, column: str)
 
 
 def _used(ids: pa.Array, codes: np.ndarray) -> tuple[pa.Array, np.ndarray]:
-    """Return the ids that some codes count in, and the codes that count in these alone."""
+    """Return the ids that some codes count in, and the codes that count in these alone.
+
+    A code of -1, for no id, stays what it is.
+    """
     used, compact = np.unique(codes, return_inverse=True)
-    return ids.take(pa.array(used)), compact.astype(codes.dtype)
+    none = int(np.count_nonzero(used[:1] < 0))
+    return ids.take(pa.array(used[none:])), (compact - none).astype(codes.dtype)
+
+
+def _sessions(table: pa.Table, column: str, source: str) -> tuple[pa.Array, np.ndarray]:
+    """Return the distinct session ids of a table as text, and each row's position, -1 for none."""
+    values = single_chunk(table, column)
+    if pa.types.is_null(values.type):
+        values = values.cast(pa.string())
+    there = values.is_valid()
+    ids = id_column(pa.table({column: values.filter(there)}), column, source).cast(pa.string())
+    filled = pc.not_equal(ids, "")
+    codes = np.full(len(table), -1, dtype=np.int32)
+    session_ids, rank = rank_encode(ids.filter(filled))
+    rows = np.flatnonzero(there.to_numpy(zero_copy_only=False))
+    codes[rows[filled.to_numpy(zero_copy_only=False)]] = rank
+    return session_ids, codes
 
 
 def _require_filled(event_ids: pa.Array, source: str, column: str) -> None:

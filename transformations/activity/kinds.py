@@ -17,7 +17,7 @@ from activity_embeddings.transformations.activity.events import ActivityEvents, 
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.arrow import rank_encode, require_one_type
 from activity_embeddings.transformations.errors import InvalidData
-from activity_embeddings.transformations.ragged import ranges
+from activity_embeddings.transformations.ragged import ranges, with_last
 from activity_embeddings.transformations.spec import ActivitySpec
 
 SEPARATOR = ":"
@@ -67,6 +67,11 @@ def events_of_kinds(kinds: Mapping[str, CheckedEvents], spec: ActivitySpec) -> C
     ------
     InvalidData
         Ids of members or events have different types, or only some kinds have event ids.
+
+    Notes
+    -----
+    Sessions are of all kinds: one id in two of them is one session. All kinds have session ids, or
+    none has.
     """
     parts = list(kinds.values())
     member_ids, members = _united([part.member_ids for part in parts])
@@ -83,6 +88,18 @@ def events_of_kinds(kinds: Mapping[str, CheckedEvents], spec: ActivitySpec) -> C
         event_ids, events = _united(each, what="event ids")
         codes = [part.event for part in parts if part.event is not None]
         event = np.concatenate([new[old] for new, old in zip(events, codes, strict=True)])
+    session_ids = session = None
+    each = [part.session_ids for part in parts if part.session_ids is not None]
+    if each:
+        session_ids, sessions = _united(each, what="session ids")
+        # The last position of each, which -1 points at, is that of no session.
+        session = np.concatenate(
+            [
+                with_last(new, -1)[part.session]
+                for new, part in zip(sessions, parts, strict=True)
+                if part.session is not None
+            ]
+        )
     return CheckedEvents(
         member_ids=member_ids,
         item_ids=item_ids,
@@ -95,6 +112,8 @@ def events_of_kinds(kinds: Mapping[str, CheckedEvents], spec: ActivitySpec) -> C
         other_actions=np.concatenate([part.other_actions for part in parts]),
         event_ids=event_ids,
         event=event,
+        session_ids=session_ids,
+        session=session,
     )
 
 

@@ -44,4 +44,5 @@ def leave_one_out(sequence: Sequences) -> Sequences:
         time=shortened(sequence.time, 0),
         count=several.count - left_out,
         event=None if sequence.event is None else shortened(sequence.event, -1),
+        session=None if sequence.session is None else shortened(sequence.session, -1),
     )

@@ -24,6 +24,8 @@ Id: TypeAlias = int | str
 Activity: TypeAlias = tuple[int, Id, int] | tuple[int, Id, int, Id]
 """One event of a member: time in microseconds since the epoch, item id, action id of the spec and,
 where the source has event ids, its event id."""
+SessionOf: TypeAlias = dict[Activity, str]
+"""The session ids of those of a member's events that have one."""
 
 
 def total_order(activity: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -59,6 +61,27 @@ def with_event_ids(
     except ValueError:  # stored when the source had ids of another type
         return list(activities)
     return [a if i is None else (*a, i) for a, i in zip(activities, ids, strict=True)]
+
+
+def with_session_ids(activities: Sequence[Activity], texts: Sequence[str] | None) -> SessionOf:
+    """Return the sessions of the events of a stored sequence.
+
+    Parameters
+    ----------
+    activities
+        N events.
+    texts
+        N ids as a stored sequence has them, "" for an event without one; or none at all.
+    """
+    if texts is None or len(texts) != len(activities):
+        return {}
+    return {a: text for a, text in zip(activities, texts, strict=True) if text}
+
+
+def merge_sessions(stored: SessionOf, recent: SessionOf) -> SessionOf:
+    """Return the sessions of both; an event that has two is of the first, by text."""
+    both = {a: min(text, recent[a]) for a, text in stored.items() if a in recent}
+    return {**stored, **recent, **both}
 
 
 def merge_activities(
@@ -132,10 +155,19 @@ def _position(activities: list[Activity], new: Activity) -> int:
     return position
 
 
-def as_events(members: Sequence[Sequence[Activity]]) -> ActivityEvents:
+def as_events(
+    members: Sequence[Sequence[Activity]], sessions: Sequence[SessionOf] = ()
+) -> ActivityEvents:
     """Return n members' activities, each in total order, as an event table.
 
     Members are numbered 0 to n - 1.
+
+    Parameters
+    ----------
+    members
+        Their activities.
+    sessions
+        The sessions of each one's; none at all where events have none.
     """
     flat = [activity for activities in members for activity in activities]
     times, items, actions = zip(*(a[:3] for a in flat), strict=True) if flat else ((), (), ())
@@ -143,6 +175,7 @@ def as_events(members: Sequence[Sequence[Activity]]) -> ActivityEvents:
     position = {item: i for i, item in enumerate(distinct)}
     ends = accumulate(map(len, members), initial=0)
     event_ids, event = _event_ids(flat)
+    session_ids, session = _session_ids(members, sessions)
     nothing = np.array([], dtype=np.int64)
     return ActivityEvents(
         member_ids=_numbers(len(members)),
@@ -155,7 +188,25 @@ def as_events(members: Sequence[Sequence[Activity]]) -> ActivityEvents:
         other_actions=nothing,
         event_ids=event_ids,
         event=event,
+        session_ids=session_ids,
+        session=session,
     )
+
+
+def _session_ids(
+    members: Sequence[Sequence[Activity]], sessions: Sequence[SessionOf]
+) -> tuple[pa.Array | None, np.ndarray | None]:
+    """Return the distinct session ids of events, and each one's position, -1 for one without."""
+    ids = sorted({text for session_of in sessions for text in session_of.values()})
+    if not ids:
+        return None, None
+    position = {text: i for i, text in enumerate(ids)}
+    codes = [
+        position.get(session_of.get(activity, ""), -1)
+        for activities, session_of in zip(members, sessions, strict=True)
+        for activity in activities
+    ]
+    return pa.array(ids, pa.string()), np.array(codes, dtype=np.int32)
 
 
 def _event_ids(flat: Sequence[Activity]) -> tuple[pa.Array | None, np.ndarray | None]:
@@ -190,6 +241,21 @@ def activities_in(sequences: Sequences) -> list[list[Activity]]:
             for activity, event in zip(activities, row[len(row) - len(activities) :], strict=True)
         ]
         for activities, row in zip(found, sequences.event.tolist(), strict=True)
+    ]
+
+
+def sessions_in(sequences: Sequences, activities: Sequence[Sequence[Activity]]) -> list[SessionOf]:
+    """Return the sessions of the activities that `activities_in` returns."""
+    if sequences.session is None or sequences.session_ids is None:
+        return [{} for _ in activities]
+    ids = sequences.session_ids.to_pylist()
+    return [
+        {
+            activity: ids[session]
+            for activity, session in zip(each, row[len(row) - len(each) :], strict=True)
+            if session >= 0
+        }
+        for each, row in zip(activities, sequences.session.tolist(), strict=True)
     ]
 
 

@@ -48,23 +48,41 @@ def sequence_batch(
         names.ACTIVITY_TIMES: pa.ListArray.from_arrays(
             offsets, pa.array(sequences.time[filled], pa.int64())
         ),
-        names.ACTIVITY_EVENT_IDS: _event_ids(sequences, filled, offsets),
+        names.ACTIVITY_EVENT_IDS: _as_text(sequences.event, sequences.event_ids, filled, offsets),
         names.ACTIVITY_COUNT: pa.array(sequences.count, pa.int64()),
         names.LAST_ACTIVITY_AT: pa.array(sequences.time[:, -1], mask=empty).cast(TIMESTAMP),
     }
+    if domain.session_id is not None:
+        columns[names.ACTIVITY_SESSION_IDS] = _as_text(
+            sequences.session, sequences.session_ids, filled, offsets
+        )
     return pa.RecordBatch.from_pydict({**columns, **_stamps(sequences, created)})
 
 
-def _event_ids(sequences: Sequences, filled: np.ndarray, offsets: pa.Array) -> pa.ListArray:
-    """Return the event ids as n lists of text, all empty where events have no ids."""
-    if sequences.event is None or sequences.event_ids is None:
+def _as_text(
+    codes: np.ndarray | None, ids: pa.Array | None, filled: np.ndarray, offsets: pa.Array
+) -> pa.ListArray:
+    """Return the ids of events or sessions as n lists of text, all empty where there are none.
+
+    Parameters
+    ----------
+    codes
+        int32 [n, L]; position in `ids`, -1 for an event without one.
+    ids
+        The ids.
+    filled
+        bool [n, L]; False for PAD.
+    offsets
+        int32 [n + 1]; of the lists.
+    """
+    if codes is None or ids is None:
         return pa.ListArray.from_arrays(
             pa.array(np.zeros(len(offsets)), pa.int32()), pa.array([], pa.string())
         )
-    event = sequences.event[filled]
-    ids = sequences.event_ids.take(pa.array(event, mask=event < 0))
-    # The online stores' lists have no nulls; no event id is empty.
-    return pa.ListArray.from_arrays(offsets, ids.cast(pa.string()).fill_null(""))
+    code = codes[filled]
+    texts = ids.take(pa.array(code, mask=code < 0)).cast(pa.string())
+    # The online stores' lists have no nulls; no id is empty.
+    return pa.ListArray.from_arrays(offsets, texts.fill_null(""))
 
 
 def embedding_batch(

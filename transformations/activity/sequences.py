@@ -13,6 +13,11 @@ import pyarrow as pa
 
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.sessions import (
+    SESSION_GAP_US,
+    first_of_session,
+    last_of_session,
+)
 from activity_embeddings.transformations.arrow import codes_of
 from activity_embeddings.transformations.ragged import bisect, ranges, with_last
 from activity_embeddings.transformations.spec import ActivitySpec
@@ -46,6 +51,11 @@ class Sequences:
         int32 [n, L]; position in `event_ids`, -1 for PAD; None where events have no ids.
     event_ids
         The ids that `event` counts in, or None.
+    session
+        int32 [n, L]; position in `session_ids`, -1 for PAD and events without one; None where
+        events have no session ids.
+    session_ids
+        The ids that `session` counts in, or None.
     """
 
     item: np.ndarray
@@ -57,6 +67,8 @@ class Sequences:
     item_ids: pa.Array
     event: np.ndarray | None = None
     event_ids: pa.Array | None = None
+    session: np.ndarray | None = None
+    session_ids: pa.Array | None = None
 
     def __len__(self) -> int:
         return len(self.count)
@@ -73,7 +85,31 @@ class Sequences:
             item_ids=self.item_ids,
             event=None if self.event is None else self.event[index],
             event_ids=self.event_ids,
+            session=None if self.session is None else self.session[index],
+            session_ids=self.session_ids,
         )
+
+    @property
+    def sessions(self) -> np.ndarray:
+        """Number of the session of each event, int32 [n, L]; 1 for the newest, 0 for PAD.
+
+        `first_of_session` says which events are one session, here with a gap of `SESSION_GAP_US`.
+        Of two sessions that overlap, the newer is the one whose newest event is newer.
+        """
+        row, column = np.nonzero(self.action > 0)
+        first = first_of_session(
+            row,
+            self.time[row, column],
+            None if self.session is None else self.session[row, column],
+            gap_us=SESSION_GAP_US,
+        )
+        last = last_of_session(first)
+        ends = np.zeros(self.action.shape, dtype=np.int32)
+        ends[row, column] = last == np.arange(len(last))
+        newer = ends[:, ::-1].cumsum(axis=1, dtype=np.int32)[:, ::-1]
+        numbers = np.zeros(self.action.shape, dtype=np.int32)
+        numbers[row, column] = newer[row, column[last]]
+        return numbers
 
     @property
     def ages(self) -> np.ndarray:
@@ -131,7 +167,9 @@ def make_sequences(
     item_or_pad = with_last(events.item, -1)
     action_or_pad = with_last(events.action, 0).astype(np.int32)
     time_or_pad = with_last(events.time, 0)
-    event_or_pad = None if events.event is None else with_last(events.event, -1)
+    ids_or_pad = [
+        None if ids is None else with_last(ids, -1) for ids in (events.event, events.session)
+    ]
 
     parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, max(1, len(as_of)), QUERIES_AT_ONCE):
@@ -143,13 +181,13 @@ def make_sequences(
             unknown[:] = _count_late(low, high, as_of[part], late, known_at[late], int(as_of.max()))
         count = (newest >= 0).sum(axis=1, dtype=np.int32)
         part_of = [item_or_pad[newest], action_or_pad[newest], time_or_pad[newest], count, unknown]
-        if event_or_pad is not None:
-            part_of.append(event_or_pad[newest])
+        part_of += [ids[newest] for ids in ids_or_pad if ids is not None]
         parts.append(tuple(part_of))
-    item, action, time, count, unknown, *event = (
+    item, action, time, count, unknown, *ids_of = (
         columns[0] if len(parts) == 1 else np.concatenate(columns)
         for columns in zip(*parts, strict=True)
     )
+    event, session = (None if ids is None else ids_of.pop(0) for ids in ids_or_pad)
     return Sequences(
         item,
         action,
@@ -158,8 +196,10 @@ def make_sequences(
         count,
         unknown,
         events.item_ids,
-        event=event[0] if event else None,
+        event=event,
         event_ids=events.event_ids,
+        session=session,
+        session_ids=events.session_ids,
     )
 
 

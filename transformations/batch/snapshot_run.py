@@ -696,6 +696,8 @@ def _add_events(made_of: ArrayHash, events: ActivityEvents) -> None:
     """Add events to a hash."""
     made_of.add(events.member_ids, events.item_ids, events.event_ids, events.member_start)
     made_of.add(events.item, events.action, events.time, events.event)
+    if events.session is not None:
+        made_of.add(events.session_ids, events.session)
 
 
 def _first_rows(where: SnapshotSink | Staging, as_of: int) -> pa.Table:

@@ -113,6 +113,8 @@ class ModelDescription:
         dict of output name to its length d.
     uses_ages
         Whether the model takes `ages`.
+    uses_sessions
+        Whether it takes `sessions`.
     fingerprint
         Hash of the SavedModel's content.
     manifest
@@ -134,6 +136,7 @@ class ModelDescription:
     owner: str = ""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     converted: LiteRTFile | None = None
+    uses_sessions: bool = False
 
     @property
     def runtime(self) -> str:
@@ -234,6 +237,7 @@ def describe_model(
         vector_spec=vector_spec,
         outputs=_check_signature(name, signature, spec, vector_spec),
         uses_ages=names.INPUT_AGES in signature.inputs,
+        uses_sessions=names.INPUT_SESSIONS in signature.inputs,
         fingerprint=content,
         description=model.description or manifest.get("description", ""),
         owner=model.owner or manifest.get("owner", ""),
@@ -267,13 +271,14 @@ def _check_signature(
         names.INPUT_ITEM_EMBEDDINGS: TensorSpec("float32", (None, length, dimension)),
         names.INPUT_ACTIONS: TensorSpec("int32", (None, length)),
         names.INPUT_AGES: TensorSpec("float32", (None, length)),
+        names.INPUT_SESSIONS: TensorSpec("int32", (None, length)),
     }
     required = {names.INPUT_ITEM_EMBEDDINGS, names.INPUT_ACTIONS}
     received = set(signature.inputs)
     if not required <= received <= set(expected):
         raise InvalidInput(
             f"model {name!r}: inputs should be named item_embeddings, actions and, if wanted, "
-            f"ages. Received: {', '.join(sorted(received)) or 'none'}"
+            f"ages or sessions. Received: {', '.join(sorted(received)) or 'none'}"
         )
     for input_name, tensor in signature.inputs.items():
         if not tensor.accepts(expected[input_name]):

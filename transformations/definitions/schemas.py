@@ -44,6 +44,7 @@ def sequence_fields(
             dtype=Array(String),
             description="Event ids of the same activities as text; empty if events have none.",
         ),
+        *([] if domain.session_id is None else [_session_ids()]),
         Field(
             name=names.ACTIVITY_COUNT,
             dtype=Int64,
@@ -55,6 +56,14 @@ def sequence_fields(
             description="Time of the newest activity in the sequence; null where there is none.",
         ),
     ]
+
+
+def _session_ids() -> Field:
+    return Field(
+        name=names.ACTIVITY_SESSION_IDS,
+        dtype=Array(String),
+        description="Session ids of the same activities as text; empty text for none.",
+    )
 
 
 def embedding_fields(

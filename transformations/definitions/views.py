@@ -71,6 +71,7 @@ from activity_embeddings.transformations.errors import InvalidInput, quote, requ
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.offline.sources import (
     check_columns,
+    declared_session_ids,
     require_same_event_ids,
 )
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
@@ -97,6 +98,7 @@ def activity_view(
     spec: ActivitySpec,
     action: str = names.ACTION,
     event_id: Field | None = None,
+    session_id: Field | None = None,
     owner: str = "",
 ) -> FeatureView:
     """Return the view `<item>_activity` of the events, as they happened.
@@ -114,6 +116,10 @@ def activity_view(
     event_id
         Column that orders events of one time, with its type, Int64 or String. Requests and pushed
         events then have it too.
+    session_id
+        Column that says which session an event is of, with its type, Int64 or String; null for an
+        event that has none, whose session the time says. Sequences and pushed events then have it
+        too, and requests may.
     owner
         Shown in the registry.
 
@@ -124,6 +130,7 @@ def activity_view(
     """
     require_kinds(
         "activity_view",
+        session_id=(session_id, (Field, type(None))),
         source=(source, DataSource),
         member=(member, Entity),
         item=(item, Entity),
@@ -138,7 +145,13 @@ def activity_view(
         item_id=item.join_key,
         action=action,
         event_id=names.EVENT_ID if event_id is None else event_id.name,
+        session_id=None if session_id is None else session_id.name,
     )
+    if session_id is not None and session_id.dtype not in (Int64, String):
+        raise InvalidInput(
+            f"{domain.events_view}: `session_id` should be of type Int64 or String. "
+            f"Received: {session_id.dtype}"
+        )
     actions = ", ".join(spec.actions)
     return FeatureView(
         name=domain.events_view,
@@ -149,6 +162,7 @@ def activity_view(
             Field(name=item.join_key, dtype=_id_type(item), description="What was acted on."),
             Field(name=action, dtype=String, description=f"One of {actions}."),
             *([] if event_id is None else [event_id]),
+            *([] if session_id is None else [session_id]),
         ],
         ttl=spec.window,
         online=False,
@@ -390,10 +404,12 @@ def sequence_view(
     for view in event_views:
         ours = DomainNames.of(view.tags)
         ids = [ours.member_id, ours.item_id]
+        ids += [] if ours.session_id is None else [ours.session_id]
         checks.append(
             partial(check_columns, view, texts=[ours.action], ids=ids, optional_ids=[ours.event_id])
         )
     if spec.kinds:
+        _require_same_sessions(event_views)
         checks.append(partial(require_same_event_ids, event_views))
     for view in vector_views:
         if not has_encoder(view):
@@ -424,6 +440,17 @@ def sequence_view(
         },
         owner=owner,
     )
+
+
+def _require_same_sessions(events: Sequence[FeatureView]) -> None:
+    """Raise `InvalidInput` unless all kinds of activity have session ids of one type, or none."""
+    found = {view.name: declared_session_ids(view) for view in events}
+    if len(set(found.values())) > 1:
+        raise InvalidInput(
+            "session ids: expected the views of events of all kinds of activity to declare "
+            "`session_id`, of one type, or none of them. Received: "
+            + ", ".join(f"{name} {kind or 'none'}" for name, kind in found.items())
+        )
 
 
 def _views(given: FeatureView | Sequence[FeatureView], what: str) -> list[FeatureView]:
@@ -522,7 +549,7 @@ def realtime_views(
     """Return an on-demand view `<name>_realtime` for each embedding view.
 
     Its features are those of the embedding view as of the request, and where they came from. Where
-    the view of events declares `event_id`, requests have a column more, `recent_event_ids`.
+    the view of events declares `event_id` or `session_id`, requests have a column more for each.
 
     Parameters
     ----------
@@ -588,6 +615,14 @@ def _request_fields(events: FeatureView) -> list[Field]:
                 description="Event ids of the same activity, which order it; or null.",
             ),
         )
+    if domain.session_id is not None:
+        fields.append(
+            Field(
+                name=domain.recent_session_ids,
+                dtype=Array(types[domain.session_id]),
+                description="Session ids of the same activity; or null.",
+            )
+        )
     return fields
 
 
@@ -639,6 +674,8 @@ def _stored_features(request: RequestSource, domain: DomainNames) -> list[str]:
     features = [domain.activity_item_ids, names.ACTIVITY_ACTIONS, names.ACTIVITY_TIMES]
     if any(field.name == domain.recent_event_ids for field in request.schema):
         features.append(names.ACTIVITY_EVENT_IDS)
+    if domain.session_id is not None:
+        features.append(names.ACTIVITY_SESSION_IDS)
     return features
 
 

@@ -233,6 +233,7 @@ def _from_online(
         {member: recent or []},
         request_timestamp=as_of,
         event_ids=declared_event_ids(domain.events) is not None,
+        session_ids=called.session_id is not None,
         domain=called,
         spec=domain.spec,
     )
@@ -301,7 +302,8 @@ def _effects(
     for model in models:
         if not one_by_one and count:
             given = vectors.matrix[sequence.rows(vectors)[0]]
-            parts = integrated_gradients(model, given, sequence.action[0], sequence.ages[0])
+            inputs = given, sequence.action[0], sequence.ages[0], sequence.sessions[0]
+            parts = integrated_gradients(model, *inputs)
         for output, values in embedded[model.name].items():
             if one_by_one or not count:
                 yield model, output, values[0], values[0] - values[1:]

@@ -182,8 +182,11 @@ def _probe(model: ModelDescription, filled: Sequence[int]) -> dict[str, np.ndarr
     vectors = random.normal(size=(*shape, dimension)) / np.sqrt(dimension)
     actions = random.integers(1, len(model.spec.vocabulary), shape)
     ages = np.sort(random.uniform(0, model.spec.window_us / MICROSECONDS_PER_DAY, shape))
+    # Of two activities each, whatever their ages.
+    sessions = np.arange(model.spec.length, 0, -1) // 2 + 1
     return {
         names.INPUT_ITEM_EMBEDDINGS: np.where(pad[..., None], 0, vectors).astype(np.float32),
         names.INPUT_ACTIONS: np.where(pad, 0, actions).astype(np.int32),
         names.INPUT_AGES: np.where(pad, 0, ages[:, ::-1]).astype(np.float32),
+        names.INPUT_SESSIONS: np.where(pad, 0, sessions).astype(np.int32),
     }

@@ -13,6 +13,7 @@ from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.contract.litert_file import LITERT
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.inference.inputs import Inputs
 from activity_embeddings.transformations.inference.litert import (
     SEQUENCES_A_CALL,
     LiteRTModel,
@@ -97,8 +98,7 @@ class Embedder:
         count = int(np.count_nonzero(sequences.count))
         if count == len(sequences) <= self.batch_size and self.models and count:
             # As of most requests: one batch, and nobody without activity.
-            parts = (sequences.rows(vectors), sequences.action, self._ages(sequences))
-            embedded = self._call(vectors, *parts)
+            embedded = self._call(vectors, sequences.rows(vectors), self._inputs(sequences))
             results = dict(zip([m.name for m in self.models], embedded, strict=True))
         else:
             results = self._embed_active(sequences, vectors, count)
@@ -120,27 +120,27 @@ class Embedder:
         }
         if not count or not self.models:
             return results
-        rows, actions, ages = sequences.rows(vectors), sequences.action, self._ages(sequences)
+        rows, inputs = sequences.rows(vectors), self._inputs(sequences)
         active: np.ndarray | None = None
         if count < len(sequences):
             active = np.flatnonzero(sequences.count)
-            rows, actions, ages = rows[active], actions[active], ages[active]
+            rows, inputs = rows[active], inputs.part(active)
         for start in range(0, len(rows), self.batch_size):
             part = slice(start, start + self.batch_size)
             target = part if active is None else active[part]
-            outputs = self._call(vectors, rows[part], actions[part], ages[part])
+            outputs = self._call(vectors, rows[part], inputs.part(part))
             for model, embedded in zip(self.models, outputs, strict=True):
                 for output, values in embedded.items():
                     results[model.name][output][target] = values
         return results
 
     def _call(
-        self, vectors: ItemVectors, rows: np.ndarray, actions: np.ndarray, ages: np.ndarray
+        self, vectors: ItemVectors, rows: np.ndarray, inputs: Inputs
     ) -> list[dict[str, np.ndarray]]:
         """Call every model on one batch."""
-        called = self._call_litert(vectors, rows, actions, ages)
+        called = self._call_litert(vectors, rows, inputs)
         if self._saved_names:
-            outputs = self._saved(vectors, rows, actions, ages)
+            outputs = self._saved(vectors, rows, inputs)
             called |= zip(self._saved_names, outputs, strict=True)
         # In the order of the model's outputs: TensorFlow gives them in one that changes from
         # process to process, and they become columns of files that should not change.
@@ -150,18 +150,15 @@ class Embedder:
         ]
 
     def _call_litert(
-        self, vectors: ItemVectors, rows: np.ndarray, actions: np.ndarray, ages: np.ndarray
+        self, vectors: ItemVectors, rows: np.ndarray, inputs: Inputs
     ) -> dict[str, dict[str, np.ndarray]]:
         """Call the models that LiteRT runs, by a few sequences at a time."""
         parts = []
         for start in range(0, len(rows) if self._litert else 0, SEQUENCES_A_CALL):
             part = slice(start, start + SEQUENCES_A_CALL)
-            inputs = {
-                names.INPUT_ITEM_EMBEDDINGS: vectors.matrix.take(rows[part], axis=0),
-                names.INPUT_ACTIONS: actions[part],
-                names.INPUT_AGES: ages[part],
-            }
-            parts.append({name: model(inputs) for name, model in self._litert.items()})
+            given = inputs.part(part).by_name()
+            given[names.INPUT_ITEM_EMBEDDINGS] = vectors.matrix.take(rows[part], axis=0)
+            parts.append({name: model(given) for name, model in self._litert.items()})
         if len(parts) == 1:
             return parts[0]
         return {
@@ -172,11 +169,16 @@ class Embedder:
             for name in self._litert
         }
 
-    def _ages(self, sequences: Sequences) -> np.ndarray:
-        """Return the ages, or zeros that cost nothing where no model asks for them."""
-        if any(model.uses_ages for model in self.models):
-            return sequences.ages
-        return np.broadcast_to(np.float32(0), sequences.action.shape)
+    def _inputs(self, sequences: Sequences) -> Inputs:
+        """Return what models read beside item vectors; zeros, which cost nothing, for nobody."""
+        shape = sequences.action.shape
+        ages = any(model.uses_ages for model in self.models)
+        sessions = any(model.uses_sessions for model in self.models)
+        return Inputs(
+            sequences.action,
+            sequences.ages if ages else np.broadcast_to(np.float32(0), shape),
+            sequences.sessions if sessions else np.broadcast_to(np.int32(0), shape),
+        )
 
 
 def _require_finite(model: ModelDescription, output: str, values: np.ndarray) -> None:

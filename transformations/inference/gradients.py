@@ -16,13 +16,17 @@ for smooth models, and exact for polynomials."""
 
 
 def integrated_gradients(
-    model: ModelDescription, item_embeddings: np.ndarray, actions: np.ndarray, ages: np.ndarray
+    model: ModelDescription,
+    item_embeddings: np.ndarray,
+    actions: np.ndarray,
+    ages: np.ndarray,
+    sessions: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Return how much of each output comes from each position of one sequence.
 
     The integral of the gradient while the item vectors grow from zero to what they are, times the
-    vectors (Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks"). Actions
-    and ages stay as they are. Over all positions the parts sum to the output less its value for
+    vectors (Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks"). The other
+    inputs stay as they are. Over all positions the parts sum to the output less its value for
     zero vectors; for a model that is linear in the item vectors each part is a position's own term.
 
     Parameters
@@ -35,6 +39,8 @@ def integrated_gradients(
         int32 [L].
     ages
         float32 [L] days.
+    sessions
+        int32 [L]; numbers, 1 for the newest.
 
     Returns
     -------
@@ -59,6 +65,8 @@ def integrated_gradients(
     }
     if model.uses_ages:
         inputs[names.INPUT_AGES] = tf.constant(np.tile(ages, (NODES, 1)), tf.float32)
+    if model.uses_sessions:
+        inputs[names.INPUT_SESSIONS] = tf.constant(np.tile(sessions, (NODES, 1)), tf.int32)
     weight = tf.constant(weights[:, None] / 2, tf.float32)
     parts = {}
     try:

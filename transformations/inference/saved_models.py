@@ -11,6 +11,7 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
+from activity_embeddings.transformations.inference.inputs import Inputs
 from activity_embeddings.transformations.inference.tensorflow import load_saved_model, tensorflow
 
 
@@ -31,10 +32,10 @@ class SavedModels:
         self._matrix: tuple[ItemVectors | None, Any] = (None, None)
 
     def __call__(
-        self, vectors: ItemVectors, rows: np.ndarray, actions: np.ndarray, ages: np.ndarray
+        self, vectors: ItemVectors, rows: np.ndarray, inputs: Inputs
     ) -> list[dict[str, np.ndarray]]:
         """Return the outputs of every model, float32 [n, d]."""
-        outputs = self._step(self._constant(vectors), rows, actions, ages)
+        outputs = self._step(self._constant(vectors), rows, *inputs)
         return [{name: value.numpy() for name, value in one.items()} for one in outputs]
 
     def _constant(self, vectors: ItemVectors) -> Any:
@@ -48,14 +49,16 @@ class SavedModels:
 
 
 def _call_all(
-    loaded: Sequence[tuple[ModelDescription, Any]], item_embeddings: Any, actions: Any, ages: Any
+    loaded: Sequence[tuple[ModelDescription, Any]], item_embeddings: Any, given: Inputs
 ) -> list[dict[str, Any]]:
     """Call every model on the same tensors."""
     outputs = []
     for model, signature in loaded:
-        inputs = {names.INPUT_ITEM_EMBEDDINGS: item_embeddings, names.INPUT_ACTIONS: actions}
+        inputs = {names.INPUT_ITEM_EMBEDDINGS: item_embeddings, names.INPUT_ACTIONS: given.actions}
         if model.uses_ages:
-            inputs[names.INPUT_AGES] = ages
+            inputs[names.INPUT_AGES] = given.ages
+        if model.uses_sessions:
+            inputs[names.INPUT_SESSIONS] = given.sessions
         outputs.append(signature(**inputs))
     return outputs
 
@@ -73,14 +76,14 @@ def _build_step(loaded: list[tuple[ModelDescription, Any]]) -> Any:
             tf.TensorSpec([None, None], tf.int32),
             tf.TensorSpec([None, None], tf.int32),
             tf.TensorSpec([None, None], tf.float32),
+            tf.TensorSpec([None, None], tf.int32),
         ],
     )
-    def step(matrix: Any, rows: Any, actions: Any, ages: Any) -> list[dict[str, Any]]:
+    def step(matrix: Any, rows: Any, *inputs: Any) -> list[dict[str, Any]]:
         return _call_all(
             loaded,
             tf.ensure_shape(tf.gather(matrix, rows), [None, spec.length, vector_spec.dimension]),
-            tf.ensure_shape(actions, [None, spec.length]),
-            tf.ensure_shape(ages, [None, spec.length]),
+            Inputs(*(tf.ensure_shape(given, [None, spec.length]) for given in inputs)),
         )
 
     # One function for all shapes: TensorFlow's guard against tracing again and again, which warns

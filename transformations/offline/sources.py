@@ -313,6 +313,8 @@ def _spillable(
         names.EVENT_TIMESTAMP: rows.column(names.EVENT_TIMESTAMP),
         _KIND: pa.array(np.full(len(rows), kind, dtype=np.int8)),
     }
+    if ours.session_id is not None and own.session_id is not None:
+        columns[own.session_id] = rows.column(ours.session_id).cast(pa.string())
     if ours.event_id in rows.column_names:
         ids = rows.column(ours.event_id)
         # A source without rows may not tell the type.
@@ -332,6 +334,7 @@ def _by_kind(table: pa.Table, views: Sequence[FeatureView]) -> list[pa.Table]:
             own.item_id: ours.item_id,
             own.action: ours.action,
             own.event_id: ours.event_id,
+            own.session_id: ours.session_id,
         }
         rows = table.filter(pc.equal(table.column(_KIND), kind)).drop_columns([_KIND])
         found.append(rows.rename_columns([called.get(name, name) for name in rows.column_names]))
@@ -382,6 +385,15 @@ def declared_event_ids(view: FeatureView) -> pa.DataType | None:
     event_id = DomainNames.of(view.tags).event_id
     for field in view.features:
         if field.name == event_id:
+            return pa.string() if field.dtype == String else pa.int64()
+    return None
+
+
+def declared_session_ids(view: FeatureView) -> pa.DataType | None:
+    """Return the type of session ids where a view of events declares them, else None."""
+    session_id = DomainNames.of(view.tags).session_id
+    for field in view.features:
+        if field.name == session_id:
             return pa.string() if field.dtype == String else pa.int64()
     return None
 

@@ -16,7 +16,13 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.activity.merge import Activity, as_events, with_event_ids
+from activity_embeddings.transformations.activity.merge import (
+    Activity,
+    SessionOf,
+    as_events,
+    with_event_ids,
+    with_session_ids,
+)
 from activity_embeddings.transformations.activity.rows import sequence_batch
 from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
 from activity_embeddings.transformations.definitions.tags import spec_of
@@ -65,14 +71,16 @@ class KeepLiveEvents:
         if not rows:
             return []
         floor = [to_us(moment) for _, _, moment, _ in rows]
-        merged = [
-            activities_of(values, self._domain)
-            + [live for live in activities_of(held, self._domain) if live[0] >= as_of]
-            for (_, values, _, _), held, as_of in zip(rows, stored, floor, strict=True)
-        ]
+        merged, sessions = [], []
+        for (_, values, _, _), held, as_of in zip(rows, stored, floor, strict=True):
+            batch_events = activities_of(values, self._domain)
+            live_events = activities_of(held, self._domain)
+            merged.append(batch_events + [live for live in live_events if live[0] >= as_of])
+            # The two have no event in common that is kept: one lies before `as_of`.
+            sessions.append(sessions_of(held, live_events) | sessions_of(values, batch_events))
         created = np.array([to_us(made or moment) for _, _, moment, made in rows], dtype=np.int64)
         members = pa.array([id_of(key) for key, *_ in rows])
-        sequences = merged_sequences(merged, floor, self._spec)
+        sequences = merged_sequences(merged, floor, self._spec, sessions)
         batch = sequence_batch(members, sequences, created, self._domain)
         return feast_rows(self._view, batch)
 
@@ -104,12 +112,22 @@ def activities_of(
     return with_event_ids(activities, event_ids, numbers=numbers)
 
 
+def sessions_of(values: Mapping[str, Value] | None, activities: Sequence[Activity]) -> SessionOf:
+    """Return the sessions of the activities of a row of the sequence view."""
+    if values is None or names.ACTIVITY_SESSION_IDS not in values:
+        return {}
+    return with_session_ids(activities, values[names.ACTIVITY_SESSION_IDS].string_list_val.val)
+
+
 def _times(values: Mapping[str, Value]) -> Sequence[int]:
     return values[names.ACTIVITY_TIMES].int64_list_val.val
 
 
 def merged_sequences(
-    merged: Sequence[Sequence[Activity]], floor: Sequence[int], spec: ActivitySpec
+    merged: Sequence[Sequence[Activity]],
+    floor: Sequence[int],
+    spec: ActivitySpec,
+    sessions: Sequence[SessionOf] = (),
 ) -> Sequences:
     """Return members' sequences as of just after their newest activity, or `floor` if later.
 
@@ -117,7 +135,7 @@ def merged_sequences(
     moves the as-of time, so that it is the same in whatever order events arrive.
     """
     newest = [activities[-1][0] + 1 if activities else ALWAYS for activities in merged]
-    events = as_events(merged)
+    events = as_events(merged, sessions)
     # Items without a vector are left out before; every other one is known for ever. Were it known
     # from its vector's own time on, an event could be left out now and, had a later one been
     # pushed first, have stayed.

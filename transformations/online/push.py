@@ -27,9 +27,12 @@ from activity_embeddings.transformations.activity.kinds import events_of_kinds
 from activity_embeddings.transformations.activity.merge import (
     Activity,
     Id,
+    SessionOf,
     activities_in,
     has_numbers,
     merge_activities,
+    merge_sessions,
+    sessions_in,
 )
 from activity_embeddings.transformations.activity.rows import sequence_batch
 from activity_embeddings.transformations.arrow import (
@@ -48,9 +51,17 @@ from activity_embeddings.transformations.errors import (
 from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.offline.columns import source_names, under_our_names
 from activity_embeddings.transformations.offline.event_log import append_events, require_event_ids
-from activity_embeddings.transformations.offline.sources import event_ids_of, source_label
+from activity_embeddings.transformations.offline.sources import (
+    declared_session_ids,
+    event_ids_of,
+    source_label,
+)
 from activity_embeddings.transformations.online.base import Row, Stored
-from activity_embeddings.transformations.online.live_rows import activities_of, merged_sequences
+from activity_embeddings.transformations.online.live_rows import (
+    activities_of,
+    merged_sequences,
+    sessions_of,
+)
 from activity_embeddings.transformations.online.lookup import lookup_of
 from activity_embeddings.transformations.online.protobuf import entity_keys, feast_rows
 from activity_embeddings.transformations.online.stores import row_store_of
@@ -179,8 +190,9 @@ class SequenceWriter:
         events
             Ids of members and items (int64 or string as in the feature repo), actions (string),
             `event_timestamp` (with time zone), and event ids if the source has them; all under the
-            names of the view of events, or all under those of its source. Others are ignored, event
-            ids too where the source has none. In any order.
+            names of the view of events, or all under those of its source. So are session ids, null
+            for an event without one, where the view declares them. Others are ignored, event ids
+            too where the source has none. In any order.
         kind
             Which kind of activity they are, by the name of its item's entity; the domain's own
             unless said.
@@ -234,7 +246,8 @@ class SequenceWriter:
             if activity.event is not None:
                 columns.append([event_ids[event] for event in activity.event[chosen].tolist()])
             if len(chosen):
-                pushed.append(_Pushed(member, list(zip(*columns, strict=True))))
+                made = list(zip(*columns, strict=True))
+                pushed.append(_Pushed(member, made, _sessions_of(activity, chosen, made)))
         if not pushed:
             return
         keys = entity_keys(self._view, pa.array([each.member for each in pushed]))
@@ -243,6 +256,17 @@ class SequenceWriter:
         report.already_there += sum(each.already_there for each in pushed)
         report.older += sum(each.older for each in pushed)
         report.new += sum(each.new for each in pushed)
+
+
+def _sessions_of(
+    activity: ActivityEvents, chosen: np.ndarray, made: Sequence[Activity]
+) -> SessionOf:
+    """Return the sessions of chosen events."""
+    if activity.session is None or activity.session_ids is None:
+        return {}
+    codes = activity.session[chosen]
+    texts = activity.session_ids.take(pa.array(codes, mask=codes < 0)).to_pylist()
+    return {event: text for event, text in zip(made, texts, strict=True) if text is not None}
 
 
 class PushedKind:
@@ -313,6 +337,8 @@ class PushedKind:
         time = time_column(table, names.EVENT_TIMESTAMP, SOURCE)
         # Microseconds offline too, so that both stores mean the same event.
         columns[names.EVENT_TIMESTAMP] = pa.array(time, pa.int64()).cast(TIMESTAMP)
+        if domain.session_id is not None:
+            columns[domain.session_id] = self._as_session_ids(table, domain.session_id)
         if self._event_ids is not None:
             require_event_ids(self.events, table)
             columns[domain.event_id] = self._as_event_ids(id_column(table, domain.event_id, SOURCE))
@@ -351,6 +377,17 @@ class PushedKind:
                 f"{source_label(self.events)}. Received: {ids.type}; {first_line(error)}"
             ) from error
 
+    def _as_session_ids(self, table: pa.Table, column: str) -> pa.Array:
+        """Return session ids of the type that the view of events declares, null for none."""
+        ids, expected = single_chunk(table, column), declared_session_ids(self.events)
+        try:
+            return ids.cast(expected)
+        except pa.ArrowInvalid as error:
+            raise InvalidData(
+                f"{SOURCE}: column {column!r} should be {expected}, as in the feature repo. "
+                f"Received: {ids.type}; {first_line(error)}"
+            ) from error
+
     def _ids(self, table: pa.Table, column: str) -> pa.Array:
         ids, expected = id_column(table, column, SOURCE), self.id_types[column]
         if ids.type != expected and len(ids):
@@ -370,6 +407,7 @@ class _Pushed:
 
     member: Id
     events: list[Activity]
+    sessions: SessionOf
     already_there: int = 0
     older: int = 0
     new: int = 0
@@ -394,21 +432,22 @@ class _MergePushed:
         before = [
             activities_of(values, self._domain, numbers=self._numbers) for _, values in stored
         ]
+        held = [sessions_of(v, a) for (_, v), a in zip(stored, before, strict=True)]
+        sessions = [merge_sessions(s, p.sessions) for s, p in zip(held, given, strict=True)]
         merged, fresh = [], []
         for activities, pushed in zip(before, given, strict=True):
             together, not_stored = merge_activities(activities, pushed.events)
             merged.append(together)
             fresh.append(not_stored)
         floor = [ALWAYS if moment is None else to_us(moment) for moment, _ in stored]
-        sequences = merged_sequences(merged, floor, self._spec)
+        sequences = merged_sequences(merged, floor, self._spec, sessions)
         after = activities_in(sequences)
         for pushed, kept, not_stored in zip(given, after, fresh, strict=True):
             pushed.new = len(set(kept).intersection(not_stored))
             pushed.older = len(not_stored) - pushed.new
             pushed.already_there = len(pushed.events) - len(not_stored)
-        changed = [
-            i for i, pair in enumerate(zip(after, before, strict=True)) if pair[0] != pair[1]
-        ]
+        of_after = sessions_in(sequences, after)
+        changed = [i for i in range(len(given)) if (after[i], of_after[i]) != (before[i], held[i])]
         made: list[Row | None] = [None] * len(given)
         if changed:
             created = np.full(len(changed), to_us(datetime.now(UTC)), dtype=np.int64)

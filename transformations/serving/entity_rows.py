@@ -15,7 +15,11 @@ from activity_embeddings.transformations.errors import InvalidInput, quote
 from activity_embeddings.transformations.spec import ActivitySpec
 from activity_embeddings.transformations.times import Time, parse_time, to_datetime
 
-Event: TypeAlias = tuple[int | str, str, Time] | tuple[int | str, str, Time, int | str]
+Event: TypeAlias = (
+    tuple[int | str, str, Time]
+    | tuple[int | str, str, Time, int | str]
+    | tuple[int | str, str, Time, int | str, int | str]
+)
 
 
 def entity_rows(
@@ -24,6 +28,7 @@ def entity_rows(
     *,
     request_timestamp: Time | None = None,
     event_ids: bool = False,
+    session_ids: bool = False,
     domain: names.DomainNames = names.JOBS,
     spec: ActivitySpec | None = None,
 ) -> list[dict[str, Any]]:
@@ -41,6 +46,9 @@ def entity_rows(
     event_ids
         Whether the view of events declares `event_id`. Each event may then have its id, as (item
         id, action name, time, event id); of one member all or none.
+    session_ids
+        Whether it declares `session_id`. Each event may then have its session id as the last, after
+        the event id, if it has one; of one member all or none.
     domain
         Names the columns; those of the sample data unless said.
     spec
@@ -72,13 +80,15 @@ def entity_rows(
         for kind, columns in kinds.items():
             events = of_kinds[kind]
             items, actions, times, *ids = zip(*events, strict=True) if events else ((), (), ())
+            optional = [columns.recent_event_ids] * event_ids
+            optional += [columns.recent_session_ids] * session_ids
             row[columns.recent_item_ids] = list(items) or None
             row[columns.recent_actions] = list(actions) or None
             row[columns.recent_timestamps] = [
                 _as_text(time, member, columns.recent_timestamps) for time in times
             ] or None
-            if event_ids:
-                row[columns.recent_event_ids] = list(ids[0]) if ids else None
+            row |= dict.fromkeys(optional)
+            row |= {name: list(values) for name, values in zip(optional, ids, strict=False)}
         row[names.REQUEST_TIMESTAMP] = (
             None
             if request_timestamp is None

@@ -34,7 +34,10 @@ from activity_embeddings.transformations.errors import InvalidInput, ModelMismat
 from activity_embeddings.transformations.feast_compat.joins import Caller, feast_caller
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import Role, Tag
-from activity_embeddings.transformations.offline.sources import declared_event_ids
+from activity_embeddings.transformations.offline.sources import (
+    declared_event_ids,
+    declared_session_ids,
+)
 from activity_embeddings.transformations.online.lookup import lookup_of
 from activity_embeddings.transformations.serving.label_times import label_times
 from activity_embeddings.transformations.serving.metrics import count_error, count_request
@@ -61,10 +64,12 @@ def request_parser(sequence: FeatureView, kinds: Sequence[KindViews]) -> Request
         The views that it is made from.
     """
     event_ids = declared_event_ids(kinds[0].events)
+    session_ids = declared_session_ids(kinds[0].events)
     return RequestParser(
         spec_of(sequence),
         string_ids={kind.name: has_string_ids(kind.vectors) for kind in kinds},
         string_event_ids=None if event_ids is None else pa.types.is_string(event_ids),
+        string_session_ids=None if session_ids is None else pa.types.is_string(session_ids),
         domain=names.DomainNames.of(sequence.tags),
     )
 

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,10 +26,13 @@ from activity_embeddings.transformations.activity.item_vectors import ItemVector
 from activity_embeddings.transformations.activity.kinds import id_with_kind
 from activity_embeddings.transformations.activity.merge import (
     Activity,
+    SessionOf,
     activities_in,
     as_events,
     merge_activities,
+    merge_sessions,
     with_event_ids,
+    with_session_ids,
 )
 from activity_embeddings.transformations.activity.sequences import Sequences, make_sequences
 from activity_embeddings.transformations.errors import InvalidInput, quote, received
@@ -126,6 +129,24 @@ class RequestTimeResult:
     report: RequestReport
 
 
+class Recent(NamedTuple):
+    """A request's own activity of one member.
+
+    Attributes
+    ----------
+    activities
+        All of it.
+    cut
+        The part of it whose times are cut to seconds.
+    sessions
+        The session ids of what has one.
+    """
+
+    activities: list[Activity]
+    cut: list[Activity]
+    sessions: SessionOf
+
+
 @dataclass(frozen=True)
 class _RequestKind:
     """What a request may have of one kind of activity.
@@ -147,9 +168,14 @@ class _RequestKind:
     string_ids: bool
     of_several: bool = False
 
-    def columns(self, *, event_ids: bool) -> tuple[str, ...]:
+    def columns(self, *, event_ids: bool, session_ids: bool) -> tuple[str, ...]:
         """Return the names of its columns."""
-        return (*self.domain.recent_columns, *([self.domain.recent_event_ids] if event_ids else []))
+        domain = self.domain
+        return (
+            *domain.recent_columns,
+            *([domain.recent_event_ids] if event_ids else []),
+            *([domain.recent_session_ids] if session_ids else []),
+        )
 
 
 class RequestParser:
@@ -163,6 +189,8 @@ class RequestParser:
         Whether item ids are strings; of several kinds of activity, by the name of each.
     string_event_ids
         Whether event ids are strings; None where requests have none.
+    string_session_ids
+        Whether session ids are strings; None where requests have none.
     domain
         Names the columns.
 
@@ -170,7 +198,7 @@ class RequestParser:
     ----------
     kinds
         Names of the columns of each kind of activity: items, actions, times and, if there are some,
-        event ids.
+        event ids and session ids.
     columns
         Names of the columns that a request has to have.
     """
@@ -181,9 +209,11 @@ class RequestParser:
         *,
         string_ids: bool | Mapping[str, bool],
         string_event_ids: bool | None = None,
+        string_session_ids: bool | None = None,
         domain: names.DomainNames = names.JOBS,
     ) -> None:
         self.domain, self._string_event_ids = domain, string_event_ids
+        self._string_session_ids = string_session_ids
         if not isinstance(string_ids, Mapping):
             string_ids = {domain.item: string_ids}
         actions = {name: spec.vocabulary.index(name) for name in spec.actions}
@@ -196,8 +226,10 @@ class RequestParser:
             )
             for kind in spec.kinds
         ] or [_RequestKind(domain, actions, string_ids[domain.item])]
-        event_ids = string_event_ids is not None
-        self.kinds = [kind.columns(event_ids=event_ids) for kind in self._kinds]
+        event_ids, session_ids = string_event_ids is not None, string_session_ids is not None
+        self.kinds = [
+            kind.columns(event_ids=event_ids, session_ids=session_ids) for kind in self._kinds
+        ]
         self.columns = (*itertools.chain(*self.kinds), names.REQUEST_TIMESTAMP)
 
     def stored(self, inputs: Mapping[str, Sequence[Any]], row: int) -> list[Activity]:
@@ -213,6 +245,14 @@ class RequestParser:
         event_ids = inputs[names.ACTIVITY_EVENT_IDS][row]
         return with_event_ids(activities, event_ids, numbers=not self._string_event_ids)
 
+    def stored_sessions(
+        self, inputs: Mapping[str, Sequence[Any]], row: int, stored: Sequence[Activity]
+    ) -> SessionOf:
+        """Return the sessions of a member's stored sequence; none where events have no such ids."""
+        if self._string_session_ids is None:
+            return {}
+        return with_session_ids(stored, inputs[names.ACTIVITY_SESSION_IDS][row])
+
     def recent(
         self,
         inputs: Mapping[str, Sequence[Any]],
@@ -220,8 +260,8 @@ class RequestParser:
         report: RequestReport,
         *,
         online: bool = True,
-    ) -> tuple[list[Activity], list[Activity]]:
-        """Return the request's own activity, and the part of it whose times are cut to seconds.
+    ) -> Recent:
+        """Return the request's own activity.
 
         Parameters
         ----------
@@ -241,13 +281,13 @@ class RequestParser:
         """
         if len(self._kinds) == 1:
             return self._recent_of(self._kinds[0], inputs, row, report, online=online)
-        recent: list[Activity] = []
-        cut: list[Activity] = []
+        recent = Recent([], [], {})
         for kind in self._kinds:
-            of_kind, cut_of_kind = self._recent_of(kind, inputs, row, report, online=online)
-            recent += of_kind
-            cut += cut_of_kind
-        return recent, cut
+            of_kind = self._recent_of(kind, inputs, row, report, online=online)
+            recent.activities.extend(of_kind.activities)
+            recent.cut.extend(of_kind.cut)
+            recent.sessions.update(of_kind.sessions)
+        return recent
 
     def _recent_of(
         self,
@@ -257,14 +297,16 @@ class RequestParser:
         report: RequestReport,
         *,
         online: bool,
-    ) -> tuple[list[Activity], list[Activity]]:
+    ) -> Recent:
         """Return the request's activity of one kind; see `recent`."""
-        called: tuple[str, ...] = kind.domain.recent_columns
-        if (
-            self._string_event_ids is not None
-            and inputs[kind.domain.recent_event_ids][row] is not None
-        ):
-            called = (*called, kind.domain.recent_event_ids)
+        events, sessions = kind.domain.recent_event_ids, kind.domain.recent_session_ids
+        strings = {events: self._string_event_ids, sessions: self._string_session_ids}
+        optional = [
+            name
+            for name, string in strings.items()
+            if string is not None and inputs[name][row] is not None
+        ]
+        called = (*kind.domain.recent_columns, *optional)
         columns = [inputs[name][row] for name in called]
         lists = [[] if column is None else column for column in columns]
         if not all(map(_is_list, lists)) or len(set(map(len, lists))) > 1:
@@ -275,16 +317,13 @@ class RequestParser:
                 f"{self._who(inputs, row)}: {', '.join(called)} should be lists of "
                 f"equal length, or null. Received: {lengths}"
             )
-        recent: list[Activity] = []
-        cut: list[Activity] = []
-        for item, action, moment, *event_id in zip(*lists, strict=True):
+        recent = Recent([], [], {})
+        for item, action, moment, *others in zip(*lists, strict=True):
             item = self._id(item, kind.domain.recent_item_ids, kind.string_ids, inputs, row)
-            event_id = [
-                self._id(
-                    each, kind.domain.recent_event_ids, bool(self._string_event_ids), inputs, row
-                )
-                for each in event_id
-            ]
+            ids = {
+                name: self._id(each, name, bool(strings[name]), inputs, row)
+                for name, each in zip(optional, others, strict=True)
+            }
             action_id = kind.actions.get(action) if isinstance(action, str) else None
             if action_id is None and not (isinstance(action, str) and _is_utf8(action)):
                 raise InvalidRequest(
@@ -298,12 +337,16 @@ class RequestParser:
             if kind.of_several:
                 item = id_with_kind(kind.domain.item, item)
             activity: Activity = (time, item, action_id)
-            if event_id:
-                activity = (*activity, event_id[0])
-            recent.append(activity)
+            if events in ids:
+                activity = (*activity, ids[events])
+            recent.activities.append(activity)
+            session = str(ids.get(sessions, ""))
+            if session:
+                other = recent.sessions.get(activity, session)
+                recent.sessions[activity] = min(session, other)
             if online and isinstance(moment, datetime) and not moment.microsecond:
-                cut.append(activity)
-        return recent, cut
+                recent.cut.append(activity)
+        return recent
 
     def _id(
         self, value: Any, column: str, string: bool, inputs: Mapping[str, Sequence[Any]], row: int
@@ -436,20 +479,23 @@ def sequences_at_request(
     as_of = np.empty(count, dtype=np.int64)
     merged: list[list[Activity]] = []
     new: list[list[Activity]] = []
+    sessions: list[SessionOf] = []
     for row in range(count):
-        recent, cut = parser.recent(inputs, row, report, online=labels is None)
+        recent, cut, of_recent = parser.recent(inputs, row, report, online=labels is None)
         moment, slack = parser.moment(inputs, row, None if labels is None else labels[row])
         if recent:
             past = [activity for activity in recent if activity[0] < moment + slack]
             report.future += len(recent) - len(past)
             moment = max([moment, *(activity[0] + 1 for activity in past)])
             recent = past
-        activities, fresh = merge_activities(parser.stored(inputs, row), recent, cut)
+        stored = parser.stored(inputs, row)
+        activities, fresh = merge_activities(stored, recent, cut)
         as_of[row] = moment
         merged.append(activities)
         new.append(fresh)
+        sessions.append(merge_sessions(parser.stored_sessions(inputs, row, stored), of_recent))
 
-    events, vectors = _known_events(merged, lookup, report)
+    events, vectors = _known_events(merged, sessions, lookup, report)
     sequences = make_sequences(events, events.member_ids, as_of, spec=spec, vectors=vectors)
     report.unknown_items += int(sequences.unknown.sum())
     report.empty = count - int(np.count_nonzero(sequences.count))
@@ -467,16 +513,20 @@ def sequences_at_request(
 
 
 def _known_events(
-    merged: list[list[Activity]], lookup: VectorLookup, report: RequestReport
+    merged: list[list[Activity]],
+    sessions: list[SessionOf],
+    lookup: VectorLookup,
+    report: RequestReport,
 ) -> tuple[ActivityEvents, ItemVectors]:
     """Return the events on items that have a vector at all, and the vectors."""
-    events = as_events(merged)
+    events = as_events(merged, sessions)
     vectors, known = lookup(events.item_ids)
     if known.all():
         return events, vectors
     items = set(vectors.item_ids.to_pylist())
     report.unknown_items += int(np.count_nonzero(~known[events.item]))
-    events = as_events([[a for a in activities if a[1] in items] for activities in merged])
+    known_ones = [[a for a in activities if a[1] in items] for activities in merged]
+    events = as_events(known_ones, sessions)
     # The same ids; as the same object they need no look-up.
     return events, replace(vectors, item_ids=events.item_ids)
 

@@ -184,11 +184,12 @@ def _parser_of(view: OnDemandFeatureView, store: FeatureStore) -> RequestParser:
     schema, strings = view.get_request_data_schema(), Array(String).to_value_type()
     domain = DomainNames.of(view.tags)
     kinds = [DomainNames(item=kind.name) for kind in spec.kinds] or [domain]
-    event_ids = domain.recent_event_ids
+    event_ids, session_ids = domain.recent_event_ids, domain.recent_session_ids
     return RequestParser(
         spec,
         string_ids={kind.item: schema[kind.recent_item_ids] == strings for kind in kinds},
         string_event_ids=schema[event_ids] == strings if event_ids in schema else None,
+        string_session_ids=schema[session_ids] == strings if session_ids in schema else None,
         domain=domain,
     )
 

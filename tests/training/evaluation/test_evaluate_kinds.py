@@ -134,6 +134,16 @@ def test_what_a_ranker_knows_without_an_embedding_is_of_own_items_alone(data):
     ]
 
 
+def test_a_history_without_a_kind_has_the_events_of_the_others(data):
+    jobs, searches = data.history.without_kind("search"), data.history.without_kind("job")
+    expected = data.history.own_events
+    for column in ("member_start", "item", "action", "time"):
+        np.testing.assert_array_equal(getattr(jobs.events, column), getattr(expected, column))
+    assert set(searches.events.action.tolist()) == {SPEC.vocabulary.index("SEARCH")}
+    assert len(jobs.events) + len(searches.events) == len(data.history.events)
+    assert jobs.events.member_ids == searches.events.member_ids == data.history.events.member_ids
+
+
 def test_an_evaluation_publishes_all_kinds_and_its_instrument_is_in_order(data, tmp_path):
     package_model(
         InterleavedDecay(r=0.7, kinds=("job", "search")).build(SPEC, VECTOR_SPEC),
@@ -162,6 +172,26 @@ def test_an_evaluation_publishes_all_kinds_and_its_instrument_is_in_order(data, 
     assert figures["both"]["ndcg_at_10"] > figures[arms.SINGLE_DECAY]["ndcg_at_10"]
     assert figures[arms.SINGLE_DECAY]["ndcg_at_10"] > figures[arms.NOTHING]["ndcg_at_10"]
     assert result["data"]["items"] == MARKET.jobs
+    # Without searches it is a decay of jobs, and without jobs one of searches.
+    assert figures["both"]["ndcg_at_10"] > figures["both_without_search"]["ndcg_at_10"]
+    assert figures["both_without_search"]["ndcg_at_10"] == pytest.approx(
+        figures[arms.SINGLE_DECAY]["ndcg_at_10"], abs=0.03
+    )
+    less = {
+        (row["task"], row["arm"]): row
+        for row in result["comparisons"]
+        if row["against"] == "both" and row["arm"].startswith("both_without_")
+    }
+    assert {("alone", "both_without_job"), ("day", "both_without_search")} <= set(less)
+    for row in less.values():
+        assert row["low"] <= row["difference"] <= row["high"]
+    assert less["alone", "both_without_job"]["high"] < 0
+    assert any(
+        s.startswith("Beside both without a ranker: both_without_job (-")
+        for s in result["conclusions"]
+    )
+    page = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert "Without a kind of activity" in page
     (oracle,) = [
         row
         for row in result["comparisons"]

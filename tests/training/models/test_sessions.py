@@ -17,7 +17,13 @@ from activity_embeddings.training.models import (
     SessionDecay,
     Transformer,
 )
-from activity_embeddings.training.models.layers import SessionMeans, SessionTimes, newer_sessions
+from activity_embeddings.training.models.layers import (
+    SessionMeans,
+    SessionTimes,
+    newer_sessions,
+    newer_than_sessions,
+    newest_ages,
+)
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.training.testing import check_activity_model
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
@@ -133,6 +139,101 @@ def test_the_order_of_sessions_counts(runtimes, model, sessions):
         assert np.abs(turned - run(inputs_of(wanted))).max() > 1e-3
 
 
+def numbered(sessions):
+    """Return one row of model inputs with the numbers of sessions beside the ages."""
+    inputs = inputs_of(sessions)
+    numbers = [len(sessions) - place for place, session in enumerate(sessions) for _ in session]
+    inputs["sessions"] = np.zeros((1, SPEC.length), np.int32)
+    inputs["sessions"][0, SPEC.length - len(numbers) :] = numbers
+    return inputs
+
+
+NUMBERED = (
+    SessionDecay(r=0.6, sessions=True),
+    CNN(sessions=True),
+    GRU(sessions=True, ages=True),
+)
+
+
+def taken(model, inputs):
+    """Return the inputs that a model of `NUMBERED` takes."""
+    without = () if getattr(model, "ages", False) else ("ages",)
+    return {name: values for name, values in inputs.items() if name not in without}
+
+
+@pytest.mark.parametrize("model", NUMBERED, ids=lambda model: model.name)
+@settings(max_examples=30, deadline=None)
+@given(sessions_of_members(), st.data())
+def test_the_order_inside_a_numbered_session_changes_nothing_although_others_lie_between(
+    runtimes, model, sessions, data
+):
+    inputs = numbered(sessions)
+    (filled,) = np.nonzero(inputs["actions"][0])
+    numbers = data.draw(st.permutations(inputs["sessions"][0, filled].tolist()))
+    inputs["sessions"][0, filled] = numbers
+    places = np.arange(SPEC.length)
+    for number in set(numbers):
+        own = filled[np.array(numbers) == number]
+        places[own] = data.draw(st.permutations(own.tolist()))
+    mixed = {**inputs, **{name: inputs[name][:, places] for name in ("item_embeddings", "actions")}}
+    # Nor what lies at a padded position.
+    pad = inputs["actions"] == 0
+    mixed["ages"] = np.where(pad, np.float32(0.01), inputs["ages"])
+    mixed["sessions"] = np.where(pad, np.int32(1), inputs["sessions"])
+    for run in runtimes(model):
+        expected = run(taken(model, inputs))
+        atol = 1e-5 * max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(run(taken(model, mixed)), expected, rtol=0, atol=atol)
+
+
+def test_a_session_is_as_old_as_its_newest_activity_although_others_lie_between():
+    # PAD, then sessions 2, 1, 2, 3, 1.
+    sessions = np.array([[1, 2, 1, 2, 3, 1]], np.int32)
+    mask = np.array([[0, 1, 1, 1, 1, 1]], np.float32)
+    ages = np.array([[0.0, 5.0, 4.0, 3.0, 2.0, 1.0]], np.float32)
+    newer = newer_than_sessions(sessions, mask)
+    assert newer.numpy().tolist() == [[0, 1, 0, 1, 2, 0]]
+    assert newest_ages(ages, newer, mask).numpy()[0, 1:].tolist() == [3, 1, 3, 2, 1]
+
+
+@pytest.mark.parametrize("ages", [False, True])
+def test_numbered_sessions_give_what_the_same_sessions_by_a_gap_give(ages):
+    by_gap = CNN(session_gap_minutes=GAP, ages=ages).build(SPEC, VECTOR_SPEC)
+    by_number = CNN(sessions=True, ages=ages).build(SPEC, VECTOR_SPEC)
+    generator = np.random.default_rng(0)
+    weights = [generator.normal(0.0, 0.5, weight.shape) for weight in by_gap.get_weights()]
+    by_gap.set_weights(weights)
+    by_number.set_weights(weights)
+    for sizes in ((1, 2, 3), (6,), (1, 1, 1, 1), (2, 1)):
+        sessions = [
+            [(5, int(generator.integers(1, 4)), generator.normal(size=5)) for _ in range(size - 1)]
+            + [(90, 1, generator.normal(size=5))]
+            for size in sizes
+        ]
+        inputs = numbered(sessions)
+        expected, got = (
+            model({name: inputs[name] for name in model.input})["activity_embedding"].numpy()
+            for model in (by_gap, by_number)
+        )
+        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sessions_of_members())
+def test_a_decay_by_numbers_is_its_formula(sessions):
+    inputs = taken(NUMBERED[0], numbered(sessions))
+    got = NUMBERED_DECAY.serve(**inputs)["activity_embedding"].numpy()[0]
+    np.testing.assert_allclose(got, slow_session_decay(sessions, 0.6), atol=1e-5)
+
+
+NUMBERED_DECAY = SessionDecay(r=0.6, sessions=True).build(SPEC, VECTOR_SPEC)
+
+
+def test_numbers_and_a_gap_together_are_refused():
+    with pytest.raises(InvalidInput, match="CNN: `session_gap_minutes` should be 0 beside"):
+        CNN(sessions=True, session_gap_minutes=GAP)
+
+
 def slow_newer_sessions(times, gap):
     """Return how many sessions are newer than that of each time, by a loop from the newest."""
     counts = [0]
@@ -227,6 +328,7 @@ def test_a_network_of_another_package_gets_sessions_too():
             return tf.keras.ops.sum(features, axis=1)
 
     check_activity_model(Bag(session_gap_minutes=GAP), spec=SPEC, vector_spec=VECTOR_SPEC)
+    check_activity_model(Bag(sessions=True), spec=SPEC, vector_spec=VECTOR_SPEC)
 
 
 @pytest.mark.parametrize("minutes", [-1, float("nan"), float("inf")])

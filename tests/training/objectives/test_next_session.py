@@ -28,6 +28,7 @@ from activity_embeddings.training.objectives.future_positives import (
 )
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec
+from support.reference import sessions_of
 from support.training_cases import ACTIONS, EPOCH, at, event, history_of
 from support.training_data import SPEC, TRAIN, VALIDATION, VECTOR_SPEC, turns
 
@@ -60,7 +61,64 @@ def slow_sessions(events, until):
     return found
 
 
+def slow_sessions_of_ids(events, until):
+    """Return what `slow_sessions` does, of events with a `visit`, None for an event without one."""
+    found = {}
+    for member in {e["member_id"] for e in events}:
+        own = sorted(
+            (e["minute"], e["job_id"], ACTIONS.index(e["action"]), e["visit"] or "~")
+            for e in events
+            if e["member_id"] == member
+        )
+        # Of equal events the one of the first session counts.
+        own = [e for i, e in enumerate(own) if i == 0 or e[:3] != own[i - 1][:3]]
+        plain = [(0, minute, None if visit == "~" else visit) for minute, _, _, visit in own]
+        for session in {min(of): of for of in sessions_of(plain, GAP)}.values():
+            start = own[session[0]][0]
+            inside = [own[i] for i in session if own[i][0] < until]
+            positive = {item for _, item, action, _ in inside if ACTIONS[action] != "DISMISS"}
+            if positive and own[0][0] < start < until:
+                dismissed = {item for _, item, _, _ in inside} - positive
+                found[member, session[0]] = (sorted(positive), sorted(dismissed))
+    return found
+
+
 MINUTES = st.integers(0, 16).map(lambda n: n * 15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 1),
+            st.integers(0, 5),
+            st.sampled_from(ACTIONS),
+            MINUTES,
+            st.sampled_from([None, "a", "b", "c"]),
+        ),
+        min_size=6,
+        max_size=24,
+    ),
+    st.integers(1, 16).map(lambda n: n * 15),
+)
+def test_an_example_is_a_session_of_one_id_although_others_lie_between(rows, until):
+    events = [
+        {**event(member, item, action, at(minute * MINUTE)), "minute": minute, "visit": visit}
+        for member, item, action, minute, visit in rows
+    ]
+    history = history_of(events, [(item, at(-MINUTE), [item, 1.0]) for item in range(6)])
+    objective = NextSession(windows=EVERY, session_gap_minutes=GAP, targets=24)
+    made = objective.examples(history, Period(EPOCH, at(until * MINUTE)), np.random.default_rng(0))
+    pad = history.vectors.pad_row
+
+    def items(rows):
+        return sorted(int(history.vectors.matrix[row][0]) for row in rows if row != pad)
+
+    received = sorted(
+        (items(wanted), items(dismissed))
+        for wanted, dismissed in zip(made[TARGET_ROWS], made[DISMISSED_ROWS], strict=True)
+    )
+    assert received == sorted(slow_sessions_of_ids(events, until).values())
 
 
 @settings(max_examples=60, deadline=None)

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 SPEC, VECTOR_SPEC = ActivitySpec(length=6), ItemVectorSpec("test", "1", 5)
 ACTIONS = np.array([0, 0, 1, 3, 1, 2], dtype=np.int32)
 AGES = np.array([0, 0, 9, 4, 2.5, 0.5], dtype=np.float32)
+SESSIONS = np.ones_like(ACTIONS)
 
 
 def packaged(module, path):
@@ -45,7 +46,7 @@ def output_of(model, vectors):
 def test_of_a_decay_each_part_is_the_weight_of_the_formula_times_the_vector(tmp_path):
     model = packaged(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), tmp_path / "decay")
     vectors = item_embeddings()
-    parts = integrated_gradients(model, vectors, ACTIONS, AGES)
+    parts = integrated_gradients(model, vectors, ACTIONS, AGES, SESSIONS)
     # Two applications: (1 - r) / (1 - r^2) for the newer, times r for the older.
     newer = 0.2 / (1 - 0.8**2)
     expected = {
@@ -69,7 +70,7 @@ def test_of_a_learned_model_the_parts_sum_to_the_output(architecture, tmp_path):
     )
     model = packaged(module, tmp_path / "model")
     vectors = item_embeddings()
-    parts = integrated_gradients(model, vectors, ACTIONS, AGES)
+    parts = integrated_gradients(model, vectors, ACTIONS, AGES, SESSIONS)
     whole, nothing = output_of(model, vectors), output_of(model, np.zeros_like(vectors))
     assert parts.keys() == whole.keys()
     for output, part in parts.items():
@@ -100,4 +101,4 @@ def test_a_model_without_a_gradient_is_named(tmp_path):
     with pytest.raises(
         InvalidInput, match=r"'some'.*can differentiate.*'signs' without a gradient"
     ):
-        integrated_gradients(model, item_embeddings(), ACTIONS, AGES)
+        integrated_gradients(model, item_embeddings(), ACTIONS, AGES, SESSIONS)

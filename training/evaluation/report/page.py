@@ -49,6 +49,7 @@ ROLES: dict[str, str] = {
     ArmRole.BASE: "Without activity embeddings",
     ArmRole.REFERENCE: "References",
     ArmRole.LEARNED: "Learned",
+    ArmRole.LESS: "Without a kind of activity",
     ArmRole.CONTROL: "Controls",
     ArmRole.ORACLE: "Oracle",
 }
