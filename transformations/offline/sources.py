@@ -40,6 +40,7 @@ from activity_embeddings.transformations.arrow import (
     single_chunk,
     time_column,
 )
+from activity_embeddings.transformations.artifacts import path_beside, require_everywhere
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput, first_line
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.names import DomainNames, Tag
@@ -580,6 +581,20 @@ def source_columns(config: RepoConfig, view: FeatureView) -> dict[str, str]:
         return dict(source_of(view).get_table_column_names_and_types(config))
 
 
+def _require_everywhere(view: FeatureView, config: RepoConfig) -> None:
+    """Raise `InvalidInput` where a view's source is at a path of this machine alone."""
+    source = source_of(view)
+    path = ""
+    if isinstance(source, FileSource):
+        path = source.path
+    elif is_iceberg(source) and source.catalog_type == "sql":
+        path = source.warehouse
+    elif _is_a(source, SPARK_SOURCE):
+        path = cast("SparkSource", source).path or ""
+    repo = Path(config.repo_path or ".")
+    require_everywhere(source_label(view), path, path_beside(repo, path))
+
+
 def check_columns(
     view: FeatureView,
     config: RepoConfig,
@@ -589,7 +604,7 @@ def check_columns(
     lists: Sequence[str] = (),
     optional_ids: Sequence[str] = (),
 ) -> None:
-    """Check the columns of a source that are cheap to look at.
+    """Check where a source is, and those of its columns that are cheap to look at.
 
     Of parquet files by a footer, of tables in Iceberg, PostgreSQL and Spark by what these say of
     them.
@@ -608,8 +623,9 @@ def check_columns(
     Raises
     ------
     InvalidInput
-        There is no such source, or a column is missing or of another type.
+        There is no such source, its path is absolute, or a column is missing or of another type.
     """
+    _require_everywhere(view, config)
     stored = _read_here(config, view)
     if stored is None:
         return
