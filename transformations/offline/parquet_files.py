@@ -229,6 +229,9 @@ class ParquetFiles:
             except (OSError, pa.ArrowException) as error:
                 raise self._unreadable(fragment.path, error) from error
 
+    def in_order(self, asked: RowsAsked, member: str) -> None:
+        """See `SourceRows.in_order`: files are in the order of their writer."""
+
     @cached_property
     def _root(self) -> tuple[pafs.FileSystem, str]:
         """Return the file system and the path in it."""
