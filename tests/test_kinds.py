@@ -798,8 +798,9 @@ def test_what_is_own_in_one_domain_is_another_kind_in_a_second_one(tmp_path, mod
 
 
 @pytest.mark.postgres
-def test_the_same_in_postgresql(tmp_path, models, database, repo):
-    """Sources, snapshots and online rows, before and after pushes."""
+def test_the_same_in_postgresql(tmp_path, models, database, repo, monkeypatch):
+    """Sources, snapshots and online rows, before and after pushes; events are read part by part."""
+    monkeypatch.setattr(engine, "MIB", 1)  # 512 bytes of events
     other = move_to_postgres(repo_of_kinds(tmp_path / "postgres", models), database)
     for table, path in (
         ("search_events", "data/search_events"),

@@ -8,9 +8,11 @@ import pytest
 
 from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
 from activity_embeddings.training.packaging import package_model
+from activity_embeddings.transformations.batch import engine
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.forget import forget, traces_of
+from activity_embeddings.transformations.offline import sources
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.online.push import SequenceWriter
 from activity_embeddings.transformations.spec import ActivitySpec
@@ -230,6 +232,23 @@ def test_bad_input_leaves_the_tables_as_they_were(repo_in, statement, words):
     (error,) = [line for line in outcome.output.splitlines() if line.startswith("Error: ")]
     assert words in error and "Traceback" not in outcome.output
     assert tables(database) == before and repo.online_rows() == online
+
+
+def test_rows_do_not_depend_on_how_many_events_are_held(files, repo_in, monkeypatch):
+    """The server gives them in the order of members, and no file is written."""
+    monkeypatch.setattr(engine, "MIB", 1)  # 512 bytes of events
+    monkeypatch.delattr(sources, "spilled_parts")
+    repo, database = repo_in()
+    repo.publish(at(0), at(3))
+    assert repo.online_rows() == files.online_rows()
+    before, online = kept(database), repo.online_rows()
+    with database.connect() as connection:
+        last = "(SELECT max(member_id) FROM events)"
+        connection.execute(f"UPDATE events SET action = 'LOOK' WHERE member_id = {last}")
+    for start, end in ((2, 3), (-1, 3)):  # one cut-off, and several
+        outcome = repo.feast(*interval(at(start), at(end)))
+        assert outcome.code == 1 and "LOOK" in outcome.output
+        assert kept(database) == before and repo.online_rows() == online
 
 
 def test_teardown_keeps_snapshots_and_a_new_start_fills_the_online_store(repo_in):

@@ -35,10 +35,23 @@ def test_a_path_that_stays_is_taken(path):
     assert path_within(Path("/some/repo"), "/else/where") == Path("/else/where")
 
 
-def test_a_definition_beside_the_repo_is_registered_by_an_absolute_path():
+def test_a_definition_in_the_repo_is_registered_by_its_path_in_it(tmp_path):
     repo = Path("/some/repo")
-    assert within_repo(repo / ".." / "models" / "cnn", repo) == "/some/models/cnn"
-    assert within_repo(repo / "x" / ".." / "models", repo) == "models"
+    assert within_repo(repo / "x" / ".." / "models", repo, "a model") == "models"
+    assert within_repo("s3://bucket/models", repo, "a model") == "s3://bucket/models"
+    (tmp_path / "link").symlink_to(tmp_path / "repo")
+    assert within_repo(tmp_path / "repo" / "models", tmp_path / "link", "a model") == "models"
+
+
+def test_a_definition_beside_the_repo_is_refused():
+    repo = Path("/some/repo")
+    with pytest.raises(InvalidInput) as raised:
+        within_repo(repo / ".." / "models" / "cnn", repo, "model 'cnn'")
+    assert str(raised.value) == (
+        "model 'cnn': expected a path relative to the feature repo, or a URL, since the registry "
+        "is for every machine. Received: /some/models/cnn. Give one within the feature repo, or "
+        "'file:///some/models/cnn' if every machine has it there"
+    )
 
 
 def change_tag(view, tag, path):

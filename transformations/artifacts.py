@@ -4,7 +4,8 @@
 
 A copy is made once, aside, and renamed into place; whoever finds it reads it without asking for
 more than the list of files. URLs are those of `pyarrow.fs`, `s3://`, `gs://`, `hdfs://` and others,
-and `fsspec+<protocol>://` for all that fsspec knows.
+and `fsspec+<protocol>://` for all that fsspec knows. Of `file://` no copy is made: it names a path
+that every machine has, as where all mount one disk.
 """
 
 from __future__ import annotations
@@ -29,10 +30,64 @@ CACHE = "ACTIVITY_EMBEDDINGS_CACHE"
 Location: TypeAlias = str | Path
 """A folder of this machine, or a URL."""
 
+FILE_URL = "file://"
+"""How URLs of files begin. What follows is the path as it is, without escapes, as fsspec has it."""
+
 
 def is_url(location: Location) -> bool:
     """Return whether a location is a URL."""
     return "://" in str(location)
+
+
+def local_path(location: Location) -> Path | None:
+    """Return a location as a path of this machine, None for a URL of another place.
+
+    Raises
+    ------
+    InvalidInput
+        A URL of a file names another machine.
+    """
+    text = str(location)
+    if not is_url(text):
+        return Path(text)
+    if not text.startswith(FILE_URL):
+        return None
+    path = text.removeprefix(FILE_URL).removeprefix("localhost")
+    if not path.startswith("/"):
+        raise InvalidInput(
+            f"{text}: expected a path that every machine has, as in {FILE_URL}/mnt/share/folder. "
+            "Received: the name of one machine"
+        )
+    return Path(path)
+
+
+def path_beside(repo: Path, path: Location) -> str | None:
+    """Return a path relative to a feature repo, None where it is neither in nor beside the repo."""
+    relative = os.path.relpath(path, repo)
+    if relative.startswith(os.pardir):  # perhaps only because of a symbolic link
+        relative = os.path.relpath(os.path.realpath(path), os.path.realpath(repo))
+    return None if relative.startswith(os.path.join(os.pardir, os.pardir)) else relative
+
+
+def require_everywhere(what: str, path: Location, instead: str | None = None) -> None:
+    """Raise `InvalidInput` where a definition gives a path of this machine alone.
+
+    Parameters
+    ----------
+    what
+        What is there, for the message.
+    path
+        A path relative to the feature repo, which every machine has, or a URL.
+    instead
+        The same by a path relative to the feature repo, where there is one.
+    """
+    if not is_url(path) and Path(path).is_absolute():
+        better = f"Write {instead!r}" if instead else "Give one within the feature repo"
+        raise InvalidInput(
+            f"{what}: expected a path relative to the feature repo, or a URL, since the registry "
+            f"is for every machine. Received: {path}. {better}, or '{FILE_URL}{path}' if every "
+            "machine has it there"
+        )
 
 
 def below(location: Location, *names: str) -> Location:
@@ -66,8 +121,9 @@ def local_folder(location: Location) -> Path:
     NotReady
         There is nothing at the URL.
     """
-    if not is_url(location):
-        return Path(location)
+    path = local_path(location)
+    if path is not None:
+        return path
     filesystem, root = filesystem_of(str(location))
     listed = filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
     files = sorted((f for f in listed if f.type == FileType.File), key=lambda file: file.path)

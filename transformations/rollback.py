@@ -6,7 +6,7 @@ from pathlib import Path
 
 from feast import FeatureStore, FeatureView
 
-from activity_embeddings.transformations.artifacts import is_url
+from activity_embeddings.transformations.artifacts import local_path
 from activity_embeddings.transformations.contract.kept_versions import (
     kept_versions,
     put_into_place,
@@ -50,7 +50,7 @@ def rollback(
     domain = registered_domain(store, item)
     view = _view_of(model, domain.embeddings)
     place, now = view.tags[Tag.MODEL_PATH], view.tags[Tag.MODEL_VERSION]
-    if is_url(place):
+    if local_path(place) is None:
         raise InvalidInput(
             f"model {model!r}: expected a folder of this machine. Received: {place}. Put the "
             "version before back there, then run `feast apply` and `feast materialize`"

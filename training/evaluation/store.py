@@ -29,6 +29,7 @@ from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.kinds import ids_without_kind, is_of_kind
 from activity_embeddings.transformations.arrow import TIMESTAMP, vector_chunks
+from activity_embeddings.transformations.artifacts import FILE_URL
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
 from activity_embeddings.transformations.definitions.tags import event_tags, vector_tags
 from activity_embeddings.transformations.definitions.views import embedding_views, sequence_view
@@ -118,7 +119,10 @@ class EvaluationStore:
         self.embeddings = {
             view.tags["model"]: view
             for view in embedding_views(
-                [ActivityModel(path.resolve(), name=name) for name, path in models.items()],
+                [
+                    ActivityModel(f"{FILE_URL}{path.resolve()}", name=name)
+                    for name, path in models.items()
+                ],
                 sequence=sequence,
                 vectors=vectors,
                 member=member,
@@ -321,11 +325,11 @@ class EvaluationStore:
         )
 
     def _write(self, name: str, table: pa.Table, created: str = "") -> FileSource:
-        file = self._folder / "data" / f"{name}.parquet"
-        pq.write_table(table, file)
+        file = f"data/{name}.parquet"
+        pq.write_table(table, self._folder / file)
         return FileSource(
             name=f"{name}_source",
-            path=str(file),
+            path=file,
             timestamp_field=names.EVENT_TIMESTAMP,
             created_timestamp_column=created,
         )

@@ -26,6 +26,7 @@ from activity_embeddings.training.new_repo.settings import (
     VectorSource,
 )
 from activity_embeddings.transformations.arrow import require_zoned_time
+from activity_embeddings.transformations.artifacts import FILE_URL, path_beside
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.names import (
     EMBEDDING,
@@ -261,8 +262,14 @@ def _column(
 
 
 def _within(repo: Path, path: Path) -> str:
-    """Return a path as it is written: relative to the feature repo, if the user gave it so."""
-    return str(path) if path.is_absolute() else os.path.relpath(path.resolve(), repo.resolve())
+    """Return a path as it is written: relative to the feature repo, or a URL.
+
+    An absolute path of the user is a URL where it is neither in nor beside the repo: it says that
+    every machine has the file there.
+    """
+    if not path.is_absolute():
+        return os.path.relpath(path.resolve(), repo.resolve())
+    return path_beside(repo, path) or f"{FILE_URL}{path}"
 
 
 def _project(repo: Path) -> str:

@@ -15,6 +15,7 @@ from feast.data_source import DataSource
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 
 from activity_embeddings.transformations import names
+from activity_embeddings.transformations.artifacts import Location, local_path
 from activity_embeddings.transformations.definitions.store_config import (
     require_engine,
     require_every_label,
@@ -22,7 +23,7 @@ from activity_embeddings.transformations.definitions.store_config import (
     require_iceberg,
     require_online,
 )
-from activity_embeddings.transformations.definitions.tags import within_repo
+from activity_embeddings.transformations.definitions.tags import relative_to_repo, within_repo
 from activity_embeddings.transformations.errors import InvalidInput, quote, received, require_kinds
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.offline.sinks.base import table_name
@@ -51,14 +52,29 @@ class SnapshotPlace(Protocol):
 
 @dataclass(frozen=True)
 class FolderSnapshots:
-    """A folder of this machine: `<folder>/<view>/v<version>`."""
+    """A folder of the feature repo, or of a disk that every machine has: a URL of a file.
 
-    folder: Path
+    Each version of a view has its own, `<folder>/<view>/v<version>`.
+    """
+
+    folder: Location
 
     def source(self, view: str, version: str, repo: Path, **definition: Any) -> DataSource:
-        """See `SnapshotPlace.source`."""
+        """See `SnapshotPlace.source`.
+
+        Raises
+        ------
+        InvalidInput
+            The folder is on no disk, or is an absolute path.
+        """
+        if local_path(self.folder) is None:
+            raise InvalidInput(
+                f"{view}: `snapshots` should be a folder; an object store has them with "
+                f"IcebergSnapshots. Received: {received(self.folder)}"
+            )
+        folder = within_repo(self.folder, repo, f"{view}, `snapshots`").rstrip("/")
         return FolderSource(
-            path=f"{within_repo(self.folder, repo)}/{view}/v{version}",
+            path=f"{folder}/{view}/v{version}",
             file_format=ParquetFormat(),
             **definition,
         )
@@ -107,8 +123,8 @@ class IcebergSnapshots:
     Parameters
     ----------
     warehouse
-        Where the tables lie: the URI of an object store, what a catalog calls its warehouse, or a
-        folder of this machine, best within the feature repo.
+        Where the tables lie: the URI of an object store, what a catalog calls its warehouse, a
+        folder of the feature repo, or the URL of a folder that every machine has.
     namespace
         Of the tables.
     catalog_type
@@ -177,10 +193,12 @@ class IcebergSnapshots:
         """See `SnapshotPlace.source`."""
         warehouse = str(self.warehouse)
         properties = dict(self.catalog_properties)
-        if "://" not in warehouse and self.catalog_type == "sql":
-            warehouse = within_repo(Path(warehouse), repo)
+        folder = local_path(warehouse)
+        if folder is not None and self.catalog_type == "sql":
+            warehouse = within_repo(warehouse, repo, f"{view}, `warehouse`")
             if not self.endpoint:
-                properties.setdefault("uri", f"sqlite:///{warehouse}/catalog.db")
+                place = local_path(warehouse)
+                properties.setdefault("uri", f"sqlite:///{place}/catalog.db")
         if "uri" in properties:
             properties["uri"] = _sqlite_within(properties["uri"], repo)
         return IcebergTableSource(
@@ -217,11 +235,12 @@ def _sqlite_within(uri: str, repo: Path) -> str:
     scheme, found, path = uri.partition(":///")
     if not found or not scheme.startswith("sqlite"):
         return uri
-    return f"{scheme}:///{within_repo(Path(path), repo)}"
+    return f"{scheme}:///{relative_to_repo(path, repo)}"
 
 
-Snapshots: TypeAlias = Path | SnapshotPlace | None
-"""What a feature repo says: a folder or another place; None: `data/snapshots` of the repo."""
+Snapshots: TypeAlias = Location | SnapshotPlace | None
+"""What a feature repo says: a folder, by its path or the URL of a file, or another place; None:
+`data/snapshots` of the repo."""
 
 
 def snapshot_source(
@@ -230,11 +249,11 @@ def snapshot_source(
     """Return the source of one version of a view."""
     if snapshots is None:
         snapshots = repo / "data" / "snapshots"
-    place = FolderSnapshots(snapshots) if isinstance(snapshots, Path) else snapshots
+    place = FolderSnapshots(snapshots) if isinstance(snapshots, str | Path) else snapshots
     if isinstance(place, type) or not hasattr(place, "source"):
         raise InvalidInput(
-            f"{view}: `snapshots` should be a Path, IcebergSnapshots, PostgreSQLSnapshots or None. "
-            f"Received: {received(place)}"
+            f"{view}: `snapshots` should be a folder, IcebergSnapshots, PostgreSQLSnapshots or "
+            f"None. Received: {received(place)}"
         )
     return place.source(
         view,

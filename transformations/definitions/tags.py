@@ -12,7 +12,14 @@ from feast import FeatureView
 from feast.types import String
 
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.artifacts import Location, below, is_url, local_folder
+from activity_embeddings.transformations.artifacts import (
+    Location,
+    below,
+    is_url,
+    local_folder,
+    local_path,
+    require_everywhere,
+)
 from activity_embeddings.transformations.files import path_within
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.spec import (
@@ -40,9 +47,14 @@ def vector_tags(embedding: ItemVectorSpec, *, table: Location | None = None) -> 
     embedding
         Name, version and dimension.
     table
-        Folder for the tables that serving processes map into memory, within the feature repo or
-        absolute, or a URL; each version of the vectors has its own. None: request-time views read
-        all item vectors from the online store.
+        Folder for the tables that serving processes map into memory, relative to the feature repo,
+        or a URL; each version of the vectors has its own. None: request-time views read all item
+        vectors from the online store.
+
+    Raises
+    ------
+    InvalidInput
+        The folder is an absolute path.
     """
     tags = {
         Tag.ROLE: Role.VECTORS,
@@ -52,6 +64,7 @@ def vector_tags(embedding: ItemVectorSpec, *, table: Location | None = None) -> 
     }
     tags |= fingerprint_tag(embedding)
     if table is not None:
+        require_everywhere(f"item vectors {embedding.name!r}, `table`", table)
         place = below(table, f"v{embedding.version}")
         tags[Tag.VECTOR_TABLE] = place if isinstance(place, str) else place.as_posix()
     return tags
@@ -106,7 +119,9 @@ def has_string_ids(view: FeatureView) -> bool:
 def vector_table_of(view: FeatureView, repo: Path | None) -> Location | None:
     """Return where the vector table of a view of item embeddings lies, None without one."""
     tag = view.tags.get(Tag.VECTOR_TABLE)
-    return tag if tag is None or is_url(tag) else in_repo(tag, repo)
+    if tag is None or local_path(tag) is None:
+        return tag
+    return in_repo(tag, repo)
 
 
 def in_repo(path: str, repo: Path | None) -> Path:
@@ -122,12 +137,39 @@ def in_repo(path: str, repo: Path | None) -> Path:
     return local_folder(path) if is_url(path) else path_within(Path(repo or "."), path)
 
 
-def within_repo(path: Location, repo: Path) -> str:
-    """Invert `in_repo`: a path in the repo as the registry has it, which holds on any machine."""
+def within_repo(path: Location, repo: Path, what: str) -> str:
+    """Invert `in_repo`: a path in the repo as the registry has it, which holds on any machine.
+
+    Parameters
+    ----------
+    path
+        Given by a definition; a URL stays what it is.
+    repo
+        Folder of the feature repo.
+    what
+        What is there, for the message.
+
+    Raises
+    ------
+    InvalidInput
+        An absolute path is not in the repo.
+    """
     if is_url(path):
         return str(path)
+    relative = relative_to_repo(path, repo)
+    require_everywhere(what, relative)
+    return relative
+
+
+def relative_to_repo(path: Location, repo: Path) -> str:
+    """Return a path in the repo by its path within it, another one as it is."""
     plain = Path(os.path.normpath(path))
-    return (plain.relative_to(repo) if plain.is_relative_to(repo) else plain).as_posix()
+    if plain.is_relative_to(repo):
+        return plain.relative_to(repo).as_posix()
+    real, root = Path(os.path.realpath(plain)), Path(os.path.realpath(repo))
+    if plain.is_absolute() and real.is_relative_to(root):
+        return real.relative_to(root).as_posix()
+    return plain.as_posix()
 
 
 def source_views_of(view: FeatureView) -> dict[str, list[str]]:

@@ -328,16 +328,19 @@ def encoded_vector_view(
         description=described.manifest.get("description")
         or f"Vectors by the encoder {described.name}; a {item.name} is known from its first on.",
         tags={
-            **vector_tags(described.vector_spec, table=_table_of(table, name)),
-            Tag.ENCODER_PATH: within_repo(described.location, repo),
+            **vector_tags(described.vector_spec, table=_table_of(table, name, repo)),
+            Tag.ENCODER_PATH: within_repo(described.location, repo, "item encoder"),
             Tag.ENCODER_VALID_FROM: described.facts()["valid_from"],
         },
         owner=owner,
     )
 
 
-def _table_of(table: Path | str | None, view: str) -> str | None:
-    return None if table is None else str(table).format(view=view)
+def _table_of(table: Path | str | None, view: str, repo: Path | None = None) -> str | None:
+    if table is None:
+        return None
+    folder = str(table).format(view=view)
+    return folder if repo is None else within_repo(folder, repo, f"{view}, `table`")
 
 
 def _require_inputs(encoder: ItemEncoderDescription, postings: FeatureView) -> None:
@@ -715,7 +718,7 @@ def _embedding_view(
             Tag.MODEL: model.name,
             Tag.MODEL_VERSION: model.version,
             Tag.MODEL_FINGERPRINT: model.fingerprint,
-            Tag.MODEL_PATH: within_repo(model.location, repo),
+            Tag.MODEL_PATH: within_repo(model.location, repo, f"model {model.name!r}"),
             Tag.VECTORS: model.vector_spec.name,
             Tag.VECTORS_VERSION: model.vector_spec.version,
             **fingerprint_tag(model.vector_spec),

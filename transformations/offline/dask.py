@@ -26,6 +26,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.dask import join_job
 from activity_embeddings.transformations.feast_compat.joins import time_column_of
+from activity_embeddings.transformations.offline.located import located_view
 from activity_embeddings.transformations.offline.sources import source_of
 
 
@@ -61,6 +62,7 @@ class OrderedDaskOfflineStore(DaskOfflineStore):
         InvalidInput
             `entity_df` lacks a key, or has it in another type than the source.
         """
+        feature_views = [located_view(view, config) for view in feature_views]
         if isinstance(entity_df, dd.DataFrame):
             entity_df = entity_df.compute()
         if not isinstance(entity_df, pd.DataFrame):

@@ -11,13 +11,12 @@ Named in feature_store.yaml:
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from feast import FeatureView, FileSource, RepoConfig
+from feast import FeatureView, RepoConfig
 from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.offline_store import RetrievalJob
@@ -25,7 +24,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 
 from activity_embeddings.transformations.feast_compat.duckdb import join, order_by_column
 from activity_embeddings.transformations.names import REQUEST_ROW
-from activity_embeddings.transformations.offline.iceberg import is_iceberg, located
+from activity_embeddings.transformations.offline.located import located_source, located_view
 from activity_embeddings.transformations.offline.sinks.places import require_snapshots
 
 
@@ -63,7 +62,7 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
             numbered = entity_df.assign(**{REQUEST_ROW: np.arange(len(entity_df))})
         job = join(
             config,
-            [_located_view(view, config) for view in feature_views],
+            [located_view(view, config) for view in feature_views],
             feature_refs,
             numbered,
             registry,
@@ -81,7 +80,7 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
     ) -> RetrievalJob:
         """Read as Feast's DuckDB store does."""
         return DuckDBOfflineStore.pull_latest_from_table_or_query(
-            config, _located(data_source, config), *arguments, **named
+            config, located_source(data_source, config), *arguments, **named
         )
 
     @staticmethod
@@ -90,7 +89,7 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
     ) -> RetrievalJob:
         """Read as Feast's DuckDB store does."""
         return DuckDBOfflineStore.pull_all_from_table_or_query(
-            config, _located(data_source, config), *arguments, **named
+            config, located_source(data_source, config), *arguments, **named
         )
 
     @staticmethod
@@ -98,25 +97,5 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
         config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Any
     ) -> None:
         """Write as Feast's DuckDB store does."""
-        located = _located_view(feature_view, config)
-        DuckDBOfflineStore.offline_write_batch(config, located, table, progress)
-
-
-def _located_view(view: FeatureView, config: RepoConfig) -> FeatureView:
-    """Return a view whose source is where it is for the feature repo."""
-    if view.batch_source is None:
-        return view
-    copied = object.__new__(type(view))
-    copied.__dict__.update(view.__dict__, batch_source=_located(view.batch_source, config))
-    return copied
-
-
-def _located(source: DataSource, config: RepoConfig) -> DataSource:
-    if is_iceberg(source):
-        return located(source, config.repo_path)
-    if not isinstance(source, FileSource):
-        return source
-    copied = copy(source)
-    copied.file_options = copy(source.file_options)
-    copied.file_options.uri = FileSource.get_uri_for_file_path(config.repo_path, source.path)
-    return copied
+        view = located_view(feature_view, config)
+        DuckDBOfflineStore.offline_write_batch(config, view, table, progress)

@@ -194,6 +194,9 @@ class IcebergRows:
                 for rows in self._rows_of(scan, task, wanted, asked):
                     yield plain_rows(rows, asked.ids, asked.time, self.label)
 
+    def in_order(self, asked: RowsAsked, member: str) -> None:
+        """See `SourceRows.in_order`: files are in the order of their writer."""
+
     def _rows_of(
         self,
         scan: DataScan,

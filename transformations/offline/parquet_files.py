@@ -43,6 +43,7 @@ from activity_embeddings.transformations.arrow import (
     require_zoned_time,
     time_column,
 )
+from activity_embeddings.transformations.artifacts import local_path
 from activity_embeddings.transformations.errors import InvalidData, first_line
 from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.wording import OWN_PIPELINE
@@ -228,23 +229,27 @@ class ParquetFiles:
             except (OSError, pa.ArrowException) as error:
                 raise self._unreadable(fragment.path, error) from error
 
+    def in_order(self, asked: RowsAsked, member: str) -> None:
+        """See `SourceRows.in_order`: files are in the order of their writer."""
+
     @cached_property
     def _root(self) -> tuple[pafs.FileSystem, str]:
         """Return the file system and the path in it."""
         path = self.source.path
+        local = local_path(path)
+        if local is not None:
+            return pafs.LocalFileSystem(), str(Path(self.repo or ".") / local)
         try:
             if path.startswith("s3://"):
                 made = FileSource.create_filesystem_and_path(
                     path, self.source.s3_endpoint_override or "", self.source.resolve_credentials()
                 )
                 return made[0] or pafs.LocalFileSystem(), made[1]
-            if "://" in path:
-                return pafs.FileSystem.from_uri(path)
+            return pafs.FileSystem.from_uri(path)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InvalidData(
                 f"{self.label}: expected a path that can be opened. Received: {first_line(error)}"
             ) from error
-        return pafs.LocalFileSystem(), str(Path(self.repo or ".") / path)
 
     @cached_property
     def _found(self) -> list[str]:

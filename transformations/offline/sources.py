@@ -40,11 +40,13 @@ from activity_embeddings.transformations.arrow import (
     single_chunk,
     time_column,
 )
+from activity_embeddings.transformations.artifacts import path_beside, require_everywhere
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput, first_line
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.names import DomainNames, Tag
 from activity_embeddings.transformations.offline.columns import RowsAsked, source_names
 from activity_embeddings.transformations.offline.iceberg import IcebergRows, is_iceberg, located
+from activity_embeddings.transformations.offline.member_order import parts_in_order
 from activity_embeddings.transformations.offline.parquet_files import (
     ROWS_AT_ONCE,
     ParquetFiles,
@@ -110,6 +112,19 @@ class SourceRows(Protocol):
         """Yield what `read` gives in small tables; the first has no rows.
 
         All have one schema, in which all text is string.
+        """
+
+    def in_order(self, asked: RowsAsked, member: str) -> Iterator[pa.Table] | None:
+        """Yield what `batches` gives by ascending ids of members, text by its bytes in UTF-8.
+
+        None where the store cannot do that in one read.
+
+        Parameters
+        ----------
+        asked
+            Which rows.
+        member
+            Which of the columns has the ids.
         """
 
 
@@ -184,13 +199,14 @@ def event_parts(
         What the events of a part may take in bytes while they are read and put in order. The events
         of one member are never divided.
     folder
-        A folder of this machine, for what does not fit. Nothing is left in it.
+        A folder of this machine, for what does not fit and no store gives in the order of members.
+        Nothing is left in it.
 
     Raises
     ------
     InvalidInput
         As `read_events` does, or the folder cannot be written. Ids, times and actions are checked
-        before the first part.
+        when their rows are read: before the first part, or each where stores give the order.
     """
     event_ids = require_same_event_ids(views, config)
     rows, read, pulled = 0, list[Iterator[pa.Table]](), list[pa.Table | None]()
@@ -199,16 +215,18 @@ def event_parts(
         rows += most
         read.append(tables)
         pulled.append(held)
+
+    def spillable(streams: Sequence[Iterator[pa.Table]]) -> list[Iterator[pa.Table]]:
+        return [
+            map(partial(_spillable, views, kind, spec, event_ids, start, end), tables)
+            for kind, tables in enumerate(streams)
+        ]
+
     if rows * _WIDE_EVENT > budget:
         with ExitStack() as stack:
             for tables in read:
                 stack.enter_context(closing(cast("Generator[pa.Table]", tables)))
-            in_turn = _in_turn(
-                [
-                    map(partial(_spillable, views, kind, spec, event_ids, start, end), tables)
-                    for kind, tables in enumerate(read)
-                ]
-            )
+            in_turn = _in_turn(spillable(read))
             head: list[pa.Table] = []
             for table in in_turn:
                 head.append(table)
@@ -220,14 +238,22 @@ def event_parts(
             memory = memory_of(rows, rows * sample.nbytes / max(1, len(sample)))
             if memory > budget and len(sample):
                 member_id = DomainNames.of(views[0].tags).member_id
-                parts = spilled_parts(
-                    chain(head, in_turn),
-                    member_id,
-                    sample=single_chunk(sample, member_id),
-                    memory=memory,
-                    budget=budget,
-                    folder=folder,
-                )
+                ordered = _in_order_of_members(config, views, start, end)
+                if ordered is not None:
+                    stack.close()  # the store has begun to answer
+                    for tables in ordered:
+                        stack.enter_context(closing(cast("Generator[pa.Table]", tables)))
+                    parts = parts_in_order(spillable(ordered), member_id, budget)
+                else:
+                    parts = spilled_parts(
+                        chain(head, in_turn),
+                        member_id,
+                        sample=single_chunk(sample, member_id),
+                        memory=memory,
+                        budget=budget,
+                        folder=folder,
+                    )
+                del sample, head
                 with closing(parts):
                     for members, read_part in parts:
                         yield members, _in_order(_by_kind(read_part(), views), views, spec)
@@ -245,6 +271,22 @@ def event_parts(
     )
 
 
+def _in_order_of_members(
+    config: RepoConfig, views: Sequence[FeatureView], start: int, end: int
+) -> list[Iterator[pa.Table]] | None:
+    """Return the rows of events of each view by ascending members; None unless all stores can."""
+    streams = []
+    for view in views:
+        stored = _read_here(config, view)
+        member_id = DomainNames.of(view.tags).member_id
+        asked = _events_asked(view, start, end)
+        rows = None if stored is None else stored.in_order(asked, member_id)
+        if rows is None:
+            return None
+        streams.append(rows)
+    return streams
+
+
 def _tables_of(
     config: RepoConfig,
     store: type[OfflineStore] | OfflineStore,
@@ -260,19 +302,24 @@ def _tables_of(
         How many rows there are at most, the tables, and the one that they are slices of, where a
         store gives all rows at once.
     """
-    domain, label = DomainNames.of(view.tags), source_label(view)
-    ids = [domain.member_id, domain.item_id, domain.event_id]
+    asked, label = _events_asked(view, start, end), source_label(view)
     stored = _read_here(config, view)
     if stored is None:
         pulled = _pull_events(config, store, view, start, end)
         slices = (
-            plain_rows(pulled.slice(i, ROWS_AT_ONCE), ids, names.EVENT_TIMESTAMP, label)
+            plain_rows(pulled.slice(i, ROWS_AT_ONCE), asked.ids, names.EVENT_TIMESTAMP, label)
             for i in range(0, len(pulled), ROWS_AT_ONCE)
         )
         return len(pulled), slices, pulled
-    wanted = source_names(view, [*domain.event_columns, domain.event_id])
-    asked = RowsAsked(wanted, ids, names.EVENT_TIMESTAMP, start, end, [domain.event_id])
     return stored.most_rows(start, end), stored.batches(asked), None
+
+
+def _events_asked(view: FeatureView, start: int, end: int) -> RowsAsked:
+    """Return what is asked of a source of events."""
+    domain = DomainNames.of(view.tags)
+    wanted = source_names(view, [*domain.event_columns, domain.event_id])
+    ids = [domain.member_id, domain.item_id, domain.event_id]
+    return RowsAsked(wanted, ids, names.EVENT_TIMESTAMP, start, end, [domain.event_id])
 
 
 def _in_turn(iterators: Sequence[Iterator[pa.Table]]) -> Iterator[pa.Table]:
@@ -592,6 +639,21 @@ def source_columns(config: RepoConfig, view: FeatureView) -> dict[str, str]:
         return dict(source_of(view).get_table_column_names_and_types(config))
 
 
+def _require_everywhere(view: FeatureView, config: RepoConfig) -> None:
+    """Raise `InvalidInput` where a view's source is at a path of this machine alone."""
+    source = source_of(view)
+    path = ""
+    if isinstance(source, FileSource):
+        path = source.path
+    elif is_iceberg(source) and source.catalog_type == "sql":
+        path = source.warehouse
+    elif _is_a(source, SPARK_SOURCE):
+        path = cast("SparkSource", source).path or ""
+    if path:
+        beside = path_beside(Path(config.repo_path or "."), path)
+        require_everywhere(source_label(view), path, beside)
+
+
 def check_columns(
     view: FeatureView,
     config: RepoConfig,
@@ -601,7 +663,7 @@ def check_columns(
     lists: Sequence[str] = (),
     optional_ids: Sequence[str] = (),
 ) -> None:
-    """Check the columns of a source that are cheap to look at.
+    """Check where a source is, and those of its columns that are cheap to look at.
 
     Of parquet files by a footer, of tables in Iceberg, PostgreSQL and Spark by what these say of
     them.
@@ -620,8 +682,9 @@ def check_columns(
     Raises
     ------
     InvalidInput
-        There is no such source, or a column is missing or of another type.
+        There is no such source, its path is absolute, or a column is missing or of another type.
     """
+    _require_everywhere(view, config)
     stored = _read_here(config, view)
     if stored is None:
         return

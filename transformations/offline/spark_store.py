@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from feast import FeatureView, FileSource, OnDemandFeatureView, RepoConfig
+from feast import FeatureView, OnDemandFeatureView, RepoConfig
 from feast.data_source import DataSource
 from feast.infra.offline_stores.contrib.spark_offline_store.spark import (
     SparkOfflineStore,
@@ -43,6 +43,7 @@ from activity_embeddings.transformations.feast_compat.spark import job_of
 from activity_embeddings.transformations.names import REQUEST_ROW
 from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.offline.iceberg import IcebergRows, is_iceberg, located
+from activity_embeddings.transformations.offline.located import path_of
 from activity_embeddings.transformations.offline.parquet_files import is_parquet
 from activity_embeddings.transformations.offline.sinks.places import require_snapshots
 from activity_embeddings.transformations.offline.sources import source_of
@@ -342,9 +343,9 @@ def _rows(
             asked = RowsAsked(others, (), time, start, end)
             return session.createDataFrame(table.read(asked))
         if is_parquet(source):
-            path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+            path = path_of(source, config)
             reader = session.read.option("recursiveFileLookup", "true")
-            rows = reader.parquet(str(path).replace("s3://", "s3a://"))
+            rows = reader.parquet(path.replace("s3://", "s3a://"))
         elif isinstance(source, SparkSource):
             rows = rows_of(source, config, session)
         else:

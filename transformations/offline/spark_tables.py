@@ -112,6 +112,9 @@ class SparkTable:
                 table = pa.Table.from_batches([batch])
                 yield plain_rows(table, asked.ids, asked.time, self.label)
 
+    def in_order(self, asked: RowsAsked, member: str) -> None:
+        """See `SourceRows.in_order`: rows come in parts of one answer, in any order."""
+
     def _chosen(self, asked: RowsAsked) -> DataFrame:
         """Return the columns of the rows of an interval, after checking them."""
         there, time = self.columns, self.source.timestamp_field

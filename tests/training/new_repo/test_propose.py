@@ -59,8 +59,8 @@ def test_the_files_tell_columns_types_actions_and_dimension(files):
         item_type="int",
         spec=ActivitySpec(actions=("buy", "look", "skip"), positive_actions=("buy", "look")),
         vector_spec=ItemVectorSpec("item_vectors", "1", 3),
-        events=EventSource(str(files / "events.parquet"), "ts"),
-        items=VectorSource(str(files / "vectors.parquet"), "sku", "vec", "made"),
+        events=EventSource("../events.parquet", "ts"),
+        items=VectorSource("../vectors.parquet", "sku", "vec", "made"),
     )
 
 
@@ -101,7 +101,7 @@ def test_without_files_the_user_says_types_and_names(tmp_path):
 def test_an_encoder_reads_the_other_columns_of_the_postings(files):
     made = settings_for(files / "r", answers(files, "events", "postings", dimension=16))
     assert made.items == PostingSource(
-        str(files / "postings.parquet"),
+        "../postings.parquet",
         "sku",
         "since",
         [Content("title", "String"), Content("tags", "Array(String)")],
@@ -122,6 +122,16 @@ def test_relative_paths_are_written_relative_to_the_repo(files, monkeypatch):
     monkeypatch.chdir(files)
     made = settings_for(Path("sub/repo"), Answers(events=Path("events.parquet")))
     assert made.events.path == os.path.join("..", "..", "events.parquet")
+
+
+def test_an_absolute_path_is_relative_where_it_is_in_or_beside_the_repo_and_else_a_url(files):
+    said = Answers(events=files / "events.parquet")
+    assert settings_for(files / "events.parquet" / ".." / "repo", said).events.path == os.path.join(
+        "..", "events.parquet"
+    )
+    assert settings_for(files, said).events.path == "events.parquet"
+    far = settings_for(files / "sub" / "repo", said).events.path
+    assert far == f"file://{files}/events.parquet"
 
 
 def test_a_column_that_neither_tells_is_asked_for(files):

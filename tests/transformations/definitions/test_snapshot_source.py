@@ -38,6 +38,12 @@ def test_a_warehouse_in_the_repo_is_registered_by_its_path_in_it(tmp_path):
         assert str(tmp_path) not in json.dumps(options)
 
 
+def test_a_warehouse_on_a_disk_that_every_machine_has_has_its_catalog_in_it(tmp_path):
+    options = registered(IcebergSnapshots("file:///mnt/share/lake"), tmp_path)
+    assert options["warehouse"] == "file:///mnt/share/lake"
+    assert options["catalog_properties"] == {"uri": "sqlite:////mnt/share/lake/catalog.db"}
+
+
 def test_an_object_store_and_a_rest_catalog_are_registered_as_they_are_said(tmp_path):
     place = IcebergSnapshots(
         "s3://lake/warehouse",

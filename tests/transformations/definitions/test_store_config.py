@@ -232,7 +232,7 @@ def test_a_repo_reached_by_a_link_is_the_same(repo, tmp_path):
 def test_another_folder_for_snapshots_of_the_same_repo_is_no_copy(repo, tmp_path):
     repo.run("apply")
     elsewhere = f'{REPO_LINE}    snapshots=REPO / "data" / "elsewhere",\n'
-    outside = f'{REPO_LINE}    snapshots=REPO / "{tmp_path}/outside",\n'
+    outside = f'{REPO_LINE}    snapshots="file://{tmp_path}/outside",\n'
     for before, after in ((REPO_LINE, elsewhere), (elsewhere, outside), (outside, REPO_LINE)):
         repo.edit("views.py", before, after)
         repo.run("apply")

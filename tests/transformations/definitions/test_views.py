@@ -131,7 +131,7 @@ def test_a_view_of_vectors_of_another_item_is_refused(repo):
         ("sources.py", "    spec=SPEC,", "    spec=None,", "`spec` should be of type ActivitySpec"),
         ("item_vectors.py", "vectors=VECTOR_SPEC,", "vectors=64,", "type ItemVectorSpec. Received"),
         ("views.py", "repo=REPO,", "repo=str(REPO),", "`repo` should be of type Path"),
-        ("views.py", "repo=REPO,", "repo=REPO, snapshots='data',", "`snapshots` should be a Path"),
+        ("views.py", "repo=REPO,", "repo=REPO, snapshots=1,", "`snapshots` should be a folder"),
         ("views.py", "=ACTIVITY_MODELS,", "=None,", "`models` should be of type list or tuple"),
         ("activity_models.py", '(MODELS / "cnn")', "(7)", "`path` should be of type str or Path"),
         ("activity_models.py", '(MODELS / "cnn")', '("x" * 999)', "a TensorFlow SavedModel"),

@@ -419,9 +419,58 @@ def test_parts_of_a_table_in_postgresql_are_the_whole(tmp_path, database, kind):
     config = config_of(tmp_path, offline_store={"type": "postgres", **database.settings})
     inside = sum(0 <= row[3] <= 1000 for row in rows)
     assert sources.postgres_table(config, view).most_rows(START, END) == inside
-    parts = read_parts(view, 20_000, tmp_path, config=config)
+    # The server sorts: nothing is written here.
+    parts = read_parts(view, 20_000, tmp_path / "nowhere", config=config)
     assert len(parts) > 5
     assert joined(parts) == in_order(rows, True)
+
+
+ORDERED_IDS = {
+    "text": ["a", "B", "b", "ä", "Z", "z", "é", "\uffff", "\U0001f600", "~"],
+    'text COLLATE "en-x-icu"': ["10", "9", "Ä", "a_", "a.", "aa", "A"],
+    "uuid": [f"{i}0000000-0000-0000-0000-000000000000" for i in "07f3a"],
+    "bigint": [-(2**63), -3, 2, 10, 2**63 - 1],
+    "smallint": [-3, 10, 9],
+}
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("kind", ORDERED_IDS)
+def test_the_server_orders_members_as_they_are_ordered_here(tmp_path, database, kind):
+    members = ORDERED_IDS[kind]
+    rows = [(member, 1, "SAVE", time, 0) for time in range(40) for member in members]
+    view, config = postgres_events(tmp_path, database, rows, kind)
+    parts = read_parts(view, 6_000, tmp_path / "nowhere", config=config)
+    assert len(parts) >= 3
+    assert joined(parts) == in_order(rows, True)
+
+
+@pytest.mark.postgres
+def test_a_bad_row_is_refused_though_members_before_it_were_given(tmp_path, database):
+    rows = [(member, 1, "SAVE", time, 0) for time in range(40) for member in range(9)]
+    view, config = postgres_events(tmp_path, database, [*rows, (9, 1, "VIEW", 1, 0)], "bigint")
+    with pytest.raises(InvalidData, match="VIEW"):
+        read_parts(view, 6_000, tmp_path, config=config, spec=STRICT)
+
+
+def postgres_events(folder, database, rows, kind):
+    """Return a view of events in PostgreSQL whose ids of members are of a type, and the config."""
+    from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+        PostgreSQLSource,
+    )
+
+    with database.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(
+            f"CREATE TABLE events (member_id {kind}, job_id bigint, action text, "
+            "at timestamptz, event_id bigint)"
+        )
+        with cursor.copy("COPY events FROM STDIN") as copy:
+            for member, item, action, time, event in rows:
+                at = EPOCH + timedelta(microseconds=START + time)
+                copy.write_row((member, item, action, at, event))
+    source = PostgreSQLSource(name="e", table="events", timestamp_field="at")
+    config = config_of(folder, offline_store={"type": "postgres", **database.settings})
+    return view_of(source, "int64" if kind.endswith("int") else "string"), config
 
 
 class JsonLines(FileFormat):

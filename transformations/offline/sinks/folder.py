@@ -28,6 +28,7 @@ from feast import FileSource, RepoConfig
 from feast.data_source import DataSource
 
 from activity_embeddings.transformations.arrow import single_chunk
+from activity_embeddings.transformations.artifacts import local_path
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import (
     flush,
@@ -64,11 +65,12 @@ def sink_of(source: DataSource, config: RepoConfig) -> SnapshotSink:
         It is no local folder, or leads out of the feature repo.
     """
     assert isinstance(source, FileSource)
-    if "://" in source.path:
+    path = local_path(source.path)
+    if path is None:
         raise InvalidInput(
             f"{source.name}: the sink should be a local folder. Received: {source.path}"
         )
-    return FolderSink(path_within(Path(config.repo_path or "."), source.path))
+    return FolderSink(path_within(Path(config.repo_path or "."), str(path)))
 
 
 @dataclass(frozen=True)
