@@ -14,11 +14,11 @@ from feast.protos.feast.types.Value_pb2 import Int64List, Value
 from feast.types import Array, Int64, UnixTimestamp
 from feast.value_type import ValueType
 
-from activity_embeddings.transformations.online import threaded_store
+from activity_embeddings.transformations.online import dynamodb as dynamo_rows
 from activity_embeddings.transformations.online.any_store import AnyRows
+from activity_embeddings.transformations.online.dynamodb import DynamoRows
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.stores import row_store
-from activity_embeddings.transformations.online.threaded_store import ThreadedRows
 from support.online_stores import feast_store
 from support.s3_server import CREDENTIALS, REGION, s3_server
 
@@ -52,7 +52,7 @@ def dynamodb():
 
 @pytest.fixture(autouse=True)
 def small_calls(monkeypatch):
-    monkeypatch.setattr(threaded_store, "ROWS_A_CALL", ROWS_A_CALL)
+    monkeypatch.setattr(dynamo_rows, "ROWS_A_CALL", ROWS_A_CALL)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_rows_are_those_that_feast_writes_one_after_the_other(new, dynamodb):
         rows.publish(VIEW, batch(1))
         rows.publish(VIEW, batch(2, NOON + timedelta(days=1)))
         written.append(items_of(dynamodb, config))
-    assert type(rows) is ThreadedRows
+    assert type(rows) is DynamoRows
     assert len(written[0]) == MEMBERS
     assert written[0] == written[1]
     read = rows.read(VIEW, KEYS)
