@@ -74,9 +74,16 @@ class InPostgres:
         return [name for (name,) in found.fetchall()]
 
     def rows(self):
+        # Rows that were pushed have the time of that, which differs, as their created time.
+        columns = (
+            "entity_key, feature_name, value, value_text, event_ts, "
+            "CASE WHEN created_ts < '2025-01-01' THEN created_ts END"
+        )
         with self.database.connect() as connection:
             return {
-                name: sorted(connection.execute(f'SELECT * FROM "{name}"').fetchall(), key=repr)
+                name: connection.execute(
+                    f'SELECT {columns} FROM "{name}" ORDER BY entity_key, feature_name'
+                ).fetchall()
                 for name in self._tables(connection)
             }
 

@@ -5,6 +5,7 @@ The server of moto imitates it.
 
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import boto3
 import pyarrow as pa
@@ -14,6 +15,9 @@ from feast.protos.feast.types.Value_pb2 import Int64List, Value
 from feast.types import Array, Int64, UnixTimestamp
 from feast.value_type import ValueType
 
+from activity_embeddings.transformations.batch.executors import writing
+from activity_embeddings.transformations.batch.executors.processes import ProcessWorkers
+from activity_embeddings.transformations.batch.executors.writing import PartWriter
 from activity_embeddings.transformations.online import dynamodb as dynamo_rows
 from activity_embeddings.transformations.online.any_store import AnyRows
 from activity_embeddings.transformations.online.dynamodb import DynamoRows
@@ -127,6 +131,19 @@ def test_rows_are_those_that_feast_writes_one_after_the_other(new, dynamodb):
     assert [list(v["items"].int64_list_val.val) for _, v in read] == [
         [m, 2] for m in range(MEMBERS)
     ]
+
+
+def test_worker_processes_write_them_too(new, dynamodb, monkeypatch):
+    monkeypatch.setattr(writing, "WORTH_SECONDS", 0)
+    config, store = new("alone")
+    row_store(config, store).publish(VIEW, batch(1))
+    expected = items_of(dynamodb, config)
+    rows = row_store(*new("workers"))
+    parts = (batch(1).slice(start, 50) for start in range(0, MEMBERS, 50))
+    with PartWriter(rows, partial(ProcessWorkers, count=2)) as write:
+        assert sum(write(VIEW, parts, None, MEMBERS)) == MEMBERS
+    assert write.by_workers == MEMBERS - 50
+    assert items_of(dynamodb, rows.config) == expected
 
 
 def test_what_live_rows_hold_is_kept(new):
