@@ -1,8 +1,8 @@
 """Rows that are committed, written to the online store by workers.
 
 The driver reads them from where they are committed and hands each worker a part, as Arrow; the
-worker makes the bytes of the store and writes them, which takes ten times as long. So a worker need
-reach the online store alone. It gets the configuration of the feature repo, with what that says to
+worker makes the bytes of the store, writes them and reads the answers. So a worker need reach the
+online store alone. It gets the configuration of the feature repo, with what that says to
 connect by.
 
 No part shares a key with another, and a part that is written twice leaves what it left the first
