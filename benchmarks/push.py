@@ -2,6 +2,7 @@
 
     python benchmarks/push.py                              # 50,000 members, all three stores
     python benchmarks/push.py --stores sqlite --members 10000
+    python benchmarks/push.py --stores redis,postgres --members 200000 --workers 2
 
 Four views of one as-of time, sequences and three embeddings, lie in a folder as a run commits them;
 then those of the next day, all of other values. Each way writes the first into an empty store
@@ -9,6 +10,7 @@ then those of the next day, all of other values. Each way writes the first into 
 
 - stock: Feast's own conversion of the same rows, and its `online_write_batch`, 10,000 at once.
 - ours: `push_snapshots`, live rows looked after in the sequence view.
+- workers: as ours, but processes write what this one reads; with `--workers`, not for sqlite.
 - floor: the bytes that `ours` has written lie ready, in the order of their keys. sqlite: one
   statement a value, `executemany`. Redis: one stream of HSET a view, replies read. PostgreSQL: rows
   as they will lie, COPY, INSERT from there.
@@ -29,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,10 @@ from synthetic import ACTIONS, CUTOFF, LENGTH, WINDOW
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.rows import embedding_batch, sequence_batch
 from activity_embeddings.transformations.activity.sequences import Sequences
+from activity_embeddings.transformations.batch.executors import writing
+from activity_embeddings.transformations.batch.executors.base import NewWorkers
+from activity_embeddings.transformations.batch.executors.processes import ProcessWorkers
+from activity_embeddings.transformations.batch.executors.writing import PartWriter
 from activity_embeddings.transformations.definitions.schemas import sequence_fields
 from activity_embeddings.transformations.definitions.tags import event_tags
 from activity_embeddings.transformations.offline.sinks.folder import FolderSink
@@ -60,7 +67,7 @@ MODELS = {"average": 3, "decay": 3, "cnn": 1}
 BATCH = 10_000
 DAYS = (to_us(CUTOFF) - MICROSECONDS_PER_DAY, to_us(CUTOFF))
 TARGETS = {"sqlite": ("floor", 1.3), "redis": ("stock", 4.0), "postgres": ("stock", 2.5)}
-WAYS = ("stock", "ours", "floor")
+WAYS = ("stock", "ours", "workers", "floor")
 
 Times = tuple[float, float]
 """Seconds and CPU seconds."""
@@ -73,6 +80,7 @@ def main() -> None:
         _read(options.read)
         return
     views = _views()
+    writing.WORTH_SECONDS = 0
     with tempfile.TemporaryDirectory(prefix="push-") as folder:
         sinks = {view.name: FolderSink(Path(folder) / view.name / "v1") for view in views}
         for day, as_of in enumerate(DAYS):
@@ -80,7 +88,8 @@ def main() -> None:
         for name in options.stores:
             with SETTINGS[name]() as settings:
                 store = STORES[name](Path(folder), settings)
-                runs = [_run(store, views, sinks) for _ in range(options.repeat)]
+                workers = 0 if name == "sqlite" else options.workers
+                runs = [_run(store, views, sinks, workers) for _ in range(options.repeat)]
                 _print(name, options.members, runs)
                 if name == "sqlite":
                     _print_waits(store, views, sinks)
@@ -92,6 +101,7 @@ def _options() -> argparse.Namespace:
     add("--members", type=int, default=50_000)
     add("--stores", type=lambda text: text.split(","), default=list(STORES))
     add("--repeat", type=int, default=1, help="run everything this often, print medians")
+    add("--workers", type=int, default=0, help="processes that write; 0: leave that way out")
     add("--read", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -286,20 +296,22 @@ STORES = {"sqlite": Sqlite, "redis": Redis, "postgres": Postgres}
 
 
 def _run(
-    store: Store, views: Sequence[FeatureView], sinks: dict[str, FolderSink]
+    store: Store, views: Sequence[FeatureView], sinks: dict[str, FolderSink], workers: int
 ) -> dict[tuple[str, str], Times]:
-    """Return what filling and overwriting takes in each of the three ways."""
+    """Return what filling and overwriting takes in each way."""
     times: dict[tuple[str, str], Times] = {}
     ready = []
-    for way, write in (("ours", _ours), ("stock", _stock)):
+    by_workers = partial(_ours, new_workers=partial(ProcessWorkers, count=workers))
+    ways = {"ours": _ours, **({"workers": by_workers} if workers else {}), "stock": _stock}
+    for way, write in ways.items():
         store.empty(views)
         for kind, as_of in zip(("fill", "overwrite"), DAYS, strict=True):
             times[way, kind] = _timed(lambda: write(store, views, sinks, as_of))  # noqa: B023
             if way == "ours":
                 ready.append(store.ready(views))
         found = store.ready(views)
-        if way == "stock" and found != ready[1]:
-            sys.exit("what ours and stock have written differs")
+        if found != ready[1]:
+            sys.exit(f"what ours and {way} have written differs")
     store.empty(views)
     for kind, each in zip(("fill", "overwrite"), ready, strict=True):
         times["floor", kind] = _timed(lambda: store.write_ready(each))  # noqa: B023
@@ -313,7 +325,11 @@ def _timed(work: Callable[[], None]) -> Times:
 
 
 def _ours(
-    store: Store, views: Sequence[FeatureView], sinks: dict[str, FolderSink], as_of: int
+    store: Store,
+    views: Sequence[FeatureView],
+    sinks: dict[str, FolderSink],
+    as_of: int,
+    new_workers: NewWorkers | None = None,
 ) -> None:
     rows = row_store(store.config, store.online)
     rows.prepare(views)
@@ -322,9 +338,18 @@ def _ours(
         members = len(sink.read(as_of, ["member_id"]))
         yield as_of, pa.array(np.ones(members, dtype=bool))
 
-    for view in views:
-        keep = KeepLiveEvents(view) if view.name == "sequence" else None
-        push_snapshots(rows, view, sinks[view.name], changed=[as_of], keep=keep, newest=all_rows)
+    with PartWriter(rows, new_workers) as write:
+        for view in views:
+            keep = KeepLiveEvents(view) if view.name == "sequence" else None
+            push_snapshots(
+                rows,
+                view,
+                sinks[view.name],
+                changed=[as_of],
+                keep=keep,
+                newest=all_rows,
+                write=write,
+            )
 
 
 def _stock(
@@ -345,6 +370,8 @@ def _print(name: str, members: int, runs: list[dict[tuple[str, str], Times]]) ->
     print(f"\n{name}: {members:,} members, {6 + sum(MODELS.values())} values each")
     print(f"{'':<12}{'fill s (CPU)':>20}{'overwrite s (CPU)':>20}")
     for way in WAYS:
+        if (way, "fill") not in times:
+            continue
         cells = ("{:.2f} ({:.2f})".format(*times[way, kind]) for kind in ("fill", "overwrite"))
         print(f"{way:<12}" + "".join(f"{cell:>20}" for cell in cells))
     other, target = TARGETS[name]

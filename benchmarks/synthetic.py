@@ -25,8 +25,11 @@ SHARE_UNKNOWN = 0.01
 """Share of the items that have activity but no vector."""
 
 
-def write_definitions(repo: Path, dimension: int) -> None:
-    """Write the definitions of a feature repo with item vectors of its own, and a learned model."""
+def write_definitions(repo: Path, dimension: int, learned: str = "cnn") -> None:
+    """Write the definitions of a feature repo with item vectors of its own, and a learned model.
+
+    `learned` is the name of a network of `activity_embeddings.training.models`.
+    """
     from activity_embeddings import ItemVectorSpec
     from activity_embeddings.training.new_repo import render
     from activity_embeddings.training.new_repo.settings import RepoSettings
@@ -36,9 +39,9 @@ def write_definitions(repo: Path, dimension: int) -> None:
     settings = RepoSettings(vector_spec=ItemVectorSpec(VECTORS, "1", dimension))
     (repo / "item_vectors.py").write_text(render.item_vectors_py(settings), encoding="utf-8")
     models = repo / "activity_models.py"
-    models.write_text(render.activity_models_py(models.read_text(), "cnn"), encoding="utf-8")
+    models.write_text(render.activity_models_py(models.read_text(), learned), encoding="utf-8")
     services = repo / "services.py"
-    text = render.services_py(services.read_text(), "recommendations_v2", "cnn")
+    text = render.services_py(services.read_text(), "recommendations_v2", learned)
     services.write_text(text, encoding="utf-8")
 
 
@@ -128,10 +131,10 @@ def make_activity(
     return pa.table(events), pa.table(vector_spec)
 
 
-def write_models(packaged: Path, plain: Path, dimension: int) -> None:
+def write_models(packaged: Path, plain: Path, dimension: int, learned: str = "cnn") -> None:
     """Write the same three models twice: as packaged SavedModels, and as `.keras` files.
 
-    The CNN has random weights, which cost as much to run as trained ones. The averages as plain
+    The network has random weights, which cost as much to run as trained ones. The averages as plain
     Keras models are what a Keras user would write.
 
     Parameters
@@ -139,22 +142,27 @@ def write_models(packaged: Path, plain: Path, dimension: int) -> None:
     packaged : folder of the SavedModels, as `feature_repo/models`.
     plain : folder of the `.keras` files.
     dimension : int. Length of an item vector.
+    learned : str. Name of the network.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
-    from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
+    from activity_embeddings.training.models import (
+        GeometricDecay,
+        UnweightedAverage,
+        architecture,
+    )
     from activity_embeddings.training.packaging import package_model
     from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
     spec = ActivitySpec(window=WINDOW, length=LENGTH, actions=ACTIONS)
     vector_spec = ItemVectorSpec(VECTORS, "1", dimension)
     keras.utils.set_random_seed(0)
-    cnn = CNN().build(spec, vector_spec)
+    network = architecture(learned)().build(spec, vector_spec)
     for name, model in {
         "unweighted_average": UnweightedAverage().build(spec, vector_spec),
         "geometric_decay": GeometricDecay(r=DECAY).build(spec, vector_spec),
-        "cnn": cnn,
+        learned: network,
     }.items():
         package_model(
             model, packaged / name, name=name, version="1", spec=spec, vector_spec=vector_spec
@@ -163,7 +171,7 @@ def write_models(packaged: Path, plain: Path, dimension: int) -> None:
     for name, model in {
         "unweighted_average": _keras_average(dimension, None),
         "geometric_decay": _keras_average(dimension, DECAY),
-        "cnn": cnn,
+        learned: network,
     }.items():
         model.save(plain / f"{name}.keras")
 

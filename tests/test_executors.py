@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from activity_embeddings.transformations.batch.executors import base, processes, ray_tasks
-from activity_embeddings.transformations.batch.executors.processes import ProcessesExecutor
+from activity_embeddings.transformations.batch.executors.processes import ProcessWorkers
 from activity_embeddings.transformations.batch.snapshot_run import SnapshotRun
 from support.feast_repo import at, small_repo
 from support.kinds import add_session_ids, package_models_of_kinds, repo_of_kinds
@@ -68,14 +68,14 @@ def test_a_worker_process_that_ends_is_said_and_nothing_is_published(new, monkey
     repo = new(executor="processes", workers=2)
     repo.publish(at(-1), at(0))
     before = repo.stores()
-    start = ProcessesExecutor._start
+    begin = ProcessWorkers._begin
 
-    def lose_one(executor):
-        threads = start(executor)
-        executor._processes[1]._process.kill()
+    def lose_one(workers):
+        threads = begin(workers)
+        workers._processes[1]._process.kill()
         return threads
 
-    monkeypatch.setattr(ProcessesExecutor, "_start", lose_one)
+    monkeypatch.setattr(ProcessWorkers, "_begin", lose_one)
     refused = repo.feast("materialize", "2024-03-01T00:00:00", "2024-03-02T00:00:00")
     assert refused.code == 1
     assert (

@@ -31,7 +31,11 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from pydantic import Field, ValidationError
 
-from activity_embeddings.transformations.batch.executors.choice import ExecutorName, executor_of
+from activity_embeddings.transformations.batch.executors.choice import (
+    ExecutorName,
+    executor_of,
+    workers_of,
+)
 from activity_embeddings.transformations.batch.guards import Guards, Judge
 from activity_embeddings.transformations.batch.options import RunOptions, current_options
 from activity_embeddings.transformations.batch.plan import MaterializePlan, is_ours
@@ -80,7 +84,8 @@ class ActivityComputeEngineConfig(FeastConfigBaseModel):
 
     executor: ExecutorName = "local"
     """Where rows are computed: in this process, in processes of this machine where the models are
-    heavy enough, or by a Ray cluster."""
+    heavy enough, or by a Ray cluster. These write the rows of a remote online store, too, where
+    there are many."""
 
     workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Processes, or cores of the Ray cluster, that compute; None: as many as there are cores."""
@@ -203,6 +208,7 @@ class ActivityComputeEngine(ComputeEngine):
             },
             None if metrics is None else in_repo(metrics, self.repo_config.repo_path),
         )
+        settings = self.settings
         context = Context(
             self.repo_config,
             self.offline_store,
@@ -211,11 +217,8 @@ class ActivityComputeEngine(ComputeEngine):
             self.settings.schedule,
             self.settings.batch_size,
             self.settings.mix_runtimes,
-            executor_of(
-                self.settings.executor,
-                workers=self.settings.workers,
-                address=self.settings.address,
-            ),
+            executor_of(settings.executor, workers=settings.workers, address=settings.address),
+            workers_of(settings.executor, workers=settings.workers, address=settings.address),
             Judge(self.settings.guards, options.accepted),
             None if days is None else round(days * MICROSECONDS_PER_DAY),
             self.settings.memory_budget_mb * MIB // 2,

@@ -30,6 +30,7 @@ class MaterializeReport:
     views: int = 0
     pushed_rows: int = 0
     pushed_values: int = 0
+    pushed_by_workers: int = 0
     expired: int = 0
     hidden_files: int = 0
     by_tensorflow: dict[str, str] = field(default_factory=dict)

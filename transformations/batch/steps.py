@@ -20,7 +20,8 @@ from feast.infra.registry.base_registry import BaseRegistry
 from tqdm import tqdm
 
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.batch.executors.base import NewExecutor
+from activity_embeddings.transformations.batch.executors.base import NewExecutor, NewWorkers
+from activity_embeddings.transformations.batch.executors.writing import PartWriter
 from activity_embeddings.transformations.batch.guards import Judge, require_passed
 from activity_embeddings.transformations.batch.plan import (
     MaterializePlan,
@@ -95,6 +96,8 @@ class Context:
         Whether a model's history may go on in another runtime.
     executor
         Makes what computes rows.
+    workers
+        Makes workers that write rows to the online store; None: this process writes them.
     judge
         Compares with the run before.
     retention
@@ -115,6 +118,7 @@ class Context:
     batch_size: int
     mix_runtimes: bool
     executor: NewExecutor
+    workers: NewWorkers | None
     judge: Judge
     retention: int | None
     events_budget: int
@@ -369,6 +373,15 @@ class Snapshots:
             self._commit()
         self._close_bar()
         with run.report.timed("push online"):
+            self._push()
+        for task in self._plan.tasks:
+            sink = self._context.sink_of(task.feature_view)
+            run.report.expired += len(expire(sink, self._context.retention))
+
+    def _push(self) -> None:
+        """Push the newest rows of each view that is served."""
+        run = self._run
+        with PartWriter(self._context.rows, self._context.workers) as write:
             for task in self._plan.tasks:
                 view = task.feature_view
                 if not view.online:
@@ -383,13 +396,12 @@ class Snapshots:
                     sink,
                     changed=run.changed[sink] | asked,
                     keep=_keep_of(view),
+                    write=write,
                     progress=task.tqdm_builder,
                 )
                 run.report.pushed_rows += count.rows
                 run.report.pushed_values += count.values
-        for task in self._plan.tasks:
-            sink = self._context.sink_of(task.feature_view)
-            run.report.expired += len(expire(sink, self._context.retention))
+        run.report.pushed_by_workers = write.by_workers
 
     def abandon(self) -> None:
         """See `Step.abandon`."""

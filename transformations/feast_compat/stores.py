@@ -1,7 +1,8 @@
 """The stores of a feature repo, as Feast's provider holds them.
 
 `FeatureStore._get_provider` is the one way to them in Feast 0.67; its base class does not say that
-it has them. `compute_table_id` names the online table of a view.
+it has them. `compute_table_id` names the online table of a view; `get_online_store_from_config` is
+what the provider makes the online store with.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pyarrow as pa
 from feast import FeatureStore, FeatureView, RepoConfig
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.offline_stores.offline_store import OfflineStore
-from feast.infra.online_stores.helpers import compute_table_id
+from feast.infra.online_stores.helpers import compute_table_id, get_online_store_from_config
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 
@@ -29,6 +30,11 @@ def offline_store(store: FeatureStore) -> OfflineStore:
 def online_store(store: FeatureStore) -> OnlineStore:
     """Return the online store that a feature store reads."""
     return _provider(store).online_store
+
+
+def new_online_store(config: RepoConfig) -> OnlineStore:
+    """Return the online store of a configuration, with connections of its own."""
+    return get_online_store_from_config(config.online_store)
 
 
 def append_offline(store: FeatureStore, view: FeatureView, rows: pa.Table) -> None:

@@ -36,6 +36,7 @@ class AnyRows:
     """
 
     ordered = False
+    remote = False
     at_once = 10_000
     """Rows read and written together: bounds how long others wait, and sqlite's parameters."""
 

@@ -78,6 +78,10 @@ class RowStore(Protocol):
     def ordered(self) -> bool:
         """Whether the store keeps rows in the order of their keys, and takes them faster in it."""
 
+    @property
+    def remote(self) -> bool:
+        """Whether processes of other machines can write to the store, and several at once."""
+
     def prepare(self, views: Sequence[FeatureView]) -> None:
         """Make ready for rows of these views; does nothing where that has been done."""
 

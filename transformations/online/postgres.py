@@ -39,6 +39,7 @@ class PostgresRows(BulkRows):
     """A `RowStore` of Feast's PostgreSQL store."""
 
     ordered = True
+    remote = True
     feast_store = "feast.infra.online_stores.postgres_online_store.postgres.PostgreSQLOnlineStore"
 
     def delete(self, rows: Sequence[tuple[FeatureView, Sequence[EntityKey]]]) -> int:

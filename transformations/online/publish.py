@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +61,29 @@ Newest: TypeAlias = Callable[
 write of each snapshot. Of one key at most one row is chosen."""
 
 
+class WriteParts(Protocol):
+    """Writes parts of a view to the online store, in any order."""
+
+    def __call__(
+        self,
+        view: FeatureView,
+        parts: Iterator[pa.RecordBatch],
+        keep: KeepMerge | None,
+        count: int,
+    ) -> Generator[int]:
+        """Yield the number of rows of each part once it is written.
+
+        Parameters
+        ----------
+        view, keep
+            As those of `RowStore.publish`.
+        parts
+            Batches of rows, no two of one key.
+        count
+            How many rows they have together.
+        """
+
+
 @dataclass(frozen=True)
 class PushCount:
     """Rows (members or items) and values (rows times features) that went online."""
@@ -77,6 +100,7 @@ def push_snapshots(
     changed: Iterable[int],
     keep: KeepMerge | None = None,
     newest: Newest | None = None,
+    write: WriteParts | None = None,
     progress: Callable[[int], tqdm] | None = None,
 ) -> PushCount:
     """Bring the online store up to the newest committed snapshots of one view.
@@ -100,6 +124,8 @@ def push_snapshots(
     newest
         Chooses the rows. None: those of the newest snapshot, as where every row has the time of its
         snapshot; see also `newest_by_time`.
+    write
+        Writes the rows. None: this process does, part by part.
     progress
         Makes a progress bar of n rows.
     """
@@ -115,18 +141,8 @@ def push_snapshots(
     join_key = join_key_of(view)
     chosen = list((newest or newest_by_snapshot)(sink, committed, pending, join_key))
     count = sum(chosen_rows.true_count for _, chosen_rows in chosen)
-    bar = progress(count) if progress else None
-    if bar is not None:
-        bar.set_description(view.name)
-    for as_of, chosen_rows in chosen:
-        slices = _slices(_chosen(sink.batches(as_of, WRITE_BATCH), chosen_rows))
-        if rows.ordered:
-            ids = partial(_chosen_ids, sink, as_of, join_key, chosen_rows)
-            slices = _by_key(view, slices, ids, sink.staging.folder)
-        with closing(slices):
-            _publish(rows, view, slices, keep, bar)
-    if bar is not None:
-        bar.close()
+    slices = _newest_slices(rows, view, sink, chosen, join_key)
+    _publish(rows, view, slices, keep, count, write, progress)
     sink.mark_published(identity, committed[-1])
     return PushCount(count, count * len(view.features))
 
@@ -167,12 +183,8 @@ def push_table(
             position = newest.column_names.index(field.name)
             floats = newest.column(position).cast(pa.list_(pa.float32()))
             newest = newest.set_column(position, field.name, floats)
-    bar = progress(len(newest)) if progress else None
-    if bar is not None:
-        bar.set_description(view.name)
-    _publish(rows, view, _slices(newest.to_batches(WRITE_BATCH)), None, bar)
-    if bar is not None:
-        bar.close()
+    slices = _slices(newest.to_batches(WRITE_BATCH))
+    _publish(rows, view, slices, None, len(newest), None, progress)
 
 
 def newest_by_snapshot(
@@ -232,26 +244,75 @@ def store_identity(config: RepoConfig) -> str:
 def _publish(
     rows: RowStore,
     view: FeatureView,
-    slices: Iterable[pa.RecordBatch],
+    slices: Generator[pa.RecordBatch],
     keep: KeepMerge | None,
-    bar: tqdm | None,
+    count: int,
+    write: WriteParts | None,
+    progress: Callable[[int], tqdm] | None,
 ) -> None:
-    """Publish slices, each in the order in which a store has rows, as many at once as fit."""
+    """Publish `count` rows, and show how far that is."""
+    bar = progress(count) if progress else None
+    if bar is not None:
+        bar.set_description(view.name)
+    write = write or partial(_written_here, rows)
+    with (
+        _garbage_collection_paused(),
+        closing(slices),
+        closing(write(view, _parts(rows, view, slices), keep, count)) as sizes,
+    ):
+        for size in sizes:
+            if bar is not None:
+                bar.update(size)
+    if bar is not None:
+        bar.close()
+
+
+def _written_here(
+    rows: RowStore,
+    view: FeatureView,
+    parts: Iterator[pa.RecordBatch],
+    keep: KeepMerge | None,
+    count: int,
+) -> Generator[int]:
+    """Write parts in this process: a `WriteParts`."""
+    for part in parts:
+        rows.publish(view, part, keep)
+        yield len(part)
+        del part  # before the next is read
+
+
+def _parts(
+    rows: RowStore, view: FeatureView, slices: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Divide slices, each in the order in which a store has rows, into as much as a call takes."""
     asked = rows.config.materialization_config.online_write_batch_size
-    with _garbage_collection_paused():
-        for piece in slices:
-            order = pc.sort_indices(row_keys(view, piece)) if rows.ordered else None
-            fitting = CALL_BYTES * len(piece) // max(piece.nbytes, 1)
-            size = asked or min(max(fitting, 1), WRITE_BATCH)
-            for start in range(0, len(piece), size):
-                part = piece.slice(start, size)
-                if order is not None:
-                    part = piece.take(order.slice(start, size))
-                rows.publish(view, part, keep)
-                if bar is not None:
-                    bar.update(len(part))
-                del part
-            del piece  # before the next is read
+    for piece in slices:
+        order = pc.sort_indices(row_keys(view, piece)) if rows.ordered else None
+        fitting = CALL_BYTES * len(piece) // max(piece.nbytes, 1)
+        size = asked or min(max(fitting, 1), WRITE_BATCH)
+        for start in range(0, len(piece), size):
+            if order is None:
+                yield piece.slice(start, size)
+            else:
+                yield piece.take(order.slice(start, size))
+        del piece  # before the next is read
+
+
+def _newest_slices(
+    rows: RowStore,
+    view: FeatureView,
+    sink: SnapshotSink,
+    chosen: Iterable[tuple[int, pa.BooleanArray]],
+    join_key: str,
+) -> Generator[pa.RecordBatch]:
+    """Yield the rows of snapshots that are chosen, by slices."""
+    for as_of, chosen_rows in chosen:
+        slices = _slices(_chosen(sink.batches(as_of, WRITE_BATCH), chosen_rows))
+        if rows.ordered:
+            ids = partial(_chosen_ids, sink, as_of, join_key, chosen_rows)
+            slices = _by_key(view, slices, ids, sink.staging.folder)
+        with closing(slices):
+            yield from slices
 
 
 def _chosen(batches: Iterable[pa.RecordBatch], chosen: pa.BooleanArray) -> Iterator[pa.RecordBatch]:

@@ -109,6 +109,7 @@ varints, of 64 bits where a time is before 1970, which a number of Lua does not 
 class RedisRows(BulkRows):
     """A `RowStore` of Feast's Redis store."""
 
+    remote = True
     feast_store = "feast.infra.online_stores.redis.RedisOnlineStore"
     at_once = 1_000  # fewer rows between read and write are fewer to merge again
 

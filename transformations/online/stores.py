@@ -8,12 +8,14 @@ from feast.infra.online_stores.online_store import OnlineStore
 from activity_embeddings.transformations.feast_compat.stores import online_store
 from activity_embeddings.transformations.online.any_store import AnyRows
 from activity_embeddings.transformations.online.base import RowStore
+from activity_embeddings.transformations.online.dynamodb import DynamoRows
 from activity_embeddings.transformations.online.postgres import PostgresRows
 from activity_embeddings.transformations.online.redis import RedisRows
 from activity_embeddings.transformations.online.sqlite import SqliteRows
 
 # By their names: the modules of Feast's stores import what they need, as redis, when imported.
 _ROWS_OF: dict[str, type[AnyRows]] = {
+    "feast.infra.online_stores.dynamodb.DynamoDBOnlineStore": DynamoRows,
     "feast.infra.online_stores.postgres_online_store.postgres.PostgreSQLOnlineStore": PostgresRows,
     "feast.infra.online_stores.redis.RedisOnlineStore": RedisRows,
     "feast.infra.online_stores.sqlite.SqliteOnlineStore": SqliteRows,

@@ -3,14 +3,19 @@
 Whoever runs them, the driver, which is the process of `feast materialize`, alone reads sources and
 stores, writes rows aside in the order of members, judges and commits. So a worker that is lost can
 leave nothing behind, and what it had can be computed again.
+
+`Workers` know nothing of what they do, which is a `Duty`: to compute partitions, or, once these are
+committed, to write rows to the online store, see `writing`.
 """
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from activity_embeddings.transformations.batch.executors.partition import (
     Computation,
@@ -27,6 +32,8 @@ TASKS_A_WORKER = 2
 """Tasks that are under way or done and not fetched, for each worker: the next one waits for it."""
 
 Task = TypeVar("Task")
+Started = TypeVar("Started")
+Result = TypeVar("Result")
 
 
 class Executor(Protocol):
@@ -50,28 +57,112 @@ class Executor(Protocol):
 
 NewExecutor = Callable[[Computation], Executor]
 
+Work: TypeAlias = Callable[[Any], Any]
+"""Does a task and returns its result."""
+Answer: TypeAlias = tuple[Any, Exception | None]
+"""What a worker says of a task: its result, and the error that there was instead."""
 
-Answer = tuple[list[Rows], Exception | None]
-"""What a worker says of a partition: its rows, and the error that there was instead."""
+
+class Duty(Protocol):
+    """What workers do; goes to each of them as a pickle."""
+
+    def begin(self) -> Work:
+        """Return what does the tasks; called once in a worker.
+
+        Raises
+        ------
+        InvalidInput
+            This worker cannot.
+        """
 
 
-def answer(worker: Worker, partition: Partition) -> Answer:
-    """Return what a worker says of a partition."""
+class Workers(Protocol):
+    """Other processes, of this machine or of others, that all have one duty."""
+
+    def start(self, task: Any) -> Any:
+        """Hand a task to a worker, which are started where they are not; return what `fetch` takes.
+
+        Raises
+        ------
+        InvalidInput
+            There are no workers to be had.
+        """
+
+    def fetch(self, started: Any) -> Any:
+        """Wait for the result of a task and return it.
+
+        Raises
+        ------
+        Exception
+            What the worker raised.
+        InvalidInput
+            The worker was lost.
+        """
+
+    def drop(self, started: Any) -> object:
+        """Let go of a task that will not be fetched."""
+
+    def limit(self) -> int:
+        """Return how many tasks may be under way, or done and not fetched."""
+
+    def close(self) -> None:
+        """End the workers; a later `start` starts them again."""
+
+
+NewWorkers: TypeAlias = Callable[[Duty], Workers]
+
+
+@dataclass(frozen=True)
+class Computing:
+    """The duty to compute partitions."""
+
+    computation: Computation
+
+    def begin(self) -> Work:
+        """See `Duty.begin`; a task is a `Partition`, its result a list of `Rows`."""
+        worker = Worker(self.computation, threads=1)
+        return lambda partition: list(worker.rows(partition))
+
+
+def answer(work: Work, task: Any) -> Answer:
+    """Return what a worker says of a task."""
     try:
-        return list(worker.rows(partition)), None
+        return work(task), None
     except Exception as error:
         if not isinstance(error, InvalidInput):
             # The traceback itself does not travel.
             error.add_note("".join(traceback.format_exception(error)))
-        return [], error
+        return None, error
 
 
-def rows_of(answered: Answer) -> list[Rows]:
-    """Return the rows that a worker sent, or raise the error."""
-    rows, error = answered
+def result_of(answered: Answer) -> Any:
+    """Return the result that a worker sent, or raise the error."""
+    result, error = answered
     if error is not None:
         raise error
-    return rows
+    return result
+
+
+def computed(workers: Workers, partitions: Iterator[Partition]) -> Generator[list[Rows]]:
+    """Yield the rows of partitions in their order, computed by workers whose duty that is.
+
+    Their seconds say how long the driver waited for workers, and, as `by workers`, how long it all
+    took from the first task to the last answer.
+    """
+    waiting = Seconds()
+
+    def fetch(started: Any) -> list[Rows]:
+        with waiting.timed("wait for workers"):
+            return workers.fetch(started)
+
+    since = time.perf_counter()
+    tasks = tasks_of(partitions)
+    for rows in in_order(tasks, workers.start, fetch, workers.drop, workers.limit):
+        now = time.perf_counter()
+        rows[0].seconds.add({**waiting, "by workers": now - since})
+        since = now
+        waiting.clear()
+        yield rows
 
 
 def tasks_of(partitions: Iterator[Partition]) -> Iterator[Partition]:
@@ -82,45 +173,30 @@ def tasks_of(partitions: Iterator[Partition]) -> Iterator[Partition]:
 
 
 def in_order(
-    partitions: Iterator[Partition],
-    *,
-    start: Callable[[Partition], Task],
-    fetch: Callable[[Task], list[Rows]],
-    drop: Callable[[Task], object],
+    tasks: Iterator[Task],
+    start: Callable[[Task], Started],
+    fetch: Callable[[Started], Result],
+    drop: Callable[[Started], object],
     limit: Callable[[], int],
-) -> Iterator[list[Rows]]:
-    """Yield the rows of partitions in their order, while workers compute the next ones.
+) -> Generator[Result]:
+    """Yield the results of tasks in their order, while workers are at the next ones.
 
     Parameters
     ----------
-    partitions
+    tasks
         As small as workers get them.
-    start
-        Hands one to a worker.
-    fetch
-        Waits for the rows of a task.
-    drop
-        Is called with what was started and is not fetched, where the run ends early.
-    limit
-        How many tasks may be under way, or done and not fetched.
+    start, fetch, drop, limit
+        As those of `Workers`.
     """
-    under_way: deque[Task] = deque()
-
-    def next_rows() -> list[Rows]:
-        waiting = Seconds()
-        with waiting.timed("wait for workers"):
-            rows = fetch(under_way.popleft())
-        rows[0].seconds.add(waiting)
-        return rows
-
+    under_way: deque[Started] = deque()
     try:
-        for partition in partitions:
-            under_way.append(start(partition))
-            del partition
+        for task in tasks:
+            under_way.append(start(task))
+            del task
             while len(under_way) >= limit():
-                yield next_rows()
+                yield fetch(under_way.popleft())
         while under_way:
-            yield next_rows()
+            yield fetch(under_way.popleft())
     finally:
-        for task in under_way:
-            drop(task)
+        for started in under_way:
+            drop(started)

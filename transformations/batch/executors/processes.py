@@ -1,4 +1,4 @@
-"""Partitions that are computed by other processes of this machine.
+"""Workers that are other processes of this machine.
 
 A model call by LiteRT holds Python's lock, so that threads gain nothing beyond those of the call
 itself. A worker is an interpreter of its own, which imports neither Feast nor what the caller runs.
@@ -17,20 +17,22 @@ from contextlib import suppress
 from itertools import chain
 from multiprocessing.connection import Connection, Pipe
 from queue import SimpleQueue
+from typing import Any
 
 from activity_embeddings.transformations.batch.executors.base import (
     TASKS_A_WORKER,
+    Computing,
+    Duty,
+    Work,
     answer,
-    in_order,
-    rows_of,
-    tasks_of,
+    computed,
+    result_of,
 )
 from activity_embeddings.transformations.batch.executors.local import LocalExecutor
 from activity_embeddings.transformations.batch.executors.partition import (
     Computation,
     Partition,
     Rows,
-    Worker,
 )
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.litert import cores
@@ -70,11 +72,8 @@ class ProcessesExecutor:
 
     def __init__(self, computation: Computation, workers: int | None = None) -> None:
         self._computation = computation
-        self._workers = workers or cores()
+        self._workers = ProcessWorkers(Computing(computation), workers)
         self._asked = 0.0
-        self._idle: SimpleQueue[_Process] = SimpleQueue()
-        self._processes: list[_Process] = []
-        self._threads: ThreadPoolExecutor | None = None
 
     def run(self, partitions: Iterator[Partition]) -> Generator[Iterable[Rows]]:
         """See `Executor.run`."""
@@ -84,59 +83,87 @@ class ProcessesExecutor:
         self._asked += seconds_of_models(first, self._computation)
         partitions = chain([first], partitions)
         del first
-        if self._workers < 2 or self._asked < WORTH_SECONDS:
+        if self._workers.count < 2 or self._asked < WORTH_SECONDS:
             yield from LocalExecutor(self._computation).run(partitions)
-            return
-        threads = self._start()
-        yield from in_order(
-            tasks_of(partitions),
-            # As bytes, so that what is waiting does not hold on to the events of its partition.
-            start=lambda partition: threads.submit(self._call, pickle.dumps(partition, protocol=5)),
-            fetch=_fetch,
-            drop=Future.cancel,
-            limit=lambda: TASKS_A_WORKER * self._workers,
-        )
+        else:
+            yield from computed(self._workers, partitions)
 
     def close(self) -> None:
         """See `Executor.close`."""
+        self._workers.close()
+
+
+class ProcessWorkers:
+    """`Workers` that are processes of this machine.
+
+    Parameters
+    ----------
+    duty
+        Theirs; every worker has a copy.
+    count
+        How many; None: one a core.
+    """
+
+    def __init__(self, duty: Duty, count: int | None = None) -> None:
+        self._duty = duty
+        self.count = count or cores()
+        self._idle: SimpleQueue[_Process] = SimpleQueue()
+        self._processes: list[_Process] = []
+        self._threads: ThreadPoolExecutor | None = None
+
+    def start(self, task: Any) -> Future[bytes]:
+        """See `Workers.start`."""
+        threads = self._begin()
+        # As bytes, so that what is waiting does not hold on to what its task was cut from.
+        return threads.submit(self._call, pickle.dumps(task, protocol=5))
+
+    def fetch(self, started: Future[bytes]) -> Any:
+        """See `Workers.fetch`.
+
+        Errors are made in the thread that calls this: there they know the command that runs.
+        """
+        try:
+            content = started.result()
+        except _Lost as lost:
+            raise InvalidInput(
+                "batch_engine: expected worker processes that last. Received: one that ended "
+                f"({lost}). If it was for memory, have fewer `workers`"
+            ) from lost
+        return result_of(pickle.loads(content))
+
+    def drop(self, started: Future[bytes]) -> None:
+        """See `Workers.drop`."""
+        started.cancel()
+
+    def limit(self) -> int:
+        """See `Workers.limit`."""
+        return TASKS_A_WORKER * self.count
+
+    def close(self) -> None:
+        """See `Workers.close`."""
         for process in self._processes:
             process.end()
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         self._idle, self._processes, self._threads = SimpleQueue(), [], None
 
-    def _start(self) -> ThreadPoolExecutor:
+    def _begin(self) -> ThreadPoolExecutor:
         """Start the workers, unless they are there; return the threads that wait for them."""
         if self._threads is None:
-            content = pickle.dumps(self._computation, protocol=5)
-            self._processes = [_Process(content) for _ in range(self._workers)]
+            content = pickle.dumps(self._duty, protocol=5)
+            self._processes = [_Process(content) for _ in range(self.count)]
             for process in self._processes:
                 self._idle.put(process)
-            self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="workers")
+            self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="workers")
         return self._threads
 
-    def _call(self, partition: bytes) -> bytes:
-        """Have an idle worker compute a partition."""
+    def _call(self, task: bytes) -> bytes:
+        """Have an idle worker do a task."""
         process = self._idle.get()
         try:
-            return process.answer(partition)
+            return process.answer(task)
         finally:
             self._idle.put(process)
-
-
-def _fetch(task: Future[bytes]) -> list[Rows]:
-    """Return the rows of a task.
-
-    Errors are made in the thread that calls this: there they know the command that runs.
-    """
-    try:
-        content = task.result()
-    except _Lost as lost:
-        raise InvalidInput(
-            "batch_engine: expected worker processes that last. Received: one that ended "
-            f"({lost}). If it was for memory, have fewer `workers`"
-        ) from lost
-    return rows_of(pickle.loads(content))
 
 
 class _Lost(Exception):
@@ -146,7 +173,7 @@ class _Lost(Exception):
 class _Process:
     """A worker process and the pipe to it."""
 
-    def __init__(self, computation: bytes) -> None:
+    def __init__(self, duty: bytes) -> None:
         self._pipe, theirs = Pipe()
         # Not by `multiprocessing`, whose processes import the `__main__` of the caller: the command
         # `feast`, which takes seconds, or a script that has no guard.
@@ -157,15 +184,15 @@ class _Process:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         theirs.close()
-        self._computation: bytes | None = computation
+        self._duty: bytes | None = duty
 
-    def answer(self, partition: bytes) -> bytes:
+    def answer(self, task: bytes) -> bytes:
         """Return what the worker answers."""
         try:
-            if self._computation is not None:
-                self._pipe.send_bytes(self._computation)
-                self._computation = None
-            self._pipe.send_bytes(partition)
+            if self._duty is not None:
+                self._pipe.send_bytes(self._duty)
+                self._duty = None
+            self._pipe.send_bytes(task)
             return self._pipe.recv_bytes()
         except (OSError, EOFError) as error:
             status = self._process.wait()
@@ -181,7 +208,7 @@ class _Process:
 
 
 def be_worker(pipe: int) -> None:
-    """Answer partitions with their rows, until nobody is at the other end.
+    """Do tasks, and answer with their results, until nobody is at the other end.
 
     Parameters
     ----------
@@ -192,10 +219,17 @@ def be_worker(pipe: int) -> None:
     one_thread()
     connection = Connection(pipe)
     with suppress(EOFError, BrokenPipeError):
-        worker = Worker(pickle.loads(connection.recv_bytes()), threads=1)
+        duty = connection.recv_bytes()
+        begun = answer(_begun, duty)
         while True:
-            partition = pickle.loads(connection.recv_bytes())
-            connection.send_bytes(pickle.dumps(answer(worker, partition), protocol=5))
+            task = pickle.loads(connection.recv_bytes())
+            answered = begun if begun[1] is not None else answer(begun[0], task)
+            connection.send_bytes(pickle.dumps(answered, protocol=5))
+
+
+def _begun(duty: bytes) -> Work:
+    """Begin a duty that was sent."""
+    return pickle.loads(duty).begin()
 
 
 def one_thread() -> None:

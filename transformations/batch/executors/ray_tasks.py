@@ -1,9 +1,9 @@
-"""Partitions that are computed by the machines of a Ray cluster.
+"""Workers that are the machines of a Ray cluster.
 
-Each is a task of one core, which has all that it needs with it: its events, and, by way of the
+A task takes one core, and has all that it needs with it: a partition its events, and, by way of the
 object store, the item vectors and the files of the models. So no machine but the driver's need
-reach a source, a store, a feature repo or a bucket. A task whose worker or machine is lost is run
-again by Ray; rows are written once, by the driver, which takes each task's rows once.
+reach a source, a feature repo, a bucket or a place of snapshots. A task whose worker or machine is
+lost is run again by Ray; the driver takes each task's result once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,16 +23,17 @@ from activity_embeddings.transformations.artifacts import cached
 from activity_embeddings.transformations.batch.executors.base import (
     TASKS_A_WORKER,
     Answer,
+    Computing,
+    Duty,
+    Work,
     answer,
-    in_order,
-    rows_of,
-    tasks_of,
+    computed,
+    result_of,
 )
 from activity_embeddings.transformations.batch.executors.partition import (
     Computation,
     Partition,
     Rows,
-    Worker,
 )
 from activity_embeddings.transformations.batch.executors.processes import one_thread
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
@@ -46,26 +47,21 @@ from activity_embeddings.transformations.extras import require_extra
 RETRIES = 10
 """How often a task is run again whose worker or machine was lost."""
 SECONDS_TO_CONNECT = 10
+PACKAGE = "activity-embeddings"
 
 
 @dataclass(frozen=True)
 class Shipment:
-    """A `Computation` and the files of its models, for machines that have none of them.
+    """The duty to compute partitions, for machines that have none of the models' files.
 
     Attributes
     ----------
-    key
-        Of this run.
-    package
-        The version of this package, which every machine should have.
     computation
         As the driver has it: its models lie in the driver's folders.
     files
         Of each model by its name: the content by the path within its folder.
     """
 
-    key: str
-    package: str
     computation: Computation
     files: dict[str, dict[str, bytes]]
 
@@ -73,31 +69,17 @@ class Shipment:
     def of(cls, computation: Computation) -> Shipment:
         """Return what is to be sent."""
         return cls(
-            uuid.uuid4().hex,
-            version("activity-embeddings"),
             computation,
             {name: _files_of(model.path) for name, model in computation.models.items()},
         )
 
-    def unpack(self) -> Computation:
-        """Return the computation with the models in folders of this machine.
-
-        Raises
-        ------
-        InvalidInput
-            This machine has another version of the package.
-        """
-        here = version("activity-embeddings")
-        if here != self.package:
-            raise InvalidInput(
-                f"batch_engine: expected activity-embeddings {self.package} on every machine of "
-                f"the Ray cluster, as where the run was started. Received: {here}"
-            )
+    def begin(self) -> Work:
+        """See `Duty.begin`: as `Computing` does, with the models in folders of this machine."""
         models = {
             name: _in_folder(model, _unpacked(self.files[name]))
             for name, model in self.computation.models.items()
         }
-        return replace(self.computation, models=models)
+        return Computing(replace(self.computation, models=models)).begin()
 
 
 class RayExecutor:
@@ -107,6 +89,36 @@ class RayExecutor:
     ----------
     computation
         What all partitions share.
+    address, workers
+        As those of `RayWorkers`.
+
+    Raises
+    ------
+    MissingExtra
+        Ray is not installed.
+    """
+
+    def __init__(
+        self, computation: Computation, address: str = "auto", workers: int | None = None
+    ) -> None:
+        self._workers = RayWorkers(lambda: Shipment.of(computation), address, workers)
+
+    def run(self, partitions: Iterator[Partition]) -> Generator[Iterable[Rows]]:
+        """See `Executor.run`."""
+        yield from computed(self._workers, partitions)
+
+    def close(self) -> None:
+        """See `Executor.close`."""
+        self._workers.close()
+
+
+class RayWorkers:
+    """`Workers` that are the cores of a Ray cluster.
+
+    Parameters
+    ----------
+    new_duty
+        Makes their duty when the first task is started.
     address
         Of the cluster, as `ray.init` takes it; "auto" for the one that this machine is part of.
     workers
@@ -119,38 +131,53 @@ class RayExecutor:
     """
 
     def __init__(
-        self, computation: Computation, address: str = "auto", workers: int | None = None
+        self, new_duty: Callable[[], Duty], address: str = "auto", workers: int | None = None
     ) -> None:
         require_extra("ray", "batch_engine: executor: ray")
-        self._computation, self._address, self._workers = computation, address, workers
-        self._shipment: Any = None
+        self._new_duty, self._address, self._workers = new_duty, address, workers
+        self._answer: Callable[[Any], Any] | None = None
         self._connected_here = False
 
-    def run(self, partitions: Iterator[Partition]) -> Generator[Iterable[Rows]]:
-        """See `Executor.run`."""
+    def start(self, task: Any) -> Any:
+        """See `Workers.start`."""
+        if self._answer is None:
+            self._answer = self._begin()
+        return self._answer(task)
+
+    def fetch(self, started: Any) -> Any:
+        """See `Workers.fetch`."""
         import ray
 
-        self._connect()
-        task = ray.remote(num_cpus=1, max_retries=RETRIES)(_answer)
-        yield from in_order(
-            tasks_of(partitions),
-            start=lambda partition: task.remote(self._shipment, partition),
-            fetch=_fetch,
-            drop=ray.cancel,
-            limit=lambda: TASKS_A_WORKER * (self._workers or _cores()),
-        )
+        try:
+            answered = ray.get(started)
+        except ray.exceptions.RayError as error:
+            raise InvalidInput(
+                "batch_engine: expected a Ray cluster whose workers last, or can be replaced "
+                f"{RETRIES} times. Received: {type(error).__name__}: {first_line(error)}"
+            ) from error
+        return result_of(answered)
+
+    def drop(self, started: Any) -> None:
+        """See `Workers.drop`."""
+        import ray
+
+        ray.cancel(started)
+
+    def limit(self) -> int:
+        """See `Workers.limit`."""
+        return TASKS_A_WORKER * (self._workers or _cores())
 
     def close(self) -> None:
-        """See `Executor.close`."""
+        """See `Workers.close`."""
         import ray
 
-        self._shipment = None  # frees what it takes in the object store
+        self._answer = None  # frees what the duty takes in the object store
         if self._connected_here:
             ray.shutdown()
         self._connected_here = False
 
-    def _connect(self) -> None:
-        """Connect to the cluster, unless this process is, and put there what tasks share."""
+    def _begin(self) -> Callable[[Any], Any]:
+        """Connect to the cluster, unless this process is; return what hands a task to it."""
         import ray
 
         if not ray.is_initialized():
@@ -168,8 +195,11 @@ class RayExecutor:
                     f"Received: {type(error).__name__}: {first_line(error)}"
                 ) from error
             self._connected_here = True
-        if self._shipment is None:
-            self._shipment = ray.put(Shipment.of(self._computation))
+        remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_answer)
+        # In a list, of which Ray fetches nothing by itself: a worker needs it once.
+        sent = [ray.put(self._new_duty())]
+        key, package = uuid.uuid4().hex, version(PACKAGE)
+        return lambda task: remote.remote(key, package, sent, task)
 
 
 def _require_listening(address: str) -> None:
@@ -191,34 +221,45 @@ def _cores() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def _fetch(task: Any) -> list[Rows]:
-    """Return the rows of a task."""
+_begun: dict[str, Work] = {}
+"""The duty that this process has begun, by its key: Ray uses a process for many tasks."""
+
+
+def _answer(key: str, package: str, sent: list[Any], task: Any) -> Answer:
+    """Do a task; what runs on the machines of the cluster.
+
+    Parameters
+    ----------
+    key
+        Of the duty.
+    package
+        The version of this package that the driver has.
+    sent
+        The duty, in the object store.
+    task
+        What is to be done.
+    """
+    if key not in _begun:
+        _begun.clear()
+        begun, error = answer(lambda _: _begin(package, sent), None)
+        if error is not None:
+            return None, error
+        _begun[key] = begun
+    return answer(_begun[key], task)
+
+
+def _begin(package: str, sent: list[Any]) -> Work:
+    """Begin a duty that was sent, unless this machine has another version of this package."""
     import ray
 
-    try:
-        answered = ray.get(task)
-    except ray.exceptions.RayError as error:
+    here = version(PACKAGE)
+    if here != package:
         raise InvalidInput(
-            "batch_engine: expected a Ray cluster whose workers last, or can be replaced "
-            f"{RETRIES} times. Received: {type(error).__name__}: {first_line(error)}"
-        ) from error
-    return rows_of(answered)
-
-
-_kept: dict[str, Worker] = {}
-"""The worker of the run that this process works for: Ray uses a process for many tasks."""
-
-
-def _answer(shipment: Shipment, partition: Partition) -> Answer:
-    """Compute a partition; what runs on the machines of the cluster."""
-    try:
-        if shipment.key not in _kept:
-            one_thread()
-            _kept.clear()
-            _kept[shipment.key] = Worker(shipment.unpack(), threads=1)
-    except InvalidInput as error:
-        return [], error
-    return answer(_kept[shipment.key], partition)
+            f"batch_engine: expected activity-embeddings {package} on every machine of the Ray "
+            f"cluster, as where the run was started. Received: {here}"
+        )
+    one_thread()
+    return ray.get(sent[0]).begin()
 
 
 def _files_of(folder: Path) -> dict[str, bytes]:
