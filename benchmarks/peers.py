@@ -11,8 +11,9 @@ NDCG@10 of what members wanted next among all items of the day, as of the reques
 `--end`. Everything is learnt from activity between `--from` and `--until`.
 
 The last days before `--until` are validation: with models of what is before them, each arm chooses
-there how much popularity counts beside its score, and a network its epochs, too. A peer also
-chooses its settings, among `SETTINGS`. Then networks are trained from scratch on all, once a seed.
+there how much popularity counts beside its score, and a network its epochs, too; a peer also
+chooses its settings, among `--blocks` and `--rates`. Then networks are trained from scratch on all
+that may be learnt, once a seed.
 
 A peer is told of a member's items alone, since RecTools' models read nothing else: of all activity,
 or of positives. Told *with actions*, each pair of (item, action) is an item of its own, and an item
@@ -53,8 +54,9 @@ from activity_embeddings.transformations.spec import ActivitySpec
 VALIDATION = timedelta(days=14)
 OURS = "CNN, every activity"
 ALL, POSITIVES, ACTIONS = "all", "positives", "with actions"
-SETTINGS = {"n_blocks": (1, 2), "n_factors": (128,), "lr": (1e-3, 3e-3)}
-"""Of a peer; all others are RecTools' defaults."""
+FACTORS = 128
+BLOCKS, RATES = (1, 2), (1e-3, 3e-3)
+"""Settings that a peer chooses from; those that are not named here are RecTools' defaults."""
 EPOCHS_BETWEEN = 2
 """Epochs from one measure on validation to the next."""
 SCRIPT = Path(__file__).parent / "peers_rectools.py"
@@ -204,10 +206,21 @@ def scores_of(
 
 @dataclass(frozen=True)
 class Trainer:
-    """How a peer is trained: a command that gets a folder, see `peers_rectools.py`."""
+    """How a peer is trained.
+
+    Attributes
+    ----------
+    command
+        Gets a folder; see `peers_rectools.py`.
+    threads
+        How many it may use.
+    settings
+        What is tried; settings of the peer's class.
+    """
 
     command: Sequence[str]
     threads: int
+    settings: Sequence[dict[str, Any]]
 
     def __call__(
         self, peer: Peer, asked: Asked, runs: Sequence[dict[str, Any]], folder: Path
@@ -281,13 +294,10 @@ class Chosen:
 
 
 def choose(peer: Peer, early: Asked, trainer: Trainer, *, epochs: int) -> Chosen:
-    """Try each of `SETTINGS` on validation, all epochs of it, and return the best."""
+    """Try each of the trainer's settings on validation, epoch by epoch, and return the best."""
     queries, found = early.queries, []
     tried = [*range(EPOCHS_BETWEEN, epochs + 1, EPOCHS_BETWEEN)]
-    runs = [
-        {"settings": dict(zip(SETTINGS, values, strict=True)), "seed": 0, "epochs": tried}
-        for values in itertools.product(*SETTINGS.values())
-    ]
+    runs = [{"settings": each, "seed": 0, "epochs": tried} for each in trainer.settings]
     with tempfile.TemporaryDirectory() as folder:
         for run, files in zip(runs, trainer(peer, early, runs, Path(folder)), strict=True):
             for (epoch, path), reading in itertools.product(files.items(), READINGS[peer.told]):
@@ -350,6 +360,22 @@ def measure_ours(
     )
 
 
+def kept(folder: Path | None, name: str, measure: Callable[[], Arm]) -> Arm:
+    """Measure an arm, or read what was measured before into a folder.
+
+    A file says nothing of data and options: a folder is for one command.
+    """
+    if folder is None:
+        return measure()
+    path = folder / f"{name}.json"
+    if not path.exists():
+        arm = measure()
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"values": arm.values.tolist(), "said": arm.said}))
+    read = json.loads(path.read_text())
+    return Arm(np.array(read["values"]), read["said"])
+
+
 def measure_seeds(measure: Callable[[int], Arm], seeds: int, folder: Path | None, name: str) -> Arm:
     """Measure an arm seed by seed, each of them kept."""
     arms = [kept(folder, f"{name}, seed {seed}", partial(measure, seed)) for seed in range(seeds)]
@@ -383,6 +409,8 @@ def main() -> None:
     parser.add_argument("--python", required=True, help="of an environment with rectools[torch]")
     parser.add_argument("--length", type=int, default=32, help="positions of a sequence")
     parser.add_argument("--epochs", type=int, default=12, help="most epochs of a peer")
+    parser.add_argument("--blocks", nargs="*", type=int, default=BLOCKS, help="of a peer")
+    parser.add_argument("--rates", nargs="*", type=float, default=RATES, help="of its learning")
     parser.add_argument("--our-epochs", type=int, default=14, help="and of our network")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2, help="of a peer's training")
@@ -396,9 +424,14 @@ def main() -> None:
     history = ActivityHistory.of(checked, ItemVectors.always_known(checked.item_ids), spec)
     early = Asked.of(history, Period(given.until - VALIDATION, given.until))
     late = Asked.of(history, asked)
-    members = len(np.unique(late.queries.member))
-    print(f"{len(late.queries):,} queries of {members:,} members", flush=True)
-    trainer = Trainer([given.python, str(SCRIPT)], given.threads)
+    members, before = len(np.unique(late.queries.member)), len(early.queries)
+    print(f"{len(late.queries):,} queries of {members:,} members; {before:,} of validation")
+    tried = [
+        {"n_blocks": blocks, "n_factors": FACTORS, "lr": rate}
+        for blocks in given.blocks
+        for rate in given.rates
+    ]
+    trainer = Trainer([given.python, str(SCRIPT)], given.threads, tried)
     network, objective = CONFIGURATIONS[OURS]
     ours = replace(
         plan,
@@ -425,25 +458,13 @@ def main() -> None:
             OURS,
         ),
     }
+    left_out = {*PEER_NAMES, OURS} - set(given.only or measures)
     arms = {}
     for name, measure in measures.items():
-        if given.only is None or name in given.only or name not in {*PEER_NAMES, OURS}:
+        if name not in left_out:
             arms[name] = kept(given.folder, name, measure)
             print(f"{name:22} {arms[name].values.mean():.4f}  {arms[name].said}", flush=True)
     print(f"\n{table(arms)}")
-
-
-def kept(folder: Path | None, name: str, measure: Callable[[], Arm]) -> Arm:
-    """Measure an arm, or read what was measured before into a folder."""
-    if folder is None:
-        return measure()
-    path = folder / f"{name}.json"
-    if not path.exists():
-        arm = measure()
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"values": arm.values.tolist(), "said": arm.said}))
-    read = json.loads(path.read_text())
-    return Arm(np.array(read["values"]), read["said"])
 
 
 if __name__ == "__main__":

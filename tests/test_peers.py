@@ -28,7 +28,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # A table of counts, as a peer that is trained: it has learnt after the fourth epoch, and forgets,
 # with the third of four settings alone.
 SHORT = ActivitySpec(length=8)
-LEARNS = {"n_blocks": 2, "n_factors": 128, "lr": 0.001}
+LEARNS = {"blocks": 2, "rate": 0.1}
+TRIED = [{"blocks": blocks, "rate": rate} for blocks in (1, 2) for rate in (0.1, 0.2)]
 COUNTS = (
     f"LEARNS = {LEARNS}"
     """
@@ -95,7 +96,7 @@ def asked(peers, history):
 def trainer(peers, tmp_path):
     script = tmp_path / "counts.py"
     script.write_text(COUNTS)
-    return peers.Trainer([sys.executable, str(script)], threads=1)
+    return peers.Trainer([sys.executable, str(script)], threads=1, settings=TRIED)
 
 
 def test_a_peer_that_counts_finds_what_our_table_of_counts_does(peers, asked, trainer):
@@ -105,7 +106,7 @@ def test_a_peer_that_counts_finds_what_our_table_of_counts_does(peers, asked, tr
     assert arm.values.shape == (2, len(np.unique(asked[1].queries.member)))
     np.testing.assert_allclose(arm.values, np.broadcast_to(table.values, arm.values.shape))
     assert table.values.mean() > peers.measure_popularity(asked[1]).values.mean() + 0.1
-    assert "; n_blocks 2, n_factors 128, lr 0.001, epochs 4, share" in arm.said
+    assert "; blocks 2, rate 0.1, epochs 4, share" in arm.said
     assert arm.said.split(";")[0] == table.said.split(";")[0]
 
 
@@ -170,7 +171,7 @@ def test_a_peer_told_of_positives_gets_the_newest_of_them(peers, asked, tmp_path
     ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(histories(), st.booleans())
 def test_each_step_of_a_member_is_in_one_piece(peers, case, narrow):
     events = events_of(case[0], SPEC if narrow else replace(SPEC, length=2))
@@ -195,7 +196,9 @@ def test_each_step_of_a_member_is_in_one_piece(peers, case, narrow):
 
 
 def test_a_peer_that_fails_stops_the_benchmark(peers, asked):
-    trainer = peers.Trainer([sys.executable, "-c", "raise SystemExit(3)"], threads=1)
+    trainer = peers.Trainer(
+        [sys.executable, "-c", "raise SystemExit(3)"], threads=1, settings=TRIED
+    )
     with pytest.raises(CalledProcessError):
         peers.measure_peer(peers.Peer("x", peers.ALL), *asked, trainer, epochs=1, seeds=1)
 
