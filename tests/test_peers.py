@@ -24,6 +24,8 @@ from activity_embeddings.transformations.activity.item_vectors import ItemVector
 from activity_embeddings.transformations.spec import ActivitySpec
 from support.training_cases import LENGTH, SPEC, WINDOW_US, events_of, histories
 
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # A table of counts, as a peer that is trained: it has learnt after the fourth epoch, and forgets,
 # with the third of four settings alone.
