@@ -17,9 +17,10 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +44,8 @@ from activity_embeddings.transformations.spec import ActivitySpec
 
 ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 """Vectors count for what they were learnt from too: so the table and they know the same."""
+PATIENCE = 6
+"""Epochs without a better one on validation, after which a search ends."""
 CONFIGURATIONS: dict[str, tuple[Network | None, NextPositive]] = {
     "decaying average": (None, NextPositive()),
     "CNN, not around": (CNN(newest=False), NextPositive()),
@@ -88,55 +91,93 @@ def counted(history: ActivityHistory, period: Period, queries: ValidationQueries
     return [table[last[day.query]][:, day.rows[0]] for day in queries.days]
 
 
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+@dataclass(frozen=True)
+class Learnt:
+    """What a network that was trained together with item vectors says of later queries.
+
+    Attributes
+    ----------
+    facts
+        Of the training; see `TrainedTowers`.
+    queries
+        What was wanted later.
+    scores
+        float32 [n, m] for each of the days of the queries.
+    """
+
+    facts: dict[str, Any]
+    queries: ValidationQueries
+    scores: list[np.ndarray]
+
+
+def learn_jointly(events: pa.Table, postings: pa.Table, plan: EncoderPlan, asked: Period) -> Learnt:
+    """Train both towers of a plan, and ask them what was wanted in a period after it."""
+    trained = train_towers(events, postings, plan)
+    with tempfile.TemporaryDirectory() as folder:
+        described = package_item_encoder(
+            trained.encoder, Path(folder) / "x", name="x", version="1", valid_from=ALWAYS
+        )
+        encoded = encode_postings(ItemEncoder(described), postings)
+    vectors = ItemVectors.from_arrow(encoded, described.vector_spec)
+    history = ActivityHistory.from_arrow(events, vectors, plan.spec)
+    queries = ValidationQueries.of(history, asked)
+    embeddings = embed_with(trained.member_tower, plan.spec)(queries.sequences, history)
+    return Learnt(trained.facts, queries, queries.products(embeddings))
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `read_data`."""
     parser.add_argument("--events", type=Path, required=True)
     parser.add_argument("--postings", type=Path, required=True)
     parser.add_argument("--text", nargs="*", default=["title"])
     parser.add_argument("--category", nargs="*", default=[])
-    for name in ("from", "until", "end"):
-        parser.add_argument(f"--{name}", dest=name, type=_day, required=True)
-    parser.add_argument("--length", type=int, default=32, help="positions of a sequence")
-    parser.add_argument("--epochs", type=int, default=ENCODER_FIT.epochs)
-    parser.add_argument("--patience", type=int, default=6)
-    parser.add_argument("--only", nargs="*", choices=list(CONFIGURATIONS))
-    given = vars(parser.parse_args())
-    tensorflow()
-    spec = ActivitySpec(length=given["length"])
-    period = Period(given["from"], given["until"])
-    asked = Period(given["until"], given["end"])
-    events = pq.read_table(given["events"])
-    events = events.filter(pa.compute.greater_equal(events[names.EVENT_TIMESTAMP], period.start))
-    postings = pq.read_table(given["postings"])
+    parser.add_argument("--from", dest="start", type=_day, required=True)
+    parser.add_argument("--until", type=_day, required=True)
+    parser.add_argument("--end", type=_day, required=True)
+
+
+def read_data(given: argparse.Namespace) -> tuple[pa.Table, pa.Table, EncoderPlan, Period]:
+    """Return events, postings, what may be learnt from them, and what is asked afterwards."""
+    events = pq.read_table(given.events)
+    events = events.filter(pa.compute.greater_equal(events[names.EVENT_TIMESTAMP], given.start))
+    postings = pq.read_table(given.postings)
     if names.EVENT_TIMESTAMP not in postings.column_names:
         known = pa.array([ALWAYS] * len(postings), pa.timestamp("us", "UTC"))
         postings = postings.append_column(names.EVENT_TIMESTAMP, known)
-    towers = TowerSettings(text=tuple(given["text"]), categories=tuple(given["category"]))
-    fit = replace(ENCODER_FIT, epochs=given["epochs"], patience=given["patience"])
-    for name in given["only"] or CONFIGURATIONS:
+    towers = TowerSettings(text=tuple(given.text), categories=tuple(given.category))
+    plan = EncoderPlan(given.until, towers=towers)
+    return events, postings, plan, Period(given.until, given.end)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_data(parser)
+    parser.add_argument("--length", type=int, default=32, help="positions of a sequence")
+    parser.add_argument("--epochs", type=int, default=ENCODER_FIT.epochs)
+    parser.add_argument("--patience", type=int, default=PATIENCE)
+    parser.add_argument("--only", nargs="*", choices=list(CONFIGURATIONS))
+    given = parser.parse_args()
+    tensorflow()
+    events, postings, plan, asked = read_data(given)
+    plan = replace(
+        plan,
+        spec=ActivitySpec(length=given.length),
+        fit=replace(ENCODER_FIT, epochs=given.epochs, patience=given.patience),
+    )
+    for name in given.only or CONFIGURATIONS:
         network, objective = CONFIGURATIONS[name]
         started = time.perf_counter()
-        plan = EncoderPlan(
-            period.end, towers=towers, objective=objective, fit=fit, spec=spec, network=network
-        )
-        trained = train_towers(events, postings, plan)
-        with tempfile.TemporaryDirectory() as folder:
-            described = package_item_encoder(
-                trained.encoder, Path(folder) / "x", name="x", version="1", valid_from=ALWAYS
-            )
-            encoded = encode_postings(ItemEncoder(described), postings)
-        vectors = ItemVectors.from_arrow(encoded, described.vector_spec)
-        history = ActivityHistory.from_arrow(events, vectors, spec)
-        queries = ValidationQueries.of(history, asked)
-        if name == next(iter(given["only"] or CONFIGURATIONS)):
+        plan = replace(plan, network=network, objective=objective)
+        learnt = learn_jointly(events, postings, plan, asked)
+        queries = learnt.queries
+        if name == next(iter(given.only or CONFIGURATIONS)):
             members = len(np.unique(queries.member))
             print(f"{len(queries):,} queries of {members:,} members; popularity beside each score")
-            print(f"{'table of counts':30} {reported(queries, counted(history, period, queries))}")
-        embeddings = embed_with(trained.member_tower, spec)(queries.sequences, history)
-        scores = [day.scores(embeddings, vectors.matrix) for day in queries.days]
-        seconds, epochs = time.perf_counter() - started, trained.facts["training"]["epochs"]
-        figure = reported(queries, scores)
+            counts = counted(queries.history, Period(given.start, given.until), queries)
+            print(f"{'table of counts':30} {reported(queries, counts)}")
+        seconds, epochs = time.perf_counter() - started, learnt.facts["training"]["epochs"]
+        figure = reported(queries, learnt.scores)
         print(f"{name:30} {figure}   {epochs} epochs, {seconds:.0f} s", flush=True)
 
 

@@ -1,0 +1,471 @@
+"""What peers find of what our network finds: RecTools' SASRec and HSTU, asked the same queries.
+
+    python -m venv peers && peers/bin/pip install "rectools[torch]"
+    python benchmarks/peers.py --python peers/bin/python \
+        --events events.parquet --postings items.parquet --category features \
+        --from 1997-12-20 --until 1998-09-20 --end 1999-04-19
+
+Peers are trained by their own code, in an environment of their own (`peers_rectools.py`). This
+process exports what they learn from and are asked, and measures their scores as it measures ours:
+NDCG@10 of what members wanted next among all items of the day, as of the request, from `--until` to
+`--end`. Everything is learnt from activity between `--from` and `--until`.
+
+The last days before `--until` are validation: with models of what is before them, each arm chooses
+there how much popularity counts beside its score, and a network its epochs, too; a peer also
+chooses its settings, among `--blocks` and `--rates`. Then networks are trained from scratch on all
+that may be learnt, once a seed.
+
+A peer is told of a member's items alone, since RecTools' models read nothing else: of all activity,
+or of positives. Told *with actions*, each pair of (item, action) is an item of its own, and an item
+scores as its pairs together do, those of all actions or of positive ones, as is best on validation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from joint_training import CONFIGURATIONS, PATIENCE, add_data, learn_jointly, read_data
+
+from activity_embeddings.training.evaluation.next_item_counts import NextItemCounts
+from activity_embeddings.training.evaluation.statistics import paired_bootstrap
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.training.figure import FIGURE
+from activity_embeddings.training.fitting.validation import ValidationQueries
+from activity_embeddings.training.item_encoder.train import ENCODER_FIT, EncoderPlan
+from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.inference.tensorflow import tensorflow
+from activity_embeddings.transformations.spec import ActivitySpec
+
+VALIDATION = timedelta(days=14)
+OURS = "CNN, every activity"
+ALL, POSITIVES, ACTIONS = "all", "positives", "with actions"
+FACTORS = 128
+BLOCKS, RATES = (1, 2), (1e-3, 3e-3)
+"""Settings that a peer chooses from; those that are not named here are RecTools' defaults."""
+EPOCHS_BETWEEN = 2
+"""Epochs from one measure on validation to the next."""
+SCRIPT = Path(__file__).parent / "peers_rectools.py"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a period. Activity before it may be learnt from.
+
+    Attributes
+    ----------
+    history
+        Activity and items, of other times too.
+    period
+        When what is asked about was wanted.
+    queries
+        Who is asked what.
+    """
+
+    history: ActivityHistory
+    period: Period
+    queries: ValidationQueries
+
+    @classmethod
+    def of(cls, history: ActivityHistory, period: Period) -> Asked:
+        """Ask what was wanted in a period."""
+        return cls(history, period, ValidationQueries.of(history, period))
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A model of others.
+
+    Attributes
+    ----------
+    model
+        Its name in the script that trains it.
+    told
+        What it is told of: `ALL`, `POSITIVES` or `ACTIONS`.
+    """
+
+    model: str
+    told: str
+
+    @property
+    def name(self) -> str:
+        """Name of the arm."""
+        return f"{self.model}, {self.told}"
+
+
+PEERS = [Peer(model, told) for told in (ALL, POSITIVES, ACTIONS) for model in ("SASRec", "HSTU")]
+READINGS = {ALL: ("items",), POSITIVES: ("items",), ACTIONS: ("all actions", "positive actions")}
+"""How what a peer says of its items is read, by what it was told."""
+PEER_NAMES = [peer.name for peer in PEERS]
+
+
+def pieces_of(events: ActivityEvents, spec: ActivitySpec) -> tuple[np.ndarray, np.ndarray]:
+    """Cut activity into pieces that a model learns from, so that each step is in one of them.
+
+    A member's activity is cut where a window passes without any, since what is older is not seen in
+    serving either, and after L steps: the event at the cut ends a piece and begins the next.
+
+    Returns
+    -------
+    tuple[np.ndarray, np.ndarray]
+        piece : int64 [n], ascending; number of the piece. event : int64 [n]; position in `events`.
+    """
+    event = np.arange(len(events))
+    begins = np.ones(len(events), bool)
+    begins[1:] = events.member[1:] != events.member[:-1]
+    begins[1:] |= np.diff(events.time) > spec.window // timedelta(microseconds=1)
+    step = event - np.maximum.accumulate(np.where(begins, event, 0))
+    cut = step % spec.length == 0
+    piece = np.cumsum(cut) - 1
+    ends = event[cut & (step > 0)]
+    piece, event = np.concatenate([piece, piece[ends] - 1]), np.concatenate([event, ends])
+    order = np.lexsort((event, piece))
+    return piece[order], event[order]
+
+
+def export(folder: Path, asked: Asked, told: str) -> int:
+    """Write what a peer learns from and is asked; see `peers_rectools.py`.
+
+    Returns
+    -------
+    int
+        How many items a peer knows: ours, or pairs of item and action.
+    """
+    history, queries, spec = asked.history, asked.queries, asked.history.spec
+    if told == POSITIVES:
+        positive = np.isin(history.events.action, spec.positive_ids)
+        history = replace(history, events=history.events.where(positive))
+        queries = queries.asked_of(history)
+    actions = len(spec.vocabulary) if told == ACTIONS else 1
+
+    def save(name: str, user: np.ndarray, time: np.ndarray, **known: np.ndarray) -> None:
+        columns = {"user_id": user, **known, "datetime": time.astype("M8[us]")}
+        np.savez(folder / f"{name}.npz", **columns)
+
+    def key(item: np.ndarray, action: np.ndarray) -> np.ndarray:
+        return item.astype(np.int64) * actions + (action if actions > 1 else 0)
+
+    past = history.events.where(history.events.time < asked.period.start_us)
+    piece, event = pieces_of(past, spec)
+    item = key(past.item[event], past.action[event])
+    save("learn", piece, past.time[event], item_id=item)
+    sequences = queries.sequences
+    at = np.nonzero(sequences.item >= 0)
+    item = key(sequences.item[at], sequences.action[at])
+    save("asked", at[0], sequences.time[at], item_id=item)
+    save("context", np.arange(len(queries)), sequences.as_of)
+    return len(history.vectors.item_ids) * actions
+
+
+def actions_of(reading: str, spec: ActivitySpec) -> Sequence[int] | None:
+    """Return the actions whose pairs count for an item; None where a peer knows items alone."""
+    if reading == "items":
+        return None
+    return spec.positive_ids if reading == "positive actions" else range(1, len(spec.vocabulary))
+
+
+def scores_of(
+    scores: np.ndarray, queries: ValidationQueries, actions: Sequence[int] | None = None
+) -> list[np.ndarray]:
+    """Return what a peer wrote as scores of each day of the queries, float [n, m] each.
+
+    What a peer does not know is no better than the worst that it knows; where it knows nothing of a
+    query, popularity alone decides.
+
+    Parameters
+    ----------
+    scores
+        float [queries, J], or [queries, J * actions] of pairs.
+    queries
+        What was asked.
+    actions
+        Ids of the actions whose pairs count for an item, by the sum of their probabilities; None
+        where the peer knows items alone.
+    """
+    lowest = np.min(scores, axis=1, keepdims=True, initial=np.inf, where=np.isfinite(scores))
+    scores = np.where(np.isfinite(scores), scores, np.where(np.isfinite(lowest), lowest, 0.0))
+    if actions is not None:
+        pairs = scores.reshape(len(scores), len(queries.history.vectors.item_ids), -1)
+        scores = np.logaddexp.reduce(pairs[:, :, list(actions)], axis=2)
+    return [scores[np.ix_(day.query, day.items)] for day in queries.days]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How a peer is trained.
+
+    Attributes
+    ----------
+    command
+        Gets a folder; see `peers_rectools.py`.
+    threads
+        How many it may use.
+    settings
+        What is tried; settings of the peer's class.
+    """
+
+    command: Sequence[str]
+    threads: int
+    settings: Sequence[dict[str, Any]]
+
+    def __call__(
+        self, peer: Peer, asked: Asked, runs: Sequence[dict[str, Any]], folder: Path
+    ) -> list[dict[int, Path]]:
+        """Return the files of the scores of each run, by epoch.
+
+        Raises
+        ------
+        subprocess.CalledProcessError
+            The command failed.
+        """
+        items = export(folder, asked, peer.told)
+        plan = {
+            "items": items,
+            "length": asked.history.spec.length,
+            "threads": self.threads,
+            "runs": [{"model": peer.model, **run} for run in runs],
+        }
+        (folder / "plan.json").write_text(json.dumps(plan))
+        subprocess.run([*self.command, str(folder)], check=True)
+        return [
+            {epoch: folder / f"{place}-{epoch}.npy" for epoch in run["epochs"]}
+            for place, run in enumerate(runs)
+        ]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm found.
+
+    Attributes
+    ----------
+    values
+        float [seeds, members]; mean NDCG@10 of each member's queries.
+    said
+        What was chosen on validation.
+    """
+
+    values: np.ndarray
+    said: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a peer is, as was best on validation.
+
+    Attributes
+    ----------
+    figure
+        NDCG@10 there.
+    settings, epochs
+        Of its model.
+    share
+        How much its score counts beside popularity.
+    reading
+        Of `READINGS`, which actions' pairs count for an item.
+    """
+
+    figure: float
+    settings: dict[str, Any]
+    epochs: int
+    share: float
+    reading: str
+
+    def __str__(self) -> str:
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        return (
+            f"validation {self.figure:.4f}; {settings}, epochs {self.epochs}, share {self.share}, "
+            f"{self.reading}"
+        )
+
+
+def choose(peer: Peer, early: Asked, trainer: Trainer, *, epochs: int) -> Chosen:
+    """Try each of the trainer's settings on validation, epoch by epoch, and return the best."""
+    queries, found = early.queries, []
+    tried = [*range(EPOCHS_BETWEEN, epochs + 1, EPOCHS_BETWEEN)]
+    runs = [{"settings": each, "seed": 0, "epochs": tried} for each in trainer.settings]
+    with tempfile.TemporaryDirectory() as folder:
+        for run, files in zip(runs, trainer(peer, early, runs, Path(folder)), strict=True):
+            for (epoch, path), reading in itertools.product(files.items(), READINGS[peer.told]):
+                actions = actions_of(reading, early.history.spec)
+                reached = queries.measure_scores(scores_of(np.load(path), queries, actions))
+                figure, share = reached[FIGURE], reached["share"]
+                found.append(Chosen(figure, run["settings"], epoch, share, reading))
+    return max(found, key=lambda chosen: chosen.figure)
+
+
+def measure_peer(
+    peer: Peer, early: Asked, late: Asked, trainer: Trainer, *, epochs: int, seeds: int
+) -> Arm:
+    """Choose what a peer is by what it finds `early`, and measure what it finds `late`."""
+    started = time.perf_counter()
+    chosen = choose(peer, early, trainer, epochs=epochs)
+    searched = time.perf_counter() - started
+    of_seed = {"settings": chosen.settings, "epochs": [chosen.epochs]}
+    runs = [{**of_seed, "seed": seed} for seed in range(seeds)]
+    actions = actions_of(chosen.reading, late.history.spec)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [of[chosen.epochs] for of in trainer(peer, late, runs, Path(folder))]
+        scores = [scores_of(np.load(path), late.queries, actions) for path in files]
+    values = [late.queries.ndcg_by_scores(of_seed, chosen.share) for of_seed in scores]
+    seconds = time.perf_counter() - started
+    return Arm(np.stack(values), f"{chosen}; searched in {searched:.0f} s, in all {seconds:.0f} s")
+
+
+def measure_popularity(late: Asked) -> Arm:
+    """Measure popularity alone."""
+    nothing = [np.zeros(day.candidate.shape, np.float32) for day in late.queries.days]
+    return Arm(late.queries.ndcg_by_scores(nothing, 0.0)[None], "")
+
+
+def measure_counts(early: Asked, late: Asked, *, by_action: bool) -> Arm:
+    """Measure a table of counts; its share beside popularity is that of the earlier table."""
+    before, until = (
+        NextItemCounts.of(asked.history, asked.period.start, by_action=by_action)
+        for asked in (early, late)
+    )
+    reached = early.queries.measure_scores(before.scores(early.queries))
+    values = late.queries.ndcg_by_scores(until.scores(late.queries), reached["share"])
+    return Arm(values[None], f"validation {reached[FIGURE]:.4f}; share {reached['share']}")
+
+
+def measure_ours(
+    events: pa.Table, postings: pa.Table, plan: EncoderPlan, period: Period, seed: int
+) -> Arm:
+    """Train our network together with the item vectors, once, and measure it."""
+    started = time.perf_counter()
+    plan = replace(plan, fit=replace(plan.fit, seed=seed))
+    learnt = learn_jointly(events, postings, plan, period)
+    reached, epochs = learnt.facts["metrics"]["validation"], learnt.facts["training"]["epochs"]
+    values = learnt.queries.ndcg_by_scores(learnt.scores, reached["share"])
+    seconds = time.perf_counter() - started
+    return Arm(
+        values[None],
+        f"validation {reached[FIGURE]:.4f}; epochs {epochs}, share {reached['share']}; "
+        f"{seconds:.0f} s",
+    )
+
+
+def kept(folder: Path | None, name: str, measure: Callable[[], Arm]) -> Arm:
+    """Measure an arm, or read what was measured before into a folder.
+
+    A file says nothing of data and options: a folder is for one command.
+    """
+    if folder is None:
+        return measure()
+    path = folder / f"{name}.json"
+    if not path.exists():
+        arm = measure()
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"values": arm.values.tolist(), "said": arm.said}))
+    read = json.loads(path.read_text())
+    return Arm(np.array(read["values"]), read["said"])
+
+
+def measure_seeds(measure: Callable[[int], Arm], seeds: int, folder: Path | None, name: str) -> Arm:
+    """Measure an arm seed by seed, each of them kept."""
+    arms = [kept(folder, f"{name}, seed {seed}", partial(measure, seed)) for seed in range(seeds)]
+    return Arm(np.concatenate([arm.values for arm in arms]), " | ".join(arm.said for arm in arms))
+
+
+def table(arms: dict[str, Arm]) -> str:
+    """Return a line for each arm, with what the last one finds more, paired by member."""
+    *_, last = arms
+    lines = [f"{'':30} NDCG@10   seeds  {last} less this, 95 %"]
+    for name, arm in arms.items():
+        means = arm.values.mean(axis=1)
+        spread = f"{means.std(ddof=1):.4f}" if len(means) > 1 else ""
+        line = f"{name:30}  {means.mean():.4f}  {spread:6}"
+        if name != last:
+            difference = arms[last].values - arm.values
+            (less,) = paired_bootstrap(
+                difference.mean(axis=0)[:, None],
+                np.zeros(difference.shape[1]),
+                by_seed=difference.mean(axis=1)[:, None],
+            )
+            line += f"  {less.text()}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_data(parser)
+    parser.add_argument("--python", required=True, help="of an environment with rectools[torch]")
+    parser.add_argument("--length", type=int, default=32, help="positions of a sequence")
+    parser.add_argument("--epochs", type=int, default=10, help="most epochs of a peer")
+    parser.add_argument("--blocks", nargs="*", type=int, default=BLOCKS, help="of a peer")
+    parser.add_argument("--rates", nargs="*", type=float, default=RATES, help="of its learning")
+    parser.add_argument("--our-epochs", type=int, default=14, help="and of our network")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of a peer's training")
+    parser.add_argument("--only", nargs="*", choices=[*PEER_NAMES, OURS])
+    parser.add_argument("--folder", type=Path, help="keeps each arm's figures, to resume from")
+    given = parser.parse_args()
+    tensorflow()
+    events, postings, plan, asked = read_data(given)
+    spec = replace(plan.spec, length=given.length)
+    checked = ActivityEvents.from_arrow(events, spec)
+    history = ActivityHistory.of(checked, ItemVectors.always_known(checked.item_ids), spec)
+    early = Asked.of(history, Period(given.until - VALIDATION, given.until))
+    late = Asked.of(history, asked)
+    members, before = len(np.unique(late.queries.member)), len(early.queries)
+    print(f"{len(late.queries):,} queries of {members:,} members; {before:,} of validation")
+    tried = [
+        {"n_blocks": blocks, "n_factors": FACTORS, "lr": rate}
+        for blocks in given.blocks
+        for rate in given.rates
+    ]
+    trainer = Trainer([given.python, str(SCRIPT)], given.threads, tried)
+    network, objective = CONFIGURATIONS[OURS]
+    ours = replace(
+        plan,
+        network=network,
+        objective=objective,
+        spec=spec,
+        fit=replace(ENCODER_FIT, epochs=given.our_epochs, patience=PATIENCE),
+    )
+    measures: dict[str, Callable[[], Arm]] = {
+        "popularity": partial(measure_popularity, late),
+        "counts (item)": partial(measure_counts, early, late, by_action=False),
+        "counts (item, action)": partial(measure_counts, early, late, by_action=True),
+        **{
+            peer.name: partial(
+                measure_peer, peer, early, late, trainer, epochs=given.epochs, seeds=given.seeds
+            )
+            for peer in PEERS
+        },
+        OURS: partial(
+            measure_seeds,
+            partial(measure_ours, events, postings, ours, asked),
+            given.seeds,
+            given.folder,
+            OURS,
+        ),
+    }
+    left_out = {*PEER_NAMES, OURS} - set(given.only or measures)
+    arms = {}
+    for name, measure in measures.items():
+        if name not in left_out:
+            arms[name] = kept(given.folder, name, measure)
+            print(f"{name:22} {arms[name].values.mean():.4f}  {arms[name].said}", flush=True)
+    print(f"\n{table(arms)}")
+
+
+if __name__ == "__main__":
+    main()
