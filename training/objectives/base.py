@@ -19,6 +19,7 @@ from keras import ops
 from activity_embeddings.training.examples.history import INPUT_ITEM_ROWS, ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.examples.stream import Arrays, ExampleStream
+from activity_embeddings.training.models.lengths import ByLength
 from activity_embeddings.training.outputs import ACTIVITY_EMBEDDING
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
@@ -135,6 +136,7 @@ class TrainingTask(keras.Model):
                 f"Received: {shapes or 'no dict of outputs'}"
             )
         self.sub_model = sub_model
+        self._read = ByLength(sub_model)
         self.matrix = self.add_weight(
             shape=vectors.matrix.shape, initializer="zeros", trainable=False, name="item_embeddings"
         )
@@ -148,13 +150,19 @@ class TrainingTask(keras.Model):
         self, inputs: dict[str, Any], vectors_of: Lookup, training: bool | None = None
     ) -> Any:
         """Return the activity embeddings of a batch, float32 [n, D]."""
-        known = {
-            names.INPUT_ITEM_EMBEDDINGS: vectors_of(inputs[INPUT_ITEM_ROWS]),
-            names.INPUT_ACTIONS: inputs[names.INPUT_ACTIONS],
-            names.INPUT_AGES: inputs[names.INPUT_AGES],
-        }
-        taken = {name: known[name] for name in self.sub_model.input}
-        return self.sub_model(taken, training=training)[ACTIVITY_EMBEDDING]
+        rows, actions, ages = (
+            inputs[name] for name in (INPUT_ITEM_ROWS, names.INPUT_ACTIONS, names.INPUT_AGES)
+        )
+
+        def inputs_of(place: Any, length: int) -> dict[str, Any]:
+            newest = slice(None), slice(-length, None)
+            return {
+                names.INPUT_ITEM_EMBEDDINGS: vectors_of(ops.take(rows, place, axis=0)[newest]),
+                names.INPUT_ACTIONS: ops.take(actions, place, axis=0)[newest],
+                names.INPUT_AGES: ops.take(ages, place, axis=0)[newest],
+            }
+
+        return self._read(actions, inputs_of, training)[ACTIVITY_EMBEDDING]
 
     def losses_of(self, embedding: Any, inputs: dict[str, Any], vectors_of: Lookup) -> Any:
         """Return the loss of each row, float32 [n].

@@ -1,0 +1,170 @@
+"""A batch read row by row at the length that it needs gives what it gives read as a whole."""
+
+from functools import cache
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from activity_embeddings.training.models import CNN, GRU, Network, architecture, known_models
+from activity_embeddings.training.models.lengths import ByLength, halves
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+
+pytestmark = pytest.mark.slow
+
+LENGTH, DIMENSION = 9, 5
+SPEC, VECTOR_SPEC = ActivitySpec(length=LENGTH), ItemVectorSpec("test", "1", DIMENSION)
+LENGTHS = (2, 5, 9)
+NETWORKS = {
+    name: architecture(name)(ages=True)
+    for name in known_models()
+    if issubclass(architecture(name), Network)
+}
+NETWORKS["cnn-of-sessions"] = CNN(session_gap_minutes=30.0)
+NETWORKS["gru-alone"] = GRU(residual=False)
+
+
+def awake(model):
+    """A built model whose every weight is random: what starts at zero or one shows too."""
+    built, random = model.build(SPEC, VECTOR_SPEC), np.random.default_rng(0)
+    for weight in built.trainable_variables:
+        weight.assign(random.normal(0.0, 0.5, weight.shape))
+    return built
+
+
+def batch(histories):
+    """Histories of (action, minutes to the next), oldest first, as a batch padded on the left."""
+    random = np.random.default_rng(len(histories))
+    inputs = {
+        "item_embeddings": np.zeros((len(histories), LENGTH, DIMENSION), np.float32),
+        "actions": np.zeros((len(histories), LENGTH), np.int32),
+        "ages": np.zeros((len(histories), LENGTH), np.float32),
+    }
+    for row, history in enumerate(histories):
+        age = 0.0
+        for place, (action, minutes) in enumerate(reversed(history), start=1):
+            age += minutes / 1440
+            inputs["item_embeddings"][row, -place] = random.normal(size=DIMENSION)
+            inputs["actions"][row, -place], inputs["ages"][row, -place] = action, age
+    return {name: tf.constant(values) for name, values in inputs.items()}
+
+
+def read(by_length, inputs, training=False):
+    def inputs_of(rows, length):
+        return {name: tf.gather(values, rows)[:, -length:] for name, values in inputs.items()}
+
+    return by_length(inputs["actions"], inputs_of, training)["activity_embedding"]
+
+
+@cache
+def both(name):
+    """A network read by length, and as a whole: each as one function of any batch."""
+    built = awake(NETWORKS[name])
+    by_length = ByLength(built, LENGTHS)
+    assert by_length.lengths == LENGTHS
+    signature = [
+        {
+            "item_embeddings": tf.TensorSpec([None, LENGTH, DIMENSION]),
+            "actions": tf.TensorSpec([None, LENGTH], tf.int32),
+            "ages": tf.TensorSpec([None, LENGTH]),
+        }
+    ]
+
+    def whole(inputs):
+        return built({key: inputs[key] for key in built.input}, training=False)[
+            "activity_embedding"
+        ]
+
+    def gradients(function):
+        @tf.function(autograph=False, input_signature=signature)
+        def of(inputs):
+            with tf.GradientTape() as tape:
+                output = function(inputs)
+                loss = tf.reduce_sum(output * tf.cos(tf.cast(tf.range(DIMENSION), tf.float32)))
+            return output, tape.gradient(loss, built.trainable_variables)
+
+        return of
+
+    return gradients(lambda inputs: read(by_length, inputs)), gradients(whole)
+
+
+activity = st.tuples(st.integers(1, 3), st.sampled_from([1.0, 29.0, 31.0, 2000.0]))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@settings(max_examples=25, deadline=None)
+@given(histories=st.lists(st.lists(activity, max_size=LENGTH), min_size=1, max_size=12))
+def test_outputs_and_gradients_are_those_of_the_whole_batch(name, histories):
+    by_length, whole = both(name)
+    inputs = batch(histories)
+    (received, ours), (expected, theirs) = by_length(inputs), whole(inputs)
+    for one, other in zip([received, *ours], [expected, *theirs], strict=True):
+        scale = max(1.0, float(np.abs(other).max()))
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * scale)
+
+
+def test_a_gap_in_the_activity_counts_by_its_oldest_place():
+    by_length, whole = both("cnn")
+    inputs = batch([[(1, 5.0)] * 7])
+    actions = inputs["actions"].numpy()
+    actions[0, -5:-1] = 0
+    inputs["actions"] = tf.constant(actions)
+    np.testing.assert_allclose(by_length(inputs)[0], whole(inputs)[0], rtol=1e-5, atol=1e-4)
+
+
+def test_each_length_is_read_once_with_the_rows_that_need_it():
+    built = awake(CNN())
+    inputs = batch([[(1, 5.0)] * count for count in (0, 9, 1, 2, 3, 9, 5, 6)])
+    by_length, seen = ByLength(built, LENGTHS), []
+
+    def inputs_of(rows, length):
+        seen.append((length, rows.numpy().tolist()))
+        return {name: tf.gather(values, rows)[:, -length:] for name, values in inputs.items()}
+
+    by_length(inputs["actions"], inputs_of)
+    assert seen == [(2, [0, 2, 3]), (5, [4, 6]), (9, [1, 5, 7])]
+
+
+def places(kind):
+    """A model whose output depends on the number of PAD positions."""
+    vectors = keras.Input((LENGTH, DIMENSION), name="item_embeddings")
+    actions = keras.Input((LENGTH,), dtype="int32", name="actions")
+    if kind == "a vector for each place":
+
+        @keras.saving.register_keras_serializable(package="test")
+        class Places(keras.layers.Layer):
+            def build(self, shape):
+                self.places = self.add_weight(shape=(LENGTH, DIMENSION), initializer="zeros")
+
+            def call(self, inputs):
+                return inputs + self.places[: inputs.shape[1]]
+
+        read = keras.ops.mean(Places()(vectors), axis=1)
+    else:
+        read = keras.layers.Dense(DIMENSION)(keras.layers.Flatten()(vectors))
+    inputs = {"item_embeddings": vectors, "actions": actions}
+    return keras.Model(inputs, {"activity_embedding": read + 0.0})
+
+
+@pytest.mark.parametrize("kind", ["a vector for each place", "weights for each place"])
+def test_a_model_that_is_of_one_length_is_read_at_that_alone_and_keeps_its_weights(kind):
+    model = places(kind)
+    before = model.get_weights()
+    by_length = ByLength(model)
+    assert by_length.lengths == (LENGTH,)
+    for weight, value in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+    inputs = batch([[(1, 5.0)] * 2, [(2, 5.0)] * 9])
+    expected = model({name: inputs[name] for name in model.input})["activity_embedding"]
+    np.testing.assert_array_equal(read(by_length, inputs), expected)
+
+
+def test_lengths_are_halves():
+    assert halves(32) == (4, 8, 16, 32)
+    assert halves(20) == (5, 10, 20)
+    assert halves(9) == (5, 9)
+    assert halves(7) == (7,)
+    assert halves(1) == (1,)
