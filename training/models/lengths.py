@@ -36,7 +36,7 @@ class ByLength:
     Parameters
     ----------
     model
-        A Functional model with dict inputs and outputs, `actions` int32 [n, L] among the inputs.
+        A Functional model with dict outputs, and a dict of inputs [n, L, ...].
     lengths
         Ascending, the last is L. Default: L, half of it and so on down to `SHORTEST`.
     """
@@ -105,7 +105,7 @@ def at_length(model: keras.Model, length: int) -> keras.Model:
 
 
 def _length(model: keras.Model) -> int:
-    return model.input[names.INPUT_ACTIONS].shape[1]
+    return next(iter(model.input.values())).shape[1]
 
 
 def _agree(models: Sequence[keras.Model]) -> bool:
