@@ -18,8 +18,8 @@ import tensorflow as tf
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.spec import PAD
 
-SHORTEST = 4
-"""A still shorter length costs more than it saves."""
+SHORTEST = 8
+"""A still shorter length takes longer to trace, and saves no more in a step."""
 TOLERANCE = 1e-4
 """How far apart the outputs at two lengths may be; relative where values are above 1."""
 
@@ -79,7 +79,7 @@ def halves(longest: int) -> tuple[int, ...]:
     """Return a length, half of it and so on, none below `SHORTEST`; ascending.
 
     >>> halves(32)
-    (4, 8, 16, 32)
+    (8, 16, 32)
     """
     lengths = [longest]
     while lengths[0] >= 2 * SHORTEST:

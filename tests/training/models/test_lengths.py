@@ -10,8 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activity_embeddings.training.models import CNN, GRU, Network, architecture, known_models
+from activity_embeddings.training.models import lengths as lengths_module
 from activity_embeddings.training.models.lengths import ByLength, halves
+from activity_embeddings.training.objectives import NextPositive
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support import training_data
+from support.training_data import TRAIN, turns
 
 pytestmark = pytest.mark.slow
 
@@ -162,9 +166,30 @@ def test_a_model_that_is_of_one_length_is_read_at_that_alone_and_keeps_its_weigh
     np.testing.assert_array_equal(read(by_length, inputs), expected)
 
 
+def test_a_task_has_the_same_losses_at_any_lengths():
+    """Also where rows of item vectors are cut, and with ages."""
+    history = turns(members=30)
+    built = CNN(ages=True).build(training_data.SPEC, training_data.VECTOR_SPEC)
+    random = np.random.default_rng(0)
+    for weight in built.trainable_variables:
+        weight.assign(random.normal(0.0, 0.3, weight.shape))
+    objective = NextPositive()
+    batch = next(objective.stream(history, TRAIN).batches())
+    count = (batch["actions"] != 0).sum(axis=1)
+    assert {1, 2, 3, 4, 5, 8} <= set(count.tolist())
+    losses = []
+    for lengths in ((8,), (2, 4, 8)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lengths_module, "halves", lambda _, own=lengths: own)
+            task = objective.task(built, history, TRAIN)
+        losses.append(task({name: tf.constant(v) for name, v in batch.items()}, training=False))
+    assert np.std(losses[0]) > 0.1
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4, atol=1e-4)
+
+
 def test_lengths_are_halves():
-    assert halves(32) == (4, 8, 16, 32)
-    assert halves(20) == (5, 10, 20)
-    assert halves(9) == (5, 9)
-    assert halves(7) == (7,)
+    assert halves(32) == (8, 16, 32)
+    assert halves(20) == (10, 20)
+    assert halves(17) == (9, 17)
+    assert halves(15) == (15,)
     assert halves(1) == (1,)
