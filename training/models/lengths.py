@@ -45,9 +45,10 @@ class ByLength:
         self.lengths = tuple(lengths or halves(_length(model)))
         try:
             self._models = [at_length(model, length) for length in self.lengths]
-        except ValueError:  # Keras: weights or reshapes of a fixed length
-            self._models = []
-        if not self._models or not _agree(self._models):
+            agree = _agree(self._models)
+        except Exception:  # whatever a layer raises that is of one length
+            agree = False
+        if not agree:
             self.lengths, self._models = (_length(model),), [model]
 
     def __call__(
@@ -68,11 +69,15 @@ class ByLength:
         needed = tf.reduce_max(tf.where(actions == PAD, 0, place), axis=1)
         which = tf.searchsorted(np.array(self.lengths, np.int32), needed)
         rows = tf.dynamic_partition(tf.range(tf.size(needed)), which, len(self.lengths))
+        read = list(zip(rows, self.lengths, self._models, strict=True))
+        # Where Keras knows that there is no row, it takes an addition for that of a bias.
+        read = [each for each in read if each[0].shape[0] != 0] or read[-1:]
         parts = []
-        for of_length, length, model in zip(rows, self.lengths, self._models, strict=True):
+        for of_length, length, model in read:
             inputs = inputs_of(of_length, length)
             parts.append(model({name: inputs[name] for name in model.input}, training=training))
-        return {name: tf.dynamic_stitch(rows, [part[name] for part in parts]) for name in parts[0]}
+        places = [of_length for of_length, *_ in read]
+        return {name: tf.dynamic_stitch(places, [p[name] for p in parts]) for name in parts[0]}
 
 
 def halves(longest: int) -> tuple[int, ...]:
@@ -90,10 +95,7 @@ def halves(longest: int) -> tuple[int, ...]:
 def at_length(model: keras.Model, length: int) -> keras.Model:
     """Return a Functional model of the same layers for sequences of another length.
 
-    Raises
-    ------
-    ValueError
-        A layer is of the model's own length.
+    A layer that is of the model's own length raises, mostly a `ValueError`.
     """
     if length == _length(model):
         return model

@@ -132,11 +132,21 @@ def test_each_length_is_read_once_with_the_rows_that_need_it():
     assert seen == [(2, [0, 2, 3]), (5, [4, 6]), (9, [1, 5, 7])]
 
 
+@pytest.mark.parametrize("count", [0, 2, 5, 9])
+def test_lengths_that_no_row_needs_are_left_out_where_that_is_known(count):
+    """As in the first batch of a fit, which is no graph."""
+    built, inputs = awake(CNN()), batch([[(1, 5.0)] * count] * 3)
+    expected = built({name: inputs[name] for name in built.input})["activity_embedding"]
+    received = read(ByLength(built, LENGTHS), inputs)
+    np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-3)
+    assert np.abs(expected).max() > 1 or not count
+
+
 def places(kind):
     """A model whose output depends on the number of PAD positions."""
     vectors = keras.Input((LENGTH, DIMENSION), name="item_embeddings")
     actions = keras.Input((LENGTH,), dtype="int32", name="actions")
-    if kind == "a vector for each place":
+    if kind in ("a vector for each place", "vectors that only fit"):
 
         @keras.saving.register_keras_serializable(package="test")
         class Places(keras.layers.Layer):
@@ -144,6 +154,10 @@ def places(kind):
                 self.places = self.add_weight(shape=(LENGTH, DIMENSION), initializer="zeros")
 
             def call(self, inputs):
+                if kind == "vectors that only fit":
+                    if inputs.shape[1] != LENGTH:
+                        raise RuntimeError("another length")
+                    return inputs + self.places
                 return inputs + self.places[: inputs.shape[1]]
 
         read = keras.ops.mean(Places()(vectors), axis=1)
@@ -153,11 +167,13 @@ def places(kind):
     return keras.Model(inputs, {"activity_embedding": read + 0.0})
 
 
-@pytest.mark.parametrize("kind", ["a vector for each place", "weights for each place"])
+@pytest.mark.parametrize(
+    "kind", ["a vector for each place", "vectors that only fit", "weights for each place"]
+)
 def test_a_model_that_is_of_one_length_is_read_at_that_alone_and_keeps_its_weights(kind):
     model = places(kind)
     before = model.get_weights()
-    by_length = ByLength(model)
+    by_length = ByLength(model, LENGTHS)
     assert by_length.lengths == (LENGTH,)
     for weight, value in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, value)
