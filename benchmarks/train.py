@@ -1,11 +1,12 @@
-"""Training: examples a second, memory of a stream of them, and time a step.
+"""Training: examples a second, memory of a stream of them, time a step, and whole fits.
 
     python benchmarks/train.py
 
 Makes the examples of the proxy task from synthetic activity, beside the same made by a loop over
-members in pandas; streams more and more of them to show what memory does; and trains every
-architecture on the stream, beside `model.fit` on arrays that lie ready. Each memory run is a
-process of its own.
+members in pandas; streams more and more of them to show what memory does; trains every
+architecture on the stream, with each row read at the length that it needs and at full length,
+beside `model.fit` on arrays that lie ready; and fits a CNN to the sample both ways, which have to
+find the same. Each memory run is a process of its own. Times of training are of the processor.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -70,12 +73,14 @@ def main() -> None:
         _compare_memory(options)
     if "steps" in options.parts:
         _compare_steps(options)
+    if "fits" in options.parts:
+        _compare_fits(options)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    parts = ["examples", "memory", "steps"]
+    parts = ["examples", "memory", "steps", "fits"]
     add("--parts", nargs="+", choices=parts, default=parts)
     add("--members", type=int, default=60_000, help="of the run that counts examples a second")
     add("--events-per-member", type=float, default=12, help="mean number in the period")
@@ -86,7 +91,8 @@ def _options() -> argparse.Namespace:
     add("--memory", type=float, nargs="+", default=[1e6, 5e6], help="examples of the memory runs")
     add("--steps", type=int, default=100, help="steps of an epoch")
     add("--batch-size", type=int, default=256)
-    add("--models", nargs="+", help="architectures to train, all by default")
+    add("--models", nargs="+", help="architectures to train, all by default; of fits the CNN")
+    add("--seeds", type=int, default=3, help="fits of each kind")
     add("--profile", action="store_true", help="print the hot spots of making examples")
     add("--variant", choices=["make", "stream"], help=argparse.SUPPRESS)
     add("--file", type=Path, help=argparse.SUPPRESS)
@@ -334,28 +340,36 @@ def _compare_steps(options: argparse.Namespace) -> None:
     history = _history(options, round(wanted * 1.05 / EXAMPLES_PER_MEMBER))
     names = options.models or known_models()
     print(
-        f"\nsteps of {options.batch_size} rows, {options.steps} an epoch, "
+        f"\nsteps of {options.batch_size} rows, {options.steps} an epoch, processor time, "
         f"medians of {options.repeat} rounds after the first"
     )
-    print(f"{'model':<24}{'weights':>10}{'ours ms':>10}{'ready ms':>10}{'ready/ours':>12}")
+    print(
+        f"{'model':<14}{'weights':>10}{'ours ms':>10}{'full ms':>10}{'ready ms':>10}"
+        f"{'full/ours':>11}{'ready/ours':>12}"
+    )
     for name in names:
         if not architecture(name).trainable:
             continue
         try:
             build = architecture(name)().build
             weights, ours = _ours(build, history, options)
+            with _full_length():
+                _, full = _ours(build, history, options)
             ready = _ready(build, history, options)
             # The first of each traces the graph. They take turns, whatever else the machine does.
-            ours(), ready()
-            rounds = [(ours(), ready()) for _ in range(options.repeat)]
+            ours(), full(), ready()
+            rounds = [(ours(), full(), ready()) for _ in range(options.repeat)]
         except Exception as error:  # one model's trouble should not hide the others' figures
-            print(f"{name:<24}left out: {type(error).__name__}: {error}", flush=True)
+            print(f"{name:<14}left out: {type(error).__name__}: {error}", flush=True)
             continue
-        ours_ms, ready_ms = (statistics.median(times) for times in zip(*rounds, strict=True))
-        ratio = statistics.median(ready_ms / ours_ms for ours_ms, ready_ms in rounds)
+        medians = [statistics.median(times) for times in zip(*rounds, strict=True)]
+        ratios = [statistics.median(r[i] / r[0] for r in rounds) for i in (1, 2)]
         print(
-            f"{name:<24}{weights:>10,}{ours_ms:>10.1f}{ready_ms:>10.1f}{ratio:>12.2f}", flush=True
+            f"{name:<14}{weights:>10,}{''.join(f'{ms:>10.1f}' for ms in medians)}"
+            f"{ratios[0]:>11.2f}{ratios[1]:>12.2f}",
+            flush=True,
         )
+    print("full: all rows are read at the longest length, PAD included")
     print("ready: model.fit on arrays with the item vectors joined, which lie in memory")
 
 
@@ -417,10 +431,19 @@ def _ready(
 
 
 def _epoch(steps: int, train: Callable[[], Any]) -> float:
-    """Train one epoch and return its milliseconds a step."""
-    started = time.perf_counter()
+    """Train one epoch and return its milliseconds a step, of the processor."""
+    started = time.process_time()
     train()
-    return (time.perf_counter() - started) / steps * 1e3
+    return (time.process_time() - started) / steps * 1e3
+
+
+@contextmanager
+def _full_length() -> Iterator[None]:
+    """Have networks that are made here read every row at the longest length."""
+    from activity_embeddings.training.models import lengths
+
+    with mock.patch.object(lengths, "halves", lambda longest: (longest,)):
+        yield
 
 
 def _first_rows(batches: Iterator[dict[str, np.ndarray]], count: int) -> dict[str, np.ndarray]:
@@ -439,6 +462,45 @@ def _optimizer() -> Any:
     return keras.optimizers.AdamW(
         fit.learning_rate, weight_decay=fit.weight_decay, global_clipnorm=fit.clip_norm
     )
+
+
+# Whole fits
+
+
+def _compare_fits(options: argparse.Namespace) -> None:
+    from activity_embeddings.training.datasets.sample import ENTREE
+    from activity_embeddings.training.demo.models import ITEM_ENCODER, read_history, train_model
+    from activity_embeddings.training.models import architecture
+    from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
+
+    with ENTREE.packaged() as data:
+        models = data.with_name("models")
+        vector_spec = describe_item_encoder(models / ITEM_ENCODER).vector_spec
+        history = read_history(data, models)
+    print(
+        "\nfits to the sample: processor time, epochs, examples a second, and the best validation "
+        "figure"
+    )
+    for name in options.models or ["cnn"]:
+        seconds: dict[str, list[float]] = {}
+        for seed in range(options.seeds):
+            for how, within in (("ours", nullcontext), ("full", _full_length)):
+                started = time.process_time()
+                with within():
+                    run = train_model(architecture(name)(), history, vector_spec, seed=seed)
+                spent = time.process_time() - started
+                training = run.result["training"]
+                count = sum(training["examples"]["examples"].values()) * training["epochs"]
+                seconds.setdefault(how, []).append(spent / training["epochs"])
+                print(
+                    f"{name:<14}seed {seed} {how:<6}{spent:>8.1f} s{training['epochs']:>5} epochs"
+                    f"{count / spent:>9,.0f}/s   {run.figure:.4f}",
+                    flush=True,
+                )
+        ratio = statistics.median(
+            full / ours for ours, full in zip(seconds["ours"], seconds["full"], strict=True)
+        )
+        print(f"{name:<14}full/ours an epoch {ratio:.2f}")
 
 
 def _machine() -> str:

@@ -20,6 +20,9 @@ from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpe
 BATCH = 1024
 """Sequences a model call."""
 
+Outputs = Callable[[Sequences, ActivityHistory], dict[str, np.ndarray]]
+"""Makes a model's outputs by name, float32 [n, d] each, of sequences and their history."""
+
 
 def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
     """Return a model as a function of sequences, float32 [n, D].
@@ -33,23 +36,39 @@ def embed_with(model: keras.Model | tf.Module, spec: ActivitySpec) -> Embed:
     spec
         Says which actions are positive.
     """
-    inputs_of, call = _function(model)
-    left_out = negative_outputs(spec)
+    outputs_of, left_out = outputs_with(model), negative_outputs(spec)
 
     def embed(sequences: Sequences, history: ActivityHistory) -> np.ndarray:
+        outputs = outputs_of(sequences, history)
+        counted = [values for name, values in outputs.items() if name not in left_out]
+        return np.mean(counted, axis=0)
+
+    return embed
+
+
+def outputs_with(model: keras.Model | tf.Module) -> Outputs:
+    """Return a model as a function of sequences to its outputs.
+
+    Parameters
+    ----------
+    model
+        A Keras model with dict inputs and outputs, or a module with a function `serve`.
+    """
+    inputs_of, call = _function(model)
+
+    def outputs(sequences: Sequences, history: ActivityHistory) -> dict[str, np.ndarray]:
         matrix, history = history.vectors.matrix, history.reading(inputs_of)
-        parts = [np.empty((0, history.vectors.dimension), np.float32)]
-        for first in range(0, len(sequences), BATCH):
+        parts = []
+        # At least one call, which says the names and shapes where there is no sequence.
+        for first in range(0, max(len(sequences), 1), BATCH):
             part = np.arange(first, min(first + BATCH, len(sequences)))
             inputs = history.model_inputs(sequences.take(part))
             inputs[names.INPUT_ITEM_EMBEDDINGS] = matrix[inputs.pop(INPUT_ITEM_ROWS)]
             tensors = {name: tf.convert_to_tensor(inputs[name]) for name in inputs_of}
-            outputs = call(tensors)
-            counted = [value.numpy() for name, value in outputs.items() if name not in left_out]
-            parts.append(np.mean(counted, axis=0))
-        return np.concatenate(parts)
+            parts.append({name: value.numpy() for name, value in call(tensors).items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    return embed
+    return outputs
 
 
 def _function(

@@ -25,7 +25,7 @@ from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.training.fitting.embed import decayed_average, embed_with
 from activity_embeddings.training.fitting.loop import fit_task, save_arrays
 from activity_embeddings.training.fitting.plan import TrainingPlan
-from activity_embeddings.training.fitting.validation import ValidationQueries
+from activity_embeddings.training.fitting.validation import MOST_MEMBERS, ValidationQueries
 from activity_embeddings.training.models import Architecture, architecture
 from activity_embeddings.training.packaging import package_model
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
@@ -120,7 +120,7 @@ def train(
 
     keras.utils.set_random_seed(plan.fit.seed)
     built = model.build(plan.history.spec, plan.vector_spec)
-    queries = ValidationQueries.of(plan.history, plan.validation)
+    queries = ValidationQueries.of(plan.history, plan.validation, most_members=MOST_MEMBERS)
     if isinstance(built, keras.Model):
         training, measured = _fit(built, plan, queries, run, identity, verbose)
     else:

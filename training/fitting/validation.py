@@ -27,6 +27,8 @@ from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 ALONE = f"{FIGURE}_alone"
 """The figure of an embedding without popularity beside it."""
 POPULARITY_DAYS = 7
+MOST_MEMBERS = 20_000
+"""Members who are asked to choose an epoch: more tell no better which is best, and take longer."""
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 """How much an embedding counts beside popularity; the best is taken."""
 
@@ -102,7 +104,14 @@ class ValidationQueries:
         return len(self.member)
 
     @classmethod
-    def of(cls, history: ActivityHistory, period: Period, *, minimum: int = 1) -> ValidationQueries:
+    def of(
+        cls,
+        history: ActivityHistory,
+        period: Period,
+        *,
+        minimum: int = 1,
+        most_members: int | None = None,
+    ) -> ValidationQueries:
         """Make a query of every positive activity on a new item in a period.
 
         Parameters
@@ -111,6 +120,9 @@ class ValidationQueries:
             The events, and when the positive ones lie.
         minimum
             Queries with fewer activities before are left out.
+        most_members
+            Of more members with activity in the period, so many are drawn, the same every time.
+            Memory and time grow with the queries. None: all are asked.
 
         Raises
         ------
@@ -118,7 +130,16 @@ class ValidationQueries:
             There is none.
         """
         windows = Windows(minimum=minimum, prefixes=True, per_member=None)
-        held_out = hold_out(history, period, windows=windows, random=np.random.default_rng(0))
+        random = np.random.default_rng(0)
+        among = None
+        if most_members is not None:
+            events = history.events
+            inside = (events.time >= period.start_us) & (events.time < period.end_us)
+            active = np.unique(events.member[inside])
+            if len(active) > most_members:
+                drawn = random.choice(active, most_members, replace=False)
+                among = np.isin(events.member, drawn)
+        held_out = hold_out(history, period, windows=windows, among=among, random=random)
         return cls.of_held_out(history, held_out, period)
 
     @classmethod

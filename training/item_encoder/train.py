@@ -24,7 +24,7 @@ from activity_embeddings.training.examples.periods import Period, become_utc
 from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.training.fitting.embed import embed_with
 from activity_embeddings.training.fitting.loop import Fit, fit_task
-from activity_embeddings.training.fitting.validation import ValidationQueries
+from activity_embeddings.training.fitting.validation import MOST_MEMBERS, ValidationQueries
 from activity_embeddings.training.item_encoder.export import PackagedEncoder, posting_tensor
 from activity_embeddings.training.item_encoder.towers import (
     KNOWN_ITEM,
@@ -247,7 +247,8 @@ class _Training:
         history = self._history.reading(self.member_tower.input)
         validate = None
         if validation is not None:
-            validate = partial(self._measure, ValidationQueries.of(history, validation))
+            queries = ValidationQueries.of(history, validation, most_members=MOST_MEMBERS)
+            validate = partial(self._measure, queries)
         identity = {
             "encoder": plan.towers.to_dict(),
             **plan.network_facts(),

@@ -19,6 +19,7 @@ from keras import ops
 from activity_embeddings.training.examples.history import INPUT_ITEM_ROWS, ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.examples.stream import Arrays, ExampleStream
+from activity_embeddings.training.models.lengths import ByLength
 from activity_embeddings.training.outputs import ACTIVITY_EMBEDDING
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
@@ -135,6 +136,7 @@ class TrainingTask(keras.Model):
                 f"Received: {shapes or 'no dict of outputs'}"
             )
         self.sub_model = sub_model
+        self._read = ByLength(sub_model)
         self.matrix = self.add_weight(
             shape=vectors.matrix.shape, initializer="zeros", trainable=False, name="item_embeddings"
         )
@@ -148,9 +150,17 @@ class TrainingTask(keras.Model):
         self, inputs: dict[str, Any], vectors_of: Lookup, training: bool | None = None
     ) -> Any:
         """Return the activity embeddings of a batch, float32 [n, D]."""
-        known = {**inputs, names.INPUT_ITEM_EMBEDDINGS: vectors_of(inputs[INPUT_ITEM_ROWS])}
-        taken = {name: known[name] for name in self.sub_model.input}
-        return self.sub_model(taken, training=training)[ACTIVITY_EMBEDDING]
+        own = {
+            name: inputs[INPUT_ITEM_ROWS if name == names.INPUT_ITEM_EMBEDDINGS else name]
+            for name in self.sub_model.input
+        }
+
+        def inputs_of(place: Any, length: int) -> dict[str, Any]:
+            cut = {name: ops.take(own[name], place, axis=0)[:, -length:] for name in own}
+            cut[names.INPUT_ITEM_EMBEDDINGS] = vectors_of(cut[names.INPUT_ITEM_EMBEDDINGS])
+            return cut
+
+        return self._read(inputs[names.INPUT_ACTIONS], inputs_of, training)[ACTIVITY_EMBEDDING]
 
     def losses_of(self, embedding: Any, inputs: dict[str, Any], vectors_of: Lookup) -> Any:
         """Return the loss of each row, float32 [n].

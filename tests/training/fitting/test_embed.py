@@ -5,9 +5,10 @@ from datetime import timedelta
 import keras
 import numpy as np
 
-from activity_embeddings.training.fitting.embed import decayed_average, embed_with
+from activity_embeddings.training.fitting.embed import decayed_average, embed_with, outputs_with
+from activity_embeddings.training.models import SeveralRatesDecay
 from activity_embeddings.training.outputs import ACTIVITY_EMBEDDING
-from activity_embeddings.transformations.spec import ActivitySpec
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.reference import US_PER_DAY, decayed_of, mean_of
 from support.training_cases import event, history_of
 
@@ -48,3 +49,15 @@ def test_a_model_embeds_sequences_in_their_order(monkeypatch):
     ]
     got = embed_with(model, history.spec)(sequences, history)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_outputs_have_their_names_and_shapes_also_for_no_sequence():
+    history = history_of([event(1, 0, "SAVE", 0)], [(0, -1, [1.0, 2.0])], ActivitySpec(length=4))
+    model = SeveralRatesDecay(rates=(0.5, 0.8)).build(history.spec, ItemVectorSpec("t", "1", 2))
+    for as_of in ([DAY, 0], []):
+        sequences = history.sequences(np.zeros(len(as_of), dtype=int), np.array(as_of, np.int64))
+        outputs = outputs_with(model)(sequences, history)
+        assert list(outputs) == ["decay_0_5_embedding", "decay_0_8_embedding"]
+        for values in outputs.values():
+            expected = np.array([[1.0, 2.0], [0.0, 0.0]][: len(as_of)]).reshape(-1, 2)
+            np.testing.assert_allclose(values, expected)

@@ -26,6 +26,7 @@ from support.training_cases import (
     period,
     sequence_lists,
 )
+from support.training_data import VALIDATION, turns
 from support.training_reference import gain, mean_of_members, ranking_queries
 
 DAY = US_PER_DAY
@@ -243,6 +244,28 @@ def test_some_queries_are_measured_as_they_are_among_all(case, of, data):
     if kept.any():
         _, means = mean_by_member(np.array(one_by_one), queries.member[kept])
         np.testing.assert_allclose(some.ndcg_of_members(embeddings[kept]), means)
+
+
+def test_of_many_members_some_are_drawn_and_asked_what_they_would_be_among_all():
+    history, of = turns(members=40), VALIDATION
+    every = ValidationQueries.of(history, of)
+    some = ValidationQueries.of(history, of, most_members=7)
+    drawn = np.unique(some.member)
+    # Of seven members some may have no positive activity on a new item.
+    assert 4 < len(drawn) <= 7 < len(np.unique(every.member))
+    assert drawn.tolist() != np.unique(every.member)[:7].tolist()
+    again = ValidationQueries.of(history, of, most_members=7)
+    assert some.member.tolist() == again.member.tolist()
+    kept = np.isin(every.member, drawn)
+    assert some.sequences.as_of.tolist() == every.sequences.as_of[kept].tolist()
+    embeddings = np.random.default_rng(0).normal(size=(len(every), 6)).astype(np.float32)
+    for share in (0.0, 1.0):
+        np.testing.assert_allclose(
+            some.ndcg_of_members(embeddings[kept], share),
+            every.where(kept).ndcg_of_members(embeddings[kept], share),
+        )
+    enough = ValidationQueries.of(history, of, most_members=40)
+    assert enough.member.tolist() == every.member.tolist()
 
 
 def test_members_without_activity_before_are_asked_about_where_none_is_demanded():
