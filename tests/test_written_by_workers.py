@@ -111,13 +111,14 @@ def one_redis():
         yield address
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param("redis", marks=pytest.mark.redis),
-        pytest.param("postgres", marks=pytest.mark.postgres),
-    ],
-)
+# Beside what workers write, what differs by store is tested with one of them: a start of workers,
+# or of Ray, takes seconds.
+REDIS = pytest.param("redis", marks=pytest.mark.redis)
+POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
+in_redis = pytest.mark.parametrize("new_store", [REDIS], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", params=[REDIS, POSTGRES])
 def new_store(request):
     """Makes an empty online store."""
     if request.param == "redis":
@@ -186,7 +187,7 @@ def cluster(tmp_path_factory):
             yield nodes
 
 
-@pytest.fixture(params=["processes", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.fixture
 def workers(request):
     """Settings of an engine that has workers."""
     if request.param == "processes":
@@ -202,6 +203,14 @@ def test_workers_write_the_same(new, expected):
     assert pushed_by_workers(repo)[-1] > 60
 
 
+@pytest.mark.parametrize(
+    ("new_store", "workers"),
+    [
+        pytest.param("postgres", "processes", marks=pytest.mark.postgres),
+        pytest.param("redis", "ray", marks=[pytest.mark.redis, pytest.mark.ray]),
+    ],
+    indirect=True,
+)
 def test_workers_that_are_killed_while_they_write_change_nothing(
     new, expected, workers, request, monkeypatch
 ):
@@ -237,6 +246,7 @@ def test_workers_that_are_killed_while_they_write_change_nothing(
     assert (pushed_by_workers(repo)[-1] > 60) == (not alone)
 
 
+@in_redis
 def test_what_workers_cannot_write_the_run_does(new, expected, monkeypatch):
     repo, store = new()
     monkeypatch.setattr(writing, "version", lambda package: "0.0.1")
@@ -247,6 +257,7 @@ def test_what_workers_cannot_write_the_run_does(new, expected, monkeypatch):
     assert pushed_by_workers(repo)[-1] == 0
 
 
+@in_redis
 def test_a_run_that_is_killed_while_workers_write_is_finished_by_the_next(new, expected):
     repo, store = new()
     use(repo, PROCESSES)

@@ -174,7 +174,7 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path):
         (["--actions", "a,,b"], "expected names, separated by commas"),
         (["--dimension", "0"], "--dimension"),
         (["--days", "0"], "--days"),
-        (["--item", "member_id"], "expected five different names"),
+        (["--item", "member_id"], "expected different names"),
         (["--item-name", "class"], "letters, digits and underscores"),
     ],
 )
