@@ -24,6 +24,7 @@ from support.feast_repo import (
     us,
     vectors_table,
 )
+from support.iceberg_repo import in_iceberg
 from support.kinds import (
     JOBS,
     OF_JOBS,
@@ -33,6 +34,7 @@ from support.kinds import (
     search_data,
     session_ids,
 )
+from support.postgres_repo import in_utc, move_to_postgres, serve_from_postgres
 from support.reference import sequence, sessions_of, vector_as_of
 
 pytestmark = pytest.mark.slow
@@ -106,11 +108,10 @@ def models(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=[pa.int64(), pa.string()], ids=["int64", "string"])
-def of_day_4(request, tmp_path_factory, models):
-    kind = request.param
+def repo_of_sessions(path, models, kind):
+    """Return a repo whose events have session ids of a type, not applied yet."""
     repo = make_repo(
-        tmp_path_factory.mktemp("sessions") / "repo",
+        path,
         models,
         table_of([row for row, _ in EVENTS], [session for _, session in EVENTS], kind),
         vectors_table(small_data()[1]),
@@ -130,6 +131,13 @@ def of_day_4(request, tmp_path_factory, models):
     )
     (repo.path / "activity_models.py").write_text(MODELS_PY)
     (repo.path / "services.py").write_text(SERVICES_PY)
+    return repo
+
+
+@pytest.fixture(scope="module", params=[pa.int64(), pa.string()], ids=["int64", "string"])
+def of_day_4(request, tmp_path_factory, models):
+    kind = request.param
+    repo = repo_of_sessions(tmp_path_factory.mktemp("sessions") / "repo", models, kind)
     repo.publish(at(2), T)
     repo.keep()
     return repo, kind
@@ -178,6 +186,36 @@ def test_snapshots_and_online_rows_have_the_sessions_and_models_read_them(repo):
         named = [session for session in ids if session]
         overlapping += len(named) > len(set(named)) and named != sorted(named)
     assert overlapping > 2
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        ("Iceberg", pa.string()),
+        pytest.param("PostgreSQL", pa.int64(), marks=pytest.mark.postgres),
+    ],
+)
+def test_iceberg_and_postgresql_keep_and_join_the_sessions(tmp_path, models, request, place, kind):
+    repo = repo_of_sessions(tmp_path / "repo", models, kind)
+    if place == "Iceberg":
+        in_iceberg(repo)
+    else:
+        database = request.getfixturevalue("database")
+        move_to_postgres(repo, database)
+        serve_from_postgres(repo, database)
+        in_utc(database)
+    repo.publish(at(2), T)
+    for member, (events, ids, embedding) in zip(MEMBERS, stored(repo, MEMBERS), strict=True):
+        expected_events, expected_ids, expected = expected_of(EVENTS, member, us(T))
+        assert (events, ids) == (expected_events, expected_ids)
+        np.testing.assert_allclose(embedding or np.zeros(DIMENSION), expected, atol=2e-6)
+    labels = pd.DataFrame({"member_id": MEMBERS, "event_timestamp": at(3.5)})
+    joined = repo.store.get_historical_features(labels, [f"{SEQUENCE}:activity_session_ids"])
+    found = joined.to_df().set_index("member_id")["activity_session_ids"]
+    for member in MEMBERS:
+        _, ids, _ = expected_of(EVENTS, member, us(at(3)))
+        assert list([] if found[member] is None else found[member]) == ids
+    assert not check(repo.store, sample=1000).differences
 
 
 RECENT = {
