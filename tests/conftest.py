@@ -83,6 +83,17 @@ def postgres():
         yield database
 
 
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Two nodes of Ray, which keep their copies of models where no other test does."""
+    from support.ray_cluster import two_nodes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACTIVITY_EMBEDDINGS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with two_nodes() as nodes:
+            yield nodes
+
+
 @pytest.fixture
 def database(postgres):
     """A new database in PostgreSQL."""

@@ -12,7 +12,7 @@ from activity_embeddings.transformations.batch.executors.processes import Proces
 from activity_embeddings.transformations.batch.snapshot_run import SnapshotRun
 from support.feast_repo import at, small_repo
 from support.kinds import add_session_ids, package_models_of_kinds, repo_of_kinds
-from support.ray_cluster import kill_workers, two_nodes
+from support.ray_cluster import kill_workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 
@@ -35,10 +35,7 @@ def new(tmp_path_factory, models):
 
     def make(**settings):
         repo = small_repo(tmp_path_factory.mktemp("repo") / "repo", models, seed=7, members=30)
-        lines = "".join(f"  {name}: {value}\n" for name, value in settings.items())
-        repo.edit(
-            "feature_store.yaml", "  snapshot_interval_hours", f"{lines}  snapshot_interval_hours"
-        )
+        repo.set_engine(**settings)
         return repo
 
     return make
@@ -85,15 +82,6 @@ def test_a_worker_process_that_ends_is_said_and_nothing_is_published(new, monkey
     assert repo.stores() == before
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """Two nodes, which keep their copies of models where no other test does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACTIVITY_EMBEDDINGS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with two_nodes() as nodes:
-            yield nodes
-
-
 @pytest.mark.ray
 def test_ray_gives_the_same(new, expected, cluster):
     repo = new(executor="ray", address=cluster.address)
@@ -112,10 +100,7 @@ def of_kinds(tmp_path_factory):
         folder = tmp_path_factory.mktemp("kinds") / "repo"
         repo = repo_of_kinds(folder, packaged, members=20, days=8)
         add_session_ids(repo)
-        lines = "".join(f"  {name}: {value}\n" for name, value in settings.items())
-        repo.edit(
-            "feature_store.yaml", "  snapshot_interval_hours", f"{lines}  snapshot_interval_hours"
-        )
+        repo.set_engine(**settings)
         return repo
 
     return make

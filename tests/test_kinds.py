@@ -472,8 +472,7 @@ def test_bytes_do_not_depend_on_where_and_in_what_parts_rows_are_computed(
         write_searches(repo, searches.append_column("event_id", pa.array(range(len(searches)))))
     one, in_parts, elsewhere = repos
     one.publish(at(-1), T)
-    line = "  snapshot_interval_hours"
-    elsewhere.edit("feature_store.yaml", line, f"  executor: processes\n  workers: 2\n{line}")
+    elsewhere.set_engine(executor="processes", workers=2)
     monkeypatch.setattr(base, "ROWS_A_TASK", 5)
     monkeypatch.setattr(processes, "WORTH_SECONDS", 0)
     assert "wait for workers" in elsewhere.publish(at(-1), T).output

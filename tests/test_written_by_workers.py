@@ -16,7 +16,7 @@ from support import processes
 from support.feast_repo import KILLED_FEAST, at, events_table, interval, small_repo
 from support.online_stores import emptied, redis_client
 from support.postgres_repo import in_utc, serve_from_postgres
-from support.ray_cluster import kill_workers, two_nodes
+from support.ray_cluster import kill_workers
 from support.redis_server import redis_server, use_redis
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
@@ -142,15 +142,6 @@ def new(tmp_path_factory, models, new_store):
     return make
 
 
-def use(repo, settings):
-    """Give the engine settings."""
-    lines = "".join(f"  {name}: {value}\n" for name, value in settings.items())
-    repo.edit(
-        "feature_store.yaml", "  snapshot_interval_hours", f"{lines}  snapshot_interval_hours"
-    )
-    return repo
-
-
 def pushed_by_workers(repo):
     """What records say, run by run."""
     files = sorted((repo.data / "snapshots" / "_runs").glob("*.json"))
@@ -178,15 +169,6 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(writing, "WORTH_SECONDS", 0)
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """Two nodes, which keep their copies of models where no other test does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACTIVITY_EMBEDDINGS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with two_nodes() as nodes:
-            yield nodes
-
-
 @pytest.fixture
 def workers(request):
     """Settings of an engine that has workers."""
@@ -197,7 +179,8 @@ def workers(request):
 
 def test_workers_write_the_same(new, expected):
     repo, store = new()
-    said = use(repo, PROCESSES).materialize(at(0), at(1)).output
+    repo.set_engine(**PROCESSES)
+    said = repo.materialize(at(0), at(1)).output
     assert store.rows() == expected
     assert "workers do not write" not in said
     assert pushed_by_workers(repo)[-1] > 60
@@ -215,7 +198,7 @@ def test_workers_that_are_killed_while_they_write_change_nothing(
     new, expected, workers, request, monkeypatch
 ):
     repo, store = new()
-    use(repo, workers)
+    repo.set_engine(**workers)
     of, stopped, parts, killed = writing.Part.of, ExitStack(), [], []
 
     def kill():
@@ -250,7 +233,8 @@ def test_workers_that_are_killed_while_they_write_change_nothing(
 def test_what_workers_cannot_write_the_run_does(new, expected, monkeypatch):
     repo, store = new()
     monkeypatch.setattr(writing, "version", lambda package: "0.0.1")
-    said = use(repo, PROCESSES).materialize(at(0), at(1)).output
+    repo.set_engine(**PROCESSES)
+    said = repo.materialize(at(0), at(1)).output
     assert "expected Feast 0.0.1 on every machine that writes to the online store" in said
     assert said.count("workers do not write") == 1
     assert store.rows() == expected
@@ -260,7 +244,7 @@ def test_what_workers_cannot_write_the_run_does(new, expected, monkeypatch):
 @in_redis
 def test_a_run_that_is_killed_while_workers_write_is_finished_by_the_next(new, expected):
     repo, store = new()
-    use(repo, PROCESSES)
+    repo.set_engine(**PROCESSES)
     module = "activity_embeddings.transformations.batch.executors.processes"
     stage = (module, "ProcessWorkers", "fetch", "7", "after")
     killed = processes.run(SMALL + KILLED_FEAST, *stage, *interval(at(0), at(1)), folder=repo.path)
@@ -272,7 +256,7 @@ def test_a_run_that_is_killed_while_workers_write_is_finished_by_the_next(new, e
 
 def test_sqlite_is_left_to_the_run(tmp_path, models):
     repo = small_repo(tmp_path / "repo", models, seed=7, members=30)
-    use(repo, PROCESSES)
+    repo.set_engine(**PROCESSES)
     repo.publish(at(-1), at(0))
     assert pushed_by_workers(repo) == [0]
 

@@ -183,6 +183,12 @@ class Repo:
         assert old in text
         path.write_text(text.replace(old, new))
 
+    def set_engine(self, **settings: object) -> None:
+        """Give the engine settings more."""
+        line = "  snapshot_interval_hours"
+        more = "".join(f"  {name}: {value}\n" for name, value in settings.items())
+        self.edit("feature_store.yaml", line, more + line)
+
     def snapshot_files(self) -> dict[str, bytes]:
         """Every committed or staged file of the offline store, byte for byte.
 
