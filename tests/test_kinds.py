@@ -1,6 +1,7 @@
 """Two kinds of activity in one sequence, through the real command and stores."""
 
 import json
+import signal
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ from activity_embeddings.transformations.cli import cli
 from activity_embeddings.transformations.forget import forget
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.spec import vector_spec_of_kinds
-from support.feast_repo import DIMENSION, at, events_table, interval, small_data, us
+from support.feast_repo import DIMENSION, at, events_table, interval, run_killed, small_data, us
 from support.feast_server import feast_server
 from support.item_encoders import (
     as_reference,
@@ -794,6 +795,20 @@ def test_what_is_own_in_one_domain_is_another_kind_in_a_second_one(tmp_path, mod
     assert report.new == 1
     with pytest.raises(InvalidInput, match=r"job_activity .*expected no events"):
         forget(repo.store, [few], item="course")
+
+
+@pytest.mark.process
+def test_a_killed_run_is_finished_by_the_next(repo):
+    repo.publish(T, at(5))
+    undisturbed = repo.stores()
+    repo.put_back()
+    before = repo.stores()
+    sink = "activity_embeddings.transformations.offline.sinks.folder", "FolderSink"
+    killed = run_killed(repo, (*sink, "commit", 2, "after"), T, at(5))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert repo.stores() != before
+    repo.materialize(T, at(5))
+    assert repo.stores() == undisturbed
 
 
 @pytest.mark.postgres
