@@ -34,6 +34,7 @@ from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.spec import vector_spec_of_kinds
 from support.feast_repo import DIMENSION, at, events_table, interval, run_killed, small_data, us
 from support.feast_server import feast_server
+from support.iceberg_repo import in_iceberg
 from support.item_encoders import (
     as_reference,
     expected_vectors,
@@ -809,6 +810,21 @@ def test_a_killed_run_is_finished_by_the_next(repo):
     assert repo.stores() != before
     repo.materialize(T, at(5))
     assert repo.stores() == undisturbed
+
+
+def test_the_same_from_snapshots_in_iceberg(tmp_path, models, repo):
+    other = in_iceberg(repo_of_kinds(tmp_path / "iceberg", models), line="    repo=REPO,\n")
+    other.publish(at(2), T)
+    members = list(range(1, 50))
+    assert stored(other, members) == stored(repo, members)
+    assert not check(other.store, sample=1000).differences
+    labels = pd.DataFrame({"member_id": members, "event_timestamp": at(3.5)})
+    joined = [
+        each.store.get_historical_features(labels, [f"{SEQUENCE}:activity_job_ids"]).to_df()
+        for each in (repo, other)
+    ]
+    ids = [[None if each is None else list(each) for each in j["activity_job_ids"]] for j in joined]
+    assert ids[0] == ids[1] and any(ids[0])
 
 
 @pytest.mark.postgres
