@@ -86,6 +86,23 @@ def slow_sessions_of_ids(events, until):
 MINUTES = st.integers(0, 16).map(lambda n: n * 15)
 
 
+def sessions_made(events, until):
+    """Return (wanted, dismissed) items of each example, the examples, and the row of PAD."""
+    history = history_of(events, [(item, at(-MINUTE), [item, 1.0]) for item in range(6)])
+    objective = NextSession(windows=EVERY, session_gap_minutes=GAP, targets=24)
+    made = objective.examples(history, Period(EPOCH, at(until * MINUTE)), np.random.default_rng(0))
+    pad = history.vectors.pad_row
+
+    def items(rows):
+        return sorted(int(history.vectors.matrix[row][0]) for row in rows if row != pad)
+
+    received = sorted(
+        (items(wanted), items(dismissed))
+        for wanted, dismissed in zip(made[TARGET_ROWS], made[DISMISSED_ROWS], strict=True)
+    )
+    return received, made, pad
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
@@ -106,18 +123,7 @@ def test_an_example_is_a_session_of_one_id_although_others_lie_between(rows, unt
         {**event(member, item, action, at(minute * MINUTE)), "minute": minute, "visit": visit}
         for member, item, action, minute, visit in rows
     ]
-    history = history_of(events, [(item, at(-MINUTE), [item, 1.0]) for item in range(6)])
-    objective = NextSession(windows=EVERY, session_gap_minutes=GAP, targets=24)
-    made = objective.examples(history, Period(EPOCH, at(until * MINUTE)), np.random.default_rng(0))
-    pad = history.vectors.pad_row
-
-    def items(rows):
-        return sorted(int(history.vectors.matrix[row][0]) for row in rows if row != pad)
-
-    received = sorted(
-        (items(wanted), items(dismissed))
-        for wanted, dismissed in zip(made[TARGET_ROWS], made[DISMISSED_ROWS], strict=True)
-    )
+    received, *_ = sessions_made(events, until)
     assert received == sorted(slow_sessions_of_ids(events, until).values())
 
 
@@ -135,18 +141,7 @@ def test_an_example_is_a_session_and_each_of_its_items_counts_once(rows, until):
         {**event(member, item, action, at(minute * MINUTE)), "minute": minute}
         for member, item, action, minute in rows
     ]
-    history = history_of(events, [(item, at(-MINUTE), [item, 1.0]) for item in range(6)])
-    objective = NextSession(windows=EVERY, session_gap_minutes=GAP, targets=24)
-    made = objective.examples(history, Period(EPOCH, at(until * MINUTE)), np.random.default_rng(0))
-    pad = history.vectors.pad_row
-
-    def items(rows):
-        return sorted(int(history.vectors.matrix[row][0]) for row in rows if row != pad)
-
-    received = sorted(
-        (items(wanted), items(dismissed))
-        for wanted, dismissed in zip(made[TARGET_ROWS], made[DISMISSED_ROWS], strict=True)
-    )
+    received, made, pad = sessions_made(events, until)
     expected = {k: v for k, v in slow_sessions(events, until).items() if k[1] < until}
     assert received == sorted(expected.values())
     np.testing.assert_array_equal(made[TARGET_WEIGHTS], made[TARGET_ROWS] != pad)
