@@ -2,10 +2,27 @@
 
 import contextlib
 import sqlite3
+from datetime import timedelta
 
+from feast import Entity, FeatureView, Field, FileSource
 from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.repo_config import RepoConfig
+from feast.types import Array, Int64, UnixTimestamp
+from feast.value_type import ValueType
 from redis import Redis
+
+PLAIN = FeatureView(
+    name="plain",
+    entities=[Entity(name="member", join_keys=["member_id"], value_type=ValueType.INT64)],
+    schema=[
+        Field(name="member_id", dtype=Int64),
+        Field(name="items", dtype=Array(Int64)),
+        Field(name="newest", dtype=UnixTimestamp),
+    ],
+    source=FileSource(path="unused.parquet", timestamp_field="event_timestamp"),
+    ttl=timedelta(0),
+)
+"""A view of lists and times, for rows that are made up."""
 
 THREADED = "activity_embeddings.ThreadedSqliteOnlineStore"
 

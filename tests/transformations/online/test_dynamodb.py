@@ -10,10 +10,7 @@ from functools import partial
 import boto3
 import pyarrow as pa
 import pytest
-from feast import Entity, FeatureView, Field, FileSource
 from feast.protos.feast.types.Value_pb2 import Int64List, Value
-from feast.types import Array, Int64, UnixTimestamp
-from feast.value_type import ValueType
 
 from activity_embeddings.transformations.batch.executors import writing
 from activity_embeddings.transformations.batch.executors.processes import ProcessWorkers
@@ -23,7 +20,7 @@ from activity_embeddings.transformations.online.any_store import AnyRows
 from activity_embeddings.transformations.online.dynamodb import DynamoRows
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.stores import row_store
-from support.online_stores import feast_store
+from support.online_stores import PLAIN, feast_store
 from support.s3_server import CREDENTIALS, REGION, s3_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
@@ -32,18 +29,7 @@ NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 STAMPS = pa.timestamp("us", "UTC")
 ROWS_A_CALL = 40
 MEMBERS = 5 * ROWS_A_CALL + 3
-VIEW = FeatureView(
-    name="view",
-    entities=[Entity(name="member", join_keys=["member_id"], value_type=ValueType.INT64)],
-    schema=[
-        Field(name="member_id", dtype=Int64),
-        Field(name="items", dtype=Array(Int64)),
-        Field(name="newest", dtype=UnixTimestamp),
-    ],
-    source=FileSource(path="unused.parquet", timestamp_field="event_timestamp"),
-    ttl=timedelta(0),
-)
-KEYS = entity_keys(VIEW, pa.array(range(MEMBERS)))
+KEYS = entity_keys(PLAIN, pa.array(range(MEMBERS)))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +53,7 @@ def new(tmp_path, dynamodb):
         settings = {"type": "dynamodb", "region": REGION, "endpoint_url": dynamodb}
         settings["table_name_template"] = template + ".{project}.{table_name}"
         config, store = feast_store(tmp_path, **settings)
-        store.update(config, [], [VIEW], [], [], partial=True)
+        store.update(config, [], [PLAIN], [], [], partial=True)
         return config, store
 
     return make
@@ -111,7 +97,7 @@ class KeepLater:
 def items_of(dynamodb, config):
     """All that lies in a table, asked by boto3 alone."""
     client = boto3.client("dynamodb", region_name=REGION, endpoint_url=dynamodb)
-    name = config.online_store.table_name_template.format(project="test", table_name="view")
+    name = config.online_store.table_name_template.format(project="test", table_name="plain")
     pages = client.get_paginator("scan").paginate(TableName=name)
     return {item["entity_id"]["S"]: item for page in pages for item in page["Items"]}
 
@@ -121,13 +107,13 @@ def test_rows_are_those_that_feast_writes_one_after_the_other(new, dynamodb):
     for template, make in (("feast", AnyRows), ("ours", row_store)):
         config, store = new(template)
         rows = make(config, store)
-        rows.publish(VIEW, batch(1))
-        rows.publish(VIEW, batch(2, NOON + timedelta(days=1)))
+        rows.publish(PLAIN, batch(1))
+        rows.publish(PLAIN, batch(2, NOON + timedelta(days=1)))
         written.append(items_of(dynamodb, config))
     assert type(rows) is DynamoRows
     assert len(written[0]) == MEMBERS
     assert written[0] == written[1]
-    read = rows.read(VIEW, KEYS)
+    read = rows.read(PLAIN, KEYS)
     assert [list(v["items"].int64_list_val.val) for _, v in read] == [
         [m, 2] for m in range(MEMBERS)
     ]
@@ -136,23 +122,23 @@ def test_rows_are_those_that_feast_writes_one_after_the_other(new, dynamodb):
 def test_worker_processes_write_them_too(new, dynamodb, monkeypatch):
     monkeypatch.setattr(writing, "WORTH_SECONDS", 0)
     config, store = new("alone")
-    row_store(config, store).publish(VIEW, batch(1))
+    row_store(config, store).publish(PLAIN, batch(1))
     expected = items_of(dynamodb, config)
     rows = row_store(*new("workers"))
     parts = (batch(1).slice(start, 50) for start in range(0, MEMBERS, 50))
     with PartWriter(rows, partial(ProcessWorkers, count=2)) as write:
-        assert sum(write(VIEW, parts, None, MEMBERS)) == MEMBERS
+        assert sum(write(PLAIN, parts, None, MEMBERS)) == MEMBERS
     assert write.by_workers == MEMBERS - 50
     assert items_of(dynamodb, rows.config) == expected
 
 
 def test_what_live_rows_hold_is_kept(new):
     rows = row_store(*new("live"))
-    rows.publish(VIEW, batch(1))
+    rows.publish(PLAIN, batch(1))
     live = [5, ROWS_A_CALL, MEMBERS - 1]
     later = NOON + timedelta(days=3)
     rows.write(
-        VIEW,
+        PLAIN,
         [
             (
                 KEYS[m],
@@ -164,9 +150,9 @@ def test_what_live_rows_hold_is_kept(new):
         ],
     )
     keep = KeepLater()
-    rows.publish(VIEW, batch(2, NOON + timedelta(days=1)), keep)
+    rows.publish(PLAIN, batch(2, NOON + timedelta(days=1)), keep)
     expected = [[m, 2, 9] if m in live else [m, 2] for m in range(MEMBERS)]
-    read = rows.read(VIEW, KEYS)
+    read = rows.read(PLAIN, KEYS)
     assert [list(v["items"].int64_list_val.val) for _, v in read] == expected
     assert len(keep.threads) > 1
 
@@ -182,9 +168,9 @@ def test_what_a_thread_raises_is_raised_and_the_next_try_writes_all(new):
             return super().merge(given, stored)
 
     with pytest.raises(RuntimeError, match="refused"):
-        rows.publish(VIEW, batch(1), Refusing())
-    rows.publish(VIEW, batch(1), KeepLater())
-    read = rows.read(VIEW, KEYS)
+        rows.publish(PLAIN, batch(1), Refusing())
+    rows.publish(PLAIN, batch(1), KeepLater())
+    read = rows.read(PLAIN, KEYS)
     assert [list(v["items"].int64_list_val.val) for _, v in read] == [
         [m, 1] for m in range(MEMBERS)
     ]

@@ -36,7 +36,7 @@ from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.sqlite import SqliteRows
 from activity_embeddings.transformations.online.stores import row_store
 from support import killed_push, processes
-from support.online_stores import THREADED, bytes_of, emptied, feast_store, redis_client
+from support.online_stores import PLAIN, THREADED, bytes_of, emptied, feast_store, redis_client
 from support.redis_server import redis_sentinel
 
 STAMPS = pa.timestamp("us", "UTC")
@@ -188,19 +188,6 @@ def test_all_bytes_are_those_that_feast_writes(make_store, key, ids, created):
             name: value.WhichOneof("val") for name, value in values.items()
         }
         assert read_at.replace(microsecond=0) == moment.replace(microsecond=0)
-
-
-PLAIN = FeatureView(
-    name="plain",
-    entities=[Entity(name="member", join_keys=["member_id"], value_type=ValueType.INT64)],
-    schema=[
-        Field(name="member_id", dtype=Int64),
-        Field(name="items", dtype=Array(Int64)),
-        Field(name="newest", dtype=UnixTimestamp),
-    ],
-    source=FileSource(path="unused.parquet", timestamp_field="event_timestamp"),
-    ttl=timedelta(0),
-)
 
 
 def plain_batch(ids, moment, items):
