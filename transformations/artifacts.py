@@ -1,11 +1,16 @@
 """What machines share by URL, such as models in an object store: this machine's copy of it.
 
-    <cache>/<hash>/...      files of one URL, as they were listed: names, sizes, times
+    <cache>/<hash>/...      a copy, named by the content of its files
+    <cache>/told/<hash>     link to the copy of a URL, by what the store told of its files
 
-A copy is made once, aside, and renamed into place; whoever finds it reads it without asking for
-more than the list of files. URLs are those of `pyarrow.fs`, `s3://`, `gs://`, `hdfs://` and others,
-and `fsspec+<protocol>://` for all that fsspec knows. Of `file://` no copy is made: it names a path
-that every machine has, as where all mount one disk.
+A copy is made once, aside, and renamed into place. Its name is a hash of the bytes that came, so
+two contents never share one, and URLs of the same files share a copy. Object stores tell, without
+sending a file, an ETag that changes with its content: where all are as they were, the copy is found
+by them, and nothing is fetched. From a store that tells none the files come again each time.
+
+URLs are those of `pyarrow.fs`, `s3://`, `gs://`, `hdfs://` and others, and `fsspec+<protocol>://`
+for all that fsspec knows. Of `file://` no copy is made: it names a path that every machine has, as
+where all mount one disk.
 """
 
 from __future__ import annotations
@@ -14,7 +19,8 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
@@ -22,10 +28,13 @@ from pyarrow import ArrowInvalid
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, copy_files
 
 from activity_embeddings.transformations.errors import InvalidInput, NotReady, first_line
-from activity_embeddings.transformations.files import make_folder
+from activity_embeddings.transformations.files import flush, make_folder, path_within
 
 CACHE = "ACTIVITY_EMBEDDINGS_CACHE"
 """Environment variable: the folder of copies; `~/.cache/activity_embeddings` unless it is set."""
+
+_TOLD = "told"
+_QUESTIONS_AT_ONCE = 8
 
 Location: TypeAlias = str | Path
 """A folder of this machine, or a URL."""
@@ -125,40 +134,52 @@ def local_folder(location: Location) -> Path:
     if path is not None:
         return path
     filesystem, root = filesystem_of(str(location))
-    listed = filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
-    files = sorted((f for f in listed if f.type == FileType.File), key=lambda file: file.path)
+    files = _files(filesystem, root)
     if not files:
         raise NotReady(f"{location}: expected files. Received: none")
+    told = _told(filesystem, files)
+    if told is None:
+        known = None
+    else:
+        known = _home() / _TOLD / hashlib.sha256(repr((str(location), told)).encode()).hexdigest()
+        if known.is_dir():
+            return _home() / known.resolve().name
 
     def fetch(folder: Path) -> None:
         for file in files:
-            target = folder / PurePosixPath(file.path).relative_to(root)
+            inside = PurePosixPath(file.path).relative_to(root)
+            target = path_within(folder, str(inside))
             target.parent.mkdir(parents=True, exist_ok=True)
             copy_files(file.path, str(target), source_filesystem=filesystem)
 
-    return cached(hashlib.sha256(repr([root, *map(_facts, files)]).encode()).hexdigest(), fetch)
+    copy = _copied(fetch, content_name)
+    # Files that changed while they came are told differently now.
+    if known is not None and _told(filesystem, _files(filesystem, root)) == told:
+        make_folder(known.parent)
+        aside = known.with_name(f".{uuid.uuid4().hex}")
+        aside.symlink_to(Path("..") / copy.name)
+        aside.replace(known)
+    return copy
 
 
 def cached(name: str, fetch: Callable[[Path], None]) -> Path:
     """Return the folder `name` of the cache; where it is missing, `fetch` fills it.
 
-    Processes that miss it at the same time each fetch it, and one copy stays.
+    Processes that miss it at the same time each fetch it, and one copy stays. The name should be
+    one that no other content has.
     """
     folder = _home() / name
-    if folder.is_dir():
-        return folder
-    aside = make_folder(folder.parent) / f".{folder.name}.{uuid.uuid4().hex}"
-    aside.mkdir()
-    try:
-        fetch(aside)
-        try:
-            aside.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return folder
+    return folder if folder.is_dir() else _copied(fetch, lambda _: name)
+
+
+def content_name(folder: Path) -> str:
+    """Return a hash of the files below a folder: of their paths within it, and their bytes."""
+    content = hashlib.sha256()
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256")
+        content.update(os.fsencode(file.relative_to(folder)) + b"\0" + digest.digest())
+    return content.hexdigest()
 
 
 def drop_copies(prefix: str, kept: Collection[str]) -> None:
@@ -175,5 +196,47 @@ def _home() -> Path:
     return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "activity_embeddings")
 
 
-def _facts(file: FileInfo) -> tuple[str, int, int]:
-    return file.path, file.size, file.mtime_ns
+def _copied(fetch: Callable[[Path], None], name_of: Callable[[Path], str]) -> Path:
+    """Fill a folder aside, and put it into the cache under the name that it gets; return it there.
+
+    Where there is one of that name, that one stays.
+    """
+    aside = make_folder(_home()) / f".{uuid.uuid4().hex}"
+    aside.mkdir()
+    try:
+        fetch(aside)
+        folder = _home() / name_of(aside)
+        for path in (*aside.rglob("*"), aside):
+            flush(path)
+        try:
+            aside.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+        flush(aside.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _files(filesystem: FileSystem, root: str) -> list[FileInfo]:
+    listed = filesystem.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
+    return sorted((f for f in listed if f.type == FileType.File), key=lambda file: file.path)
+
+
+def _told(filesystem: FileSystem, files: Sequence[FileInfo]) -> list[tuple[str, int, bytes]] | None:
+    """Return path, size and ETag of files; None where the store tells no ETag of one."""
+    with ThreadPoolExecutor(_QUESTIONS_AT_ONCE) as threads:
+        tags = list(threads.map(lambda file: _etag(filesystem, file.path), files))
+    told = [(f.path, f.size, tag) for f, tag in zip(files, tags, strict=True) if tag is not None]
+    return told if len(told) == len(files) else None
+
+
+def _etag(filesystem: FileSystem, path: str) -> bytes | None:
+    """Return what an object store says in place of a file's content; it is not read."""
+    with filesystem.open_input_stream(path) as stream:
+        for key, value in stream.metadata().items():
+            # A weak one may stay where the content changes.
+            if key.lower() == "etag" and not value.startswith(b"W/"):
+                return bytes(value)
+    return None

@@ -168,9 +168,13 @@ class _Remote:
             if other.type == FileType.Directory and other.base_name not in kept:
                 filesystem.delete_dir(other.path)
 
-    def fetch(self, version: str, before: str | None) -> Path:
-        """Return this machine's copy of a version; keep that of the one before, and no other."""
+    def fetch(self, current: Mapping[str, Any]) -> Path:
+        """Return this machine's copy of a version; keep that of the one before, and no other.
+
+        Raises `ValueError` where the files are not of the version, as while it is removed.
+        """
         filesystem, root = self._root
+        version = _version(current)
         prefix = f"vector_table-{hashlib.sha256(self.url.encode()).hexdigest()[:12]}-"
 
         def copy(folder: Path) -> None:
@@ -179,15 +183,25 @@ class _Remote:
                 copy_files(
                     f"{root}/{version}/{file}", str(folder / file), source_filesystem=filesystem
                 )
+            received = _version_of(_arrays(folder, current))
+            if received != version:
+                raise ValueError(f"files of another content, {received}, in the folder {version}")
 
         folder = cached(f"{prefix}{version}", copy)
-        drop_copies(prefix, [f"{prefix}{version}", f"{prefix}{before}"])
+        drop_copies(prefix, [f"{prefix}{version}", f"{prefix}{current['before']}"])
         return folder
 
 
 def _save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)
+
+
+def _arrays(folder: Path, current: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the arrays of a version, mapped into memory."""
+    # An empty file cannot be mapped.
+    mode: Literal["r"] | None = "r" if current["items"] else None
+    return {name: np.load(folder / f"{name}.npy", mmap_mode=mode) for name in _ARRAYS}
 
 
 def _version_of(arrays: Mapping[str, np.ndarray]) -> str:
@@ -358,7 +372,9 @@ class VectorTableReader:
         with self._lock:
             if stamp != self._stamp:
                 path = self._path
-                self._table = self._load(path, _Local(path).current, lambda v, _: path / v)
+                self._table = self._load(
+                    path, _Local(path).current, lambda current: path / _version(current)
+                )
                 self._stamp = stamp
             return self._table
 
@@ -399,16 +415,13 @@ class VectorTableReader:
         self,
         place: Location,
         read: Callable[[], dict[str, Any] | None],
-        folder_of: Callable[[str, str | None], Path],
+        folder_of: Callable[[Mapping[str, Any]], Path],
     ) -> VectorTable:
         try:
             current = read()
             if current is None:
                 return self._empty
-            folder = folder_of(_version(current), current["before"])
-            # An empty file cannot be mapped.
-            mode: Literal["r"] | None = "r" if current["items"] else None
-            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mode) for name in _ARRAYS}
+            arrays = _arrays(folder_of(current), current)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidInput(
                 f"vector table {place}: expected the files that {CURRENT} names. Received: "
