@@ -216,7 +216,8 @@ def run_watched(
 
 def state_of(repo: Repo, database: Any) -> dict[str, Any]:
     """Return what the stores of a repo have, by what it is."""
-    from activity_embeddings.transformations.offline.sinks.places import keeps_snapshots, sink_of
+    from activity_embeddings.transformations.offline.located import keeps_snapshots
+    from activity_embeddings.transformations.offline.sinks.places import sink_of
     from activity_embeddings.transformations.online.publish import store_identity
 
     store = repo.store

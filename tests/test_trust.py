@@ -4,10 +4,12 @@ import ast
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import activity_embeddings
-from activity_embeddings import ActivityModel, IcebergSnapshots
+from activity_embeddings import ActivityModel, IcebergSnapshots, SequenceWriter
+from activity_embeddings.transformations.artifacts import place_of
 from activity_embeddings.transformations.contract.activity_model import describe_model
 from activity_embeddings.transformations.definitions.snapshot_source import snapshot_source
 from activity_embeddings.transformations.definitions.tags import within_repo
@@ -17,9 +19,9 @@ from activity_embeddings.transformations.offline.repo_file_io import RepoFileIO
 from activity_embeddings.transformations.offline.sinks.iceberg import IcebergSink
 from activity_embeddings.transformations.serving.process import preload
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
-from support.feast_repo import at, interval
+from support.feast_repo import at, events_table
 
-LEADS_OUT = r"expected an absolute path, or one that stays in .*Received: one that leads out"
+LEADS_OUT = r"expected a path within .*Received: one that leads out of it"
 SPEC, VECTORS = ActivitySpec(), ItemVectorSpec("content_and_behaviour", "1", 64)
 
 
@@ -32,7 +34,22 @@ def test_a_relative_path_that_leads_out_is_refused(path):
 @pytest.mark.parametrize("path", ["x", "a/../x", "...", "..x", "a/..x/b"])
 def test_a_path_that_stays_is_taken(path):
     assert path_within(Path("/some/repo"), path) == Path("/some/repo") / path
-    assert path_within(Path("/some/repo"), "/else/where") == Path("/else/where")
+
+
+@pytest.mark.parametrize("path", ["/else/where", "/some/repo/x", "//some/repo/x"])
+def test_an_absolute_path_is_refused(path):
+    for use in (path_within, lambda folder, path: place_of(path, folder)):
+        with pytest.raises(
+            InvalidInput, match=r"path within /some/repo\. Received: an absolute one"
+        ):
+            use(Path("/some/repo"), path)
+
+
+def test_a_url_is_used_as_it_is():
+    assert place_of("file:///mnt/share/../x", "/some/repo") == Path("/mnt/share/../x")
+    assert place_of("s3://bucket/../x", "/some/repo") is None
+    with pytest.raises(InvalidInput, match="the name of one machine"):
+        place_of("file://host/x", "/some/repo")
 
 
 def test_a_definition_in_the_repo_is_registered_by_its_path_in_it(tmp_path):
@@ -54,49 +71,74 @@ def test_a_definition_beside_the_repo_is_refused():
     )
 
 
-def change_tag(view, tag, path):
-    view.tags[tag] = path
+def tag(name):
+    return lambda view, path: view.tags.update({name: path})
 
 
-def change_sink(view, path):
+def path_of_source(view, path):
     view.batch_source.file_options.uri = path
 
 
-CHANGES = {
-    "the model's folder": (
-        "job_activity_embedding_cnn",
-        lambda view: change_tag(view, "model_path", "../outside/cnn"),
-    ),
-    "the table of vectors": (
-        "job_embedding",
-        lambda view: change_tag(view, "vector_table", "data/../../outside"),
-    ),
-    "the snapshots": (
-        "job_activity_sequence",
-        lambda view: change_sink(view, "../outside/snapshots"),
-    ),
+def publish(store):
+    store.materialize(at(0), at(1))
+
+
+def join(store):
+    labels = pd.DataFrame({"member_id": [1], "event_timestamp": [at(1)]})
+    store.get_historical_features(labels, store.get_feature_service("search_v1")).to_df()
+
+
+def push(store):
+    SequenceWriter(store).push(events_table([(7, 1, "APPLY", at(1.1))]))
+
+
+PATHS = {
+    "the model": ("job_activity_embedding_cnn", tag("model_path"), "cnn", [publish, preload]),
+    "the table": ("job_embedding", tag("vector_table"), "table", [publish, preload]),
+    "the snapshots": ("job_activity_sequence", path_of_source, "snapshots", [publish, join]),
+    "the events": ("job_activity", path_of_source, "events", [publish, push]),
+    "the vectors": ("job_embedding", path_of_source, "vectors.parquet", [publish]),
 }
+"""A view, what a registry says of it, a path, and who uses that."""
+SOURCES = ("the events", "the vectors")
+REFUSED = r"an absolute one|one that leads out|expected a path relative to the feature repo"
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_registry_that_names_a_path_outside_the_repo_is_refused(repo, change):
-    repo.run("apply")
+def test_a_path_of_a_registry_is_checked_by_whoever_uses_it(repo):
+    """`feast apply` refuses such a path too; a registry may be written without it."""
     outside = repo.path.parent / "outside"
-    outside.mkdir()
-    shutil.copytree(repo.path / "models" / "cnn", outside / "cnn")
+    shutil.copytree(repo.path / "models", outside)
+    shutil.copytree(repo.events, outside / "events")
+    shutil.copy(repo.data / "job_embeddings.parquet", outside / "vectors.parquet")
     before = sorted(outside.rglob("*"))
-    name, edit = CHANGES[change]
-    store = repo.store
-    view = store.registry.get_feature_view(name, store.project)
-    edit(view)
-    store.registry.apply_feature_view(view, store.project)
-    outcome = repo.feast(*interval(at(0), at(1)))
-    assert outcome.code == 1 and "that leads out of it" in " ".join(outcome.output.split())
-    if change != "the snapshots":  # which servers do not read
-        with pytest.raises(InvalidInput, match=LEADS_OUT):
-            preload(repo.path)
+    repo.edit("sources.py", 'path="data/activity_events"', f'path="{outside}/events"')
+    repo.run("apply", "--skip-source-validation")
+    registry, project = repo.store.registry, repo.store.project
+
+    def write(name, change, path):
+        view = registry.get_feature_view(name, project)
+        change(view, path)
+        registry.apply_feature_view(view, project)
+
+    def refused(what):
+        for use in PATHS[what][3]:
+            with pytest.raises(InvalidInput, match=REFUSED):
+                use(repo.store)
+
+    refused("the events")
+    write("job_activity", path_of_source, "data/activity_events")
+    for what, (name, change, path, _) in PATHS.items():
+        there = registry.get_feature_view(name, project)
+        # A source may lie beside the repo.
+        for place in (outside, *([] if what in SOURCES else ["../outside"])):
+            write(name, change, f"{place}/{path}")
+            refused(what)
+        registry.apply_feature_view(there, project)
     assert sorted(outside.rglob("*")) == before
     assert not list(repo.data.glob("snapshots/**/*.parquet"))
+    # With the paths that `feast apply` writes all of them work.
+    for use in (publish, join, preload, push):
+        use(repo.store)
 
 
 def test_an_iceberg_table_names_files_of_the_repo(repo):
@@ -106,8 +148,9 @@ def test_an_iceberg_table_names_files_of_the_repo(repo):
     properties = {"activity-embeddings.repo": str(repo.path)}
     found = RepoFileIO.parse_location("data/lake/x.parquet", properties)
     assert found == ("file", "", f"{repo.path}/data/lake/x.parquet")
-    with pytest.raises(InvalidInput, match=LEADS_OUT):
-        RepoFileIO.parse_location("data/../../x.parquet", properties)
+    for path in ("data/../../x.parquet", "/x.parquet"):
+        with pytest.raises(InvalidInput, match=REFUSED):
+            RepoFileIO.parse_location(path, properties)
     for warehouse, uri in (("../lake", "sqlite:///lake.db"), ("lake", "sqlite:///../lake.db")):
         source.warehouse, source.catalog_properties = warehouse, {"uri": uri}
         with pytest.raises(InvalidInput, match=LEADS_OUT):

@@ -33,11 +33,11 @@ from activity_embeddings.transformations.definitions.tags import (
 from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
 from activity_embeddings.transformations.names import Tag
+from activity_embeddings.transformations.offline.located import source_label
 from activity_embeddings.transformations.offline.sources import (
     key_of,
     read_item_vectors,
     read_postings,
-    source_label,
 )
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Time, parse_datetime, parse_time

@@ -70,6 +70,27 @@ def local_path(location: Location) -> Path | None:
     return Path(path)
 
 
+def place_of(path: Location, repo: Path | str | None) -> Path | None:
+    """Return where a path of a registry is on this machine, None for a URL of another place.
+
+    What a registry says of models, tables of vectors and folders of snapshots goes through here
+    whenever it is used, since whoever may write a registry need not be `feast apply`.
+
+    Parameters
+    ----------
+    path
+        A path within the feature repo, or a URL.
+    repo
+        Folder of the feature repo.
+
+    Raises
+    ------
+    InvalidInput
+        The path is absolute or leads out of the repo, or the URL of a file names another machine.
+    """
+    return local_path(path) if is_url(path) else path_within(Path(repo or "."), str(path))
+
+
 def path_beside(repo: Path, path: Location) -> str | None:
     """Return a path relative to a feature repo, None where it is neither in nor beside the repo."""
     relative = os.path.relpath(path, repo)

@@ -44,18 +44,18 @@ def real_path(path: Path) -> Path:
 def path_within(folder: Path, path: str) -> Path:
     """Return a path that a registry or a table names, relative to a folder.
 
-    An absolute path stays what it is. Links are followed wherever they lead: whoever made them
-    could write in the folder.
+    Links are followed wherever they lead: whoever made them could write in the folder.
 
     Raises
     ------
     InvalidInput
-        A relative path leads out of the folder.
+        It leads out of the folder, or is absolute.
     """
-    if os.path.normpath(path).split(os.sep)[0] == os.pardir:
+    absolute = os.path.isabs(path)
+    if absolute or os.path.normpath(path).split(os.sep)[0] == os.pardir:
         raise InvalidInput(
-            f"path {path!r}: expected an absolute path, or one that stays in {folder}. Received: "
-            "one that leads out of it"
+            f"path {path!r}: expected a path within {folder}. Received: "
+            + ("an absolute one" if absolute else "one that leads out of it")
         )
     return folder / path
 

@@ -23,9 +23,9 @@ from activity_embeddings.transformations.definitions.registered import (
 from activity_embeddings.transformations.errors import InvalidInput, quote
 from activity_embeddings.transformations.offline.connections import kept_connections
 from activity_embeddings.transformations.offline.event_log import PushedEvents, source_has
+from activity_embeddings.transformations.offline.located import source_label
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 from activity_embeddings.transformations.offline.sinks.places import sink_of
-from activity_embeddings.transformations.offline.sources import source_label
 from activity_embeddings.transformations.online.base import RowStore
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.stores import row_store_of

@@ -338,7 +338,7 @@ def event_files(world: World) -> Callable[[random.Random], str]:
     view = world.store.get_feature_view("job_activity")
     source = world.aside / "events"
     source.mkdir()
-    view.batch_source = FileSource(path=str(source), timestamp_field="event_timestamp")
+    view.batch_source = FileSource(path=f"file://{source}", timestamp_field="event_timestamp")
     end = us(at(6))
     known = ItemVectors.from_arrow(world.vectors, ItemVectorSpec("v", "1", DIMENSION))
     vectors = [(row["job_id"], us(row["event_timestamp"]), 1) for row in world.vectors.to_pylist()]
@@ -397,7 +397,7 @@ def vector_files(world: World) -> Callable[[random.Random], str]:
     """Give files of item vectors to the reader of sources."""
     view = world.store.get_feature_view("job_embedding")
     file = world.aside / "vectors.parquet"
-    view.batch_source = FileSource(path=str(file), timestamp_field="event_timestamp")
+    view.batch_source = FileSource(path=f"file://{file}", timestamp_field="event_timestamp")
     spec = ItemVectorSpec("content_and_behaviour", "1", DIMENSION)
 
     def make(draw: random.Random) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from feast import Entity, FeatureView, OnDemandFeatureView
@@ -41,7 +42,6 @@ from activity_embeddings.transformations.batch.options import RunOptions, curren
 from activity_embeddings.transformations.batch.plan import MaterializePlan, is_ours
 from activity_embeddings.transformations.batch.record import RunRecord, sink_of_records
 from activity_embeddings.transformations.batch.steps import Context, Step, steps_of
-from activity_embeddings.transformations.definitions.tags import in_repo
 from activity_embeddings.transformations.errors import (
     InvalidInput,
     StoreUnreachable,
@@ -52,7 +52,8 @@ from activity_embeddings.transformations.errors import (
 from activity_embeddings.transformations.feast_compat import states
 from activity_embeddings.transformations.logs import reports, reports_shown
 from activity_embeddings.transformations.offline.connections import kept_connections
-from activity_embeddings.transformations.offline.sinks.places import keeps_snapshots, sink_of
+from activity_embeddings.transformations.offline.located import keeps_snapshots
+from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.online.stores import row_store
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY, Schedule
 
@@ -206,7 +207,7 @@ class ActivityComputeEngine(ComputeEngine):
                 "accepted": sorted(options.accepted),
                 "dry_run": options.dry_run,
             },
-            None if metrics is None else in_repo(metrics, self.repo_config.repo_path),
+            None if metrics is None else Path(self.repo_config.repo_path or ".") / metrics,
         )
         settings = self.settings
         context = Context(

@@ -52,6 +52,7 @@ from activity_embeddings.transformations.definitions.tags import (
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput, NotReady
 from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
+from activity_embeddings.transformations.offline.located import source_label
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.offline.sources import (
@@ -64,7 +65,6 @@ from activity_embeddings.transformations.offline.sources import (
     read_item_vectors,
     read_postings,
     read_published_vectors,
-    source_label,
 )
 from activity_embeddings.transformations.online.base import KeepMerge, RowStore
 from activity_embeddings.transformations.online.live_rows import KeepLiveEvents

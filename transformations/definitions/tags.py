@@ -17,10 +17,9 @@ from activity_embeddings.transformations.artifacts import (
     below,
     is_url,
     local_folder,
-    local_path,
+    place_of,
     require_everywhere,
 )
-from activity_embeddings.transformations.files import path_within
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.spec import (
     ActivitySpec,
@@ -119,22 +118,18 @@ def has_string_ids(view: FeatureView) -> bool:
 def vector_table_of(view: FeatureView, repo: Path | None) -> Location | None:
     """Return where the vector table of a view of item embeddings lies, None without one."""
     tag = view.tags.get(Tag.VECTOR_TABLE)
-    if tag is None or local_path(tag) is None:
-        return tag
-    return in_repo(tag, repo)
+    return None if tag is None else place_of(tag, repo) or tag
 
 
 def in_repo(path: str, repo: Path | None) -> Path:
-    """Return a path of the registry, which may be relative to the feature repo.
-
-    Of a URL it is that of this machine's copy.
+    """Return where a path of the registry is; of a URL of another place, this machine's copy.
 
     Raises
     ------
     InvalidInput
-        See `path_within`.
+        See `place_of`.
     """
-    return local_folder(path) if is_url(path) else path_within(Path(repo or "."), path)
+    return place_of(path, repo) or local_folder(path)
 
 
 def within_repo(path: Location, repo: Path, what: str) -> str:

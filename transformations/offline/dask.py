@@ -26,8 +26,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.dask import join_job
 from activity_embeddings.transformations.feast_compat.joins import time_column_of
-from activity_embeddings.transformations.offline.located import located_view
-from activity_embeddings.transformations.offline.sources import source_of
+from activity_embeddings.transformations.offline.located import located_view, source_of
 
 
 class OrderedDaskOfflineStoreConfig(DaskOfflineStoreConfig):

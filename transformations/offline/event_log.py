@@ -29,6 +29,7 @@ from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.feast_compat.stores import append_offline, offline_store
 from activity_embeddings.transformations.files import real_path, replace_file
 from activity_embeddings.transformations.offline.columns import RowsAsked, source_names
+from activity_embeddings.transformations.offline.located import source_label, source_of
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.sources import (
     iceberg_rows,
@@ -37,8 +38,6 @@ from activity_embeddings.transformations.offline.sources import (
     read_ids,
     readable,
     source_columns,
-    source_label,
-    source_of,
 )
 from activity_embeddings.transformations.times import NEVER
 from activity_embeddings.transformations.wording import OWN_PIPELINE

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast import FeatureView, FileSource, RepoConfig
-from feast.data_source import DataSource
+from feast import FeatureView, RepoConfig
 from feast.infra.offline_stores.offline_store import OfflineStore
 from feast.types import String
 
@@ -40,12 +39,18 @@ from activity_embeddings.transformations.arrow import (
     single_chunk,
     time_column,
 )
-from activity_embeddings.transformations.artifacts import path_beside, require_everywhere
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput, first_line
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.names import DomainNames, Tag
 from activity_embeddings.transformations.offline.columns import RowsAsked, source_names
 from activity_embeddings.transformations.offline.iceberg import IcebergRows, is_iceberg, located
+from activity_embeddings.transformations.offline.located import (
+    POSTGRES_SOURCE,
+    SPARK_SOURCE,
+    checked_source,
+    is_a,
+    source_label,
+)
 from activity_embeddings.transformations.offline.member_order import parts_in_order
 from activity_embeddings.transformations.offline.parquet_files import (
     ROWS_AT_ONCE,
@@ -71,8 +76,6 @@ if TYPE_CHECKING:
     from activity_embeddings.transformations.offline.postgres_tables import PostgresTable
     from activity_embeddings.transformations.offline.spark_tables import SparkTable
 
-POSTGRES_SOURCE, SPARK_SOURCE = "PostgreSQLSource", "SparkSource"
-"""Names of the classes: with a class comes a driver, which only the extra installs."""
 READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether
 interval ends belong to it and in which zone they compare."""
@@ -126,20 +129,6 @@ class SourceRows(Protocol):
         member
             Which of the columns has the ids.
         """
-
-
-def source_of(view: FeatureView) -> DataSource:
-    """Return a view's batch source."""
-    if view.batch_source is None:
-        raise InvalidInput(f"{view.name}: expected a view with a batch source. Received: none")
-    return view.batch_source
-
-
-def source_label(view: FeatureView) -> str:
-    """Return how errors call a view's source: view and, for files, path."""
-    source = source_of(view)
-    where = source.path if isinstance(source, FileSource) else source.name
-    return f"{view.name} ({where})"
 
 
 def read_events(
@@ -568,7 +557,7 @@ def read_feature_rows(
 
 def parquet_files(config: RepoConfig, view: FeatureView) -> ParquetFiles | None:
     """Return the files of a view's source, None for a source that is no parquet files."""
-    source = source_of(view)
+    source = checked_source(view, config)
     if not is_parquet(source):
         return None
     return ParquetFiles(source, config.repo_path, source_label(view))
@@ -576,7 +565,7 @@ def parquet_files(config: RepoConfig, view: FeatureView) -> ParquetFiles | None:
 
 def iceberg_rows(config: RepoConfig, view: FeatureView) -> IcebergRows | None:
     """Return the rows of a view's source, None for a source that is no Iceberg table."""
-    source = source_of(view)
+    source = checked_source(view, config)
     if not is_iceberg(source):
         return None
     return IcebergRows(located(source, config.repo_path), source_label(view))
@@ -584,8 +573,8 @@ def iceberg_rows(config: RepoConfig, view: FeatureView) -> IcebergRows | None:
 
 def postgres_table(config: RepoConfig, view: FeatureView) -> PostgresTable | None:
     """Return the table or query of a view's source, None for a source that is not PostgreSQL's."""
-    source = source_of(view)
-    if not _is_a(source, POSTGRES_SOURCE):
+    source = checked_source(view, config)
+    if not is_a(source, POSTGRES_SOURCE):
         return None
     require_extra("postgres", source_label(view))
     from activity_embeddings.transformations.offline.postgres_tables import PostgresTable
@@ -595,17 +584,13 @@ def postgres_table(config: RepoConfig, view: FeatureView) -> PostgresTable | Non
 
 def spark_table(config: RepoConfig, view: FeatureView) -> SparkTable | None:
     """Return what a view's source reads in Spark, None for a source that is not Spark's."""
-    source = source_of(view)
-    if not _is_a(source, SPARK_SOURCE):
+    source = checked_source(view, config)
+    if not is_a(source, SPARK_SOURCE):
         return None
     require_extra("spark", source_label(view))
     from activity_embeddings.transformations.offline.spark_tables import SparkTable
 
     return SparkTable(cast("SparkSource", source), config, source_label(view))
-
-
-def _is_a(source: DataSource, name: str) -> bool:
-    return name in [kind.__qualname__ for kind in type(source).__mro__]
 
 
 def _read_here(config: RepoConfig, view: FeatureView) -> SourceRows | None:
@@ -636,22 +621,7 @@ def source_columns(config: RepoConfig, view: FeatureView) -> dict[str, str]:
     if stored is not None:
         return stored.columns
     with readable(view):
-        return dict(source_of(view).get_table_column_names_and_types(config))
-
-
-def _require_everywhere(view: FeatureView, config: RepoConfig) -> None:
-    """Raise `InvalidInput` where a view's source is at a path of this machine alone."""
-    source = source_of(view)
-    path = ""
-    if isinstance(source, FileSource):
-        path = source.path
-    elif is_iceberg(source) and source.catalog_type == "sql":
-        path = source.warehouse
-    elif _is_a(source, SPARK_SOURCE):
-        path = cast("SparkSource", source).path or ""
-    if path:
-        beside = path_beside(Path(config.repo_path or "."), path)
-        require_everywhere(source_label(view), path, beside)
+        return dict(checked_source(view, config).get_table_column_names_and_types(config))
 
 
 def check_columns(
@@ -684,7 +654,7 @@ def check_columns(
     InvalidInput
         There is no such source, its path is absolute, or a column is missing or of another type.
     """
-    _require_everywhere(view, config)
+    checked_source(view, config)
     stored = _read_here(config, view)
     if stored is None:
         return
@@ -756,7 +726,7 @@ def _pull(
 
     At least the rows with `start <= t <= end`, microseconds since the epoch; a store may give more.
     """
-    source = source_of(view)
+    source = checked_source(view, config)
     wanted = source_names(view, (*columns, *optional))
     stored = _read_here(config, view)
     if stored is not None:

@@ -43,10 +43,9 @@ from activity_embeddings.transformations.feast_compat.spark import job_of
 from activity_embeddings.transformations.names import REQUEST_ROW
 from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.offline.iceberg import IcebergRows, is_iceberg, located
-from activity_embeddings.transformations.offline.located import path_of
+from activity_embeddings.transformations.offline.located import checked_source, path_of
 from activity_embeddings.transformations.offline.parquet_files import is_parquet
 from activity_embeddings.transformations.offline.sinks.places import require_snapshots
-from activity_embeddings.transformations.offline.sources import source_of
 from activity_embeddings.transformations.offline.spark import (
     answering,
     inside,
@@ -238,7 +237,7 @@ class _Part:
 
         The labels' times are from `first` to `last`, microseconds since the epoch.
         """
-        source = source_of(self.view)
+        source = checked_source(self.view, config)
         in_source = {ours: theirs for theirs, ours in source.field_mapping.items()}
 
         def column(name: str) -> str:

@@ -51,10 +51,10 @@ from activity_embeddings.transformations.errors import (
 from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.offline.columns import source_names, under_our_names
 from activity_embeddings.transformations.offline.event_log import append_events, require_event_ids
+from activity_embeddings.transformations.offline.located import source_label
 from activity_embeddings.transformations.offline.sources import (
     declared_session_ids,
     event_ids_of,
-    source_label,
 )
 from activity_embeddings.transformations.online.base import Row, Stored
 from activity_embeddings.transformations.online.live_rows import (

@@ -59,7 +59,7 @@ def config_of(folder, **more):
 
 
 def files(folder, **how):
-    return view_of(FileSource(name="events", path=str(folder), timestamp_field="at"), **how)
+    return view_of(FileSource(name="events", path=f"file://{folder}", timestamp_field="at"), **how)
 
 
 def table(rows, ids="int64", event_ids=False):
@@ -480,7 +480,11 @@ class JsonLines(FileFormat):
 
 class JsonLinesSource(FileSource):
     def get_table_column_names_and_types(self, config):
-        return [(name, "any") for name in pyarrow.json.read_json(self.path).column_names]
+        return [(name, "any") for name in read_json(self).column_names]
+
+
+def read_json(source):
+    return pyarrow.json.read_json(source.path.removeprefix("file://"))
 
 
 class JsonLinesStore(OfflineStore):
@@ -488,7 +492,7 @@ class JsonLinesStore(OfflineStore):
 
     @staticmethod
     def pull_all_from_table_or_query(*, data_source, **how):
-        rows = pyarrow.json.read_json(data_source.path)
+        rows = read_json(data_source)
         at = rows["at"].cast(pa.timestamp("us", "UTC"))
         rows = rows.set_column(rows.column_names.index("at"), "at", at)
         return SimpleNamespace(to_arrow=lambda: rows)
@@ -502,7 +506,7 @@ def test_parts_of_what_another_store_reads_are_the_whole(tmp_path):
     ]
     (tmp_path / "data").write_text("\n".join(lines))
     source = JsonLinesSource(
-        path=str(tmp_path / "data"), timestamp_field="at", file_format=JsonLines()
+        path=f"file://{tmp_path}/data", timestamp_field="at", file_format=JsonLines()
     )
     parts = read_parts(view_of(source), 9000, tmp_path, store=JsonLinesStore)
     assert len(parts) > 5

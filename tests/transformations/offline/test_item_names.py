@@ -33,7 +33,7 @@ def source(folder, **mapping):
     pq.write_table(pa.table(ROWS), folder / "courses.parquet")
     return FileSource(
         name="courses",
-        path=str(folder / "courses.parquet"),
+        path="courses.parquet",
         timestamp_field="since",
         field_mapping=mapping,
     )

@@ -28,13 +28,12 @@ from feast import FileSource, RepoConfig
 from feast.data_source import DataSource
 
 from activity_embeddings.transformations.arrow import single_chunk
-from activity_embeddings.transformations.artifacts import local_path
+from activity_embeddings.transformations.artifacts import place_of
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import (
     flush,
     make_folder,
     move_file,
-    path_within,
     real_path,
     replace_file,
     write_text,
@@ -62,15 +61,15 @@ def sink_of(source: DataSource, config: RepoConfig) -> SnapshotSink:
     Raises
     ------
     InvalidInput
-        It is no local folder, or leads out of the feature repo.
+        It is no local folder, is an absolute path, or leads out of the feature repo.
     """
     assert isinstance(source, FileSource)
-    path = local_path(source.path)
+    path = place_of(source.path, config.repo_path)
     if path is None:
         raise InvalidInput(
             f"{source.name}: the sink should be a local folder. Received: {source.path}"
         )
-    return FolderSink(path_within(Path(config.repo_path or "."), str(path)))
+    return FolderSink(path)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from feast import FeatureView, RepoConfig
 from feast.data_source import DataSource
 
 from activity_embeddings.transformations.errors import InvalidInput, NotReady
-from activity_embeddings.transformations.names import Role, Tag
+from activity_embeddings.transformations.offline.located import checked_source, keeps_snapshots
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 
 # By their names: a module here and the source's own import what they need, when imported.
@@ -32,12 +32,6 @@ class _Kind(Protocol):
         """Return the sink that a source names; raise `InvalidInput` where it names none."""
 
 
-def keeps_snapshots(view: FeatureView) -> bool:
-    """Return whether a view is one of ours that is published from a sink."""
-    ours = view.tags.get(Tag.ROLE) in (Role.SEQUENCE, Role.EMBEDDING)
-    return ours or Tag.ENCODER_PATH in view.tags
-
-
 def sink_of(view: FeatureView, config: RepoConfig) -> SnapshotSink:
     """Return where a sequence or embedding view keeps its snapshots.
 
@@ -51,12 +45,12 @@ def sink_of(view: FeatureView, config: RepoConfig) -> SnapshotSink:
     Raises
     ------
     InvalidInput
-        The source of the view is of no kind that is known.
+        The source of the view is of no kind that is known, or is at an absolute path.
     """
-    source = view.batch_source
+    source = checked_source(view, config)
     for kind in type(source).__mro__:
         module = _SINKS.get(f"{kind.__module__}.{kind.__qualname__}")
-        if module is not None and source is not None:
+        if module is not None:
             sinks = cast(_Kind, import_module(f"{__package__}.{module}"))
             return sinks.sink_of(source, config)
     known = ", ".join(name.rpartition(".")[2] for name in _SINKS)
