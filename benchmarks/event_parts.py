@@ -8,6 +8,8 @@ Events of a window are read part by part and put in order, each way in a process
 - `spilled`: in one pass, written to files by ranges of members, and read back;
 - `filtered`: by one scan for each of such ranges, which passes over the row groups that their
   statistics rule out. Rows are by time, as in a log, or the same rows by member;
+- `in order`: by row groups in the order of their members, divided while they come, as a run reads
+  files by member;
 - `sorted`: as PostgreSQL gives them in the order of members, divided while they come.
 
 Printed are seconds, CPU seconds of the process and of the server, peak memory, the most bytes on
@@ -42,6 +44,7 @@ from processes import PYTHON, run
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from activity_embeddings import ActivitySpec, activity_view
 from activity_embeddings.transformations.activity.events import ActivityEvents
+from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 from activity_embeddings.transformations.offline.postgres_tables import PostgresTable
 from activity_embeddings.transformations.offline.sources import event_parts
 from activity_embeddings.transformations.offline.spill import memory_of
@@ -53,6 +56,7 @@ WAYS = {
     "files by time, filtered": ("by_time.parquet", "filtered"),
     "files by member, spilled": ("by_member.parquet", "spilled"),
     "files by member, filtered": ("by_member.parquet", "filtered"),
+    "files by member, in order": ("by_member.parquet", "in order"),
     "PostgreSQL, spilled": ("events", "spilled"),
     "PostgreSQL, sorted": ("events", "sorted"),
 }
@@ -198,8 +202,9 @@ def _parts(
 
         store = {"type": "postgres", **database.settings}
         source = PostgreSQLSource(name=name, table=name, timestamp_field="event_timestamp")
-        if way == "spilled":
-            PostgresTable.in_order = lambda self, asked, member: None  # as of files
+    if way == "spilled":
+        for kind in (ParquetFiles, PostgresTable):
+            kind.in_order = lambda self, asked, member, at_once: None
     member, item = (
         Entity(name=name, join_keys=[f"{name}_id"], value_type=ValueType.INT64)
         for name in ("member", "job")

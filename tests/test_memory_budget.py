@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from activity_embeddings.transformations.batch import engine, snapshot_run
+from activity_embeddings.transformations.offline import sources, spill
 from activity_embeddings.transformations.online import publish
 from support.feast_repo import STRING_IDS, at, small_repo, with_string_ids
 
@@ -31,6 +32,8 @@ def test_rows_do_not_depend_on_the_budget(tmp_path, models, monkeypatch, setting
     if settings:
         for repo in (usual, small):
             with_text_ids(repo)
+        by_member(small)
+        monkeypatch.setattr(sources, "HELD", 0.001)  # a member's rows are more than a part has
     reports = work(usual)
     parts = []
     read = snapshot_run.SnapshotRun._read_events
@@ -40,6 +43,13 @@ def test_rows_do_not_depend_on_the_budget(tmp_path, models, monkeypatch, setting
             parts.append(part[0])
             yield part
 
+    spilled = []
+
+    def spilled_parts(*arguments, **named):
+        spilled.append(1)
+        return spill.spilled_parts(*arguments, **named)
+
+    monkeypatch.setattr(sources, "spilled_parts", spilled_parts)
     monkeypatch.setattr(snapshot_run.SnapshotRun, "_read_events", counted)
     monkeypatch.setattr(engine, "MIB", 1)  # 512 bytes of events
     monkeypatch.setattr(publish, "WRITE_BATCH", 3)
@@ -48,6 +58,14 @@ def test_rows_do_not_depend_on_the_budget(tmp_path, models, monkeypatch, setting
     assert len(parts) > 4 * 5
     assert small.stores() == usual.stores()
     assert not list(small.data.rglob("spilled-*"))
+    # Files by member need no spill.
+    assert bool(spilled) == (not settings)
+
+
+def by_member(repo):
+    """Put the rows of events in the order of members, each in a row group of its own."""
+    file = repo.events / "history.parquet"
+    pq.write_table(pq.read_table(file).sort_by("member_id"), file, row_group_size=1)
 
 
 def with_text_ids(repo):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -26,11 +26,18 @@ from activity_embeddings.transformations.errors import InvalidData, first_line
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.files import path_within
 from activity_embeddings.transformations.offline.columns import RowsAsked
+from activity_embeddings.transformations.offline.member_order import (
+    RowGroup,
+    groups_in_turn,
+    merged,
+)
 from activity_embeddings.transformations.offline.parquet_files import (
+    groups_by_member,
+    groups_inside,
     normalised,
     plain_rows,
     plain_type,
-    rows_of_file,
+    rows_of_groups,
 )
 
 if TYPE_CHECKING:
@@ -185,17 +192,61 @@ class IcebergRows:
     def batches(self, asked: RowsAsked) -> Iterator[pa.Table]:
         """See `SourceRows.batches`."""
         wanted = self._wanted(asked)
-        schema = self.schema()
-        none = pa.schema({name: schema.field(theirs).type for name, theirs in wanted.items()})
-        yield plain_rows(none.empty_table(), asked.ids, asked.time, self.label)
+        yield self._no_rows(wanted, asked)
         with self._readable():
             scan = self._scan(wanted.values(), asked.start, asked.end)
             for task in scan.plan_files():
                 for rows in self._rows_of(scan, task, wanted, asked):
                     yield plain_rows(rows, asked.ids, asked.time, self.label)
 
-    def in_order(self, asked: RowsAsked, member: str) -> None:
-        """See `SourceRows.in_order`: files are in the order of their writer."""
+    def in_order(self, asked: RowsAsked, member: str, at_once: int) -> Iterator[pa.Table] | None:
+        """See `SourceRows.in_order`: where footers say that few members are in many row groups."""
+        wanted = self._wanted(asked)
+        scan = self._scan(wanted.values(), asked.start, asked.end)
+
+        def groups_of(task: FileScanTask) -> list[RowGroup] | None:
+            with self._opened(scan, task, wanted) as (file, columns):
+                if file is None:
+                    return None
+                return groups_by_member(
+                    file.metadata, columns, asked, member, partial(rows_of, task)
+                )
+
+        def rows_of(task: FileScanTask, group: int) -> Iterator[pa.Table]:
+            with self._readable(), self._opened(scan, task, wanted) as (file, columns):
+                assert file is not None
+                for rows in rows_of_groups(file, [group], columns, asked):
+                    yield plain_rows(rows, asked.ids, asked.time, self.label)
+
+        with self._readable():
+            groups = groups_in_turn(map(groups_of, scan.plan_files()), at_once)
+        if groups is None:
+            return None
+        return merged(groups, member, self._no_rows(wanted, asked).schema, self.label)
+
+    def _no_rows(self, wanted: Mapping[str, str], asked: RowsAsked) -> pa.Table:
+        schema = self.schema()
+        none = pa.schema({name: schema.field(theirs).type for name, theirs in wanted.items()})
+        return plain_rows(none.empty_table(), asked.ids, asked.time, self.label)
+
+    @contextmanager
+    def _opened(
+        self, scan: DataScan, task: FileScanTask, wanted: Mapping[str, str]
+    ) -> Iterator[tuple[pq.ParquetFile | None, dict[str, str]]]:
+        """Give a file and what it calls the columns.
+
+        None where pyiceberg has to make rows of what the file holds: some are deleted, or columns
+        are of other types, as of before a change of the schema.
+        """
+        if task.file.file_format != "PARQUET" or task.delete_files:
+            yield None, {}
+            return
+        with (
+            scan.io.new_input(task.file.file_path).open() as opened,
+            pq.ParquetFile(opened) as file,
+        ):
+            columns = self._columns_of(file.schema_arrow, wanted)
+            yield (None, {}) if columns is None else (file, columns)
 
     def _rows_of(
         self,
@@ -204,20 +255,13 @@ class IcebergRows:
         wanted: Mapping[str, str],
         asked: RowsAsked,
     ) -> Iterator[pa.Table]:
-        """Yield the rows of one file.
-
-        pyiceberg reads it whole. So it does that only where it has to make rows of what the file
-        holds: some are deleted, or columns are of other types, as of before a change of the schema.
-        """
-        if task.file.file_format == "PARQUET" and not task.delete_files:
-            with (
-                scan.io.new_input(task.file.file_path).open() as opened,
-                pq.ParquetFile(opened) as file,
-            ):
-                columns = self._columns_of(file.schema_arrow, wanted)
-                if columns is not None:
-                    yield from rows_of_file(file, columns, asked.time, asked.start, asked.end)
-                    return
+        """Yield the rows of one file; pyiceberg, which reads it whole, does so where it has to."""
+        with self._opened(scan, task, wanted) as (file, columns):
+            if file is not None:
+                time = columns[asked.time]
+                inside = groups_inside(file.metadata, time, asked.start, asked.end)
+                yield from rows_of_groups(file, inside, columns, asked)
+                return
         from pyiceberg.io.pyarrow import ArrowScan
 
         whole = ArrowScan(scan.table_metadata, scan.io, scan.projection(), scan.row_filter)

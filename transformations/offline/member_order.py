@@ -1,19 +1,24 @@
-"""Rows that stores give in the order of members: divided into parts while they come.
+"""Rows in the order of members: as stores give them, or put in order by what files say of them.
 
-Nothing is written to a disk of this machine, and each row is read once.
+They are divided into parts while they come. Nothing is written to a disk of this machine, and each
+row is read once.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from activity_embeddings.transformations.activity.member_range import MemberRange
 from activity_embeddings.transformations.arrow import single_chunk
+from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.offline.spill import Part, memory_of
 
 _PIECES_A_PART = 16
@@ -55,6 +60,115 @@ def parts_in_order(
         if following is not None:
             ahead[pieces] = following
     yield MemberRange(start), partial(_taken, held)
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows of a source that are read together.
+
+    Attributes
+    ----------
+    first
+        int or str. No member before it has rows; that it has some itself need not be.
+    last
+        No member after it has rows, more or less.
+    rows
+        How many at most.
+    read
+        Yields them in tables, in any order.
+    """
+
+    first: Any
+    last: Any
+    rows: int
+    read: Callable[[], Iterator[pa.Table]]
+
+
+def groups_in_turn(
+    files: Iterable[Sequence[RowGroup] | None], at_once: int
+) -> list[RowGroup] | None:
+    """Return the row groups of files, where `merged` holds no more than some rows of them.
+
+    None otherwise, or where a file does not tell its groups: most logs are by time, and show it by
+    their first files, so that the others are not asked for.
+    """
+    groups: list[RowGroup] = []
+    looked = 0
+    for found in files:
+        if found is None:
+            return None
+        groups += found
+        if len(groups) > 2 * looked:
+            looked = len(groups)
+            if most_held(groups) > at_once:
+                return None
+    return groups if most_held(groups) <= at_once else None
+
+
+def most_held(groups: Iterable[RowGroup]) -> int:
+    """Return how many rows `merged` holds at most: those of groups that one member may be in."""
+    by_last = iter(sorted(groups, key=attrgetter("last")))
+    ended = next(by_last, None)
+    held = most = 0
+    for group in sorted(groups, key=attrgetter("first")):
+        while ended is not None and ended.last < group.first:
+            held -= ended.rows
+            ended = next(by_last, None)
+        held += group.rows
+        most = max(most, held)
+    return most
+
+
+def merged(
+    groups: Iterable[RowGroup], member: str, schema: pa.Schema, label: str
+) -> Iterator[pa.Table]:
+    """Yield a table without rows, then the rows of groups by ascending ids of members.
+
+    Each group is read once.
+
+    Parameters
+    ----------
+    groups
+        The groups.
+    member
+        Column of these ids, without nulls.
+    schema
+        Of all tables.
+    label
+        What errors call the source.
+
+    Raises
+    ------
+    InvalidData
+        A group has a member before its first.
+    """
+    yield schema.empty_table()
+    groups = sorted(groups, key=attrgetter("first"))
+    held: list[pa.Table] = []
+    for number, group in enumerate(groups, 1):
+        read = [table for table in group.read() if len(table)]
+        if read:
+            rows = _sorted(pa.concat_tables(read), member)
+            first = rows.column(member)[0].as_py()
+            if first < group.first:
+                raise InvalidData(
+                    f"{label}: column {member!r} should have no value below {group.first!r} in "
+                    f"rows of which the file says so. Received: {first!r}"
+                )
+            held.append(rows)
+        if number == len(groups):
+            complete = held
+        else:
+            complete, held = _divided(held, member, groups[number].first)
+        if complete:
+            yield _sorted(pa.concat_tables(complete), member)
+
+
+def _sorted(table: pa.Table, member: str) -> pa.Table:
+    ids = single_chunk(table, member)
+    if pc.all(pc.less_equal(ids.slice(0, max(0, len(ids) - 1)), ids.slice(1))).as_py():
+        return table
+    return table.take(pc.sort_indices(ids))
 
 
 def _pieces(stream: Iterable[pa.Table], budget: int) -> Iterator[pa.Table]:

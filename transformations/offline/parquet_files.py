@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import NoneType
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +46,11 @@ from activity_embeddings.transformations.arrow import (
 from activity_embeddings.transformations.artifacts import local_path
 from activity_embeddings.transformations.errors import InvalidData, first_line
 from activity_embeddings.transformations.offline.columns import RowsAsked
+from activity_embeddings.transformations.offline.member_order import (
+    RowGroup,
+    groups_in_turn,
+    merged,
+)
 from activity_embeddings.transformations.wording import OWN_PIPELINE
 
 DELTA_LOG = "_delta_log"
@@ -196,7 +201,7 @@ class ParquetFiles:
         return sum(
             fragment.metadata.row_group(group).num_rows
             for fragment in self._filled
-            for group in _groups_inside(fragment.metadata, self.source.timestamp_field, start, end)
+            for group in groups_inside(fragment.metadata, self.source.timestamp_field, start, end)
         )
 
     def batches(self, asked: RowsAsked) -> Iterator[pa.Table]:
@@ -207,30 +212,57 @@ class ParquetFiles:
         InvalidData
             As `read` does, where it comes to it.
         """
+        wanted, schema = self._plainly(asked)
+        yield schema.empty_table()
+        for fragment in self._filled:
+            inside = groups_inside(fragment.metadata, wanted[asked.time], asked.start, asked.end)
+            yield from self._rows(fragment, inside, wanted, asked, schema)
+
+    def in_order(self, asked: RowsAsked, member: str, at_once: int) -> Iterator[pa.Table] | None:
+        """See `SourceRows.in_order`: where footers say that few members are in many row groups."""
+        wanted, schema = self._plainly(asked)
+
+        def groups_of(fragment: ds.ParquetFileFragment) -> list[RowGroup] | None:
+            return groups_by_member(
+                fragment.metadata,
+                wanted,
+                asked,
+                member,
+                lambda group: self._rows(fragment, [group], wanted, asked, schema),
+            )
+
+        groups = groups_in_turn(map(groups_of, self._filled), at_once)
+        return None if groups is None else merged(groups, member, schema, self.label)
+
+    def _plainly(self, asked: RowsAsked) -> tuple[dict[str, str], pa.Schema]:
+        """Return the columns by their new names, and the schema of all rows, all text as string."""
         ids, time = asked.ids, asked.time
         wanted, groups = self._chosen(asked)
         if not groups:
-            yield _empty(wanted, ids, time)
-            return
+            return wanted, _empty(wanted, ids, time).schema
         none = {}
         for first, *_ in groups:
             kinds = {name: _type_of(first, field) for name, field in wanted.items()}
             label = self._of(first.path)
             none[first.path] = plain_rows(pa.schema(kinds).empty_table(), ids, time, label)
-        schema = self._together(none).schema
-        yield schema.empty_table()
-        for fragment in self._filled:
-            try:
-                with pq.ParquetFile(
-                    fragment.path, filesystem=self._root[0], metadata=fragment.metadata
-                ) as file:
-                    for rows in rows_of_file(file, wanted, time, asked.start, asked.end):
-                        yield plain_rows(rows, ids, time, self._of(fragment.path)).cast(schema)
-            except (OSError, pa.ArrowException) as error:
-                raise self._unreadable(fragment.path, error) from error
+        return wanted, self._together(none).schema
 
-    def in_order(self, asked: RowsAsked, member: str) -> None:
-        """See `SourceRows.in_order`: files are in the order of their writer."""
+    def _rows(
+        self,
+        fragment: ds.ParquetFileFragment,
+        groups: Sequence[int],
+        wanted: Mapping[str, str],
+        asked: RowsAsked,
+        schema: pa.Schema,
+    ) -> Iterator[pa.Table]:
+        """Yield the rows of some row groups, bit by bit."""
+        path = fragment.path
+        try:
+            with pq.ParquetFile(path, filesystem=self._root[0], metadata=fragment.metadata) as file:
+                for rows in rows_of_groups(file, groups, wanted, asked):
+                    yield plain_rows(rows, asked.ids, asked.time, self._of(path)).cast(schema)
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(path, error) from error
 
     @cached_property
     def _root(self) -> tuple[pafs.FileSystem, str]:
@@ -528,14 +560,10 @@ def _bounds(kind: pa.TimestampType, start: int | None, end: int) -> tuple[pa.Sca
     return pa.scalar(limits[0], pa.int64()).cast(kind), pa.scalar(limits[1], pa.int64()).cast(kind)
 
 
-def rows_of_file(
-    file: pq.ParquetFile,
-    wanted: Mapping[str, str],
-    time: str,
-    start: int | None,
-    end: int,
+def rows_of_groups(
+    file: pq.ParquetFile, groups: Sequence[int], wanted: Mapping[str, str], asked: RowsAsked
 ) -> Iterator[pa.Table]:
-    """Yield the rows of a file with `start <= t <= end`, and those without a time, bit by bit.
+    """Yield the rows of row groups in the interval, and those without a time, bit by bit.
 
     By one row group after the other: a scanner of Arrow decodes hundreds of megabytes ahead.
 
@@ -543,17 +571,17 @@ def rows_of_file(
     ----------
     file
         Has the columns.
+    groups
+        Their numbers.
     wanted
-        Its columns by the names that they get.
-    time
-        The name that the time gets, a timestamp.
-    start, end
-        Microseconds since the epoch; without a start, from the first row on.
+        The file's columns by the names that they get.
+    asked
+        Says the interval, and which name the time gets, a timestamp.
     """
-    moment = wanted[time]
-    first, last = _bounds(file.schema_arrow.field(moment).type, start, end)
+    moment = wanted[asked.time]
+    first, last = _bounds(file.schema_arrow.field(moment).type, asked.start, asked.end)
     columns = list(dict.fromkeys(wanted.values()))
-    for group in _groups_inside(file.metadata, moment, start, end):
+    for group in groups:
         for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns):
             times = batch.column(moment)
             inside = pc.and_(pc.greater_equal(times, first), pc.less_equal(times, last))
@@ -561,7 +589,62 @@ def rows_of_file(
             yield _plain(rows).filter(inside.fill_null(True))
 
 
-def _groups_inside(metadata: pq.FileMetaData, time: str, start: int | None, end: int) -> list[int]:
+def groups_by_member(
+    metadata: pq.FileMetaData,
+    wanted: Mapping[str, str],
+    asked: RowsAsked,
+    member: str,
+    read: Callable[[int], Iterator[pa.Table]],
+) -> list[RowGroup] | None:
+    """Return the row groups of the interval, None where the footer does not say their members.
+
+    Parameters
+    ----------
+    metadata
+        Of a file.
+    wanted, asked
+        See `rows_of_groups`.
+    member
+        The name that the ids of members get.
+    read
+        Returns the rows of a group by its number.
+    """
+    limits = [
+        None if statistics is None else _limits_of_ids(statistics)
+        for statistics in _statistics(metadata, wanted[member])
+    ]
+    groups = []
+    for number in groups_inside(metadata, wanted[asked.time], asked.start, asked.end):
+        limit = limits[number]
+        if limit is None:
+            return None
+        rows = metadata.row_group(number).num_rows
+        groups.append(RowGroup(*limit, rows, partial(read, number)))
+    return groups
+
+
+def _limits_of_ids(statistics: pq.Statistics) -> tuple[Any, Any] | None:
+    """Return the first and the last id, None where it is untold."""
+    kind = json.loads(statistics.logical_type.to_json())
+    if not statistics.has_min_max:
+        return None
+    first, last = statistics.min_raw, statistics.max_raw
+    if kind["Type"] == "String":
+        return _text(first), max(_text(first), _text(last))
+    if (kind["Type"] == "None" and isinstance(first, int)) or kind.get("isSigned", False):
+        return first, last
+    return None
+
+
+def _text(value: bytes) -> str:
+    """Return text, of which writers may keep its first bytes alone, up to its last whole letter."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        return value[: error.start].decode()
+
+
+def groups_inside(metadata: pq.FileMetaData, time: str, start: int | None, end: int) -> list[int]:
     """Return the row groups that may have rows of an interval, or rows without a time."""
     groups = []
     for group, statistics in enumerate(_statistics(metadata, time)):

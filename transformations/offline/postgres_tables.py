@@ -125,7 +125,7 @@ class PostgresTable:
         """See `SourceRows.batches`."""
         return self._batches(self._select(asked), asked)
 
-    def in_order(self, asked: RowsAsked, member: str) -> Iterator[pa.Table]:
+    def in_order(self, asked: RowsAsked, member: str, at_once: int) -> Iterator[pa.Table]:
         """See `SourceRows.in_order`; the server sorts, on its own disk where it has to."""
         query, column = self._select(asked), asked.columns[member]
         by = self._value(column)

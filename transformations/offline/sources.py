@@ -79,6 +79,8 @@ if TYPE_CHECKING:
 READ_MARGIN = timedelta(days=1)
 """Read this much more on both sides than is used, then cut exactly: stores differ in whether
 interval ends belong to it and in which zone they compare."""
+HELD = 4
+"""As much as a fourth of what a part may take may be rows that wait for others of their members."""
 
 _KIND = "__kind"
 """Says the kind of spilled rows; not in events."""
@@ -117,7 +119,7 @@ class SourceRows(Protocol):
         All have one schema, in which all text is string.
         """
 
-    def in_order(self, asked: RowsAsked, member: str) -> Iterator[pa.Table] | None:
+    def in_order(self, asked: RowsAsked, member: str, at_once: int) -> Iterator[pa.Table] | None:
         """Yield what `batches` gives by ascending ids of members, text by its bytes in UTF-8.
 
         None where the store cannot do that in one read.
@@ -128,6 +130,8 @@ class SourceRows(Protocol):
             Which rows.
         member
             Which of the columns has the ids.
+        at_once
+            How many rows may be held to put them in order, where it is not the store that does it.
         """
 
 
@@ -227,7 +231,8 @@ def event_parts(
             memory = memory_of(rows, rows * sample.nbytes / max(1, len(sample)))
             if memory > budget and len(sample):
                 member_id = DomainNames.of(views[0].tags).member_id
-                ordered = _in_order_of_members(config, views, start, end)
+                at_once = int(budget / HELD * len(sample) / sample.nbytes)
+                ordered = _in_order_of_members(config, views, start, end, at_once // len(views))
                 if ordered is not None:
                     stack.close()  # the store has begun to answer
                     for tables in ordered:
@@ -261,15 +266,15 @@ def event_parts(
 
 
 def _in_order_of_members(
-    config: RepoConfig, views: Sequence[FeatureView], start: int, end: int
+    config: RepoConfig, views: Sequence[FeatureView], start: int, end: int, at_once: int
 ) -> list[Iterator[pa.Table]] | None:
-    """Return the rows of events of each view by ascending members; None unless all stores can."""
+    """Return the rows of events of each view by ascending members; None unless all sources can."""
     streams = []
     for view in views:
         stored = _read_here(config, view)
         member_id = DomainNames.of(view.tags).member_id
         asked = _events_asked(view, start, end)
-        rows = None if stored is None else stored.in_order(asked, member_id)
+        rows = None if stored is None else stored.in_order(asked, member_id, at_once)
         if rows is None:
             return None
         streams.append(rows)

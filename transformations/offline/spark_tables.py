@@ -112,7 +112,7 @@ class SparkTable:
                 table = pa.Table.from_batches([batch])
                 yield plain_rows(table, asked.ids, asked.time, self.label)
 
-    def in_order(self, asked: RowsAsked, member: str) -> None:
+    def in_order(self, asked: RowsAsked, member: str, at_once: int) -> None:
         """See `SourceRows.in_order`: rows come in parts of one answer, in any order."""
 
     def _chosen(self, asked: RowsAsked) -> DataFrame:

@@ -222,6 +222,51 @@ def test_a_part_is_within_the_budget_unless_it_is_one_member(tmp_path, monkeypat
     assert np.median(sizes) > 60
 
 
+def rows_by_member(ids, seed=0):
+    """Return rows of which no member has many, by member, as text by its bytes."""
+    rows = [(i % 90, *row[1:]) for i, row in enumerate(some_rows(seed))]
+    if ids == "string":
+        rows = [(f"m{m}\U0001f600" if m % 3 else f"m{m}\uffff", f"j{j}", *o) for m, j, *o in rows]
+    return sorted(rows, key=lambda row: as_bytes(row[0]))
+
+
+@pytest.mark.parametrize("ids", list(IDS))
+def test_files_by_member_are_read_in_their_order_and_nothing_is_written(tmp_path, ids):
+    rows = rows_by_member(ids)
+    (tmp_path / "data").mkdir()
+    for i in range(3):  # as of three writers
+        pq.write_table(table(rows[i::3], ids), tmp_path / "data" / f"{i}", row_group_size=10)
+    parts = read_parts(files(tmp_path / "data", ids=ids), 20_000, tmp_path / "nowhere")
+    assert len(parts) > 5
+    assert joined(parts) == in_order(rows, False)
+    # One file that is by time takes more memory to be put in order than there is.
+    rows += rows_by_member(ids, seed=1)
+    rows.sort(key=lambda row: row[3])
+    pq.write_table(table(rows, ids), tmp_path / "data" / "3", row_group_size=100)
+    with pytest.raises(InvalidInput, match="expected a folder with room for the rows"):
+        read_parts(files(tmp_path / "data", ids=ids), 20_000, tmp_path / "nowhere")
+    assert joined(read_parts(files(tmp_path / "data", ids=ids), 20_000, tmp_path)) == in_order(
+        rows, False
+    )
+
+
+@pytest.mark.parametrize(("said", "right"), [(b"cb\xc3", True), ("cÿ".encode(), False)])
+def test_a_footer_may_have_the_first_bytes_of_an_id_alone(tmp_path, said, right):
+    rows = [(f"{m}é", "j", "SAVE", t, 0) for m in "abcde" for t in range(10)]
+    pq.write_table(table(rows, "string"), tmp_path / "data", row_group_size=10)
+    content = (tmp_path / "data").read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    data, footer = content[:start], content[start:]
+    assert "cé".encode() in footer
+    (tmp_path / "data").write_bytes(data + footer.replace("cé".encode(), said))
+    view = files(tmp_path / "data", ids="string")
+    if right:
+        assert joined(read_parts(view, 2_500, tmp_path / "nowhere")) == in_order(rows, False)
+    else:
+        with pytest.raises(InvalidData, match=r"no value below 'cÿ' in rows of which the file"):
+            read_parts(view, 2_500, tmp_path / "nowhere")
+
+
 def test_what_fits_is_one_part_and_writes_nothing(tmp_path):
     pq.write_table(table(some_rows()), tmp_path / "data")
     view = files(tmp_path / "data")
@@ -393,6 +438,20 @@ def test_parts_of_an_iceberg_table_are_the_whole(tmp_path, ids):
     assert sources.iceberg_rows(config_of(tmp_path), view).most_rows(START, END) == 900
     assert sources.iceberg_rows(config_of(tmp_path), view).most_rows(None, START - 200) == 0
     parts = read_parts(view, 20_000, tmp_path)
+    assert len(parts) > 5
+    assert joined(parts) == in_order(rows, True)
+
+
+@pytest.mark.parametrize("ids", list(IDS))
+def test_an_iceberg_table_by_member_is_read_in_its_order(tmp_path, ids):
+    rows = rows_by_member(ids)
+    whole = table(rows, ids, event_ids=True)
+    made, view = iceberg_view(tmp_path, whole.slice(0, 0), ids=ids)
+    with made.transaction() as transaction:
+        transaction.set_properties({"write.parquet.row-group-limit": "20"})
+    for i in range(2):
+        made.append(table(rows[i::2], ids, event_ids=True))
+    parts = read_parts(view, 20_000, tmp_path / "nowhere", config=config_of(tmp_path))
     assert len(parts) > 5
     assert joined(parts) == in_order(rows, True)
 

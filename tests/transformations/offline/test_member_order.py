@@ -4,10 +4,18 @@ from collections import Counter
 from itertools import chain, pairwise
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activity_embeddings.transformations.offline.member_order import parts_in_order
+from activity_embeddings.transformations.errors import InvalidData
+from activity_embeddings.transformations.offline.member_order import (
+    RowGroup,
+    groups_in_turn,
+    merged,
+    most_held,
+    parts_in_order,
+)
 from activity_embeddings.transformations.offline.spill import memory_of
 
 SCHEMA = pa.schema({"member_id": pa.int64(), "row": pa.int64()})
@@ -98,3 +106,68 @@ def test_a_part_is_given_before_the_next_is_read():
     parts = parts_in_order([rows()], "member_id", 1_000)
     _, read = next(parts)
     assert len(read()) < 10 and len(asked) < 12
+
+
+def group_of(members, first=None, last=None):
+    """Return a group of rows, which come in tables of two."""
+    table = pa.table([members, range(len(members))], schema=SCHEMA)
+    return RowGroup(
+        min(members) if first is None else first,
+        max(members) if last is None else last,
+        len(members),
+        lambda: (table.slice(i, 2) for i in range(0, len(members), 2)),
+    )
+
+
+@given(st.lists(st.lists(MEMBERS, min_size=1, max_size=9), max_size=9), st.integers(0, 3))
+def test_groups_are_merged_by_members_and_no_more_is_held_than_is_said(members, below):
+    groups = [group_of(ids, first=min(ids) - below) for ids in members]
+    read, given, most = 0, 0, 0
+
+    def counted(group):
+        def rows():
+            nonlocal read, most
+            read += group.rows
+            most = max(most, read - given)
+            yield from group.read()
+
+        return RowGroup(group.first, group.last, group.rows, rows)
+
+    found = []
+    for table in merged(map(counted, groups), "member_id", SCHEMA, "events"):
+        found += table["member_id"].to_pylist()
+        given += len(table)
+    assert found == sorted(chain(*members))
+    assert most <= most_held(groups)
+
+
+def test_groups_without_common_members_are_not_held_together():
+    apart = [group_of([i, i + 1]) for i in range(0, 100, 2)]
+    assert most_held(apart) == 2
+    assert most_held([*apart, group_of([0, 99])]) == 4
+    assert most_held([group_of([0, 99])] * 7) == 14
+    assert most_held([]) == 0
+
+
+def test_files_are_asked_for_their_groups_until_too_much_would_be_held():
+    asked = []
+
+    def files(groups):
+        for group in groups:
+            asked.append(group)
+            yield [group]
+
+    apart = [group_of([i, i + 1]) for i in range(0, 100, 2)]
+    assert groups_in_turn(files(apart), 2) == apart
+    assert groups_in_turn(files(apart), 1) is None
+    asked.clear()
+    assert groups_in_turn(files([group_of([0, 99])] * 100), 20) is None
+    assert len(asked) < 40
+    assert groups_in_turn([apart, None, apart], 99) is None
+    assert groups_in_turn([], 0) == []
+
+
+def test_a_group_that_says_the_wrong_first_member_is_refused():
+    groups = [group_of([1, 2]), group_of([5, 4], first=5)]
+    with pytest.raises(InvalidData, match=r"events: column .* no value below 5 in rows .*: 4"):
+        list(merged(groups, "member_id", SCHEMA, "events"))
