@@ -19,6 +19,7 @@ from feast.types import Int64
 from feast.value_type import ValueType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow.fs import FileSystem, copy_files
 from pyiceberg.types import LongType
 
 from activity_embeddings import ActivitySpec
@@ -236,9 +237,14 @@ def test_files_by_member_are_read_in_their_order_and_nothing_is_written(tmp_path
     (tmp_path / "data").mkdir()
     for i in range(3):  # as of three writers
         pq.write_table(table(rows[i::3], ids), tmp_path / "data" / f"{i}", row_group_size=10)
-    parts = read_parts(files(tmp_path / "data", ids=ids), 20_000, tmp_path / "nowhere")
-    assert len(parts) > 5
-    assert joined(parts) == in_order(rows, False)
+    elsewhere = f"fsspec+memory://events/{ids}"
+    store, root = FileSystem.from_uri(elsewhere)
+    copy_files(str(tmp_path / "data"), root, destination_filesystem=store)
+    for place in (f"file://{tmp_path}/data", elsewhere):
+        view = view_of(FileSource(name="events", path=place, timestamp_field="at"), ids)
+        parts = read_parts(view, 20_000, tmp_path / "nowhere")
+        assert len(parts) > 5
+        assert joined(parts) == in_order(rows, False)
     # One file that is by time takes more memory to be put in order than there is.
     rows += rows_by_member(ids, seed=1)
     rows.sort(key=lambda row: row[3])
