@@ -8,7 +8,14 @@ import pytest
 from activity_embeddings.transformations.batch import engine, snapshot_run
 from activity_embeddings.transformations.offline import sources, spill
 from activity_embeddings.transformations.online import publish
-from support.feast_repo import STRING_IDS, at, small_repo, with_string_ids
+from support.feast_repo import (
+    STRING_IDS,
+    at,
+    events_table,
+    interval,
+    small_repo,
+    with_string_ids,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +41,7 @@ def test_rows_do_not_depend_on_the_budget(tmp_path, models, monkeypatch, setting
             with_text_ids(repo)
         by_member(small)
         monkeypatch.setattr(sources, "HELD", 0.001)  # a member's rows are more than a part has
+        monkeypatch.setattr(sources, "SAMPLE_ROWS", 9)
     reports = work(usual)
     parts = []
     read = snapshot_run.SnapshotRun._read_events
@@ -60,6 +68,14 @@ def test_rows_do_not_depend_on_the_budget(tmp_path, models, monkeypatch, setting
     assert not list(small.data.rglob("spilled-*"))
     # Files by member need no spill.
     assert bool(spilled) == (not settings)
+    if settings:
+        # A bad row of the last member is met when parts of others are made.
+        bad = events_table([(9_999_999, 1, "VIEW", at(9.5))])
+        pq.write_table(with_string_ids(bad), small.events / "later.parquet")
+        parts.clear()
+        outcome = small.feast(*interval(at(9), at(10)))
+        assert outcome.code == 1 and "Received: 'VIEW'" in outcome.output
+        assert len(parts) > 4 and small.stores() == usual.stores()
 
 
 def by_member(repo):
