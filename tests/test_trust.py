@@ -11,6 +11,7 @@ import activity_embeddings
 from activity_embeddings import ActivityModel, IcebergSnapshots, SequenceWriter
 from activity_embeddings.transformations.artifacts import place_of
 from activity_embeddings.transformations.contract.activity_model import describe_model
+from activity_embeddings.transformations.contract.kept_versions import put_into_place
 from activity_embeddings.transformations.definitions.snapshot_source import snapshot_source
 from activity_embeddings.transformations.definitions.tags import within_repo
 from activity_embeddings.transformations.errors import InvalidInput
@@ -168,6 +169,11 @@ def test_versions_are_no_paths(models, tmp_path, version):
             tmp_path / "cnn", name="cnn", version=version, spec=SPEC, vector_spec=VECTORS
         )
         describe_model(line, spec=SPEC, vector_spec=VECTORS)
+    shutil.copytree(tmp_path / "cnn", tmp_path / "new")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InvalidInput, match=r"`version` should be"):
+        put_into_place(tmp_path / "cnn", tmp_path / "new", version)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 UNPICKLE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

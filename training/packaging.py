@@ -28,7 +28,11 @@ from activity_embeddings.transformations.contract.saved_model import SIGNATURE
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, real_path
 from activity_embeddings.transformations.inference.conversion import convert
-from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from activity_embeddings.transformations.spec import (
+    ActivitySpec,
+    ItemVectorSpec,
+    require_version,
+)
 from activity_embeddings.transformations.times import Time
 
 Described = TypeVar("Described")
@@ -183,7 +187,7 @@ def _export(model: keras.Model, folder: Path) -> None:
 def _other_version(path: Path, new: str) -> str | None:
     """Return the version of the model that is in place, None if it is that of the new one."""
     try:
-        there = read_manifest(path).get("version", new)
+        there = require_version(read_manifest(path).get("version", new), "model")
     except InvalidInput:  # whatever lies there, nobody can go back to it
         return None
-    return None if str(there) == new else str(there)
+    return None if there == new else there

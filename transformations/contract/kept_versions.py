@@ -11,6 +11,7 @@ from pathlib import Path
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, real_path
+from activity_embeddings.transformations.spec import require_version
 
 _FOLDER = ".versions"
 _PREFIX = "v"
@@ -55,7 +56,14 @@ def put_into_place(model: Path, new: Path, version: str | None) -> None:
         The folder to be moved.
     version
         That of the model which is there; None: it is not kept.
+
+    Raises
+    ------
+    InvalidInput
+        The version is none that can be part of a path, whatever a manifest or a registry says.
     """
+    if version is not None:
+        require_version(version, f"model {model}")
     place = real_path(model)
     replaced = place.with_name(f".{place.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
