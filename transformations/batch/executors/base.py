@@ -15,7 +15,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from activity_embeddings.transformations.batch.executors.partition import (
     Computation,
@@ -64,7 +64,15 @@ Answer: TypeAlias = tuple[Any, Exception | None]
 
 
 class Duty(Protocol):
-    """What workers do; goes to each of them as a pickle."""
+    """What workers do; goes to each of them as a pickle.
+
+    Attributes
+    ----------
+    needs_feast
+        Whether a worker imports Feast for it.
+    """
+
+    needs_feast: ClassVar[bool]
 
     def begin(self) -> Work:
         """Return what does the tasks; called once in a worker.
@@ -115,6 +123,8 @@ NewWorkers: TypeAlias = Callable[[Duty], Workers]
 @dataclass(frozen=True)
 class Computing:
     """The duty to compute partitions."""
+
+    needs_feast: ClassVar[bool] = False
 
     computation: Computation
 

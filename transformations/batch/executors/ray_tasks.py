@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from activity_embeddings.transformations.artifacts import cached
 from activity_embeddings.transformations.batch.executors.base import (
@@ -61,6 +61,8 @@ class Shipment:
     files
         Of each model by its name: the content by the path within its folder.
     """
+
+    needs_feast: ClassVar[bool] = False
 
     computation: Computation
     files: dict[str, dict[str, bytes]]

@@ -19,7 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 from feast import FeatureView, RepoConfig
@@ -52,6 +52,8 @@ class Writing:
     feast
         The version of Feast, which makes what is stored.
     """
+
+    needs_feast: ClassVar[bool] = True
 
     config: RepoConfig
     feast: str
