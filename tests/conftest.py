@@ -11,10 +11,27 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 
 from support import system
+from support.made_once import made_once
 
 TESTS = Path(__file__).parent
 TEMPORARY = "PYTEST_DEBUG_TEMPROOT"
 """Environment variable: where pytest makes the temporary folders of tests."""
+LONGEST = (
+    "test_courses.py",
+    "test_docs.py",
+    "test_written_by_workers.py",
+    "test_executors.py",
+    "test_wheel.py",
+    "test_iceberg.py",
+    "training/evaluation/test_evaluate.py",
+    "test_postgres.py",
+    "test_train_command.py",
+    "test_kinds.py",
+    "test_evaluate_command.py",
+    "test_job_embedding.py",
+    "test_model_versions.py",
+)
+"""Files of tests that take longest, from the longest on."""
 
 # Nothing there has to survive a crash of the machine, and to wait for a disk at every commit of a
 # store takes longer than all that some files compute.
@@ -58,7 +75,8 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item not in left_out]
     # The files that take longest begin, so that no worker ends long after the others.
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    place = {TESTS / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (place.get(item.path, len(place)), item.path not in slow))
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -71,7 +89,27 @@ def models(tmp_path_factory) -> Path:
     """The three packaged models of the feature repo; the CNN has its first, random weights."""
     from support.packaged_models import package_models
 
-    return package_models(tmp_path_factory.mktemp("models"))
+    return made_once(tmp_path_factory, "models", package_models)
+
+
+@pytest.fixture(scope="session")
+def models_of_kinds(tmp_path_factory) -> Path:
+    """Packaged models of several kinds of activity: see `support.kinds.repo_of_kinds`."""
+    from support.kinds import package_models_of_kinds, repo_of_kinds
+
+    def make(folder: Path) -> None:
+        package_models_of_kinds(folder)
+        repo_of_kinds(tmp_path_factory.mktemp("guide") / "repo", folder)
+
+    return made_once(tmp_path_factory, "models-of-kinds", make)
+
+
+@pytest.fixture(scope="session")
+def encoder_models(tmp_path_factory) -> Path:
+    """A small item encoder, and three packaged models for its vectors."""
+    from support.item_encoders import package_all
+
+    return made_once(tmp_path_factory, "encoder-models", package_all)
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +128,7 @@ def cluster(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACTIVITY_EMBEDDINGS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("PYTHONOPTIMIZE", "1")
         with two_nodes() as nodes:
             yield nodes
 

@@ -166,6 +166,7 @@ def test_an_error_after_reading_the_data_is_all_that_is_printed(applied, tmp_pat
     """In a process of its own, since libraries set filters of warnings when they are imported."""
     command = [
         sys.executable,
+        "-O",
         "-m",
         "activity_embeddings.training.commands",
         "-C",

@@ -11,7 +11,7 @@ from activity_embeddings.transformations.batch.executors import base, processes,
 from activity_embeddings.transformations.batch.executors.processes import ProcessWorkers
 from activity_embeddings.transformations.batch.snapshot_run import SnapshotRun
 from support.feast_repo import at, small_repo
-from support.kinds import add_session_ids, package_models_of_kinds, repo_of_kinds
+from support.kinds import add_session_ids, repo_of_kinds
 from support.ray_cluster import kill_workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
@@ -92,13 +92,12 @@ def test_ray_gives_the_same(new, expected, cluster):
 
 
 @pytest.fixture(scope="module")
-def of_kinds(tmp_path_factory):
+def of_kinds(tmp_path_factory, models_of_kinds):
     """Return a function that makes a repo of two kinds of activity with session ids."""
-    packaged = package_models_of_kinds(tmp_path_factory.mktemp("models"))
 
     def make(**settings):
         folder = tmp_path_factory.mktemp("kinds") / "repo"
-        repo = repo_of_kinds(folder, packaged, members=20, days=8)
+        repo = repo_of_kinds(folder, models_of_kinds, members=20, days=8)
         add_session_ids(repo)
         repo.set_engine(**settings)
         return repo

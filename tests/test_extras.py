@@ -44,9 +44,9 @@ def core(tmp_path_factory):
     site = link_core(tmp_path_factory.mktemp("core") / "site-packages")
 
     def run(code, *arguments, cwd=None):
-        # -S: no site-packages but the one in PYTHONPATH.
+        # -S: no site-packages but the one in PYTHONPATH; -O: Feast is imported sooner.
         return subprocess.run(
-            [sys.executable, "-S", "-c", code, *map(str, arguments)],
+            [sys.executable, "-OS", "-c", code, *map(str, arguments)],
             cwd=cwd,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), str(site)])},
             capture_output=True,

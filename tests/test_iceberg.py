@@ -34,7 +34,7 @@ from support.feast_repo import (
     small_repo,
 )
 from support.iceberg_repo import WAREHOUSE, in_iceberg
-from support.item_encoders import package_all, postings_table, small_postings
+from support.item_encoders import postings_table, small_postings
 
 pytestmark = pytest.mark.slow
 
@@ -292,14 +292,13 @@ def test_before_the_first_run_a_join_says_what_to_do(tmp_path, models, monkeypat
     assert not (repo.path / WAREHOUSE).exists()
 
 
-def test_item_vectors_of_an_encoder_lie_in_iceberg_too(tmp_path):
-    package_all(tmp_path / "models")
+def test_item_vectors_of_an_encoder_lie_in_iceberg_too(tmp_path, encoder_models):
     events, _ = small_data(seed=6, members=20, days=12)
     repos = []
     for name in ("folder", "iceberg"):
         repo = make_encoder_repo(
             tmp_path / name,
-            tmp_path / "models",
+            encoder_models,
             events_table(events),
             postings_table(small_postings()),
         )

@@ -23,7 +23,7 @@ from support.feast_repo import (
     small_repo,
     us,
 )
-from support.item_encoders import package_all, postings_table, small_postings
+from support.item_encoders import postings_table, small_postings
 
 pytestmark = pytest.mark.slow
 
@@ -112,15 +112,12 @@ def test_what_is_published_is_that_of_parquet_files(pair):
     assert not check(iceberg.store).differences
 
 
-def test_postings_are_those_of_parquet_files(tmp_path):
-    package_all(tmp_path / "models")
+def test_postings_are_those_of_parquet_files(tmp_path, encoder_models):
     events, _ = small_data(seed=6, members=20, days=12)
     postings = postings_table(small_postings())
     repos = []
     for name in ("parquet", "iceberg"):
-        repo = make_encoder_repo(
-            tmp_path / name, tmp_path / "models", events_table(events), postings
-        )
+        repo = make_encoder_repo(tmp_path / name, encoder_models, events_table(events), postings)
         if name == "iceberg":
             put(repo, "postings", postings)
             read_from(repo, "item_vectors.py", "postings")

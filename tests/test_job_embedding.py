@@ -57,10 +57,8 @@ DELAY = timedelta(minutes=30)
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder_models")
-    package_all(folder)
-    return folder
+def models(encoder_models):
+    return encoder_models
 
 
 @pytest.fixture

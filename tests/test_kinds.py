@@ -47,7 +47,6 @@ from support.kinds import (
     KEEP,
     OF_JOBS,
     SPEC,
-    package_models_of_kinds,
     repo_of_kinds,
     search_data,
     search_vectors_table,
@@ -107,8 +106,8 @@ WANTED = ("APPLY", "SAVE", "SEARCH", "REFINE")
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return package_models_of_kinds(tmp_path_factory.mktemp("models"))
+def models(models_of_kinds):
+    return models_of_kinds
 
 
 @pytest.fixture(scope="module")

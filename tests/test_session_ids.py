@@ -29,7 +29,6 @@ from support.kinds import (
     JOBS,
     OF_JOBS,
     add_session_ids,
-    package_models_of_kinds,
     repo_of_kinds,
     search_data,
     session_ids,
@@ -334,11 +333,6 @@ def test_training_groups_by_the_ids(repo):
         if expected_of(EVENTS, member, us(time))[0]:
             expected.append((member, us(time)))
     assert got == sorted(expected)
-
-
-@pytest.fixture(scope="module")
-def models_of_kinds(tmp_path_factory):
-    return package_models_of_kinds(tmp_path_factory.mktemp("models_of_kinds"))
 
 
 def test_session_ids_of_one_kind_alone_are_refused(tmp_path, models_of_kinds):

@@ -177,7 +177,9 @@ def workers(request):
     return {"executor": "ray", "address": request.getfixturevalue("cluster").address}
 
 
+@pytest.mark.parametrize("new_store", [POSTGRES], indirect=True, scope="module")
 def test_workers_write_the_same(new, expected):
+    """In Redis what is killed in the middle shows it, below."""
     repo, store = new()
     repo.set_engine(**PROCESSES)
     said = repo.materialize(at(0), at(1)).output
@@ -250,8 +252,10 @@ def test_a_run_that_is_killed_while_workers_write_is_finished_by_the_next(new, e
     killed = processes.run(SMALL + KILLED_FEAST, *stage, *interval(at(0), at(1)), folder=repo.path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert store.rows() != expected
-    repo.materialize(at(0), at(1))
+    said = repo.materialize(at(0), at(1)).output
     assert store.rows() == expected
+    assert "workers do not write" not in said
+    assert pushed_by_workers(repo)[-1] > 60
 
 
 def test_sqlite_is_left_to_the_run(tmp_path, models):

@@ -79,7 +79,8 @@ def feast_server(
     tls: ssl.SSLContext | None = None,
     **environment: str,
 ) -> Iterator[Server]:
-    """Run `feast serve` while the body runs; with `whole` as from a shell, with all its imports.
+    """Run `feast serve` while the body runs; with `whole` as from a shell, with all
+    its imports, and as `examples/deploy` starts it: without typeguard, which takes seconds.
 
     Where the arguments name a certificate, `tls` trusts it.
     """
@@ -91,7 +92,7 @@ def feast_server(
             process = subprocess.Popen(
                 [FEAST, *serve],
                 cwd=repo.path,
-                env={**os.environ, **environment},
+                env={**os.environ, "PYTHONOPTIMIZE": "1", **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

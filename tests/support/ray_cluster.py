@@ -11,7 +11,10 @@ WORKERS = re.compile(rb"ray::(_answer|IDLE)")
 
 @contextmanager
 def two_nodes():
-    """Yield a `ray.cluster_utils.Cluster`; a run on its first node is the driver."""
+    """Yield a `ray.cluster_utils.Cluster`; a run on its first node is the driver.
+
+    Workers take Feast, where they import it, without typeguard, which takes seconds.
+    """
     from ray.cluster_utils import Cluster
 
     missed = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}

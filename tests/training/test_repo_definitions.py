@@ -13,7 +13,7 @@ from activity_embeddings.transformations.definitions.tags import spec_of
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.names import Role
 from support.feast_repo import DEFINITIONS
-from support.kinds import package_models_of_kinds, repo_of_kinds
+from support.kinds import repo_of_kinds
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def test_what_a_module_defined_before_it_raised_counts(repo):
         definitions.view(Role.SEQUENCE)
 
 
-def test_a_kind_of_activity_is_no_domain_of_its_own(tmp_path):
+def test_a_kind_of_activity_is_no_domain_of_its_own(tmp_path, models_of_kinds):
     """Where the sequences say which domain there is; before that, the item has to be said."""
-    folder = repo_of_kinds(tmp_path / "repo", package_models_of_kinds(tmp_path / "models")).path
+    folder = repo_of_kinds(tmp_path / "repo", models_of_kinds).path
     definitions = read_definitions(folder)
     assert definitions.view(Role.EVENTS).name == "job_activity"
     assert definitions.view(Role.EVENTS, "search").name == "search_activity"
