@@ -57,6 +57,7 @@ from activity_embeddings.training.evaluation.queries import (
     DAYS_A_WEEK,
     Queries,
     like_queries,
+    members_drawn,
     ranking_queries,
 )
 from activity_embeddings.training.evaluation.references import (
@@ -189,7 +190,8 @@ def _contenders(
     for name, of_seeds in described.items():
         for model in of_seeds:
             require_earlier(name, model.manifest, timeline.rank_from)
-    searches = search_decay(history, vector_spec, timeline)
+    most = plan.size.test_members
+    searches = search_decay(history, vector_spec, timeline, most_members=most)
     rates = {search["arm"]: search["best"] for search in searches}
     chosen = ", ".join(f"r = {r:g} of {name}" for name, r in rates.items())
     say(f"{chosen}: chosen on the {SEARCH_DAYS} days before {timeline.rank_from:%F}")
@@ -221,13 +223,18 @@ class _Asked:
 def _ask(data: Data, plan: EvaluationPlan, say: Say) -> _Asked:
     """Make the queries of each task."""
     history, timeline, size = data.history, plan.timeline, plan.size
+    among = None
+    if size.test_members is not None:
+        among = members_drawn(history, timeline.test, size.test_members)
 
     def lists(days: int, train: int, of_member: int) -> tuple[Queries, Queries]:
         return (
             ranking_queries(
                 history, timeline.ranker, days=days, per_member=of_member, most=train, seed=0
             ),
-            ranking_queries(history, timeline.test, days=days, per_member=of_member, seed=1),
+            ranking_queries(
+                history, timeline.test, days=days, per_member=of_member, among=among, seed=1
+            ),
         )
 
     queries = {DAY: lists(1, size.train_queries, size.test_queries_of_member)}
@@ -237,7 +244,11 @@ def _ask(data: Data, plan: EvaluationPlan, say: Say) -> _Asked:
         )
     left_out = []
     try:
-        queries[LIKE] = like_queries(history, timeline.ranker), like_queries(history, timeline.test)
+        train, test = (
+            like_queries(history, period, among=among)
+            for period in (timeline.ranker, timeline.test)
+        )
+        queries[LIKE] = train, test
     except InvalidInput as error:
         left_out.append(f"Like or dismiss is left out: {error}.")
     for name, (train, test) in queries.items():
@@ -259,10 +270,11 @@ def _publish(
     base: BaseFeatures,
     say: Say,
 ) -> EvaluationStore:
-    """Publish what every arm is made of, as the daily run would have."""
+    """Publish, as the daily run would have, what every arm is made of for those asked about."""
+    members = np.unique(np.concatenate([queries.member for queries in asked.all]))
     store = EvaluationStore(
         work / "feast",
-        data.history,
+        data.history.of_members(members),
         vector_spec=data.vector_spec,
         schedule=data.schedule,
         models=contenders.paths,

@@ -106,6 +106,10 @@ class Size:
         Train queries and test queries of member of the task `day`.
     week_train_queries, week_test_queries_of_member
         Week train queries and week test queries of member of the task `week`; 0 leaves it out.
+    test_members
+        Maximum number of members who are tested, drawn at random of those with activity in the
+        test; None for all. Of liking, the ranker also learns from them alone, and as many members
+        choose the rates of decays.
     to_date
         Whether references and models are also measured beside the fewest base features.
     freshness
@@ -116,6 +120,7 @@ class Size:
     test_queries_of_member: int = 4
     week_train_queries: int = 700
     week_test_queries_of_member: int = 1
+    test_members: int | None = None
     to_date: bool = True
     freshness: bool = True
 
@@ -139,7 +144,7 @@ class Target:
     not_worse
         Its interval should be above minus the margin, and nothing else is asked.
     task
-        Where: "day", or "to_date" beside the fewest base features.
+        Where: "day", "week", or "to_date" beside the fewest base features.
     """
 
     arm: str

@@ -93,6 +93,7 @@ def ranking_queries(
     days: int = 1,
     per_member: int | None = None,
     most: int | None = None,
+    among: np.ndarray | None = None,
     seed: int = 0,
 ) -> Queries:
     """Make a query of each positive activity in a period that has activity before it.
@@ -115,6 +116,8 @@ def ranking_queries(
         Maximum number of queries of one member, drawn at random; None for all.
     most
         Maximum number of queries in all, drawn at random; None for all.
+    among
+        bool [members]; who is asked, None for all. Candidates are those of all members.
     seed
         Seed of what is drawn.
 
@@ -126,7 +129,7 @@ def ranking_queries(
     if days not in (1, DAYS_A_WEEK):
         raise InvalidInput(f"candidate lists: `days` should be 1 or 7. Received: {days}")
     random = np.random.default_rng(seed)
-    held_out = _held_out(history, period, random).wanted_new(history.spec)
+    held_out = _held_out(history, period, among, random).wanted_new(history.spec)
     if per_member is not None:
         held_out = held_out.take(sample_per_group(per_member, held_out.member, random))
     if most is not None and len(held_out) > most:
@@ -157,17 +160,28 @@ def ranking_queries(
     )
 
 
-def like_queries(history: ActivityHistory, period: Period) -> Queries:
+def like_queries(
+    history: ActivityHistory, period: Period, *, among: np.ndarray | None = None
+) -> Queries:
     """Make a query with one row of each activity in a period that has activity before it.
 
     The target is 1 if the member wanted the item, 0 if it was dismissed.
+
+    Parameters
+    ----------
+    history
+        Events and vectors.
+    period
+        Period of the queries.
+    among
+        bool [members]; who is asked, None for all.
 
     Raises
     ------
     InvalidInput
         There are not both kinds.
     """
-    held_out = _held_out(history, period, np.random.default_rng(0))
+    held_out = _held_out(history, period, among, np.random.default_rng(0))
     positive = np.isin(held_out.label, history.spec.positive_ids)
     if positive.all() or not positive.any():
         raise InvalidInput(
@@ -185,10 +199,25 @@ def like_queries(history: ActivityHistory, period: Period) -> Queries:
     )
 
 
-def _held_out(history: ActivityHistory, period: Period, random: np.random.Generator) -> HeldOut:
-    """Hold out every activity that has one before it."""
+def members_drawn(history: ActivityHistory, period: Period, most: int) -> np.ndarray:
+    """Draw members with activity in a period, always the same: bool [members], at most `most`."""
+    events = history.own_events
+    inside = (events.time >= period.start_us) & (events.time < period.end_us)
+    active = np.unique(events.member[inside])
+    drawn = np.random.default_rng(0).permutation(active)[:most]
+    return np.isin(np.arange(len(events.member_ids)), drawn)
+
+
+def _held_out(
+    history: ActivityHistory,
+    period: Period,
+    among: np.ndarray | None,
+    random: np.random.Generator,
+) -> HeldOut:
+    """Hold out every activity of some members that has one before it."""
     windows = Windows(minimum=1, prefixes=True, per_member=None)
-    return hold_out(history, period, windows=windows, random=random)
+    events = None if among is None else among[history.events.member]
+    return hold_out(history, period, windows=windows, among=events, random=random)
 
 
 def _lists(

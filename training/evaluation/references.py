@@ -31,9 +31,22 @@ SEARCH_DAYS = 14
 
 
 def search_decay(
-    history: ActivityHistory, vector_spec: ItemVectorSpec, timeline: Timeline
+    history: ActivityHistory,
+    vector_spec: ItemVectorSpec,
+    timeline: Timeline,
+    *,
+    most_members: int | None = None,
 ) -> list[DecaySearch]:
     """Choose r on the days before T1, by the figure that networks are chosen by.
+
+    Parameters
+    ----------
+    history, vector_spec
+        All activity, and which item vectors.
+    timeline
+        Says T1.
+    most_members
+        Maximum number of members who are asked, drawn at random; None for all.
 
     Returns
     -------
@@ -41,7 +54,7 @@ def search_decay(
         One for each average with one rate, `arm`; `best` is the r of the greatest of `points`.
     """
     period = Period(timeline.rank_from - timedelta(days=SEARCH_DAYS), timeline.rank_from)
-    queries = ValidationQueries.of(history, period)
+    queries = ValidationQueries.of(history, period, most_members=most_members)
     searches: list[DecaySearch] = []
     for arm, kind in ((arms.DECAY, GeometricDecay), (arms.SINGLE_DECAY, InterleavedDecay)):
         points: list[RatePoint] = []

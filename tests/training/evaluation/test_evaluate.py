@@ -474,12 +474,15 @@ def test_an_evaluation_needs_neither_dismissals_nor_categories(data, tmp_path):
         plan=EvaluationPlan(
             TIMELINE,
             declared=Declared(seeds=SEEDS, resamples=200),
-            size=replace(SIZE, train_queries=100, week_train_queries=0, to_date=False),
+            size=replace(
+                SIZE, train_queries=100, week_train_queries=0, to_date=False, test_members=60
+            ),
             ranker=replace(RANKER, rounds=5),
         ),
         models=[EvaluatedModel("mine", "my own", ArmRole.LEARNED, (tmp_path / "own",))],
     )
     assert set(result["tasks"]) == {"day", "alone"}
+    assert 30 < result["tasks"]["day"]["members"] <= 60
     assert len(result["freshness"]["points"]) == 5
     assert arms.CATEGORY_SUMS not in {arm["name"] for arm in result["arms"]}
     assert result["quality"]["mine"]["interest_entropy_at_50"] is None

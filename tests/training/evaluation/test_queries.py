@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activity_embeddings.training.evaluation.queries import like_queries
+from activity_embeddings.training.evaluation.queries import like_queries, members_drawn
 from activity_embeddings.training.evaluation.queries import ranking_queries as fast_queries
 from activity_embeddings.transformations.errors import InvalidInput
 from support.reference import US_PER_DAY, vector_as_of
@@ -150,6 +150,32 @@ def test_a_query_that_is_drawn_has_the_list_it_has_among_all():
     }
     for query in as_dicts(fast_queries(history, when, per_member=2, most=3), history):
         assert query == everything[query["member"], query["time"]]
+
+
+@pytest.mark.parametrize("ask", [fast_queries, like_queries])
+def test_those_who_are_asked_get_the_queries_that_they_get_among_all(ask):
+    events = [
+        event(m, (i * m) % 10, "SAVE", (4 * DAY) + i * DAY // 8)
+        for i in range(30)
+        for m in (1, 2, 3)
+    ]
+    events += [event(m, 10 + m, "DISMISS", 6 * DAY + 1) for m in (1, 2, 3)]
+    history = history_of(events, [(item, -1, [1.0, item]) for item in range(20)])
+    when, among = period(4 * DAY, 8 * DAY), np.array([True, False, True])
+    of_all = as_dicts(ask(history, when), history)
+    found = as_dicts(ask(history, when, among=among), history)
+    assert found == [query for query in of_all if query["member"] != 2]
+    assert {query["member"] for query in found} == {1, 3}
+
+
+def test_members_are_drawn_of_those_with_activity_in_the_period():
+    events = [event(m, m, "SAVE", (2 + m % 2) * DAY) for m in range(1, 21)]
+    history = history_of(events, [(item, -1, [1.0, item]) for item in range(21)])
+    active = history.events.member_ids.to_numpy() % 2 == 1
+    drawn = members_drawn(history, period(3 * DAY, 4 * DAY), 4)
+    assert drawn.sum() == 4 and not (drawn & ~active).any()
+    assert members_drawn(history, period(3 * DAY, 4 * DAY), 4).tolist() == drawn.tolist()
+    assert members_drawn(history, period(3 * DAY, 4 * DAY), 50).tolist() == active.tolist()
 
 
 def test_a_week_is_from_monday_to_sunday():
