@@ -153,7 +153,8 @@ def pairs_of(compared: Sequence[Arm]) -> list[tuple[str, str]]:
             pairs += [(name, against) for name in rivals if name != against]
     pairs += [(a.name, a.sources[0].model) for a in compared if a.role == ArmRole.LESS]
     learned = [arm.name for arm in compared if arm.role == ArmRole.LEARNED]
-    return pairs + [(name, table) for table in TABLES if table in known for name in learned]
+    rivals = [name for name in (arms.SINGLE_DECAY, arms.SEVERAL_RATES, *TABLES) if name in known]
+    return pairs + [(name, rival) for rival in rivals for name in learned]
 
 
 def _decay_and(names: Sequence[str]) -> list[str]:

@@ -187,10 +187,11 @@ def test_a_learned_vector_that_a_count_table_beats_is_said_to_be_beaten(task, wh
     ]
 
 
-def test_learned_arms_alone_are_compared_with_counts():
-    compared = [*ARMS, *arms.COUNTS]
-    pairs = [pair for pair in pairs_of(compared) if pair[1] in TABLES]
-    assert pairs == [("mine", arms.ITEM_COUNTS), ("mine", arms.ITEM_ACTION_COUNTS)]
+def test_learned_arms_alone_are_compared_with_counts_and_other_decays():
+    rates = (arms.SINGLE_DECAY, arms.SEVERAL_RATES)
+    compared = [*ARMS, *arms.COUNTS, *(Arm(name, "", ArmRole.REFERENCE) for name in rates)]
+    pairs = [pair for pair in pairs_of(compared) if pair[1] in (*TABLES, *rates)]
+    assert pairs == [("mine", rival) for rival in (*rates, *TABLES)]
 
 
 def test_what_is_checked_is_said_of_the_values_that_were_taken():
