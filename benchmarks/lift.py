@@ -5,12 +5,19 @@
     python benchmarks/lift.py --quick                 fewer queries, no lists of weeks: a look
     python benchmarks/lift.py --resume                keep the models that are trained already
     python benchmarks/lift.py --as-of request         values as of each request, not as published
+    python benchmarks/lift.py --data jobs --members 60000 --encoder-members 6000 --asked 8000 \
+        --models cnn --ages --learning-rate 5e-4 --seeds 3 --as-of request    a larger market
 
 Everything is made from scratch: the item encoder learns before the models, the models before the
 ranker, the ranker before the test. Each seed has models of its own. Films stand in for jobs (a
 proxy domain), and the members of the job market are simulated. Writes a report for each into
 `--folder`, prints each headline table and target, and says what `compare` says of the CNN and the
 decay.
+
+With `--asked` so many members are tested, drawn at random, in one query each of the day and one of
+the week: one query of each of more members tells more than several of fewer. The smaller ranker and
+the ages of values are left out then. `--resume` goes on with a training that was killed after its
+last epoch.
 """
 
 from __future__ import annotations
@@ -23,10 +30,18 @@ import warnings
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from activity_embeddings.training.datasets.sample import ENTREE, ESHOP, FILMS, JOBS, TRUTH, Sample
+from activity_embeddings.training.datasets.sample import (
+    ENTREE,
+    ESHOP,
+    FILMS,
+    JOBS,
+    TRUTH,
+    Sample,
+)
 from activity_embeddings.training.demo.models import (
     ITEM_ENCODER,
     build_item_encoder,
@@ -34,7 +49,7 @@ from activity_embeddings.training.demo.models import (
     train_model,
 )
 from activity_embeddings.training.demo.targets import TARGETS
-from activity_embeddings.training.evaluation.arms import DECAY, ArmRole
+from activity_embeddings.training.evaluation.arms import DECAY, SINGLE_DECAY, ArmRole
 from activity_embeddings.training.evaluation.contenders import EvaluatedModel
 from activity_embeddings.training.evaluation.data import Data
 from activity_embeddings.training.evaluation.evaluate import evaluate
@@ -50,7 +65,7 @@ from activity_embeddings.training.evaluation.plan import (
 from activity_embeddings.training.evaluation.ranker import RankerSettings
 from activity_embeddings.training.evaluation.report.headline import headline
 from activity_embeddings.training.evaluation.result import REPORT
-from activity_embeddings.training.models import CNN, GRU, LSTM, Architecture, Transformer
+from activity_embeddings.training.models import CNN, GRU, LSTM, Network, Transformer
 from activity_embeddings.training.objectives import NextPositive, Objective, Proxy
 from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
 from activity_embeddings.transformations.inference.tensorflow import tensorflow
@@ -70,7 +85,7 @@ SAMPLES = {s.name: s for s in (FILMS, EARLIER_FILMS, JOBS, ENTREE, ESHOP)}
 """Of the last two few members come back after a daily run: ask `--as-of request` of them."""
 DAILY = Schedule.every(hours=24, delay_minutes=30)
 """As in `feature_repo/feature_store.yaml`."""
-MODELS: dict[str, tuple[Architecture, Objective]] = {
+MODELS: dict[str, tuple[Network, Objective]] = {
     "lstm": (LSTM(), NextPositive()),
     "gru": (GRU(), NextPositive()),
     "transformer": (Transformer(), NextPositive()),
@@ -81,39 +96,39 @@ MODELS: dict[str, tuple[Architecture, Objective]] = {
 SHIPPED = "cnn"
 
 
-def run(
-    sample: Sample,
-    folder: Path,
-    seeds: int,
-    size: Size,
-    models: tuple[str, ...],
-    ranker: RankerSettings,
-    as_of: AsOf,
-    *,
-    resume: bool,
-) -> None:
+def run(sample: Sample, folder: Path, given: argparse.Namespace) -> None:
     """Train everything, or what is missing, evaluate it and print what came out."""
-    started = time.perf_counter()
+    started, seeds = time.perf_counter(), range(given.seeds)
     print(f"\n== {sample.name}: {sample.description}", flush=True)
-    data = folder / "data"
-    shutil.rmtree(data, ignore_errors=True)
-    sample.write(data)
-    if not (resume and (folder / ITEM_ENCODER).is_dir()):
-        build_item_encoder(data, folder, sample=sample)
+    data, runs = folder / "data", folder / "runs"
+    if not given.resume:
+        for made in (data, runs):
+            shutil.rmtree(made, ignore_errors=True)
+    if not (given.resume and (folder / ITEM_ENCODER).is_dir()):
+        shutil.rmtree(data, ignore_errors=True)
+        sample.write(data)
+        learn_items(sample, data, folder, given.encoder_members)
+    print(f"item encoder: {time.perf_counter() - started:.0f} s", flush=True)
     vector_spec = describe_item_encoder(folder / ITEM_ENCODER).vector_spec
     history = read_history(data, folder, sample=sample)
     trained = []
-    for name in models:
+    for name in given.models:
         model, objective = MODELS[name]
-        paths = tuple(folder / f"{name}-{seed}" for seed in range(seeds))
+        paths = tuple(folder / f"{name}-{seed}" for seed in seeds)
         for seed, path in enumerate(paths):
-            if resume and path.is_dir():
+            if given.resume and path.is_dir():
                 continue
             train_model(
-                model, history, vector_spec, sample=sample, objective=objective, seed=seed
+                replace(model, ages=given.ages),
+                history,
+                vector_spec,
+                sample=sample,
+                objective=objective,
+                seed=seed,
+                run=runs / path.name,
             ).package(path, name=name, version=str(seed))
+            print(f"{path.name}: {time.perf_counter() - started:.0f} s", flush=True)
         trained.append(EvaluatedModel(name, f"{name}, one for each seed", ArmRole.LEARNED, paths))
-    print(f"trained: {time.perf_counter() - started:.0f} s", flush=True)
     postings = sample.postings(data)
     lists = [field.name for field in postings.schema if pa.types.is_list(field.type)]
     result = evaluate(
@@ -127,13 +142,13 @@ def run(
             simulated=sample.simulated,
             truth=data / TRUTH if sample.simulated else None,
         ),
-        report_folder(folder, as_of),
+        report_folder(folder, given.as_of),
         plan=EvaluationPlan(
             Timeline(sample.rank_from, sample.test_from, sample.until),
-            as_of=as_of,
-            declared=Declared(seeds=tuple(range(seeds))),
-            size=size,
-            ranker=ranker,
+            as_of=given.as_of,
+            declared=Declared(seeds=tuple(seeds)),
+            size=size_of(given),
+            ranker=RankerSettings(hadamard=given.hadamard),
             targets=TARGETS[(FILMS if sample is EARLIER_FILMS else sample).name],
         ),
         models=trained,
@@ -141,6 +156,24 @@ def run(
         say=lambda line: print(line, flush=True),
     )
     print(f"\n{headline(result)}\n{time.perf_counter() - started:.0f} s", flush=True)
+
+
+def learn_items(sample: Sample, data: Path, folder: Path, members: int | None) -> None:
+    """Train the item encoder, on the first members of a market where their number is given."""
+    with TemporaryDirectory() as first:
+        if members is not None:
+            data = Path(first) / "data"
+            replace(JOBS, members=members).write(data)
+        build_item_encoder(data, folder, sample=sample)
+
+
+def size_of(given: argparse.Namespace) -> Size:
+    """Return how much is measured."""
+    if given.quick:
+        return QUICK
+    if given.asked is None:
+        return Size()
+    return Size(test_queries_of_member=1, test_members=given.asked, to_date=False, freshness=False)
 
 
 def report_folder(folder: Path, as_of: AsOf) -> Path:
@@ -157,29 +190,41 @@ def main() -> None:
     parser.add_argument("--models", choices=MODELS, nargs="+", default=list(MODELS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="fewer queries, no lists of weeks")
+    parser.add_argument("--members", type=int, help="of the market; default: the sample's own")
+    parser.add_argument(
+        "--encoder-members", type=int, help="that its item vectors are learned from"
+    )
+    parser.add_argument("--asked", type=int, help="members who are tested; default: all")
+    parser.add_argument("--ages", action="store_true", help="networks read the ages of activities")
+    parser.add_argument("--epochs", type=int, help="the most; default: the sample's own")
+    parser.add_argument("--learning-rate", type=float, help="default: the sample's own")
     parser.add_argument("--hadamard", choices=("layer", "coordinates"), default="layer")
     parser.add_argument("--as-of", choices=list(AsOf), type=AsOf, default=AsOf.PUBLISHED)
     parser.add_argument("--resume", action="store_true", help="keep what was trained before")
     parser.add_argument("--folder", type=Path, default=Path("build/lift"))
-    arguments = parser.parse_args()
+    given = parser.parse_args()
+    of_market = [name for name in ("members", "encoder_members") if getattr(given, name)]
+    if of_market and given.data != [JOBS.name]:
+        parser.error(f"--{of_market[0].replace('_', '-')}: expected with --data {JOBS.name} alone")
     warnings.simplefilter("ignore")
     tensorflow()
-    for name in arguments.data:
-        run(
-            SAMPLES[name],
-            arguments.folder / name,
-            arguments.seeds,
-            QUICK if arguments.quick else Size(),
-            tuple(arguments.models),
-            RankerSettings(hadamard=arguments.hadamard),
-            arguments.as_of,
-            resume=arguments.resume,
-        )
-    for data in (FILMS, EARLIER_FILMS), (JOBS,):
-        folders = [report_folder(arguments.folder / s.name, arguments.as_of) for s in data]
-        if SHIPPED in arguments.models and all((f / REPORT).is_file() for f in folders):
-            print(f"\n{', '.join(sample.name for sample in data)}: {DECAY} or {SHIPPED}?")
-            print(compare(folders, DECAY, SHIPPED))
+    folders = {name: given.folder / name for name in SAMPLES}
+    if given.members:
+        folders[JOBS.name] = given.folder / f"{JOBS.name}-{given.members}"
+    for name in given.data:
+        sample = SAMPLES[name]
+        if given.members:
+            sample = replace(JOBS, members=given.members)
+        fit = {name: getattr(given, name) for name in ("epochs", "learning_rate")}
+        chosen = {name: value for name, value in fit.items() if value is not None}
+        sample = replace(sample, fit={**sample.fit, **chosen})
+        run(sample, folders[name], given)
+    for names in (FILMS.name, EARLIER_FILMS.name), (JOBS.name,), (ENTREE.name,):
+        reports = [report_folder(folders[name], given.as_of) for name in names]
+        if SHIPPED in given.models and all((f / REPORT).is_file() for f in reports):
+            for base in (DECAY, SINGLE_DECAY):
+                print(f"\n{', '.join(names)}: {base} or {SHIPPED}?")
+                print(compare(reports, base, SHIPPED))
 
 
 if __name__ == "__main__":

@@ -107,9 +107,10 @@ def train_model(
     sample: Sample = ENTREE,
     objective: Objective | None = None,
     seed: int = 0,
+    run: Path | None = None,
     verbose: int = 0,
 ) -> TrainedRun:
-    """Train a model on the days between the item encoder's and the ranker's."""
+    """Train a model on the days between the item encoder's and the ranker's; see `train`."""
     plan = TrainingPlan(
         history=history,
         vector_spec=vector_spec,
@@ -118,7 +119,7 @@ def train_model(
         objective=objective or NextPositive(other_weight=sample.other_weight),
         fit=Fit(**sample.fit, seed=seed),
     )
-    return train(model, plan, verbose=verbose)
+    return train(model, plan, run=run, verbose=verbose)
 
 
 def build_models(
