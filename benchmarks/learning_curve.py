@@ -14,6 +14,9 @@ The figure is NDCG@10 of what members wanted next among all items of the day, be
 mean over members. How much each vector counts, the rate of a decay and the epoch of a network are
 chosen on days before the test (see `best_mix`). Intervals are of differences, by a paired
 bootstrap over members, of several seeds widened by the deviation between them.
+
+Trainings are kept in `--folder`: the same command goes on with one that was killed after its last
+epoch, and reads those that are complete.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ from activity_embeddings.training.fitting.embed import (
 )
 from activity_embeddings.training.fitting.loop import Fit
 from activity_embeddings.training.fitting.plan import TrainingPlan
-from activity_embeddings.training.fitting.train import train
+from activity_embeddings.training.fitting.train import TrainedRun, train
 from activity_embeddings.training.fitting.validation import ValidationQueries
 from activity_embeddings.training.models import (
     CNN,
@@ -105,6 +108,38 @@ def best_of(
     return kind(r=best), best
 
 
+def learn(
+    name: str,
+    members: int,
+    seed: int,
+    history: ActivityHistory,
+    vector_spec: ItemVectorSpec,
+    given: argparse.Namespace,
+) -> tuple[TrainedRun, float]:
+    """Train a network on the first members, or read what was trained before.
+
+    Returns
+    -------
+    The run, and its minutes of the processor: NaN where it was killed in between.
+    """
+    first = np.flatnonzero(history.events.member_ids.to_numpy() <= members)
+    plan = TrainingPlan(
+        history=history.of_members(first),
+        vector_spec=vector_spec,
+        period=Period(JOBS.encoder_until, JOBS.validate_from),
+        validation=Period(JOBS.validate_from, JOBS.rank_from),
+        fit=Fit(epochs=given.epochs, learning_rate=given.learning_rate, seed=seed),
+    )
+    vectors = f"{vector_spec.name}-{given.encoder_members}"
+    run = given.folder / "runs" / f"{name}-{members}-{vectors}-{seed}"
+    kept, begun, started = run / "minutes", run.is_dir(), time.process_time()
+    trained = train(NETWORKS[name], plan, run=run)
+    if not kept.is_file():
+        minutes = float("nan") if begun else (time.process_time() - started) / 60
+        kept.write_text(str(minutes), encoding="utf-8")
+    return trained, float(kept.read_text(encoding="utf-8"))
+
+
 class Curve:
     """The market, what is asked about it, and what each arm finds."""
 
@@ -114,7 +149,7 @@ class Curve:
         self.minutes: dict[tuple[str, int], list[float]] = {}
         folder, learned_from = given.folder, given.encoder_members
         market = given.market or max(given.members)
-        data = folder / f"{market}-members"
+        self.data = data = folder / f"{market}-members"
         if not data.is_dir():
             replace(JOBS, members=market).write(data)
         self.say("market")
@@ -162,17 +197,8 @@ class Curve:
 
     def network(self, name: str, members: int, seed: int) -> None:
         """Train a network on the first members and measure it."""
-        first = np.flatnonzero(self.history.events.member_ids.to_numpy() <= members)
-        plan = TrainingPlan(
-            history=self.history.of_members(first),
-            vector_spec=self.vector_spec,
-            period=Period(JOBS.encoder_until, JOBS.validate_from),
-            validation=Period(JOBS.validate_from, JOBS.rank_from),
-            fit=Fit(epochs=self.given.epochs, learning_rate=self.given.learning_rate, seed=seed),
-        )
-        started = time.process_time()
-        trained = train(NETWORKS[name], plan)
-        minutes = (time.process_time() - started) / 60
+        given = self.given
+        trained, minutes = learn(name, members, seed, self.history, self.vector_spec, given)
         self.minutes.setdefault((name, members), []).append(minutes)
         figure = self.add(name, members, outputs_with(trained.model))
         training = trained.result["training"]
@@ -217,7 +243,7 @@ def plot() -> None:
     section = text[start : text.index("\n## ", start)]
     number = r"([+-]0\.\d+)"
     found = re.findall(
-        rf"^ +(\w+) +(\d+) +0\.\d+ +[\d.]+ +{number} \[{number}, {number}\]", section, re.MULTILINE
+        rf"^ +(\w+) +(\d+) +0\.\d+ +\S+ +{number} \[{number}, {number}\]", section, re.MULTILINE
     )
     figure, axis = plt.subplots(figsize=(6.5, 2.8))
     for name in dict.fromkeys(row[0] for row in found):
