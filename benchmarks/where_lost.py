@@ -94,10 +94,10 @@ RANKED_NETWORK = "ranker: network"
 RANKED_WANT = "ranker: true preference"
 LOSSES = (
     ("by an average, not a network", NETWORK, DECAY),
-    ("by our item vectors, as an embedding is judged", NETWORK_READ, NETWORK),
+    ("by judging an embedding by our item vectors", NETWORK_READ, NETWORK),
     ("by our item vectors, in the network and after it", NETWORK_TRUE, NETWORK),
     ("by our item vectors, were the preference known", WANT, WANT_OURS),
-    ("in what 32 activities say, and the network reads", WANT, NETWORK_TRUE),
+    ("in what the network reads in 32 activities", WANT, NETWORK_TRUE),
     ("in how often a posting is shown", EXPOSED, WANT),
     ("by the ranker, were the preference known", EXPOSED, RANKED_WANT),
     ("by the embedding, in the ranker", RANKED_WANT, RANKED_NETWORK),
