@@ -37,7 +37,8 @@ from activity_embeddings.transformations.wording import counted, out_of, share
 
 LEAP = 3.0
 """An arm is flagged as a leak if its lift exceeds `LEAP` times the best reference's lift, or that
-lift plus half of the headroom above it, whichever is less."""
+lift plus half of the headroom above it, whichever is less; where the true preference is known, also
+if it exceeds what that adds, which nothing honest does."""
 COLLAPSED = 0.25
 """An embedding has collapsed if its coverage is below this share of the plain mean's."""
 TABLES = {
@@ -260,7 +261,10 @@ def _leap(day: Mapping[str, Comparison], compared: Sequence[Arm]) -> float:
     usual = max(honest, detectable)
     # Nothing is better than a figure of 1.
     possible = 1 - next(iter(day.values()))["of_baseline"]
-    return min(LEAP * usual, usual + (possible - usual) / 2)
+    leap = min(LEAP * usual, usual + (possible - usual) / 2)
+    if arms.ORACLE in day and day[arms.ORACLE]["low"] > 0:
+        leap = min(leap, max(day[arms.ORACLE]["high"], usual))
+    return leap
 
 
 def _collapses(quality: Mapping[str, Mapping[str, float | None]]) -> list[Check]:

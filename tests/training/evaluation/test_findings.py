@@ -115,6 +115,14 @@ def test_a_leak_is_told_from_embeddings_that_help_very_much():
     assert failed(checks(**leaking)) == [("leak", "mine")]
 
 
+def test_where_the_true_preference_is_known_what_adds_more_is_a_leak():
+    """Also where honest embeddings add a third of what a leak does, as on a market of 60,000."""
+    much = {arms.MEAN: (0.15, 0.01), arms.DECAY: (0.16, 0.01), "mine": (0.17, 0.01)}
+    known = {**much, arms.CANARY: (0.46, 0.02), arms.ORACLE: (0.29, 0.01)}
+    assert not failed(checks(**known))
+    assert failed(checks(**{**known, "mine": (0.33, 0.01)})) == [("leak", "mine")]
+
+
 def test_a_value_that_knew_its_label_is_found():
     found = checks(seen={arms.MEAN: 0, "mine": 3})
     assert failed(found) == [("label sees itself", "mine")]
