@@ -134,6 +134,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="start", type=_day, required=True)
     parser.add_argument("--until", type=_day, required=True)
     parser.add_argument("--end", type=_day, required=True)
+    parser.add_argument("--validation-days", type=float, default=14.0, help="the last before UNTIL")
 
 
 def read_data(given: argparse.Namespace) -> tuple[pa.Table, pa.Table, EncoderPlan, Period]:
@@ -145,7 +146,7 @@ def read_data(given: argparse.Namespace) -> tuple[pa.Table, pa.Table, EncoderPla
         known = pa.array([ALWAYS] * len(postings), pa.timestamp("us", "UTC"))
         postings = postings.append_column(names.EVENT_TIMESTAMP, known)
     towers = TowerSettings(text=tuple(given.text), categories=tuple(given.category))
-    plan = EncoderPlan(given.until, towers=towers)
+    plan = EncoderPlan(given.until, validation_days=given.validation_days, towers=towers)
     return events, postings, plan, Period(given.until, given.end)
 
 

@@ -51,12 +51,14 @@ from activity_embeddings.transformations.activity.item_vectors import ItemVector
 from activity_embeddings.transformations.inference.tensorflow import tensorflow
 from activity_embeddings.transformations.spec import ActivitySpec
 
-VALIDATION = timedelta(days=14)
 OURS = "CNN, every activity"
 ALL, POSITIVES, ACTIONS = "all", "positives", "with actions"
 FACTORS = 128
 BLOCKS, RATES = (1, 2), (1e-3, 3e-3)
 """Settings that a peer chooses from; those that are not named here are RecTools' defaults."""
+OWN_SETTINGS = {"HSTU": {"lightning_module_kwargs": {"logits_t": 0.05}}}
+"""Of a peer, as RecTools' tutorial of it has them. HSTU's scores are cosines: without a temperature
+a softmax over hundreds of items gives none of them more than a few times its even share."""
 EPOCHS_BETWEEN = 2
 """Epochs from one measure on validation to the next."""
 SCRIPT = Path(__file__).parent / "peers_rectools.py"
@@ -84,6 +86,10 @@ class Asked:
     def of(cls, history: ActivityHistory, period: Period) -> Asked:
         """Ask what was wanted in a period."""
         return cls(history, period, ValidationQueries.of(history, period))
+
+    def __str__(self) -> str:
+        members = len(np.unique(self.queries.member))
+        return f"{len(self.queries):,} queries of {members:,} members"
 
 
 @dataclass(frozen=True)
@@ -233,11 +239,14 @@ class Trainer:
             The command failed.
         """
         items = export(folder, asked, peer.told)
+        own = OWN_SETTINGS.get(peer.model, {})
         plan = {
             "items": items,
             "length": asked.history.spec.length,
             "threads": self.threads,
-            "runs": [{"model": peer.model, **run} for run in runs],
+            "runs": [
+                {"model": peer.model, **run, "settings": own | run["settings"]} for run in runs
+            ],
         }
         (folder / "plan.json").write_text(json.dumps(plan))
         subprocess.run([*self.command, str(folder)], check=True)
@@ -422,10 +431,10 @@ def main() -> None:
     spec = replace(plan.spec, length=given.length)
     checked = ActivityEvents.from_arrow(events, spec)
     history = ActivityHistory.of(checked, ItemVectors.always_known(checked.item_ids), spec)
-    early = Asked.of(history, Period(given.until - VALIDATION, given.until))
+    validated_from = given.until - timedelta(days=given.validation_days)
+    early = Asked.of(history, Period(validated_from, given.until))
     late = Asked.of(history, asked)
-    members, before = len(np.unique(late.queries.member)), len(early.queries)
-    print(f"{len(late.queries):,} queries of {members:,} members; {before:,} of validation")
+    print(f"{late}; of validation {early}")
     tried = [
         {"n_blocks": blocks, "n_factors": FACTORS, "lr": rate}
         for blocks in given.blocks

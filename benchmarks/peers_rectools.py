@@ -84,10 +84,10 @@ class SaveScores(Callback):
         with torch.no_grad():
             vectors = network.item_model.get_all_embeddings()
             newest = [network.encode_sessions(batch, vectors)[:, -1] for batch in self.batches]
-            logits = network.similarity_module(torch.cat(newest), vectors).numpy()
+            logits = network.similarity_module(torch.cat(newest), vectors) / module.logits_t
         scores = np.full((len(self.context), self.items), np.nan, np.float32)
         known = prepared.get_known_item_ids().astype(np.int64)
-        scores[np.ix_(self.queries, known)] = logits[:, prepared.n_item_extra_tokens :]
+        scores[np.ix_(self.queries, known)] = logits.numpy()[:, prepared.n_item_extra_tokens :]
         return scores
 
 

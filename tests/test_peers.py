@@ -1,6 +1,7 @@
 """Models of others are asked the same as ours: what `benchmarks/peers.py` hands over, and reads."""
 
 import importlib
+import json
 import sys
 from collections import defaultdict
 from dataclasses import replace
@@ -195,6 +196,22 @@ def test_each_step_of_a_member_is_in_one_piece(peers, case, narrow):
     longer = [part for part in found if len(part) > 1]
     assert longer == [part for part in expected if len(part) > 1]
     assert sorted(set(event.tolist())) == list(range(len(events)))
+
+
+def test_hstu_is_trained_with_a_temperature_that_lets_a_softmax_of_cosines_be_sure(
+    peers, asked, tmp_path
+):
+    """At RecTools' default of 1 the best of all items gets a hundredth at most."""
+    items = peers.export(tmp_path, asked[0], peers.ALL)
+    trainer = peers.Trainer(["true"], threads=1, settings=TRIED)
+    for model, surely in (("HSTU", True), ("SASRec", False)):
+        run = {"settings": TRIED[0], "seed": 0, "epochs": []}
+        trainer(peers.Peer(model, peers.ALL), asked[0], [run], tmp_path)
+        (run,) = json.loads((tmp_path / "plan.json").read_text())["runs"]
+        temperature = run["settings"].get("lightning_module_kwargs", {}).get("logits_t", 1.0)
+        best, others = np.exp(np.array([1.0, -1.0]) / temperature)
+        assert (best / (best + (items - 1) * others) > 0.99) == surely
+        assert run["settings"].items() >= TRIED[0].items()
 
 
 def test_a_peer_that_fails_stops_the_benchmark(peers, asked):
