@@ -4,6 +4,7 @@
 # make test-fast  the tests that need no Feast repo, process, server or browser: under a minute
 # make test       the whole test suite; what CI runs
 # make test-spark its tests on Spark, which need Java; CI leaves them out
+# make test-mysql its tests on MySQL, which need MariaDB; CI leaves them out
 # make lint       formatting, style, types and layers
 # make docs       serves the documentation; make docs-build builds it into site/
 
@@ -19,7 +20,7 @@ TRACKED_MODELS := $(addprefix feature_repo/models/,geometric_decay item_encoder 
 # Commands start in half the time where bytecode is kept.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo evaluate test test-fast test-spark lint format docs docs-build clean
+.PHONY: demo evaluate test test-fast test-spark test-mysql lint format docs docs-build clean
 
 demo: $(VENV)/installed
 	rm -rf build/demo
@@ -35,14 +36,19 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-r
 
 test: $(VENV)/installed
 	tools/system-packages.sh redis-server postgresql chromium libgomp1
-	$(PYTEST) -m "not spark"
+	$(PYTEST) -m "not spark and not mysql"
 
 test-spark: $(VENV)/installed
 	tools/system-packages.sh default-jre-headless
 	$(BIN)/python -m pytest -m spark
 
+test-mysql: $(VENV)/installed
+	tools/system-packages.sh mariadb-server
+	$(BIN)/python -m pip install --quiet "feast[mysql]>=0.67,<0.68"
+	$(BIN)/python -m pytest -m mysql
+
 test-fast: $(VENV)/installed
-	$(PYTEST) -m "not slow and not process and not redis and not postgres and not browser and not spark"
+	$(PYTEST) -m "not slow and not process and not redis and not postgres and not browser and not spark and not mysql"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ have() {
     chromium) command -v chromium || command -v chromium-browser || command -v google-chrome ;;
     postgresql) command -v initdb || ls /usr/lib/postgresql/*/bin/initdb ;;
     default-jre-headless) command -v java ;;
+    mariadb-server) command -v mariadbd ;;
     libgomp1) ldconfig -p | grep -F libgomp.so.1 ;;
     python*-venv) "${1%-venv}" -c 'import ensurepip' ;;
     *) command -v "$1" ;;

@@ -12,13 +12,18 @@ from activity_embeddings.transformations.online.dynamodb import DynamoRows
 from activity_embeddings.transformations.online.postgres import PostgresRows
 from activity_embeddings.transformations.online.redis import RedisRows
 from activity_embeddings.transformations.online.sqlite import SqliteRows
+from activity_embeddings.transformations.online.threaded import ThreadedRows
 
 # By their names: the modules of Feast's stores import what they need, as redis, when imported.
+_FEAST = "feast.infra.online_stores"
 _ROWS_OF: dict[str, type[AnyRows]] = {
-    "feast.infra.online_stores.dynamodb.DynamoDBOnlineStore": DynamoRows,
-    "feast.infra.online_stores.postgres_online_store.postgres.PostgreSQLOnlineStore": PostgresRows,
-    "feast.infra.online_stores.redis.RedisOnlineStore": RedisRows,
-    "feast.infra.online_stores.sqlite.SqliteOnlineStore": SqliteRows,
+    f"{_FEAST}.couchbase_online_store.couchbase.CouchbaseOnlineStore": ThreadedRows,
+    f"{_FEAST}.dynamodb.DynamoDBOnlineStore": DynamoRows,
+    f"{_FEAST}.hazelcast_online_store.hazelcast_online_store.HazelcastOnlineStore": ThreadedRows,
+    f"{_FEAST}.mysql_online_store.mysql.MySQLOnlineStore": ThreadedRows,
+    f"{_FEAST}.postgres_online_store.postgres.PostgreSQLOnlineStore": PostgresRows,
+    f"{_FEAST}.redis.RedisOnlineStore": RedisRows,
+    f"{_FEAST}.sqlite.SqliteOnlineStore": SqliteRows,
 }
 
 
