@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, islice
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -170,7 +170,8 @@ def as_events(
         The sessions of each one's; none at all where events have none.
     """
     flat = [activity for activities in members for activity in activities]
-    times, items, actions = zip(*(a[:3] for a in flat), strict=True) if flat else ((), (), ())
+    # Some have an event id beside these, which is left to `_event_ids`.
+    times, items, actions = islice(zip(*flat, strict=False), 3) if flat else ((), (), ())
     distinct = sorted(set(items))
     position = {item: i for i, item in enumerate(distinct)}
     ends = accumulate(map(len, members), initial=0)

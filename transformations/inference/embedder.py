@@ -170,14 +170,14 @@ class Embedder:
         }
 
     def _inputs(self, sequences: Sequences) -> Inputs:
-        """Return what models read beside item vectors; zeros, which cost nothing, for nobody."""
+        """Return what models read beside item vectors; zeros where no model reads it."""
         shape = sequences.action.shape
         ages = any(model.uses_ages for model in self.models)
         sessions = any(model.uses_sessions for model in self.models)
         return Inputs(
             sequences.action,
-            sequences.ages if ages else np.broadcast_to(np.float32(0), shape),
-            sequences.sessions if sessions else np.broadcast_to(np.int32(0), shape),
+            sequences.ages if ages else np.zeros(shape, dtype=np.float32),
+            sequences.sessions if sessions else np.zeros(shape, dtype=np.int32),
         )
 
 

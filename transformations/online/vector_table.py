@@ -341,6 +341,7 @@ class VectorTableReader:
     def __init__(self, location: Location | None, embedding: ItemVectorSpec) -> None:
         self._remote = _Remote(str(location)) if is_url(location or "") else None
         self._path = Path(location) if location is not None and self._remote is None else None
+        self._current = "" if self._path is None else str(self._path / CURRENT)
         self._embedding = embedding
         self._empty = VectorTable.empty(embedding.dimension)
         self._stamp: object = None
@@ -361,7 +362,7 @@ class VectorTableReader:
         if self._path is None:
             return self._empty
         try:
-            status = os.stat(self._path / CURRENT)
+            status = os.stat(self._current)
         except FileNotFoundError:
             # Whoever removes the table wants it gone; the online store still has the vectors.
             self._stamp, self._table = None, self._empty
