@@ -210,7 +210,7 @@ def main() -> None:
         if options.requests:
             variants = [v for name, store in stores.items() for v in _in_process(name, store)]
             for name, store in stores.items():
-                port = stack.enter_context(_feast_serve(Path(store.repo_path)))
+                port = _started(name, store, stack, requests[0])
                 _check_served(name, store, port, requests)
                 variants += _over_http(name, port)
             _measure(variants, requests, options)
@@ -383,6 +383,24 @@ def _feast_serve(repo: Path) -> Iterator[int]:
 
     with _process([FEAST, "serve", *options], repo, ready):
         yield port
+
+
+def _started(name: str, store: FeatureStore, stack: ExitStack, request: Request) -> int:
+    """Start `feast serve` and print what that took until the first answer; return its port."""
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    started = time.perf_counter()
+    port = stack.enter_context(_feast_serve(Path(store.repo_path)))
+    Client(port).ask(request.row(recent=True), feature_service=REALTIME)
+    seconds = time.perf_counter() - started
+    servers = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
+    # The master process waits and does nothing.
+    worker = max(process.memory_info().rss for process in servers)
+    print(
+        f"{name}: feast serve, start to the first request-time answer {seconds:.1f} s, "
+        f"then its worker has {worker / 1e6:.0f} MB",
+        flush=True,
+    )
+    return port
 
 
 def _requests(members: int, items: np.ndarray) -> list[Request]:
