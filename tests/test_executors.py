@@ -2,6 +2,8 @@
 
 import os
 import re
+import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,6 +11,7 @@ import pytest
 
 from activity_embeddings.transformations.batch.executors import base, processes, ray_tasks
 from activity_embeddings.transformations.batch.executors.processes import ProcessWorkers
+from activity_embeddings.transformations.batch.executors.ray_tasks import RayWorkers
 from activity_embeddings.transformations.batch.snapshot_run import SnapshotRun
 from support.feast_repo import at, small_repo
 from support.kinds import add_session_ids, repo_of_kinds
@@ -91,6 +94,32 @@ def test_ray_gives_the_same(new, expected, cluster):
     assert len(list(cache.glob("model-*"))) == 3
 
 
+class Where:
+    """A duty: to say on which node a task runs and with which GPUs."""
+
+    def begin(self):
+        import ray
+
+        context = ray.get_runtime_context()
+        return lambda _: (context.get_node_id(), ray.get_gpu_ids())
+
+
+@pytest.mark.ray
+def test_tasks_run_where_there_is_a_gpu_if_a_model_wants_one(cluster):
+    """Ray was told of one GPU, of the second node."""
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    _, with_gpu = cluster.list_all_nodes()
+    workers = RayWorkers(Where, cluster.address, gpu=0.5)
+    try:
+        found = [workers.fetch(started) for started in [workers.start(i) for i in range(6)]]
+        assert found == [(with_gpu.node_id, [0])] * 6
+        assert workers.limit() == 2 * base.TASKS_A_WORKER
+    finally:
+        workers.close()
+
+
 @pytest.fixture(scope="module")
 def of_kinds(tmp_path_factory, models_of_kinds):
     """Return a function that makes a repo of two kinds of activity with session ids."""
@@ -143,7 +172,7 @@ def test_what_a_worker_says_is_said(new, cluster, monkeypatch):
 
 @pytest.mark.ray
 def test_workers_and_a_node_that_are_killed_change_nothing(new, expected, cluster, monkeypatch):
-    """The last one of the cluster, since a node is gone then."""
+    """From here on a node is gone, and with it the GPU."""
     repo = new(executor="ray", address=cluster.address)
     head, other = cluster.list_all_nodes()
     calls, killed, gone, write = [], [], [], SnapshotRun._write
@@ -161,6 +190,22 @@ def test_workers_and_a_node_that_are_killed_change_nothing(new, expected, cluste
     assert len(killed) >= 3
     assert gone
     assert len(calls) > 12
+
+
+@pytest.mark.ray
+def test_cores_compute_where_a_cluster_has_no_gpu(cluster, caplog):
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    for node in cluster.list_all_nodes()[1:]:
+        cluster.remove_node(node)
+    with ray.init(address=cluster.address, log_to_driver=False):
+        deadline = time.monotonic() + 30
+        while ray.cluster_resources().get("GPU") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        workers = RayWorkers(Where, cluster.address, gpu=1)
+        assert workers.fetch(workers.start(0))[1] == []
+        assert "expected a Ray cluster with GPUs, as a model's manifest asks for" in caplog.text
 
 
 @pytest.mark.ray

@@ -69,7 +69,8 @@ def package_model(
     litert
         Whether to convert it. Without a LiteRT file TensorFlow computes its batches.
     **facts
-        JSON values for the manifest: description, training, metrics, parameters, …
+        JSON values for the manifest: description, training, metrics, parameters, …; `gpu` is the
+        share of a GPU, 0 to 1, that a worker of a Ray cluster takes to run the model by TensorFlow.
 
     Raises
     ------

@@ -1,4 +1,7 @@
-"""A Ray cluster of two nodes on this machine, each with a core and processes of its own."""
+"""A Ray cluster of two nodes on this machine, each with a core and processes of its own.
+
+The second is said to have a GPU, which Ray believes.
+"""
 
 import os
 import re
@@ -24,7 +27,7 @@ def two_nodes():
         head_node_args={**node, "_system_config": missed},
     )
     try:
-        cluster.add_node(**node)
+        cluster.add_node(**node, num_gpus=1)
         cluster.wait_for_nodes()
         yield cluster
     finally:

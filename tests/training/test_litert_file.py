@@ -14,7 +14,7 @@ from activity_embeddings.transformations.contract.activity_model import (
     read_manifest,
 )
 from activity_embeddings.transformations.contract.litert_file import FILE
-from activity_embeddings.transformations.errors import ModelMismatch
+from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.inference import conversion
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.feast_repo import at
@@ -45,10 +45,23 @@ def test_a_packaged_model_has_one_that_is_not_part_of_its_fingerprint(packaged, 
     assert packaged.converted.path == packaged.path / FILE
     assert "TensorFlow" not in packaged.summary()
     left_out = package(
-        GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), tmp_path / "other", litert=False
+        GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), tmp_path / "other", litert=False, gpu=0.5
     )
     assert left_out.runtime == "tensorflow" and left_out.converted is None
     assert "in TensorFlow: it was packaged without a LiteRT file" in left_out.summary()
+    assert left_out.gpu == 0.5
+
+
+def test_a_gpu_is_asked_for_by_no_model_that_litert_runs_and_is_one_at_most(packaged):
+    file = packaged.path / "assets.extra" / "activity_model.json"
+    stated = json.loads(file.read_text())
+    file.write_text(json.dumps(stated | {"gpu": 1}))
+    assert describe(packaged.path).gpu == 0
+    for received in ("2", "-0.5"):
+        file.write_text(json.dumps(stated | {"gpu": float(received)}))
+        expected = f"`gpu` in the manifest should be .* from 0 to 1. Received: {received}"
+        with pytest.raises(InvalidInput, match=expected):
+            describe(packaged.path)
 
 
 @pytest.mark.parametrize(

@@ -47,11 +47,13 @@ from activity_embeddings.transformations.spec import (
     require_version,
 )
 
+GPU = "gpu"
+"""Fact of a manifest: the share of a GPU that a process which runs the model should have."""
 MANIFEST = ManifestKind(
     "model",
     "activity_model.json",
     {"name": str, "version": str, "spec": dict, "vector_spec": dict},
-    {"description": str, "owner": str, FACT: dict},
+    {"description": str, "owner": str, FACT: dict, GPU: (int, float)},
 )
 Fact = TypeVar("Fact")
 
@@ -157,6 +159,11 @@ class ModelDescription:
         """
         return seconds_of_one(self.manifest) if self.runtime == LITERT else None
 
+    @property
+    def gpu(self) -> float:
+        """Share of a GPU that a worker of a Ray cluster asks for; 0 where LiteRT runs batches."""
+        return 0.0 if self.runtime == LITERT else float(self.manifest.get(GPU, 0.0))
+
     def summary(self) -> str:
         """Return one line for people: name, version, inputs and outputs."""
         outputs = ", ".join(f"{name}[{size}]" for name, size in self.outputs.items())
@@ -228,6 +235,11 @@ def describe_model(
             raise ModelMismatch(
                 f"model {name!r} (version {version}) was made for another {what}: {mismatch}"
             )
+    if not 0 <= manifest.get(GPU, 0) <= 1:
+        raise InvalidInput(
+            f"model {name!r}: `{GPU}` in the manifest should be the share of one GPU, from 0 to 1. "
+            f"Received: {quote(manifest[GPU])}"
+        )
     return ModelDescription(
         name=name,
         version=require_version(version, f"model {name!r}"),

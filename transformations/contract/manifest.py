@@ -46,7 +46,7 @@ class ManifestKind:
     what: str
     file_name: str
     required: Mapping[str, type]
-    optional: Mapping[str, type] = field(default_factory=dict)
+    optional: Mapping[str, type | tuple[type, ...]] = field(default_factory=dict)
 
     @property
     def file(self) -> Path:

@@ -1,9 +1,10 @@
 """Workers that are the machines of a Ray cluster.
 
-A task takes one core, and has all that it needs with it: a partition its events, and, by way of the
-object store, the item vectors and the files of the models. So no machine but the driver's need
-reach a source, a feature repo, a bucket or a place of snapshots. A task whose worker or machine is
-lost is run again by Ray; the driver takes each task's result once.
+A task takes one core, and a share of a GPU where a model wants one. It has all that it needs with
+it: a partition its events, and, by way of the object store, the item vectors and the files of the
+models. So no machine but the driver's need reach a source, a feature repo, a bucket or a place of
+snapshots. A task whose worker or machine is lost is run again by Ray; the driver takes each task's
+result once.
 """
 
 from __future__ import annotations
@@ -43,10 +44,14 @@ from activity_embeddings.transformations.errors import (
     first_line,
 )
 from activity_embeddings.transformations.extras import require_extra
+from activity_embeddings.transformations.logs import reports
 
 RETRIES = 10
 """How often a task is run again whose worker or machine was lost."""
 SECONDS_TO_CONNECT = 10
+OF_A_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "NVIDIA_TF32_OVERRIDE": "0"}
+"""What TensorFlow reads where it has a GPU: to take no more of its memory than it needs, since
+others may share it, and to keep the precision of float32."""
 PACKAGE = "activity-embeddings"
 
 
@@ -103,7 +108,8 @@ class RayExecutor:
     def __init__(
         self, computation: Computation, address: str = "auto", workers: int | None = None
     ) -> None:
-        self._workers = RayWorkers(lambda: Shipment.of(computation), address, workers)
+        gpu = max((model.gpu for model in computation.models.values()), default=0.0)
+        self._workers = RayWorkers(lambda: Shipment.of(computation), address, workers, gpu)
 
     def run(self, partitions: Iterator[Partition]) -> Generator[Iterable[Rows]]:
         """See `Executor.run`."""
@@ -125,6 +131,8 @@ class RayWorkers:
         Of the cluster, as `ray.init` takes it; "auto" for the one that this machine is part of.
     workers
         For how many cores tasks are kept ready; None: for all that the cluster has.
+    gpu
+        Share of a GPU that a task takes beside its core, where the cluster has any GPU.
 
     Raises
     ------
@@ -133,10 +141,15 @@ class RayWorkers:
     """
 
     def __init__(
-        self, new_duty: Callable[[], Duty], address: str = "auto", workers: int | None = None
+        self,
+        new_duty: Callable[[], Duty],
+        address: str = "auto",
+        workers: int | None = None,
+        gpu: float = 0.0,
     ) -> None:
         require_extra("ray", "batch_engine: executor: ray")
         self._new_duty, self._address, self._workers = new_duty, address, workers
+        self._gpu = gpu
         self._answer: Callable[[Any], Any] | None = None
         self._connected_here = False
 
@@ -167,7 +180,7 @@ class RayWorkers:
 
     def limit(self) -> int:
         """See `Workers.limit`."""
-        return TASKS_A_WORKER * (self._workers or _cores())
+        return TASKS_A_WORKER * (self._workers or _at_once(self._gpu))
 
     def close(self) -> None:
         """See `Workers.close`."""
@@ -197,7 +210,13 @@ class RayWorkers:
                     f"Received: {type(error).__name__}: {first_line(error)}"
                 ) from error
             self._connected_here = True
-        remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_answer)
+        if self._gpu and not _has("GPU"):
+            reports.warning(
+                "batch_engine: expected a Ray cluster with GPUs, as a model's manifest asks for. "
+                "Received: one without; processors compute its rows"
+            )
+            self._gpu = 0.0
+        remote = ray.remote(num_cpus=1, num_gpus=self._gpu, max_retries=RETRIES)(_answer)
         # In a list, of which Ray fetches nothing by itself: a worker needs it once.
         sent = [ray.put(self._new_duty())]
         key, package = uuid.uuid4().hex, version(PACKAGE)
@@ -216,11 +235,17 @@ def _require_listening(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_CONNECT).close()
 
 
-def _cores() -> int:
-    """Return how many cores the cluster has, which may change while a run is under way."""
+def _at_once(gpu: float) -> int:
+    """Return how many tasks the cluster has room for, which may change while a run is under way."""
+    cores = _has("CPU")
+    return max(1, int(min(cores, _has("GPU") / gpu) if gpu else cores))
+
+
+def _has(resource: str) -> float:
+    """Return how much of a resource the cluster has."""
     import ray
 
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return ray.cluster_resources().get(resource, 0.0)
 
 
 _begun: dict[str, Work] = {}
@@ -261,6 +286,8 @@ def _begin(package: str, sent: list[Any]) -> Work:
             f"cluster, as where the run was started. Received: {here}"
         )
     one_thread()
+    for setting, value in OF_A_GPU.items():
+        os.environ.setdefault(setting, value)
     return ray.get(sent[0]).begin()
 
 
