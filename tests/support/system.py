@@ -4,13 +4,14 @@ import ctypes.util
 import os
 import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 # Debian keeps what starts a server out of PATH.
 POSTGRES = ("/usr/lib/postgresql/*/bin", "/usr/local/pgsql/bin", "/usr/pgsql-*/bin")
 REQUIRED = "REQUIRE_SYSTEM_PACKAGES"
-"""Environment variable: where it is set, nothing is left out; what is missing is an error."""
+"""Environment variable: where it is set, an error says what is missing of what CI runs."""
 
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30
 """The folder in memory, and how many bytes have to be free for it to be used."""
@@ -24,6 +25,7 @@ class Need:
     found: bool
     mark: str = ""
     folders: tuple[str, ...] = ()
+    in_ci: bool = True
 
     def __str__(self) -> str:
         what = f"marked `{self.mark}`" if self.mark else f"in {', '.join(self.folders)}"
@@ -38,6 +40,7 @@ def missing() -> list[Need]:
     needs = [
         Need("redis-server", bool(shutil.which("redis-server")), mark="redis"),
         Need("postgresql", bool(postgres_program("initdb")), mark="postgres"),
+        Need("mariadb-server", _has_mysql(), mark="mysql", in_ci=False),
         Need("chromium", any(map(shutil.which, CHROMIUM)), mark="browser"),
         # LightGBM cannot be imported without, so these modules are not even read.
         Need(
@@ -47,6 +50,11 @@ def missing() -> list[Need]:
         ),
     ]
     return [need for need in needs if not need.found]
+
+
+def _has_mysql() -> bool:
+    """Return whether there are a MySQL and a client, which `make test-mysql` installs."""
+    return bool(shutil.which("mariadbd")) and find_spec("pymysql") is not None
 
 
 def left_out(path: Path, tests: Path) -> bool:
