@@ -393,8 +393,8 @@ def _started(name: str, store: FeatureStore, stack: ExitStack, request: Request)
     Client(port).ask(request.row(recent=True), feature_service=REALTIME)
     seconds = time.perf_counter() - started
     servers = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
-    # The master process waits and does nothing.
-    worker = max(process.memory_info().rss for process in servers)
+    # Its parent, which is a child of this process, waits and does nothing.
+    worker = max(p.memory_info().rss for p in servers if p.ppid() != os.getpid())
     print(
         f"{name}: feast serve, start to the first request-time answer {seconds:.1f} s, "
         f"then its worker has {worker / 1e6:.0f} MB",
