@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.kinds import ids_with_kind
 from activity_embeddings.transformations.arrow import single_chunk
+from activity_embeddings.transformations.batch.vector_run import vectors_up_to
 from activity_embeddings.transformations.contract.activity_model import ActivityModel
 from activity_embeddings.transformations.definitions.kinds import vectors_of_all
 from activity_embeddings.transformations.definitions.registered import (
@@ -27,13 +28,14 @@ from activity_embeddings.transformations.definitions.registered import (
 )
 from activity_embeddings.transformations.definitions.tags import (
     has_encoder,
+    has_string_ids,
     in_repo,
     vector_spec_of,
 )
 from activity_embeddings.transformations.feast_compat.stores import offline_store
-from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
 from activity_embeddings.transformations.names import Tag
 from activity_embeddings.transformations.offline.located import source_label
+from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.offline.sources import (
     key_of,
     read_item_vectors,
@@ -85,8 +87,8 @@ class TrainingSource:
     def history(self, period: Period) -> ActivityHistory:
         """Return the activity of a period, with the look-back of the window, and item vectors.
 
-        Vectors that an encoder makes are made here, from the postings: nothing need have been
-        materialized.
+        Of an encoder's vectors those that are published are read, and the others made here, from
+        the postings: nothing need have been materialized.
 
         Raises
         ------
@@ -156,14 +158,20 @@ class TrainingSource:
         return self.domain.read_events(*self._offline, start=start, end=end)
 
     def _vectors(self, view: FeatureView, end: int) -> ItemVectors:
-        """Return the vectors of one kind of item; those of an encoder are made here."""
+        """Return the vectors of one kind of item; of an encoder those of postings up to the end."""
         if not has_encoder(view):
             return read_item_vectors(*self._offline, view, vector_spec_of(view), end=end)
         encoder = registered_encoder(view, repo=self.store.config.repo_path)
         (postings,) = [k.postings for k in self.domain.kinds if k.vectors is view]
         assert postings is not None  # `encoded_vector_view` takes it from this view
         item_id, source = key_of(postings), source_label(postings)
-        columns = encoder.content_columns(item_id)
-        rows = read_postings(*self._offline, postings, columns, end=end)
-        table = encode_postings(ItemEncoder(encoder), rows, source=source, item_id=item_id)
+        table = vectors_up_to(
+            encoder,
+            sink_of(view, self.store.config),
+            partial(read_postings, *self._offline, postings),
+            end=end,
+            id_type=pa.string() if has_string_ids(view) else pa.int64(),
+            source=source,
+            item_id=item_id,
+        )
         return ItemVectors.from_arrow(table, encoder.vector_spec, source=source, item_id=item_id)

@@ -5,6 +5,9 @@
 The sink only grows: a run adds one folder with the vectors that were not there, named by the end of
 its interval, or by the next microsecond where that is taken. So the folders are in the order of
 their commits, and the mark of what is online is a place in that order.
+
+Training asks for the vectors as of a time that need not be published: `vectors_up_to` takes those
+that the sink holds, and encodes the others without committing them.
 """
 
 from __future__ import annotations
@@ -158,8 +161,8 @@ class VectorRun:
         try:
             encoder = ItemEncoder(self.encoder, batch_size=self.batch_size)
             for part in _slices(missing):
-                vectors = self._encode(encoder, versions.take(part))
-                for batch in vectors.to_batches():
+                vectors = self._postings.encode(encoder, versions.take(part))
+                for batch in self._with_created(vectors).to_batches():
                     writer.write(batch)
                 if bar is not None:
                     bar.update(len(part))
@@ -188,41 +191,121 @@ class VectorRun:
                 f"{utc(to_datetime(self.encoder.valid_from))}, since when its vectors can be "
                 f"known. Received: end {utc(to_datetime(self.end))}"
             )
-        keys = self.read([], start=None, end=self.end)
-        if not len(keys):
+        count, versions = self._postings.versions(self.end)
+        if not count:
             raise InvalidData(
                 f"{self.source}: expected postings at or before {utc(to_datetime(self.end))}. "
                 "Received: none"
             )
-        versions = PostingVersions.from_arrow(
-            keys, self.encoder.valid_from, source=self.source, item_id=self.item_id
-        )
-        if versions.item_ids.type != self.id_type:
-            raise InvalidData(
-                f"{self.source}: column {self.item_id!r} should be {self.id_type}, as in the "
-                f"feature repo. Received: {versions.item_ids.type}"
-            )
-        self.report.postings = len(keys)
-        self.report.superseded = len(keys) - len(versions)
+        self.report.postings = count
+        self.report.superseded = count - len(versions)
         return versions
 
     def _held(self, versions: PostingVersions, committed: Sequence[int]) -> np.ndarray:
         """Return which vectors the sink holds: bool [n]."""
         held = np.zeros(len(versions), dtype=bool)
         for as_of in committed:
-            columns = [self.item_id, names.EVENT_TIMESTAMP]
-            table = self.sink.read(as_of, columns)
-            rows, _ = _matches(
-                versions.item_ids,
-                versions.time,
-                single_chunk(table, self.item_id),
-                time_column(table, names.EVENT_TIMESTAMP, self.sink.place),
-            )
+            rows, _ = _found_in(self.sink, as_of, versions, [], self.item_id)
             held[rows] = True
         return held
 
-    def _encode(self, encoder: ItemEncoder, versions: PostingVersions) -> pa.Table:
-        """Read the content of a few postings, and return the rows of the sink."""
+    def _with_created(self, vectors: pa.Table) -> pa.Table:
+        """Add when each vector is available, as the sink has it."""
+        time = time_column(vectors, names.EVENT_TIMESTAMP, self.source)
+        created = pa.array(time + self.publishing_delay).cast(TIMESTAMP)
+        return vectors.append_column(names.CREATED_TIMESTAMP, created).combine_chunks()
+
+    @property
+    def _postings(self) -> _Postings:
+        return _Postings(self.encoder, self.read, self.id_type, self.source, self.item_id)
+
+
+def vectors_up_to(
+    encoder: ItemEncoderDescription,
+    sink: SnapshotSink,
+    read: PostingReader,
+    *,
+    end: int,
+    id_type: pa.DataType,
+    source: str,
+    item_id: str = names.ITEM_ID,
+) -> pa.Table:
+    """Return the item vectors that the postings up to a time give, as `encode_postings` does.
+
+    Those that the sink holds, which are served, are taken from there. The encoder is loaded only
+    where others are left; nothing is written. Vectors that the sink holds of later postings are not
+    among them. Those of another encoder of the same version are not taken, nor is any where the
+    time is before `valid_from`: of an item's postings up to then the sink holds the newest of all,
+    which may be later than the time.
+
+    Parameters
+    ----------
+    encoder, sink, read, id_type, source, item_id
+        See `VectorRun`.
+    end
+        Microseconds since the epoch; later postings do not count.
+
+    Raises
+    ------
+    InvalidInput
+        A posting or the encoder is bad.
+    """
+    postings = _Postings(encoder, read, id_type, source, item_id)
+    _, versions = postings.versions(end)
+    committed = sink.committed() if end >= encoder.valid_from else []
+    if committed and sink.facts(committed[-1]) != encoder.facts():
+        committed = []
+    missing = np.ones(len(versions), dtype=bool)
+    places, parts = [np.empty(0, np.int64)], [_no_vectors(item_id, id_type)]
+    for as_of in committed:
+        rows, found = _found_in(sink, as_of, versions, [names.EMBEDDING], item_id)
+        places.append(rows)
+        parts.append(found)
+        missing[rows] = False
+    if missing.any():
+        loaded = ItemEncoder(encoder)
+        for part in _slices(np.flatnonzero(missing)):
+            places.append(part)
+            parts.append(postings.encode(loaded, versions.take(part)))
+    order = np.argsort(np.concatenate(places))
+    return pa.concat_tables(part.cast(parts[0].schema) for part in parts).take(pa.array(order))
+
+
+def _no_vectors(item_id: str, id_type: pa.DataType) -> pa.Table:
+    """Return a table of item vectors without rows."""
+    columns = {
+        item_id: id_type,
+        names.EMBEDDING: pa.list_(pa.float32()),
+        names.EVENT_TIMESTAMP: TIMESTAMP,
+    }
+    return pa.schema(columns).empty_table()
+
+
+@dataclass(frozen=True)
+class _Postings:
+    """The postings that an encoder reads; see `VectorRun`."""
+
+    encoder: ItemEncoderDescription
+    read: PostingReader
+    id_type: pa.DataType
+    source: str
+    item_id: str
+
+    def versions(self, end: int) -> tuple[int, PostingVersions]:
+        """Read the keys of all postings up to a time; return how many, and which give a vector."""
+        keys = self.read([], start=None, end=end)
+        versions = PostingVersions.from_arrow(
+            keys, self.encoder.valid_from, source=self.source, item_id=self.item_id
+        )
+        if len(keys) and versions.item_ids.type != self.id_type:
+            raise InvalidData(
+                f"{self.source}: column {self.item_id!r} should be {self.id_type}, as in the "
+                f"feature repo. Received: {versions.item_ids.type}"
+            )
+        return len(keys), versions
+
+    def encode(self, encoder: ItemEncoder, versions: PostingVersions) -> pa.Table:
+        """Read the content of some postings and encode it, in the order of `versions`."""
         first, last = int(versions.posted[0]), int(versions.posted[-1])
         postings = self.read(self.encoder.content_columns(self.item_id), start=first, end=last)
         _, rows = _matches(
@@ -237,12 +320,27 @@ class VectorRun:
                 f"{out_of(len(rows), len(versions), 'posting')}. Run again when the source is not "
                 "being written"
             )
-        vectors = encode_postings(
+        return encode_postings(
             encoder, postings.take(pa.array(rows)), source=self.source, item_id=self.item_id
         )
-        time = time_column(vectors, names.EVENT_TIMESTAMP, self.source)
-        created = pa.array(time + self.publishing_delay).cast(TIMESTAMP)
-        return vectors.append_column(names.CREATED_TIMESTAMP, created).combine_chunks()
+
+
+def _found_in(
+    sink: SnapshotSink,
+    as_of: int,
+    versions: PostingVersions,
+    columns: Sequence[str],
+    item_id: str,
+) -> tuple[np.ndarray, pa.Table]:
+    """Return which vectors a committed snapshot holds, and its rows of these with some columns."""
+    table = sink.read(as_of, [item_id, *columns, names.EVENT_TIMESTAMP])
+    rows, theirs = _matches(
+        versions.item_ids,
+        versions.time,
+        single_chunk(table, item_id),
+        time_column(table, names.EVENT_TIMESTAMP, sink.place),
+    )
+    return rows, table.take(pa.array(theirs))
 
 
 def _slices(positions: np.ndarray) -> Iterator[np.ndarray]:

@@ -9,12 +9,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from activity_embeddings.transformations.batch import vector_run as vector_run
-from activity_embeddings.transformations.batch.vector_run import VectorReport, VectorRun
+from activity_embeddings.transformations.batch.vector_run import (
+    VectorReport,
+    VectorRun,
+    vectors_up_to,
+)
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.inference.encoder import ItemEncoder, encode_postings
 from activity_embeddings.transformations.offline.sinks.base import read_facts
 from activity_embeddings.transformations.offline.sinks.folder import FolderSink
-from support.feast_repo import at, us
-from support.item_encoders import expected_vectors, package_encoder, postings_table, small_postings
+from support.feast_repo import DIMENSION, at, us
+from support.item_encoders import (
+    SmallEncoder,
+    expected_vectors,
+    package_encoder,
+    postings_table,
+    small_postings,
+)
 
 ROWS = small_postings()
 END = us(at(10))
@@ -183,6 +194,56 @@ def test_another_encoder_of_the_same_version_is_refused(encoder, tmp_path):
     moved = package_encoder(tmp_path / "moved", valid_from=at(-29))
     with pytest.raises(InvalidInput, match=r"item encoder 'content': .*new version"):
         publish(moved, sink, Source(ROWS))
+
+
+def up_to(day, encoder, sink, source):
+    table = vectors_up_to(
+        encoder, sink, source, end=us(at(day)), id_type=pa.int64(), source="postings"
+    )
+    keys = ["job_id", "event_timestamp"]
+    return table.select(keys), np.array(table["embedding"].to_pylist()).reshape(-1, DIMENSION)
+
+
+@pytest.mark.parametrize("published", [(), (-30,), (3, 10), (30,)])
+def test_vectors_up_to_a_time_are_the_encoders_whatever_is_published(published, encoder, tmp_path):
+    """At -36 an item has a posting that a newer one replaced before the encoder was valid."""
+    sink = FolderSink(tmp_path / "sink" / "v1")
+    for day in published:
+        publish(encoder, sink, Source(ROWS), end=us(at(day)))
+    before = sorted(tmp_path.rglob("*"))
+    for day in (-41, -36, -30, 0, 5, 20):
+        postings = Source(ROWS)(encoder.content_columns(), start=None, end=us(at(day)))
+        encoded = encode_postings(ItemEncoder(encoder), postings)
+        keys, vectors = up_to(day, encoder, sink, Source(ROWS))
+        assert keys.equals(encoded.select(keys.column_names))
+        np.testing.assert_allclose(
+            vectors, np.array(encoded["embedding"].to_pylist()).reshape(-1, DIMENSION), atol=1e-6
+        )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_published_is_read_as_it_is_served_and_no_encoder_loaded(
+    encoder, tmp_path, monkeypatch
+):
+    sink = FolderSink(tmp_path / "sink" / "v1")
+    publish(encoder, sink, Source(ROWS))
+    monkeypatch.setattr(vector_run, "ItemEncoder", None)
+    source = Source([(item, time, "another title", *rest) for item, time, _, *rest in ROWS])
+    keys, vectors = up_to(10, encoder, sink, source)
+    assert source.reads == [([], len(ROWS))]
+    served = content(sink)
+    assert len(keys) == len(served)
+    for row, vector in zip(keys.to_pylist(), vectors, strict=True):
+        assert vector.tolist() == served[row["job_id"], row["event_timestamp"]]
+
+
+def test_published_vectors_of_another_encoder_are_not_taken(encoder, tmp_path):
+    sink = FolderSink(tmp_path / "sink" / "v1")
+    publish(encoder, sink, Source(ROWS))
+    other = package_encoder(tmp_path / "other", SmallEncoder(scale=2.0))
+    _, vectors = up_to(10, encoder, sink, Source(ROWS))
+    _, doubled = up_to(10, other, sink, Source(ROWS))
+    np.testing.assert_allclose(doubled, 2 * vectors, atol=1e-6)
 
 
 def test_a_report_reads_right_for_one_posting():
