@@ -178,7 +178,7 @@ class Curve:
         """Measure a model, each of its vectors with the weight that is best before the test."""
         early, late = (outputs(q.sequences, self.history) for q in (self.early, self.late))
         mix = best_mix_of(self.early, early)
-        figures = self.late.ndcg_of_members(added(late, mix), mix.share)
+        figures = self.late.ndcg_of_members(added(late, mix.weights), mix.share)
         self.found.setdefault((arm, members), []).append(figures)
         return float(figures.mean())
 

@@ -62,7 +62,7 @@ def main() -> None:
             (name, late[name], 4 * dimension),
             (f"{name}, int8", rounded, 4 + dimension),
         ):
-            values = asked.ndcg_of_members(added(vectors, mix), mix.share)
+            values = asked.ndcg_of_members(added(vectors, mix.weights), mix.share)
             figures[called] = count, count * size, values
     print(f"{len(asked):,} queries of {len(np.unique(asked.member)):,} members")
     print(f"{'':26} vectors  bytes  NDCG@10  the last row less this, 95 %")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from activity_embeddings.training.evaluation.next_item_counts import NextItemCou
 from activity_embeddings.training.evaluation.statistics import Difference, paired_bootstrap
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.fitting.validation import ValidationQueries
+from activity_embeddings.training.fitting.validation import Scored, ValidationQueries
 from activity_embeddings.training.outputs import negative_outputs
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.spec import ItemVectorSpec
@@ -148,7 +149,7 @@ def first_look(
             columns.append(asked.ndcg_by_scores(scores[1], share))
         else:
             mix = best_mix_of(chosen_on, early[name])
-            columns.append(asked.ndcg_of_members(added(late[name], mix), mix.share))
+            columns.append(asked.ndcg_of_members(added(late[name], mix.weights), mix.share))
     values = np.stack(columns, axis=1)
     above = paired_bootstrap(values[:, 1:], values[:, :-1])
     findings = [
@@ -171,14 +172,18 @@ def best_mix_of(queries: ValidationQueries, vectors: Mapping[str, np.ndarray]) -
         The vectors of the queries by output, float32 [n, D] each.
     """
 
+    @lru_cache(maxsize=1)
+    def scored(weights: tuple[float, ...]) -> Scored:
+        """Return the scores by some weights, which several shares are tried with."""
+        return queries.scored(queries.products(added(vectors, weights)))
+
     def figure(mix: Mix) -> float:
-        return float(queries.ndcg_of_members(added(vectors, mix), mix.share).mean())
+        return float(scored(mix.weights).ndcg_of_members(mix.share).mean())
 
     negative = negative_outputs(queries.history.spec)
     return best_mix(figure, [name not in negative for name in vectors])
 
 
-def added(vectors: Mapping[str, np.ndarray], mix: Mix) -> np.ndarray:
+def added(vectors: Mapping[str, np.ndarray], weights: Sequence[float]) -> np.ndarray:
     """Return the weighted sum of a model's vectors, float32 [n, D]."""
-    weights = np.array(mix.weights, np.float32)
-    return np.tensordot(weights, np.stack(list(vectors.values())), axes=1)
+    return np.tensordot(np.array(weights, np.float32), np.stack(list(vectors.values())), axes=1)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special, stats
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.wording import out_of
@@ -252,6 +251,9 @@ def minimum_detectable_effect(
     for name, count in (("seeds", seeds), ("comparisons", comparisons)):
         if count < 1:
             raise InvalidInput(f"`{name}` should be 1 or more. Received: {count}")
+    # Here, since it takes a second to import, and an interval needs none of it.
+    from scipy import optimize, stats
+
     tail = (1 - confidence) / comparisons / 2
     if seeds == 1 or seed_error == 0:
         return float((stats.norm.isf(tail) + stats.norm.ppf(power)) * member_error)
@@ -270,6 +272,8 @@ def minimum_detectable_effect(
 
 def _ends(member_error: float, seed_errors: np.ndarray, freedom: int, tail: float) -> np.ndarray:
     """Return what a normal deviation plus Student's t exceeds with the chance `tail`, float [n]."""
+    from scipy import optimize, special, stats
+
     normal = np.linspace(-8, 8, 801)
     weights = stats.norm.pdf(normal)
     weights /= weights.sum()

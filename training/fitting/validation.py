@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -212,7 +213,12 @@ class ValidationQueries:
 
     def ndcg_by_scores(self, scores: Sequence[np.ndarray], share: float) -> np.ndarray:
         """Return the same by scores of another kind, float32 [n, m] for each of `days`."""
-        return self._ndcg_of_members(self._scored(scores), share)
+        return self.scored(scores).ndcg_of_members(share)
+
+    def scored(self, scores: Sequence[np.ndarray]) -> Scored:
+        """Return scores, float32 [n, m] for each of `days`, to be asked at several shares."""
+        own = [s[day.candidate] for s, day in zip(scores, self.days, strict=True)]
+        return Scored(self, scores, _spread(own))
 
     def products(self, embeddings: np.ndarray) -> list[np.ndarray]:
         """Return the dot products of embeddings and items, float32 [n, m] for each of `days`."""
@@ -231,8 +237,8 @@ class ValidationQueries:
 
     def measure_scores(self, scores: Sequence[np.ndarray]) -> dict[str, float]:
         """Return the same figures of scores of another kind, float32 [n, m] for each of `days`."""
-        scored = self._scored(scores)
-        figures = {share: float(self._ndcg_of_members(scored, share).mean()) for share in SHARES}
+        scored = self.scored(scores)
+        figures = {share: float(scored.ndcg_of_members(share).mean()) for share in SHARES}
         best = max(figures, key=lambda share: figures[share])
         return {FIGURE: figures[best], "share": best, ALONE: figures[1.0]}
 
@@ -241,28 +247,40 @@ class ValidationQueries:
         nothing = np.zeros((len(self), self.history.vectors.dimension), np.float32)
         return float(self.ndcg_of_members(nothing, 0.0).mean())
 
-    def _scored(self, scores: Sequence[np.ndarray]) -> _Scored:
-        own = [s[day.candidate] for s, day in zip(scores, self.days, strict=True)]
-        popular = [day.popularity[np.nonzero(day.candidate)[1]] for day in self.days]
-        return _Scored(scores, _spread(own), _spread(popular))
-
-    def _ndcg_of_members(self, scored: _Scored, share: float) -> np.ndarray:
-        gains = np.empty(len(self))
-        for day, own_scores in zip(self.days, scored.scores, strict=True):
-            mixed = own_scores * (share / scored.spread)
-            mixed = mixed + day.popularity * ((1 - share) / scored.popular_spread)
-            gains[day.query] = day.gains(mixed)
-        _, member = np.unique(self.member, return_inverse=True)
-        return np.bincount(member, gains) / np.bincount(member)
+    @cached_property
+    def popular_spread(self) -> float:
+        """The standard deviation of the popularity of all candidates of all queries."""
+        return _spread([day.popularity[np.nonzero(day.candidate)[1]] for day in self.days])
 
 
 @dataclass(frozen=True, eq=False)
-class _Scored:
-    """The scores of each day, and the deviations that they and popularity are divided by."""
+class Scored:
+    """The scores of queries, with what is the same at every share of popularity beside them.
 
+    Attributes
+    ----------
+    queries
+        What is scored.
+    scores
+        float32 [n, m] for each day of the queries.
+    spread
+        Standard deviation of the scores of all candidates.
+    """
+
+    queries: ValidationQueries
     scores: Sequence[np.ndarray]
     spread: float
-    popular_spread: float
+
+    def ndcg_of_members(self, share: float) -> np.ndarray:
+        """Return the mean NDCG@10 of each member; see `ValidationQueries.ndcg_of_members`."""
+        queries = self.queries
+        gains = np.empty(len(queries))
+        for day, own_scores in zip(queries.days, self.scores, strict=True):
+            mixed = own_scores * (share / self.spread)
+            mixed = mixed + day.popularity * ((1 - share) / queries.popular_spread)
+            gains[day.query] = day.gains(mixed)
+        _, member = np.unique(queries.member, return_inverse=True)
+        return np.bincount(member, gains) / np.bincount(member)
 
 
 def _day(
