@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
+from activity_embeddings.training.from_repo import TrainingSource
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.definitions.registered import registered_model
 from activity_embeddings.transformations.definitions.tags import vector_spec_of
@@ -175,6 +176,19 @@ def test_a_training_join_never_sees_a_vector_before_posting_and_encoder(publishe
         else:
             assert vector is None or vector is pd.NA or np.ndim(vector) == 0
     assert min(time for _, time in expected) == VALID_FROM
+
+
+def test_training_reads_published_vectors_and_has_the_others_encoded(published):
+    """Published is up to day 4.5; some items have a posting of day 5."""
+    source = TrainingSource(published.store)
+    for day in (2, 4.5, 6):
+        vectors = source.whole_history(at(day)).vectors
+        items = np.repeat(vectors.item_ids.to_pylist(), np.diff(vectors.start)).tolist()
+        keys = zip(items, vectors.time.tolist(), strict=True)
+        found = dict(zip(keys, vectors.matrix[:-1], strict=True))
+        expected = expected_vectors(POSTINGS, at(day))
+        assert_same(found, {(item, us(time)): vector for (item, time), vector in expected.items()})
+    assert folders(published) == ["as_of=20240305T120000Z"]
 
 
 def test_request_time_views_use_the_vectors_of_the_encoder(published):
