@@ -7,6 +7,8 @@ from tempfile import TemporaryDirectory
 
 os.environ.setdefault("FEAST_USAGE", "False")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Matrices of tests are small: threads would wait for each other longer than they compute.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 
