@@ -74,8 +74,9 @@ class ByLength:
         read = [each for each in read if each[0].shape[0] != 0] or read[-1:]
         parts = []
         for of_length, length, model in read:
-            inputs = inputs_of(of_length, length)
-            parts.append(model({name: inputs[name] for name in model.input}, training=training))
+            inputs = inputs_of(_some(of_length, tf.size(needed)), length)
+            outputs = model({name: inputs[name] for name in model.input}, training=training)
+            parts.append({name: o[: tf.size(of_length)] for name, o in outputs.items()})
         places = [of_length for of_length, *_ in read]
         return {name: tf.dynamic_stitch(places, [p[name] for p in parts]) for name in parts[0]}
 
@@ -104,6 +105,16 @@ def at_length(model: keras.Model, length: int) -> keras.Model:
         for name, tensor in model.input.items()
     }
     return keras.models.clone_model(model, input_tensors=inputs, clone_function=lambda layer: layer)
+
+
+def _some(rows: Any, count: Any) -> Any:
+    """Return rows of a batch of `count`, the first where there are none.
+
+    A convolution by oneDNN, which TensorFlow takes on processors that it suits, gives no rows another
+    shape than it gives rows.
+    """
+    spare = tf.cast((tf.size(rows) == 0) & (count > 0), tf.int32)
+    return tf.concat([rows, tf.zeros([spare], tf.int32)], axis=0)
 
 
 def _length(model: keras.Model) -> int:
