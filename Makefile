@@ -29,10 +29,8 @@ demo: $(VENV)/installed
 evaluate: $(VENV)/installed
 	$(BIN)/python -m activity_embeddings.training.demo --data $(DATA) $(if $(MEMBERS),--members $(MEMBERS))
 
-# A file's tests share what is expensive, so they stay in one process. They wait for servers, disks and
-# processes half of the time, so there are twice as many as cores.
-WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# A file's tests share what is expensive, so they stay in one process.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed
 	tools/system-packages.sh redis-server postgresql chromium libgomp1

@@ -131,6 +131,7 @@ def cluster(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACTIVITY_EMBEDDINGS_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("PYTHONOPTIMIZE", "1")
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")  # on cores that are busy
         with two_nodes() as nodes:
             yield nodes
 

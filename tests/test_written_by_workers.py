@@ -148,7 +148,7 @@ def pushed_by_workers(repo):
     return [
         step["pushed_by_workers"]
         for file in files
-        for step in json.loads(file.read_text())["steps"]
+        for step in json.loads(file.read_text()).get("steps", ())  # a killed run has none
         if "pushed_by_workers" in step
     ]
 

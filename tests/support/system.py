@@ -29,10 +29,10 @@ class Need:
 
     def __str__(self) -> str:
         what = f"marked `{self.mark}`" if self.mark else f"in {', '.join(self.folders)}"
-        return (
-            f"the tests {what} are left out: {self.package} is missing. "
-            f"Run as root: apt-get install {self.package}"
-        )
+        left_out = f"the tests {what} are left out: {self.package} is missing. "
+        if self.in_ci:
+            return f"{left_out}Run as root: apt-get install {self.package}"
+        return f"{left_out}Run make test-{self.mark}"
 
 
 def missing() -> list[Need]:
@@ -40,7 +40,7 @@ def missing() -> list[Need]:
     needs = [
         Need("redis-server", bool(shutil.which("redis-server")), mark="redis"),
         Need("postgresql", bool(postgres_program("initdb")), mark="postgres"),
-        Need("mariadb-server", _has_mysql(), mark="mysql", in_ci=False),
+        Need("mariadb-server or PyMySQL", _has_mysql(), mark="mysql", in_ci=False),
         Need("chromium", any(map(shutil.which, CHROMIUM)), mark="browser"),
         # LightGBM cannot be imported without, so these modules are not even read.
         Need(

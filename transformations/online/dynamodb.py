@@ -18,9 +18,9 @@ class DynamoRows(ThreadedRows):
         super().__init__(config, store)
         self._connecting = threading.Lock()
 
-    def _new_store(self) -> OnlineStore:
+    def new_store(self) -> OnlineStore:
         """See `ThreadedRows`; stores connect by a session of boto3 that all threads share."""
-        store = super()._new_store()
+        store = super().new_store()
         with self._connecting:
             connect(self.config, store)
         return store

@@ -51,7 +51,7 @@ class ThreadedRows(AnyRows):
                 threads.shutdown(cancel_futures=True)
                 raise
 
-    def _new_store(self) -> OnlineStore:
+    def new_store(self) -> OnlineStore:
         """Return a store that shares no connection with another; several threads call this."""
         return new_online_store(self.config)
 
@@ -61,6 +61,6 @@ class ThreadedRows(AnyRows):
         try:
             rows = self._idle.get_nowait()
         except Empty:
-            rows = AnyRows(self.config, self._new_store())
+            rows = AnyRows(self.config, self.new_store())
         yield rows
         self._idle.put(rows)  # not after an error, which may have left half an answer unread
