@@ -110,8 +110,8 @@ def at_length(model: keras.Model, length: int) -> keras.Model:
 def _some(rows: Any, count: Any) -> Any:
     """Return rows of a batch of `count`, the first where there are none.
 
-    A convolution by oneDNN, which TensorFlow takes on processors that it suits, gives no rows another
-    shape than it gives rows.
+    A convolution by oneDNN, which TensorFlow takes on processors that it suits, gives no rows
+    another shape than it gives rows.
     """
     spare = tf.cast((tf.size(rows) == 0) & (count > 0), tf.int32)
     return tf.concat([rows, tf.zeros([spare], tf.int32)], axis=0)
