@@ -73,6 +73,8 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
+	# pip compiles modules for plain Python; these are for PYTHONOPTIMIZE=1, with which Feast starts soon.
+	$(BIN)/python -O -c "import feast.cli.cli, tensorflow, keras" 2>/dev/null
 	touch $@
 
 clean:
