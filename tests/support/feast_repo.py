@@ -120,12 +120,16 @@ class Repo:
         with self._here():
             exec(compile(source, "script of the repo", "exec"), {"__name__": "__main__"})
 
+    def forget_modules(self) -> None:
+        """Have the next import of a definition read it, and not take another repo's."""
+        for file in self.path.glob("*.py"):
+            sys.modules.pop(file.stem, None)
+
     @contextlib.contextmanager
     def _here(self) -> Iterator[None]:
         """Let the folder be the current one, and its modules be found first."""
         before = (os.getcwd(), list(sys.path), sys.dont_write_bytecode)
-        for file in self.path.glob("*.py"):
-            sys.modules.pop(file.stem, None)  # of another repo
+        self.forget_modules()
         os.chdir(self.path)
         sys.path.insert(0, str(self.path))
         try:

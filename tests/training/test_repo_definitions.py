@@ -45,7 +45,9 @@ def test_what_a_module_defined_before_it_raised_counts(repo):
 
 def test_a_kind_of_activity_is_no_domain_of_its_own(tmp_path, models_of_kinds):
     """Where the sequences say which domain there is; before that, the item has to be said."""
-    folder = repo_of_kinds(tmp_path / "repo", models_of_kinds).path
+    repo = repo_of_kinds(tmp_path / "repo", models_of_kinds)
+    repo.forget_modules()
+    folder = repo.path
     definitions = read_definitions(folder)
     assert definitions.view(Role.EVENTS).name == "job_activity"
     assert definitions.view(Role.EVENTS, "search").name == "search_activity"
