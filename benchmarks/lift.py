@@ -34,14 +34,7 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from activity_embeddings.training.datasets.sample import (
-    ENTREE,
-    ESHOP,
-    FILMS,
-    JOBS,
-    TRUTH,
-    Sample,
-)
+from activity_embeddings.training.datasets.sample import ENTREE, ESHOP, FILMS, JOBS, TRUTH, Sample
 from activity_embeddings.training.demo.models import (
     ITEM_ENCODER,
     build_item_encoder,
