@@ -17,7 +17,7 @@ from adbc_driver_manager import Error as AdbcError
 from feast import RepoConfig
 from psycopg.sql import SQL, Composed
 
-from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.postgres import connection_string
 from activity_embeddings.transformations.offline.connections import connection_to
 
@@ -87,8 +87,3 @@ def stream(info: str, query: Composed | SQL) -> Iterator[pa.RecordBatch]:
 def _connect(info: str) -> psycopg.Connection:
     # A statement that is prepared is refused once the columns of its table have changed.
     return psycopg.connect(info, prepare_threshold=None)
-
-
-def unreachable(what: str, error: BaseException) -> InvalidInput:
-    """Return what is said of an error of the database."""
-    return InvalidInput(f"{what}: expected an answer of PostgreSQL. Received: {first_line(error)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from pathlib import Path
 
@@ -75,8 +75,10 @@ def inside(time: Column, start: int | None, end: int) -> Column:
     return until if start is None else until & (time >= F.timestamp_micros(F.lit(start)))
 
 
-def stream(rows: DataFrame, at_once: int = AT_ONCE) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a frame in parts, in any order.
+def stream(
+    rows: DataFrame, at_once: int = AT_ONCE, by: str | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield a batch without rows, and then the rows of a frame in parts.
 
     Of a frame that is fetched at once, the driver's Java holds every row, and refuses those past
     `spark.driver.maxResultSize`. Spark keeps the rows meanwhile, on disk where memory is short, so
@@ -88,18 +90,24 @@ def stream(rows: DataFrame, at_once: int = AT_ONCE) -> Iterator[pa.RecordBatch]:
         With a name for every column.
     at_once
         About how many bytes a part has.
+    by
+        Column by which the rows ascend, text by its bytes in UTF-8, nulls first. None: they come in
+        any order.
     """
-    rows = rows.persist()
-    try:
+    with ExitStack() as kept:
+        rows = rows.persist()
+        kept.callback(rows.unpersist)
         sample = rows.limit(_SAMPLE).toArrow()
         yield pa.RecordBatch.from_pylist([], sample.schema)
         size = rows.count() * (sample.nbytes / max(1, len(sample)))
         parts = max(1, math.ceil(size / at_once))
         part = F.pmod(F.xxhash64(*rows.columns), F.lit(parts))
+        if by is not None:
+            rows = rows.repartitionByRange(parts, by).sortWithinPartitions(by).persist()
+            kept.callback(rows.unpersist)
+            part = F.spark_partition_id()
         for number in range(parts):
             yield from rows.where(part == number).toArrow().to_batches()
-    finally:
-        rows.unpersist()
 
 
 @contextmanager

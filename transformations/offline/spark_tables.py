@@ -106,14 +106,18 @@ class SparkTable:
 
     def batches(self, asked: RowsAsked) -> Iterator[pa.Table]:
         """See `SourceRows.batches`."""
+        return self._batches(asked)
+
+    def in_order(self, asked: RowsAsked, member: str, at_once: int) -> Iterator[pa.Table]:
+        """See `SourceRows.in_order`; Spark sorts, on disks of its own where it has to."""
+        return self._batches(asked, by=member)
+
+    def _batches(self, asked: RowsAsked, by: str | None = None) -> Iterator[pa.Table]:
         rows = self._chosen(asked)
         with answering(self.label):
-            for batch in stream(rows):
+            for batch in stream(rows, by=by):
                 table = pa.Table.from_batches([batch])
                 yield plain_rows(table, asked.ids, asked.time, self.label)
-
-    def in_order(self, asked: RowsAsked, member: str, at_once: int) -> None:
-        """See `SourceRows.in_order`: rows come in parts of one answer, in any order."""
 
     def _chosen(self, asked: RowsAsked) -> DataFrame:
         """Return the columns of the rows of an interval, after checking them."""
