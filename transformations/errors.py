@@ -16,6 +16,11 @@ _SHORT.maxlevel = 3
 LONGEST_LINE = 1_000
 """Characters of what other libraries say that errors repeat whole."""
 
+_S3_IS_AWAY = [
+    f"AWS Error {name} "
+    for name in ("NETWORK_CONNECTION", "REQUEST_TIMEOUT", "SERVICE_UNAVAILABLE", "SLOW_DOWN")
+]
+
 
 class InvalidInput(ValueError):
     """Input that cannot be used: data, a setting, a model or a request.
@@ -85,13 +90,35 @@ def _printed_by_click(cls: Any) -> Any:
 def cannot_connect(error: BaseException) -> bool:
     """Return whether an error of a store's client says that the store does not answer.
 
-    Clients have no common class for it, so that names are looked at.
+    Clients have no common class for it, so that names are looked at, and what Arrow says of S3.
     """
-    return isinstance(error, (ConnectionError, TimeoutError)) or any(
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    if isinstance(error, OSError) and any(answer in str(error) for answer in _S3_IS_AWAY):
+        return True
+    by_driver = getattr(error, "orig", error)  # of SQLAlchemy
+    return type(by_driver).__module__ != "sqlite3" and any(  # where it is a table that is missing
         kind.__name__ in ("ConnectionError", "TimeoutError", "OperationalError")
-        and kind.__module__ != "sqlite3"  # where it is a table that is missing, too
         for kind in type(error).__mro__
     )
+
+
+def unreadable(
+    label: str, error: BaseException, expected: str = "a readable source"
+) -> InvalidInput:
+    """Return what is said of a source that cannot be read: whether its store answers or not.
+
+    Parameters
+    ----------
+    label
+        What errors call the source.
+    error
+        Of the client that reads it.
+    expected
+        What it should be.
+    """
+    kind = StoreUnreachable if cannot_connect(error) else InvalidData
+    return kind(f"{label}: expected {expected}. Received: {first_line(error)}")
 
 
 def quote(value: Any) -> str:

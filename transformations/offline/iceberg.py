@@ -22,7 +22,7 @@ from feast.data_source import DataSource
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 
 from activity_embeddings.transformations.arrow import require_columns, require_zoned_time
-from activity_embeddings.transformations.errors import InvalidData, first_line
+from activity_embeddings.transformations.errors import InvalidData, unreadable
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.files import path_within
 from activity_embeddings.transformations.offline.columns import RowsAsked
@@ -315,9 +315,7 @@ class IcebergRows:
         except (ImportError, InvalidData):
             raise
         except Exception as error:
-            raise InvalidData(
-                f"{self.label}: expected a readable Iceberg table. Received: {first_line(error)}"
-            ) from error
+            raise unreadable(self.label, error, "a readable Iceberg table") from error
 
 
 def _inside(time: str, start: int | None, end: int) -> BooleanExpression:

@@ -44,7 +44,12 @@ from activity_embeddings.transformations.arrow import (
     time_column,
 )
 from activity_embeddings.transformations.artifacts import local_path
-from activity_embeddings.transformations.errors import InvalidData, first_line
+from activity_embeddings.transformations.errors import (
+    InvalidData,
+    InvalidInput,
+    first_line,
+    unreadable,
+)
 from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.offline.member_order import (
     RowGroup,
@@ -357,11 +362,9 @@ class ParquetFiles:
         inside = _inside(path, self._root[1])
         return f"{self.label}, file {inside}" if inside.parts else self.label
 
-    def _unreadable(self, path: str, error: BaseException, what_to_do: str = "") -> InvalidData:
-        return InvalidData(
-            f"{self._of(path)}: expected a readable source of parquet files{what_to_do}. "
-            f"Received: {first_line(error)}"
-        )
+    def _unreadable(self, path: str, error: BaseException, what_to_do: str = "") -> InvalidInput:
+        expected = f"a readable source of parquet files{what_to_do}"
+        return unreadable(self._of(path), error, expected)
 
     def _require(
         self, fragment: ds.ParquetFileFragment, wanted: Mapping[str, str], time: str

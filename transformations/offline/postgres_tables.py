@@ -22,7 +22,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal, Placeholder
 
 from activity_embeddings.transformations.arrow import TIMESTAMP, require_columns
-from activity_embeddings.transformations.errors import InvalidData, first_line
+from activity_embeddings.transformations.errors import InvalidData, first_line, unreadable
 from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.offline.parquet_files import plain_rows, with_plain_ids
 from activity_embeddings.transformations.offline.postgres import (
@@ -258,9 +258,7 @@ class PostgresTable:
         try:
             yield
         except DatabaseError as error:
-            raise InvalidData(
-                f"{self.label}: expected a readable source. Received: {first_line(error)}"
-            ) from error
+            raise unreadable(self.label, error) from error
 
 
 def _arrow_type(name: str, category: str) -> pa.DataType | None:

@@ -39,7 +39,7 @@ from activity_embeddings.transformations.arrow import (
     single_chunk,
     time_column,
 )
-from activity_embeddings.transformations.errors import InvalidData, InvalidInput, first_line
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput, unreadable
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.names import DomainNames, Tag
 from activity_embeddings.transformations.offline.columns import RowsAsked, source_names
@@ -824,6 +824,4 @@ def readable(view: FeatureView) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
-        raise InvalidData(
-            f"{source_label(view)}: expected a readable source. Received: {first_line(error)}"
-        ) from error
+        raise unreadable(source_label(view), error) from error
