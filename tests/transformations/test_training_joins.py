@@ -153,24 +153,27 @@ def test_views_of_two_entities_are_joined_each_by_its_own_key(store, repo, label
 
 
 def test_of_many_labels_each_gets_what_feasts_own_store_gives(repo, monkeypatch):
-    """So many that DuckDB plans another join than for a few."""
+    """So many that DuckDB plans another join than for a few; at parts of a microsecond, too."""
     monkeypatch.chdir(repo.path)  # where Feast's own store looks for files
     random = np.random.default_rng(5)
     count = 20_000
+    times = 1_000 * (us(at(-3)) + random.integers(0, 40 * US_PER_DAY, count))
+    times[:999] = 1_000 * us(at(2)) + np.arange(-499, 500)
+    times[999:1_999] = np.arange(-500, 500)  # before there were any, on both sides of 1970
+    times[5_000:] += random.integers(0, 1_000, count - 5_000)
     asked = pd.DataFrame(
         {
             "member_id": random.integers(1, 60, count),
             "job_id": random.integers(1, 40, count),
-            "event_timestamp": pd.to_datetime(
-                us(at(-3)) + random.integers(0, 40 * US_PER_DAY, count), unit="us", utc=True
-            ),
+            "event_timestamp": pd.to_datetime(times, unit="ns", utc=True),
             "label": np.arange(count),
         }
     )
     ours = repo.store.get_historical_features(asked, JOBS).to_df()
     repo.edit("feature_store.yaml", DUCKDB, "duckdb")
     try:
-        stock = repo.store.get_historical_features(asked, JOBS).to_df()
+        whole = asked.assign(event_timestamp=asked["event_timestamp"].dt.floor("us"))
+        stock = repo.store.get_historical_features(whole, JOBS).to_df()
     finally:
         repo.edit("feature_store.yaml", "type: duckdb", f"type: {DUCKDB}")
     assert ours["label"].tolist() == list(range(count))

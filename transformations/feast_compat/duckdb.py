@@ -3,13 +3,14 @@
 Feast runs the expression when the job is asked for its rows, and has no way to add to it before. It
 joins each label with all rows of its key, features and all, and then keeps the newest: from all
 snapshots of a member. What reads a source is an argument of Feast's function. Ours hands on the
-rows that a label can get and no others, found by keys and times alone, and leaves the join to
-Feast.
+newest row of each key and time of a label, found by keys and times alone, with that time beside it.
+The time is one key more to Feast, which joins each label with its row and no other.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from copy import copy
+from typing import Any, cast
 
 import ibis
 import pandas as pd
@@ -26,7 +27,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 
 from activity_embeddings.transformations.feast_compat.joins import time_column_of
 
-_TIME = "__time"
+LABEL_TIME = "__label_time"
 
 
 def order_by_column(job: RetrievalJob, column: str) -> None:
@@ -46,7 +47,7 @@ def join(
     full_feature_names: bool,
     filter_by_created_timestamp: bool,
 ) -> RetrievalJob:
-    """Join as Feast's DuckDB store does, from the rows of each source that a label can get."""
+    """Join as Feast's DuckDB store does, each label with the row of each source that it gets."""
     time = _time_of(entity_df)
     # With `filter_by_created_timestamp` a label may get an older row than its newest.
     if time is None or filter_by_created_timestamp:
@@ -60,17 +61,20 @@ def join(
             full_feature_names,
             filter_by_created_timestamp,
         )
+    # DuckDB knows no time between two microseconds; a label in between is as of the first.
+    labels = cast(pd.DataFrame, entity_df)
+    labels = labels.assign(**{time: labels[time].dt.as_unit("us")})
     views = {id(view.batch_source): view for view in feature_views}
 
     def read(source: DataSource, repo: str) -> ibis.Table:
         table = _read_data_source(source, repo)
-        return _possible(table, source, views[id(source)], entity_df, time)
+        return _newest(table, source, views[id(source)], labels, time)
 
     return get_historical_features_ibis(
         config=config,
-        feature_views=feature_views,
+        feature_views=[_joined_by_time(view, time) for view in feature_views],
         feature_refs=feature_refs,
-        entity_df=entity_df,
+        entity_df=labels,
         registry=registry,
         project=project,
         full_feature_names=full_feature_names,
@@ -89,38 +93,49 @@ def _time_of(labels: pd.DataFrame | str) -> str | None:
     return time if isinstance(labels[time].dtype, pd.DatetimeTZDtype) else None
 
 
-def _possible(
+def _joined_by_time(view: FeatureView, time: str) -> FeatureView:
+    """Return a view whose rows are those of labels of one time, by a key more; see `_newest`."""
+    keys = _keys(view)
+    if not keys:
+        return view
+    copied = object.__new__(type(view))
+    projection = copy(view.projection)
+    projection.join_key_map = {**keys, LABEL_TIME: time}
+    copied.__dict__.update(view.__dict__, projection=projection)
+    return copied
+
+
+def _keys(view: FeatureView) -> dict[str, str]:
+    """Return the keys of a view, and what labels call them."""
+    return view.projection.join_key_map or {key: key for key in view.join_keys}
+
+
+def _newest(
     table: ibis.Table, source: DataSource, view: FeatureView, labels: pd.DataFrame, time: str
 ) -> ibis.Table:
-    """Return the rows of a source that are the newest of their key as of any label, ties too.
+    """Return for each key and time of a label the newest row, ties too, with that time.
 
     A row that is past the ttl then has no older one that is not.
     """
     column_of = {new: old for old, new in source.field_mapping.items() if old in table.columns}
     # Of the source, and of the labels.
-    keys = {
-        column_of.get(key, key): asked
-        for key, asked in (
-            view.projection.join_key_map or {key: key for key in view.join_keys}
-        ).items()
-    }
-    if not keys or not keys.keys() <= set(table.columns):
+    keys = {column_of.get(key, key): asked for key, asked in _keys(view).items()}
+    if not keys:
         return table
-    # A label that is a part of a microsecond later is as of the same one.
-    moments = labels[time].dt.tz_convert("UTC").dt.floor("us").astype("datetime64[us, UTC]")
+    moments = labels[time].dt.tz_convert("UTC")
     asked = pd.DataFrame({f"__{i}": labels[name] for i, name in enumerate(keys.values())})
-    wanted = ibis.memtable(asked.assign(**{_TIME: moments}).drop_duplicates())
+    wanted = ibis.memtable(asked.assign(**{LABEL_TIME: moments})).distinct()
     times = table[source.timestamp_field].cast("timestamp('UTC')")
-    there = table.select(**{f"__{i}": table[name] for i, name in enumerate(keys)}, **{_TIME: times})
+    there = table.select(**{f"__{i}": table[name] for i, name in enumerate(keys)}, __time=times)
     same_key = [wanted[f"__{i}"] == there[f"__{i}"] for i in range(len(keys))]
-    before = [wanted[_TIME] >= there[_TIME]]
+    before = [wanted[LABEL_TIME] >= there["__time"]]
     if view.ttl:
-        before.append(there[_TIME] + ibis.literal(view.ttl) >= wanted[_TIME])
+        before.append(there["__time"] + ibis.literal(view.ttl) >= wanted[LABEL_TIME])
     # No ASOF join: of many labels, that of DuckDB 1.5.6 does not end.
     pairs = wanted.inner_join(there, [*same_key, *before], rname="{name}_there")
-    newest = pairs.group_by([*(f"__{i}" for i in range(len(keys))), _TIME]).agg(
-        newest=pairs[f"{_TIME}_there"].max()
+    newest = pairs.group_by([*(f"__{i}" for i in range(len(keys))), LABEL_TIME]).agg(
+        __newest=pairs["__time"].max()
     )
-    found = newest.drop(_TIME).distinct()
-    matches = [table[name] == found[f"__{i}"] for i, name in enumerate(keys)]
-    return table.semi_join(found, [*matches, times == found["newest"]])
+    matches = [table[name] == newest[f"__{i}"] for i, name in enumerate(keys)]
+    rows = table.inner_join(newest, [*matches, times == newest["__newest"]])
+    return rows.select(*table.columns, LABEL_TIME)
