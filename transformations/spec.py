@@ -164,6 +164,7 @@ class ActivitySpec:
                 "ActivitySpec: `other_actions` should be 'refuse' or 'ignore'. "
                 f"Received: {quote(self.other_actions)}"
             )
+        require_kinds(where, kinds=(self.kinds, (tuple, list)))
         object.__setattr__(self, "kinds", tuple(self.kinds))
         if self.kinds:
             self._check_kinds()

@@ -69,6 +69,7 @@ def test_the_limits_are_those_of_the_types_behind_them():
         ({"actions": "APPLY"}, r"`actions` should be of type tuple or list. Received: 'APPLY'"),
         ({"actions": ("APPLY", 7)}, r"`actions\[1\]` should be of type str"),
         ({"positive_actions": ({},)}, r"`positive_actions\[0\]` should be of type str"),
+        ({"kinds": timedelta(1)}, r"`kinds` should be of type tuple or list"),
         ({"other_actions": []}, r"'refuse' or 'ignore'. Received: \[\]"),
         (
             {"window": LONGEST_WINDOW + timedelta(hours=1)},

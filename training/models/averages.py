@@ -12,7 +12,7 @@ import tensorflow as tf
 from activity_embeddings.training.models.base import Architecture
 from activity_embeddings.training.outputs import output_name
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, require_texts
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 DECAYS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
@@ -130,7 +130,8 @@ class Formula(Architecture):
 
     def __post_init__(self) -> None:
         # A list, as JSON has it, would make equal instances differ.
-        object.__setattr__(self, "kinds", tuple(self.kinds))
+        (kinds,) = require_texts(type(self).__name__, kinds=self.kinds)
+        object.__setattr__(self, "kinds", kinds)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the hyperparameters as JSON values; without kinds, none."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from activity_embeddings.training.models.averages import Average, Averages, Formula, require_decay
 from activity_embeddings.training.models.registry import register
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, require_kinds
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 RATES = ((0.5, 0.95), (0.5, 0.8, 0.95), (0.3, 0.7, 0.95), (0.5, 0.7, 0.85, 0.95))
@@ -35,6 +35,7 @@ class SeveralRatesDecay(Formula):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_kinds("several_rates_decay", rates=(self.rates, (tuple, list)))
         # A list, as JSON has it, would make equal instances differ.
         object.__setattr__(self, "rates", tuple(self.rates))
         if not self.rates or len(set(self.rates)) < len(self.rates):

@@ -148,6 +148,18 @@ def test_rates_that_cannot_name_outputs_are_refused(rates):
         SeveralRatesDecay(rates=rates)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: InterleavedDecay(kinds="post"), "InterleavedDecay: `kinds` .* tuple or list"),
+        (lambda: SeveralRatesDecay(rates=0.5), "several_rates_decay: `rates` .* tuple or list"),
+    ],
+)
+def test_one_value_for_several_is_refused(make, message):
+    with pytest.raises(InvalidInput, match=message):
+        make()
+
+
 def test_rates_from_json_are_the_same_rates():
     assert SeveralRatesDecay(rates=[0.5, 0.8]) == SeveralRatesDecay(rates=(0.5, 0.8))
 
