@@ -46,6 +46,7 @@ def evaluated(applied, tmp_path_factory):
     folder = tmp_path_factory.mktemp("out") / "evaluation"
     before = applied.stores()
     options = ["--models", "cnn", "--seeds", 3, "--quick", "--as-of", "both", "--out", folder]
+    options += ["--members", 60]
     done = run(applied, "evaluate", *ITEM, *DATES, *options)
     assert done.exit_code == 0, done.output + repr(done.exception)
     assert applied.stores() == before
@@ -63,6 +64,7 @@ def test_it_writes_a_report_and_prints_the_table(evaluated):
     ]
     assert result["data"]["items"] == 30
     members = pq.read_table(folder / "members.parquet")["member_id"].to_pylist()
+    assert 30 < len(set(members)) <= 60
     assert set(members) <= {f"u{number:03}" for number in range(1, 123)}
     assert result["timeline"]["publishing_delay_minutes"] == 30
     assert result["declared"]["seeds"] == [0, 1, 2]

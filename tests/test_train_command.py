@@ -95,7 +95,11 @@ def test_the_proxy_prints_its_label_balance(applied, tmp_path):
     output = run_ok(
         applied, "train", "cnn", *PERIODS, *QUICK, *SMALL_CNN, "--run", tmp_path / "run",
         "--objective", "proxy", "--objective-set", 'windows={"prefixes": true}',
+        "--package", "proxied",
     )  # fmt: skip
+    manifest = read_manifest(applied.path / "models" / "proxied")
+    assert (manifest["name"], manifest["version"]) == ("proxied", "1")
+    assert manifest["training"]["objective"]["objective"] == "proxy"
     before, after = (line for line in output.splitlines() if line.startswith(("before", "after")))
     assert "DISMISS" in before and "RAND_NEG" not in before
     assert "RAND_NEG_FOR_APPLY" in after and "RAND_NEG_FOR_SAVE" in after

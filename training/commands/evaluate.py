@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -106,6 +106,12 @@ class About:
     help="Fewer queries, no lists of weeks, no freshness curve: a look, with wider intervals.",
 )
 @click.option(
+    "--members",
+    type=click.IntRange(1),
+    help="Maximum number of members who are tested, drawn at random of those with activity in the "
+    "test. Default: all.",
+)
+@click.option(
     "--out",
     type=FOLDER,
     default=Path("evaluation"),
@@ -123,6 +129,7 @@ def evaluate(
     seeds: int,
     about: About,
     quick: bool,
+    members: int | None,
     out: Path,
     item: str | None,
 ) -> None:
@@ -153,7 +160,7 @@ def evaluate(
                 Timeline(**asdict(dates)),
                 as_of=AsOf(one),
                 declared=Declared(seeds=tuple(range(seeds))),
-                size=QUICK if quick else Size(),
+                size=replace(QUICK if quick else Size(), test_members=members),
             )
             result = run_evaluation(
                 data,

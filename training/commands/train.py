@@ -24,7 +24,10 @@ from activity_embeddings.transformations.wording import counted
 
 if TYPE_CHECKING:
     from activity_embeddings.training.fitting.plan import TrainingPlan
+    from activity_embeddings.training.fitting.train import TrainedRun
     from activity_embeddings.training.objectives import Objective
+
+FIRST_VERSION = "1"
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ plan_options = grouped(
     type=FOLDER,
     help="Folder of the run, default runs/MODEL-SEED. A run that was killed is resumed.",
 )
+@click.option("--package", "name", metavar="NAME", help="Package it, too, in models/NAME.")
 @click.pass_obj
 def train(
     repo: Path,
@@ -151,6 +155,7 @@ def train(
     settings: tuple[tuple[str, Any], ...],
     learning_rate: float | None,
     run: Path | None,
+    name: str | None,
 ) -> None:
     """Train MODEL on the activity and item vectors of the feature repo.
 
@@ -166,6 +171,8 @@ def train(
         plan = options.plan(repo, learning_rate=learning_rate)
         trained = train_model(chosen, plan, run=run, verbose=1)
         click.echo(f"{run}: {_figures(model, trained.result['metrics'])}")
+        if name is not None:
+            _package(trained, repo / "models" / name, name=name, version=FIRST_VERSION)
 
 
 @click.command()
@@ -200,7 +207,10 @@ def tune(repo: Path, model: str, options: PlanOptions, trials: int, folder: Path
 @click.argument("run", type=click.Path(file_okay=False, exists=True, path_type=Path))
 @click.option("--name", required=True, help="Name of the model, as in job_activity_embedding_NAME.")
 @click.option(
-    "--version", default="1", show_default=True, help="Version; a changed model needs a new one."
+    "--version",
+    default=FIRST_VERSION,
+    show_default=True,
+    help="Version; a changed model needs a new one.",
 )
 @click.option(
     "--out",
@@ -222,8 +232,12 @@ def package(
         if out is None:
             require_repo(repo)
             out = repo / "models" / name
-        described = load_run(run).package(out, name=name, version=version, description=description)
-        click.echo(f"{described.summary()}\n{out}")
+        _package(load_run(run), out, name=name, version=version, description=description)
+
+
+def _package(trained: TrainedRun, out: Path, **facts: Any) -> None:
+    described = trained.package(out, **facts)
+    click.echo(f"{described.summary()}\n{out}")
 
 
 @click.command()

@@ -40,6 +40,8 @@ from activity_embeddings.transformations.wording import counted
 EVALUATION = "evaluation"
 SEEDS = 5
 QUICK_SEEDS = 3
+MOST_TESTED = 8_000
+"""Members of a simulated market who are tested."""
 
 
 def main() -> None:
@@ -165,6 +167,10 @@ def _evaluate(store: FeatureStore, sample: Sample, out: Path, *, quick: bool) ->
     options += [
         f"--as-of {sample.as_of} --models {LEARNED} --seeds {seeds}{' --quick' if quick else ''}"
     ]
+    tested = None
+    if isinstance(sample, MarketSample) and sample.members > MOST_TESTED:
+        tested = MOST_TESTED
+        options += [f"--members {tested}"]
     options += [f"--description {shlex.quote(sample.description)}"]
     options += [f"--truth {shlex.quote(_shown(truth))}"] if truth else []
     options += [f"--out {shlex.quote(_shown(out))}"]
@@ -176,7 +182,7 @@ def _evaluate(store: FeatureStore, sample: Sample, out: Path, *, quick: bool) ->
             Timeline(sample.rank_from, sample.test_from, sample.until),
             as_of=AsOf(sample.as_of),
             declared=Declared(seeds=tuple(range(seeds))),
-            size=QUICK if quick else Size(),
+            size=replace(QUICK if quick else Size(), test_members=tested),
             targets=TARGETS[sample.name],
         ),
         models=read_models(store, [LEARNED]),
