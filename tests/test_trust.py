@@ -61,6 +61,12 @@ def test_a_definition_in_the_repo_is_registered_by_its_path_in_it(tmp_path):
     assert within_repo(tmp_path / "repo" / "models", tmp_path / "link", "a model") == "models"
 
 
+@pytest.mark.parametrize("path", ["models/\0", "models/\ud800"])
+def test_a_path_that_no_file_can_have_is_refused(path):
+    with pytest.raises(InvalidInput, match="expected one that a file can have"):
+        within_repo(path, Path("/some/repo"), "a model")
+
+
 def test_a_definition_beside_the_repo_is_refused():
     repo = Path("/some/repo")
     with pytest.raises(InvalidInput) as raised:

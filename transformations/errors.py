@@ -16,6 +16,9 @@ _SHORT.maxlevel = 3
 LONGEST_LINE = 1_000
 """Characters of what other libraries say that errors repeat whole."""
 
+LONGEST_MESSAGE = 2_000
+"""Characters of an error's message; of a longer one, as with names that are pages, its ends."""
+
 _S3_IS_AWAY = [
     f"AWS Error {name} "
     for name in ("NETWORK_CONNECTION", "REQUEST_TIMEOUT", "SERVICE_UNAVAILABLE", "SLOW_DOWN")
@@ -41,6 +44,9 @@ class InvalidInput(ValueError):
         if click is not None and click.get_current_context(silent=True) is not None:
             cls = _printed_by_click(cls)
         return super().__new__(cls, *args)
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_ends(message, LONGEST_MESSAGE))
 
 
 class InvalidData(InvalidInput):
@@ -81,10 +87,11 @@ def _printed_by_click(cls: Any) -> Any:
     """Return a class like `cls`, under the same name, whose instances Click prints alone."""
     from click import ClickException
 
+    def init(self: ClickException, message: str) -> None:
+        ClickException.__init__(self, _ends(message, LONGEST_MESSAGE))
+
     members = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
-    return type(
-        cls.__name__, (cls, ClickException), {**members, "__init__": ClickException.__init__}
-    )
+    return type(cls.__name__, (cls, ClickException), {**members, "__init__": init})
 
 
 def cannot_connect(error: BaseException) -> bool:
@@ -187,4 +194,9 @@ def require_texts(where: str, **given: Any) -> list[tuple[str, ...]]:
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its kind; of a long line, its ends."""
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return line if len(line) <= LONGEST_LINE else f"{line[:200]} ... {line[-200:]}"
+    return line if len(line) <= LONGEST_LINE else _ends(line, 400)
+
+
+def _ends(text: str, most: int) -> str:
+    """Return a text; of one longer than `most` characters, half of these from either end."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-(most // 2) :]}"

@@ -159,7 +159,8 @@ class ActivitySpec:
                 f"Received: positive_actions={quote(self.positive_actions)}, "
                 f"actions={quote(self.actions)}"
             )
-        if self.other_actions not in ("refuse", "ignore"):
+        others = self.other_actions
+        if not isinstance(others, str) or others not in ("refuse", "ignore"):
             raise InvalidInput(
                 "ActivitySpec: `other_actions` should be 'refuse' or 'ignore'. "
                 f"Received: {quote(self.other_actions)}"

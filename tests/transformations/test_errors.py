@@ -64,6 +64,20 @@ def test_code_of_a_command_catches_an_error_by_its_kind(kind):
     assert done.stdout == f"{kind.__name__}: events: expected rows\n" * 3
 
 
+@pytest.mark.parametrize("kind", [InvalidInput, MissingExtra])
+def test_a_message_is_no_page(kind):
+    """Names, types and ids may be one."""
+    said = f"events: column {'x' * 100_000!r} should be int64. Received: string"
+
+    @click.command()
+    def command():
+        raise kind(said)
+
+    for text in (str(kind(said)), CliRunner().invoke(command).stderr):
+        assert 2_000 < len(text) < 2_100
+        assert "events: column 'xxx" in text and "should be int64. Received: string" in text
+
+
 def test_a_missing_extra_is_an_import_error():
     with pytest.raises(ImportError):
         raise MissingExtra("train: expected scipy")

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from activity_embeddings.transformations.arrow import MOST_IN_ARRAY
@@ -70,6 +71,7 @@ def test_the_limits_are_those_of_the_types_behind_them():
         ({"actions": ("APPLY", 7)}, r"`actions\[1\]` should be of type str"),
         ({"positive_actions": ({},)}, r"`positive_actions\[0\]` should be of type str"),
         ({"kinds": timedelta(1)}, r"`kinds` should be of type tuple or list"),
+        ({"other_actions": pd.NA}, r"'refuse' or 'ignore'. Received: "),
         ({"other_actions": []}, r"'refuse' or 'ignore'. Received: \[\]"),
         (
             {"window": LONGEST_WINDOW + timedelta(hours=1)},

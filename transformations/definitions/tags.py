@@ -20,6 +20,7 @@ from activity_embeddings.transformations.artifacts import (
     place_of,
     require_everywhere,
 )
+from activity_embeddings.transformations.errors import InvalidInput, first_line, quote
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.spec import (
     ActivitySpec,
@@ -157,11 +158,23 @@ def within_repo(path: Location, repo: Path, what: str) -> str:
 
 
 def relative_to_repo(path: Location, repo: Path) -> str:
-    """Return a path in the repo by its path within it, another one as it is."""
+    """Return a path in the repo by its path within it, another one as it is.
+
+    Raises
+    ------
+    InvalidInput
+        No file can have the path.
+    """
     plain = Path(os.path.normpath(path))
     if plain.is_relative_to(repo):
         return plain.relative_to(repo).as_posix()
-    real, root = Path(os.path.realpath(plain)), Path(os.path.realpath(repo))
+    try:
+        real, root = Path(os.path.realpath(plain)), Path(os.path.realpath(repo))
+    except ValueError as error:
+        raise InvalidInput(
+            f"path {quote(str(path))}: expected one that a file can have. "
+            f"Received: {first_line(error)}"
+        ) from error
     if plain.is_absolute() and real.is_relative_to(root):
         return real.relative_to(root).as_posix()
     return plain.as_posix()
