@@ -389,6 +389,7 @@ def test_without_a_feature_repo_the_encoder_needs_files(tmp_path):
              "1999-03-01"],
             "expected events on items that have a vector.*no events",
         ),
+        (["train", "cnn", *PERIODS, "--package", "My"], "`name` .* from --package. Received: 'My'"),
         (["tune", "cnn", *PERIODS, "--trials", "0"], "`trials` should be 1 or more. Received: 0"),
     ],
 )  # fmt: skip

@@ -165,7 +165,10 @@ def train(
     with training("train"):
         from activity_embeddings.training.fitting.train import train as train_model
         from activity_embeddings.training.models import architecture
+        from activity_embeddings.transformations.contract.activity_model import MANIFEST
 
+        if name is not None:  # before hours of training
+            MANIFEST.require_name(name, repo / "models" / name, origin="--package")
         run = run or Path("runs") / f"{model}-{options.seed}"
         chosen = with_settings(architecture(model), f"model {model!r}", dict(settings))
         plan = options.plan(repo, learning_rate=learning_rate)

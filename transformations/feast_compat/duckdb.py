@@ -24,10 +24,11 @@ from feast.infra.offline_stores.duckdb import (
 from feast.infra.offline_stores.ibis import get_historical_features_ibis
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
+from pandas.api.types import is_datetime64_any_dtype
 
 from activity_embeddings.transformations.feast_compat.joins import time_column_of
 
-LABEL_TIME = "__label_time"
+_LABEL_TIME = "__label_time"
 
 
 def order_by_column(job: RetrievalJob, column: str) -> None:
@@ -48,6 +49,7 @@ def join(
     filter_by_created_timestamp: bool,
 ) -> RetrievalJob:
     """Join as Feast's DuckDB store does, each label with the row of each source that it gets."""
+    entity_df = _in_microseconds(entity_df)
     time = _time_of(entity_df)
     # With `filter_by_created_timestamp` a label may get an older row than its newest.
     if time is None or filter_by_created_timestamp:
@@ -61,9 +63,7 @@ def join(
             full_feature_names,
             filter_by_created_timestamp,
         )
-    # DuckDB knows no time between two microseconds; a label in between is as of the first.
     labels = cast(pd.DataFrame, entity_df)
-    labels = labels.assign(**{time: labels[time].dt.as_unit("us")})
     views = {id(view.batch_source): view for view in feature_views}
 
     def read(source: DataSource, repo: str) -> ibis.Table:
@@ -85,6 +85,15 @@ def join(
     )
 
 
+def _in_microseconds(labels: pd.DataFrame | str) -> pd.DataFrame | str:
+    """Return labels as DuckDB knows times: one between two microseconds is as of the first."""
+    if isinstance(labels, pd.DataFrame):
+        time = time_column_of(labels)
+        if is_datetime64_any_dtype(labels[time].dtype):
+            labels = labels.assign(**{time: labels[time].dt.as_unit("us")})
+    return labels
+
+
 def _time_of(labels: pd.DataFrame | str) -> str | None:
     """Return the column with the times of labels; None where these are not known as times here."""
     if not isinstance(labels, pd.DataFrame):
@@ -100,7 +109,7 @@ def _joined_by_time(view: FeatureView, time: str) -> FeatureView:
         return view
     copied = object.__new__(type(view))
     projection = copy(view.projection)
-    projection.join_key_map = {**keys, LABEL_TIME: time}
+    projection.join_key_map = {**keys, _LABEL_TIME: time}
     copied.__dict__.update(view.__dict__, projection=projection)
     return copied
 
@@ -124,18 +133,18 @@ def _newest(
         return table
     moments = labels[time].dt.tz_convert("UTC")
     asked = pd.DataFrame({f"__{i}": labels[name] for i, name in enumerate(keys.values())})
-    wanted = ibis.memtable(asked.assign(**{LABEL_TIME: moments})).distinct()
+    wanted = ibis.memtable(asked.assign(**{_LABEL_TIME: moments})).distinct()
     times = table[source.timestamp_field].cast("timestamp('UTC')")
     there = table.select(**{f"__{i}": table[name] for i, name in enumerate(keys)}, __time=times)
     same_key = [wanted[f"__{i}"] == there[f"__{i}"] for i in range(len(keys))]
-    before = [wanted[LABEL_TIME] >= there["__time"]]
+    before = [wanted[_LABEL_TIME] >= there["__time"]]
     if view.ttl:
-        before.append(there["__time"] + ibis.literal(view.ttl) >= wanted[LABEL_TIME])
+        before.append(there["__time"] + ibis.literal(view.ttl) >= wanted[_LABEL_TIME])
     # No ASOF join: of many labels, that of DuckDB 1.5.6 does not end.
     pairs = wanted.inner_join(there, [*same_key, *before], rname="{name}_there")
-    newest = pairs.group_by([*(f"__{i}" for i in range(len(keys))), LABEL_TIME]).agg(
+    newest = pairs.group_by([*(f"__{i}" for i in range(len(keys))), _LABEL_TIME]).agg(
         __newest=pairs["__time"].max()
     )
     matches = [table[name] == newest[f"__{i}"] for i, name in enumerate(keys)]
     rows = table.inner_join(newest, [*matches, times == newest["__newest"]])
-    return rows.select(*table.columns, LABEL_TIME)
+    return rows.select(*table.columns, _LABEL_TIME)
