@@ -79,8 +79,8 @@ class OrderedDaskOfflineStore(DaskOfflineStore):
             )
         labels = entity_df.reset_index(drop=True)
         label_time = time_column_of(labels)
-        # Feast takes times without a zone for UTC.
-        labels[label_time] = pd.to_datetime(labels[label_time], utc=True)
+        # Feast takes times without a zone for UTC. Stores know none between two microseconds.
+        labels[label_time] = pd.to_datetime(labels[label_time], utc=True).dt.as_unit("us")
 
         def join() -> pa.Table:
             table = pa.Table.from_pandas(labels, preserve_index=False)
