@@ -10,7 +10,7 @@ The time is one key more to Feast, which joins each label with its row and no ot
 from __future__ import annotations
 
 from copy import copy
-from typing import Any, cast
+from typing import Any
 
 import ibis
 import pandas as pd
@@ -27,6 +27,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from pandas.api.types import is_datetime64_any_dtype
 
 from activity_embeddings.transformations.feast_compat.joins import time_column_of
+from activity_embeddings.transformations.feast_compat.views import changed_view
 
 _LABEL_TIME = "__label_time"
 
@@ -49,57 +50,49 @@ def join(
     filter_by_created_timestamp: bool,
 ) -> RetrievalJob:
     """Join as Feast's DuckDB store does, each label with the row of each source that it gets."""
-    entity_df = _in_microseconds(entity_df)
-    time = _time_of(entity_df)
-    # With `filter_by_created_timestamp` a label may get an older row than its newest.
-    if time is None or filter_by_created_timestamp:
-        return DuckDBOfflineStore.get_historical_features(
-            config,
-            feature_views,
-            feature_refs,
-            entity_df,
-            registry,
-            project,
-            full_feature_names,
-            filter_by_created_timestamp,
-        )
-    labels = cast(pd.DataFrame, entity_df)
-    views = {id(view.batch_source): view for view in feature_views}
+    if isinstance(entity_df, pd.DataFrame):
+        time = time_column_of(entity_df)
+        entity_df = labels = _in_microseconds(entity_df, time)
+        # Other times are left to Feast; with `filter_by_created_timestamp` a label may get an older
+        # row than its newest.
+        if isinstance(labels[time].dtype, pd.DatetimeTZDtype) and not filter_by_created_timestamp:
+            views = {id(view.batch_source): view for view in feature_views}
 
-    def read(source: DataSource, repo: str) -> ibis.Table:
-        table = _read_data_source(source, repo)
-        return _newest(table, source, views[id(source)], labels, time)
+            def read(source: DataSource, repo: str) -> ibis.Table:
+                table = _read_data_source(source, repo)
+                return _newest(table, source, views[id(source)], labels, time)
 
-    return get_historical_features_ibis(
-        config=config,
-        feature_views=[_joined_by_time(view, time) for view in feature_views],
-        feature_refs=feature_refs,
-        entity_df=labels,
-        registry=registry,
-        project=project,
-        full_feature_names=full_feature_names,
-        data_source_reader=read,
-        data_source_writer=_write_data_source,
-        staging_location=config.offline_store.staging_location,
-        staging_location_endpoint_override=config.offline_store.staging_location_endpoint_override,
+            settings = config.offline_store
+            return get_historical_features_ibis(
+                config=config,
+                feature_views=[_joined_by_time(view, time) for view in feature_views],
+                feature_refs=feature_refs,
+                entity_df=labels,
+                registry=registry,
+                project=project,
+                full_feature_names=full_feature_names,
+                data_source_reader=read,
+                data_source_writer=_write_data_source,
+                staging_location=settings.staging_location,
+                staging_location_endpoint_override=settings.staging_location_endpoint_override,
+            )
+    return DuckDBOfflineStore.get_historical_features(
+        config,
+        feature_views,
+        feature_refs,
+        entity_df,
+        registry,
+        project,
+        full_feature_names,
+        filter_by_created_timestamp,
     )
 
 
-def _in_microseconds(labels: pd.DataFrame | str) -> pd.DataFrame | str:
+def _in_microseconds(labels: pd.DataFrame, time: str) -> pd.DataFrame:
     """Return labels as DuckDB knows times: one between two microseconds is as of the first."""
-    if isinstance(labels, pd.DataFrame):
-        time = time_column_of(labels)
-        if is_datetime64_any_dtype(labels[time].dtype):
-            labels = labels.assign(**{time: labels[time].dt.as_unit("us")})
-    return labels
-
-
-def _time_of(labels: pd.DataFrame | str) -> str | None:
-    """Return the column with the times of labels; None where these are not known as times here."""
-    if not isinstance(labels, pd.DataFrame):
-        return None
-    time = time_column_of(labels)
-    return time if isinstance(labels[time].dtype, pd.DatetimeTZDtype) else None
+    if not is_datetime64_any_dtype(labels[time].dtype):
+        return labels
+    return labels.assign(**{time: labels[time].dt.as_unit("us")})
 
 
 def _joined_by_time(view: FeatureView, time: str) -> FeatureView:
@@ -107,11 +100,9 @@ def _joined_by_time(view: FeatureView, time: str) -> FeatureView:
     keys = _keys(view)
     if not keys:
         return view
-    copied = object.__new__(type(view))
     projection = copy(view.projection)
     projection.join_key_map = {**keys, _LABEL_TIME: time}
-    copied.__dict__.update(view.__dict__, projection=projection)
-    return copied
+    return changed_view(view, projection=projection)
 
 
 def _keys(view: FeatureView) -> dict[str, str]:

@@ -22,7 +22,7 @@ from feast.data_source import DataSource
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 
 from activity_embeddings.transformations.arrow import require_columns, require_zoned_time
-from activity_embeddings.transformations.errors import InvalidData, unreadable
+from activity_embeddings.transformations.errors import InvalidData, InvalidInput, unreadable
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.files import path_within
 from activity_embeddings.transformations.offline.columns import RowsAsked
@@ -132,7 +132,8 @@ def table_of(source: IcebergSource, catalog: Catalog | None) -> Table | None:
 class IcebergRows:
     """A `SourceRows` in an Iceberg table, as it is when it is first asked for.
 
-    Every method raises `InvalidData` where the table cannot be read.
+    Every method raises `InvalidData` where the table cannot be read, and `StoreUnreachable` where
+    its catalog or its files are away.
 
     Parameters
     ----------
@@ -312,7 +313,7 @@ class IcebergRows:
         """Say which source cannot be read; errors of the libraries have no common class."""
         try:
             yield
-        except (ImportError, InvalidData):
+        except (ImportError, InvalidInput):
             raise
         except Exception as error:
             raise unreadable(self.label, error, "a readable Iceberg table") from error

@@ -23,6 +23,7 @@ from activity_embeddings.transformations.artifacts import (
     require_everywhere,
 )
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.feast_compat.views import changed_view
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.iceberg import is_iceberg, located
 
@@ -89,10 +90,8 @@ def located_view(view: FeatureView, config: RepoConfig) -> FeatureView:
     """Return a view whose source is where it is for the feature repo."""
     if view.batch_source is None:
         return view
-    copied = object.__new__(type(view))
     source = located_source(checked_source(view, config), config)
-    copied.__dict__.update(view.__dict__, batch_source=source)
-    return copied
+    return changed_view(view, batch_source=source)
 
 
 def located_source(source: DataSource, config: RepoConfig) -> DataSource:

@@ -82,8 +82,8 @@ def is_parquet(source: DataSource) -> TypeGuard[FileSource]:
 class ParquetFiles:
     """A `SourceRows` of files, as they are when they are first asked for.
 
-    Every method raises `InvalidData` where the folder, or a file in it, cannot be read. The
-    message names it.
+    Every method raises `InvalidData` where the folder, or a file in it, cannot be read, and
+    `StoreUnreachable` where the object store is away. The message names it.
 
     Parameters
     ----------

@@ -64,7 +64,8 @@ class _Type:
 class PostgresTable:
     """A `SourceRows` in PostgreSQL, as it is when it is first asked for.
 
-    Every method raises `InvalidData` where it cannot be read.
+    Every method raises `InvalidData` where it cannot be read, and `StoreUnreachable` where the
+    server does not answer.
 
     Parameters
     ----------

@@ -108,6 +108,8 @@ class SourceRows(Protocol):
         ------
         InvalidData
             The source cannot be read, or lacks a column; see the classes that are one.
+        StoreUnreachable
+            Its store does not answer.
         """
 
     def most_rows(self, start: int | None, end: int) -> int:
