@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from activity_embeddings.training.from_repo import TrainingSource
+from activity_embeddings.transformations.batch.options import run_options
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.definitions.registered import registered_model
 from activity_embeddings.transformations.definitions.tags import vector_spec_of
@@ -251,6 +252,20 @@ def test_a_late_posting_within_an_interval_that_was_published_is_published_too(r
     assert_same(offline(repo), expected_vectors(more, at(2)))
     # Item 5 has a newer one online already, which stays.
     assert_same(online(repo), newest(expected_vectors(more, at(2))))
+
+
+def test_what_a_plan_says_of_item_vectors_is_what_the_run_then_does(repo):
+    repo.materialize(at(0), at(2))
+    before = repo.stores()
+    with run_options(dry_run=True):
+        repo.store.materialize(at(2), at(4.5))
+    assert repo.stores() == before
+    repo.materialize(at(2), at(4.5))
+    files = sorted((repo.data / "snapshots" / "_runs").glob("*.json"))
+    plan, run = (json.loads(file.read_text())["steps"] for file in files[-2:])
+    assert [step["views"] for step in plan] == [step["views"] for step in run]
+    vectors = plan[0]["views"]["job_embedding"]
+    assert vectors["version"] == "1" and vectors["rows"] >= vectors["pushed_rows"] > 0
 
 
 def test_materializing_again_or_less_changes_no_byte(repo):

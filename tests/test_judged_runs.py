@@ -127,7 +127,12 @@ def test_a_plan_says_what_a_run_would_do_and_changes_nothing(repo):
     assert planned.exit_code == 0, planned.output
     assert "a dry run, nothing was published" in planned.output
     assert "1 snapshot as of 2024-03-02 00:00 UTC" in planned.output
-    assert "600 offline in 4 views" in planned.output
+    assert "1 snapshot as of 2024-03-02 00:00 UTC, 4 files new or changed" in planned.output
+    assert "600 offline in 4 views; 600 online" in planned.output
+    lines = [line.split() for line in planned.output.splitlines()]
+    assert ["job_embedding", "1", "0", "0", "0", "0"] in lines
+    assert ["job_activity_sequence", "1", "150", "0", "0", "150"] in lines
+    assert ["job_activity_embedding_geometric_decay", "1", "150", "0", "0", "150"] in lines
     assert repo.stores() == before
     assert (repo.data / "registry.db").read_bytes() == registry
     assert records(repo)[-1]["outcome"] == "dry run"
@@ -135,6 +140,35 @@ def test_a_plan_says_what_a_run_would_do_and_changes_nothing(repo):
     assert "job_activity_sequence/v1/as_of=20240302T000000Z/snapshot.parquet" in str(
         repo.snapshot_files().keys()
     )
+
+
+def test_what_a_plan_says_of_each_view_is_what_the_run_then_does(repo):
+    def planned_and_done(start, end):
+        moments = [f"{at(day):%Y-%m-%dT%H:%M:%S}" for day in (start, end)]
+        planned = command(repo, "plan", *moments)
+        before = repo.stores()
+        assert planned.exit_code == 0, planned.output
+        done = command(repo, "materialize", *moments)
+        assert done.exit_code == 0 and repo.stores() != before, done.output
+        plan, run = (record["steps"] for record in records(repo)[-2:])
+        assert [step["views"] for step in plan] == [step["views"] for step in run]
+        return planned.output, {
+            view: facts for step in run for view, facts in step["views"].items()
+        }
+
+    repo.write_events(events_table(events(range(-25, 31))))
+    _, views = planned_and_done(1, 29)
+    assert views["job_activity_sequence"]["rows"] == 28 * 150
+    assert views["job_embedding"]["pushed_rows"] == 0  # its vectors are older
+    # One comes in between, events of the past have changed, and the first is too old.
+    repo.write_events(events_table(events([*range(-25, 2), *range(4, 31)])))
+    set_engine(repo, "retention_days: 28")
+    printed, views = planned_and_done(0.5, 29)
+    sequences = views["job_activity_sequence"]
+    assert 0 < sequences["replaced"] == sequences["rows"] - 150 < 28 * 150
+    assert (len(sequences["expired"]), sequences["expired_rows"]) == (1, 150)
+    assert f"in place of {4 * sequences['replaced']:,}; " in printed
+    assert "expired  4 snapshots of 600 rows" in printed
 
 
 def test_a_plan_is_refused_as_a_run_would_be(repo_with_new_ids):

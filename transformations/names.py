@@ -175,6 +175,9 @@ class DomainNames:
         return cls(**json.loads(tags[Tag.DOMAIN]))
 
 
+SEQUENCES_VERSION = "1"
+"""Of every sequence view: they have none of their own."""
+
 JOBS = DomainNames()
 """Names where nobody says others, as in the sample data: members act on jobs."""
 

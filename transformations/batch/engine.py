@@ -41,6 +41,7 @@ from activity_embeddings.transformations.batch.guards import Guards, Judge
 from activity_embeddings.transformations.batch.options import RunOptions, current_options
 from activity_embeddings.transformations.batch.plan import MaterializePlan, is_ours
 from activity_embeddings.transformations.batch.record import RunRecord, sink_of_records
+from activity_embeddings.transformations.batch.report import view_table
 from activity_embeddings.transformations.batch.steps import Context, Step, steps_of
 from activity_embeddings.transformations.errors import (
     InvalidInput,
@@ -241,10 +242,9 @@ class ActivityComputeEngine(ComputeEngine):
             for step in steps:
                 step.judge()
             if options.dry_run:
-                reports.info(
-                    "activity embeddings: a dry run, nothing was published; as it would be:"
-                )
-                _say(steps)
+                for step in steps:
+                    step.preview()
+                _say_plan(steps, plan.others)
                 return [_succeeded(task) for task in tasks]
             self._rows.prepare([task.feature_view for task in tasks])
             for step in steps:
@@ -313,6 +313,16 @@ def _say(steps: Sequence[Step]) -> None:
     for step in steps:
         if str(step):
             reports.info("%s", step, extra={"facts": step.facts()})
+
+
+def _say_plan(steps: Sequence[Step], others: Sequence[MaterializationTask]) -> None:
+    """Log what steps would do, of each view."""
+    reports.info("activity embeddings: a dry run, nothing was published; as it would be:")
+    _say(steps)
+    reports.info("%s", view_table({name: view for s in steps for name, view in s.views.items()}))
+    if others:
+        names = ", ".join(task.feature_view.name for task in others)
+        reports.info("  Feast's own engine would materialize %s", names)
 
 
 def _succeeded(task: MaterializationTask) -> MaterializationJob:

@@ -214,7 +214,7 @@ def _published(record: Mapping[str, Any]) -> str:
         moments = step.get("snapshots") or []
         last = f" as of {utc(to_datetime(moments[-1]))}" if moments else ""
         rows = next((step[name] for name in ("rows", "new", "given") if name in step), 0)
-        views = step["views"]
+        views = list(step["views"])
         named = views[0] if len(views) == 1 else counted(len(views), "view")
         parts.append(f"{named}{last}: {counted(rows, 'row')}")
     return "; ".join(parts)

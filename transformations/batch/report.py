@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,35 @@ from activity_embeddings.transformations.batch.guards import Verdict
 from activity_embeddings.transformations.batch.seconds import Seconds
 from activity_embeddings.transformations.times import to_datetime
 from activity_embeddings.transformations.wording import counted, passed_over, share, utc
+
+
+@dataclass
+class ViewReport:
+    """What a run did to one view, or what it would do.
+
+    Attributes
+    ----------
+    version
+        Of the view: of its model or item encoder, or of the user's vectors.
+    rows
+        Written offline, of snapshots that are new or changed.
+    replaced
+        That were there in place of these.
+    expired
+        As-of times of snapshots that were older than the kept history needs.
+    expired_rows
+        Of these.
+    pushed_rows, pushed_values
+        Written online.
+    """
+
+    version: str
+    rows: int = 0
+    replaced: int = 0
+    expired: list[int] = field(default_factory=list)
+    expired_rows: int = 0
+    pushed_rows: int = 0
+    pushed_values: int = 0
 
 
 @dataclass
@@ -26,12 +56,8 @@ class MaterializeReport:
     changed: int = 0
     members: int = 0
     silent: int = 0
-    rows: int = 0
-    views: int = 0
-    pushed_rows: int = 0
-    pushed_values: int = 0
+    views: dict[str, ViewReport] = field(default_factory=dict)
     pushed_by_workers: int = 0
-    expired: int = 0
     hidden_files: int = 0
     by_tensorflow: dict[str, str] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
@@ -42,10 +68,33 @@ class MaterializeReport:
         """Add the seconds of the body to those of a name."""
         return self.seconds.timed(name)
 
+    @property
+    def rows(self) -> int:
+        """Rows written offline, of all views."""
+        return sum(view.rows for view in self.views.values())
+
+    @property
+    def pushed_rows(self) -> int:
+        """Rows written online, of all views."""
+        return sum(view.pushed_rows for view in self.views.values())
+
+    @property
+    def pushed_values(self) -> int:
+        """Values written online: rows times features, of all views."""
+        return sum(view.pushed_values for view in self.views.values())
+
+    @property
+    def expired(self) -> int:
+        """Snapshots that expired, of all views."""
+        return sum(len(view.expired) for view in self.views.values())
+
     def facts(self) -> dict[str, Any]:
-        """Return what the record of the run keeps."""
+        """Return what the record of the run keeps of all views together."""
+        left_out = ("verdicts", "views")
+        totals = ("rows", "pushed_rows", "pushed_values", "expired")
         return {
-            **{name: value for name, value in vars(self).items() if name != "verdicts"},
+            **{name: value for name, value in vars(self).items() if name not in left_out},
+            **{name: getattr(self, name) for name in totals},
             "guards": [verdict.facts() for verdict in self.verdicts],
         }
 
@@ -58,7 +107,8 @@ class MaterializeReport:
             f"  events   {self.events:,} read, {counted(self.duplicates, 'duplicate')} left out; "
             f"{self._ignored()}{unknown} of the activity in the windows is on unknown items\n"
             f"  members  {self.members:,} in the last snapshot, {self.silent:,} of them silent\n"
-            f"  rows     {self.rows:,} offline in {counted(self.views, 'view')}; "
+            f"  rows     {self.rows:,} offline in {counted(len(self.views), 'view')}"
+            f"{self._replaced()}; "
             f"{self.pushed_rows:,} online ({counted(self.pushed_values, 'value')})\n"
             f"{self._expired()}{self._hidden()}{self._by_tensorflow()}{self._guards()}"
             f"  seconds  {seconds}"
@@ -74,9 +124,15 @@ class MaterializeReport:
         ignored = self.other_actions
         return f"{counted(ignored, 'event')} of other actions ignored; " if ignored else ""
 
+    def _replaced(self) -> str:
+        replaced = sum(view.replaced for view in self.views.values())
+        return f" in place of {replaced:,}" if replaced else ""
+
     def _expired(self) -> str:
-        expired = self.expired
-        return f"  expired  {counted(expired, 'snapshot')}\n" if expired else ""
+        if not self.expired:
+            return ""
+        rows = sum(view.expired_rows for view in self.views.values())
+        return f"  expired  {counted(self.expired, 'snapshot')} of {counted(rows, 'row')}\n"
 
     def _hidden(self) -> str:
         return f"  files    {passed_over(self.hidden_files)}\n" if self.hidden_files else ""
@@ -109,3 +165,31 @@ class MaterializeReport:
         return (
             f" as of {last}" if first == last else f" from {first.removesuffix(' UTC')} to {last}"
         )
+
+
+def view_table(views: Mapping[str, ViewReport]) -> str:
+    """Return what is done to each view, one line each.
+
+    Parameters
+    ----------
+    views
+        By name.
+    """
+    heads = ["version", "rows offline", "in place of", "rows expired", "rows online"]
+    lines = [["view", *heads]] + [
+        [
+            name,
+            view.version,
+            *(f"{n:,}" for n in (view.rows, view.replaced, view.expired_rows, view.pushed_rows)),
+        ]
+        for name, view in views.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  "
+        + "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )

@@ -44,10 +44,11 @@ from activity_embeddings.transformations.batch.executors.partition import (
     Rows,
 )
 from activity_embeddings.transformations.batch.guards import VECTORS, Judge, Verdict, with_activity
-from activity_embeddings.transformations.batch.report import MaterializeReport
+from activity_embeddings.transformations.batch.report import MaterializeReport, ViewReport
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.offline.sinks.base import (
+    AfterCommit,
     SnapshotSink,
     SnapshotWriter,
     Staging,
@@ -152,6 +153,10 @@ class SnapshotRun:
         self._facts = {self.sequence_sink: {"spec": self.spec.to_dict()}} | {
             target.sink: facts_of(target.model) for target in self.targets
         }
+        self._named = {self.sequence_sink: (self.domain.sequence_view, names.SEQUENCES_VERSION)} | {
+            target.sink: (self.domain.embedding_view(target.model.name), target.model.version)
+            for target in self.targets
+        }
         computation = Computation(
             spec=self.spec,
             vectors=self.vectors,
@@ -170,7 +175,7 @@ class SnapshotRun:
         # The events of cut-offs that are left, where they fit into memory.
         self._held: ActivityEvents | None = None
         self._fit = True
-        self.report.views = len(self._sinks)
+        self.report.views = {view: ViewReport(version) for view, version in self._named.values()}
         for sink, facts in self._facts.items():
             if self._committed[sink]:
                 what = f"model {facts['model']!r}" if "model" in facts else "the sequence view"
@@ -304,8 +309,8 @@ class SnapshotRun:
                     for sink in self._sinks:
                         stack.enter_context(sink.together())
                     for sink in reversed(self._sinks):
-                        if as_of in self._staged[sink] and sink.commit(as_of):
-                            self.changed[sink].add(as_of)
+                        if as_of in self._staged[sink]:
+                            self._commit(sink, as_of)
         for sink in self._sinks:
             self._committed[sink] |= self._staged[sink]
             self._staged[sink] = set()
@@ -314,11 +319,44 @@ class SnapshotRun:
         done, self._computed = self._computed, []
         return [part.name for part in done if part.name]
 
+    def preview(self) -> None:
+        """Find what to commit every staged snapshot would change, in `changed`; commit none."""
+        for sink in self._sinks:
+            for as_of in sorted(self._staged[sink]):
+                if sink.differs(as_of):
+                    self._add_changed(sink, as_of, *self._sizes(sink, as_of))
+        self.report.changed = sum(len(times) for times in self.changed.values())
+
+    def after_commit(self, sink: SnapshotSink) -> AfterCommit:
+        """Return the snapshots of a sink as they will be once what is staged is committed."""
+        return AfterCommit(sink, self._staged[sink])
+
+    def report_of(self, sink: SnapshotSink) -> ViewReport:
+        """Return what the report says of the view that a sink is of."""
+        return self.report.views[self._named[sink][0]]
+
     def abandon(self) -> None:
         """Drop what is staged and not committed."""
         self._executor.close()
         self._writers.shutdown()
         self._drop_staged()
+
+    def _commit(self, sink: SnapshotSink, as_of: int) -> None:
+        """Put one staged snapshot into place."""
+        sizes = self._sizes(sink, as_of)
+        if sink.commit(as_of):
+            self._add_changed(sink, as_of, *sizes)
+
+    def _sizes(self, sink: SnapshotSink, as_of: int) -> tuple[int, int]:
+        """Return how many rows a staged snapshot has, and how many are in its place."""
+        there = [as_of] if as_of in self._committed[sink] else []
+        return sink.staging.count_rows([as_of]), sink.count_rows(there)
+
+    def _add_changed(self, sink: SnapshotSink, as_of: int, rows: int, replaced: int) -> None:
+        self.changed[sink].add(as_of)
+        view = self.report_of(sink)
+        view.rows += rows
+        view.replaced += replaced
 
     def _drop_staged(self) -> None:
         for sink in self._sinks:
@@ -504,7 +542,6 @@ class SnapshotRun:
             return
         for sink in draft.writers:
             self._staged[sink].add(draft.as_of)
-            self.report.rows += draft.members
         if draft.with_activity:
             self._active = {draft.as_of: pa.concat_arrays(draft.with_activity)}
         self.report.positions += draft.positions
@@ -527,8 +564,7 @@ class SnapshotRun:
 
     def _read(self, sink: SnapshotSink, as_of: int, columns: Sequence[str]) -> pa.Table:
         """Read a snapshot as it will be once what is staged is committed."""
-        where = sink.staging if as_of in self._staged[sink] else sink
-        return where.read(as_of, columns)
+        return self.after_commit(sink).read(as_of, columns)
 
     def _members_with_activity(self, sink: SnapshotSink, as_of: int) -> pa.Array:
         """Return the members of a view's snapshot who had activity.

@@ -7,8 +7,8 @@ A step that fails while it computes leaves the stores as they were, whatever the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ from activity_embeddings.transformations.batch.plan import (
     require_times,
 )
 from activity_embeddings.transformations.batch.record import RunRecord
-from activity_embeddings.transformations.batch.report import MaterializeReport
+from activity_embeddings.transformations.batch.report import MaterializeReport, ViewReport
 from activity_embeddings.transformations.batch.snapshot_run import (
     EmbeddingTarget,
     SnapshotRun,
@@ -53,7 +53,7 @@ from activity_embeddings.transformations.errors import InvalidData, InvalidInput
 from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.names import DomainNames, Role, Tag
 from activity_embeddings.transformations.offline.located import source_label
-from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
+from activity_embeddings.transformations.offline.sinks.base import AfterCommit, SnapshotSink
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.offline.sources import (
     count_hidden_files,
@@ -69,7 +69,10 @@ from activity_embeddings.transformations.offline.sources import (
 from activity_embeddings.transformations.online.base import KeepMerge, RowStore
 from activity_embeddings.transformations.online.live_rows import KeepLiveEvents
 from activity_embeddings.transformations.online.publish import (
+    PushCount,
+    count_snapshots,
     newest_by_time,
+    newest_of_keys,
     push_snapshots,
     push_table,
 )
@@ -178,11 +181,18 @@ class Step(Protocol):
             It is too different. The stores are as they were.
         """
 
+    def preview(self) -> None:
+        """Find what `publish` would do, for the report; the stores stay as they are."""
+
     def publish(self) -> None:
         """Commit offline, then push online, then say what was done."""
 
     def abandon(self) -> None:
         """Drop what is written aside and not committed."""
+
+    @property
+    def views(self) -> Mapping[str, ViewReport]:
+        """What was done to each view, or would be, by its name."""
 
     def facts(self) -> dict[str, Any]:
         """Return what the record of the run keeps of the step, `views` among it."""
@@ -223,6 +233,14 @@ class EncodedVectors:
     def judge(self) -> None:
         """Do nothing: vectors are only added."""
 
+    def preview(self) -> None:
+        """See `Step.preview`."""
+        if self._view.online:
+            after = AfterCommit(self._run.sink, self._run.staged)
+            self._run.report.pushed = count_snapshots(
+                self._context.rows, self._view, after, changed=(), newest=newest_by_time
+            ).rows
+
     def publish(self) -> None:
         """Commit new vectors, push each item's newest, write the table, and print the report."""
         self._run.commit()
@@ -242,9 +260,15 @@ class EncodedVectors:
         """See `Step.abandon`."""
         self._run.abandon()
 
+    @property
+    def views(self) -> Mapping[str, ViewReport]:
+        """See `Step.views`."""
+        report = self._run.report
+        return {self._view.name: _of_vectors(self._view, report.new, report.pushed)}
+
     def facts(self) -> dict[str, Any]:
         """See `Step.facts`."""
-        return {"views": [self._view.name], **vars(self._run.report)}
+        return {**vars(self._run.report), "views": _facts_of(self.views)}
 
     def __str__(self) -> str:
         return str(self._run.report)
@@ -279,6 +303,7 @@ class GivenVectors:
 
     def __init__(self, context: Context, task: MaterializationTask) -> None:
         self._context, self._task, self._view = context, task, task.feature_view
+        self._pushed = 0
 
     def compute(self) -> None:
         """Read the rows up to the end of the interval, and check them."""
@@ -299,24 +324,35 @@ class GivenVectors:
     def judge(self) -> None:
         """Do nothing: vectors were checked one by one."""
 
+    def preview(self) -> None:
+        """See `Step.preview`."""
+        if self._view.online:
+            start = to_us(self._task.start_time)
+            self._pushed = len(newest_of_keys(self._view, self._table, start=start))
+
     def publish(self) -> None:
         """Push each item's newest vector of the interval, and write the table."""
         if self._view.online:
-            push_table(
+            self._pushed = push_table(
                 self._context.rows,
                 self._view,
                 self._table,
                 start=to_us(self._task.start_time),
                 progress=self._task.tqdm_builder,
-            )
+            ).rows
         self._context.write_vector_table(self._task, self._vectors)
 
     def abandon(self) -> None:
         """Do nothing: nothing is written aside."""
 
+    @property
+    def views(self) -> Mapping[str, ViewReport]:
+        """See `Step.views`."""
+        return {self._view.name: _of_vectors(self._view, 0, self._pushed)}
+
     def facts(self) -> dict[str, Any]:
         """See `Step.facts`."""
-        return {"views": [self._view.name], "given": len(self._table)}
+        return {"given": len(self._table), "views": _facts_of(self.views)}
 
     def __str__(self) -> str:
         return ""
@@ -363,6 +399,17 @@ class Snapshots:
             committed = sum(map(len, run.changed.values()))
             require_passed(verdicts, run.report.snapshots[-1], committed=committed)
 
+    def preview(self) -> None:
+        """See `Step.preview`."""
+        run = self._run
+        run.preview()
+        for task, snapshots, changed in self._to_push():
+            view = task.feature_view
+            count = count_snapshots(self._context.rows, view, snapshots, changed=changed)
+            _add_pushed(run.report_of(snapshots.sink), count)
+        for snapshots in self._of_tasks():
+            self._find_expired(snapshots)
+
     def publish(self) -> None:
         """Commit, go on with the parts that are left, and push the newest rows."""
         run = self._run
@@ -374,34 +421,51 @@ class Snapshots:
         self._close_bar()
         with run.report.timed("push online"):
             self._push()
-        for task in self._plan.tasks:
-            sink = self._context.sink_of(task.feature_view)
-            run.report.expired += len(expire(sink, self._context.retention))
+        for snapshots in self._of_tasks():
+            self._find_expired(snapshots)
+            old = run.report_of(snapshots.sink).expired
+            if old:
+                snapshots.sink.expire(old[-1] + 1)
 
     def _push(self) -> None:
         """Push the newest rows of each view that is served."""
         run = self._run
         with PartWriter(self._context.rows, self._context.workers) as write:
-            for task in self._plan.tasks:
-                view = task.feature_view
-                if not view.online:
-                    continue
-                sink = self._context.sink_of(view)
-                # The newest snapshot is pushed whenever it was asked for, changed or not, so
-                # that materializing again refills an online store.
-                asked = set(run.cutoffs) & set(sink.committed()[-1:])
+            for task, snapshots, changed in self._to_push():
                 count = push_snapshots(
                     self._context.rows,
-                    view,
-                    sink,
-                    changed=run.changed[sink] | asked,
-                    keep=_keep_of(view),
+                    task.feature_view,
+                    snapshots.sink,
+                    changed=changed,
+                    keep=_keep_of(task.feature_view),
                     write=write,
                     progress=task.tqdm_builder,
                 )
-                run.report.pushed_rows += count.rows
-                run.report.pushed_values += count.values
+                _add_pushed(run.report_of(snapshots.sink), count)
         run.report.pushed_by_workers = write.by_workers
+
+    def _of_tasks(self) -> Iterator[AfterCommit]:
+        """Yield the snapshots of each task's view, as they will be."""
+        for task in self._plan.tasks:
+            yield self._run.after_commit(self._context.sink_of(task.feature_view))
+
+    def _to_push(self) -> Iterator[tuple[MaterializationTask, AfterCommit, set[int]]]:
+        """Yield each view that is served, its snapshots, and which of them are new to a store.
+
+        The newest snapshot is pushed whenever it was asked for, changed or not, so that
+        materializing again refills an online store.
+        """
+        run = self._run
+        for task, snapshots in zip(self._plan.tasks, self._of_tasks(), strict=True):
+            if task.feature_view.online:
+                asked = set(run.cutoffs) & set(snapshots.committed()[-1:])
+                yield task, snapshots, run.changed[snapshots.sink] | asked
+
+    def _find_expired(self, snapshots: AfterCommit) -> None:
+        """Add to the report which snapshots are older than the kept history needs."""
+        view = self._run.report_of(snapshots.sink)
+        view.expired = expired(snapshots.committed(), self._context.retention)
+        view.expired_rows = snapshots.count_rows(view.expired)
 
     def abandon(self) -> None:
         """See `Step.abandon`."""
@@ -421,10 +485,14 @@ class Snapshots:
         if self._bar is not None:
             self._bar.update(done)
 
+    @property
+    def views(self) -> Mapping[str, ViewReport]:
+        """See `Step.views`."""
+        return self._run.report.views
+
     def facts(self) -> dict[str, Any]:
         """See `Step.facts`."""
-        views = [task.feature_view.name for task in self._plan.tasks]
-        return {**self._run.report.facts(), "views": views}
+        return {**self._run.report.facts(), "views": _facts_of(self.views)}
 
     def __str__(self) -> str:
         return str(self._run.report)
@@ -498,23 +566,41 @@ class Snapshots:
         return vectors
 
 
-def expire(sink: SnapshotSink, retention: int | None) -> list[int]:
-    """Remove snapshots that no label of the kept history joins; return their as-of times.
+def expired(committed: Sequence[int], retention: int | None) -> list[int]:
+    """Return the as-of times of snapshots that no label of the kept history joins.
 
     Parameters
     ----------
-    sink
-        The snapshots.
+    committed
+        As-of times of all, ascending.
     retention
         Microseconds that the history is to reach back from the newest snapshot; None keeps all.
     """
-    committed = sink.committed()
     if retention is None or not committed:
         return []
     first_label = committed[-1] - retention
     # The newest one at or before the first label is what that label joins.
-    before = max((t for t in committed if t <= first_label), default=committed[0])
-    return sink.expire(before)
+    kept = max((t for t in committed if t <= first_label), default=committed[0])
+    return [t for t in committed if t < kept]
+
+
+def _of_vectors(view: FeatureView, rows: int, pushed: int) -> ViewReport:
+    """Return what was done to a view of item vectors."""
+    return ViewReport(
+        vector_spec_of(view).version,
+        rows=rows,
+        pushed_rows=pushed,
+        pushed_values=pushed * len(view.features),
+    )
+
+
+def _add_pushed(view: ViewReport, count: PushCount) -> None:
+    view.pushed_rows += count.rows
+    view.pushed_values += count.values
+
+
+def _facts_of(views: Mapping[str, ViewReport]) -> dict[str, Any]:
+    return {name: asdict(view) for name, view in views.items()}
 
 
 def _keep_of(view: FeatureView) -> KeepMerge | None:

@@ -428,7 +428,12 @@ def sequence_view(
         ttl=spec.window,
         source=[view for pair in zip(event_views, vector_views, strict=True) for view in pair],
         sink_source=snapshot_source(
-            snapshots, domain.sequence_view, "1", *checks, repo=repo, owner=owner
+            snapshots,
+            domain.sequence_view,
+            names.SEQUENCES_VERSION,
+            *checks,
+            repo=repo,
+            owner=owner,
         ),
         # Of several kinds, ids of items are texts that say the kind.
         schema=sequence_fields(domain, _id_type(member), String if spec.kinds else _id_type(item)),

@@ -58,6 +58,7 @@ from activity_embeddings.transformations.offline.parquet_files import (
     is_parquet,
     plain_rows,
 )
+from activity_embeddings.transformations.offline.sinks.base import AfterCommit
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.offline.spill import (
     SAMPLE_ROWS,
@@ -507,11 +508,10 @@ def read_published_vectors(
     staged
         As-of times of vectors that are staged and not committed yet.
     """
-    sink = sink_of(view, config)
+    vectors = AfterCommit(sink_of(view, config), staged)
     item_id = key_of(view)
     columns = [item_id, names.EMBEDDING, names.EVENT_TIMESTAMP]
-    tables = [sink.read(as_of, columns) for as_of in sink.committed()]
-    tables += [sink.staging.read(as_of, columns) for as_of in staged]
+    tables = [vectors.read(as_of, columns) for as_of in vectors.committed()]
     empty = pa.schema(
         {
             item_id: _id_type(view),

@@ -34,7 +34,11 @@ from activity_embeddings.transformations.arrow import (
     time_column,
 )
 from activity_embeddings.transformations.files import make_folder
-from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
+from activity_embeddings.transformations.offline.sinks.base import (
+    AfterCommit,
+    SnapshotReader,
+    SnapshotSink,
+)
 from activity_embeddings.transformations.offline.spill import (
     SAMPLE_ROWS,
     memory_of,
@@ -55,10 +59,10 @@ _KEY = "__key"
 """Column of the keys of rows that are spilled."""
 
 Newest: TypeAlias = Callable[
-    [SnapshotSink, Sequence[int], set[int], str], Iterator[tuple[int, pa.BooleanArray]]
+    [SnapshotReader, Sequence[int], set[int], str], Iterator[tuple[int, pa.BooleanArray]]
 ]
-"""Takes the sink, all committed as-of times, the pending ones and the join key; returns the rows to
-write of each snapshot. Of one key at most one row is chosen."""
+"""Takes the snapshots, all committed as-of times, the pending ones and the join key; returns the
+rows to write of each snapshot. Of one key at most one row is chosen."""
 
 
 class WriteParts(Protocol):
@@ -133,18 +137,49 @@ def push_snapshots(
     for other in sink.other_versions():
         other.forget_published()
     identity = store_identity(rows.config)
-    mark = sink.published(identity)
-    committed = sink.committed()
-    pending = set(changed) | {t for t in committed if mark is None or t > mark}
+    pending = _pending(sink, sink.published(identity), changed)
     if not pending:
         return PushCount(0, 0)
-    join_key = join_key_of(view)
-    chosen = list((newest or newest_by_snapshot)(sink, committed, pending, join_key))
-    count = sum(chosen_rows.true_count for _, chosen_rows in chosen)
-    slices = _newest_slices(rows, view, sink, chosen, join_key)
-    _publish(rows, view, slices, keep, count, write, progress)
-    sink.mark_published(identity, committed[-1])
-    return PushCount(count, count * len(view.features))
+    chosen = _newest_rows(view, sink, pending, newest)
+    count = _count(view, chosen)
+    slices = _newest_slices(rows, view, sink, chosen, join_key_of(view))
+    _publish(rows, view, slices, keep, count.rows, write, progress)
+    sink.mark_published(identity, sink.committed()[-1])
+    return count
+
+
+def count_snapshots(
+    rows: RowStore,
+    view: FeatureView,
+    snapshots: AfterCommit,
+    *,
+    changed: Iterable[int],
+    newest: Newest | None = None,
+) -> PushCount:
+    """Return what `push_snapshots` would write once what is staged is committed.
+
+    Parameters
+    ----------
+    rows, view, changed, newest
+        See `push_snapshots`.
+    snapshots
+        As they will be.
+    """
+    mark = snapshots.sink.published(store_identity(rows.config))
+    pending = _pending(snapshots, mark, changed)
+    return _count(view, _newest_rows(view, snapshots, pending, newest) if pending else [])
+
+
+def newest_of_keys(view: FeatureView, table: pa.Table, *, start: int) -> np.ndarray:
+    """Return the rows of a table that `push_table` writes: int64 [n], one of each key."""
+    time = time_column(table, names.EVENT_TIMESTAMP, view.name)
+    order = np.argsort(time, kind="stable")
+    order = order[time[order] >= start]
+    _, key = rank_encode(single_chunk(table, join_key_of(view)).take(pa.array(order)))
+    # Of a key that is there several times, the position of the last.
+    last = np.full(key.max(initial=-1) + 1, 0)
+    last[key] = order
+    return last
 
 
 def push_table(
@@ -154,7 +189,7 @@ def push_table(
     *,
     start: int,
     progress: Callable[[int], tqdm] | None = None,
-) -> None:
+) -> PushCount:
     """Push each key's newest row of a table, as of `start` or later, in place of what is stored.
 
     Parameters
@@ -170,14 +205,7 @@ def push_table(
     progress
         Makes a progress bar of n rows.
     """
-    time = time_column(table, names.EVENT_TIMESTAMP, view.name)
-    order = np.argsort(time, kind="stable")
-    order = order[time[order] >= start]
-    _, key = rank_encode(single_chunk(table, join_key_of(view)).take(pa.array(order)))
-    # Of a key that is there several times, the position of the last.
-    last = np.full(key.max(initial=-1) + 1, 0)
-    last[key] = order
-    newest = take_rows(table, last)
+    newest = take_rows(table, newest_of_keys(view, table, start=start))
     for field in view.features:
         if field.dtype == Array(Float32):
             position = newest.column_names.index(field.name)
@@ -185,15 +213,16 @@ def push_table(
             newest = newest.set_column(position, field.name, floats)
     slices = _slices(newest.to_batches(WRITE_BATCH))
     _publish(rows, view, slices, None, len(newest), None, progress)
+    return PushCount(len(newest), len(newest) * len(view.features))
 
 
 def newest_by_snapshot(
-    sink: SnapshotSink, committed: Sequence[int], pending: set[int], join_key: str
+    snapshots: SnapshotReader, committed: Sequence[int], pending: set[int], join_key: str
 ) -> Iterator[tuple[int, pa.BooleanArray]]:
     """Yield (as of, which rows) of pending snapshots: the rows that no newer snapshot replaces."""
     seen: pa.Array | None = None
     for as_of in reversed([t for t in committed if t >= min(pending)]):
-        members = single_chunk(sink.read(as_of, [join_key]), join_key)
+        members = single_chunk(snapshots.read(as_of, [join_key]), join_key)
         if seen is None:
             fresh = pa.array(np.ones(len(members), dtype=bool))
             seen = members
@@ -205,17 +234,17 @@ def newest_by_snapshot(
 
 
 def newest_by_time(
-    sink: SnapshotSink, committed: Sequence[int], pending: set[int], join_key: str
+    snapshots: SnapshotReader, committed: Sequence[int], pending: set[int], join_key: str
 ) -> Iterator[tuple[int, pa.BooleanArray]]:
     """Yield (as of, which rows) of pending snapshots: the rows that have no newer one anywhere.
 
     For snapshots whose rows have times of their own: a late one may be older than the stored row.
     """
     columns = [join_key, names.EVENT_TIMESTAMP]
-    tables = [sink.read(as_of, columns) for as_of in committed]
+    tables = [snapshots.read(as_of, columns) for as_of in committed]
     _, key = rank_encode(single_chunk(pa.concat_tables(tables), join_key))
     time = np.concatenate(
-        [time_column(table, names.EVENT_TIMESTAMP, sink.place) for table in tables]
+        [time_column(table, names.EVENT_TIMESTAMP, snapshots.place) for table in tables]
     )
     order = np.lexsort((time, key))
     last = np.append(key[order[1:]] != key[order[:-1]], True)
@@ -239,6 +268,38 @@ def store_identity(config: RepoConfig) -> str:
         settings["path"] = str((Path(config.repo_path or ".") / settings["path"]).resolve())
     digest = hashlib.sha256(json.dumps([config.project, settings], sort_keys=True).encode())
     return f"{config.online_store.type}:{digest.hexdigest()[:12]}"
+
+
+def _pending(snapshots: SnapshotReader, mark: int | None, changed: Iterable[int]) -> set[int]:
+    """Return the as-of times of snapshots that a store has not seen as they are.
+
+    Parameters
+    ----------
+    snapshots
+        As they are, or will be.
+    mark
+        Up to which time the store has followed, None if unknown. A commit of other rows lowers it.
+    changed
+        As-of times whose snapshot is new or has other rows than before.
+    """
+    pending = set(changed)
+    if mark is None:
+        return pending.union(snapshots.committed())
+    seen = min([mark, *(as_of - 1 for as_of in pending)])
+    return pending.union(as_of for as_of in snapshots.committed() if as_of > seen)
+
+
+def _newest_rows(
+    view: FeatureView, snapshots: SnapshotReader, pending: set[int], newest: Newest | None
+) -> list[tuple[int, pa.BooleanArray]]:
+    """Return which rows of which pending snapshots are the newest of their keys."""
+    committed = snapshots.committed()
+    return list((newest or newest_by_snapshot)(snapshots, committed, pending, join_key_of(view)))
+
+
+def _count(view: FeatureView, chosen: Iterable[tuple[int, pa.BooleanArray]]) -> PushCount:
+    count = sum(rows.true_count for _, rows in chosen)
+    return PushCount(count, count * len(view.features))
 
 
 def _publish(

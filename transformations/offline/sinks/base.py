@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,15 +43,36 @@ FACTS = b"activity_embeddings"
 _RUNTIMES = "; `mix_runtimes: true` under `batch_engine` lets one history have both"
 
 
-class SnapshotSink(Protocol):
-    """The snapshots of one version of one view.
-
-    Two sinks are equal where they are the same place.
-    """
+class SnapshotReader(Protocol):
+    """The snapshots of one version of one view, to be read."""
 
     @property
     def place(self) -> str:
         """How errors call it."""
+
+    def committed(self) -> list[int]:
+        """Return the as-of times of the committed snapshots, microseconds, ascending."""
+
+    def read(self, as_of: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return a committed snapshot: its rows as they were written, in that order.
+
+        Parameters
+        ----------
+        as_of
+            One of `committed()`.
+        columns
+            Which columns, in the order of the snapshot; None: all of them.
+        """
+
+    def count_rows(self, times: Collection[int]) -> int:
+        """Return how many rows the committed snapshots as of some times have together."""
+
+
+class SnapshotSink(SnapshotReader, Protocol):
+    """The snapshots of one version of one view.
+
+    Two sinks are equal where they are the same place.
+    """
 
     @property
     def staging(self) -> Staging:
@@ -66,25 +87,14 @@ class SnapshotSink(Protocol):
             Another run has the lock.
         """
 
-    def committed(self) -> list[int]:
-        """Return the as-of times of the committed snapshots, microseconds, ascending."""
-
     def facts(self, as_of: int) -> dict[str, Any]:
         """Return what a committed snapshot says it was computed with."""
 
-    def read(self, as_of: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return a committed snapshot: its rows as they were written, in that order.
-
-        Parameters
-        ----------
-        as_of
-            One of `committed()`.
-        columns
-            Which columns, in the order of the snapshot; None: all of them.
-        """
-
     def batches(self, as_of: int, size: int) -> Iterator[pa.RecordBatch]:
         """Yield a committed snapshot in batches of at most `size` rows, in the order of `read`."""
+
+    def differs(self, as_of: int) -> bool:
+        """Return whether to commit a staged snapshot would change anything."""
 
     def commit(self, as_of: int) -> bool:
         """Put a staged snapshot into place, in one piece; return whether anything changed.
@@ -176,6 +186,10 @@ class Staging:
         """Return a snapshot, as `SnapshotSink.read` does."""
         return read_snapshot(self.file(as_of), columns)
 
+    def count_rows(self, times: Collection[int]) -> int:
+        """Return how many rows snapshots have together, as `SnapshotReader.count_rows` does."""
+        return count_rows(map(self.file, times))
+
     def batches(self, as_of: int, size: int) -> Iterator[pa.RecordBatch]:
         """Yield a snapshot in batches, as `SnapshotSink.batches` does."""
         yield from snapshot_batches(self.file(as_of), size)
@@ -183,6 +197,42 @@ class Staging:
     def clear(self) -> None:
         """Forget what is there, as what an interrupted run left."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class AfterCommit:
+    """A `SnapshotReader` of what a sink will have once staged snapshots are committed.
+
+    Parameters
+    ----------
+    sink
+        The sink.
+    staged
+        As-of times of what is staged and will be committed.
+    """
+
+    sink: SnapshotSink
+    staged: Collection[int]
+
+    @property
+    def place(self) -> str:
+        """See `SnapshotReader.place`."""
+        return self.sink.place
+
+    def committed(self) -> list[int]:
+        """See `SnapshotReader.committed`."""
+        return sorted({*self.sink.committed(), *self.staged})
+
+    def read(self, as_of: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """See `SnapshotReader.read`."""
+        where = self.sink.staging if as_of in self.staged else self.sink
+        return where.read(as_of, columns)
+
+    def count_rows(self, times: Collection[int]) -> int:
+        """See `SnapshotReader.count_rows`."""
+        staged = [as_of for as_of in times if as_of in self.staged]
+        there = [as_of for as_of in times if as_of not in self.staged]
+        return self.sink.staging.count_rows(staged) + self.sink.count_rows(there)
 
 
 class SnapshotWriter:
@@ -272,6 +322,11 @@ def read_snapshot(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
     # By its own columns alone: the name of its folder is none.
     chosen = None if columns is None else list(columns)
     return pq.read_table(file, columns=chosen, partitioning=None)
+
+
+def count_rows(files: Iterable[Path]) -> int:
+    """Return how many rows the files of snapshots have together."""
+    return sum(pq.read_metadata(file).num_rows for file in files)
 
 
 def open_snapshot(file: Path) -> pq.ParquetFile:

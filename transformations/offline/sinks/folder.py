@@ -15,7 +15,7 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,7 @@ from activity_embeddings.transformations.offline.sinks.base import (
     RUNS,
     SnapshotSink,
     Staging,
+    count_rows,
     lock_file,
     parse_partition,
     partition_name,
@@ -115,13 +116,24 @@ class FolderSink:
         """See `SnapshotSink.batches`."""
         yield from snapshot_batches(self.file(as_of), size)
 
+    def count_rows(self, times: Collection[int]) -> int:
+        """See `SnapshotReader.count_rows`."""
+        return count_rows(map(self.file, times))
+
+    def differs(self, as_of: int) -> bool:
+        """See `SnapshotSink.differs`."""
+        target = self.file(as_of)
+        return not target.exists() or not filecmp.cmp(
+            self.staging.file(as_of), target, shallow=False
+        )
+
     def commit(self, as_of: int) -> bool:
         """See `SnapshotSink.commit`."""
         staged, target = self.staging.file(as_of), self.file(as_of)
+        if not self.differs(as_of):
+            staged.unlink()
+            return False
         if target.exists():
-            if filecmp.cmp(staged, target, shallow=False):
-                staged.unlink()
-                return False
             self._lower_mark(as_of)
             # The snapshot may have been moved to another disk, and be linked.
             move_file(staged, target)

@@ -27,7 +27,7 @@ import base64
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -106,6 +106,10 @@ class Record:
 
     def __str__(self) -> str:
         return f"{self.content} {self.facts} {self.rows}"
+
+    def same(self, other: Record | None) -> bool:
+        """Return whether another snapshot was committed with the same rows and facts."""
+        return other is not None and (other.content, other.facts) == (self.content, self.facts)
 
     @classmethod
     def parse(cls, text: str) -> Record:
@@ -202,21 +206,24 @@ class IcebergSink:
         for part in _parts(table, as_of, _records(table)[as_of].rows):
             yield from part.to_batches(max_chunksize=size)
 
+    def count_rows(self, times: Collection[int]) -> int:
+        """See `SnapshotReader.count_rows`."""
+        from pyiceberg.expressions import In
+
+        return self._required().scan(row_filter=In(AS_OF, list(times))).count() if times else 0
+
+    def differs(self, as_of: int) -> bool:
+        """See `SnapshotSink.differs`."""
+        _, _, record = self._staged(as_of)
+        return not record.same(_records(self._load()).get(as_of))
+
     def commit(self, as_of: int) -> bool:
         """See `SnapshotSink.commit`."""
         staged = self.staging.file(as_of)
-        facts = json.dumps(read_facts(staged), sort_keys=True)
-        with open_snapshot(staged) as file:
-            schema = file.schema_arrow.remove_metadata()
-            record = Record(
-                content_hash(schema, file.iter_batches()),
-                hashlib.sha256(facts.encode()).hexdigest()[:16],
-                file.metadata.num_rows,
-            )
+        schema, facts, record = self._staged(as_of)
         table = self._load()
         self._require_unchanged(table)
-        there = _records(table).get(as_of)
-        if there is not None and (there.content, there.facts) == (record.content, record.facts):
+        if record.same(_records(table).get(as_of)):
             staged.unlink()
             return False
         table = table or self._create(schema)
@@ -239,6 +246,19 @@ class IcebergSink:
             raise
         staged.unlink()
         return True
+
+    def _staged(self, as_of: int) -> tuple[pa.Schema, str, Record]:
+        """Return what a staged snapshot is: its columns, facts and record."""
+        staged = self.staging.file(as_of)
+        facts = json.dumps(read_facts(staged), sort_keys=True)
+        with open_snapshot(staged) as file:
+            schema = file.schema_arrow.remove_metadata()
+            record = Record(
+                content_hash(schema, file.iter_batches()),
+                hashlib.sha256(facts.encode()).hexdigest()[:16],
+                file.metadata.num_rows,
+            )
+        return schema, facts, record
 
     def together(self) -> AbstractContextManager[None]:
         """See `SnapshotSink.together`; Iceberg commits one table after the other."""

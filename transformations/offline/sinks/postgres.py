@@ -17,7 +17,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,6 +193,32 @@ class PostgresSink:
         for batch in self._stream(as_of, self._schema(as_of)):
             for start in range(0, batch.num_rows, size):
                 yield batch.slice(start, size)
+
+    def count_rows(self, times: Collection[int]) -> int:
+        """See `SnapshotReader.count_rows`."""
+        if not times:
+            return 0
+        with statements(self.info) as cursor:
+            cursor.execute(
+                self._sql("SELECT count(*) FROM {rows} WHERE _as_of = ANY(%s)"),
+                ([to_datetime(as_of) for as_of in times],),
+            )
+            return _one(cursor)[0]
+
+    def differs(self, as_of: int) -> bool:
+        """See `SnapshotSink.differs`."""
+        file = self.staging.file(as_of)
+        content = _content(file, json.dumps(read_facts(file), sort_keys=True))
+        with statements(self.info) as cursor:
+            if not self._has_table(cursor):
+                return True
+            cursor.execute(
+                self._sql(
+                    "SELECT content FROM {snapshots} WHERE snapshots_of = {key} AND as_of = %s"
+                ),
+                (to_datetime(as_of),),
+            )
+            return cursor.fetchone() != (content,)
 
     def commit(self, as_of: int) -> bool:
         """See `SnapshotSink.commit`."""

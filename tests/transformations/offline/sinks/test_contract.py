@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from activity_embeddings.transformations.arrow import TIMESTAMP
 from activity_embeddings.transformations.errors import AlreadyRunning, ModelMismatch
 from activity_embeddings.transformations.offline.connections import kept_connections
-from activity_embeddings.transformations.offline.sinks.base import require_same_facts
+from activity_embeddings.transformations.offline.sinks.base import AfterCommit, require_same_facts
 from support import processes
 from support.s3_server import CREDENTIALS, REGION, make_bucket, s3_server
 from support.snapshot_places import (
@@ -78,6 +78,26 @@ def test_nothing_is_there_at_first(sink):
     assert sink.delete_members("member_id", MEMBERS) == 0
     sink.forget_published()
     sink.staging.clear()
+
+
+def test_rows_are_counted_and_what_a_commit_would_change_is_known_before(sink):
+    stage(sink, T, rows(MEMBERS))
+    assert sink.differs(T) and sink.committed() == []
+    after = AfterCommit(sink, [T])
+    assert after.committed() == [T] and after.count_rows([T]) == len(MEMBERS)
+    assert after.read(T).to_pylist() == rows(MEMBERS).to_pylist()
+    sink.commit(T)
+    publish(sink, T + DAY, rows(MEMBERS.slice(1)))
+    assert sink.count_rows([]) == 0
+    assert sink.count_rows([T + DAY]) == len(MEMBERS) - 1
+    assert sink.count_rows([T, T + DAY]) == 2 * len(MEMBERS) - 1
+    stage(sink, T, rows(MEMBERS))
+    assert not sink.differs(T)
+    stage(sink, T, rows(MEMBERS, seed=1))
+    assert sink.differs(T)
+    assert sink.read(T).to_pylist() == rows(MEMBERS).to_pylist()
+    sink.delete_members("member_id", MEMBERS.slice(0, 1))
+    assert sink.count_rows([T, T + DAY]) == 2 * len(MEMBERS) - 2
 
 
 def test_a_staged_snapshot_is_seen_only_after_its_commit_with_the_very_rows(sink, place):
