@@ -220,6 +220,7 @@ def test_a_item_encoder_is_trained_from_files(tmp_path, repo):
     assert (together["name"], together["version"]) == ("together", "1")
     assert together["vector_spec"] == encoder.vector_spec.to_dict()
     assert together["parameters"]["network"]["filters"] == 4
+    assert together["litert"]["compared"]["real"] > 0
 
 
 @pytest.mark.parametrize(

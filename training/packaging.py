@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from activity_embeddings.transformations.contract.activity_model import (
@@ -47,13 +48,15 @@ def package_model(
     spec: ActivitySpec,
     vector_spec: ItemVectorSpec,
     litert: bool = True,
+    sequences: Mapping[str, np.ndarray] | None = None,
     **facts: Any,
 ) -> ModelDescription:
     """Write `model` to the folder `path`, check it against the contract, and describe it.
 
     A LiteRT file is put beside the SavedModel where LiteRT gives the same values on made-up
-    sequences: processes that publish and serve then need no TensorFlow. The manifest says, under
-    `litert`, what became of it, and what a batch took by each.
+    sequences and on the real ones that are given: processes that publish and serve then need no
+    TensorFlow. The manifest says, under `litert`, what became of it, what was compared, and what a
+    batch took by each.
 
     Parameters
     ----------
@@ -68,6 +71,9 @@ def package_model(
         What the manifest says; see `activity_embeddings.transformations.contract.activity_model`.
     litert
         Whether to convert it. Without a LiteRT file TensorFlow computes its batches.
+    sequences
+        Real ones, as the inputs of the model: arrays [n, L] and [n, L, D] by name. A run of
+        `train` has those of some members.
     **facts
         JSON values for the manifest: description, training, metrics, parameters, …; `gpu` is the
         share of a GPU, 0 to 1, that a worker of a Ray cluster takes to run the model by TensorFlow.
@@ -75,7 +81,8 @@ def package_model(
     Raises
     ------
     InvalidInput
-        The model does not keep the contract. `path` is left as it was.
+        The model does not keep the contract, or sequences are not its inputs. `path` is left as it
+        was.
     """
 
     def describe(folder: Path) -> ModelDescription:
@@ -89,7 +96,7 @@ def package_model(
     def write(folder: Path) -> None:
         state(folder)
         if litert:
-            conversion = convert(describe(folder))
+            conversion = convert(describe(folder), sequences=sequences)
             if conversion.content is not None:
                 (folder / FILE).write_bytes(conversion.content)
             state(folder, **{FACT: conversion.facts()})

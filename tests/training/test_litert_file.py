@@ -105,6 +105,61 @@ class Stateful(tf.Module):
         return {"x": total + tf.random.uniform(tf.shape(total))}
 
 
+class StatefulOnLongVectors(tf.Module):
+    """Gives other values at each call where vectors are longer than any that is made up."""
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 6, 5], tf.float32, name="item_embeddings"),
+            tf.TensorSpec([None, 6], tf.int32, name="actions"),
+        ]
+    )
+    def serve(self, item_embeddings, actions):
+        total = tf.reduce_sum(item_embeddings, axis=1)
+        noise = tf.random.uniform(tf.shape(total), minval=1.0, maxval=2.0)
+        return {"x": total + tf.where(tf.abs(total) > 1000.0, noise, tf.zeros_like(total))}
+
+
+def real(**changes):
+    sequences = {
+        "item_embeddings": np.random.default_rng(0).normal(size=(9, 6, 5)).astype(np.float32),
+        "actions": np.full((9, 6), 1, np.int32),
+    }
+    return sequences | changes
+
+
+def test_a_difference_that_only_real_sequences_show_is_found(tmp_path):
+    module, usual = StatefulOnLongVectors(), real()
+    assert package(module, tmp_path / "1").converted is not None
+    alike = package(module, tmp_path / "2", sequences=usual)
+    assert read_manifest(alike.path)["litert"]["compared"] == {"made up": 4, "real": 9}
+    # The last of them, which is not compared alone.
+    usual["item_embeddings"][-1] *= 1e4
+    different = package(module, tmp_path / "3", sequences=usual)
+    assert different.converted is None and different.runtime == "tensorflow"
+    assert "LiteRT's 'x' differs by" in different.summary()
+    assert "on sequences that are real" in different.summary()
+
+
+@pytest.mark.parametrize(
+    "sequences",
+    [
+        {},
+        {"actions": real()["actions"]},
+        real(actions=np.zeros((9, 5), np.int32)),
+        real(actions=np.zeros((8, 6), np.int32)),
+        real(item_embeddings=np.zeros((9, 6, 4), np.float32)),
+        {name: values[:0] for name, values in real().items()},
+    ],
+)
+def test_sequences_that_the_model_does_not_take_are_refused(packaged, sequences):
+    before = (packaged.path / FILE).read_bytes()
+    expected = r"'some': `sequences` should be its inputs .*\(\d, 6, 5\).*Received: {"
+    with pytest.raises(InvalidInput, match=expected):
+        package(GeometricDecay(r=0.5).build(SPEC, VECTOR_SPEC), packaged.path, sequences=sequences)
+    assert (packaged.path / FILE).read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("model", "why"),
     [(Unconvertible(), "LiteRT cannot run it: "), (Stateful(), "LiteRT's 'x' differs by ")],

@@ -225,6 +225,7 @@ def train_item_encoder(
                 version=version,
                 spec=plan.spec,
                 vector_spec=encoder.vector_spec,
+                sequences=towers.sequences,
                 **towers.facts,
             )
             click.echo(f"{model.summary()}\n{network.network_out}")

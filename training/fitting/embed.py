@@ -19,6 +19,8 @@ from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpe
 
 BATCH = 1024
 """Sequences a model call."""
+MOST_MEMBERS = 128
+"""Of whom a run keeps the sequences."""
 
 Outputs = Callable[[Sequences, ActivityHistory], dict[str, np.ndarray]]
 """Makes a model's outputs by name, float32 [n, d] each, of sequences and their history."""
@@ -57,18 +59,55 @@ def outputs_with(model: keras.Model | tf.Module) -> Outputs:
     inputs_of, call = _function(model)
 
     def outputs(sequences: Sequences, history: ActivityHistory) -> dict[str, np.ndarray]:
-        matrix, history = history.vectors.matrix, history.reading(inputs_of)
+        history = history.reading(inputs_of)
         parts = []
         # At least one call, which says the names and shapes where there is no sequence.
         for first in range(0, max(len(sequences), 1), BATCH):
             part = np.arange(first, min(first + BATCH, len(sequences)))
-            inputs = history.model_inputs(sequences.take(part))
-            inputs[names.INPUT_ITEM_EMBEDDINGS] = matrix[inputs.pop(INPUT_ITEM_ROWS)]
+            inputs = _inputs(sequences.take(part), history)
             tensors = {name: tf.convert_to_tensor(inputs[name]) for name in inputs_of}
             parts.append({name: value.numpy() for name, value in call(tensors).items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     return outputs
+
+
+def sequences_of_members(
+    model: keras.Model | tf.Module, history: ActivityHistory, as_of: int
+) -> dict[str, np.ndarray]:
+    """Return a model's inputs of some members, as of the last activity before a time.
+
+    Parameters
+    ----------
+    model
+        A Keras model with dict inputs, or a module with a function `serve`.
+    history
+        Of the members.
+    as_of
+        Microseconds since the epoch.
+
+    Returns
+    -------
+    dict[str, numpy.ndarray]
+        Arrays [n, L] and [n, L, D] by name, of `MOST_MEMBERS` members at most.
+    """
+    events = history.events
+    before = events.time < as_of
+    as_of = int(events.time[before].max()) + 1
+    active = np.unique(events.member[before & (events.time >= as_of - history.spec.window_us)])
+    drawn = np.linspace(0, len(active) - 1, min(MOST_MEMBERS, len(active))).astype(np.int64)
+    inputs_of, _ = _function(model)
+    history = history.reading(inputs_of)
+    sequences = history.sequences(active[drawn], np.full(len(drawn), as_of))
+    inputs = _inputs(sequences, history)
+    return {name: inputs[name] for name in inputs_of}
+
+
+def _inputs(sequences: Sequences, history: ActivityHistory) -> dict[str, np.ndarray]:
+    """Return what a model reads of sequences, by name."""
+    inputs = history.model_inputs(sequences)
+    inputs[names.INPUT_ITEM_EMBEDDINGS] = history.vectors.matrix[inputs.pop(INPUT_ITEM_ROWS)]
+    return inputs
 
 
 def _function(

@@ -7,6 +7,7 @@ The folder of a run holds all that is needed to resume it, and its result:
     tensorboard/      the figures of each epoch
     result.json       figures and counts, written last: with it, the run is complete
     best.npz          the weights of the best epoch
+    sequences.npz     what the model reads of some members, to be compared on when it is packaged
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ import numpy as np
 import tensorflow as tf
 
 from activity_embeddings.training.figure import FIGURE
-from activity_embeddings.training.fitting.embed import decayed_average, embed_with
+from activity_embeddings.training.fitting.embed import (
+    decayed_average,
+    embed_with,
+    sequences_of_members,
+)
 from activity_embeddings.training.fitting.loop import fit_task, save_arrays
 from activity_embeddings.training.fitting.plan import TrainingPlan
 from activity_embeddings.training.fitting.validation import MOST_MEMBERS, ValidationQueries
@@ -37,6 +42,7 @@ from activity_embeddings.transformations.wording import share
 RUN = "run.json"
 RESULT = "result.json"
 BEST = "best.npz"
+SEQUENCES = "sequences.npz"
 RIVALS = {"mean": 1.0, "decay_0.9": 0.9}
 """Averages whose validation figures stand beside a model's."""
 
@@ -53,11 +59,15 @@ class TrainedRun:
         JSON values that say which run it was; see `RUN`.
     result
         JSON values: `training`, `metrics`, `parameters`, for the manifest.
+    sequences
+        What the model reads of some members at the end of validation: arrays [n, L] and [n, L, D]
+        by name. None for a run of before they were kept.
     """
 
     model: keras.Model | tf.Module
     identity: Mapping[str, Any]
     result: Mapping[str, Any]
+    sequences: Mapping[str, np.ndarray] | None = None
 
     @property
     def figure(self) -> float:
@@ -83,6 +93,7 @@ class TrainedRun:
             version=version,
             spec=ActivitySpec.from_dict(self.identity["spec"]),
             vector_spec=ItemVectorSpec(**self.identity["vector_spec"]),
+            sequences=self.sequences,
             code_version=self.identity["code_version"],
             **{**self.result, **facts},
         )
@@ -149,9 +160,11 @@ def train(
             "weights": built.count_params() if isinstance(built, keras.Model) else 0,
         },
     }
+    sequences = sequences_of_members(built, plan.history, plan.validation.end_us)
+    trained = TrainedRun(built, identity, result, sequences)
     if run is not None:
-        _write_result(run, built, result)
-    return TrainedRun(built, identity, result)
+        _write_result(run, trained)
+    return trained
 
 
 def _fit(
@@ -218,7 +231,11 @@ def load_run(run: Path) -> TrainedRun:
     if isinstance(built, keras.Model):
         with np.load(run / BEST, allow_pickle=False) as weights:
             built.set_weights([weights[f"weight_{i}"] for i in range(len(weights))])
-    return TrainedRun(built, identity, result)
+    sequences = None
+    if (run / SEQUENCES).is_file():
+        with np.load(run / SEQUENCES, allow_pickle=False) as arrays:
+            sequences = dict(arrays)
+    return TrainedRun(built, identity, result, sequences)
 
 
 def _claim(run: Path, identity: Mapping[str, Any]) -> None:
@@ -241,11 +258,14 @@ def _claim(run: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _write_result(run: Path, built: keras.Model | tf.Module, result: Mapping[str, Any]) -> None:
+def _write_result(run: Path, trained: TrainedRun) -> None:
+    built, sequences = trained.model, trained.sequences
     if isinstance(built, keras.Model):
         weights = {f"weight_{i}": value for i, value in enumerate(built.get_weights())}
         replace_file(run / BEST, lambda aside: save_arrays(aside, weights))
-    text = json.dumps(result, indent=2, sort_keys=True) + "\n"
+    if sequences is not None:
+        replace_file(run / SEQUENCES, lambda aside: save_arrays(aside, sequences))
+    text = json.dumps(trained.result, indent=2, sort_keys=True) + "\n"
     write_text(run / RESULT, text)
 
 

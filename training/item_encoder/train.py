@@ -22,7 +22,7 @@ import tensorflow as tf
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period, become_utc
 from activity_embeddings.training.figure import FIGURE
-from activity_embeddings.training.fitting.embed import embed_with
+from activity_embeddings.training.fitting.embed import embed_with, sequences_of_members
 from activity_embeddings.training.fitting.loop import Fit, fit_task
 from activity_embeddings.training.fitting.validation import MOST_MEMBERS, ValidationQueries
 from activity_embeddings.training.item_encoder.export import PackagedEncoder, posting_tensor
@@ -118,12 +118,15 @@ class TrainedTowers:
         The item tower: a module with a function `serve`, which `package_item_encoder` takes.
     member_tower
         What `package_model` takes; it reads vectors of `encoder`.
+    sequences
+        What the member tower reads of some members as of `until`; see `TrainedRun.sequences`.
     facts
         `training`, `metrics` and `parameters` as JSON values.
     """
 
     encoder: tf.Module
     member_tower: keras.Model
+    sequences: dict[str, np.ndarray]
     facts: dict[str, Any]
 
 
@@ -211,7 +214,8 @@ def train_towers(
     module = PackagedEncoder(
         plan.towers, final.item_tower, known_ids, postings.schema, plan.item_id
     )
-    return TrainedTowers(module, final.member_tower, facts)
+    sequences = sequences_of_members(final.member_tower, final.history(), to_us(plan.until))
+    return TrainedTowers(module, final.member_tower, sequences, facts)
 
 
 class _Training:
@@ -270,13 +274,15 @@ class _Training:
             verbose=verbose,
         )
 
-    def _measure(self, queries: ValidationQueries) -> dict[str, float]:
-        """Return the validation figures of the towers as they are."""
+    def history(self) -> ActivityHistory:
+        """Return the history with the vectors of the item tower as it is."""
         matrix = self.item_tower.predict(self._inputs, batch_size=4096, verbose=0)
         matrix[-1] = 0.0
-        history = replace(self._history, vectors=replace(self._history.vectors, matrix=matrix))
-        queries = replace(queries, history=history)
-        return queries.measure(self._embed)
+        return replace(self._history, vectors=replace(self._history.vectors, matrix=matrix))
+
+    def _measure(self, queries: ValidationQueries) -> dict[str, float]:
+        """Return the validation figures of the towers as they are."""
+        return replace(queries, history=self.history()).measure(self._embed)
 
 
 def _newest_postings(postings: pa.Table, until: datetime, item_id: str) -> pa.Table:

@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from activity_embeddings.transformations import names
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.contract.litert_file import SEQUENCES_TIMED, hash_of
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
-from activity_embeddings.transformations.errors import first_line
+from activity_embeddings.transformations.errors import InvalidInput, first_line
 from activity_embeddings.transformations.inference.litert import (
     SEQUENCES_A_CALL,
     LiteRTModel,
@@ -38,6 +38,9 @@ Up to there, a run spares more by not importing TensorFlow.
 MOST_TURNS, SECONDS_OF_TURNS = 10, 0.5
 """How often a batch is timed by each: twice at least, then until some time has passed."""
 
+MOST_ALONE = 4
+"""Sequences that are compared alone, too; all are compared together."""
+
 _Call = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
@@ -53,11 +56,14 @@ class Conversion:
         Why there is none.
     seconds
         What a batch took, by runtime.
+    compared
+        How many sequences it was compared on, by kind: made up, real.
     """
 
     content: bytes | None
     left_out: str = ""
     seconds: Mapping[str, float] | None = None
+    compared: Mapping[str, int] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest says of it."""
@@ -67,29 +73,42 @@ class Conversion:
             "hash": hash_of(self.content),
             "runs_batches": self.seconds["litert"] < SLOWER * self.seconds["tensorflow"],
             "seconds_of_a_batch": {name: round(s, 6) for name, s in self.seconds.items()},
+            "compared": dict(self.compared),
         }
 
 
-def convert(model: ModelDescription, *, timed: bool = True) -> Conversion:
-    """Convert a model, and compare the result with the SavedModel on made-up sequences.
+def convert(
+    model: ModelDescription,
+    *,
+    sequences: Mapping[str, np.ndarray] | None = None,
+    timed: bool = True,
+) -> Conversion:
+    """Convert a model, and compare the result with the SavedModel, sequence by sequence.
 
     Parameters
     ----------
     model
         The model, as it was checked.
+    sequences
+        Real ones: the model's inputs, [n, L] and [n, L, D], by name. Made-up ones are compared
+        anyway.
     timed
         Whether to time a batch by both.
 
     Raises
     ------
     InvalidInput
-        The SavedModel cannot be loaded.
+        The SavedModel cannot be loaded, or real sequences are not what it takes.
     """
     loaded = load_saved_model(model.path, f"model {model.name!r}")
     signature = loaded.signatures[SIGNATURE]
+    inputs_of = signature.structured_input_signature[1]
+    compared = {"made up": _probe(model, _lengths(model.spec.length))}
+    if sequences is not None:
+        compared["real"] = _required(model, sequences, inputs_of)
 
     def call_saved(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        taken = {name: inputs[name] for name in signature.structured_input_signature[1]}
+        taken = {name: inputs[name] for name in inputs_of}
         return {name: value.numpy() for name, value in signature(**_tensors(taken)).items()}
 
     try:
@@ -100,12 +119,16 @@ def convert(model: ModelDescription, *, timed: bool = True) -> Conversion:
                 .convert()
             )
             converted = LiteRTModel(content, threads=cores())
-            differs = _difference(model, converted, call_saved)
+            differs = _difference(compared, converted, call_saved)
     except Exception as error:  # of many kinds, for operations that LiteRT does not know
         return Conversion(None, f"LiteRT cannot run it: {first_line(error)}")
     if differs:
         return Conversion(None, differs)
-    return Conversion(content, seconds=_time(model, converted, call_saved) if timed else None)
+    return Conversion(
+        content,
+        seconds=_time(model, converted, call_saved) if timed else None,
+        compared={kind: len(inputs[names.INPUT_ACTIONS]) for kind, inputs in compared.items()},
+    )
 
 
 @contextmanager
@@ -124,20 +147,48 @@ def _what_is_there_is_no_garbage() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _difference(model: ModelDescription, converted: LiteRTModel, call_saved: _Call) -> str:
-    """Compare the two on made-up sequences, alone and together; return what differs, if it does."""
+def _required(
+    model: ModelDescription, sequences: Mapping[str, np.ndarray], inputs_of: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Return what a model takes of real sequences, after checking that it is there."""
+    taken = {name: np.asarray(sequences[name]) for name in inputs_of if name in sequences}
+    received = {name: values.shape for name, values in taken.items()}
+    count = max((shape[0] for shape in received.values() if shape), default=0)
     length = model.spec.length
-    probe = _probe(model, [0, 1, length // 2, length])
-    for rows in ([0], [1], [2], [3], [0, 1, 2, 3]):
-        inputs = {name: values[rows] for name, values in probe.items()}
-        received = converted(inputs)
-        for output, values in call_saved(inputs).items():
-            tolerance = TOLERANCE * max(1.0, float(np.abs(values).max()))
-            if not np.allclose(values, received[output], rtol=0, atol=tolerance, equal_nan=True):
-                return (
-                    f"LiteRT's {output!r} differs by {np.abs(values - received[output]).max():.2g}"
-                )
+    shapes: dict[str, tuple[int, ...]] = {name: (count, length) for name in inputs_of}
+    shapes[names.INPUT_ITEM_EMBEDDINGS] = (count, length, model.vector_spec.dimension)
+    if not count or received != shapes:
+        raise InvalidInput(
+            f"model {model.name!r}: `sequences` should be its inputs of one or more real ones, of "
+            f"shapes {shapes}. Received: {received}"
+        )
+    return {
+        name: values.astype(inputs_of[name].dtype.as_numpy_dtype) for name, values in taken.items()
+    }
+
+
+def _difference(
+    compared: Mapping[str, Mapping[str, np.ndarray]], converted: LiteRTModel, call_saved: _Call
+) -> str:
+    """Compare the two on sequences, alone and together; return what differs, if it does."""
+    for kind, sequences in compared.items():
+        count = len(sequences[names.INPUT_ACTIONS])
+        alone = [slice(row, row + 1) for row in range(min(count, MOST_ALONE))]
+        for rows in (*alone, slice(count)):
+            inputs = {name: values[rows] for name, values in sequences.items()}
+            received = converted(inputs)
+            for output, values in call_saved(inputs).items():
+                tolerance = TOLERANCE * max(1.0, float(np.abs(values).max()))
+                close = np.isclose(values, received[output], rtol=0, atol=tolerance, equal_nan=True)
+                if not close.all():
+                    by = np.abs(values - received[output]).max()
+                    return f"LiteRT's {output!r} differs by {by:.2g} on sequences that are {kind}"
     return ""
+
+
+def _lengths(longest: int) -> list[int]:
+    """Return how many activities each made-up sequence has that is compared."""
+    return [0, 1, longest // 2, longest]
 
 
 def _time(model: ModelDescription, converted: LiteRTModel, call_saved: _Call) -> dict[str, float]:

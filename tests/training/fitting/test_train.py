@@ -13,7 +13,14 @@ import tensorflow as tf
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit
 from activity_embeddings.training.fitting.plan import TrainingPlan
-from activity_embeddings.training.fitting.train import BEST, RESULT, RUN, load_run, train
+from activity_embeddings.training.fitting.train import (
+    BEST,
+    RESULT,
+    RUN,
+    SEQUENCES,
+    load_run,
+    train,
+)
 from activity_embeddings.training.models import (
     CNN,
     GeometricDecay,
@@ -97,7 +104,22 @@ def test_a_folder_of_another_run_is_refused_and_left_alone(trained, folder):
         with pytest.raises(InvalidInput, match=r"expected a new folder.*Name another folder"):
             train(SMALL, plan(**other), run=folder)
     assert before == {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
-    assert set(before) == {RUN, RESULT, BEST, CHECKPOINT}
+    assert set(before) == {RUN, RESULT, BEST, CHECKPOINT, SEQUENCES}
+
+
+def test_a_run_keeps_the_sequences_of_members_at_the_end_of_validation(trained, folder):
+    kept, loaded = trained.sequences, load_run(folder).sequences
+    assert set(kept) == set(loaded) == {"item_embeddings", "actions"}
+    for name, values in kept.items():
+        np.testing.assert_array_equal(values, loaded[name])
+    events = HISTORY.events
+    for member in range(0, len(events.member_ids), 7):
+        own = (events.member == member) & (events.time < VALIDATION.end_us)
+        newest = np.flatnonzero(own)[np.argsort(events.time[own], kind="stable")][-8:]
+        np.testing.assert_array_equal(kept["actions"][member], events.action[newest])
+        np.testing.assert_array_equal(
+            kept["item_embeddings"][member], HISTORY.vectors.matrix[events.item[newest]]
+        )
 
 
 @pytest.mark.process
@@ -137,6 +159,7 @@ def test_a_model_that_is_packaged_gives_the_same_vectors_by_plain_tensorflow(
     assert manifest["owner"] == "me"
     assert manifest["vector_spec"] == VECTOR_SPEC.to_dict()
     assert manifest["code_version"]
+    assert manifest["litert"]["compared"] == {"made up": 4, "real": len(HISTORY.events.member_ids)}
     assert manifest["training"]["period"] == TRAIN.to_dict()
     assert manifest["training"]["data"]["item_vectors_fingerprint"]
     assert manifest["metrics"]["validation"] == trained.result["metrics"]["validation"]
