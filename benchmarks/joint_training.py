@@ -110,8 +110,17 @@ class Learnt:
     scores: list[np.ndarray]
 
 
-def learn_jointly(events: pa.Table, postings: pa.Table, plan: EncoderPlan, asked: Period) -> Learnt:
-    """Train both towers of a plan, and ask them what was wanted in a period after it."""
+def learn_jointly(
+    events: pa.Table,
+    postings: pa.Table,
+    plan: EncoderPlan,
+    asked: Period,
+    most_members: int | None = None,
+) -> Learnt:
+    """Train both towers of a plan, and ask them what was wanted in a period after it.
+
+    See `ValidationQueries.of` for `most_members`.
+    """
     trained = train_towers(events, postings, plan)
     with tempfile.TemporaryDirectory() as folder:
         described = package_item_encoder(
@@ -120,7 +129,7 @@ def learn_jointly(events: pa.Table, postings: pa.Table, plan: EncoderPlan, asked
         encoded = encode_postings(ItemEncoder(described), postings)
     vectors = ItemVectors.from_arrow(encoded, described.vector_spec)
     history = ActivityHistory.from_arrow(events, vectors, plan.spec)
-    queries = ValidationQueries.of(history, asked)
+    queries = ValidationQueries.of(history, asked, most_members=most_members)
     embeddings = embed_with(trained.member_tower, plan.spec)(queries.sequences, history)
     return Learnt(trained.facts, queries, queries.products(embeddings))
 

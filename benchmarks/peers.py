@@ -83,9 +83,9 @@ class Asked:
     queries: ValidationQueries
 
     @classmethod
-    def of(cls, history: ActivityHistory, period: Period) -> Asked:
-        """Ask what was wanted in a period."""
-        return cls(history, period, ValidationQueries.of(history, period))
+    def of(cls, history: ActivityHistory, period: Period, most: int | None = None) -> Asked:
+        """Ask what was wanted in a period by all members, or by so many that are drawn."""
+        return cls(history, period, ValidationQueries.of(history, period, most_members=most))
 
     def __str__(self) -> str:
         members = len(np.unique(self.queries.member))
@@ -353,12 +353,17 @@ def measure_counts(early: Asked, late: Asked, *, by_action: bool) -> Arm:
 
 
 def measure_ours(
-    events: pa.Table, postings: pa.Table, plan: EncoderPlan, period: Period, seed: int
+    events: pa.Table,
+    postings: pa.Table,
+    plan: EncoderPlan,
+    period: Period,
+    most: int | None,
+    seed: int,
 ) -> Arm:
     """Train our network together with the item vectors, once, and measure it."""
     started = time.perf_counter()
     plan = replace(plan, fit=replace(plan.fit, seed=seed))
-    learnt = learn_jointly(events, postings, plan, period)
+    learnt = learn_jointly(events, postings, plan, period, most)
     reached, epochs = learnt.facts["metrics"]["validation"], learnt.facts["training"]["epochs"]
     values = learnt.queries.ndcg_by_scores(learnt.scores, reached["share"])
     seconds = time.perf_counter() - started
@@ -422,6 +427,7 @@ def main() -> None:
     parser.add_argument("--rates", nargs="*", type=float, default=RATES, help="of its learning")
     parser.add_argument("--our-epochs", type=int, default=14, help="and of our network")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--asked", type=int, help="most members who are asked, drawn; all if none")
     parser.add_argument("--threads", type=int, default=1, help="of a peer's training")
     parser.add_argument("--only", nargs="*", choices=[*PEER_NAMES, OURS])
     parser.add_argument("--folder", type=Path, help="keeps each arm's figures, to resume from")
@@ -432,8 +438,8 @@ def main() -> None:
     checked = ActivityEvents.from_arrow(events, spec)
     history = ActivityHistory.of(checked, ItemVectors.always_known(checked.item_ids), spec)
     validated_from = given.until - timedelta(days=given.validation_days)
-    early = Asked.of(history, Period(validated_from, given.until))
-    late = Asked.of(history, asked)
+    early = Asked.of(history, Period(validated_from, given.until), given.asked)
+    late = Asked.of(history, asked, given.asked)
     print(f"{late}; of validation {early}")
     tried = [
         {"n_blocks": blocks, "n_factors": FACTORS, "lr": rate}
@@ -461,7 +467,7 @@ def main() -> None:
         },
         OURS: partial(
             measure_seeds,
-            partial(measure_ours, events, postings, ours, asked),
+            partial(measure_ours, events, postings, ours, asked, given.asked),
             given.seeds,
             given.folder,
             OURS,
