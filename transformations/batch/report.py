@@ -175,7 +175,7 @@ def view_table(views: Mapping[str, ViewReport]) -> str:
     views
         By name.
     """
-    heads = ["version", "rows offline", "in place of", "rows expired", "rows online"]
+    heads = ["version", "rows offline", "rows replaced", "rows expired", "rows online"]
     lines = [["view", *heads]] + [
         [
             name,

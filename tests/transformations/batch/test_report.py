@@ -49,10 +49,10 @@ def test_a_plan_has_a_line_for_each_view():
         ),
     }
     assert view_table(views).splitlines() == [
-        "  view                        version  rows offline  in place of  rows expired  "
+        "  view                        version  rows offline  rows replaced  rows expired  "
         "rows online",
-        "  job_vectors                       1             0            0             0  "
+        "  job_vectors                       1             0              0             0  "
         "          5",
-        "  job_activity_embedding_cnn      2.1         1,000          700           900  "
+        "  job_activity_embedding_cnn      2.1         1,000            700           900  "
         "      1,500",
     ]
