@@ -125,7 +125,7 @@ def test_a_plan_says_what_a_run_would_do_and_changes_nothing(repo):
     before, registry = repo.stores(), (repo.data / "registry.db").read_bytes()
     planned = command(repo, "plan", *DAY)
     assert planned.exit_code == 0, planned.output
-    assert "a dry run, nothing was published" in planned.output
+    assert planned.stdout.startswith("activity embeddings: a dry run, nothing was published")
     assert "1 snapshot as of 2024-03-02 00:00 UTC" in planned.output
     assert "1 snapshot as of 2024-03-02 00:00 UTC, 4 files new or changed" in planned.output
     assert "600 offline in 4 views; 600 online" in planned.output
@@ -254,6 +254,9 @@ def test_reports_and_errors_are_lines_of_json_where_that_is_asked_for(repo):
     (error,) = [json.loads(each) for each in wrong.stderr.splitlines() if each.startswith("{")]
     assert (error["level"], error["facts"]) == ("ERROR", {"kind": "InvalidInput", "exit_status": 1})
     assert "expected names of guards" in error["message"]
+    planned = CliRunner().invoke(cli, [*in_json, "plan", *DAY])
+    assert all(json.loads(line)["level"] == "INFO" for line in planned.stdout.splitlines())
+    assert "a dry run, nothing was published" in planned.stdout
 
 
 def test_a_program_that_has_set_up_logging_gets_the_report_there(repo, caplog, capsys):

@@ -6,8 +6,9 @@ import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,7 +22,12 @@ from activity_embeddings.transformations.errors import (
     first_line,
     quote,
 )
-from activity_embeddings.transformations.logs import json_line, json_lines, wants_json
+from activity_embeddings.transformations.logs import (
+    json_line,
+    json_lines,
+    reports_shown,
+    wants_json,
+)
 from activity_embeddings.transformations.names import EVENT_TIMESTAMP, JOBS, DomainNames
 from activity_embeddings.transformations.wording import counted, share
 
@@ -170,7 +176,8 @@ def plan(repo: Path, start: datetime, end: datetime, views: Sequence[str]) -> No
 
     The stores stay as they are. Exit status as of `materialize`.
     """
-    _materialize(repo, start, end, views, dry_run=True)
+    with reports_shown(), redirect_stdout(StringIO()):  # of Feast, which says that it materializes
+        _materialize(repo, start, end, views, dry_run=True)
 
 
 def _materialize(

@@ -202,7 +202,7 @@ def last_failure_first(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 def record_line(record: Mapping[str, Any]) -> str:
     """Return a record in one line."""
-    started = utc(datetime.fromisoformat(record["started"]).replace(microsecond=0))
+    started = f"{datetime.fromisoformat(record['started']):%Y-%m-%d %H:%M:%S} UTC"
     said = record["error"]["message"] if "error" in record else _published(record)
     seconds = f"{record['seconds']:,.1f} s" if "seconds" in record else ""
     return f"{started}  {record['outcome']:<9}  {seconds:>9}  {' '.join(said.split())}"
