@@ -96,7 +96,7 @@ def sequences_of_members(
     as_of = int(events.time[before].max()) + 1
     active = np.unique(events.member[before & (events.time >= as_of - history.spec.window_us)])
     drawn = np.linspace(0, len(active) - 1, min(MOST_MEMBERS, len(active))).astype(np.int64)
-    inputs_of, _ = _function(model)
+    inputs_of = _inputs_of(model)
     history = history.reading(inputs_of)
     sequences = history.sequences(active[drawn], np.full(len(drawn), as_of))
     inputs = _inputs(sequences, history)
@@ -110,20 +110,24 @@ def _inputs(sequences: Sequences, history: ActivityHistory) -> dict[str, np.ndar
     return inputs
 
 
+def _inputs_of(model: keras.Model | tf.Module) -> dict[str, tf.TensorSpec]:
+    """Return what a model takes, by name."""
+    if not isinstance(model, keras.Model):
+        positional, named = model.serve.get_concrete_function().structured_input_signature
+        return {**{spec.name: spec for spec in positional}, **named}
+    return {
+        name: tf.TensorSpec(tensor.shape, tensor.dtype, name)
+        for name, tensor in model.input.items()
+    }
+
+
 def _function(
     model: keras.Model | tf.Module,
 ) -> tuple[dict[str, tf.TensorSpec], Callable[[dict[str, Any]], dict[str, Any]]]:
     """Return what a model takes, by name, and its one trace as a function of that."""
+    inputs_of = _inputs_of(model)
     if not isinstance(model, keras.Model):
-        positional, named = model.serve.get_concrete_function().structured_input_signature
-        return (
-            {**{spec.name: spec for spec in positional}, **named},
-            lambda inputs: model.serve(**inputs),
-        )
-    inputs_of = {
-        name: tf.TensorSpec(tensor.shape, tensor.dtype, name)
-        for name, tensor in model.input.items()
-    }
+        return inputs_of, lambda inputs: model.serve(**inputs)
     function = tf.function(
         lambda inputs: model(inputs, training=False),
         autograph=False,

@@ -103,7 +103,8 @@ def convert(
     loaded = load_saved_model(model.path, f"model {model.name!r}")
     signature = loaded.signatures[SIGNATURE]
     inputs_of = signature.structured_input_signature[1]
-    compared = {"made up": _probe(model, _lengths(model.spec.length))}
+    length = model.spec.length
+    compared = {"made up": _probe(model, [0, 1, length // 2, length])}
     if sequences is not None:
         compared["real"] = _required(model, sequences, inputs_of)
 
@@ -184,11 +185,6 @@ def _difference(
                     by = np.abs(values - received[output]).max()
                     return f"LiteRT's {output!r} differs by {by:.2g} on sequences that are {kind}"
     return ""
-
-
-def _lengths(longest: int) -> list[int]:
-    """Return how many activities each made-up sequence has that is compared."""
-    return [0, 1, longest // 2, longest]
 
 
 def _time(model: ModelDescription, converted: LiteRTModel, call_saved: _Call) -> dict[str, float]:
