@@ -78,15 +78,18 @@ def test_a_file_that_is_gone_or_another_is_refused(packaged, change, received):
         describe(packaged.path)
 
 
+served = tf.function(
+    input_signature=[
+        tf.TensorSpec([None, 6, 5], tf.float32, name="item_embeddings"),
+        tf.TensorSpec([None, 6], tf.int32, name="actions"),
+    ]
+)
+
+
 class Unconvertible(tf.Module):
     """Computes with an operation that LiteRT does not know."""
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, 6, 5], tf.float32, name="item_embeddings"),
-            tf.TensorSpec([None, 6], tf.int32, name="actions"),
-        ]
-    )
+    @served
     def serve(self, item_embeddings, actions):
         return {"x": tf.math.bessel_i0e(tf.reduce_sum(item_embeddings, axis=1))}
 
@@ -94,12 +97,7 @@ class Unconvertible(tf.Module):
 class Stateful(tf.Module):
     """Gives other values at each call, so that no conversion can agree with it."""
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, 6, 5], tf.float32, name="item_embeddings"),
-            tf.TensorSpec([None, 6], tf.int32, name="actions"),
-        ]
-    )
+    @served
     def serve(self, item_embeddings, actions):
         total = tf.reduce_sum(item_embeddings, axis=1)
         return {"x": total + tf.random.uniform(tf.shape(total))}
@@ -108,12 +106,7 @@ class Stateful(tf.Module):
 class StatefulOnLongVectors(tf.Module):
     """Gives other values at each call where vectors are longer than any that is made up."""
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, 6, 5], tf.float32, name="item_embeddings"),
-            tf.TensorSpec([None, 6], tf.int32, name="actions"),
-        ]
-    )
+    @served
     def serve(self, item_embeddings, actions):
         total = tf.reduce_sum(item_embeddings, axis=1)
         noise = tf.random.uniform(tf.shape(total), minval=1.0, maxval=2.0)
