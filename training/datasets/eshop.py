@@ -23,6 +23,7 @@ ESHOP = Sample(
     text=(),
     categories=("features",),
     buckets=1 << 10,
+    encoder_with_network=True,
     settings=RepoSettings(
         item_type="string",
         spec=ActivitySpec(actions=("SAVE",), positive_actions=("SAVE",)),
