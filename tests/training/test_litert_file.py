@@ -165,7 +165,7 @@ def test_a_model_without_one_says_why(model, why, tmp_path):
 
 
 def test_a_model_that_litert_slows_down_keeps_tensorflow_for_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "SLOWER", 0.0)
+    monkeypatch.setattr(conversion, "SLOWER", -1.0)
     described = package(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), tmp_path / "model")
     assert described.converted is not None and described.runtime == "tensorflow"
     assert "LiteRT was slower" in described.summary()

@@ -30,10 +30,10 @@ from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
 TOLERANCE = 1e-5
 """How far a converted model may be from the SavedModel; relative where values are above 1."""
-SLOWER = 2
-"""A model that takes this many times as long by LiteRT keeps TensorFlow for batches.
+SLOWER = 3 / 100_000
+"""A model that takes so many seconds a sequence longer by LiteRT keeps TensorFlow for batches.
 
-Up to there, a run spares more by not importing TensorFlow.
+To import TensorFlow takes 3 s, which a run of fewer than 100,000 members would not win back.
 """
 MOST_TURNS, SECONDS_OF_TURNS = 10, 0.5
 """How often a batch is timed by each: twice at least, then until some time has passed."""
@@ -69,9 +69,10 @@ class Conversion:
         """Return what the manifest says of it."""
         if self.content is None or self.seconds is None:
             return {"left_out": self.left_out}
+        longer = self.seconds["litert"] - self.seconds["tensorflow"]
         return {
             "hash": hash_of(self.content),
-            "runs_batches": self.seconds["litert"] < SLOWER * self.seconds["tensorflow"],
+            "runs_batches": longer / SEQUENCES_TIMED < SLOWER,
             "seconds_of_a_batch": {name: round(s, 6) for name, s in self.seconds.items()},
             "compared": dict(self.compared),
         }
