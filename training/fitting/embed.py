@@ -19,7 +19,7 @@ from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpe
 
 BATCH = 1024
 """Sequences a model call."""
-MOST_MEMBERS = 128
+MEMBERS_KEPT = 128
 """Of whom a run keeps the sequences."""
 
 Outputs = Callable[[Sequences, ActivityHistory], dict[str, np.ndarray]]
@@ -89,13 +89,13 @@ def sequences_of_members(
     Returns
     -------
     dict[str, numpy.ndarray]
-        Arrays [n, L] and [n, L, D] by name, of `MOST_MEMBERS` members at most.
+        Arrays [n, L] and [n, L, D] by name, of `MEMBERS_KEPT` members at most.
     """
     events = history.events
     before = events.time < as_of
     as_of = int(events.time[before].max()) + 1
     active = np.unique(events.member[before & (events.time >= as_of - history.spec.window_us)])
-    drawn = np.linspace(0, len(active) - 1, min(MOST_MEMBERS, len(active))).astype(np.int64)
+    drawn = np.linspace(0, len(active) - 1, min(MEMBERS_KEPT, len(active))).astype(np.int64)
     inputs_of = _inputs_of(model)
     history = history.reading(inputs_of)
     sequences = history.sequences(active[drawn], np.full(len(drawn), as_of))

@@ -42,7 +42,7 @@ from activity_embeddings.transformations.batch.options import RunOptions, curren
 from activity_embeddings.transformations.batch.plan import MaterializePlan, is_ours
 from activity_embeddings.transformations.batch.record import RunRecord, sink_of_records
 from activity_embeddings.transformations.batch.report import view_table
-from activity_embeddings.transformations.batch.steps import Context, Step, steps_of
+from activity_embeddings.transformations.batch.steps import Context, Step, step_facts, steps_of
 from activity_embeddings.transformations.errors import (
     InvalidInput,
     StoreUnreachable,
@@ -238,7 +238,7 @@ class ActivityComputeEngine(ComputeEngine):
                 stack.callback(step.abandon)
                 step.compute()
                 steps.append(step)
-            stack.callback(lambda: record.facts.update(steps=[step.facts() for step in steps]))
+            stack.callback(lambda: record.facts.update(steps=[step_facts(step) for step in steps]))
             for step in steps:
                 step.judge()
             if options.dry_run:
@@ -312,7 +312,7 @@ def _say(steps: Sequence[Step]) -> None:
     """Log the reports of steps."""
     for step in steps:
         if str(step):
-            reports.info("%s", step, extra={"facts": step.facts()})
+            reports.info("%s", step, extra={"facts": step_facts(step)})
 
 
 def _say_plan(steps: Sequence[Step], others: Sequence[MaterializationTask]) -> None:

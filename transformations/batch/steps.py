@@ -195,7 +195,7 @@ class Step(Protocol):
         """What was done to each view, or would be, by its name."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what the record of the run keeps of the step, `views` among it."""
+        """Return what the record of the run keeps of the step, beside `views`."""
 
     def __str__(self) -> str:
         """Return the report."""
@@ -209,6 +209,11 @@ def steps_of(plan: MaterializePlan, context: Context) -> Iterator[Step]:
     yield from (EncodedVectors(context, task) for task in plan.encoded)
     yield from (GivenVectors(context, task) for task in plan.given)
     yield from (Snapshots(context, sequence) for sequence in plan.sequences)
+
+
+def step_facts(step: Step) -> dict[str, Any]:
+    """Return all that the record of the run keeps of a step."""
+    return {**step.facts(), "views": {name: asdict(view) for name, view in step.views.items()}}
 
 
 class EncodedVectors:
@@ -268,7 +273,7 @@ class EncodedVectors:
 
     def facts(self) -> dict[str, Any]:
         """See `Step.facts`."""
-        return {**vars(self._run.report), "views": _facts_of(self.views)}
+        return vars(self._run.report)
 
     def __str__(self) -> str:
         return str(self._run.report)
@@ -352,7 +357,7 @@ class GivenVectors:
 
     def facts(self) -> dict[str, Any]:
         """See `Step.facts`."""
-        return {"given": len(self._table), "views": _facts_of(self.views)}
+        return {"given": len(self._table)}
 
     def __str__(self) -> str:
         return ""
@@ -492,7 +497,7 @@ class Snapshots:
 
     def facts(self) -> dict[str, Any]:
         """See `Step.facts`."""
-        return {**self._run.report.facts(), "views": _facts_of(self.views)}
+        return self._run.report.facts()
 
     def __str__(self) -> str:
         return str(self._run.report)
@@ -597,10 +602,6 @@ def _of_vectors(view: FeatureView, rows: int, pushed: int) -> ViewReport:
 def _add_pushed(view: ViewReport, count: PushCount) -> None:
     view.pushed_rows += count.rows
     view.pushed_values += count.values
-
-
-def _facts_of(views: Mapping[str, ViewReport]) -> dict[str, Any]:
-    return {name: asdict(view) for name, view in views.items()}
 
 
 def _keep_of(view: FeatureView) -> KeepMerge | None:
