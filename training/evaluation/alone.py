@@ -1,7 +1,7 @@
 """What an arm tells without a ranker: its own score of each item, with popularity beside it.
 
 The figure that models are chosen by (`ValidationQueries`), on the queries of the test: the dot
-products of a model's vectors and the item, or the share of a table of counts, are mixed with the
+products of a model's vectors and the item, or the scores of what has no vectors, are mixed with the
 popularity of the week before. How much each counts is chosen on the queries that the ranker learns
 from; see `best_mix`.
 """
@@ -34,7 +34,7 @@ def measure_alone(
     task
         Lists, with `POPULARITY` among their columns.
     compared
-        Arms of at most one source, a model's or a table's. One without any is popularity alone.
+        Arms of at most one source. One without any is popularity alone.
     vectors
         Answers what an arm has.
     seeds
@@ -96,11 +96,10 @@ def own_scores(arm: Arm, queries: Queries, vectors: MemberVectors, place: int) -
     Returns
     -------
     float32 [k, R]
-        The dot products of item and vectors, or one row: the share of a table of counts.
+        The dot products of item and vectors, or one row of scores.
     """
-    counts = vectors.counts_of_arm(arm, queries)
-    if counts.shape[1]:
-        return counts[:, :1].T
+    if arm.only_scores:
+        return vectors.scores_of_arm(arm, queries, place)[:, :1].T
     of_arm = vectors.of_arm(arm, queries, place)
     scores = np.zeros((len(of_arm), len(queries.item)), np.float32)
     for row, own in zip(scores, of_arm, strict=True):

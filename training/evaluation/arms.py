@@ -28,6 +28,8 @@ ITEM_ONLY = "item_only"
 CANARY = "leak_canary"
 AGAIN = "nothing_again"
 ORACLE = "oracle"
+COUNTS = (ITEM_COUNTS, ITEM_ACTION_COUNTS)
+"""Look-ups, which cost nothing to learn: what a learned vector has to beat."""
 RESERVED = frozenset(
     {
         NOTHING,
@@ -75,10 +77,8 @@ class Kind(StrEnum):
     """Ones, the same for everyone: what is left is the item's own vector."""
     CATEGORIES = "categories"
     """Sums of the categories of recent items, beside the item's own categories."""
-    ITEM_COUNTS = "item counts"
-    """How often each item came next, after the member's last item."""
-    ITEM_ACTION_COUNTS = "item and action counts"
-    """How often each item came next, after the member's last item and what was done with it."""
+    SCORES = "scores"
+    """Scores of the item by what makes no vector: a table of counts, or a model of others."""
     WITHOUT = "without a kind of activity"
     """What the model gives for the member without the events of one kind of activity."""
     TRUTH = "truth"
@@ -99,12 +99,15 @@ class Source:
         For `AS_OF`: how long before the query. Negative looks into the future, as a leak does.
     without
         For `WITHOUT`: the name of the kind of activity.
+    scorer
+        For `SCORES`: the name of the `ScoringModel`.
     """
 
     kind: Kind
     model: str = ""
     lag: timedelta = timedelta(0)
     without: str = ""
+    scorer: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,29 +136,25 @@ class Arm:
         """The activity models whose values it reads."""
         return tuple(source.model for source in self.sources if source.model)
 
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """The models whose scores it has."""
+        return tuple(source.scorer for source in self.sources if source.scorer)
+
+    @property
+    def only_scores(self) -> bool:
+        """Whether it has scores, and no vector."""
+        return bool(self.sources) and len(self.scorers) == len(self.sources)
+
 
 def model_arm(name: str, title: str, role: ArmRole) -> Arm:
     """Return the arm of one model, of the same name."""
     return Arm(name, title, role, (Source(Kind.OWN, name),))
 
 
-TABLES = (Kind.ITEM_COUNTS, Kind.ITEM_ACTION_COUNTS)
-"""Sources that are tables of counts, and have no vector."""
-COUNTS = (
-    Arm(
-        ITEM_COUNTS,
-        "counts of what came next, by the last item",
-        ArmRole.REFERENCE,
-        (Source(Kind.ITEM_COUNTS),),
-    ),
-    Arm(
-        ITEM_ACTION_COUNTS,
-        "counts of what came next, by the last item and what was done with it",
-        ArmRole.REFERENCE,
-        (Source(Kind.ITEM_ACTION_COUNTS),),
-    ),
-)
-"""Look-ups, which cost nothing to learn: what a learned vector has to beat."""
+def scoring_arm(name: str, title: str) -> Arm:
+    """Return the arm of a model that scores items, of the same name: something to be beaten."""
+    return Arm(name, title, ArmRole.REFERENCE, (Source(Kind.SCORES, scorer=name),))
 
 
 def combined(one: Arm, other: Arm) -> Arm:

@@ -11,6 +11,7 @@ from typing import Any
 from activity_embeddings.training.evaluation import arms
 from activity_embeddings.training.evaluation.arms import Arm, ArmRole, Kind, Source
 from activity_embeddings.training.evaluation.result import TrainingCurve
+from activity_embeddings.training.evaluation.scorers import ScoringModel
 from activity_embeddings.training.outputs import negative_outputs
 from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
@@ -96,12 +97,15 @@ class Contenders:
         The SavedModels of each model.
     arms
         In the order of the report.
+    scoring
+        What scores items without a vector, by name: tables of counts first.
     candidate
         The model of which the placebo and the freshness curve are made.
     """
 
     models: Mapping[str, EvaluatedModel]
     described: Mapping[str, Sequence[ModelDescription]]
+    scoring: Mapping[str, ScoringModel]
     arms: Sequence[Arm]
     candidate: str
 
@@ -111,6 +115,7 @@ class Contenders:
         models: Iterable[EvaluatedModel],
         described: Mapping[str, Sequence[ModelDescription]],
         *,
+        scoring: Sequence[ScoringModel],
         with_categories: bool,
         with_truth: bool,
         kinds: Sequence[str] = (),
@@ -123,6 +128,9 @@ class Contenders:
             References first; the last learned one is the candidate, or else the decay.
         described
             The SavedModels of each of them.
+        scoring
+            What scores items without a vector; those that are no table of counts are also measured
+            with the vectors of a learned candidate beside them.
         with_categories
             Whether items have categories.
         with_truth
@@ -147,17 +155,25 @@ class Contenders:
                     (Source(Kind.CATEGORIES),),
                 )
             )
-        compared += [*arms.COUNTS, *of_models.values()]
+        of_scoring = [arms.scoring_arm(each.name, each.title) for each in scoring]
+        compared += [*of_scoring, *of_models.values()]
         compared.append(arms.combined(decay, two_rates))
         compared += [arms.combined(decay, of_models[name]) for name in learned]
+        compared += [
+            arms.combined(arm, of_models[candidate])
+            for arm in of_scoring
+            if learned and arm.name not in arms.COUNTS
+        ]
         less = arms.without_kinds(candidate, kinds) if learned else []
-        arms.require_distinct_names([*by_name, *(arm.name for arm in less)], reserved=())
+        added = [arm.name for arm in (*of_scoring, *less)]
+        arms.require_distinct_names([*by_name, *added], reserved=())
         compared += less
         compared += arms.controls(candidate, leaking=arms.DECAY)
         if with_truth:
             truth = (Source(Kind.TRUTH),)
             compared.append(Arm(arms.ORACLE, "the member's true preference", ArmRole.ORACLE, truth))
-        return cls(by_name, described, compared, candidate)
+        by_scorer = {each.name: each for each in scoring}
+        return cls(by_name, described, by_scorer, compared, candidate)
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -170,8 +186,8 @@ class Contenders:
 
     @property
     def basic_arms(self) -> list[Arm]:
-        """The base features alone, each table of counts, and each model by itself or with less."""
-        basic = {arms.NOTHING, arms.ITEM_COUNTS, arms.ITEM_ACTION_COUNTS, *self.models}
+        """The base features alone, and each model or table by itself, or with less."""
+        basic = {arms.NOTHING, *self.scoring, *self.models}
         return [arm for arm in self.arms if arm.name in basic or arm.role == ArmRole.LESS]
 
     def training_curves(self) -> list[TrainingCurve]:

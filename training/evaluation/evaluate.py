@@ -50,7 +50,6 @@ from activity_embeddings.training.evaluation.findings import (
 from activity_embeddings.training.evaluation.freshness import freshness_curve
 from activity_embeddings.training.evaluation.measure import Measured, RankingTask, measure
 from activity_embeddings.training.evaluation.member_vectors import MemberVectors
-from activity_embeddings.training.evaluation.next_item_counts import NextItemCounts
 from activity_embeddings.training.evaluation.plan import AsOf, EvaluationPlan
 from activity_embeddings.training.evaluation.quality import quality_of
 from activity_embeddings.training.evaluation.queries import (
@@ -62,6 +61,7 @@ from activity_embeddings.training.evaluation.queries import (
 )
 from activity_embeddings.training.evaluation.references import (
     SEARCH_DAYS,
+    count_tables,
     package_references,
     search_decay,
 )
@@ -84,6 +84,7 @@ from activity_embeddings.training.evaluation.result import (
     TimelineFacts,
     write_result,
 )
+from activity_embeddings.training.evaluation.scorers import ScoringModel
 from activity_embeddings.training.evaluation.slices import query_slices, slice_rows
 from activity_embeddings.training.evaluation.store import EvaluationStore
 from activity_embeddings.training.figure import FIGURE
@@ -112,6 +113,7 @@ def evaluate(
     *,
     plan: EvaluationPlan,
     models: Sequence[EvaluatedModel],
+    scoring: Sequence[ScoringModel] = (),
     commands: Sequence[str] = (),
     say: Say = lambda line: None,
 ) -> Result:
@@ -128,6 +130,9 @@ def evaluate(
     models
         To be compared, beside averages; the last learned one is the candidate, of which the placebo
         and the freshness curve are made.
+    scoring
+        To be compared, too: models that score items by themselves, such as one that you run today.
+        Each is also measured with the candidate's vectors beside its scores.
     commands
         How it was run, for the report.
     say
@@ -145,7 +150,8 @@ def evaluate(
         queries. Nothing is written then but the evaluation's own store.
     """
     started = time.perf_counter()
-    arms.require_distinct_names([n for m in models for n in dict.fromkeys((m.name, *m.views))])
+    own_names = [n for m in models for n in dict.fromkeys((m.name, *m.views))]
+    arms.require_distinct_names([*own_names, *(each.name for each in scoring)])
     folder = _own_folder(folder)
     categories = Categories.from_arrow(
         data.postings,
@@ -153,7 +159,7 @@ def evaluate(
         data.history.vectors.item_ids,
         until=plan.timeline.ranker.start_us,
     )
-    contenders, searches = _contenders(folder / WORK, data, plan, models, categories, say)
+    contenders, searches = _contenders(folder / WORK, data, plan, models, scoring, categories, say)
     asked = _ask(data, plan, say)
     base = BaseFeatures(data.history, posted_at(data), categories)
     store = _publish(folder / WORK, data, plan, contenders, asked, base, say)
@@ -181,6 +187,7 @@ def _contenders(
     data: Data,
     plan: EvaluationPlan,
     models: Sequence[EvaluatedModel],
+    scoring: Sequence[ScoringModel],
     categories: Categories,
     say: Say,
 ) -> tuple[Contenders, list[DecaySearch]]:
@@ -200,6 +207,7 @@ def _contenders(
     contenders = Contenders.of(
         [*references, *models],
         described,
+        scoring=[*count_tables(history, timeline.rank_from), *scoring],
         with_categories=bool(categories.names),
         with_truth=data.truth is not None,
         kinds=[kind.name for kind in history.spec.kinds],
@@ -313,17 +321,13 @@ class _Run:
     ) -> None:
         self.data, self.plan, self.contenders = data, plan, contenders
         self.store, self.categories, self.started = store, base.categories, started
-        until = plan.timeline.rank_from
         self.vectors = MemberVectors(
             store,
             base,
             queries=asked.all,
             vector_spec=data.vector_spec,
             models=contenders.models,
-            counts={
-                Kind.ITEM_COUNTS: NextItemCounts.of(data.history, until, by_action=False),
-                Kind.ITEM_ACTION_COUNTS: NextItemCounts.of(data.history, until, by_action=True),
-            },
+            scoring=contenders.scoring,
             item_truth=true_item_vectors(data),
             as_of=plan.as_of,
         )
@@ -463,7 +467,7 @@ def _arm_facts(arm: Arm, run: _Run, features: int) -> ArmFacts:
         "role": str(arm.role),
         "models": list(arm.models),
         "vectors": sum(
-            len(described[s.model][0].outputs) if s.model else s.kind not in arms.TABLES
+            len(described[s.model][0].outputs) if s.model else s.kind != Kind.SCORES
             for s in arm.sources
         ),
         "features": features,

@@ -41,11 +41,6 @@ lift plus half of the headroom above it, whichever is less; where the true prefe
 if it exceeds what that adds, which nothing honest does."""
 COLLAPSED = 0.25
 """An embedding has collapsed if its coverage is below this share of the plain mean's."""
-TABLES = {
-    arms.ITEM_COUNTS: "counts of the last item",
-    arms.ITEM_ACTION_COUNTS: "counts of the last item and action",
-}
-"""The look-ups that learned vectors are compared with, as sentences call them."""
 
 Values = Mapping[str, np.ndarray]
 """A figure of each arm, float [seeds, queries or members]."""
@@ -154,7 +149,8 @@ def pairs_of(compared: Sequence[Arm]) -> list[tuple[str, str]]:
             pairs += [(name, against) for name in rivals if name != against]
     pairs += [(a.name, a.sources[0].model) for a in compared if a.role == ArmRole.LESS]
     learned = [arm.name for arm in compared if arm.role == ArmRole.LEARNED]
-    rivals = [name for name in (arms.SINGLE_DECAY, arms.SEVERAL_RATES, *TABLES) if name in known]
+    rivals = [name for name in (arms.SINGLE_DECAY, arms.SEVERAL_RATES) if name in known]
+    rivals += [arm.name for arm in compared if arm.only_scores]
     return pairs + [(name, rival) for rival in rivals for name in learned]
 
 
@@ -378,21 +374,23 @@ def conclude(
                 f"{', by arm,' if len(ends) > 1 else ''} would be missed more often than in one of "
                 "five cases."
             )
-    return sentences + _beside_tables(comparisons) + _of_kinds(comparisons, compared)
+    return sentences + _beside_scores(comparisons, compared) + _of_kinds(comparisons, compared)
 
 
-def _beside_tables(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return sentences that say which learned vectors a table of counts beats."""
+def _beside_scores(comparisons: Sequence[Comparison], compared: Sequence[Arm]) -> list[str]:
+    """Return sentences that say which learned vectors are beaten by what needs none."""
     sentences = []
     for task, where in ((ALONE, "without a ranker"), (DAY, "in the ranker")):
-        for table, says in TABLES.items():
-            rows = [row for row in comparisons if (row["task"], row["against"]) == (task, table)]
+        for arm in compared:
+            if not arm.only_scores:
+                continue
+            rows = [row for row in comparisons if (row["task"], row["against"]) == (task, arm.name)]
             beaten = [row for row in rows if row["real"] and row["difference"] < 0]
             level = [row for row in rows if not row["real"]]
             if beaten:
-                sentences.append(f"Beaten by {says} {where}: {_list(beaten)}.")
+                sentences.append(f"Beaten by {arm.title} {where}: {_list(beaten)}.")
             if level:
-                sentences.append(f"Not to be told from {says} {where}: {_list(level)}.")
+                sentences.append(f"Not to be told from {arm.title} {where}: {_list(level)}.")
     return sentences
 
 

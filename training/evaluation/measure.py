@@ -276,8 +276,8 @@ def _tables(
         settings,
         seed=0,
     )
-    counts = [vectors.counts_of_arm(arm, queries) for queries in (task.train, task.test)]
-    train, test = (np.hstack(parts) for parts in zip(task.base, counts, added, strict=True))
+    scores = [vectors.scores_of_arm(arm, queries, place) for queries in (task.train, task.test)]
+    train, test = (np.hstack(parts) for parts in zip(task.base, scores, added, strict=True))
     return train, test
 
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 from activity_embeddings.training.evaluation.arms import Arm, Kind, Source
 from activity_embeddings.training.evaluation.base_features import BaseFeatures
 from activity_embeddings.training.evaluation.contenders import EvaluatedModel
-from activity_embeddings.training.evaluation.next_item_counts import NextItemCounts
 from activity_embeddings.training.evaluation.plan import AsOf
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.training.evaluation.ranker import Vectors
+from activity_embeddings.training.evaluation.scorers import ScoringModel
 from activity_embeddings.training.evaluation.store import EvaluationStore
 from activity_embeddings.training.outputs import negative_outputs
 from activity_embeddings.transformations import names
@@ -48,8 +48,8 @@ class MemberVectors:
         Which item vectors these are.
     models
         By name of the arm.
-    counts
-        The tables of counts, by the kind of their source.
+    scoring
+        What scores items without a vector, by name.
     item_truth
         float32 [J, D]; the true vectors of items in a simulated market.
     as_of
@@ -64,13 +64,13 @@ class MemberVectors:
         queries: Sequence[Queries],
         vector_spec: ItemVectorSpec,
         models: Mapping[str, EvaluatedModel],
-        counts: Mapping[Kind, NextItemCounts],
+        scoring: Mapping[str, ScoringModel],
         item_truth: np.ndarray | None,
         as_of: AsOf,
     ) -> None:
         self._store, self._base, self._history = store, base, base.history
         self._vector_spec, self._queries, self._models = vector_spec, queries, models
-        self._counts, self._item_truth, self._as_of = counts, item_truth, as_of
+        self._scoring, self._item_truth, self._as_of = scoring, item_truth, as_of
         self._embedders: dict[str, Embedder] = {}
         self._joined: dict[tuple[str, bool], list[dict[str, np.ndarray]]] = {}
         self._computed: dict[tuple[str, bool, int], dict[str, np.ndarray]] = {}
@@ -82,21 +82,25 @@ class MemberVectors:
     def wanted_of_arm(self, arm: Arm, queries: Queries, seed: int) -> list[bool]:
         """Return whether each vector of an arm is of something wanted, in the order of `of_arm`.
 
-        A table of counts has one.
+        Scores have one.
         """
         negative = negative_outputs(self._history.spec)
         names_of = [name for s in arm.sources for name in self._of(s, queries, seed)]
         return [name not in negative for name in names_of] or [True]
 
-    def counts_of_arm(self, arm: Arm, queries: Queries) -> np.ndarray:
-        """Return the columns of an arm's tables of counts, float32 [R, 2] for each table."""
-        tables = [self._counts[s.kind] for s in arm.sources if s.kind in self._counts]
-        columns = [table.columns(self._sequences(queries), queries) for table in tables]
+    def scores_of_arm(self, arm: Arm, queries: Queries, seed: int) -> np.ndarray:
+        """Return the columns of what scores items in an arm, float32 [R, k], for a seed's place."""
+        columns = [
+            self._scoring[name].columns(self._sequences(queries), queries, seed)
+            for name in arm.scorers
+        ]
         return np.concatenate([np.empty((len(queries.item), 0), np.float32), *columns], axis=1)
 
     def varies(self, arm: Arm) -> bool:
-        """Return whether an arm's vectors differ from seed to seed."""
-        return any(len(self._models[model].paths) > 1 for model in arm.models)
+        """Return whether an arm's vectors or scores differ from seed to seed."""
+        return any(len(self._models[model].paths) > 1 for model in arm.models) or any(
+            len(self._scoring[name].scorers) > 1 for name in arm.scorers
+        )
 
     def newest_activity(self, model: str, queries: Queries) -> np.ndarray:
         """Return the time of the newest activity that a value knew, int64 [n], or 0."""
@@ -150,9 +154,9 @@ class MemberVectors:
         return self._embedders[model](sequences, self._history.vectors)[model]
 
     def _of(self, source: Source, queries: Queries, seed: int) -> dict[str, Vectors]:
-        """Return the vectors of a source by name; a table of counts has none."""
+        """Return the vectors of a source by name; scores have none."""
         matrix, rows = self._history.vectors.matrix, queries.vector_row
-        if source.kind in self._counts:
+        if source.kind == Kind.SCORES:
             return {}
         if source.kind == Kind.CONSTANT:
             ones = np.ones((len(queries), matrix.shape[1]), np.float32)

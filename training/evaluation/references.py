@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from activity_embeddings.training.evaluation import arms
 from activity_embeddings.training.evaluation.arms import ArmRole
 from activity_embeddings.training.evaluation.contenders import EvaluatedModel
+from activity_embeddings.training.evaluation.next_item_counts import NextItemCounts
 from activity_embeddings.training.evaluation.plan import Timeline
 from activity_embeddings.training.evaluation.result import DecaySearch, RatePoint
+from activity_embeddings.training.evaluation.scorers import ScoringModel
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.figure import FIGURE
@@ -67,6 +69,18 @@ def search_decay(
             {"arm": arm, "figure": "validation NDCG@10", "points": points, "best": best}
         )
     return searches
+
+
+def count_tables(history: ActivityHistory, until: datetime) -> list[ScoringModel]:
+    """Count what came next in all activity before a time, by the last item and by its action."""
+    counted = {
+        arms.ITEM_COUNTS: ("counts of what came next after the last item", False),
+        arms.ITEM_ACTION_COUNTS: ("counts of what came next after the last item and action", True),
+    }
+    return [
+        ScoringModel(name, title, (NextItemCounts.of(history, until, by_action=by_action),))
+        for name, (title, by_action) in counted.items()
+    ]
 
 
 def package_references(

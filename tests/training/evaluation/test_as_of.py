@@ -20,9 +20,9 @@ from activity_embeddings.training.evaluation.feature_tables import (
 from activity_embeddings.training.evaluation.measure import RankingTask
 from activity_embeddings.training.evaluation.member_vectors import MemberVectors
 from activity_embeddings.training.evaluation.mixing import best_mix
-from activity_embeddings.training.evaluation.next_item_counts import NextItemCounts
 from activity_embeddings.training.evaluation.plan import AsOf
 from activity_embeddings.training.evaluation.queries import ranking_queries
+from activity_embeddings.training.evaluation.references import count_tables
 from activity_embeddings.training.evaluation.store import EvaluationStore
 from activity_embeddings.training.models import GeometricDecay
 from activity_embeddings.training.packaging import package_model
@@ -98,10 +98,7 @@ def asked(tmp_path_factory):
         queries=queries,
         vector_spec=VECTOR_SPEC,
         models={"decay": EvaluatedModel("decay", "", ArmRole.REFERENCE, (folder / "decay",))},
-        counts={
-            Kind.ITEM_COUNTS: NextItemCounts.of(history, at(4 * DAY), by_action=False),
-            Kind.ITEM_ACTION_COUNTS: NextItemCounts.of(history, at(4 * DAY), by_action=True),
-        },
+        scoring={model.name: model for model in count_tables(history, at(4 * DAY))},
         item_truth=None,
         as_of=AsOf.REQUEST,
     )
@@ -187,22 +184,22 @@ def test_base_features_know_the_member_as_of_the_request_and_items_as_of_the_dai
                 assert found[name] == pytest.approx(float(values[queries.item[row]]), rel=1e-5)
 
 
-def slow_scores(asked, kind):
+def slow_scores(asked, name):
     """The own scores of each row of both parts: dot products, or a share of dictionaries."""
     counted = {}
     everything = {"start": 0, "end": 4 * DAY, "minimum": 1, "prefixes": True}
     for following, before in held_out(events(), VECTORS, **everything, **FACTS):
         item, action, _ = before[-1]
-        key = item if kind == Kind.ITEM_COUNTS else (item, action)
+        key = item if name == arms.ITEM_COUNTS else (item, action)
         counted.setdefault(key, []).append(following["job_id"])
     scores = {id(queries): [] for queries in asked.queries}
     for queries, _, i, _, before in each_query(asked):
         time = int(queries.time[i])
         outputs = [np.array(output) for output in outputs_of(before, time, OUTPUTS)]
         item, action, _ = before[-1]
-        next_items = counted.get(item if kind == Kind.ITEM_COUNTS else (item, action), [])
+        next_items = counted.get(item if name == arms.ITEM_COUNTS else (item, action), [])
         for j in queries.item[queries.start[i] : queries.start[i + 1]].tolist():
-            if kind == Kind.OWN:
+            if name == arms.DECAY:
                 own = [float(v @ np.array(vector_as_of(VECTORS, j, time))) for v in outputs]
             else:
                 own = [next_items.count(j) / max(len(next_items), 1)]
@@ -210,14 +207,20 @@ def slow_scores(asked, kind):
     return [np.array(of_part).T for of_part in scores.values()]
 
 
-@pytest.mark.parametrize("kind", [Kind.OWN, Kind.ITEM_COUNTS, Kind.ITEM_ACTION_COUNTS])
-def test_without_a_ranker_popularity_is_mixed_in_as_is_best_on_the_queries_before(asked, kind):
+@pytest.mark.parametrize(
+    "arm",
+    [
+        arms.model_arm(arms.DECAY, "", ArmRole.REFERENCE),
+        *(arms.scoring_arm(name, "") for name in arms.COUNTS),
+    ],
+    ids=lambda arm: arm.name,
+)
+def test_without_a_ranker_popularity_is_mixed_in_as_is_best_on_the_queries_before(asked, arm):
     nothing = Arm(arms.NOTHING, "", ArmRole.BASE)
-    arm = Arm("x", "", ArmRole.REFERENCE, (Source(kind, "decay" if kind == Kind.OWN else ""),))
     columns = base_columns(asked.base.categories)
     task = RankingTask("alone", "", *asked.queries, tuple(asked.rows), columns)
     measured = measure_alone(task, [nothing, arm], asked.vectors, 2)
-    own = slow_scores(asked, kind)
+    own = slow_scores(asked, arm.name)
     popular = [np.log1p(rows[:, columns.index(POPULARITY)].astype(float)) for rows in asked.rows]
 
     def gains(part, mixed):
@@ -240,9 +243,9 @@ def test_without_a_ranker_popularity_is_mixed_in_as_is_best_on_the_queries_befor
         return round(np.mean(mean_of_members(asked_of, values)), 9)
 
     wanted = [action in SPEC.positive_actions for action in OUTPUTS]
-    best = best_mix(members_mean, wanted if kind == Kind.OWN else [True])
-    assert measured.figures_of["x"]["ndcg_at_10"].shape == (2, len(asked.queries[1]))
-    for values in measured.figures_of["x"]["ndcg_at_10"]:
+    best = best_mix(members_mean, wanted if arm.name == arms.DECAY else [True])
+    assert measured.figures_of[arm.name]["ndcg_at_10"].shape == (2, len(asked.queries[1]))
+    for values in measured.figures_of[arm.name]["ndcg_at_10"]:
         np.testing.assert_allclose(values, gains(1, mixed(1, best)), atol=1e-6)
     np.testing.assert_allclose(
         measured.figures_of[arms.NOTHING]["ndcg_at_10"][0], gains(1, popular[1]), atol=1e-6

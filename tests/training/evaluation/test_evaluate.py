@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +31,7 @@ from activity_embeddings.training.evaluation.queries import like_queries
 from activity_embeddings.training.evaluation.ranker import RankerSettings
 from activity_embeddings.training.evaluation.references import search_decay
 from activity_embeddings.training.evaluation.report.headline import headline
+from activity_embeddings.training.evaluation.scorers import ScoringModel
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.models import InterleavedDecay
 from activity_embeddings.training.packaging import package_model
@@ -36,6 +39,7 @@ from activity_embeddings.transformations.activity.item_vectors import ItemVector
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Schedule, to_us
+from support.reference import decayed_of
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +55,8 @@ SIZE = Size(
     week_test_queries_of_member=1,
 )
 RANKER = RankerSettings(rounds=40, rows_of_leaf=30)
+THEIRS = (0.5, 1e-9)
+"""Rates of a model that scores items: that of `mine`, and one that looks at the last item alone."""
 FEW = np.arange(300)
 """Members, where nothing is to be proved of them."""
 
@@ -111,8 +117,28 @@ def result(data, folder):
             ),
         ),
         models=[EvaluatedModel("mine", "my own", ArmRole.LEARNED, (folder / "mine",))],
+        scoring=[
+            ScoringModel("theirs", "what we run today", tuple(Decayed(data, r) for r in THEIRS))
+        ],
         commands=["made by a test"],
     )
+
+
+class Decayed:
+    """Scores of a decay of all positives, by the reference: what another team's model may be."""
+
+    def __init__(self, data, r):
+        self.vectors, self.r = data.history.vectors.matrix, r
+        self.positive = set(SPEC.positive_ids)
+
+    def columns(self, sequences, queries):
+        scores = []
+        for i, (start, end) in enumerate(pairwise(queries.start)):
+            read = zip(sequences.item[i], sequences.action[i], strict=True)
+            wanted = [self.vectors[item] for item, action in read if action in self.positive]
+            preference = decayed_of(wanted, VECTOR_SPEC.dimension, self.r)
+            scores.append(self.vectors[queries.vector_row[start:end]] @ preference)
+        return np.concatenate(scores)[:, None]
 
 
 def package(path, *, r=0.5, **facts):
@@ -300,8 +326,8 @@ def test_a_ranker_that_knows_less_is_measured_on_the_same_queries(result, folder
     )
     assert set(to_date["figures"]) == {
         arms.NOTHING,
-        arms.ITEM_COUNTS,
-        arms.ITEM_ACTION_COUNTS,
+        *arms.COUNTS,
+        "theirs",
         arms.MEAN,
         arms.DECAY,
         arms.SINGLE_DECAY,
@@ -318,16 +344,57 @@ def test_a_count_table_is_measured_alone_and_in_the_ranker(result, data):
     """Without a ranker nothing differs from seed to seed but models that have several."""
     alone = result["tasks"]["alone"]["figures"]
     assert set(alone) == set(result["tasks"]["to_date"]["figures"])
-    assert max(figures["seed_spread"] for figures in alone.values()) < 1e-12
+    spread = {arm: figures["seed_spread"] for arm, figures in alone.items()}
+    assert spread.pop("theirs") > 0
+    assert max(spread.values()) < 1e-12
     for arm in arms.COUNTS:
-        assert row_of(result, arm.name, task="alone")
-        assert row_of(result, "mine", arm.name, task="alone")
-        assert row_of(result, "mine", arm.name)["figure"] == "ndcg_at_10"
+        assert row_of(result, arm, task="alone")
+        assert row_of(result, "mine", arm, task="alone")
+        assert row_of(result, "mine", arm)["figure"] == "ndcg_at_10"
     features = {arm["name"]: arm["features"] for arm in result["arms"]}
     assert features[arms.ITEM_COUNTS] == features[arms.NOTHING] + 2
     assert row_of(result, "mine", task="alone")["low"] > 0
     assert result["as_of"] == "published"
     assert "values as the daily run had published them" in headline(result)
+
+
+def test_a_model_of_others_is_measured_by_its_scores_and_with_ours_beside_it(result):
+    """Its first seed scores as ours does, so that without a ranker both find the same."""
+    alone = result["tasks"]["alone"]["figures"]
+    ours = alone["mine"]["by_seed"]
+    theirs = alone["theirs"]["by_seed"]
+    assert theirs[0] == pytest.approx(ours[0], abs=1e-3)
+    assert theirs[2] == theirs[0] > theirs[1]
+    features = {arm["name"]: arm["features"] for arm in result["arms"]}
+    base = features[arms.NOTHING]
+    assert (features["theirs"], features["theirs+mine"]) == (base + 1, base + 4)
+    for task in ("day", "week"):
+        assert row_of(result, "theirs", task=task)["low"] > 0
+        assert row_of(result, "theirs+mine", "theirs", task=task)["difference"] > 0
+    assert row_of(result, "mine", "theirs", task="alone")
+    (facts,) = [arm for arm in result["arms"] if arm["name"] == "theirs"]
+    assert (facts["title"], facts["role"], facts["vectors"]) == (
+        "what we run today",
+        "reference",
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "received"),
+    [
+        (lambda rows: np.zeros(rows), r"float64 \[\d+\]$"),
+        (lambda rows: np.zeros((rows, 0)), r"float64 \[\d+, 0\]$"),
+        (lambda rows: np.zeros((rows - 1, 1)), r"float64 \[\d+, 1\]$"),
+        (lambda rows: np.full((rows, 1), "a"), r"<U1 \[\d+, 1\]$"),
+        (lambda rows: np.full((rows, 2), np.nan), r"float64 \[\d+, 2\], some of them not finite$"),
+    ],
+)
+def test_scores_that_are_none_are_one_error(data, columns, received):
+    queries = like_queries(data.history, TIMELINE.test)
+    scorer = SimpleNamespace(columns=lambda sequences, queries: columns(len(queries.item)))
+    with pytest.raises(InvalidInput, match=rf"scores of 'theirs': expected finite.*{received}"):
+        ScoringModel("theirs", "", (scorer,)).columns(queries.sequences, queries, 0)
 
 
 def test_as_of_the_request_the_newest_activity_counts_in_every_arm(data, tmp_path):

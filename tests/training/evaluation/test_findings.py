@@ -6,7 +6,6 @@ import pytest
 from activity_embeddings.training.evaluation import arms
 from activity_embeddings.training.evaluation.arms import Arm, ArmRole
 from activity_embeddings.training.evaluation.findings import (
-    TABLES,
     check_instrument,
     compare_arms,
     conclude,
@@ -28,6 +27,7 @@ ARMS = [
     Arm(arms.AGAIN, "", ArmRole.CONTROL),
     Arm(arms.ORACLE, "", ArmRole.ORACLE),
 ]
+COUNTS = [arms.scoring_arm(name, f"the title of {name}") for name in arms.COUNTS]
 HONEST = {
     arms.MEAN: (0.020, 0.002),
     arms.DECAY: (0.024, 0.002),
@@ -189,17 +189,17 @@ def test_a_learned_vector_that_a_count_table_beats_is_said_to_be_beaten(task, wh
         row("mine", 0.001, 0.01, against=arms.ITEM_COUNTS, task=task),
         row("yours", 0.030, 0.01, against=arms.ITEM_COUNTS, task=task),
     ]
-    assert conclude(rows, ARMS, []) == [
-        f"Not to be told from counts of the last item {where}: mine (+0.0010 [-0.0090, +0.0110]).",
-        f"Beaten by counts of the last item and action {where}: mine (-0.0400 [-0.0500, -0.0300]).",
+    assert conclude(rows, [*ARMS, *COUNTS], []) == [
+        f"Not to be told from the title of item_counts {where}: mine (+0.0010 [-0.0090, +0.0110]).",
+        f"Beaten by the title of item_action_counts {where}: mine (-0.0400 [-0.0500, -0.0300]).",
     ]
 
 
 def test_learned_arms_alone_are_compared_with_counts_and_other_decays():
     rates = (arms.SINGLE_DECAY, arms.SEVERAL_RATES)
-    compared = [*ARMS, *arms.COUNTS, *(Arm(name, "", ArmRole.REFERENCE) for name in rates)]
-    pairs = [pair for pair in pairs_of(compared) if pair[1] in (*TABLES, *rates)]
-    assert pairs == [("mine", rival) for rival in (*rates, *TABLES)]
+    compared = [*ARMS, *COUNTS, *(Arm(name, "", ArmRole.REFERENCE) for name in rates)]
+    pairs = [pair for pair in pairs_of(compared) if pair[1] in (*arms.COUNTS, *rates)]
+    assert pairs == [("mine", rival) for rival in (*rates, *arms.COUNTS)]
 
 
 def test_what_is_checked_is_said_of_the_values_that_were_taken():

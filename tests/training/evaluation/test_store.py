@@ -126,7 +126,7 @@ def test_a_value_that_is_not_of_the_activity_before_the_daily_run_is_noticed(sto
                     "decay", "", ArmRole.REFERENCE, (store.model_path("decay"),)
                 )
             },
-            counts={},
+            scoring={},
             item_truth=None,
             as_of=AsOf.PUBLISHED,
         )

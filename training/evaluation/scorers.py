@@ -1,0 +1,80 @@
+"""What scores items by itself, without a vector: tables of counts, and models of others.
+
+Such a model is an arm like any other. It answers the same queries about the same candidates, alone
+and as columns of the same ranker, and once more with the candidate's vectors beside it: whether an
+embedding adds to what scores items already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from activity_embeddings.training.evaluation.queries import Queries
+from activity_embeddings.transformations.activity.sequences import Sequences
+from activity_embeddings.transformations.errors import InvalidInput
+
+
+class Scorer(Protocol):
+    """Says of each row of queries how much its item is to be recommended to its member."""
+
+    def columns(self, sequences: Sequences, queries: Queries) -> np.ndarray:
+        """Return the ranker's columns of each row.
+
+        Parameters
+        ----------
+        sequences
+            What is known of the member of each query, of n queries: activity before the query, or
+            before the daily run that had published before it. Nothing later may be used.
+        queries
+            Whose R rows these are, those of query i at `start[i]:start[i + 1]`; `query` has the
+            query of each row, and `item` its item.
+
+        Returns
+        -------
+        float32 [R, k]
+            Finite. The first column is the score that is measured without a ranker: within a query,
+            what is more is better.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ScoringModel:
+    """A model that scores items, to be compared: one scorer, or one for each seed of its training.
+
+    Parameters
+    ----------
+    name
+        Name of its arm.
+    title
+        For people.
+    scorers
+        Several are taken in turn, seed by seed. They must have learned before the ranker's first
+        day: unlike a packaged model, a scorer has no manifest that says so.
+    """
+
+    name: str
+    title: str
+    scorers: tuple[Scorer, ...]
+
+    def columns(self, sequences: Sequences, queries: Queries, seed: int) -> np.ndarray:
+        """Return the columns of the scorer of one seed, by its position among the seeds.
+
+        Raises
+        ------
+        InvalidInput
+            They are not finite numbers, at least one for each row.
+        """
+        columns = np.asarray(self.scorers[seed % len(self.scorers)].columns(sequences, queries))
+        rows = len(queries.item)
+        right = columns.ndim == 2 and columns.shape[0] == rows and columns.shape[1] > 0
+        if not right or columns.dtype.kind not in "fiu" or not np.isfinite(columns).all():
+            raise InvalidInput(
+                f"scores of {self.name!r}: expected finite numbers [{rows}, k], k columns for each "
+                f"row of the queries. Received: {columns.dtype} {list(columns.shape)}"
+                + (", some of them not finite" if right and columns.dtype.kind == "f" else "")
+            )
+        return columns.astype(np.float32)
