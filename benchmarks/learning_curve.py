@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import resource
 import time
 import warnings
 from dataclasses import replace
@@ -171,8 +172,10 @@ class Curve:
         self.say(f"{len(self.late):,} queries of {asked:,} members, as of the {given.as_of}")
 
     def say(self, line: str) -> None:
-        """Print what is done, after the minutes of the processor since the start."""
-        print(f"{(time.process_time() - self.started) / 60:6.1f} min  {line}", flush=True)
+        """Print what is done, after the minutes of the processor and the peak of memory so far."""
+        minutes = (time.process_time() - self.started) / 60
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(f"{minutes:6.1f} min {peak:5.2f} GiB  {line}", flush=True)
 
     def add(self, arm: str, members: int, outputs: Outputs) -> float:
         """Measure a model, each of its vectors with the weight that is best before the test."""

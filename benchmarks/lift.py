@@ -7,6 +7,8 @@
     python benchmarks/lift.py --as-of request         values as of each request, not as published
     python benchmarks/lift.py --data jobs --members 60000 --encoder-members 6000 --asked 8000 \
         --models cnn --ages --learning-rate 5e-4 --seeds 3 --as-of request    a larger market
+    python benchmarks/lift.py --data entree --models cnn --as-of request \
+        --peers peers/bin/python                                   peers as arms, see peers.py
 
 Everything is made from scratch: the item encoder learns before the models, the models before the
 ranker, the ranker before the test. Each seed has models of its own. Films stand in for jobs (a
@@ -32,6 +34,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import peers
 import pyarrow as pa
 
 from activity_embeddings.training.datasets.sample import ENTREE, ESHOP, FILMS, JOBS, TRUTH, Sample
@@ -58,6 +61,10 @@ from activity_embeddings.training.evaluation.plan import (
 from activity_embeddings.training.evaluation.ranker import RankerSettings
 from activity_embeddings.training.evaluation.report.headline import headline
 from activity_embeddings.training.evaluation.result import REPORT
+from activity_embeddings.training.evaluation.scorers import ScoringModel
+from activity_embeddings.training.examples.history import ActivityHistory
+from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.training.item_encoder.towers import TowerSettings
 from activity_embeddings.training.models import CNN, GRU, LSTM, Network, Transformer
 from activity_embeddings.training.objectives import NextPositive, Objective, Proxy
 from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
@@ -87,6 +94,8 @@ MODELS: dict[str, tuple[Network, Objective]] = {
 }
 """Learned models; the last is the one that is shipped, and the candidate of the evaluation."""
 SHIPPED = "cnn"
+PEER_RATES = {"SASRec": 3e-3, "HSTU": 1e-3}
+"""Learning rates that were best on other days of the sample; see `peers.py` in README.md."""
 
 
 def run(sample: Sample, folder: Path, given: argparse.Namespace) -> None:
@@ -95,7 +104,7 @@ def run(sample: Sample, folder: Path, given: argparse.Namespace) -> None:
     print(f"\n== {sample.name}: {sample.description}", flush=True)
     data, runs = folder / "data", folder / "runs"
     if not given.resume:
-        for made in (data, runs):
+        for made in (data, runs, folder / "peers"):
             shutil.rmtree(made, ignore_errors=True)
     if not (given.resume and (folder / ITEM_ENCODER).is_dir()):
         shutil.rmtree(data, ignore_errors=True)
@@ -145,10 +154,46 @@ def run(sample: Sample, folder: Path, given: argparse.Namespace) -> None:
             targets=TARGETS[(FILMS if sample is EARLIER_FILMS else sample).name],
         ),
         models=trained,
+        scoring=scoring_models(sample, history, postings, folder, given),
         commands=[" ".join(["python", *sys.argv])],
         say=lambda line: print(line, flush=True),
     )
     print(f"\n{headline(result)}\n{time.perf_counter() - started:.0f} s", flush=True)
+
+
+def scoring_models(
+    sample: Sample,
+    history: ActivityHistory,
+    postings: pa.Table,
+    folder: Path,
+    given: argparse.Namespace,
+) -> list[ScoringModel]:
+    """Return the peers: chosen on the days before the ranker's, and trained on all before these."""
+    if given.peers is None:
+        return []
+    validation = Period(sample.validate_from, sample.rank_from)
+    early = peers.Asked.of(history, validation, given.asked)
+    towers = TowerSettings(text=sample.text, categories=sample.categories)
+    features = peers.features_of(postings, history.vectors.item_ids, towers)
+    command = [str(given.peers), str(peers.SCRIPT)]
+    models = []
+    for name in given.peer:
+        peer = peers.PEERS[name]
+        settings = [
+            {"n_blocks": 1, "n_factors": peers.FACTORS, "lr": rate}
+            for rate in given.peer_rates or [PEER_RATES[peer.model]]
+        ]
+        models.append(
+            peers.scoring_model(
+                peer,
+                early,
+                peers.Trainer(command, given.peer_threads, settings, features),
+                epochs=given.peer_epochs,
+                seeds=given.seeds,
+                folder=folder / "peers" / name,
+            )
+        )
+    return models
 
 
 def learn_items(sample: Sample, data: Path, folder: Path, members: int | None) -> None:
@@ -193,6 +238,17 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, help="default: the sample's own")
     parser.add_argument("--hadamard", choices=("layer", "coordinates"), default="layer")
     parser.add_argument("--as-of", choices=list(AsOf), type=AsOf, default=AsOf.PUBLISHED)
+    parser.add_argument("--peers", type=Path, help="python of an environment with rectools[torch]")
+    parser.add_argument(
+        "--peer",
+        nargs="+",
+        choices=[name for name, peer in peers.PEERS.items() if peer.told != peers.POSITIVES],
+        default=["SASRec, all", "HSTU, with actions"],
+        help="which of them",
+    )
+    parser.add_argument("--peer-rates", type=float, nargs="+", help="to choose from")
+    parser.add_argument("--peer-epochs", type=int, default=10, help="the most, of a peer")
+    parser.add_argument("--peer-threads", type=int, default=1, help="of a peer's training")
     parser.add_argument("--resume", action="store_true", help="keep what was trained before")
     parser.add_argument("--folder", type=Path, default=Path("build/lift"))
     given = parser.parse_args()

@@ -2,15 +2,18 @@
 
     python peers_rectools.py FOLDER
 
-`peers.py` starts this script, and it alone imports RecTools. FOLDER holds what the models learn
-from and are asked, and gets their scores:
+`peers.py` and `lift.py` start this script, and it alone imports RecTools. FOLDER holds what the
+models learn from and are asked, and gets their scores:
 
 - `learn.npz`: `user_id`, `item_id`, `datetime`. A user is a piece of a member's activity, an
   item is an integer in [0, J).
+- `features.npz`, where items have any: `id`, `feature`, `value`; categories, of which an item may
+  have several of one name.
 - `asked.npz`: the same columns; a user is a query, and its rows are all that is known of it.
 - `context.npz`: `user_id`, `datetime`; when each query is asked.
 - `plan.json`: `items` (J), `length` (newest items that a model sees), `threads`, and `runs`, each
-  with `model`, `settings` of its class, `seed`, and `epochs`, after which it scores.
+  with `model`, `settings` of its class, `seed`, and `epochs`, after which it scores; and `kept`,
+  where given: a file that keeps the model, which is not trained again where that is there.
 - `RUN-EPOCH.npy`, written: float32 [queries, J] for run number RUN. NaN where the model has not
   seen the item, and in all of a row where it has seen none of what is known of the query.
 
@@ -31,7 +34,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from rectools import Columns
 from rectools.dataset import Dataset
-from rectools.models import HSTUModel, SASRecModel
+from rectools.models import HSTUModel, SASRecModel, load_model
 
 MODELS = {"SASRec": SASRecModel, "HSTU": HSTUModel}
 BATCH = 512
@@ -40,6 +43,20 @@ BATCH = 512
 def read(path: Path) -> pd.DataFrame:
     """Read interactions, each of weight 1."""
     return pd.DataFrame(dict(np.load(path))).assign(**{Columns.Weight: 1.0})
+
+
+def read_learn(folder: Path) -> Dataset:
+    """Read what models learn from."""
+    learn, path = read(folder / "learn.npz"), folder / "features.npz"
+    if not path.exists():
+        return Dataset.construct(learn)
+    features = pd.DataFrame(dict(np.load(path)))
+    features = features[features["id"].isin(learn[Columns.Item])]
+    return Dataset.construct(
+        learn,
+        item_features_df=features,
+        cat_item_features=sorted(features["feature"].unique()),
+    )
 
 
 class SaveScores(Callback):
@@ -112,14 +129,22 @@ def main(folder: Path) -> None:
     plan = json.loads((folder / "plan.json").read_text())
     torch.set_num_threads(plan["threads"])
     asked, context = read(folder / "asked.npz"), read(folder / "context.npz")
-    learn = Dataset.construct(read(folder / "learn.npz"))
+    learn = read_learn(folder)
     for place, run in enumerate(plan["runs"]):
         seed_everything(run["seed"])
         paths = {epoch: folder / f"{place}-{epoch}.npy" for epoch in run["epochs"]}
-        save = SaveScores(asked, context, plan["items"], paths)
+        save, kept = SaveScores(asked, context, plan["items"], paths), run.get("kept")
+        if kept and Path(kept).exists():
+            module = load_model(kept).lightning_model
+            module.eval()
+            for path in paths.values():
+                np.save(path, save.scores(module))
+            continue
         model = MODELS[run["model"]](session_max_len=plan["length"], **run["settings"])
         model._trainer = trainer_of(save, max(run["epochs"]))  # as its documentation says
         model.fit(learn)
+        if kept:
+            model.save(kept)
 
 
 if __name__ == "__main__":

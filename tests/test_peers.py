@@ -6,6 +6,7 @@ import sys
 from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from subprocess import CalledProcessError
 
@@ -18,8 +19,10 @@ from hypothesis import strategies as st
 
 from activity_embeddings.training.datasets.sample import ENTREE
 from activity_embeddings.training.evaluation.next_item_counts import NextItemCounts
+from activity_embeddings.training.evaluation.queries import ranking_queries
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.training.item_encoder.towers import TowerSettings
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.spec import ActivitySpec
@@ -115,7 +118,8 @@ def test_a_peer_that_counts_finds_what_our_table_of_counts_does(peers, asked, tr
 
 def test_pairs_of_item_and_action_count_for_their_item_by_their_sum(peers, asked, tmp_path):
     _, late = asked
-    pairs = peers.export(tmp_path, late, peers.ACTIONS)
+    peer = peers.PEERS["SASRec, with actions"]
+    pairs = peers.export(tmp_path, peer, late.history, late.period.start, late.queries.sequences)
     learn, known, _ = exported(tmp_path)
     counts = np.full((pairs, pairs), 1e-9)
     for _, piece in learn.groupby("user_id"):
@@ -152,7 +156,9 @@ def test_a_peer_told_of_positives_gets_the_newest_of_them(peers, asked, tmp_path
     _, late = asked
     history, queries = late.history, late.queries
     events, spec = history.events, history.spec
-    peers.export(tmp_path, late, peers.POSITIVES)
+    told = late.told(peers.POSITIVES)
+    peer = peers.PEERS["SASRec, positives"]
+    peers.export(tmp_path, peer, told.history, told.period.start, told.queries.sequences)
     learn, known, context = exported(tmp_path)
     window = spec.window.total_seconds() * 1e6
     by_query = {user: rows.item_id.tolist() for user, rows in known.groupby("user_id")}
@@ -202,16 +208,80 @@ def test_hstu_is_trained_with_a_temperature_that_lets_a_softmax_of_cosines_be_su
     peers, asked, tmp_path
 ):
     """At RecTools' default of 1 the best of all items gets a hundredth at most."""
-    items = peers.export(tmp_path, asked[0], peers.ALL)
+    early = asked[0]
+    items = len(early.history.vectors.item_ids)
     trainer = peers.Trainer(["true"], threads=1, settings=TRIED)
     for model, surely in (("HSTU", True), ("SASRec", False)):
         run = {"settings": TRIED[0], "seed": 0, "epochs": []}
-        trainer(peers.Peer(model, peers.ALL), asked[0], [run], tmp_path)
+        given = early.history, early.period.start, early.queries.sequences
+        trainer(peers.Peer(model, peers.ALL), *given, [run], tmp_path)
         (run,) = json.loads((tmp_path / "plan.json").read_text())["runs"]
         temperature = run["settings"].get("lightning_module_kwargs", {}).get("logits_t", 1.0)
         best, others = np.exp(np.array([1.0, -1.0]) / temperature)
         assert (best / (best + (items - 1) * others) > 0.99) == surely
         assert run["settings"].items() >= TRIED[0].items()
+
+
+def test_features_are_the_words_and_categories_that_our_encoder_reads(peers):
+    postings = pa.table(
+        {
+            "job_id": ["b", "a", "b", "unknown"],
+            "title": ["Old", "Senior engineer, C", "Cook / cook", "x"],
+            "tags": [["o"], ["t", "u"], None, ["v"]],
+        }
+    )
+    towers = TowerSettings(text=("title",), categories=("tags",))
+    found = peers.features_of(postings, pa.array(["a", "b"]), towers)
+    assert sorted(found.itertuples(index=False, name=None)) == [
+        (0, "tags", "t"),
+        (0, "tags", "u"),
+        (0, "title", "c"),
+        (0, "title", "engineer"),
+        (0, "title", "senior"),
+        (1, "title", "cook"),
+    ]
+
+
+def test_a_pair_has_the_features_of_its_item_and_its_action(peers, asked, tmp_path):
+    _, late = asked
+    spec, items = late.history.spec, len(late.history.vectors.item_ids)
+    features = pd.DataFrame({"id": [0, 0, 2], "feature": ["x", "x", "y"], "value": ["p", "q", "r"]})
+    peer = peers.PEERS["HSTU, with actions and features"]
+    given = late.history, late.period.start, late.queries.sequences
+    pairs = peers.export(tmp_path, peer, *given, features)
+    written = pd.DataFrame(dict(np.load(tmp_path / "features.npz")))
+    actions = len(spec.vocabulary)
+    assert pairs == items * actions
+    for pair, rows in written.groupby("id"):
+        item, action = divmod(pair, actions)
+        own = features[features.id == item]
+        expected = {*zip(own.feature, own.value, strict=True), ("action", str(action))}
+        assert set(zip(rows.feature, rows.value, strict=True)) == expected
+    assert set(written.id) == set(range(pairs))
+
+
+def test_a_peer_in_the_ranker_says_what_it_says_alone(peers, asked, trainer, tmp_path):
+    """Chosen before the ranker's days, trained once, asked anew; the best of a list has 0."""
+    early, late = asked
+    peer = peers.Peer("counts", peers.ALL)
+    folder = tmp_path / "kept"
+    model = peers.scoring_model(peer, early, trainer, epochs=6, seeds=2, folder=folder)
+    assert (model.name, len(model.scorers)) == ("counts_all", 2)
+    chosen = json.loads((folder / "chosen.json").read_text())
+    assert (chosen["settings"], chosen["epochs"]) == (LEARNS, 4)
+    queries = ranking_queries(late.history, late.period, per_member=1)
+    columns = model.columns(queries.sequences, queries, 0)
+    again = replace(trainer, command=["false"])
+    kept = peers.scoring_model(peer, early, again, epochs=6, seeds=2, folder=folder)
+    assert kept.columns(queries.sequences, queries, 0).tolist() == columns.tolist()
+    table = NextItemCounts.of(late.history, early.period.end, by_action=False)
+    share = table.columns(queries.sequences, queries)[:, 0]
+    for start, end in pairwise(queries.start):
+        logarithms, below = columns[start:end].T
+        assert below.max() == 0
+        np.testing.assert_allclose(below, logarithms - logarithms.max(), atol=1e-5)
+        # Scores are shares here, so that their differences stay.
+        np.testing.assert_allclose(below, share[start:end] - share[start:end].max(), atol=1e-5)
 
 
 def test_a_peer_that_fails_stops_the_benchmark(peers, asked):
