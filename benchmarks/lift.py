@@ -9,6 +9,7 @@
         --models cnn --ages --learning-rate 5e-4 --seeds 3 --as-of request    a larger market
     python benchmarks/lift.py --data entree --models cnn --as-of request \
         --peers peers/bin/python                                   peers as arms, see peers.py
+    python benchmarks/lift.py --data entree --joint --as-of request     vectors with their network
 
 Everything is made from scratch: the item encoder learns before the models, the models before the
 ranker, the ranker before the test. Each seed has models of its own. Films stand in for jobs (a
@@ -29,11 +30,13 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pandas as pd
 import peers
 import pyarrow as pa
 
@@ -45,10 +48,23 @@ from activity_embeddings.training.demo.models import (
     train_model,
 )
 from activity_embeddings.training.demo.targets import TARGETS
-from activity_embeddings.training.evaluation.arms import DECAY, SINGLE_DECAY, ArmRole
+from activity_embeddings.training.evaluation.arms import (
+    COUNTS,
+    DECAY,
+    SINGLE_DECAY,
+    Arm,
+    ArmRole,
+    scoring_arm,
+)
 from activity_embeddings.training.evaluation.contenders import EvaluatedModel
 from activity_embeddings.training.evaluation.data import Data
 from activity_embeddings.training.evaluation.evaluate import evaluate
+from activity_embeddings.training.evaluation.findings import (
+    check_instrument,
+    compare_arms,
+    conclude,
+    judge_targets,
+)
 from activity_embeddings.training.evaluation.gate import compare
 from activity_embeddings.training.evaluation.plan import (
     QUICK,
@@ -60,15 +76,23 @@ from activity_embeddings.training.evaluation.plan import (
 )
 from activity_embeddings.training.evaluation.ranker import RankerSettings
 from activity_embeddings.training.evaluation.report.headline import headline
-from activity_embeddings.training.evaluation.result import REPORT
+from activity_embeddings.training.evaluation.result import (
+    REPORT,
+    Result,
+    read_members,
+    write_result,
+)
 from activity_embeddings.training.evaluation.scorers import ScoringModel
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
+from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.training.item_encoder.towers import TowerSettings
 from activity_embeddings.training.models import CNN, GRU, LSTM, Network, Transformer
 from activity_embeddings.training.objectives import NextPositive, Objective, Proxy
 from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
+from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.inference.tensorflow import tensorflow
+from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.times import Schedule
 
 EARLIER_FILMS = replace(
@@ -94,6 +118,10 @@ MODELS: dict[str, tuple[Network, Objective]] = {
 }
 """Learned models; the last is the one that is shipped, and the candidate of the evaluation."""
 SHIPPED = "cnn"
+JOINT_EPOCHS = 30
+"""The most of item vectors and a network; chosen among them on the last days that they learn."""
+JOINT = "joint"
+"""Folder of pairs of item vectors and network, within that of the data."""
 PEER_RATES = {"SASRec": 3e-3, "HSTU": 1e-3}
 """Learning rates that were best on other days of the sample; see `peers.py` in README.md."""
 
@@ -131,9 +159,108 @@ def run(sample: Sample, folder: Path, given: argparse.Namespace) -> None:
             ).package(path, name=name, version=str(seed))
             print(f"{path.name}: {time.perf_counter() - started:.0f} s", flush=True)
         trained.append(EvaluatedModel(name, f"{name}, one for each seed", ArmRole.LEARNED, paths))
+    scoring = scoring_models(sample, history, folder, given)
+    result = measured(sample, data, history, vector_spec, trained, seeds, folder, given, scoring)
+    print(f"\n{headline(result)}\n{time.perf_counter() - started:.0f} s", flush=True)
+
+
+def run_jointly(sample: Sample, folder: Path, given: argparse.Namespace) -> None:
+    """Train item vectors together with their network, a pair for each seed, and pool what is found.
+
+    A pair learns until the days on which the decays' rates are chosen: item vectors are fresh then,
+    where a network that learns after them finds them older.
+    """
+    started, seeds = time.perf_counter(), range(given.seeds)
+    print(f"\n== {sample.name}: {sample.description}; learned together", flush=True)
+    sample, data = replace(sample, encoder_until=sample.validate_from), folder / "data"
+    if not (given.resume and data.is_dir()):
+        sample.write(data)
+    results = []
+    for seed in seeds:
+        own = folder / f"pair-{seed}"
+        if not (given.resume and (own / SHIPPED).is_dir()):
+            epochs = given.epochs or JOINT_EPOCHS
+            build_item_encoder(data, own, sample=sample, seed=seed, epochs=epochs, network=SHIPPED)
+            print(f"{own.name}: {time.perf_counter() - started:.0f} s", flush=True)
+        vector_spec = describe_item_encoder(own / ITEM_ENCODER).vector_spec
+        history = read_history(data, own, sample=sample)
+        title = "cnn, trained together with its item vectors"
+        model = EvaluatedModel(SHIPPED, title, ArmRole.LEARNED, (own / SHIPPED,))
+        results.append(measured(sample, data, history, vector_spec, [model], [seed], own, given))
+    folders = [report_folder(folder / f"pair-{seed}", given.as_of) for seed in seeds]
+    result, members = pooled(sample, results, folders)
+    write_result(result, members, make_folder(report_folder(folder, given.as_of)))
+    print(f"\n{headline(result)}\n{time.perf_counter() - started:.0f} s", flush=True)
+
+
+def pooled(
+    sample: Sample, results: Sequence[Result], folders: Sequence[Path]
+) -> tuple[Result, pa.Table]:
+    """Return evaluations of one seed each, of the same queries, as one of all seeds.
+
+    Item vectors differ from seed to seed, so that all that reads them does, the decays too.
+    """
+    first, names_of = results[0], [arm["name"] for arm in results[0]["arms"]]
+    of_seeds = [read_members(folder, names_of).to_pandas() for folder in folders]
+    members = pd.concat([rows.assign(seed=seed) for seed, rows in enumerate(of_seeds)])
+    declared = Declared(seeds=tuple(seed for r in results for seed in r["declared"]["seeds"]))
+    tasks, comparisons = {}, []
+    for task, facts in first["tasks"].items():
+        of_task = members[members["task"] == task]
+        if of_task.empty:  # of single rows
+            continue
+        values = {
+            arm: rows.pivot(index="seed", columns="member_id", values=FIGURE).to_numpy()
+            for arm, rows in of_task.groupby("arm", sort=False)
+        }
+        pairs = [(r["arm"], r["against"]) for r in first["comparisons"] if r["task"] == task]
+        comparisons += compare_arms(task, FIGURE, values, pairs, declared)
+        figures = {
+            arm: {
+                FIGURE: float(value.mean()),
+                "by_seed": value.mean(axis=1).tolist(),
+                "seed_spread": float(value.mean(axis=1).std(ddof=1)),
+            }
+            for arm, value in values.items()
+        }
+        tasks[task] = {**facts, "figures": figures}
+    compared = [
+        scoring_arm(arm["name"], arm["title"])
+        if arm["name"] in COUNTS
+        else Arm(arm["name"], arm["title"], ArmRole(arm["role"]))
+        for arm in first["arms"]
+    ]
+    checks = check_instrument(comparisons, compared, {}, {}, AsOf(first["as_of"]))
+    known = {check["name"] for check in checks}
+    for check in (check for result in results for check in result["checks"]):
+        if check["name"] not in known and not check["passed"]:
+            checks.append(check)
+    return {
+        **first,
+        "declared": declared.to_dict(),
+        "tasks": tasks,
+        "comparisons": comparisons,
+        "checks": checks,
+        "targets": judge_targets(TARGETS[sample.name], comparisons, declared.margin),
+        "conclusions": conclude(comparisons, compared, checks),
+    }, pa.Table.from_pandas(members, preserve_index=False)
+
+
+def measured(
+    sample: Sample,
+    data: Path,
+    history: ActivityHistory,
+    vector_spec: ItemVectorSpec,
+    models: Sequence[EvaluatedModel],
+    seeds: Sequence[int],
+    folder: Path,
+    given: argparse.Namespace,
+    scoring: Sequence[ScoringModel] = (),
+) -> Result:
+    """Evaluate models, and write the report into a folder."""
     postings = sample.postings(data)
     lists = [field.name for field in postings.schema if pa.types.is_list(field.type)]
-    result = evaluate(
+    return evaluate(
         Data(
             history=history,
             vector_spec=vector_spec,
@@ -153,20 +280,15 @@ def run(sample: Sample, folder: Path, given: argparse.Namespace) -> None:
             ranker=RankerSettings(hadamard=given.hadamard),
             targets=TARGETS[(FILMS if sample is EARLIER_FILMS else sample).name],
         ),
-        models=trained,
-        scoring=scoring_models(sample, history, postings, folder, given),
+        models=models,
+        scoring=scoring,
         commands=[" ".join(["python", *sys.argv])],
         say=lambda line: print(line, flush=True),
     )
-    print(f"\n{headline(result)}\n{time.perf_counter() - started:.0f} s", flush=True)
 
 
 def scoring_models(
-    sample: Sample,
-    history: ActivityHistory,
-    postings: pa.Table,
-    folder: Path,
-    given: argparse.Namespace,
+    sample: Sample, history: ActivityHistory, folder: Path, given: argparse.Namespace
 ) -> list[ScoringModel]:
     """Return the peers: chosen on the days before the ranker's, and trained on all before these."""
     if given.peers is None:
@@ -174,6 +296,7 @@ def scoring_models(
     validation = Period(sample.validate_from, sample.rank_from)
     early = peers.Asked.of(history, validation, given.asked)
     towers = TowerSettings(text=sample.text, categories=sample.categories)
+    postings = sample.postings(folder / "data")
     features = peers.features_of(postings, history.vectors.item_ids, towers)
     command = [str(given.peers), str(peers.SCRIPT)]
     models = []
@@ -238,6 +361,9 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, help="default: the sample's own")
     parser.add_argument("--hadamard", choices=("layer", "coordinates"), default="layer")
     parser.add_argument("--as-of", choices=list(AsOf), type=AsOf, default=AsOf.PUBLISHED)
+    parser.add_argument(
+        "--joint", action="store_true", help="item vectors and network are trained together"
+    )
     parser.add_argument("--peers", type=Path, help="python of an environment with rectools[torch]")
     parser.add_argument(
         "--peer",
@@ -267,9 +393,13 @@ def main() -> None:
         fit = {name: getattr(given, name) for name in ("epochs", "learning_rate")}
         chosen = {name: value for name, value in fit.items() if value is not None}
         sample = replace(sample, fit={**sample.fit, **chosen})
-        run(sample, folders[name], given)
+        if given.joint:
+            run_jointly(sample, folders[name] / JOINT, given)
+        else:
+            run(sample, folders[name], given)
     for names in (FILMS.name, EARLIER_FILMS.name), (JOBS.name,), (ENTREE.name,):
-        reports = [report_folder(folders[name], given.as_of) for name in names]
+        kept = [folders[name] / JOINT if given.joint else folders[name] for name in names]
+        reports = [report_folder(folder, given.as_of) for folder in kept]
         if SHIPPED in given.models and all((f / REPORT).is_file() for f in reports):
             for base in (DECAY, SINGLE_DECAY):
                 print(f"\n{', '.join(names)}: {base} or {SHIPPED}?")

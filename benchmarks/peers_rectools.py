@@ -140,8 +140,11 @@ def main(folder: Path) -> None:
             for path in paths.values():
                 np.save(path, save.scores(module))
             continue
-        model = MODELS[run["model"]](session_max_len=plan["length"], **run["settings"])
-        model._trainer = trainer_of(save, max(run["epochs"]))  # as its documentation says
+        epochs = max(run["epochs"])
+        # A model that is loaded wants as many epochs as it was trained for.
+        settings = {"session_max_len": plan["length"], "epochs": epochs, **run["settings"]}
+        model = MODELS[run["model"]](**settings)
+        model._trainer = trainer_of(save, epochs)  # as its documentation says
         model.fit(learn)
         if kept:
             model.save(kept)

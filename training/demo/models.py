@@ -24,11 +24,11 @@ from activity_embeddings.training.item_encoder.towers import TowerSettings
 from activity_embeddings.training.item_encoder.train import (
     ENCODER_FIT,
     EncoderPlan,
-    train_item_encoder,
+    train_towers,
 )
 from activity_embeddings.training.models import CNN, Architecture, GeometricDecay, UnweightedAverage
 from activity_embeddings.training.objectives import NextPositive, Objective
-from activity_embeddings.training.packaging import package_item_encoder
+from activity_embeddings.training.packaging import package_item_encoder, package_model
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import ModelDescription
 from activity_embeddings.transformations.contract.item_encoder import (
@@ -55,21 +55,30 @@ SAMPLE_MODELS: tuple[tuple[Architecture, str], ...] = (
 
 
 def build_item_encoder(
-    data: Path, models: Path, *, sample: Sample = ENTREE, seed: int = 0, verbose: int = 0
+    data: Path,
+    models: Path,
+    *,
+    sample: Sample = ENTREE,
+    seed: int = 0,
+    epochs: int = ENCODER_FIT.epochs,
+    network: str | None = None,
+    verbose: int = 0,
 ) -> ItemEncoderDescription:
-    """Train the encoder on the sample data in folder `data`, and package it into `models`."""
-    towers = TowerSettings(
-        text=sample.text,
-        categories=sample.categories,
-        tokens=sample.words,
-        buckets=sample.buckets,
-    )
+    """Train the encoder on the sample data in folder `data`, and package it into `models`.
+
+    Where the sample's encoder learns with a network, that is packaged there too, as `network`.
+    """
     plan = EncoderPlan(
         sample.encoder_until,
         dimension=DIMENSION,
         spec=sample.settings.spec,
-        towers=towers,
-        fit=replace(ENCODER_FIT, seed=seed),
+        towers=TowerSettings(
+            text=sample.text,
+            categories=sample.categories,
+            tokens=sample.words,
+            buckets=sample.buckets,
+        ),
+        fit=replace(ENCODER_FIT, seed=seed, epochs=epochs),
     )
     if sample.encoder_with_network:
         plan = replace(
@@ -78,17 +87,27 @@ def build_item_encoder(
             objective=NextPositive(other_weight=sample.other_weight),
             fit=replace(plan.fit, patience=NETWORK_PATIENCE),
         )
-    encoder, facts = train_item_encoder(
-        sample.events(data), sample.postings(data), plan, verbose=verbose
-    )
-    return package_item_encoder(
-        encoder,
+    towers = train_towers(sample.events(data), sample.postings(data), plan, verbose=verbose)
+    described = package_item_encoder(
+        towers.encoder,
         models / ITEM_ENCODER,
         name="content_and_behaviour",
         version="1",
         valid_from=sample.encoder_until,
-        **{"description": "Item vectors from the content of postings.", **facts},
+        **{"description": "Item vectors from the content of postings.", **towers.facts},
     )
+    if network is not None:
+        package_model(
+            towers.member_tower,
+            models / network,
+            name=network,
+            version="1",
+            spec=plan.spec,
+            vector_spec=described.vector_spec,
+            sequences=towers.sequences,
+            **towers.facts,
+        )
+    return described
 
 
 def read_history(data: Path, models: Path, *, sample: Sample = ENTREE) -> ActivityHistory:
