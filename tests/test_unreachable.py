@@ -95,8 +95,10 @@ def s3(monkeypatch):
     return s3_server()
 
 
-def test_an_object_store_of_events(repo, s3):
+def test_an_object_store_of_events(repo, s3, monkeypatch):
     with s3 as address:
+        # Or else Feast asks Amazon about the folder, and waits for an answer.
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         bucket = make_bucket(address, "lake")
         filesystem = S3FileSystem(endpoint_override=address, region=REGION)
         copy_files(str(repo.events), "lake/events", destination_filesystem=filesystem)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -104,7 +105,7 @@ def postgres_server(**settings: str) -> Iterator[Database]:
         try:
             yield Database("127.0.0.1", port)
         finally:
-            process.terminate()  # waits for no client, unlike the default of pg_ctl
+            process.send_signal(signal.SIGINT)  # waits for no client, as SIGTERM would
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:

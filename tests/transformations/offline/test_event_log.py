@@ -284,7 +284,7 @@ def test_a_source_that_cannot_take_events_is_refused(repo, case):
 
 @pytest.fixture
 def on_s3(repo, monkeypatch):
-    """The events in a folder of an object store, and its file system."""
+    """A feature repo, applied, with the events in a folder of an object store; its file system."""
     with s3_server() as address:
         for name, value in CREDENTIALS.items():
             monkeypatch.setenv(name, value)
@@ -296,12 +296,15 @@ def on_s3(repo, monkeypatch):
         shutil.rmtree(repo.events)
         settings = f'path="s3://{bucket}/log", s3_endpoint_override="{address}"'
         repo.edit("sources.py", DIRECTORY, settings)
-        yield repo, filesystem, f"{bucket}/log"
+        # Or else Feast asks Amazon about the folder, and waits for an answer.
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        store, view = applied(repo)
+        monkeypatch.delenv("AWS_ENDPOINT_URL")
+        yield store, view, filesystem, f"{bucket}/log"
 
 
 def test_a_folder_of_an_object_store_gets_one_more_object(on_s3):
-    repo, filesystem, folder = on_s3
-    store, view = applied(repo)
+    store, view, filesystem, folder = on_s3
     append_events(store, view, NEW)
     assert read(store, view) == EXPECTED
     objects = filesystem.get_file_info(FileSelector(folder))
@@ -309,8 +312,7 @@ def test_a_folder_of_an_object_store_gets_one_more_object(on_s3):
 
 
 def test_an_object_store_with_partitions_is_refused(on_s3):
-    repo, filesystem, folder = on_s3
-    store, view = applied(repo)
+    store, view, filesystem, folder = on_s3
     filesystem.move(f"{folder}/history.parquet", f"{folder}/day=1/history.parquet")
     with pytest.raises(InvalidInput, match=r"a file can be added. Received: .*/day=1/history"):
         append_events(store, view, NEW)
