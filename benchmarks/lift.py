@@ -44,6 +44,7 @@ from activity_embeddings.training.datasets.sample import ENTREE, ESHOP, FILMS, J
 from activity_embeddings.training.demo.models import (
     ITEM_ENCODER,
     build_item_encoder,
+    encoder_plan,
     read_history,
     train_model,
 )
@@ -179,8 +180,8 @@ def run_jointly(sample: Sample, folder: Path, given: argparse.Namespace) -> None
     for seed in seeds:
         own = folder / f"pair-{seed}"
         if not (given.resume and (own / SHIPPED).is_dir()):
-            epochs = given.epochs or JOINT_EPOCHS
-            build_item_encoder(data, own, sample=sample, seed=seed, epochs=epochs, network=SHIPPED)
+            plan = encoder_plan(sample, seed=seed, epochs=given.epochs or JOINT_EPOCHS)
+            build_item_encoder(data, own, sample=sample, plan=plan, network=SHIPPED)
             print(f"{own.name}: {time.perf_counter() - started:.0f} s", flush=True)
         vector_spec = describe_item_encoder(own / ITEM_ENCODER).vector_spec
         history = read_history(data, own, sample=sample)

@@ -54,20 +54,8 @@ SAMPLE_MODELS: tuple[tuple[Architecture, str], ...] = (
 )
 
 
-def build_item_encoder(
-    data: Path,
-    models: Path,
-    *,
-    sample: Sample = ENTREE,
-    seed: int = 0,
-    epochs: int = ENCODER_FIT.epochs,
-    network: str | None = None,
-    verbose: int = 0,
-) -> ItemEncoderDescription:
-    """Train the encoder on the sample data in folder `data`, and package it into `models`.
-
-    Where the sample's encoder learns with a network, that is packaged there too, as `network`.
-    """
+def encoder_plan(sample: Sample, *, seed: int = 0, epochs: int = ENCODER_FIT.epochs) -> EncoderPlan:
+    """Return how the item encoder of a sample is trained."""
     plan = EncoderPlan(
         sample.encoder_until,
         dimension=DIMENSION,
@@ -80,20 +68,37 @@ def build_item_encoder(
         ),
         fit=replace(ENCODER_FIT, seed=seed, epochs=epochs),
     )
-    if sample.encoder_with_network:
-        plan = replace(
-            plan,
-            network=CNN(),
-            objective=NextPositive(other_weight=sample.other_weight),
-            fit=replace(plan.fit, patience=NETWORK_PATIENCE),
-        )
+    if not sample.encoder_with_network:
+        return plan
+    return replace(
+        plan,
+        network=CNN(),
+        objective=NextPositive(other_weight=sample.other_weight),
+        fit=replace(plan.fit, patience=NETWORK_PATIENCE),
+    )
+
+
+def build_item_encoder(
+    data: Path,
+    models: Path,
+    *,
+    sample: Sample = ENTREE,
+    plan: EncoderPlan | None = None,
+    network: str | None = None,
+    verbose: int = 0,
+) -> ItemEncoderDescription:
+    """Train the encoder on the sample data in folder `data`, and package it into `models`.
+
+    The network that it learns with, where there is one, is packaged there too, if it has a name.
+    """
+    plan = plan or encoder_plan(sample)
     towers = train_towers(sample.events(data), sample.postings(data), plan, verbose=verbose)
     described = package_item_encoder(
         towers.encoder,
         models / ITEM_ENCODER,
         name="content_and_behaviour",
         version="1",
-        valid_from=sample.encoder_until,
+        valid_from=plan.until,
         **{"description": "Item vectors from the content of postings.", **towers.facts},
     )
     if network is not None:
