@@ -36,7 +36,7 @@ from activity_embeddings.training.item_encoder.towers import TowerSettings
 from activity_embeddings.training.item_encoder.train import (
     ENCODER_FIT,
     EncoderPlan,
-    train_item_encoder,
+    train_towers,
 )
 from activity_embeddings.training.models import (
     CNN,
@@ -172,9 +172,13 @@ def history_of(
         fit=replace(fit, seed=seed),
         spec=SPEC,
     )
-    module, facts = train_item_encoder(events, postings, plan)
+    trained = train_towers(events, postings, plan)
     described = package_item_encoder(
-        module, folder / "item_encoder", name="items", version=str(seed), valid_from=ENCODER_UNTIL
+        trained.encoder,
+        folder / "item_encoder",
+        name="items",
+        version=str(seed),
+        valid_from=ENCODER_UNTIL,
     )
     vector_spec = described.vector_spec
     table = encode_postings(ItemEncoder(described), postings)
@@ -182,7 +186,7 @@ def history_of(
     return (
         ActivityHistory.from_arrow(events, vectors, SPEC),
         vector_spec,
-        facts["metrics"]["validation"],
+        trained.facts["metrics"]["validation"],
     )
 
 

@@ -130,19 +130,6 @@ class TrainedTowers:
     facts: dict[str, Any]
 
 
-def train_item_encoder(
-    events: pa.Table | ActivityEvents,
-    postings: pa.Table,
-    plan: EncoderPlan,
-    *,
-    run: Path | None = None,
-    verbose: int = 0,
-) -> tuple[tf.Module, dict[str, Any]]:
-    """Return the encoder and the facts of `train_towers`, which has the same parameters."""
-    towers = train_towers(events, postings, plan, run=run, verbose=verbose)
-    return towers.encoder, towers.facts
-
-
 def train_towers(
     events: pa.Table | ActivityEvents,
     postings: pa.Table,

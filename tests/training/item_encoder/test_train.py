@@ -14,7 +14,6 @@ from activity_embeddings.training.fitting.loop import Fit
 from activity_embeddings.training.item_encoder.towers import TowerSettings
 from activity_embeddings.training.item_encoder.train import (
     EncoderPlan,
-    train_item_encoder,
     train_towers,
 )
 from activity_embeddings.training.models import CNN
@@ -92,13 +91,19 @@ def encode(module, table):
     return module.serve(*given.values())["embedding"].numpy()
 
 
+def encoder_of(*given, **settings):
+    """Train both towers; return the encoder and the facts."""
+    towers = train_towers(*given, **settings)
+    return towers.encoder, towers.facts
+
+
 BRIEF = plan(fit=replace(OPTIONS["fit"], epochs=1))
 """For what depends on the data alone."""
 
 
 @pytest.fixture(scope="module")
 def trained():
-    return train_item_encoder(events(), postings(), plan())
+    return encoder_of(events(), postings(), plan())
 
 
 @pytest.fixture
@@ -112,7 +117,7 @@ def brief(tmp_path_factory):
     """A short training, what it found, and its run."""
     run = tmp_path_factory.mktemp("brief")
     with without_graphs():
-        module, facts = train_item_encoder(events(), postings(), BRIEF, run=run)
+        module, facts = encoder_of(events(), postings(), BRIEF, run=run)
     return module, facts, run
 
 
@@ -159,7 +164,7 @@ def test_nothing_at_or_after_the_end_is_read(brief, eager):
         "event_timestamp",
         pa.array([t + timedelta(days=40) for t in times], pa.timestamp("us", "UTC")),
     )
-    module, facts = train_item_encoder(pa.concat_tables([moved, events()]), postings(), BRIEF)
+    module, facts = encoder_of(pa.concat_tables([moved, events()]), postings(), BRIEF)
     np.testing.assert_array_equal(encode(module, postings()), encode(brief[0], postings()))
     assert facts == brief[1]
 
@@ -176,14 +181,14 @@ def test_of_a_items_postings_the_newest_before_the_end_is_read(brief, eager):
     unseen = postings().slice(0, 1).set_column(0, "job_id", pa.array([ITEMS])).slice(0, 1)
     unseen = unseen.set_column(4, "event_timestamp", pa.array([UNTIL], pa.timestamp("us", "UTC")))
     for order in ([later, postings(), earlier, unseen], [unseen, earlier, postings(), later]):
-        module, facts = train_item_encoder(events(), pa.concat_tables(order), BRIEF)
+        module, facts = encoder_of(events(), pa.concat_tables(order), BRIEF)
         assert facts == brief[1]
         np.testing.assert_array_equal(encode(module, postings()), encode(brief[0], postings()))
 
 
 def test_another_seed_gives_other_vectors(brief, eager):
     other = replace(BRIEF, fit=replace(BRIEF.fit, seed=1))
-    module, _ = train_item_encoder(events(), postings(), other)
+    module, _ = encoder_of(events(), postings(), other)
     assert np.abs(encode(module, postings()) - encode(brief[0], postings())).max() > 1e-3
 
 
@@ -210,7 +215,7 @@ def test_packaged_it_gives_the_same_vectors_from_its_last_day_on(trained, tmp_pa
 
 
 def test_ids_may_be_strings(tmp_path, eager):
-    module, facts = train_item_encoder(
+    module, facts = encoder_of(
         events(ids=pa.string()), postings(pa.string()), plan(fit=Fit(epochs=1))
     )
     described = package_item_encoder(
@@ -265,19 +270,19 @@ def test_tokens_are_of_their_column_and_categories_come_first():
 )
 def test_malformed_postings_are_one_clear_error(change, message):
     with pytest.raises(InvalidInput, match=message):
-        train_item_encoder(events(), change(postings()), plan())
+        encoder_of(events(), change(postings()), plan())
 
 
 def test_too_little_activity_is_one_clear_error():
     with pytest.raises(InvalidInput, match=r"expected .*Received: "):
-        train_item_encoder(events(), postings(), plan(until=day(0)))
+        encoder_of(events(), postings(), plan(until=day(0)))
     few = events(members=1, per_member=3)
     with pytest.raises(InvalidInput, match=r"expected .*Received: "):
-        train_item_encoder(few, postings(), plan())
+        encoder_of(few, postings(), plan())
     with pytest.raises(InvalidInput, match=r"`until` should have a time zone"):
-        train_item_encoder(events(), postings(), plan(until=UNTIL.replace(tzinfo=None)))
+        encoder_of(events(), postings(), plan(until=UNTIL.replace(tzinfo=None)))
     with pytest.raises(InvalidInput, match=r"`until` should be a datetime.*Received: 'soon'"):
-        train_item_encoder(events(), postings(), plan(until="soon"))
+        encoder_of(events(), postings(), plan(until="soon"))
 
 
 def test_a_killed_training_is_resumed(brief, eager, tmp_path):
@@ -285,7 +290,7 @@ def test_a_killed_training_is_resumed(brief, eager, tmp_path):
     # As if killed in the second phase, with the first one done.
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "final" / "checkpoint.npz").unlink()
-    again, same = train_item_encoder(events(), postings(), BRIEF, run=tmp_path / "run")
+    again, same = encoder_of(events(), postings(), BRIEF, run=tmp_path / "run")
     assert same == facts
     np.testing.assert_array_equal(encode(again, postings()), encode(whole, postings()))
 
