@@ -232,16 +232,19 @@ def pooled(
         for arm in first["arms"]
     ]
     checks = check_instrument(comparisons, compared, {}, {}, AsOf(first["as_of"]))
-    known = {check["name"] for check in checks}
+    of_one = {}  # what each pair is checked for by itself; one that failed counts
     for check in (check for result in results for check in result["checks"]):
-        if check["name"] not in known and not check["passed"]:
-            checks.append(check)
+        if check["name"] not in {each["name"] for each in checks}:
+            kept = of_one.setdefault((check["name"], check.get("arm")), check)
+            of_one[check["name"], check.get("arm")] = kept if not kept["passed"] else check
+    checks += of_one.values()
     return {
         **first,
         "declared": declared.to_dict(),
         "tasks": tasks,
         "comparisons": comparisons,
         "checks": checks,
+        "freshness": None,
         "targets": judge_targets(TARGETS[sample.name], comparisons, declared.margin),
         "conclusions": conclude(comparisons, compared, checks),
     }, pa.Table.from_pandas(members, preserve_index=False)
