@@ -36,6 +36,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 import peers
 import pyarrow as pa
@@ -65,6 +66,7 @@ from activity_embeddings.training.evaluation.findings import (
     compare_arms,
     conclude,
     judge_targets,
+    paired,
 )
 from activity_embeddings.training.evaluation.gate import compare
 from activity_embeddings.training.evaluation.plan import (
@@ -78,7 +80,10 @@ from activity_embeddings.training.evaluation.plan import (
 from activity_embeddings.training.evaluation.ranker import RankerSettings
 from activity_embeddings.training.evaluation.report.headline import headline
 from activity_embeddings.training.evaluation.result import (
+    ALONE,
+    DAY,
     REPORT,
+    WEEK,
     Result,
     read_members,
     write_result,
@@ -121,6 +126,7 @@ MODELS: dict[str, tuple[Network, Objective]] = {
 SHIPPED = "cnn"
 JOINT_EPOCHS = 30
 """The most of item vectors and a network; chosen among them on the last days that they learn."""
+PEER_ARMS = {peers.arm_name(peer) for peer in peers.PEERS.values()}
 JOINT = "joint"
 """Folder of pairs of item vectors and network, within that of the data."""
 PEER_RATES = {"SASRec": 3e-3, "HSTU": 1e-3}
@@ -190,8 +196,38 @@ def run_jointly(sample: Sample, folder: Path, given: argparse.Namespace) -> None
         results.append(measured(sample, data, history, vector_spec, [model], [seed], own, given))
     folders = [report_folder(folder / f"pair-{seed}", given.as_of) for seed in seeds]
     result, members = pooled(sample, results, folders)
-    write_result(result, members, make_folder(report_folder(folder, given.as_of)))
+    joint = make_folder(report_folder(folder, given.as_of))
+    write_result(result, members, joint)
     print(f"\n{headline(result)}\n{time.perf_counter() - started:.0f} s", flush=True)
+    single = report_folder(folder.parent, given.as_of)
+    if (single / REPORT).is_file() and given.seeds > 1:
+        print(f"beside peers of the evaluation without --joint:\n{beside_peers(joint, single)}")
+
+
+def of_seeds(members: pd.DataFrame, task: str) -> dict[str, np.ndarray]:
+    """Return the figure of each member in a task, float [seeds, members] by arm."""
+    return {
+        arm: rows.pivot(index="seed", columns="member_id", values=FIGURE).to_numpy()
+        for arm, rows in members[members["task"] == task].groupby("arm", sort=False)
+    }
+
+
+def beside_peers(joint: Path, single: Path) -> str:
+    """Return what the CNN of pairs finds more than peers do in the other evaluation.
+
+    Both ask the same queries of the same members; a peer reads no item vectors of ours.
+    """
+    theirs = read_members(single, sorted(PEER_ARMS)).to_pandas()
+    ours = read_members(joint, [SHIPPED]).to_pandas()
+    lines = []
+    for task in (ALONE, DAY, WEEK):
+        values = of_seeds(ours, task) | of_seeds(theirs, task)
+        pairs = [(SHIPPED, name) for name in values if name != SHIPPED]
+        lines += [
+            f"  {task:6} {SHIPPED} less {name:20} {difference.text()}"
+            for (_, name), difference in zip(pairs, paired(values, pairs, Declared()), strict=True)
+        ]
+    return "\n".join(lines)
 
 
 def pooled(
@@ -202,18 +238,15 @@ def pooled(
     Item vectors differ from seed to seed, so that all that reads them does, the decays too.
     """
     first, names_of = results[0], [arm["name"] for arm in results[0]["arms"]]
-    of_seeds = [read_members(folder, names_of).to_pandas() for folder in folders]
-    members = pd.concat([rows.assign(seed=seed) for seed, rows in enumerate(of_seeds)])
+    tables = [read_members(folder, names_of).to_pandas() for folder in folders]
+    members = pd.concat([rows.assign(seed=seed) for seed, rows in enumerate(tables)])
     declared = Declared(seeds=tuple(seed for r in results for seed in r["declared"]["seeds"]))
     tasks, comparisons = {}, []
     for task, facts in first["tasks"].items():
         of_task = members[members["task"] == task]
         if of_task.empty:  # of single rows
             continue
-        values = {
-            arm: rows.pivot(index="seed", columns="member_id", values=FIGURE).to_numpy()
-            for arm, rows in of_task.groupby("arm", sort=False)
-        }
+        values = of_seeds(of_task, task)
         pairs = [(r["arm"], r["against"]) for r in first["comparisons"] if r["task"] == task]
         comparisons += compare_arms(task, FIGURE, values, pairs, declared)
         figures = {

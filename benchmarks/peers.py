@@ -505,6 +505,11 @@ class PeerScorer:
         return np.stack([own, own - best[queries.query]], axis=1).astype(np.float32)
 
 
+def arm_name(peer: Peer) -> str:
+    """Return the name of a peer's arm in an evaluation."""
+    return "_".join(peer.name.lower().replace(",", "").split())
+
+
 def scoring_model(
     peer: Peer, early: Asked, trainer: Trainer, *, epochs: int, seeds: int, folder: Path
 ) -> ScoringModel:
@@ -543,8 +548,7 @@ def scoring_model(
         )
         for seed in range(seeds)
     ]
-    name = "_".join(peer.name.lower().replace(",", "").split())
-    return ScoringModel(name, f"{peer.name}, by RecTools", tuple(scorers))
+    return ScoringModel(arm_name(peer), f"{peer.name}, by RecTools", tuple(scorers))
 
 
 def measure_popularity(late: Asked) -> Arm:

@@ -112,3 +112,28 @@ def test_it_is_written_and_read_as_any_evaluation(lift, evaluated, values, tmp_p
     for (seed, task), part in rows.groupby(["seed", "task"]):
         found = part.sort_values("member_id")["ndcg_at_10"]
         assert found.tolist() == pytest.approx(values[seed, task, "cnn"].tolist())
+
+
+def test_peers_of_another_evaluation_are_compared_member_by_member(lift, tmp_path):
+    """Both evaluations asked the same members, in whatever order they are kept."""
+    random = np.random.default_rng(1)
+    tasks, seeds = ("alone", "day", "week"), (0, 1)
+    ours = {(t, s): random.random(MEMBERS) for t in tasks for s in seeds}
+    theirs = {key: found - 0.25 for key, found in ours.items()}
+    folders = []
+    for arm, found in (("cnn", ours), ("hstu_with_actions", theirs)):
+        rows = [
+            pd.DataFrame({"task": task, "arm": arm, "seed": seed, "member_id": np.arange(MEMBERS)})
+            .assign(ndcg_at_10=values)
+            .sample(frac=1, random_state=len(arm))
+            for (task, seed), values in found.items()
+        ]
+        folders.append(tmp_path / arm)
+        folders[-1].mkdir()
+        table = pa.Table.from_pandas(pd.concat(rows), preserve_index=False)
+        write_result(sample_result(), table, folders[-1])
+    lines = lift.beside_peers(*folders).splitlines()
+    assert [line.split() for line in lines] == [
+        [task, "cnn", "less", "hstu_with_actions", "+0.2500", "[+0.2500,", "+0.2500]"]
+        for task in tasks
+    ]
