@@ -21,6 +21,25 @@ ITEM = ["--item", "product"]
 DATES = ["--rank-from", "2024-03-05", "--test-from", "2024-03-15", "--until", "2024-04-10"]
 
 
+TODAY = """
+import numpy as np
+
+
+class Today:
+    def __init__(self, data):
+        self.member_ids = data.history.events.member_ids.to_numpy(zero_copy_only=False)
+        self.item_ids = data.history.vectors.item_ids.to_numpy(zero_copy_only=False)
+
+    def columns(self, sequences, queries):
+        members = self.member_ids[queries.member]
+        assert all(member.startswith("u") for member in members)
+        known = sequences.time[:, -1] < queries.time
+        assert known.all()
+        return np.array([[sum(map(ord, name))] for name in self.item_ids[queries.item]])
+"""
+"""A model that scores items, of the user's own."""
+
+
 def run(repo, *arguments):
     return CliRunner().invoke(cli, ["-C", str(repo.path), *map(str, arguments)])
 
@@ -46,8 +65,12 @@ def evaluated(applied, tmp_path_factory):
     folder = tmp_path_factory.mktemp("out") / "evaluation"
     before = applied.stores()
     options = ["--models", "cnn", "--seeds", 3, "--quick", "--as-of", "both", "--out", folder]
-    options += ["--members", 60]
-    done = run(applied, "evaluate", *ITEM, *DATES, *options)
+    options += ["--members", 60, "--scorer", "today=our_ranker:Today"]
+    (folder.parent / "our_ranker.py").write_text(TODAY, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.parent)
+        patch.setattr(sys, "path", [*sys.path])
+        done = run(applied, "evaluate", *ITEM, *DATES, *options)
     assert done.exit_code == 0, done.output + repr(done.exception)
     assert applied.stores() == before
     return folder / "published", done.output
@@ -61,7 +84,11 @@ def test_it_writes_a_report_and_prints_the_table(evaluated):
     assert [arm["name"] for arm in result["arms"] if arm["role"] == "learned"] == [
         "cnn",
         "decay+cnn",
+        "today+cnn",
     ]
+    (today,) = [arm for arm in result["arms"] if arm["name"] == "today"]
+    assert (today["role"], today["title"]) == ("reference", "scores of our_ranker:Today")
+    assert result["tasks"]["alone"]["figures"]["today"]["ndcg_at_10"] > 0
     assert result["data"]["items"] == 30
     members = pq.read_table(folder / "members.parquet")["member_id"].to_pylist()
     assert 30 < len(set(members)) <= 60
@@ -106,6 +133,10 @@ def test_arms_and_folders_that_are_not_there_are_one_line(applied, evaluated, tm
     [
         ([*DATES[:3], "2024-03-01", *DATES[4:]], "`start` should be before `end`"),
         ([*DATES, "--also", "mine=nowhere"], "nowhere"),
+        ([*DATES, "--scorer", "mine=nowhere:Mine"], "--scorer mine=nowhere:Mine: expected MODULE:"),
+        ([*DATES, "--scorer", "mine=json:Mine"], "has no attribute 'Mine'"),
+        ([*DATES, "--scorer", "mine=json:__name__"], "with a method `columns`. Received: 'json'"),
+        ([*DATES, "--scorer", "mine=builtins:id"], "with a method `columns`. Received: <built-in"),
         (
             ["--rank-from", "2030-03-05", "--test-from", "2030-03-15", "--until", "2030-04-10"],
             "Received: none",

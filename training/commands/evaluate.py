@@ -12,6 +12,7 @@ import click
 
 from activity_embeddings.training.commands.options import (
     FOLDER,
+    NamedObject,
     NamedPaths,
     grouped,
     training,
@@ -70,6 +71,15 @@ class About:
     "seed; repeatable.",
 )
 @click.option(
+    "--scorer",
+    "scorers",
+    type=NamedObject(),
+    multiple=True,
+    help="NAME=MODULE:OBJECT of a model that scores items by itself, such as the one that you run "
+    "today: a class or function that gets the data and returns an object with a method `columns`; "
+    "found in the current folder, too; repeatable.",
+)
+@click.option(
     "--as-of",
     type=click.Choice([*AS_OF, BOTH]),
     default=AS_OF[0],
@@ -125,6 +135,7 @@ def evaluate(
     dates: Dates,
     wanted: tuple[str, ...],
     also: tuple[tuple[str, tuple[Path, ...]], ...],
+    scorers: tuple[tuple[str, str], ...],
     as_of: str,
     seeds: int,
     about: About,
@@ -150,10 +161,13 @@ def evaluate(
         )
         from activity_embeddings.training.evaluation.report.headline import headline
         from activity_embeddings.training.evaluation.result import HTML
+        from activity_embeddings.training.evaluation.scorers import load_scorer
 
         store = open_store(repo)
         data = read_data(store, until=dates.until, **vars(about), item=item)
         models = read_models(store, wanted, also, item=item)
+        sys.path.insert(0, str(Path.cwd()))
+        scoring = [load_scorer(name, path, data) for name, path in scorers]
         for one in AS_OF if as_of == BOTH else [as_of]:
             folder = out / one if as_of == BOTH else out
             plan = EvaluationPlan(
@@ -167,6 +181,7 @@ def evaluate(
                 folder,
                 plan=plan,
                 models=models,
+                scoring=scoring,
                 commands=[" ".join(["activity-embeddings", *map(shlex.quote, sys.argv[1:])])],
                 say=click.echo,
             )

@@ -55,6 +55,22 @@ class NamedPaths(click.ParamType):
         return name, tuple(map(Path, folders.split(",")))
 
 
+class NamedObject(click.ParamType):
+    """`name=module:object`."""
+
+    name = "name=module:object"
+
+    def convert(self, value: Any, param: Any, context: Any) -> tuple[str, str]:
+        """Parse it."""
+        if isinstance(value, tuple):
+            return value
+        name, _, path = value.partition("=")
+        module, _, attribute = path.partition(":")
+        if not (name and module and attribute):
+            self.fail(f"expected NAME=MODULE:OBJECT. Received: {value!r}")
+        return name, path
+
+
 def grouped(argument: str, group: Any, *options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return a decorator that adds options to a command, which gets their values as one object.
 

@@ -7,11 +7,14 @@ embedding adds to what scores items already.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from importlib import import_module
+from typing import Any, Protocol
 
 import numpy as np
 
+from activity_embeddings.training.evaluation.data import Data
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.errors import InvalidInput
@@ -39,6 +42,38 @@ class Scorer(Protocol):
             what is more is better.
         """
         ...
+
+
+def load_scorer(name: str, path: str, data: Data) -> ScoringModel:
+    """Return a user's model that scores items.
+
+    Parameters
+    ----------
+    name
+        Name of its arm.
+    path
+        `module:name` of what makes the scorer, a class or a function that gets `data`.
+    data
+        What is evaluated on: its history says which ids the queries' positions are of.
+
+    Raises
+    ------
+    InvalidInput
+        There is no such thing, or what it makes has no method `columns`.
+    """
+    expected = f"--scorer {name}={path}: expected MODULE:NAME of a class or function"
+    module, _, attribute = path.partition(":")
+    try:
+        make: Callable[[Data], Any] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidInput(f"{expected} that can be imported. Received: {error}") from error
+    scorer = make(data) if callable(make) else None
+    if not callable(getattr(scorer, "columns", None)):
+        raise InvalidInput(
+            f"{expected} that gets the data and returns a scorer, with a method `columns`. "
+            f"Received: {make!r}, which does not"
+        )
+    return ScoringModel(name, f"scores of {path}", (scorer,))
 
 
 @dataclass(frozen=True)
