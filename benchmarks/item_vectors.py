@@ -28,9 +28,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from activity_embeddings.training.datasets.sample import ENTREE, ESHOP, FILMS, JOBS, Sample
-from activity_embeddings.training.demo.models import build_item_encoder, encoder_plan, read_history
+from activity_embeddings.training.demo.models import (
+    ITEM_ENCODER,
+    build_item_encoder,
+    encoder_plan,
+    read_history,
+)
+from activity_embeddings.training.evaluation.findings import paired
 from activity_embeddings.training.evaluation.first_look import added, best_mix_of
-from activity_embeddings.training.evaluation.statistics import paired_bootstrap
+from activity_embeddings.training.evaluation.plan import Declared
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.embed import Outputs, outputs_with
 from activity_embeddings.training.fitting.validation import ValidationQueries
@@ -86,10 +92,9 @@ def found(
     outputs: Outputs, early: ValidationQueries, parts: dict[str, ValidationQueries]
 ) -> tuple[float, dict[str, np.ndarray]]:
     """Return the figure of the days on which all is chosen, and those of members of each part."""
-    mix = best_mix_of(early, outputs(early.sequences, early.history))
-    chosen = early.ndcg_of_members(
-        added(outputs(early.sequences, early.history), mix.weights), mix.share
-    )
+    before = outputs(early.sequences, early.history)
+    mix = best_mix_of(early, before)
+    chosen = early.ndcg_of_members(added(before, mix.weights), mix.share)
     return float(chosen.mean()), {
         name: queries.ndcg_of_members(
             added(outputs(queries.sequences, queries.history), mix.weights), mix.share
@@ -108,7 +113,7 @@ def measure(
         models = Path(folder)
         build_item_encoder(data, models, sample=sample, plan=plan, network=network)
         spec = sample.settings.spec
-        vector_spec = describe_item_encoder(models / "item_encoder").vector_spec
+        vector_spec = describe_item_encoder(models / ITEM_ENCODER).vector_spec
         history = read_history(data, models, sample=sample)
         readers = []
         if network is not None:
@@ -138,19 +143,14 @@ def measure(
 def table(values: dict[str, dict[tuple[str, str], np.ndarray]]) -> str:
     """Return a line for each kind, reader and part: figure, and what the default finds more."""
     lines = [f"{'':16} {'read by':8} {'wanted':6} members  NDCG@10  {BOTH} less this, 95 %"]
-    for (reader, part), best in values[BOTH].items():
-        for kind, of_kind in values.items():
-            own = of_kind[reader, part]
+    pairs = [(BOTH, kind) for kind in values if kind != BOTH]
+    for reader, part in values[BOTH]:
+        figures = {kind: of_kind[reader, part] for kind, of_kind in values.items()}
+        differences = paired(figures, pairs, Declared())
+        less = {kind: d.text() for (_, kind), d in zip(pairs, differences, strict=True)}
+        for kind, own in figures.items():
             line = f"{kind:16} {reader:8} {part:6} {own.shape[1]:7,}   {own.mean():.4f}"
-            if kind != BOTH:
-                difference = best - own
-                (less,) = paired_bootstrap(
-                    difference.mean(axis=0)[:, None],
-                    np.zeros(difference.shape[1]),
-                    by_seed=difference.mean(axis=1)[:, None] if len(difference) > 1 else None,
-                )
-                line += f"  {less.text()}"
-            lines.append(line)
+            lines.append(f"{line}  {less.get(kind, '')}".rstrip())
     return "\n".join(lines)
 
 

@@ -105,7 +105,7 @@ def postgres_server(**settings: str) -> Iterator[Database]:
         try:
             yield Database("127.0.0.1", port)
         finally:
-            process.send_signal(signal.SIGINT)  # waits for no client, as SIGTERM would
+            process.send_signal(signal.SIGINT)  # SIGTERM would wait for clients
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:

@@ -166,7 +166,8 @@ def evaluate(
         store = open_store(repo)
         data = read_data(store, until=dates.until, **vars(about), item=item)
         models = read_models(store, wanted, also, item=item)
-        sys.path.insert(0, str(Path.cwd()))
+        if scorers:
+            sys.path.insert(0, str(Path.cwd()))
         scoring = [load_scorer(name, path, data) for name, path in scorers]
         for one in AS_OF if as_of == BOTH else [as_of]:
             folder = out / one if as_of == BOTH else out
