@@ -62,6 +62,7 @@ class Setting:
     objective: Objective = field(default_factory=NextPositive)
     fit: Fit = field(default_factory=Fit)
     dimension: int = DIMENSION
+    refit: bool = False
 
 
 SETTINGS: dict[str, Setting] = {
@@ -141,6 +142,7 @@ class Bed:
             validation=validation,
             objective=setting.objective,
             fit=replace(setting.fit, seed=seed),
+            refit=setting.refit,
         )
         trained = train(setting.model, plan, run=self.folder / "runs" / f"{name}-{seed}")
         share = trained.result["metrics"]["validation"]["share"]
@@ -152,6 +154,27 @@ class Bed:
         )
         chosen, later = (q.ndcg_of_members(embed(q.sequences, history), share) for q in asked)
         return Run(trained.result, chosen, later)
+
+    def refitted(self, seeds: range) -> str:
+        """Return what training again on the validation days too finds on the days after them."""
+        own = Setting(
+            objective=NextPositive(other_weight=self.sample.other_weight),
+            fit=Fit(**self.sample.fit),
+        )
+        lines = []
+        for name, setting in ((DEFAULT, Setting()), ("the sample's own", own)):
+            pair = [
+                np.stack([self.run(run, each, seed).later for seed in seeds])
+                for run, each in (
+                    (name, setting),
+                    (f"{name}, refit", replace(setting, refit=True)),
+                )
+            ]
+            (above,) = paired(dict(zip("ab", pair, strict=True)), [("b", "a")], Declared())
+            lines.append(
+                f"  {name:22} {pair[0].mean():.4f}, refit {pair[1].mean():.4f}  {above.text()}"
+            )
+        return "\n".join(lines)
 
     def patience(self, seeds: range) -> str:
         """Return what each patience would have found of the default, in how many epochs."""
@@ -231,6 +254,7 @@ def main() -> None:
         print(f"\n  on the validation days, above the default\n{table(chosen[name])}", flush=True)
         print(f"\n  on the days after them\n{table(later[name])}", flush=True)
         print(f"\n{bed.patience(range(given.seeds))}", flush=True)
+        print(f"\n  on the days after\n{bed.refitted(range(given.seeds))}", flush=True)
     for title, found in (("validation", chosen), ("the days after", later)):
         print(f"\nabove the default, per cent, {title}\n{overall(found)}", flush=True)
 

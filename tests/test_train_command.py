@@ -72,7 +72,8 @@ def run_ok(repo, *arguments):
 def test_a_model_is_trained_packaged_applied_and_published(applied, tmp_path):
     """One line in ACTIVITY_MODELS is all that is edited."""
     folder = tmp_path / "run"
-    output = run_ok(applied, "train", "cnn", *PERIODS, *QUICK, *SMALL_CNN, "--run", folder)
+    options = [*PERIODS, *QUICK, *SMALL_CNN, "--refit"]
+    output = run_ok(applied, "train", "cnn", *options, "--run", folder)
     assert "validation NDCG@10" in output and "popularity" in output
     assert (folder / RESULT).is_file()
 
@@ -80,6 +81,7 @@ def test_a_model_is_trained_packaged_applied_and_published(applied, tmp_path):
     assert "fresh version 7" in output
     manifest = read_manifest(applied.path / "models" / "fresh")
     assert manifest["training"]["period"]["end"] == "2024-03-20T00:00:00+00:00"
+    assert manifest["training"]["refit"]
     assert manifest["parameters"]["filters"] == 4
     line = '    ActivityModel(MODELS / "cnn"),\n'
     applied.edit("activity_models.py", line, line + line.replace("cnn", "fresh"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,6 +135,11 @@ plan_options = grouped(
 @plan_options
 @click.option("--learning-rate", type=float, help="AdamW learning rate.")
 @click.option(
+    "--refit",
+    is_flag=True,
+    help="Then train from scratch on the days of validation too, for as many epochs as were best.",
+)
+@click.option(
     "--set",
     "settings",
     type=Setting(),
@@ -154,6 +159,7 @@ def train(
     options: PlanOptions,
     settings: tuple[tuple[str, Any], ...],
     learning_rate: float | None,
+    refit: bool,
     run: Path | None,
     name: str | None,
 ) -> None:
@@ -171,7 +177,7 @@ def train(
             MANIFEST.require_name(name, repo / "models" / name, origin="--package")
         run = run or Path("runs") / f"{model}-{options.seed}"
         chosen = with_settings(architecture(model), f"model {model!r}", dict(settings))
-        plan = options.plan(repo, learning_rate=learning_rate)
+        plan = replace(options.plan(repo, learning_rate=learning_rate), refit=refit)
         trained = train_model(chosen, plan, run=run, verbose=1)
         click.echo(f"{run}: {_figures(model, trained.result['metrics'])}")
         if name is not None:

@@ -32,6 +32,9 @@ class TrainingPlan:
         What the model learns to do.
     fit
         Epochs, steps and seed.
+    refit
+        Whether a network is then trained from scratch, for as many epochs as were best, on the days
+        of validation too: what is newest often says most. The figures stay those of before.
 
     Raises
     ------
@@ -45,6 +48,7 @@ class TrainingPlan:
     validation: Period
     objective: Objective = field(default_factory=NextPositive)
     fit: Fit = field(default_factory=Fit)
+    refit: bool = False
 
     def __post_init__(self) -> None:
         if self.validation.start < self.period.end:
@@ -52,6 +56,11 @@ class TrainingPlan:
                 "training: `validation` should begin where `period` ends or later. Received: "
                 f"validation from {self.validation.start}, training until {self.period.end}"
             )
+
+    @property
+    def whole(self) -> Period:
+        """From the start of training to the end of validation."""
+        return Period(self.period.start, self.validation.end)
 
     def facts(self) -> dict[str, Any]:
         """Return what is the same for all models of a study, as JSON values."""
@@ -69,6 +78,7 @@ class TrainingPlan:
             "hyperparameters": model.to_dict(),
             **self.facts(),
             "fit": self.fit.to_dict(),
+            "refit": self.refit,
             "spec": self.history.spec.to_dict(),
             "data": fingerprints(self.history, self.validation.end_us),
             "code_version": version("activity-embeddings"),

@@ -6,7 +6,8 @@ The folder of a run holds all that is needed to resume it, and its result:
     checkpoint.npz    the state after the last epoch, from which a killed run is resumed
     tensorboard/      the figures of each epoch
     result.json       figures and counts, written last: with it, the run is complete
-    best.npz          the weights of the best epoch
+    best.npz          the weights of the best epoch, or of the last one of refitting
+    refit             checkpoint and figures of refitting, where there is any
     sequences.npz     what the model reads of some members, to be compared on when it is packaged
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ RUN = "run.json"
 RESULT = "result.json"
 BEST = "best.npz"
 SEQUENCES = "sequences.npz"
+REFIT = "refit"
 RIVALS = {"mean": 1.0, "decay_0.9": 0.9}
 """Averages whose validation figures stand beside a model's."""
 
@@ -104,7 +106,8 @@ def train(
 ) -> TrainedRun:
     """Train a model on one period and choose its best epoch on a later one.
 
-    A model that is not trainable, an average, is measured only.
+    With `plan.refit` it is then trained from scratch on both, for as many epochs as were best. A
+    model that is not trainable, an average, is measured only.
 
     Parameters
     ----------
@@ -134,6 +137,8 @@ def train(
     queries = ValidationQueries.of(plan.history, plan.validation, most_members=MOST_MEMBERS)
     if isinstance(built, keras.Model):
         training, measured = _fit(built, plan, queries, run, identity, verbose)
+        if plan.refit:
+            built = _refitted(model, plan, training["best_epoch"], run, identity, verbose)
     else:
         training = {"objective": None, "examples": {}, "epochs": 0, "best_epoch": 0, "history": []}
         measured = queries.measure(embed_with(built, plan.history.spec))
@@ -143,6 +148,7 @@ def train(
             **training,
             "period": plan.period.to_dict(),
             "validation": plan.validation.to_dict(),
+            "refit": plan.refit and training["epochs"] > 0,
             "data": identity["data"],
         },
         "metrics": {
@@ -200,6 +206,31 @@ def _fit(
         "history": epochs,
     }
     return training, {name: value for name, value in best.items() if name != "loss"}
+
+
+def _refitted(
+    model: Architecture,
+    plan: TrainingPlan,
+    epochs: int,
+    run: Path | None,
+    identity: dict[str, Any],
+    verbose: int,
+) -> keras.Model:
+    """Return the network as trained from scratch on the days of training and validation."""
+    keras.utils.set_random_seed(plan.fit.seed)
+    built = model.build(plan.history.spec, plan.vector_spec)
+    history, whole = plan.history.reading(built.input), plan.whole
+    fit = replace(plan.fit, epochs=epochs)
+    fit_task(
+        plan.objective.task(built, history, whole),
+        plan.objective.stream(history, whole, batch_size=fit.batch_size, seed=fit.seed),
+        None,
+        fit,
+        run=None if run is None else run / REFIT,
+        identity=identity,
+        verbose=verbose,
+    )
+    return built
 
 
 def load_run(run: Path) -> TrainedRun:

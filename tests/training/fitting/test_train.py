@@ -6,15 +6,17 @@ import sys
 import textwrap
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from activity_embeddings.training.examples.periods import Period
-from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit
+from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit, fit_task
 from activity_embeddings.training.fitting.plan import TrainingPlan
 from activity_embeddings.training.fitting.train import (
     BEST,
+    REFIT,
     RESULT,
     RUN,
     SEQUENCES,
@@ -38,6 +40,11 @@ pytestmark = pytest.mark.slow
 HISTORY = turns()
 SMALL = CNN(filters=8, convolutions=2, dropout=0.0)
 FIT = Fit(epochs=2, batch_size=128, learning_rate=3e-3)
+EARLY = {
+    "period": Period(day(0), day(12)),
+    "validation": Period(day(14), day(20)),
+    "fit": replace(FIT, epochs=3),
+}
 DATA = {"vector_spec": VECTOR_SPEC, "period": TRAIN, "validation": VALIDATION}
 
 
@@ -71,6 +78,52 @@ def test_facts_are_json_and_say_what_was_done(trained):
     assert result["training"]["data"]["events"] == len(HISTORY.events)
     assert result["parameters"]["filters"] == 8
     assert trained.figure == result["metrics"]["validation"]["ndcg_at_10"]
+
+
+@pytest.fixture(scope="module")
+def refitted(tmp_path_factory):
+    """Chosen among three epochs by the days before those of `VALIDATION`, and then refitted."""
+    folder = tmp_path_factory.mktemp("refitted")
+    return train(SMALL, plan(**EARLY)), train(SMALL, plan(**EARLY, refit=True), run=folder), folder
+
+
+def test_a_refitted_network_is_one_that_learned_on_all_days_for_the_best_number_of_epochs(refitted):
+    chosen, again, _ = refitted
+    whole, best = Period(day(0), day(20)), chosen.result["training"]["best_epoch"]
+    keras.utils.set_random_seed(FIT.seed)
+    expected, objective = SMALL.build(HISTORY.spec, VECTOR_SPEC), plan().objective
+    fit_task(
+        objective.task(expected, HISTORY, whole),
+        objective.stream(HISTORY, whole, batch_size=FIT.batch_size, seed=FIT.seed),
+        None,
+        replace(FIT, epochs=best),
+    )
+    for one, other, before in zip(
+        expected.get_weights(), again.model.get_weights(), chosen.model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+        assert (one != before).any()
+
+
+def test_figures_of_a_refitted_network_are_those_of_the_days_that_it_had_not_seen(refitted):
+    chosen, again, _ = refitted
+    assert again.result["metrics"] == chosen.result["metrics"]
+    assert again.result["training"] == {**chosen.result["training"], "refit": True}
+    assert not chosen.result["training"]["refit"]
+    assert train(GeometricDecay(r=0.8), plan(refit=True)).result["training"]["refit"] is False
+
+
+def test_a_refitting_that_was_killed_ends_with_the_same_weights(refitted):
+    _, again, folder = refitted
+    for name in (RESULT, BEST):
+        (folder / name).unlink()
+    checkpoint = folder / REFIT / CHECKPOINT
+    written = checkpoint.stat().st_mtime_ns
+    resumed = train(SMALL, plan(**EARLY, refit=True), run=folder)
+    assert checkpoint.stat().st_mtime_ns == written
+    assert resumed.result == again.result
+    for one, other in zip(resumed.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_complete_run_is_read_and_not_trained_again(trained, folder):
