@@ -10,7 +10,6 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeAlias
 
 import numpy as np
-import pandas as pd
 
 from activity_embeddings.transformations.errors import InvalidInput, received
 
@@ -144,10 +143,10 @@ def _parse(value: Any) -> tuple[int, bool]:
             raise ValueError
         exact = int(value) if isinstance(value, int | np.integer) else float(value)
         return _within_range(round(exact * SECOND)), True
-    if value is pd.NaT:
-        raise ValueError
     if isinstance(value, datetime):
-        if isinstance(value, pd.Timestamp):
+        if value != value:  # NaT of pandas, which workers do without: it takes half of their start
+            raise ValueError
+        if hasattr(value, "to_pydatetime"):
             value = value.to_pydatetime(warn=False)
         if value.utcoffset() is None:
             return to_us(value.replace(tzinfo=None)), False

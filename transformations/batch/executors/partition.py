@@ -3,7 +3,7 @@
     Computation (what all partitions share) + Partition (some members and their events) -> Rows
 
 A partition reads no store and writes none, so that its rows are the same wherever it is computed.
-Nothing here imports Feast: a worker starts in a second.
+Nothing here imports Feast or pandas: a worker starts in half a second.
 """
 
 from __future__ import annotations
