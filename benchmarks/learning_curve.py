@@ -74,6 +74,8 @@ NETWORKS: dict[str, Architecture] = {
 POPULARITY, BEST_DECAY, THREE_DECAYS = "popularity", "best decay", "three decays"
 RIVALS = (BEST_DECAY, THREE_DECAYS)
 """What intervals compare with: one decay of all positives, and one of each action."""
+BESIDE = 1.06
+"""How far apart the points of networks are drawn that learned from the same members, a factor."""
 HERE = Path(__file__).parent
 PLOT = HERE.parent / "docs" / "assets" / "learning_curve.png"
 
@@ -250,9 +252,11 @@ def plot() -> None:
         rf"^ +(\w+) +(\d+) +0\.\d+ +\S+ +{number} \[{number}, {number}\]", section, re.MULTILINE
     )
     figure, axis = plt.subplots(figsize=(6.5, 2.8))
-    for name in dict.fromkeys(row[0] for row in found):
+    names = list(dict.fromkeys(row[0] for row in found))
+    for place, name in enumerate(names):
         rows = [[float(value) for value in row[1:]] for row in found if row[0] == name]
         members, lift, low, high = np.array(rows).T
+        members = members * BESIDE ** (place - (len(names) - 1) / 2)
         axis.errorbar(members, lift, [lift - low, high - lift], marker="o", capsize=3, label=name)
     axis.axhline(0, color="#8a8a8a", linewidth=1)
     axis.set_xscale("log")
