@@ -162,6 +162,7 @@ def run(sample: Sample, folder: Path, given: argparse.Namespace) -> None:
                 sample=sample,
                 objective=objective,
                 seed=seed,
+                refit=given.refit,
                 run=runs / path.name,
             ).package(path, name=name, version=str(seed))
             print(f"{path.name}: {time.perf_counter() - started:.0f} s", flush=True)
@@ -396,6 +397,9 @@ def main() -> None:
     parser.add_argument("--ages", action="store_true", help="networks read the ages of activities")
     parser.add_argument("--epochs", type=int, help="the most; default: the sample's own")
     parser.add_argument("--learning-rate", type=float, help="default: the sample's own")
+    parser.add_argument(
+        "--refit", action="store_true", help="networks learn from the days of validation too"
+    )
     parser.add_argument("--hadamard", choices=("layer", "coordinates"), default="layer")
     parser.add_argument("--as-of", choices=list(AsOf), type=AsOf, default=AsOf.PUBLISHED)
     parser.add_argument(

@@ -131,6 +131,7 @@ def train_model(
     sample: Sample = ENTREE,
     objective: Objective | None = None,
     seed: int = 0,
+    refit: bool = False,
     run: Path | None = None,
     verbose: int = 0,
 ) -> TrainedRun:
@@ -142,6 +143,7 @@ def train_model(
         validation=Period(sample.validate_from, sample.rank_from),
         objective=objective or NextPositive(other_weight=sample.other_weight),
         fit=Fit(**sample.fit, seed=seed),
+        refit=refit,
     )
     return train(model, plan, run=run, verbose=verbose)
 
