@@ -138,15 +138,15 @@ def _what_is_there_is_no_garbage() -> Iterator[None]:
     """Keep the garbage collector from what is there before the body.
 
     The converter calls it. With Feast and TensorFlow imported it takes as long as the conversion.
-    In a process that has frozen objects before, what is there stays frozen with them.
     """
-    was_frozen = gc.get_freeze_count() > 0
+    if gc.get_freeze_count():  # as the process wants it
+        yield
+        return
     gc.freeze()
     try:
         yield
     finally:
-        if not was_frozen:
-            gc.unfreeze()
+        gc.unfreeze()
 
 
 def _required(
