@@ -113,6 +113,7 @@ class Bed:
     def __init__(self, sample: Sample, folder: Path) -> None:
         self.sample, self.folder = sample, folder
         self.histories: dict[int, tuple[ActivityHistory, ItemVectorSpec]] = {}
+        self.asked: dict[int, list[ValidationQueries]] = {}
         if not (folder / "data").is_dir():
             sample.write(folder / "data")
 
@@ -124,22 +125,27 @@ class Bed:
                 plan = replace(encoder_plan(self.sample), dimension=dimension)
                 build_item_encoder(data, models, sample=self.sample, plan=plan)
             vector_spec = describe_item_encoder(models / ITEM_ENCODER).vector_spec
-            self.histories[dimension] = (
-                read_history(data, models, sample=self.sample),
-                vector_spec,
-            )
+            history = read_history(data, models, sample=self.sample)
+            self.histories[dimension] = history, vector_spec
+            sample = self.sample
+            self.asked[dimension] = [
+                ValidationQueries.of(history, Period(*ends), most_members=MOST_MEMBERS)
+                for ends in (
+                    (sample.validate_from, sample.rank_from),
+                    (sample.rank_from, sample.test_from),
+                )
+            ]
         return self.histories[dimension]
 
     def run(self, name: str, setting: Setting, seed: int) -> Run:
         """Train with a setting, or read what was trained before."""
         sample = self.sample
         history, vector_spec = self.history(setting.dimension)
-        validation = Period(sample.validate_from, sample.rank_from)
         plan = TrainingPlan(
             history=history,
             vector_spec=vector_spec,
             period=Period(sample.encoder_until, sample.validate_from),
-            validation=validation,
+            validation=Period(sample.validate_from, sample.rank_from),
             objective=setting.objective,
             fit=replace(setting.fit, seed=seed),
             refit=setting.refit,
@@ -147,12 +153,10 @@ class Bed:
         trained = train(setting.model, plan, run=self.folder / "runs" / f"{name}-{seed}")
         share = trained.result["metrics"]["validation"]["share"]
         embed = embed_with(trained.model, history.spec)
-        after = Period(sample.rank_from, sample.test_from)
-        asked = (
-            ValidationQueries.of(history, period, most_members=MOST_MEMBERS)
-            for period in (validation, after)
+        chosen, later = (
+            queries.ndcg_of_members(embed(queries.sequences, history), share)
+            for queries in self.asked[setting.dimension]
         )
-        chosen, later = (q.ndcg_of_members(embed(q.sequences, history), share) for q in asked)
         return Run(trained.result, chosen, later)
 
     def refitted(self, seeds: range) -> str:
