@@ -1,7 +1,7 @@
 """Which settings of a network are best over the data sets: one at a time beside the defaults.
 
     python benchmarks/defaults.py                                     all data sets, two seeds
-    python benchmarks/defaults.py --data entree --only ages "no residual" --seeds 3
+    python benchmarks/defaults.py --data entree --only ages "no residual" --seeds 3   these alone
 
 Each row changes one thing of `CNN()`, `NextPositive()` and `Fit()`, the defaults of the package;
 the settings that a sample declares are not used. A network learns on the sample's days, and its
@@ -232,14 +232,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data", choices=SAMPLES, nargs="+", default=list(SAMPLES))
-    add("--only", choices=SETTINGS, nargs="+", default=list(SETTINGS), help="beside the default")
+    add("--only", choices=SETTINGS, nargs="+", help="beside the default, without patience and refit")
     add("--seeds", type=int, default=2)
     add("--folder", type=Path, default=Path("build/defaults"))
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     tensorflow()
     chosen, later = {}, {}
-    settings = [DEFAULT, *(name for name in given.only if name != DEFAULT)]
+    settings = [DEFAULT, *(name for name in given.only or SETTINGS if name != DEFAULT)]
     for name in given.data:
         bed = Bed(SAMPLES[name], given.folder / name)
         print(f"\n== {name}: {bed.sample.description}", flush=True)
@@ -257,8 +257,9 @@ def main() -> None:
             )
         print(f"\n  on the validation days, above the default\n{table(chosen[name])}", flush=True)
         print(f"\n  on the days after them\n{table(later[name])}", flush=True)
-        print(f"\n{bed.patience(range(given.seeds))}", flush=True)
-        print(f"\n  on the days after\n{bed.refitted(range(given.seeds))}", flush=True)
+        if given.only is None:
+            print(f"\n{bed.patience(range(given.seeds))}", flush=True)
+            print(f"\n  on the days after\n{bed.refitted(range(given.seeds))}", flush=True)
     for title, found in (("validation", chosen), ("the days after", later)):
         print(f"\nabove the default, per cent, {title}\n{overall(found)}", flush=True)
 

@@ -86,12 +86,26 @@ def test_a_worker_process_that_ends_is_said_and_nothing_is_published(new, monkey
 
 
 @pytest.mark.ray
-def test_ray_gives_the_same(new, expected, cluster):
+def test_a_cluster_that_is_not_there_is_named(new):
+    repo = new(executor="ray", address="127.0.0.1:1")
+    repo.run("apply")
+    refused = repo.feast("materialize", "2024-02-29T00:00:00", "2024-03-01T00:00:00")
+    assert refused.code == 5
+    assert "expected a Ray cluster at address '127.0.0.1:1'. Received: Conn" in refused.output
+    assert "Traceback" not in refused.output
+
+
+@pytest.mark.ray
+def test_what_a_worker_says_is_said(new, cluster, monkeypatch):
     repo = new(executor="ray", address=cluster.address)
-    assert (work(repo), repo.stores()) == expected
-    # The nodes had the models by way of the cluster alone.
-    cache = Path(os.environ["ACTIVITY_EMBEDDINGS_CACHE"])
-    assert len(list(cache.glob("model-*"))) == 3
+    repo.run("apply")
+    monkeypatch.setattr(ray_tasks, "version", lambda package: "0.0.1")
+    refused = repo.feast("materialize", "2024-02-29T00:00:00", "2024-03-01T00:00:00")
+    assert refused.code == 1
+    assert (
+        "expected activity-embeddings 0.0.1 on every machine of the Ray cluster" in refused.output
+    )
+    assert "Traceback" not in refused.output
 
 
 class Where:
@@ -118,6 +132,25 @@ def test_tasks_run_where_there_is_a_gpu_if_a_model_wants_one(cluster):
         assert workers.limit() == 2 * base.TASKS_A_WORKER
     finally:
         workers.close()
+
+
+# The tests above connect by themselves, and each run of theirs starts workers; here they stay.
+@pytest.fixture(scope="module")
+def connected(cluster):
+    """The cluster, with this process as the driver of all runs."""
+    import ray
+
+    with ray.init(address=cluster.address, configure_logging=False, log_to_driver=False):
+        yield cluster
+
+
+@pytest.mark.ray
+def test_ray_gives_the_same(new, expected, connected):
+    repo = new(executor="ray", address=connected.address)
+    assert (work(repo), repo.stores()) == expected
+    # The nodes had the models by way of the cluster alone.
+    cache = Path(os.environ["ACTIVITY_EMBEDDINGS_CACHE"])
+    assert len(list(cache.glob("model-*"))) == 3
 
 
 @pytest.fixture(scope="module")
@@ -152,29 +185,16 @@ def test_processes_give_the_same_of_several_kinds(of_kinds, expected_of_kinds):
 
 
 @pytest.mark.ray
-def test_ray_gives_the_same_of_several_kinds(of_kinds, expected_of_kinds, cluster):
-    repo = of_kinds(executor="ray", address=cluster.address)
+def test_ray_gives_the_same_of_several_kinds(of_kinds, expected_of_kinds, connected):
+    repo = of_kinds(executor="ray", address=connected.address)
     assert (work(repo), repo.stores()) == expected_of_kinds
 
 
 @pytest.mark.ray
-def test_what_a_worker_says_is_said(new, cluster, monkeypatch):
-    repo = new(executor="ray", address=cluster.address)
-    repo.run("apply")
-    monkeypatch.setattr(ray_tasks, "version", lambda package: "0.0.1")
-    refused = repo.feast("materialize", "2024-02-29T00:00:00", "2024-03-01T00:00:00")
-    assert refused.code == 1
-    assert (
-        "expected activity-embeddings 0.0.1 on every machine of the Ray cluster" in refused.output
-    )
-    assert "Traceback" not in refused.output
-
-
-@pytest.mark.ray
-def test_workers_and_a_node_that_are_killed_change_nothing(new, expected, cluster, monkeypatch):
+def test_workers_and_a_node_that_are_killed_change_nothing(new, expected, connected, monkeypatch):
     """From here on a node is gone, and with it the GPU."""
-    repo = new(executor="ray", address=cluster.address)
-    head, other = cluster.list_all_nodes()
+    repo = new(executor="ray", address=connected.address)
+    head, other = connected.list_all_nodes()
     calls, killed, gone, write = [], [], [], SnapshotRun._write
 
     def killing(run, draft, rows):
@@ -182,7 +202,7 @@ def test_workers_and_a_node_that_are_killed_change_nothing(new, expected, cluste
         if len(calls) in (2, 5, 8):
             killed.extend(kill_workers(head, other))
         elif len(calls) == 10:
-            gone.append(cluster.remove_node(other, allow_graceful=False))
+            gone.append(connected.remove_node(other, allow_graceful=False))
         return write(run, draft, rows)
 
     monkeypatch.setattr(SnapshotRun, "_write", killing)
@@ -193,26 +213,15 @@ def test_workers_and_a_node_that_are_killed_change_nothing(new, expected, cluste
 
 
 @pytest.mark.ray
-def test_cores_compute_where_a_cluster_has_no_gpu(cluster, caplog):
+def test_cores_compute_where_a_cluster_has_no_gpu(connected, caplog):
     import ray
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    for node in cluster.list_all_nodes()[1:]:
-        cluster.remove_node(node)
-    with ray.init(address=cluster.address, log_to_driver=False):
-        deadline = time.monotonic() + 30
-        while ray.cluster_resources().get("GPU") and time.monotonic() < deadline:
-            time.sleep(0.1)
-        workers = RayWorkers(Where, cluster.address, gpu=1)
-        assert workers.fetch(workers.start(0))[1] == []
-        assert "expected a Ray cluster with GPUs, as a model's manifest asks for" in caplog.text
-
-
-@pytest.mark.ray
-def test_a_cluster_that_is_not_there_is_named(new):
-    repo = new(executor="ray", address="127.0.0.1:1")
-    repo.run("apply")
-    refused = repo.feast("materialize", "2024-02-29T00:00:00", "2024-03-01T00:00:00")
-    assert refused.code == 5
-    assert "expected a Ray cluster at address '127.0.0.1:1'. Received: Conn" in refused.output
-    assert "Traceback" not in refused.output
+    for node in connected.list_all_nodes()[1:]:
+        connected.remove_node(node)
+    deadline = time.monotonic() + 30
+    while ray.cluster_resources().get("GPU") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    workers = RayWorkers(Where, connected.address, gpu=1)
+    assert workers.fetch(workers.start(0))[1] == []
+    assert "expected a Ray cluster with GPUs, as a model's manifest asks for" in caplog.text
