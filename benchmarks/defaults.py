@@ -232,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data", choices=SAMPLES, nargs="+", default=list(SAMPLES))
-    add("--only", choices=SETTINGS, nargs="+", help="beside the default, without patience and refit")
+    add("--only", choices=SETTINGS, nargs="+", help="beside the default; no patience, refit")
     add("--seeds", type=int, default=2)
     add("--folder", type=Path, default=Path("build/defaults"))
     given = parser.parse_args()
