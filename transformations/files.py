@@ -30,6 +30,10 @@ def real_path(path: Path) -> Path:
     InvalidInput
         The path, or a folder above it, is a link to what is not there, or links go in a circle.
     """
+    try:
+        return Path(os.path.realpath(path, strict=True))
+    except OSError:  # something is missing, or links go in a circle
+        pass
     # From the top, since nothing can be said of what is below a broken link.
     for part in reversed((path, *path.parents)):
         if part.is_symlink() and not part.exists():

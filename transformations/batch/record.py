@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from activity_embeddings.transformations.wording import counted, utc
 _log = logging.getLogger(__name__)
 
 RUNNING, PUBLISHED, FAILED, DRY_RUN = "running", "published", "failed", "dry run"
-_VERSIONS = ("activity-embeddings", "feast", "pyarrow", "numpy", "ai-edge-litert")
+_PACKAGES = ("activity-embeddings", "feast", "pyarrow", "numpy", "ai-edge-litert")
 
 
 class RunRecord:
@@ -61,8 +62,7 @@ class RunRecord:
             "started": started.isoformat(),
             "host": socket.gethostname(),
             "process": os.getpid(),
-            "versions": {name: version(name) for name in _VERSIONS}
-            | {"python": platform.python_version()},
+            "versions": _versions(),
             **facts,
         }
 
@@ -230,3 +230,9 @@ def _is_alive(record: Mapping[str, Any]) -> bool:
     except PermissionError:
         pass
     return True
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Return what is installed; to look into the files of each package takes milliseconds."""
+    return {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class FolderSink:
         """The path."""
         return str(self.path)
 
-    @property
+    @cached_property
     def staging(self) -> Staging:
         """Beside the sink, on the same disk."""
         real = real_path(self.path)
