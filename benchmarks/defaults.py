@@ -8,7 +8,8 @@ the settings that a sample declares are not used. A network learns on the sample
 epoch and share of popularity are chosen on the validation days that follow: NDCG@10 of what members
 wanted next among all items of the day, as of the request. The same network is asked about the days
 after those, on which nothing was chosen. Neither are days of a test. Intervals are over members and
-seeds. Item vectors are of one seed, learned before; another length has vectors of its own.
+seeds. Item vectors are of one seed, learned before; another length has vectors of its own. How far
+those of other seeds, or of another processor, lie from them is in no interval.
 
 *patience* is read off one training that is never stopped. Trainings are kept in `--folder`.
 """
@@ -250,9 +251,10 @@ def main() -> None:
             chosen[name][setting] = np.stack([run.chosen for run in runs])
             later[name][setting] = np.stack([run.later for run in runs])
             epochs = [run.result["training"]["best_epoch"] for run in runs]
+            by_seed = " ".join(f"{run.chosen.mean():.4f}" for run in runs)
             print(
-                f"  {setting}: {chosen[name][setting].mean():.4f}, best epochs {epochs}, "
-                f"{(time.process_time() - started) / 60:.1f} min",
+                f"  {setting}: {chosen[name][setting].mean():.4f} ({by_seed}), best epochs "
+                f"{epochs}, {(time.process_time() - started) / 60:.1f} min",
                 flush=True,
             )
         print(f"\n  on the validation days, above the default\n{table(chosen[name])}", flush=True)
