@@ -379,7 +379,7 @@ def _ours(
     """Return weights, and what trains an epoch on the stream, in milliseconds a step."""
     import keras
 
-    from activity_embeddings.training.fitting.loop import training_step
+    from activity_embeddings.training.fitting.loop import as_tensors, training_step
     from activity_embeddings.training.objectives import Proxy
 
     keras.utils.set_random_seed(0)
@@ -387,14 +387,19 @@ def _ours(
     objective = Proxy(windows=WINDOWS["every activity"])
     stream = objective.stream(history, PERIOD, batch_size=options.batch_size)
     epochs = itertools.count()
-    # Every epoch makes its examples anew.
-    data = stream.dataset(lambda: next(epochs)).take(options.steps)
+    first = stream.first()
     task = objective.task(sub_model, history, PERIOD)
-    task(next(iter(data)), training=False)
+    task(as_tensors(first), training=False)
     optimizer = _optimizer()
     optimizer.build(task.trainable_variables)
-    step = training_step(task, optimizer, data.element_spec)
-    return sub_model.count_params(), lambda: _epoch(options.steps, lambda: [*map(step, data)])
+    step = training_step(task, optimizer, first)
+
+    def train() -> None:
+        # Every epoch makes its examples anew.
+        for batch in itertools.islice(stream.batches(next(epochs)), options.steps):
+            step(as_tensors(batch))
+
+    return sub_model.count_params(), lambda: _epoch(options.steps, train)
 
 
 def _ready(

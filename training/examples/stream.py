@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
 
 from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
@@ -101,34 +100,23 @@ class ExampleStream:
         # Of bools: whole numbers for every event would outweigh a group's examples.
         return filled[np.logical_or.reduceat(inside, events.member_start[filled])]
 
-    def dataset(self, epoch: Callable[[], int] = lambda: 0) -> tf.data.Dataset:
-        """Return the batches as a `tf.data.Dataset`.
-
-        Parameters
-        ----------
-        epoch
-            Asked at the start of each pass over the data.
+    def first(self, epoch: int = 0) -> Arrays:
+        """Return the first batch of an epoch.
 
         Raises
         ------
         InvalidInput
             There are no examples.
         """
-        sample = next(self.batches(epoch()), None)
-        if sample is None:
+        batch = next(self.batches(epoch), None)
+        if batch is None:
             raise InvalidData(
                 f"examples: expected members with enough activity from {self.period.start} to "
                 f"before {self.period.end}. Received: no example of "
                 f"{counted(len(self.history.events.member_ids), 'member')} with "
                 f"{counted(len(self.history.events), 'activity')} on known items"
             )
-        signature = {
-            name: tf.TensorSpec([None, *values.shape[1:]], values.dtype)
-            for name, values in sample.items()
-        }
-        return tf.data.Dataset.from_generator(
-            lambda: self.batches(epoch()), output_signature=signature
-        ).prefetch(2)
+        return batch
 
 
 def _rows(arrays: Arrays) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from activity_embeddings.training.examples.stream import ExampleStream
+from activity_embeddings.training.examples.stream import Arrays, ExampleStream
 from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.training.objectives.base import TrainingTask
 from activity_embeddings.transformations.errors import InvalidInput
@@ -119,17 +119,17 @@ def fit_task(
         # On CPUs runs repeat to the bit as they are.
         tf.config.experimental.enable_op_determinism()
     state = _State(task, fit, run, identity or {}, validated=validate is not None)
-    data = stream.dataset(lambda: state.epoch)
-    task(next(iter(data)), training=False)
+    first = stream.first()
+    task(as_tensors(first), training=False)
     state.resume()
     log = tf.summary.create_noop_writer()
     if run is not None and not state.done():
         log = tf.summary.create_file_writer(str(run / TENSORBOARD))
-    step = training_step(task, state.optimizer, data.element_spec)
+    step = training_step(task, state.optimizer, first)
     while not state.done():
         state.seed()
         with tqdm(
-            data,
+            map(as_tensors, stream.batches(state.epoch)),
             desc=f"epoch {state.epoch + 1} of at most {fit.epochs}",
             unit=" batches",
             disable=not verbose,
@@ -153,19 +153,31 @@ def fit_task(
     return state.history
 
 
-def training_step(task: TrainingTask, optimizer: keras.Optimizer, batch_spec: Any) -> Any:
+def as_tensors(batch: Arrays) -> dict[str, tf.Tensor]:
+    """Return a copy of a batch as a task reads it."""
+    return {name: tf.convert_to_tensor(values) for name, values in batch.items()}
+
+
+def training_step(task: TrainingTask, optimizer: keras.Optimizer, first: Arrays) -> Any:
     """Return the function of one training step: from a batch to its loss and number of rows.
 
     Keras' own `fit` is not for streams whose length changes from epoch to epoch: it ends later
-    epochs where the first one ended, and counts the look for one more batch as a step.
+    epochs where the first one ended, and counts the look for one more batch as a step. Nor is
+    `tf.data.Dataset.from_generator`: from its first batch on the whole process returns freed memory
+    to the system at once (it sets glibc's `M_TRIM_THRESHOLD`, which fixes the size from which
+    allocations are mapped, too), and each step spends up to as long on page faults as it computes.
 
     Parameters
     ----------
     task, optimizer
         What is trained, and by which rule.
-    batch_spec
-        The `element_spec` of a dataset of batches.
+    first
+        A batch: all have its names and types, with any number of rows.
     """
+    batch_spec = {
+        name: tf.TensorSpec([None, *values.shape[1:]], values.dtype)
+        for name, values in first.items()
+    }
 
     # One trace for batches of all sizes, and no XLA: compiling each would cost more than it saves.
     @tf.function(autograph=False, input_signature=[batch_spec])

@@ -105,7 +105,7 @@ def test_no_examples_is_one_clear_error():
     with pytest.raises(InvalidInput, match=r"wanted and of other items.*Received: none"):
         EVERY.balance(HISTORY, later)
     with pytest.raises(InvalidInput, match=r"enough activity.*no example of 100 members"):
-        EVERY.stream(HISTORY, later).dataset()
+        EVERY.stream(HISTORY, later).first()
 
 
 def test_train_and_validation_examples_are_of_their_periods():
