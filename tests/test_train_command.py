@@ -72,7 +72,7 @@ def run_ok(repo, *arguments):
 def test_a_model_is_trained_packaged_applied_and_published(applied, tmp_path):
     """One line in ACTIVITY_MODELS is all that is edited."""
     folder = tmp_path / "run"
-    options = [*PERIODS, *QUICK, *SMALL_CNN, "--refit"]
+    options = [*PERIODS, *QUICK, *SMALL_CNN, "--refit", "--ema-momentum", "0.9"]
     output = run_ok(applied, "train", "cnn", *options, "--run", folder)
     assert "validation NDCG@10" in output and "popularity" in output
     assert (folder / RESULT).is_file()
@@ -83,6 +83,7 @@ def test_a_model_is_trained_packaged_applied_and_published(applied, tmp_path):
     assert manifest["training"]["period"]["end"] == "2024-03-20T00:00:00+00:00"
     assert manifest["training"]["refit"]
     assert manifest["parameters"]["filters"] == 4
+    assert manifest["parameters"]["fit"]["ema_momentum"] == 0.9
     line = '    ActivityModel(MODELS / "cnn"),\n'
     applied.edit("activity_models.py", line, line + line.replace("cnn", "fresh"))
     applied.publish(at(2), at(4))
@@ -212,11 +213,13 @@ def test_a_item_encoder_is_trained_from_files(tmp_path, repo):
             "--category", "year", "--until", "2024-03-21", "--dimension", 8, "--epochs", 1,
             "--run", tmp_path / "run", "--network", "cnn", "--network-set", "filters=4",
             "--network-out", tmp_path / "together", "--objective-set", "other_weight=0.5",
+            "--ema-momentum", 0.9,
         )  # fmt: skip
     assert "content_and_behaviour version 1" in output
     assert "valid from 2024-03-21 00:00 UTC" in output
     encoder = describe_item_encoder(repo.path / "models" / "item_encoder")
     assert encoder.manifest["parameters"]["other_weight"] == 0.5
+    assert encoder.manifest["parameters"]["fit"]["ema_momentum"] == 0.9
     # The network that was trained with the vectors reads them, and no others.
     together = read_manifest(tmp_path / "together")
     assert (together["name"], together["version"]) == ("together", "1")
@@ -387,6 +390,7 @@ def test_without_a_feature_repo_the_encoder_needs_files(tmp_path):
         (["train", "cnn", *PERIODS[:4], "--until", "soon"], "an ISO date or time .*'soon'"),
         (["train", "cnn", *PERIODS[:4], "--until", "2024-03-01"], "`start` should be before `end`"),
         (["train", "cnn", *PERIODS, "--epochs", "0"], "`epochs` should be 1 or more. Received: "),
+        (["tune", "cnn", *PERIODS, "--ema-momentum", "1"], "between 0 and 1. Received: 1.0"),
         (
             ["train", "cnn", "--from", "1999-01-01", "--validate-from", "1999-02-01", "--until",
              "1999-03-01"],

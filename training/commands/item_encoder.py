@@ -11,7 +11,9 @@ import click
 
 from activity_embeddings.training.commands.options import (
     FOLDER,
+    FitOptions,
     Setting,
+    fit_options,
     grouped,
     training,
     with_settings,
@@ -131,11 +133,7 @@ class NetworkOptions:
     help="End of training. No later event is read, and vectors are valid from then on.",
 )
 @click.option("--dimension", default=64, show_default=True, help="Length of a vector.")
-@click.option("--epochs", type=int, help="Maximum number of passes over the examples.")
-@click.option(
-    "--patience", type=int, help="Number of epochs without a better figure before stopping."
-)
-@click.option("--seed", default=0, show_default=True, help="Random seed.")
+@fit_options
 @click.option(
     "--name",
     default="content_and_behaviour",
@@ -170,9 +168,7 @@ def train_item_encoder(
     objective_settings: tuple[tuple[str, Any], ...],
     until: datetime,
     dimension: int,
-    epochs: int | None,
-    patience: int | None,
-    seed: int,
+    fit: FitOptions,
     name: str,
     version: str,
     out: Path | None,
@@ -196,8 +192,6 @@ def train_item_encoder(
         )
         built = network.build()
         data = EncoderData.of(repo, item)
-        given = {"epochs": epochs, "patience": patience, "seed": seed}
-        chosen = {name: value for name, value in given.items() if value is not None}
         plan = item_encoder.EncoderPlan(
             until,
             dimension=dimension,
@@ -205,7 +199,7 @@ def train_item_encoder(
             item_id=data.names.item_id,
             towers=TowerSettings(text=sources.text, categories=sources.category),
             objective=objective,
-            fit=replace(item_encoder.ENCODER_FIT, **chosen),
+            fit=replace(item_encoder.ENCODER_FIT, **fit.given()),
             network=built,
         )
         events = data.events(sources.events, until)

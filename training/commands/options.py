@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,39 @@ def grouped(argument: str, group: Any, *options: Callable[[Any], Any]) -> Callab
         return call
 
     return decorate
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """The options of fitting that every command shares which trains."""
+
+    epochs: int | None
+    batch_size: int | None
+    patience: int | None
+    ema_momentum: float | None
+    seed: int
+
+    def given(self) -> dict[str, Any]:
+        """Return what was given, as fields of `Fit`."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+fit_options = grouped(
+    "fit",
+    FitOptions,
+    click.option("--epochs", type=int, help="Maximum number of passes over the examples."),
+    click.option("--batch-size", type=int, help="Number of examples a step."),
+    click.option(
+        "--patience", type=int, help="Number of epochs without a better figure before stopping."
+    ),
+    click.option(
+        "--ema-momentum",
+        type=float,
+        help="Keep a moving average of the weights, of which a step keeps this share, as 0.998. "
+        "Default: the weights of the last step.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
+)
 
 
 @contextmanager

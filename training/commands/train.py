@@ -12,7 +12,9 @@ import click
 
 from activity_embeddings.training.commands.options import (
     FOLDER,
+    FitOptions,
     Setting,
+    fit_options,
     grouped,
     training,
     with_settings,
@@ -32,39 +34,36 @@ FIRST_VERSION = "1"
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """The options of periods, objective and fit that `train` and `tune` share."""
+    """The options of periods and objective that `train` and `tune` share."""
 
     start: datetime
     validate_from: datetime
     until: datetime
     objective_name: str
     objective_settings: tuple[tuple[str, Any], ...]
-    epochs: int | None
-    batch_size: int | None
-    patience: int | None
-    seed: int
     item: str | None
 
-    def plan(self, repo: Path, *, learning_rate: float | None = None) -> TrainingPlan:
-        """Return the plan that these options make with the data of a feature repo."""
+    def plan(self, repo: Path, **fit: Any) -> TrainingPlan:
+        """Return the plan that these options make with the data of a feature repo.
+
+        Parameters
+        ----------
+        repo
+            The feature repo.
+        **fit
+            Fields of `Fit`.
+        """
         from activity_embeddings.training.examples.periods import Period
         from activity_embeddings.training.fitting.loop import Fit
         from activity_embeddings.training.fitting.plan import TrainingPlan
         from activity_embeddings.training.from_repo import TrainingSource
 
-        given: dict[str, Any] = {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "patience": self.patience,
-            "learning_rate": learning_rate,
-            "seed": self.seed,
-        }
         # Before the data are read, which takes longer than to refuse an option.
         whole = Period(self.start, self.until)
         period = Period(self.start, self.validate_from)
         validation = Period(self.validate_from, self.until)
         objective = self._objective()
-        fit = Fit(**{name: value for name, value in given.items() if value is not None})
+        fitted = Fit(**fit)
         source = TrainingSource(open_store(repo), self.item)
         return TrainingPlan(
             history=source.history(whole),
@@ -72,7 +71,7 @@ class PlanOptions:
             period=period,
             validation=validation,
             objective=objective,
-            fit=fit,
+            fit=fitted,
         )
 
     def _objective(self) -> Objective:
@@ -120,12 +119,6 @@ plan_options = grouped(
         multiple=True,
         help="Setting of the objective, as horizon_days=7; repeatable.",
     ),
-    click.option("--epochs", type=int, help="Maximum number of passes over the examples."),
-    click.option("--batch-size", type=int, help="Number of examples a step."),
-    click.option(
-        "--patience", type=int, help="Number of epochs without a better figure before stopping."
-    ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
     item_option,
 )
 
@@ -133,6 +126,7 @@ plan_options = grouped(
 @click.command()
 @click.argument("model")
 @plan_options
+@fit_options
 @click.option("--learning-rate", type=float, help="AdamW learning rate.")
 @click.option(
     "--refit",
@@ -157,6 +151,7 @@ def train(
     repo: Path,
     model: str,
     options: PlanOptions,
+    fit: FitOptions,
     settings: tuple[tuple[str, Any], ...],
     learning_rate: float | None,
     refit: bool,
@@ -175,9 +170,10 @@ def train(
 
         if name is not None:  # before hours of training
             MANIFEST.require_name(name, repo / "models" / name, origin="--package")
-        run = run or Path("runs") / f"{model}-{options.seed}"
+        run = run or Path("runs") / f"{model}-{fit.seed}"
         chosen = with_settings(architecture(model), f"model {model!r}", dict(settings))
-        plan = replace(options.plan(repo, learning_rate=learning_rate), refit=refit)
+        rate = {} if learning_rate is None else {"learning_rate": learning_rate}
+        plan = replace(options.plan(repo, **fit.given(), **rate), refit=refit)
         trained = train_model(chosen, plan, run=run, verbose=1)
         click.echo(f"{run}: {_figures(model, trained.result['metrics'])}")
         if name is not None:
@@ -187,6 +183,7 @@ def train(
 @click.command()
 @click.argument("model")
 @plan_options
+@fit_options
 @click.option("--trials", default=20, show_default=True, help="Number of complete trials in all.")
 @click.option(
     "--folder",
@@ -194,7 +191,14 @@ def train(
     help="Folder of the study, default runs/tune-MODEL. A search that was killed is resumed.",
 )
 @click.pass_obj
-def tune(repo: Path, model: str, options: PlanOptions, trials: int, folder: Path | None) -> None:
+def tune(
+    repo: Path,
+    model: str,
+    options: PlanOptions,
+    fit: FitOptions,
+    trials: int,
+    folder: Path | None,
+) -> None:
     """Search the hyperparameters of MODEL; see `train`.
 
     Networks are searched with TPE. For the averaging models every decay rate on a grid is tried.
@@ -205,7 +209,7 @@ def tune(repo: Path, model: str, options: PlanOptions, trials: int, folder: Path
         from activity_embeddings.training.fitting.search import tune as search
 
         folder = folder or Path("runs") / f"tune-{model}"
-        study = search(model, options.plan(repo), folder, trials=trials, verbose=1)
+        study = search(model, options.plan(repo, **fit.given()), folder, trials=trials, verbose=1)
         for trial in study.trials:
             click.echo(f"trial {trial.number}: {trial.value} {trial.params}")
         best = study.best_trial

@@ -8,7 +8,8 @@ bit, as one that was not killed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ class Fit:
         Of AdamW.
     clip_norm
         Gradients are scaled down to this global norm.
+    ema_momentum
+        Share of the moving average of weights that a step keeps, between 0 and 1. The average is
+        what is validated and kept (Polyak and Juditsky, 1992, with weights that decay). None: the
+        weights of the last step are.
     seed
         Seed of weights, examples, their order and dropout: the same seed gives the same weights on
         the same machine.
@@ -55,6 +60,7 @@ class Fit:
     learning_rate: float = 5e-4
     weight_decay: float = 1e-2
     clip_norm: float = 1.0
+    ema_momentum: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,6 +72,10 @@ class Fit:
         if not self.learning_rate > 0:
             raise InvalidInput(
                 f"fit: `learning_rate` should be positive. Received: {self.learning_rate}"
+            )
+        if self.ema_momentum is not None and not 0 < self.ema_momentum < 1:
+            raise InvalidInput(
+                f"fit: `ema_momentum` should be between 0 and 1. Received: {self.ema_momentum}"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,7 +152,8 @@ def fit_task(
                     f"{figures['loss']}. Try a smaller learning rate than {fit.learning_rate}"
                 )
             if validate is not None:
-                figures |= validate()
+                with state.averaged():
+                    figures |= validate()
             batches.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
         with log.as_default(step=state.epoch):
             for name, value in figures.items():
@@ -212,7 +223,11 @@ class _State:
     ) -> None:
         self.task, self.fit, self.validated = task, fit, validated
         self.optimizer = keras.optimizers.AdamW(
-            fit.learning_rate, weight_decay=fit.weight_decay, global_clipnorm=fit.clip_norm
+            fit.learning_rate,
+            weight_decay=fit.weight_decay,
+            global_clipnorm=fit.clip_norm,
+            use_ema=fit.ema_momentum is not None,
+            ema_momentum=fit.ema_momentum or 0.0,
         )
         self.optimizer.build(task.trainable_variables)
         self.file = None if run is None else run / CHECKPOINT
@@ -240,8 +255,25 @@ class _State:
         """Add the figures of an epoch that has ended, and write the state."""
         self.history.append({name: float(value) for name, value in figures.items()})
         if self.best_epoch() == self.epoch:
-            self.best = [keras.ops.convert_to_numpy(v) for v in self.task.trainable_variables]
+            with self.averaged():
+                self.best = self.weights()
         self.save()
+
+    def weights(self) -> list[np.ndarray]:
+        """Return the weights of the task as they are."""
+        return [keras.ops.convert_to_numpy(v) for v in self.task.trainable_variables]
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the task the moving average of its weights for a while, if there is one."""
+        if self.fit.ema_momentum is None:
+            yield
+            return
+        trained = self.weights()
+        self.optimizer.finalize_variable_values(self.task.trainable_variables)
+        yield
+        for variable, value in zip(self.task.trainable_variables, trained, strict=True):
+            variable.assign(value)
 
     def best_epoch(self) -> int:
         """Return the number of the best epoch, from 1; the first of equals."""

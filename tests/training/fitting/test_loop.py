@@ -26,12 +26,21 @@ FIT = Fit(epochs=3, batch_size=64, learning_rate=5e-3)
 HISTORY = turns(members=40)
 
 
-def fit(validate=None, *, objective=None, settings=FIT, **options):
-    """Fit a small CNN; return its weights and the figures."""
+def fit(validate=None, *, objective=None, settings=FIT, seen=None, **options):
+    """Fit a small CNN; return its weights and the figures.
+
+    With `seen`, a list, each validation adds the weights that it sees, and says they are better.
+    """
     objective = objective or FuturePositives()
     keras.utils.set_random_seed(settings.seed)
     model = CNN(filters=5, convolutions=1).build(SPEC, VECTOR_SPEC)
     stream = objective.stream(HISTORY, TRAIN, batch_size=settings.batch_size, seed=settings.seed)
+    if seen is not None:
+
+        def validate():
+            seen.append(model.get_weights())
+            return {"ndcg_at_10": len(seen) / 100}
+
     figures = fit_task(objective.task(model, HISTORY, TRAIN), stream, validate, settings, **options)
     return model.get_weights(), figures
 
@@ -82,9 +91,34 @@ def test_the_best_epoch_is_kept_and_patience_ends_it(eager):
     assert same(weights, until_the_best)
 
 
-def test_it_goes_on_where_it_ended_and_ends_where_it_would_have(tmp_path):
+def test_the_moving_average_of_weights_is_what_is_validated_and_kept(eager):
+    """One step an epoch, so that validation without it sees the weights of each step."""
+    settings = replace(FIT, epochs=4, batch_size=10_000)
+    steps, averages = [], []
+    fit(seen=steps, settings=settings)
+    kept, _ = fit(seen=averages, settings=replace(settings, ema_momentum=0.75))
+    expected = steps[0]
+    for weights, average in zip(steps, averages, strict=True):
+        if weights is not steps[0]:
+            expected = [0.75 * e + 0.25 * w for e, w in zip(expected, weights, strict=True)]
+        for one, other in zip(average, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    assert not same(averages[-1], steps[-1])
+    assert same(kept, averages[-1])
+    without_validation, _ = fit(settings=replace(settings, ema_momentum=0.75))
+    assert same(without_validation, kept)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 1.0, -0.1, 99])
+def test_a_momentum_that_is_no_share_is_refused(momentum):
+    with pytest.raises(InvalidInput, match=rf"`ema_momentum` should be between 0 .*: {momentum}"):
+        Fit(ema_momentum=momentum)
+
+
+@pytest.mark.parametrize("momentum", [None, 0.5])
+def test_it_goes_on_where_it_ended_and_ends_where_it_would_have(tmp_path, momentum):
     """Also the state of early stopping is that of the uninterrupted run."""
-    settings = replace(FIT, epochs=6, patience=2)
+    settings = replace(FIT, epochs=6, patience=2, ema_momentum=momentum)
     figures = (0.1, 0.4, 0.3, 0.2)
     weights, whole = fit(scripted(*figures), settings=settings)
 
