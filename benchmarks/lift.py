@@ -188,6 +188,7 @@ def run_jointly(sample: Sample, folder: Path, given: argparse.Namespace) -> None
         own = folder / f"pair-{seed}"
         if not (given.resume and (own / SHIPPED).is_dir()):
             plan = encoder_plan(sample, seed=seed, epochs=given.epochs or JOINT_EPOCHS)
+            plan = replace(plan, fit=replace(plan.fit, ema_momentum=given.ema_momentum))
             build_item_encoder(data, own, sample=sample, plan=plan, network=SHIPPED)
             print(f"{own.name}: {time.perf_counter() - started:.0f} s", flush=True)
         vector_spec = describe_item_encoder(own / ITEM_ENCODER).vector_spec
@@ -397,6 +398,7 @@ def main() -> None:
     parser.add_argument("--ages", action="store_true", help="networks read the ages of activities")
     parser.add_argument("--epochs", type=int, help="the most; default: the sample's own")
     parser.add_argument("--learning-rate", type=float, help="default: the sample's own")
+    parser.add_argument("--ema-momentum", type=float, help="of weights; default: no average")
     parser.add_argument(
         "--refit", action="store_true", help="networks learn from the days of validation too"
     )
@@ -431,7 +433,7 @@ def main() -> None:
         sample = SAMPLES[name]
         if given.members:
             sample = replace(JOBS, members=given.members)
-        fit = {name: getattr(given, name) for name in ("epochs", "learning_rate")}
+        fit = {name: getattr(given, name) for name in ("epochs", "learning_rate", "ema_momentum")}
         chosen = {name: value for name, value in fit.items() if value is not None}
         sample = replace(sample, fit={**sample.fit, **chosen})
         if given.joint:
