@@ -197,7 +197,10 @@ def training_step(task: TrainingTask, optimizer: keras.Optimizer, first: Arrays)
             losses = task(batch, training=True)
             loss = task.compute_loss(batch, y_pred=losses)
         weights = task.trainable_variables
-        optimizer.apply(tape.gradient(loss, weights), weights)
+        # Those of embeddings as whole tables: of parts, one for each look at a row, Keras takes the
+        # norm as if they were not added up.
+        gradients = [tf.convert_to_tensor(each) for each in tape.gradient(loss, weights)]
+        optimizer.apply(gradients, weights)
         return loss, tf.size(losses)
 
     return step

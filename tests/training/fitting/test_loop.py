@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from activity_embeddings.training.examples.stream import ExampleStream
-from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit, fit_task
+from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit, fit_task, training_step
 from activity_embeddings.training.models import CNN
 from activity_embeddings.training.objectives import FuturePositives, FuturePositivesTask, Proxy
 from activity_embeddings.transformations.errors import InvalidInput
@@ -200,6 +200,31 @@ def test_every_batch_of_every_epoch_counts():
     task = Counted(CNN(filters=5).build(SPEC, VECTOR_SPEC), HISTORY, TRAIN, objective)
     fit_task(task, growing, None, FIT)
     assert len(seen) == 2 + 4 + 6
+
+
+def test_the_norm_of_gradients_is_that_of_whole_tables():
+    """Rows that a batch looks up more than once count with the sum of what they get."""
+
+    class Sum(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.table = keras.layers.Embedding(3, 2, embeddings_initializer="zeros")
+
+        def call(self, inputs, training=None):
+            return keras.ops.sum(self.table(inputs["rows"]), axis=1)
+
+        def compute_loss(self, x=None, y=None, y_pred=None, **_):
+            return keras.ops.sum(y_pred)
+
+    batch = {"rows": np.array([0, 0, 0, 2], np.int32)}  # the gradient is 3, 0, 1 in each column
+    task = Sum()
+    task(batch)
+    optimizer = keras.optimizers.SGD(1.0, global_clipnorm=0.5)
+    optimizer.build(task.trainable_variables)
+    training_step(task, optimizer, batch)(batch)
+    (table,) = task.get_weights()
+    expected = np.array([3, 0, 1])[:, None] * [1, 1] / np.sqrt(20)
+    np.testing.assert_allclose(table, -0.5 * expected, rtol=1e-5)
 
 
 def test_a_checkpoint_of_another_run_is_refused(eager, tmp_path):
