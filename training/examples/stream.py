@@ -101,7 +101,7 @@ class ExampleStream:
         return filled[np.logical_or.reduceat(inside, events.member_start[filled])]
 
     def first(self, epoch: int = 0) -> Arrays:
-        """Return the first batch of an epoch.
+        """Return a copy of the first batch of an epoch, which does not hold its group.
 
         Raises
         ------
@@ -116,7 +116,7 @@ class ExampleStream:
                 f"{counted(len(self.history.events.member_ids), 'member')} with "
                 f"{counted(len(self.history.events), 'activity')} on known items"
             )
-        return batch
+        return {name: values.copy() for name, values in batch.items()}
 
 
 def _rows(arrays: Arrays) -> int:

@@ -4,6 +4,7 @@ import itertools
 import json
 import signal
 import textwrap
+import weakref
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -200,6 +201,27 @@ def test_every_batch_of_every_epoch_counts():
     task = Counted(CNN(filters=5).build(SPEC, VECTOR_SPEC), HISTORY, TRAIN, objective)
     fit_task(task, growing, None, FIT)
     assert len(seen) == 2 + 4 + 6
+
+
+def test_no_group_is_alive_while_the_next_is_made(eager):
+    """A step holds a copy of its batch, and not the group that the batch is a part of."""
+    made, alive = [], []
+
+    class Watched(ExampleStream):
+        def groups(self, epoch=0):
+            for arrays, random in super().groups(epoch):
+                alive.append(sum(reference() is not None for reference in made))
+                made.append(weakref.ref(arrays["item_rows"]))
+                yield arrays, random
+                del arrays
+
+    objective = FuturePositives()
+    stream = objective.stream(HISTORY, TRAIN, batch_size=4)
+    given = {field.name: getattr(stream, field.name) for field in fields(stream)}
+    task = objective.task(CNN(filters=5).build(SPEC, VECTOR_SPEC), HISTORY, TRAIN)
+    fit_task(task, Watched(**given | {"members_at_once": 7}), None, replace(FIT, epochs=1))
+    assert len(alive) > 5
+    assert set(alive) == {0}
 
 
 def test_the_norm_of_gradients_is_that_of_whole_tables():
