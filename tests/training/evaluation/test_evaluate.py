@@ -580,6 +580,7 @@ def test_members_who_dismissed_nothing_have_no_auc_of_their_own(data, tmp_path):
         tmp_path,
         plan=EvaluationPlan(
             TIMELINE,
+            as_of=AsOf.REQUEST,
             declared=Declared(seeds=SEEDS, resamples=200),
             size=replace(
                 SIZE, train_queries=100, week_train_queries=0, to_date=False, freshness=False
