@@ -199,7 +199,10 @@ def training_step(task: TrainingTask, optimizer: keras.Optimizer, first: Arrays)
         weights = task.trainable_variables
         # Those of embeddings as whole tables: of parts, one for each look at a row, Keras takes the
         # norm as if they were not added up.
-        gradients = [tf.convert_to_tensor(each) for each in tape.gradient(loss, weights)]
+        gradients = [
+            gradient if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(loss, weights)
+        ]
         optimizer.apply(gradients, weights)
         return loss, tf.size(losses)
 

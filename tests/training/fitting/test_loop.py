@@ -225,12 +225,17 @@ def test_no_group_is_alive_while_the_next_is_made(eager):
 
 
 def test_the_norm_of_gradients_is_that_of_whole_tables():
-    """Rows that a batch looks up more than once count with the sum of what they get."""
+    """Rows that a batch looks up more than once count with the sum of what they get.
+
+    A weight that the loss does not depend on, as one of a user's network may be, stays.
+    """
 
     class Sum(keras.Model):
         def __init__(self):
             super().__init__()
             self.table = keras.layers.Embedding(3, 2, embeddings_initializer="zeros")
+            self.unused = keras.layers.Dense(1)
+            self.unused.build((1, 1))
 
         def call(self, inputs, training=None):
             return keras.ops.sum(self.table(inputs["rows"]), axis=1)
@@ -243,8 +248,11 @@ def test_the_norm_of_gradients_is_that_of_whole_tables():
     task(batch)
     optimizer = keras.optimizers.SGD(1.0, global_clipnorm=0.5)
     optimizer.build(task.trainable_variables)
-    training_step(task, optimizer, batch)(batch)
-    (table,) = task.get_weights()
+    before = task.unused.get_weights()
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        training_step(task, optimizer, batch)(batch)
+    assert same(task.unused.get_weights(), before)
+    (table,) = task.table.get_weights()
     expected = np.array([3, 0, 1])[:, None] * [1, 1] / np.sqrt(20)
     np.testing.assert_allclose(table, -0.5 * expected, rtol=1e-5)
 
