@@ -79,7 +79,7 @@ def test_rows_do_not_depend_on_the_budget(tmp_path, models, monkeypatch, setting
 
 
 def by_member(repo):
-    """Put the rows of events in the order of members, each in a row group of its own."""
+    """Put the rows of events in the order of members, four to a row group."""
     file = repo.events / "history.parquet"
     pq.write_table(pq.read_table(file).sort_by("member_id"), file, row_group_size=4)
 

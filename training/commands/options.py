@@ -107,9 +107,9 @@ class FitOptions:
     ema_momentum: float | None
     seed: int
 
-    def given(self) -> dict[str, Any]:
-        """Return what was given, as fields of `Fit`."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+    def given(self, **more: Any) -> dict[str, Any]:
+        """Return what was given of these and of more options, as fields of `Fit`."""
+        return {name: value for name, value in (asdict(self) | more).items() if value is not None}
 
 
 fit_options = grouped(

@@ -172,8 +172,8 @@ def train(
             MANIFEST.require_name(name, repo / "models" / name, origin="--package")
         run = run or Path("runs") / f"{model}-{fit.seed}"
         chosen = with_settings(architecture(model), f"model {model!r}", dict(settings))
-        rate = {} if learning_rate is None else {"learning_rate": learning_rate}
-        plan = replace(options.plan(repo, **fit.given(), **rate), refit=refit)
+        given = fit.given(learning_rate=learning_rate)
+        plan = replace(options.plan(repo, **given), refit=refit)
         trained = train_model(chosen, plan, run=run, verbose=1)
         click.echo(f"{run}: {_figures(model, trained.result['metrics'])}")
         if name is not None:
