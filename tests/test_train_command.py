@@ -213,13 +213,14 @@ def test_a_item_encoder_is_trained_from_files(tmp_path, repo):
             "--category", "year", "--until", "2024-03-21", "--dimension", 8, "--epochs", 1,
             "--run", tmp_path / "run", "--network", "cnn", "--network-set", "filters=4",
             "--network-out", tmp_path / "together", "--objective-set", "other_weight=0.5",
-            "--ema-momentum", 0.9,
+            "--ema-momentum", 0.9, "--learning-rate", 0.003,
         )  # fmt: skip
     assert "content_and_behaviour version 1" in output
     assert "valid from 2024-03-21 00:00 UTC" in output
     encoder = describe_item_encoder(repo.path / "models" / "item_encoder")
     assert encoder.manifest["parameters"]["other_weight"] == 0.5
-    assert encoder.manifest["parameters"]["fit"]["ema_momentum"] == 0.9
+    fit = encoder.manifest["parameters"]["fit"]
+    assert (fit["ema_momentum"], fit["learning_rate"]) == (0.9, 0.003)
     # The network that was trained with the vectors reads them, and no others.
     together = read_manifest(tmp_path / "together")
     assert (together["name"], together["version"]) == ("together", "1")

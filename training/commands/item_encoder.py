@@ -15,6 +15,7 @@ from activity_embeddings.training.commands.options import (
     Setting,
     fit_options,
     grouped,
+    learning_rate_option,
     training,
     with_settings,
 )
@@ -134,6 +135,7 @@ class NetworkOptions:
 )
 @click.option("--dimension", default=64, show_default=True, help="Length of a vector.")
 @fit_options
+@learning_rate_option
 @click.option(
     "--name",
     default="content_and_behaviour",
@@ -169,6 +171,7 @@ def train_item_encoder(
     until: datetime,
     dimension: int,
     fit: FitOptions,
+    learning_rate: float | None,
     name: str,
     version: str,
     out: Path | None,
@@ -192,6 +195,7 @@ def train_item_encoder(
         )
         built = network.build()
         data = EncoderData.of(repo, item)
+        given = fit.given(learning_rate=learning_rate)
         plan = item_encoder.EncoderPlan(
             until,
             dimension=dimension,
@@ -199,7 +203,7 @@ def train_item_encoder(
             item_id=data.names.item_id,
             towers=TowerSettings(text=sources.text, categories=sources.category),
             objective=objective,
-            fit=replace(item_encoder.ENCODER_FIT, **fit.given()),
+            fit=replace(item_encoder.ENCODER_FIT, **given),
             network=built,
         )
         events = data.events(sources.events, until)

@@ -128,6 +128,8 @@ fit_options = grouped(
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Random seed."),
 )
+learning_rate_option = click.option("--learning-rate", type=float, help="AdamW learning rate.")
+"""Of commands that train once; `tune` searches it."""
 
 
 @contextmanager

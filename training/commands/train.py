@@ -16,6 +16,7 @@ from activity_embeddings.training.commands.options import (
     Setting,
     fit_options,
     grouped,
+    learning_rate_option,
     training,
     with_settings,
 )
@@ -127,7 +128,7 @@ plan_options = grouped(
 @click.argument("model")
 @plan_options
 @fit_options
-@click.option("--learning-rate", type=float, help="AdamW learning rate.")
+@learning_rate_option
 @click.option(
     "--refit",
     is_flag=True,
