@@ -7,11 +7,15 @@ from tempfile import TemporaryDirectory
 
 os.environ.setdefault("FEAST_USAGE", "False")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Matrices of tests are small: threads would wait for each other longer than they compute.
+# What tests compute is small: threads would wait for each other longer than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import pytest
 
+import support.unchecked  # noqa: F401  before Feast
 from support import system
 from support.made_once import made_once
 

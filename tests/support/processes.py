@@ -19,6 +19,7 @@ from functools import cache
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
 
 FEAST = "from feast.cli.cli import cli; cli()"
 """The code of the command `feast`."""
@@ -41,6 +42,7 @@ else:
 effect."""
 
 _IMPORTED = [
+    "support.unchecked",
     "pytest",
     "feast.cli.cli",
     "feast.infra.offline_stores.duckdb",
@@ -167,7 +169,10 @@ def read_environment() -> None:
 def _start_server() -> None:
     """Start the server; what libraries print when they are imported says nothing of tests."""
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as log:
+    # Where `support` is; processes have it from whoever starts them, as all of `sys.path`.
+    path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    found = mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(path))
+    with tempfile.TemporaryFile() as log, found:
         os.dup2(log.fileno(), 2)
         try:
             forkserver._forkserver.ensure_running()
@@ -201,6 +206,7 @@ def _run(
     stdin.unlink()
     sys.stdin = open(0, closefd=False)  # noqa: SIM115  multiprocessing gave it /dev/null
     os.chdir(folder)
+    os.environ.pop("PYTHONPATH", None)  # that of the server
     os.environ.update(environment)  # what imports have set stays
     read_environment()
     sys.argv = ["-c", *arguments]
