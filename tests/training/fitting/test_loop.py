@@ -216,7 +216,7 @@ def test_no_group_is_alive_while_the_next_is_made(eager):
                 del arrays
 
     objective = FuturePositives()
-    stream = objective.stream(HISTORY, TRAIN, batch_size=4)
+    stream = objective.stream(HISTORY, TRAIN, batch_size=16)
     given = {field.name: getattr(stream, field.name) for field in fields(stream)}
     task = objective.task(CNN(filters=5).build(SPEC, VECTOR_SPEC), HISTORY, TRAIN)
     fit_task(task, Watched(**given | {"members_at_once": 7}), None, replace(FIT, epochs=1))
