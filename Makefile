@@ -17,6 +17,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRACKED_MODELS := $(addprefix feature_repo/models/,geometric_decay item_encoder unweighted_average)
 
+IMPORTED := import feast.cli.cli, tensorflow, keras, activity_embeddings.training.evaluation.evaluate
+
 # Commands start in half the time where bytecode is kept.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -72,9 +74,10 @@ $(VENV)/installed: pyproject.toml
 	tools/system-packages.sh $(notdir $(PYTHON))-venv
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev,docs]"
-	# pip compiles modules for plain Python; these are for PYTHONOPTIMIZE=1, with which Feast starts soon.
-	-$(BIN)/python -O -c "import feast.cli.cli, tensorflow, keras" 2>/dev/null
+	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev,docs]"
+	# pip would compile all modules, one after the other, for plain Python alone. Compiled are those that
+	# commands import, for PYTHONOPTIMIZE=1 as well; others are when they are first imported.
+	@for option in "" -O; do $(BIN)/python $$option -c "$(IMPORTED)" 2>/dev/null & done; wait
 	touch $@
 
 clean:
