@@ -69,6 +69,7 @@ from activity_embeddings.training.evaluation.findings import (
     paired,
 )
 from activity_embeddings.training.evaluation.gate import compare
+from activity_embeddings.training.evaluation.measure import seed_spread
 from activity_embeddings.training.evaluation.plan import (
     QUICK,
     AsOf,
@@ -255,7 +256,7 @@ def pooled(
             arm: {
                 FIGURE: float(value.mean()),
                 "by_seed": value.mean(axis=1).tolist(),
-                "seed_spread": float(value.mean(axis=1).std(ddof=1)),
+                "seed_spread": seed_spread(value.mean(axis=1)),
             }
             for arm, value in values.items()
         }

@@ -114,6 +114,14 @@ def test_it_is_written_and_read_as_any_evaluation(lift, evaluated, values, tmp_p
         assert found.tolist() == pytest.approx(values[seed, task, "cnn"].tolist())
 
 
+def test_one_pair_by_itself_is_written_too(lift, evaluated, values, tmp_path):
+    result, members = lift.pooled(ENTREE, *(kept[:1] for kept in evaluated))
+    write_result(result, members, tmp_path)
+    figures = read_result(tmp_path)["tasks"]["day"]["figures"]["cnn"]
+    assert figures["ndcg_at_10"] == pytest.approx(values[0, "day", "cnn"].mean())
+    assert figures["seed_spread"] is None
+
+
 def test_peers_of_another_evaluation_are_compared_member_by_member(lift, tmp_path):
     """Both evaluations asked the same members, in whatever order they are kept."""
     random = np.random.default_rng(1)

@@ -151,7 +151,7 @@ class Measured:
             arm: {
                 **_means(by_seed, arm),
                 "by_seed": first[arm].tolist(),
-                "seed_spread": _spread(first[arm]),
+                "seed_spread": seed_spread(first[arm]),
             }
             for arm in self.figures_of
         }
@@ -196,7 +196,8 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if values.size else None
 
 
-def _spread(values: np.ndarray) -> float | None:
+def seed_spread(values: np.ndarray) -> float | None:
+    """Return the deviation between the figures of seeds; None of one seed."""
     return float(values.std(ddof=1)) if len(values) > 1 else None
 
 
