@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import click
 
@@ -165,12 +165,25 @@ def with_settings(kind: Any, what: str, settings: dict[str, Any]) -> Any:
     Raises
     ------
     InvalidInput
-        It has no such field. `what` says in the message what it is.
+        It has no such field, or one of another type. `what` says in the message what it is.
     """
+    from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
     known = [field.name for field in fields(kind)]
     unknown = [name for name in settings if name not in known]
     if unknown:
         raise InvalidInput(
             f"{what}: expected settings among {', '.join(known)}. Received: {', '.join(unknown)}"
         )
+    types = get_type_hints(kind)
+    for name, value in settings.items():
+        try:
+            TypeAdapter(types[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            expected = error.errors()[0]["msg"].removeprefix("Input should be ")
+            raise InvalidInput(
+                f"{what}: `{name}` should be {expected}. Received: {value!r}"
+            ) from error
+        except PydanticUserError:  # of a type that its class alone knows
+            continue
     return kind(**settings)

@@ -1,13 +1,18 @@
 """The command `activity-embeddings`: put together once, and quick to help."""
 
+import re
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from activity_embeddings.training.commands import cli
+from activity_embeddings.training.commands.options import with_settings
 from activity_embeddings.transformations.cli import cli as serving
+from activity_embeddings.transformations.errors import InvalidInput
 
 OPTIONS = [
     pytest.param(option, id=f"{name}-{option.name}")
@@ -32,6 +37,40 @@ def test_help_needs_none_of_what_the_commands_work_with():
 def test_the_commands_that_serve_are_among_them_and_know_nothing_of_the_others():
     assert {"push", "check"} <= set(serving.commands) < set(cli.commands)
     assert {"train", "evaluate", "compare"} <= set(cli.commands) - set(serving.commands)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        # As text it would count as true.
+        ("ages=no", r"`ages` should be a valid boolean\. Received: 'no'"),
+        ("filters=many", r"`filters` should be a valid integer\. Received: 'many'"),
+        ("ensemble=2.5", r"`ensemble` should be a valid integer.*\. Received: 2\.5"),
+        ("dropout=high", r"`dropout` should be a valid number\. Received: 'high'"),
+        ("colour=1", "expected settings among .*filters.* colour"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_before_anything_is_read(setting, says, tmp_path):
+    days = ["--from", "2024-01-01", "--validate-from", "2024-02-01", "--until", "2024-03-01"]
+    command = ["-C", str(tmp_path), "train", "cnn", *days, "--set", setting]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 1
+    assert re.search(f"Error: model 'cnn': {says}", result.output)
+
+
+def test_settings_are_checked_by_their_types_and_no_more():
+    @dataclass(frozen=True)
+    class Kind:
+        share: float = 0.5
+        names: tuple[str, ...] = ()
+        path: click.Path | None = None
+        most: int | None = None
+
+    path = click.Path()
+    given = {"share": 1, "names": ("a", "b"), "path": path, "most": None}
+    assert with_settings(Kind, "kind", given) == Kind(1, ("a", "b"), path, None)
+    with pytest.raises(InvalidInput, match=r"kind: `names` should be a valid tuple\. .*'a'"):
+        with_settings(Kind, "kind", {"names": "a"})
 
 
 @pytest.mark.parametrize("option", OPTIONS)
