@@ -75,6 +75,11 @@ SETTINGS: dict[str, Setting] = {
     "dropout 0": Setting(CNN(dropout=0.0)),
     "dropout 0.5": Setting(CNN(dropout=0.5)),
     "96 filters": Setting(CNN(filters=96)),
+    "5 networks": Setting(CNN(ensemble=5)),
+    "5 networks, 5e-3": Setting(CNN(ensemble=5), fit=Fit(learning_rate=5e-3)),
+    "5 networks, 5e-3, ema 0.998": Setting(
+        CNN(ensemble=5), fit=Fit(learning_rate=5e-3, ema_momentum=0.998)
+    ),
     "learning rate 1e-4": Setting(fit=Fit(learning_rate=1e-4)),
     "learning rate 1e-3": Setting(fit=Fit(learning_rate=1e-3)),
     "learning rate 2e-3": Setting(fit=Fit(learning_rate=2e-3)),

@@ -68,6 +68,7 @@ from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 NETWORKS: dict[str, Architecture] = {
     "cnn": CNN(ages=True),
     "large_cnn": CNN(ages=True, filters=128),
+    "cnn_ensemble": CNN(ages=True, ensemble=5),
     "gru": GRU(ages=True),
     "transformer": Transformer(ages=True),
 }

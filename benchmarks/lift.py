@@ -157,7 +157,7 @@ def run(sample: Sample, folder: Path, given: argparse.Namespace) -> None:
             if given.resume and path.is_dir():
                 continue
             train_model(
-                replace(model, ages=given.ages),
+                replace(model, ages=given.ages, ensemble=given.ensemble),
                 history,
                 vector_spec,
                 sample=sample,
@@ -189,7 +189,9 @@ def run_jointly(sample: Sample, folder: Path, given: argparse.Namespace) -> None
         own = folder / f"pair-{seed}"
         if not (given.resume and (own / SHIPPED).is_dir()):
             plan = encoder_plan(sample, seed=seed, epochs=given.epochs or JOINT_EPOCHS)
-            plan = replace(plan, fit=replace(plan.fit, ema_momentum=given.ema_momentum))
+            network = replace(MODELS[SHIPPED][0], ensemble=given.ensemble)
+            fit = replace(plan.fit, ema_momentum=given.ema_momentum)
+            plan = replace(plan, network=network, fit=fit)
             build_item_encoder(data, own, sample=sample, plan=plan, network=SHIPPED)
             print(f"{own.name}: {time.perf_counter() - started:.0f} s", flush=True)
         vector_spec = describe_item_encoder(own / ITEM_ENCODER).vector_spec
@@ -397,6 +399,7 @@ def main() -> None:
     )
     parser.add_argument("--asked", type=int, help="members who are tested; default: all")
     parser.add_argument("--ages", action="store_true", help="networks read the ages of activities")
+    parser.add_argument("--ensemble", type=int, default=1, help="how many networks are one")
     parser.add_argument("--epochs", type=int, help="the most; default: the sample's own")
     parser.add_argument("--learning-rate", type=float, help="default: the sample's own")
     parser.add_argument("--ema-momentum", type=float, help="of weights; default: no average")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from activity_embeddings.training.models.ensemble import Ensemble
 from activity_embeddings.training.models.layers import (
     AgeFeatures,
     LearnedDecay,
@@ -119,6 +120,11 @@ class Network(Architecture):
     sessions
         Whether sessions are those of the input `sessions`: of one id where the source has a column
         of them, else by a gap of 30 minutes. Beside it `session_gap_minutes` is 0.
+    ensemble
+        How many networks there are; the embedding is the mean of theirs. They start apart and are
+        trained side by side, each by a loss of its own (Lakshminarayanan et al., "Simple and
+        Scalable Predictive Uncertainty Estimation using Deep Ensembles", NeurIPS 2017). Training
+        and inference take longer accordingly; the vector is as long as that of one.
     """
 
     trainable: ClassVar[bool] = True
@@ -130,6 +136,7 @@ class Network(Architecture):
     decay: float = 0.9
     session_gap_minutes: float = 0.0
     sessions: bool = False
+    ensemble: int = 1
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.dropout < 1.0:
@@ -139,6 +146,10 @@ class Network(Architecture):
         if not 0.0 < self.decay < 1.0:
             raise InvalidInput(
                 f"{type(self).__name__}: `decay` should be in (0, 1). Received: {self.decay}"
+            )
+        if self.ensemble < 1:
+            raise InvalidInput(
+                f"{type(self).__name__}: `ensemble` should be 1 or more. Received: {self.ensemble}"
             )
         if not 0.0 <= self.session_gap_minutes < math.inf:
             raise InvalidInput(
@@ -178,6 +189,12 @@ class Network(Architecture):
         float32 [D]. A sequence of nothing but PAD gives the zero vector; what lies at a PAD
         position is not read.
         """
+        # A class need not be registered to be built.
+        name = getattr(self, "name", None)
+        if self.ensemble > 1:
+            alone = replace(self, ensemble=1)
+            networks = [alone.build(spec, vector_spec) for _ in range(self.ensemble)]
+            return Ensemble(networks, name=name)
         item_embeddings = keras.Input(
             (spec.length, vector_spec.dimension),
             dtype="float32",
@@ -231,8 +248,6 @@ class Network(Architecture):
                 item_embeddings, chosen, newer_than
             )
             correction = keras.layers.Add(name=ACTIVITY_EMBEDDING)([average, correction])
-        # A class need not be registered to be built.
-        name = getattr(self, "name", None)
         return keras.Model(inputs, {ACTIVITY_EMBEDDING: correction}, name=name)
 
     @classmethod

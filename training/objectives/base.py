@@ -19,6 +19,7 @@ from keras import ops
 from activity_embeddings.training.examples.history import INPUT_ITEM_ROWS, ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.examples.stream import Arrays, ExampleStream
+from activity_embeddings.training.models.ensemble import networks_of
 from activity_embeddings.training.models.lengths import ByLength
 from activity_embeddings.training.outputs import ACTIVITY_EMBEDDING
 from activity_embeddings.transformations import names
@@ -136,7 +137,7 @@ class TrainingTask(keras.Model):
                 f"Received: {shapes or 'no dict of outputs'}"
             )
         self.sub_model = sub_model
-        self._read = ByLength(sub_model)
+        self._reads = [ByLength(network) for network in networks_of(sub_model)]
         self.matrix = self.add_weight(
             shape=vectors.matrix.shape, initializer="zeros", trainable=False, name="item_embeddings"
         )
@@ -150,6 +151,12 @@ class TrainingTask(keras.Model):
         self, inputs: dict[str, Any], vectors_of: Lookup, training: bool | None = None
     ) -> Any:
         """Return the activity embeddings of a batch, float32 [n, D]."""
+        return _mean(self.embeddings(inputs, vectors_of, training))
+
+    def embeddings(
+        self, inputs: dict[str, Any], vectors_of: Lookup, training: bool | None = None
+    ) -> list[Any]:
+        """Return those of each network of an ensemble, else of the one, float32 [n, D] each."""
         own = {
             name: inputs[INPUT_ITEM_ROWS if name == names.INPUT_ITEM_EMBEDDINGS else name]
             for name in self.sub_model.input
@@ -160,7 +167,8 @@ class TrainingTask(keras.Model):
             cut[names.INPUT_ITEM_EMBEDDINGS] = vectors_of(cut[names.INPUT_ITEM_EMBEDDINGS])
             return cut
 
-        return self._read(inputs[names.INPUT_ACTIONS], inputs_of, training)[ACTIVITY_EMBEDDING]
+        actions = inputs[names.INPUT_ACTIONS]
+        return [read(actions, inputs_of, training)[ACTIVITY_EMBEDDING] for read in self._reads]
 
     def losses_of(self, embedding: Any, inputs: dict[str, Any], vectors_of: Lookup) -> Any:
         """Return the loss of each row, float32 [n].
@@ -177,9 +185,13 @@ class TrainingTask(keras.Model):
         raise NotImplementedError
 
     def call(self, inputs: dict[str, Any], training: bool | None = None) -> Any:
-        """Return the loss of each row of a batch, float32 [n]."""
+        """Return the loss of each row of a batch, float32 [n]: of an ensemble, the mean of all."""
         vectors_of = self.lookup(inputs, training)
-        return self.losses_of(self.embed(inputs, vectors_of, training), inputs, vectors_of)
+        losses = [
+            self.losses_of(embedding, inputs, vectors_of)
+            for embedding in self.embeddings(inputs, vectors_of, training)
+        ]
+        return _mean(losses)
 
     def compute_loss(
         self,
@@ -192,3 +204,8 @@ class TrainingTask(keras.Model):
         """Return the mean of the rows' losses under their weights."""
         weights = x[WEIGHT]
         return ops.sum(y_pred * weights) / ops.maximum(ops.sum(weights), 1e-9)
+
+
+def _mean(values: list[Any]) -> Any:
+    """Return the mean of tensors of one shape."""
+    return values[0] if len(values) == 1 else ops.mean(ops.stack(values), axis=0)

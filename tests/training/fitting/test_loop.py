@@ -27,14 +27,14 @@ FIT = Fit(epochs=3, batch_size=64, learning_rate=5e-3)
 HISTORY = turns(members=40)
 
 
-def fit(validate=None, *, objective=None, settings=FIT, seen=None, **options):
-    """Fit a small CNN; return its weights and the figures.
+def fit(validate=None, *, objective=None, settings=FIT, ensemble=1, seen=None, **options):
+    """Fit a small CNN, or several; return the weights and the figures.
 
     With `seen`, a list, each validation adds the weights that it sees, and says they are better.
     """
     objective = objective or FuturePositives()
     keras.utils.set_random_seed(settings.seed)
-    model = CNN(filters=5, convolutions=1).build(SPEC, VECTOR_SPEC)
+    model = CNN(filters=5, convolutions=1, ensemble=ensemble).build(SPEC, VECTOR_SPEC)
     stream = objective.stream(HISTORY, TRAIN, batch_size=settings.batch_size, seed=settings.seed)
     if seen is not None:
 
@@ -116,12 +116,13 @@ def test_a_momentum_that_is_no_share_is_refused(momentum):
         Fit(ema_momentum=momentum)
 
 
-@pytest.mark.parametrize("momentum", [None, 0.5])
-def test_it_goes_on_where_it_ended_and_ends_where_it_would_have(tmp_path, momentum):
+@pytest.mark.parametrize(("momentum", "ensemble"), [(None, 1), (0.5, 2)])
+def test_it_goes_on_where_it_ended_and_ends_where_it_would_have(tmp_path, momentum, ensemble):
     """Also the state of early stopping is that of the uninterrupted run."""
     settings = replace(FIT, epochs=6, patience=2, ema_momentum=momentum)
     figures = (0.1, 0.4, 0.3, 0.2)
-    weights, whole = fit(scripted(*figures), settings=settings)
+    of_run = {"settings": settings, "ensemble": ensemble}
+    weights, whole = fit(scripted(*figures), **of_run)
 
     class Stop(Exception):
         pass
@@ -138,14 +139,14 @@ def test_it_goes_on_where_it_ended_and_ends_where_it_would_have(tmp_path, moment
         return validate
 
     with pytest.raises(Stop):
-        fit(stops_after(3), settings=settings, run=tmp_path)
-    resumed, all_figures = fit(scripted(*figures[3:]), settings=settings, run=tmp_path)
+        fit(stops_after(3), run=tmp_path, **of_run)
+    resumed, all_figures = fit(scripted(*figures[3:]), run=tmp_path, **of_run)
     assert all_figures == whole
     assert same(resumed, weights)
     assert len(list((tmp_path / "tensorboard").rglob("events.out.tfevents.*"))) == 2
 
     # A run that has ended trains no more.
-    ended, _ = fit(scripted(), settings=settings, run=tmp_path)
+    ended, _ = fit(scripted(), run=tmp_path, **of_run)
     assert same(ended, weights)
 
 
