@@ -249,9 +249,9 @@ def plot() -> None:
     start = text.index("## `learning_curve.py`")
     section = text[start : text.index("\n## ", start)]
     number = r"([+-]0\.\d+)"
-    found = re.findall(
-        rf"^ +(\w+) +(\d+) +0\.\d+ +\S+ +{number} \[{number}, {number}\]", section, re.MULTILINE
-    )
+    row = rf"^ +(\w+) +(\d+) +0\.\d+ +\S+ +{number} \[{number}, {number}\]"
+    tables = (re.findall(row, part, re.MULTILINE) for part in section.split("\n\n"))
+    found = next(filter(None, tables))  # others are of other markets
     figure, axis = plt.subplots(figsize=(6.5, 2.8))
     names = list(dict.fromkeys(row[0] for row in found))
     for place, name in enumerate(names):
@@ -265,7 +265,7 @@ def plot() -> None:
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.minorticks_off()
     axis.set_xlabel("members that a network learned from (simulated)", fontsize=9)
-    axis.set_ylabel("NDCG@10 above the best decay", fontsize=9)
+    axis.set_ylabel("NDCG@10 above best decay", fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=9)
     axis.legend(fontsize=9, frameon=False)
