@@ -23,6 +23,7 @@ from activity_embeddings.training.packaging import package_model
 from activity_embeddings.training.testing import ACTIVITY_MODEL_CHECKS, check_activity_model
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from support.networks import awake
 from support.reference import decayed_of
 
 pytestmark = pytest.mark.slow
@@ -39,15 +40,6 @@ VARIANTS = [
 ]
 # What sessions add is the same for all: see `test_sessions`.
 VARIANTS.append(pytest.param(CNN(session_gap_minutes=30.0, ages=True), id="cnn-of-sessions"))
-
-
-def awake(model, spec=SPEC, vector_spec=VECTOR_SPEC, seed=0):
-    """A built model whose every weight is random: what starts at zero or one shows too."""
-    built = model.build(spec, vector_spec)
-    generator = np.random.default_rng(seed)
-    for weight in built.trainable_variables:
-        weight.assign(generator.normal(0.0, 0.5, weight.shape))
-    return built
 
 
 def sequences(n, length=SPEC.length, dimension=VECTOR_SPEC.dimension, seed=0):
@@ -68,7 +60,7 @@ def embed(built, inputs):
 @cache
 def awake_function(model):
     """One function of a model that is awake, for any batch."""
-    built = awake(model)
+    built = awake(model, SPEC, VECTOR_SPEC)
     signature = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in built.input.items()}
     call = tf.function(lambda inputs: built(inputs, training=False), input_signature=[signature])
 
@@ -159,7 +151,7 @@ def compiled(name, length):
         module = model.build(spec, VECTOR_SPEC)
         taken = [spec.name for spec in module.serve.input_signature]
         return lambda inputs: module.serve(*(inputs[key] for key in taken))
-    built = awake(model, spec)
+    built = awake(model, spec, VECTOR_SPEC)
     signature = {key: tf.TensorSpec(x.shape, x.dtype) for key, x in built.input.items()}
     call = tf.function(lambda inputs: built(inputs, training=False), input_signature=[signature])
     return lambda inputs: call({key: inputs[key] for key in signature})
@@ -246,7 +238,7 @@ def test_a_residual_starts_at_the_decayed_average_of_all_kinds_of_activity(name)
 def test_gradients_reach_every_weight_and_stay_finite_beside_an_empty_sequence(model):
     # Every weight random: while the correction's kernel is zero, as at first, nothing flows
     # through it to what is before it.
-    built, inputs = awake(model), sequences(36)
+    built, inputs = awake(model, SPEC, VECTOR_SPEC), sequences(36)
     assert (inputs["actions"][0] == 0).all()
     taken = {name: inputs[name] for name in built.input}
     target = np.random.default_rng(2).normal(size=(36, 5)).astype(np.float32)
@@ -380,7 +372,7 @@ def test_a_tiny_set_is_learnt_by_heart(model):
 
 @pytest.mark.parametrize("model", VARIANTS)
 def test_saved_and_loaded_it_is_the_same_model(model, tmp_path):
-    built, inputs = awake(model), sequences(20)
+    built, inputs = awake(model, SPEC, VECTOR_SPEC), sequences(20)
     built.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(embed(loaded, inputs), embed(built, inputs))
@@ -428,7 +420,7 @@ class Nothing(Network):
 
 
 def test_the_newest_item_goes_through_a_map_of_its_actions_own():
-    built, inputs = awake(Nothing(residual=False)), sequences(30)
+    built, inputs = awake(Nothing(residual=False), SPEC, VECTOR_SPEC), sequences(30)
     kernel = built.get_layer("activity_embedding").kernel.numpy()
     assert kernel.shape == (1 + 3 * 5, 5)
     expected = np.zeros((30, 5))

@@ -16,6 +16,7 @@ from activity_embeddings.training.objectives import NextPositive, Proxy
 from activity_embeddings.training.testing import check_activity_model
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import Embedder
+from support.networks import awake
 from support.training_data import SPEC, TRAIN, VALIDATION, VECTOR_SPEC, turns
 
 pytestmark = pytest.mark.slow
@@ -29,21 +30,13 @@ def batch_of(objective):
     return next(objective.stream(HISTORY, TRAIN, batch_size=64).batches())
 
 
-def awake(model):
-    """A built model whose every weight is random: what starts at zero or one shows too."""
-    built, random = model.build(SPEC, VECTOR_SPEC), np.random.default_rng(0)
-    for weight in built.trainable_variables:
-        weight.assign(random.normal(0.0, 0.5, weight.shape))
-    return built
-
-
 def test_it_keeps_the_contract():
     model = CNN(ensemble=2, ages=True)
     check_activity_model(model, spec=SPEC, vector_spec=VECTOR_SPEC)
 
 
 def test_its_embedding_is_the_mean_of_those_of_its_networks():
-    built, random = awake(ENSEMBLE), np.random.default_rng(1)
+    built, random = awake(ENSEMBLE, SPEC, VECTOR_SPEC), np.random.default_rng(1)
     inputs = {
         "item_embeddings": random.normal(size=(7, SPEC.length, VECTOR_SPEC.dimension)),
         "actions": random.integers(0, 4, (7, SPEC.length)),
@@ -59,7 +52,7 @@ def test_its_embedding_is_the_mean_of_those_of_its_networks():
 @pytest.mark.parametrize("objective", [NextPositive(), Proxy()], ids=lambda o: o.name)
 def test_each_network_is_trained_by_a_loss_of_its_own(objective):
     """Its gradients are those that it has alone, by the number of networks."""
-    built, batch = awake(ENSEMBLE), batch_of(objective)
+    built, batch = awake(ENSEMBLE, SPEC, VECTOR_SPEC), batch_of(objective)
 
     def losses_and_gradients(model, weights):
         task = objective.task(model, HISTORY, TRAIN)

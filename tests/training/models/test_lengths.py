@@ -15,6 +15,7 @@ from activity_embeddings.training.models.lengths import ByLength, halves
 from activity_embeddings.training.objectives import NextPositive
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support import training_data
+from support.networks import awake
 from support.training_data import TRAIN, turns
 
 pytestmark = pytest.mark.slow
@@ -30,14 +31,6 @@ NETWORKS = {
 NETWORKS["cnn-of-sessions"] = CNN(session_gap_minutes=30.0)
 NETWORKS["gru-of-numbered-sessions"] = GRU(sessions=True)
 NETWORKS["gru-alone"] = GRU(residual=False)
-
-
-def awake(model):
-    """A built model whose every weight is random: what starts at zero or one shows too."""
-    built, random = model.build(SPEC, VECTOR_SPEC), np.random.default_rng(0)
-    for weight in built.trainable_variables:
-        weight.assign(random.normal(0.0, 0.5, weight.shape))
-    return built
 
 
 def batch(histories):
@@ -70,7 +63,7 @@ def read(by_length, inputs, training=False):
 @cache
 def both(name):
     """A network read by length, and as a whole: each as one function of any batch."""
-    built = awake(NETWORKS[name])
+    built = awake(NETWORKS[name], SPEC, VECTOR_SPEC)
     by_length = ByLength(built, LENGTHS)
     assert by_length.lengths == LENGTHS
     signature = [
@@ -125,7 +118,7 @@ def test_a_gap_in_the_activity_counts_by_its_oldest_place():
 
 
 def test_each_length_is_read_once_with_the_rows_that_need_it():
-    built = awake(CNN())
+    built = awake(CNN(), SPEC, VECTOR_SPEC)
     inputs = batch([[(1, 5.0)] * count for count in (0, 9, 1, 2, 3, 9, 5, 6)])
     by_length, seen = ByLength(built, LENGTHS), []
 
@@ -140,7 +133,7 @@ def test_each_length_is_read_once_with_the_rows_that_need_it():
 @pytest.mark.parametrize("count", [0, 2, 5, 9])
 def test_lengths_that_no_row_needs_are_left_out_where_that_is_known(count):
     """As in the first batch of a fit, which is no graph."""
-    built, inputs = awake(CNN()), batch([[(1, 5.0)] * count] * 3)
+    built, inputs = awake(CNN(), SPEC, VECTOR_SPEC), batch([[(1, 5.0)] * count] * 3)
     expected = built({name: inputs[name] for name in built.input})["activity_embedding"]
     received = read(ByLength(built, LENGTHS), inputs)
     np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-3)
