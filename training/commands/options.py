@@ -175,10 +175,13 @@ def with_settings(kind: Any, what: str, settings: dict[str, Any]) -> Any:
         raise InvalidInput(
             f"{what}: expected settings among {', '.join(known)}. Received: {', '.join(unknown)}"
         )
-    types = get_type_hints(kind)
+    try:
+        types = get_type_hints(kind)
+    except NameError:  # of what was imported for a type checker alone
+        types = {}
     for name, value in settings.items():
         try:
-            TypeAdapter(types[name]).validate_python(value, strict=True)
+            TypeAdapter(types.get(name, Any)).validate_python(value, strict=True)
         except ValidationError as error:
             expected = error.errors()[0]["msg"].removeprefix("Input should be ")
             raise InvalidInput(

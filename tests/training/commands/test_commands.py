@@ -73,6 +73,16 @@ def test_settings_are_checked_by_their_types_and_no_more():
         with_settings(Kind, "kind", {"names": "a"})
 
 
+def test_types_that_are_there_for_a_type_checker_alone_are_not_checked():
+    @dataclass(frozen=True)
+    class Kind:
+        share: float = 0.5
+        path: "NotImported | None" = None  # noqa: F821
+
+    assert with_settings(Kind, "kind", {}) == Kind()
+    assert with_settings(Kind, "kind", {"share": 1.0}) == Kind(1.0)
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_says_what_it_is(option):
     assert option.help and option.help[0].isupper()
