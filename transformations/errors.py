@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 import sys
 from datetime import date
@@ -189,6 +190,19 @@ def require_texts(where: str, **given: Any) -> list[tuple[str, ...]]:
         require_kinds(where, **{name: (value, (tuple, list))})
         require_kinds(where, **{f"{name}[{i}]": (text, str) for i, text in enumerate(value)})
     return [tuple(value) for value in given.values()]
+
+
+def require_at_least(where: str, least: float, **given: float) -> None:
+    """Refuse numbers that are less, infinite or no numbers.
+
+    Raises
+    ------
+    InvalidInput
+        One is.
+    """
+    for name, value in given.items():
+        if not least <= value < math.inf:
+            raise InvalidInput(f"{where}: `{name}` should be {least:g} or more. Received: {value}")
 
 
 def first_line(error: BaseException) -> str:

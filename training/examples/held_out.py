@@ -14,7 +14,7 @@ import numpy as np
 from activity_embeddings.training.examples.history import ActivityHistory, is_own
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.transformations.activity.sequences import Sequences
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import require_at_least
 from activity_embeddings.transformations.spec import ActivitySpec
 
 
@@ -52,12 +52,10 @@ class Windows:
     per_member: int | None = 32
 
     def __post_init__(self) -> None:
-        for name, least in (("minimum", 0), ("stride", 1), ("per_member", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InvalidInput(
-                    f"windows: `{name}` should be {least} or more. Received: {name}={value}"
-                )
+        require_at_least("windows", 0, minimum=self.minimum)
+        require_at_least("windows", 1, stride=self.stride)
+        if self.per_member is not None:
+            require_at_least("windows", 1, per_member=self.per_member)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ bit, as one that was not killed.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from tqdm import tqdm
 from activity_embeddings.training.examples.stream import Arrays, ExampleStream
 from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.training.objectives.base import TrainingTask
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, require_at_least
 from activity_embeddings.transformations.files import make_folder, replace_file
 
 CHECKPOINT = "checkpoint.npz"
@@ -64,15 +65,13 @@ class Fit:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(
-                    f"fit: `{name}` should be 1 or more. Received: {name}={getattr(self, name)}"
-                )
-        if not self.learning_rate > 0:
-            raise InvalidInput(
-                f"fit: `learning_rate` should be positive. Received: {self.learning_rate}"
-            )
+        require_at_least(
+            "fit", 1, epochs=self.epochs, patience=self.patience, batch_size=self.batch_size
+        )
+        require_at_least("fit", 0, weight_decay=self.weight_decay, seed=self.seed)
+        for name, value in (("learning_rate", self.learning_rate), ("clip_norm", self.clip_norm)):
+            if not 0 < value < math.inf:
+                raise InvalidInput(f"fit: `{name}` should be positive. Received: {value}")
         if self.ema_momentum is not None and not 0 < self.ema_momentum < 1:
             raise InvalidInput(
                 f"fit: `ema_momentum` should be between 0 and 1. Received: {self.ema_momentum}"

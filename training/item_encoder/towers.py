@@ -33,7 +33,7 @@ from activity_embeddings.training.objectives.future_positives import (
 )
 from activity_embeddings.training.outputs import ACTIVITY_EMBEDDING
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, require_at_least
 from activity_embeddings.transformations.spec import ActivitySpec
 
 MOST_BUCKETS = 2**31 - 2
@@ -78,6 +78,16 @@ class TowerSettings:
             raise InvalidInput(
                 f"item encoder: `buckets` should be from 1 to {MOST_BUCKETS:,}, since tokens are "
                 f"int32. Received: {self.buckets:,}"
+            )
+        require_at_least("item encoder", 0, tokens=self.tokens)
+        require_at_least("item encoder", 1, hidden=self.hidden)
+        if not 0 <= self.dropout < 1:
+            raise InvalidInput(
+                f"item encoder: `dropout` should be in [0, 1). Received: {self.dropout}"
+            )
+        if not 0 <= self.id_dropout <= 1:
+            raise InvalidInput(
+                f"item encoder: `id_dropout` should be in [0, 1]. Received: {self.id_dropout}"
             )
 
     def build(self, known_items: int, words: np.ndarray) -> keras.Model:

@@ -6,7 +6,6 @@ subclass reads in the sequence into a correction of the decaying average.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -28,7 +27,7 @@ from activity_embeddings.training.models.layers import (
 )
 from activity_embeddings.training.outputs import ACTIVITY_EMBEDDING
 from activity_embeddings.transformations import names
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, require_at_least
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 MOST_MAPS = 32
@@ -147,15 +146,8 @@ class Network(Architecture):
             raise InvalidInput(
                 f"{type(self).__name__}: `decay` should be in (0, 1). Received: {self.decay}"
             )
-        if self.ensemble < 1:
-            raise InvalidInput(
-                f"{type(self).__name__}: `ensemble` should be 1 or more. Received: {self.ensemble}"
-            )
-        if not 0.0 <= self.session_gap_minutes < math.inf:
-            raise InvalidInput(
-                f"{type(self).__name__}: `session_gap_minutes` should be 0 or more. Received: "
-                f"{self.session_gap_minutes}"
-            )
+        require_at_least(type(self).__name__, 1, ensemble=self.ensemble)
+        require_at_least(type(self).__name__, 0, session_gap_minutes=self.session_gap_minutes)
         if self.sessions and self.session_gap_minutes:
             raise InvalidInput(
                 f"{type(self).__name__}: `session_gap_minutes` should be 0 beside `sessions`. "

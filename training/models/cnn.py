@@ -9,6 +9,7 @@ import keras
 
 from activity_embeddings.training.models.base import Network, mean_and_newest
 from activity_embeddings.training.models.registry import register
+from activity_embeddings.transformations.errors import require_at_least
 
 
 @register("cnn")
@@ -32,6 +33,16 @@ class CNN(Network):
     filters: int = 48
     kernel_size: int = 3
     convolutions: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(
+            "CNN",
+            1,
+            filters=self.filters,
+            kernel_size=self.kernel_size,
+            convolutions=self.convolutions,
+        )
 
     def encode(self, features: Any, mask: Any) -> Any:
         """Return the mean over the activities and the newest position; see `Network`."""

@@ -10,6 +10,7 @@ from keras import ops
 
 from activity_embeddings.training.models.base import Network
 from activity_embeddings.training.models.registry import register
+from activity_embeddings.transformations.errors import require_at_least
 
 
 @register("gru")
@@ -26,6 +27,10 @@ class GRU(Network):
     """
 
     units: int = 56
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least("GRU", 1, units=self.units)
 
     def encode(self, features: Any, mask: Any) -> Any:
         """Return the last state; see `Network`."""

@@ -11,7 +11,7 @@ from keras import ops
 
 from activity_embeddings.training.models.base import Network, mean_and_newest
 from activity_embeddings.training.models.registry import register
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, require_at_least
 
 
 @keras.saving.register_keras_serializable(package="activity_embeddings")
@@ -136,7 +136,8 @@ class Transformer(Network):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.heads < 1 or self.width < 1 or self.width % self.heads:
+        require_at_least("Transformer", 1, width=self.width, heads=self.heads, blocks=self.blocks)
+        if self.width % self.heads:
             raise InvalidInput(
                 "Transformer: `width` should be a multiple of `heads`. "
                 f"Received: width={self.width}, heads={self.heads}"

@@ -29,7 +29,7 @@ from activity_embeddings.training.objectives.base import (
     TrainingTask,
     member_weights,
 )
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, require_at_least
 from activity_embeddings.transformations.ragged import ranges
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 
@@ -92,11 +92,28 @@ class FuturePositives(Objective):
     member_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        dismissals_count = bool(self.dismiss_weight) or self.listwise
-        if self.other_weight < 0 or (self.other_weight and dismissals_count):
+        require_at_least(
+            self.name,
+            0,
+            horizon_days=self.horizon_days,
+            uniform_negatives=self.uniform_negatives,
+            popular_negatives=self.popular_negatives,
+            day_negatives=self.day_negatives,
+            other_weight=self.other_weight,
+            dismiss_weight=self.dismiss_weight,
+            member_weight=self.member_weight,
+        )
+        require_at_least(self.name, 1, targets=self.targets)
+        drawn = self.uniform_negatives or self.popular_negatives or self.day_negatives
+        if not (drawn or self.in_batch or self.listwise):
             raise InvalidInput(
-                f"{self.name}: `other_weight` should be 0 or more, and 0 beside a "
-                f"`dismiss_weight` or `listwise`. Received: other_weight={self.other_weight}, "
+                f"{self.name}: expected items that a target is ranked against: `in_batch`, "
+                "`listwise` or negatives of some kind. Received: none"
+            )
+        if self.other_weight and (self.dismiss_weight or self.listwise):
+            raise InvalidInput(
+                f"{self.name}: `other_weight` should be 0 beside a `dismiss_weight` or `listwise`. "
+                f"Received: other_weight={self.other_weight}, "
                 f"dismiss_weight={self.dismiss_weight}, listwise={self.listwise}"
             )
 

@@ -32,7 +32,7 @@ from activity_embeddings.training.objectives.negatives import (
     label_counts,
 )
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, require_at_least
 from activity_embeddings.transformations.spec import ActivitySpec
 
 CANDIDATE_ROW = "candidate_row"
@@ -66,6 +66,17 @@ class Proxy(Objective):
     positive_weight: float = 1.0
     member_weight: float = 0.0
     shift_minutes: float = 60.0
+
+    def __post_init__(self) -> None:
+        require_at_least(
+            self.name,
+            0,
+            negative_weight=self.negative_weight,
+            dismiss_weight=self.dismiss_weight,
+            positive_weight=self.positive_weight,
+            member_weight=self.member_weight,
+            shift_minutes=self.shift_minutes,
+        )
 
     def held_out(
         self, history: ActivityHistory, period: Period, random: np.random.Generator

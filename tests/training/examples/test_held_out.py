@@ -192,7 +192,7 @@ def test_a_period_without_activity_gives_no_examples_and_no_negatives():
 @pytest.mark.parametrize(("name", "least"), [("minimum", 0), ("stride", 1), ("per_member", 1)])
 def test_windows_that_are_too_small_are_refused(name, least):
     received = least - 1
-    expected = rf"`{name}` should be {least} or more. Received: {name}={received}"
+    expected = rf"`{name}` should be {least} or more. Received: {received}"
     with pytest.raises(InvalidInput, match=expected):
         Windows(**{name: received})
 

@@ -95,7 +95,6 @@ def test_other_activities_are_targets_of_their_own_weight_where_asked_for(other_
 @pytest.mark.parametrize(
     "settings",
     [
-        {"other_weight": -0.1},
         {"other_weight": 1, "dismiss_weight": 1},
         {"other_weight": 1, "listwise": True},
     ],
