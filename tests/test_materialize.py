@@ -527,3 +527,27 @@ def test_string_ids_and_mapped_column_names_and_event_ids(tmp_path, models):
         [f"{SEQUENCE}:activity_job_ids"], [{"member_id": member}]
     ).to_dict()
     assert (online["activity_job_ids"][0] or []) == rows[member, at(2)]["activity_job_ids"]
+
+
+def test_the_first_run_puts_vectors_of_any_age_online_and_later_ones_those_of_their_interval(
+    tmp_path, models
+):
+    """`materialize-incremental` begins a view without a ttl 52 weeks ago."""
+    one, two, three = np.eye(3, DIMENSION, dtype=np.float32)
+    rows = [(1, at(-400), one), (1, at(-390), two), (2, at(-1), one), (3, at(9), one)]
+    events = events_table([(1, 1, "APPLY", at(-2))])
+    repo = make_repo(tmp_path / "repo", models, events, vectors_table(rows))
+    repo.run("apply")
+
+    def online():
+        got = repo.store.get_online_features(
+            ["job_embedding:embedding"], [{"job_id": item} for item in (1, 2, 3)]
+        ).to_dict()["embedding"]
+        return [None if value is None else value[:3] for value in got]
+
+    repo.materialize(at(0), at(1), "--views", "job_embedding")
+    assert online() == [[0, 1, 0], [1, 0, 0], None]
+
+    repo.write_vectors(vectors_table([*rows, (2, at(-0.5), three), (1, at(1.5), three)]))
+    repo.materialize(at(1), at(2), "--views", "job_embedding")
+    assert online() == [[0, 0, 1], [1, 0, 0], None]

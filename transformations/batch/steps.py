@@ -332,20 +332,29 @@ class GivenVectors:
     def preview(self) -> None:
         """See `Step.preview`."""
         if self._view.online:
-            start = to_us(self._task.start_time)
-            self._pushed = len(newest_of_keys(self._view, self._table, start=start))
+            self._pushed = len(newest_of_keys(self._view, self._table, start=self._start))
 
     def publish(self) -> None:
-        """Push each item's newest vector of the interval, and write the table."""
+        """Push each item's newest vector of the interval, and write the table.
+
+        The first run of a view pushes vectors of any age. `materialize-incremental` would begin it
+        52 weeks ago, and an older vector would never go online.
+        """
         if self._view.online:
             self._pushed = push_table(
                 self._context.rows,
                 self._view,
                 self._table,
-                start=to_us(self._task.start_time),
+                start=self._start,
                 progress=self._task.tqdm_builder,
             ).rows
         self._context.write_vector_table(self._task, self._vectors)
+
+    @property
+    def _start(self) -> int | None:
+        """Where the vectors that go online begin, in microseconds since the epoch."""
+        first = not self._view.materialization_intervals
+        return None if first else to_us(self._task.start_time)
 
     def abandon(self) -> None:
         """Do nothing: nothing is written aside."""
