@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from activity_embeddings.transformations.online.vector_table import VectorTableReader
+from activity_embeddings.transformations.spec import ItemVectorSpec
 from support.feast_repo import (
     DIMENSION,
     EPOCH,
@@ -18,6 +20,7 @@ from support.feast_repo import (
     US_PER_DAY,
     at,
     events_table,
+    interval,
     make_repo,
     small_data,
     us,
@@ -551,3 +554,23 @@ def test_the_first_run_puts_vectors_of_any_age_online_and_later_ones_those_of_th
     repo.write_vectors(vectors_table([*rows, (2, at(-0.5), three), (1, at(1.5), three)]))
     repo.materialize(at(1), at(2), "--views", "job_embedding")
     assert online() == [[0, 0, 1], [1, 0, 0], None]
+
+    # Older days once more take nothing back, neither online nor from the table of request time.
+    table = VectorTableReader(
+        repo.data / "vector_tables" / "job_embedding",
+        ItemVectorSpec("content_and_behaviour", "1", DIMENSION),
+    )
+    before = table.table()
+    repo.materialize(at(-390), at(0), "--views", "job_embedding")
+    assert online() == [[0, 0, 1], [0, 0, 1], None]
+    np.testing.assert_array_equal(table.table().matrix, before.matrix)
+
+
+def test_vectors_are_not_published_before_their_time(tmp_path, models):
+    events, vectors = small_data(members=3)
+    repo = make_repo(tmp_path / "repo", models, events_table(events), vectors_table(vectors))
+    repo.run("apply")
+    far = pd.Timestamp.now("UTC") + pd.Timedelta(days=400)
+    outcome = repo.feast(*interval(at(0), far, "--views", "job_embedding"))
+    assert outcome.code == 1
+    assert "job_embedding: an interval should not end in the future" in outcome.output

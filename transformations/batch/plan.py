@@ -97,7 +97,6 @@ class MaterializePlan:
             A task of ours has no interval, or one that ends in the future.
         """
         vectors = [task for task in tasks if role_of(task) == Role.VECTORS]
-        encoded = [task for task in vectors if has_encoder(task.feature_view)]
         groups: dict[str, list[MaterializationTask]] = {}
         for task in tasks:
             view = task.feature_view
@@ -106,10 +105,10 @@ class MaterializePlan:
             elif role_of(task) == Role.EMBEDDING:
                 (sequence,) = source_views_of(view)[Role.SEQUENCE]
                 groups.setdefault(sequence, []).append(task)
-        for task in [*encoded, *(task for group in groups.values() for task in group)]:
+        for task in filter(is_ours, tasks):
             interval_of(task)
         return cls(
-            encoded=encoded,
+            encoded=[task for task in vectors if has_encoder(task.feature_view)],
             given=[task for task in vectors if not has_encoder(task.feature_view)],
             sequences=[
                 SequencePlan(registry.get_feature_view(name, group[0].project), group)
@@ -145,7 +144,11 @@ def interval_of(task: MaterializationTask) -> tuple[int, int]:
     InvalidInput
         It has no interval, or one that ends in the future.
     """
-    require_times(task)
+    if task.disable_event_timestamp:
+        raise InvalidInput(
+            f"{task.feature_view.name}: expected an interval, because every value has an as-of "
+            "time. Received: --disable-event-timestamp"
+        )
     now = datetime.now(UTC)
     start, end = to_us(task.start_time), to_us(task.end_time)
     if end > to_us(now) + CLOCK_TOLERANCE:
@@ -155,12 +158,3 @@ def interval_of(task: MaterializationTask) -> tuple[int, int]:
             f"{utc(now)}"
         )
     return start, end
-
-
-def require_times(task: MaterializationTask) -> None:
-    """Raise `InvalidInput` for a task without an interval."""
-    if task.disable_event_timestamp:
-        raise InvalidInput(
-            f"{task.feature_view.name}: expected an interval, because every value has an as-of "
-            "time. Received: --disable-event-timestamp"
-        )

@@ -20,6 +20,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from tqdm import tqdm
 
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.arrow import EARLIEST
 from activity_embeddings.transformations.batch.executors.base import NewExecutor, NewWorkers
 from activity_embeddings.transformations.batch.executors.writing import PartWriter
 from activity_embeddings.transformations.batch.guards import Judge, require_passed
@@ -27,7 +28,6 @@ from activity_embeddings.transformations.batch.plan import (
     MaterializePlan,
     SequencePlan,
     interval_of,
-    require_times,
 )
 from activity_embeddings.transformations.batch.record import RunRecord
 from activity_embeddings.transformations.batch.report import MaterializeReport, ViewReport
@@ -152,12 +152,11 @@ class Context:
         """Return the registered view of a name."""
         return self.registry.get_feature_view(name, task.project)
 
-    def write_vector_table(self, task: MaterializationTask, vectors: ItemVectors) -> None:
+    def write_vector_table(self, view: FeatureView, vectors: ItemVectors, end: int) -> None:
         """Commit the table from which request-time views read item vectors."""
-        view = task.feature_view
         path = vector_table_of(view, self.config.repo_path)
         if path is not None:
-            write_vector_table(path, vectors, vector_spec_of(view), end=to_us(task.end_time))
+            write_vector_table(path, vectors, vector_spec_of(view), end=end)
 
 
 class Step(Protocol):
@@ -259,7 +258,7 @@ class EncodedVectors:
                 progress=self._task.tqdm_builder,
             )
             self._run.report.pushed = count.rows
-        self._context.write_vector_table(self._task, self._vectors)
+        self._context.write_vector_table(self._view, self._vectors, to_us(self._task.end_time))
 
     def abandon(self) -> None:
         """See `Step.abandon`."""
@@ -311,15 +310,24 @@ class GivenVectors:
         self._pushed = 0
 
     def compute(self) -> None:
-        """Read the rows up to the end of the interval, and check them."""
-        require_times(self._task)
+        """Read the rows up to the end of the interval, and check them.
+
+        Where a run has come further they are read as far: one of older days takes nothing back. The
+        first run of a view takes vectors of any age online: `materialize-incremental` would begin
+        it 52 weeks ago, and an older vector would never get there.
+        """
         context, view = self._context, self._view
+        self._start, self._end = interval_of(self._task)
+        if view.most_recent_end_time is None:
+            self._start = EARLIEST
+        else:
+            self._end = max(self._end, to_us(view.most_recent_end_time))
         self._table = read_feature_rows(
             context.config,
             context.offline_store,
             view,
             [key_of(view), *(field.name for field in view.features)],
-            end=to_us(self._task.end_time),
+            end=self._end,
         )
         self._vectors = ItemVectors.from_arrow(
             self._table, vector_spec_of(view), source=source_label(view), item_id=key_of(view)
@@ -335,11 +343,7 @@ class GivenVectors:
             self._pushed = len(newest_of_keys(self._view, self._table, start=self._start))
 
     def publish(self) -> None:
-        """Push each item's newest vector of the interval, and write the table.
-
-        The first run of a view pushes vectors of any age. `materialize-incremental` would begin it
-        52 weeks ago, and an older vector would never go online.
-        """
+        """Push each item's newest vector that is not older than the interval; write the table."""
         if self._view.online:
             self._pushed = push_table(
                 self._context.rows,
@@ -348,13 +352,7 @@ class GivenVectors:
                 start=self._start,
                 progress=self._task.tqdm_builder,
             ).rows
-        self._context.write_vector_table(self._task, self._vectors)
-
-    @property
-    def _start(self) -> int | None:
-        """Where the vectors that go online begin, in microseconds since the epoch."""
-        first = not self._view.materialization_intervals
-        return None if first else to_us(self._task.start_time)
+        self._context.write_vector_table(self._view, self._vectors, self._end)
 
     def abandon(self) -> None:
         """Do nothing: nothing is written aside."""

@@ -170,12 +170,11 @@ def count_snapshots(
     return _count(view, _newest_rows(view, snapshots, pending, newest) if pending else [])
 
 
-def newest_of_keys(view: FeatureView, table: pa.Table, *, start: int | None) -> np.ndarray:
+def newest_of_keys(view: FeatureView, table: pa.Table, *, start: int) -> np.ndarray:
     """Return the rows of a table that `push_table` writes: int64 [n], one of each key."""
     time = time_column(table, names.EVENT_TIMESTAMP, view.name)
     order = np.argsort(time, kind="stable")
-    if start is not None:
-        order = order[time[order] >= start]
+    order = order[time[order] >= start]
     _, key = rank_encode(single_chunk(table, join_key_of(view)).take(pa.array(order)))
     # Of a key that is there several times, the position of the last.
     last = np.full(key.max(initial=-1) + 1, 0)
@@ -188,7 +187,7 @@ def push_table(
     view: FeatureView,
     table: pa.Table,
     *,
-    start: int | None,
+    start: int,
     progress: Callable[[int], tqdm] | None = None,
 ) -> PushCount:
     """Push each key's newest row of a table, as of `start` or later, in place of what is stored.
@@ -202,7 +201,7 @@ def push_table(
     table
         The join key, every feature, and `event_timestamp` as timestamp[us, UTC].
     start
-        Microseconds since the epoch; None: rows of any age.
+        Microseconds since the epoch.
     progress
         Makes a progress bar of n rows.
     """

@@ -4,7 +4,8 @@ Written by the compute engine whenever the view of item vectors is materialized,
 URL, as of an object store:
 
     <table>/current.json               which version is committed: a hash of its content
-    <table>/<version>/keys.npy         item ids, ascending: int64 [J] or UTF-8 bytes [J]
+    <table>/<version>/keys.npy         ascending: int64 [J] ids, or 16 bytes [J], hashes of texts
+                      order.npy        int64 [J]; which item the key is of
                       start.npy        int64 [J + 1]
                       time.npy         int64 [V]; microseconds from which a vector is valid
                       matrix.npy       float32 [V + 1, D]
@@ -18,7 +19,9 @@ beside the requests.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import io
 import json
 import logging
 import math
@@ -28,7 +31,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,14 +52,14 @@ from activity_embeddings.transformations.artifacts import (
     is_url,
 )
 from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
-from activity_embeddings.transformations.files import make_folder, replace_file
+from activity_embeddings.transformations.files import flush, make_folder, write_text
 from activity_embeddings.transformations.ragged import ranges
 from activity_embeddings.transformations.spec import ItemVectorSpec, describe_mismatch
 
 _log = logging.getLogger(__name__)
 
 CURRENT = "current.json"
-_ARRAYS = ("keys", "start", "time", "matrix")
+_ARRAYS = ("keys", "order", "start", "time", "matrix")
 _VERSION = re.compile("[0-9a-f]{32}")
 SECONDS_BETWEEN_LOOKS = 10.0
 """How long a process goes on with its version of a table at a URL."""
@@ -80,30 +84,40 @@ def write_vector_table(
     end
         Microseconds since the epoch up to which vectors were read.
     """
+    keys, order = _searched(vectors.item_ids)
     arrays = {
-        "keys": _keys(vectors.item_ids),
+        "keys": keys,
+        "order": order,
         "start": vectors.start,
         "time": vectors.time,
         "matrix": vectors.matrix,
     }
     place: _Place = _Remote(str(location)) if is_url(location) else _Local(Path(location))
-    version, before = _version_of(arrays), place.current()
-    current = {
-        "version": version,
-        "before": None if before is None else before["version"],
-        "vector_spec": embedding.to_dict(),
-        "items": len(vectors.item_ids),
-        "end": end,
-    }
-    if before is not None and before["version"] == version:
-        current["before"] = before["before"]
-    else:
-        place.write(version, arrays)
-    place.commit(current)
+    version = _version_of(arrays)
+    with place.alone():
+        before = place.current()
+        current = {
+            "version": version,
+            "before": None if before is None else before["version"],
+            "vector_spec": embedding.to_dict(),
+            "items": len(vectors.item_ids),
+            "end": end,
+        }
+        if before is not None and before["version"] == version:
+            current["before"] = before["before"]
+        if place.sizes(version) != {name: _size(values) for name, values in arrays.items()}:
+            place.write(version, arrays)
+        place.commit(current)
 
 
 class _Place(Protocol):
     """Where a table lies."""
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other writers out while the body runs, where that is possible."""
+
+    def sizes(self, version: str) -> dict[str, int]:
+        """Return the bytes of the files of a version, by the name of the array."""
 
     def current(self) -> dict[str, Any] | None:
         """Return what is committed."""
@@ -119,19 +133,32 @@ class _Place(Protocol):
 class _Local:
     path: Path
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        folder = os.open(make_folder(self.path), os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
+    def sizes(self, version: str) -> dict[str, int]:
+        return {file.stem: file.stat().st_size for file in (self.path / version).glob("*.npy")}
+
     def current(self) -> dict[str, Any] | None:
         return _read_current(self.path)
 
     def write(self, version: str, arrays: Mapping[str, np.ndarray]) -> None:
-        folder = make_folder(self.path) / version
-        # What is there is of a run that was killed, or of a version that nobody reads any more.
+        folder = self.path / version
+        # What is there is of a run that was killed, or damaged.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         _save(folder, arrays)
+        for written in (*folder.iterdir(), folder, self.path):
+            flush(written)
 
     def commit(self, current: Mapping[str, Any]) -> None:
-        text = json.dumps(current) + "\n"
-        replace_file(self.path / CURRENT, lambda file: file.write_text(text, encoding="utf-8"))
+        write_text(self.path / CURRENT, json.dumps(current) + "\n")
         for other in self.path.iterdir():
             if other.is_dir() and other.name not in (current["version"], current["before"]):
                 shutil.rmtree(other, ignore_errors=True)
@@ -144,6 +171,14 @@ class _Remote:
     @cached_property
     def _root(self) -> tuple[FileSystem, str]:
         return filesystem_of(self.url)
+
+    def alone(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def sizes(self, version: str) -> dict[str, int]:
+        filesystem, root = self._root
+        files = filesystem.get_file_info([f"{root}/{version}/{name}.npy" for name in _ARRAYS])
+        return {name: file.size or 0 for name, file in zip(_ARRAYS, files, strict=True)}
 
     def current(self) -> dict[str, Any] | None:
         filesystem, root = self._root
@@ -197,6 +232,13 @@ def _save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.save(folder / f"{name}.npy", values)
 
 
+def _size(values: np.ndarray) -> int:
+    """Return the bytes of the file that `numpy.save` writes."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(values))
+    return len(header.getvalue()) + values.nbytes
+
+
 def _arrays(folder: Path, current: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return the arrays of a version, mapped into memory."""
     # An empty file cannot be mapped.
@@ -211,11 +253,21 @@ def _version_of(arrays: Mapping[str, np.ndarray]) -> str:
     return str(content)
 
 
-def _keys(item_ids: pa.Array) -> np.ndarray:
-    """Return ids as an array that `numpy.searchsorted` searches: int64, or UTF-8 bytes."""
+def _searched(item_ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return the keys of ids, ascending, and which id each is of, int64 [J]."""
     if pa.types.is_integer(item_ids.type):
-        return item_ids.to_numpy()
-    return np.array([key.encode() for key in item_ids.to_pylist()], dtype=np.bytes_)
+        return item_ids.to_numpy(), np.arange(len(item_ids))
+    keys = _hashes(item_ids.to_pylist())
+    order = np.argsort(keys)
+    return keys[order], order
+
+
+def _hashes(texts: Iterable[str]) -> np.ndarray:
+    """Return a key of 16 bytes for each text: as long for a URL as for a number.
+
+    That two of a million differing texts share one has a probability below 1e-26.
+    """
+    return np.array([hashlib.blake2b(t.encode(), digest_size=16).digest() for t in texts], "S16")
 
 
 def _read_current(path: Path) -> dict[str, Any] | None:
@@ -240,7 +292,9 @@ class VectorTable:
     Attributes
     ----------
     keys
-        int64 [J], or UTF-8 bytes [J]; ascending.
+        int64 [J], or 16 bytes [J]; ascending.
+    order
+        int64 [J]; the position of a key's item.
     start, time, matrix
         As in `ItemVectors`.
     end
@@ -248,6 +302,7 @@ class VectorTable:
     """
 
     keys: np.ndarray
+    order: np.ndarray
     start: np.ndarray
     time: np.ndarray
     matrix: np.ndarray
@@ -263,6 +318,7 @@ class VectorTable:
         """Return a table that knows no item."""
         return cls(
             keys=np.empty(0, dtype=np.int64),
+            order=np.empty(0, dtype=np.int64),
             start=np.zeros(1, dtype=np.int64),
             time=np.empty(0, dtype=np.int64),
             matrix=np.zeros((1, dimension), dtype=np.float32),
@@ -270,28 +326,31 @@ class VectorTable:
         )
 
     def codes(self, item_ids: np.ndarray) -> np.ndarray:
-        """Look ids up: int64 positions in `keys`, -1 where absent.
+        """Look ids up: int64 positions of items, -1 where absent.
 
         Parameters
         ----------
         item_ids
             int64 [n], or str objects [n].
+
+        Raises
+        ------
+        ModelMismatch
+            The table holds ids of the other type.
         """
-        if not len(self.keys):
+        if not len(self.keys) or not len(item_ids):
             return np.full(len(item_ids), -1, dtype=np.int64)
-        if self.keys.dtype.kind == "S":
-            # Of the same width as the keys, else numpy would copy all of them to compare.
-            encoded = [item_id.encode() for item_id in item_ids]
-            wanted = np.array(encoded, dtype=self.keys.dtype)
-        else:
-            wanted = item_ids
+        text = self.keys.dtype.kind == "S"
+        if text != (item_ids.dtype.kind == "O"):
+            held, asked = ("text", "integers") if text else ("integers", "text")
+            raise ModelMismatch(
+                f"vector table: holds ids that are {held}. Received: {asked}. Materialize the view "
+                "of item vectors again"
+            )
+        wanted = _hashes(item_ids) if text else item_ids
         position = np.searchsorted(self.keys, wanted)
         np.minimum(position, len(self.keys) - 1, out=position)
-        found = self.keys[position] == wanted
-        if self.keys.dtype.kind == "S":
-            fits = [len(key) <= self.keys.itemsize for key in encoded]
-            found &= np.array(fits, dtype=bool)
-        return np.where(found, position, -1)
+        return np.where(self.keys[position] == wanted, self.order[position], -1)
 
     def take(
         self, item_ids: pa.Array, codes: np.ndarray, more: Mapping[int, tuple[int, np.ndarray]]
@@ -303,7 +362,7 @@ class VectorTable:
         item_ids
             N distinct ids, ascending.
         codes
-            int64 [n]; their positions, as `codes` returns them.
+            int64 [n]; as `codes` returns them.
         more
             (time, vector) of the items that the table lacks, by position in `item_ids`.
         """

@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.online.vector_table import (
     VectorTableReader,
     write_vector_table,
@@ -203,3 +204,56 @@ def test_a_table_that_is_not_what_it_should_be_is_refused(tmp_path, damage):
     )
     with pytest.raises(InvalidInput, match=f"vector table {tmp_path}: {message}"):
         VectorTableReader(tmp_path, VECTOR_SPEC).table()
+
+
+def test_what_is_lost_of_a_table_is_there_after_the_next_commit(tmp_path):
+    vectors = item_vectors(small_data()[1])
+    for name in ("keys", "order", "start", "time", "matrix"):
+        write_vector_table(tmp_path, vectors, VECTOR_SPEC, end=1)
+        (file,) = tmp_path.glob(f"*/{name}.npy")
+        content = file.read_bytes()
+        for damaged in (None, content[:-1]):
+            file.unlink()
+            if damaged is not None:
+                file.write_bytes(damaged)
+            write_vector_table(tmp_path, vectors, VECTOR_SPEC, end=2)
+            table = VectorTableReader(tmp_path, VECTOR_SPEC).table()
+            np.testing.assert_array_equal(table.matrix, vectors.matrix)
+
+
+def test_two_runs_at_once_leave_a_table_that_can_be_read(tmp_path):
+    _, rows = small_data()
+    versions = [
+        item_vectors([(item, time, factor * vector) for item, time, vector in rows])
+        for factor in range(8)
+    ]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            writes = [
+                pool.submit(write_vector_table, tmp_path, vectors, VECTOR_SPEC, end=1)
+                for vectors in versions
+            ]
+            for write in writes:
+                write.result()
+            matrix = VectorTableReader(tmp_path, VECTOR_SPEC).table().matrix
+            assert any(np.array_equal(matrix, vectors.matrix) for vectors in versions)
+
+
+def test_one_long_id_makes_no_other_longer(tmp_path):
+    rows = [(item, at(0), np.ones(64, np.float32)) for item in range(1000)]
+    named = [*(f"p{item}" for item in range(999)), "https://shop.example/" + "x" * 200_000]
+    table = vectors_table(rows).set_column(0, "job_id", pa.array(named))
+    write_vector_table(tmp_path, ItemVectors.from_arrow(table, VECTOR_SPEC), VECTOR_SPEC, end=1)
+    (keys,) = tmp_path.glob("*/keys.npy")
+    assert keys.stat().st_size < 20_000
+    codes = VectorTableReader(tmp_path, VECTOR_SPEC).table().codes(np.array(named, object))
+    assert (codes >= 0).all()
+
+
+@pytest.mark.parametrize("string_ids", [False, True])
+def test_ids_of_another_type_are_refused(tmp_path, string_ids):
+    vectors = item_vectors(small_data()[1], string_ids)
+    write_vector_table(tmp_path, vectors, VECTOR_SPEC, end=1)
+    asked = np.array([1, 2]) if string_ids else np.array(["1"], object)
+    with pytest.raises(ModelMismatch, match=r"holds ids that are .*Received: .*Materialize"):
+        VectorTableReader(tmp_path, VECTOR_SPEC).table().codes(asked)
