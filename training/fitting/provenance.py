@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from activity_embeddings.training.examples.history import ActivityHistory
 
@@ -26,20 +27,26 @@ def fingerprints(history: ActivityHistory, end: int | None = None) -> dict[str, 
     sessions: list[bytes | np.ndarray] = []
     if events.session is not None and events.session_ids is not None:
         sessions = [str(events.session_ids.to_pylist()).encode(), events.session]
-    ids = str(events.member_ids.to_pylist()).encode()
+    # Members without an event before `end` are no part of what was learned.
+    members = np.flatnonzero(np.diff(events.member_start) > 0)
+    ids = str(events.member_ids.take(pa.array(members)).to_pylist()).encode()
+    start = np.append(events.member_start[members], len(events))
     item_ids = str(vectors.item_ids.to_pylist()).encode()
     return {
         "events": len(events),
-        "members": int((np.diff(events.member_start) > 0).sum()),
+        "members": len(members),
         "items": len(vectors.item_ids),
-        "events_fingerprint": _hash(
-            ids, events.member_start, events.item, events.action, events.time, *sessions
+        "events_fingerprint": fingerprint(
+            ids, start, events.item, events.action, events.time, *sessions
         ),
-        "item_vectors_fingerprint": _hash(item_ids, vectors.start, vectors.time, vectors.matrix),
+        "item_vectors_fingerprint": fingerprint(
+            item_ids, vectors.start, vectors.time, vectors.matrix
+        ),
     }
 
 
-def _hash(*parts: bytes | np.ndarray) -> str:
+def fingerprint(*parts: bytes | np.ndarray) -> str:
+    """Return a hash of bytes and arrays, in their order."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).tobytes())

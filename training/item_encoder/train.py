@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from activity_embeddings.training.examples.periods import Period, become_utc
 from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.training.fitting.embed import embed_with, sequences_of_members
 from activity_embeddings.training.fitting.loop import Fit, fit_task
+from activity_embeddings.training.fitting.provenance import fingerprint, fingerprints
 from activity_embeddings.training.fitting.validation import MOST_MEMBERS, ValidationQueries
 from activity_embeddings.training.item_encoder.export import PackagedEncoder, posting_tensor
 from activity_embeddings.training.item_encoder.towers import (
@@ -246,8 +248,13 @@ class _Training:
             "objective": plan.objective.to_dict(),
             "fit": fit.to_dict(),
             "period": period.to_dict(),
-            "events": len(history.events),
-            "weights": self.item_tower.count_params(),
+            "validation": None if validation is None else validation.to_dict(),
+            "spec": plan.spec.to_dict(),
+            "dimension": plan.dimension,
+            "item_id": plan.item_id,
+            "data": fingerprints(history),
+            "postings_fingerprint": fingerprint(self._inputs[TOKENS]),
+            "code_version": version("activity-embeddings"),
         }
         return fit_task(
             TwoTowerTask(

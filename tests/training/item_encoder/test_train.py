@@ -22,6 +22,7 @@ from activity_embeddings.training.packaging import package_item_encoder
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.encoder import ItemEncoder as LoadedEncoder
 from activity_embeddings.transformations.inference.encoder import encode_postings
+from activity_embeddings.transformations.spec import ActivitySpec
 from support.training_data import EPOCH, day, without_graphs
 
 pytestmark = pytest.mark.slow
@@ -293,6 +294,48 @@ def test_a_killed_training_is_resumed(brief, eager, tmp_path):
     again, same = encoder_of(events(), postings(), BRIEF, run=tmp_path / "run")
     assert same == facts
     np.testing.assert_array_equal(encode(again, postings()), encode(whole, postings()))
+
+
+def swapped(table, action, other):
+    column = table.column("action").to_pylist()
+    names = {action: other, other: action}
+    return table.set_column(2, "action", pa.array([names.get(name, name) for name in column]))
+
+
+NOVELS = postings().set_column(1, "title", pa.array(["novel"] * ITEMS))
+
+
+@pytest.mark.parametrize(
+    ("data", "change"),
+    [
+        ((events(), NOVELS), {}),
+        ((swapped(events(), "APPLY", "DISMISS"), postings()), {}),
+        ((events(), postings()), {"spec": ActivitySpec(positive_actions=("DISMISS",))}),
+        ((events(), postings()), {"dimension": 4}),
+        ((events(), postings()), {"validation_days": 7.0}),
+    ],
+    ids=["titles", "actions", "positive actions", "dimension", "validation days"],
+)
+def test_a_run_of_other_data_or_settings_is_refused_and_left_alone(brief, eager, data, change):
+    _, _, run = brief
+    before = {file: file.read_bytes() for file in run.rglob("*.npz")}
+    with pytest.raises(InvalidInput, match=r"expected a checkpoint of this run.*Name another"):
+        train_towers(*data, replace(BRIEF, **change), run=run)
+    assert len(before) == 2 and before == {f: f.read_bytes() for f in run.rglob("*.npz")}
+
+
+def test_a_killed_training_is_resumed_although_new_members_came_after_its_end(
+    brief, eager, tmp_path
+):
+    shutil.copytree(brief[2], tmp_path / "run")
+    (tmp_path / "run" / "final" / "checkpoint.npz").unlink()
+    late = events().slice(0, 1)
+    late = late.set_column(0, "member_id", pa.array([-1], pa.int64()))
+    late = late.set_column(3, "event_timestamp", pa.array([UNTIL], pa.timestamp("us", "UTC")))
+    grown = pa.concat_tables([late, events()])
+    again, same = encoder_of(grown, postings(), BRIEF, run=tmp_path / "run")
+    assert same == brief[1]
+    np.testing.assert_array_equal(encode(again, postings()), encode(brief[0], postings()))
 
 
 def walks(members=120, steps=8):
