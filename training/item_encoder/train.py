@@ -174,8 +174,9 @@ def train_towers(
 
     start = to_datetime(int(history.events.time.min()))
     split_at = plan.until - timedelta(days=plan.validation_days)
-    searched = _Training(plan, history, tokens, Period(start, split_at), plan.fit)
-    epochs = searched.fit(Period(split_at, plan.until), _within(run, "validation"), verbose)
+    period, validation = Period(start, split_at), Period(split_at, plan.until)
+    searched = _Training(plan, history, tokens, period, plan.fit)
+    epochs = searched.fit(validation, _within(run, "validation"), verbose)
     best = max(epochs, key=lambda figures: figures[FIGURE])
     final_fit = replace(plan.fit, epochs=epochs.index(best) + 1)
     whole = Period(start, plan.until)
@@ -185,7 +186,9 @@ def train_towers(
         "training": {
             "task": "items that members go on to want, by two towers",
             **whole.to_dict(),
-            "validation_start": split_at.isoformat(),
+            "period": period.to_dict(),
+            "validation": validation.to_dict(),
+            "refit": True,
             "examples": plan.objective.balance(history, whole, seed=plan.fit.seed),
             "history": epochs,
             "epochs": final_fit.epochs,

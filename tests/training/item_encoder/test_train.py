@@ -9,7 +9,9 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 
+from activity_embeddings.training.evaluation.contenders import require_earlier
 from activity_embeddings.training.examples.held_out import Windows
+from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.loop import Fit
 from activity_embeddings.training.item_encoder.towers import TowerSettings
 from activity_embeddings.training.item_encoder.train import (
@@ -196,11 +198,20 @@ def test_another_seed_gives_other_vectors(brief, eager):
 def test_facts_say_what_was_done(trained):
     facts = trained[1]
     assert facts["training"]["end"] == UNTIL.isoformat()
-    assert facts["training"]["validation_start"] == day(26).isoformat()
+    start = facts["training"]["start"]
+    assert facts["training"]["period"] == {"start": start, "end": day(26).isoformat()}
+    assert facts["training"]["validation"] == Period(day(26), UNTIL).to_dict()
+    assert facts["training"]["refit"] is True
     assert facts["training"]["epochs"] <= 4
     assert facts["training"]["examples"]["examples"]["all"] > 0
     assert facts["parameters"]["encoder"]["categories"] == ["genres", "year"]
     assert 0 < facts["metrics"]["validation"]["ndcg_at_10"] <= 1
+
+
+def test_an_evaluation_does_not_rank_days_that_the_towers_learned_from(brief):
+    require_earlier("together", brief[1], UNTIL)
+    with pytest.raises(InvalidInput, match=r"saw labels until 1970-02-10"):
+        require_earlier("together", brief[1], UNTIL - timedelta(days=1))
 
 
 def test_packaged_it_gives_the_same_vectors_from_its_last_day_on(trained, tmp_path):
