@@ -142,8 +142,9 @@ def train_towers(
 ) -> TrainedTowers:
     """Train item vectors on activity strictly before `plan.until`, and split the encoder off.
 
-    The validation days say when to stop. Then the same number of epochs is trained from scratch on
-    all activity before `plan.until`, since what is newest matters most.
+    The validation days say when to stop, with postings as they were before. Then the same number
+    of epochs is trained from scratch on all activity before `plan.until`, since what is newest
+    matters most.
 
     Parameters
     ----------
@@ -151,7 +152,8 @@ def train_towers(
         Columns `member_id`, `job_id`, `action`, `event_timestamp`; or as they were checked.
     postings
         Ids of items, `event_timestamp` and the columns of the towers. Of an item's several rows the
-        newest before `plan.until` counts, and items without one are left out.
+        newest before `plan.until` counts, and items without one are left out. When to stop is told
+        by the newest before the validation days, or the first one where all are later.
     plan
         What is trained.
     run
@@ -167,20 +169,21 @@ def train_towers(
     if isinstance(events, pa.Table):
         events = ActivityEvents.from_arrow(events, plan.spec)
     past = events.where(events.time < to_us(plan.until))
-    postings = _newest_postings(postings, plan.until, plan.item_id)
-    tokens = _tokens(postings, plan.towers)
+    split_at = plan.until - timedelta(days=plan.validation_days)
+    # When to stop is told by what was known before the days that are asked about.
+    known = _newest_postings(postings, plan, split_at)
+    postings = _newest_postings(postings, plan, plan.until)
     vectors = _placeholder_vectors(postings.column(plan.item_id), plan.dimension)
     history = ActivityHistory.of(past, vectors, plan.spec)
 
     start = to_datetime(int(history.events.time.min()))
-    split_at = plan.until - timedelta(days=plan.validation_days)
     period, validation = Period(start, split_at), Period(split_at, plan.until)
-    searched = _Training(plan, history, tokens, period, plan.fit)
+    searched = _Training(plan, history, _tokens(known, plan.towers), period, plan.fit)
     epochs = searched.fit(validation, _within(run, "validation"), verbose)
     best = max(epochs, key=lambda figures: figures[FIGURE])
     final_fit = replace(plan.fit, epochs=epochs.index(best) + 1)
     whole = Period(start, plan.until)
-    final = _Training(plan, history, tokens, whole, final_fit)
+    final = _Training(plan, history, _tokens(postings, plan.towers), whole, final_fit)
     final.fit(None, _within(run, "final"), verbose)
     facts = {
         "training": {
@@ -282,26 +285,29 @@ class _Training:
         return replace(queries, history=self.history()).measure(self._embed)
 
 
-def _newest_postings(postings: pa.Table, until: datetime, item_id: str) -> pa.Table:
-    """Return the newest posting of each item before a time, ascending by id.
+def _newest_postings(postings: pa.Table, plan: EncoderPlan, before: datetime) -> pa.Table:
+    """Return one posting of each item that has any before `plan.until`, ascending by id.
+
+    It is the newest before a time, and the first one of an item that has none so early.
 
     Raises
     ------
     InvalidInput
-        A column is missing or malformed, or every posting is newer.
+        A column is missing or malformed, or every posting is newer than `plan.until`.
     """
-    require_columns(postings.column_names, (item_id, names.EVENT_TIMESTAMP), "postings")
+    require_columns(postings.column_names, (plan.item_id, names.EVENT_TIMESTAMP), "postings")
     time = time_column(postings, names.EVENT_TIMESTAMP, "postings")
-    _, code = rank_encode(id_column(postings, item_id, "postings"))
+    _, code = rank_encode(id_column(postings, plan.item_id, "postings"))
     order = np.lexsort((time, code))
-    order = order[time[order] < to_us(until)]
+    order = order[time[order] < to_us(plan.until)]
     if not len(order):
         raise InvalidData(
-            f"postings: expected some before {until}. Received: "
+            f"postings: expected some before {plan.until}. Received: "
             f"{counted(len(postings), 'row')}, none so old"
         )
-    newest = np.append(code[order[1:]] != code[order[:-1]], True)
-    return take_rows(postings, order[newest])
+    _, first = np.unique(code[order], return_index=True)
+    early = np.add.reduceat(time[order] < to_us(before), first, dtype=np.int64)
+    return take_rows(postings, order[first + np.maximum(early, 1) - 1])
 
 
 def _tokens(postings: pa.Table, towers: TowerSettings) -> np.ndarray:

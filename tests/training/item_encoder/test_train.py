@@ -189,6 +189,25 @@ def test_of_a_items_postings_the_newest_before_the_end_is_read(brief, eager):
         np.testing.assert_array_equal(encode(module, postings()), encode(brief[0], postings()))
 
 
+@pytest.mark.parametrize("posted", [EPOCH, day(30)])
+def test_when_to_stop_is_told_by_postings_of_before_the_days_that_are_asked_about(
+    brief, eager, posted
+):
+    """Of an item that is first posted on these days by its first one; the vectors read the last."""
+
+    def at_time(table, moment):
+        times = pa.array([moment] * ITEMS, pa.timestamp("us", "UTC"))
+        return table.set_column(4, "event_timestamp", times)
+
+    edited = at_time(postings().set_column(1, "title", pa.array(["novel"] * ITEMS)), day(35))
+    both = pa.concat_tables([edited, at_time(postings(), posted)])
+    module, facts = encoder_of(events(), both, BRIEF)
+    assert facts["training"]["history"] == brief[1]["training"]["history"]
+    only, _ = encoder_of(events(), edited, BRIEF)
+    np.testing.assert_array_equal(encode(module, postings()), encode(only, postings()))
+    assert np.abs(encode(module, postings()) - encode(brief[0], postings())).max() > 1e-3
+
+
 def test_another_seed_gives_other_vectors(brief, eager):
     other = replace(BRIEF, fit=replace(BRIEF.fit, seed=1))
     module, _ = encoder_of(events(), postings(), other)
