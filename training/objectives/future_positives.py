@@ -132,17 +132,20 @@ class FuturePositives(Objective):
         of = self.groups(history)
         targets = _following(history, held_out.event, until, weights[:-1] > 0, self.targets, of)
         dismissed = _following(history, held_out.event, until, other, self.targets, of)
+        rows = _rows(history, targets, as_of)
+        known = rows != history.vectors.pad_row
         arrays = {
             **history.model_inputs(held_out.sequences),
-            TARGET_ROWS: _rows(history, targets, as_of),
-            TARGET_WEIGHTS: weights[targets],
+            TARGET_ROWS: rows,
+            # The zero vector of an item without one at the moment cannot be ranked.
+            TARGET_WEIGHTS: np.where(known, weights[targets], np.float32(0.0)),
             DISMISSED_ROWS: _rows(history, dismissed, as_of),
         }
         if self.day_negatives:
             arrays[DAY_ROWS] = _of_the_day(
                 history, as_of, period.end_us, self.day_negatives, random
             )
-        kept = (arrays[TARGET_ROWS] != history.vectors.pad_row).any(axis=1)
+        kept = known.any(axis=1)
         arrays = {name: values[kept] for name, values in arrays.items()}
         arrays[WEIGHT] = member_weights(held_out.member[kept], self.member_weight)
         return arrays

@@ -18,6 +18,7 @@ from activity_embeddings.training.objectives.future_positives import (
 )
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
+from support.training_cases import at, event, history_of
 from support.training_data import SPEC, TRAIN, VECTOR_SPEC, turns
 
 HISTORY = turns(members=30)
@@ -102,6 +103,19 @@ def test_other_activities_are_targets_of_their_own_weight_where_asked_for(other_
 def test_weights_of_other_activities_that_contradict_are_refused(settings):
     with pytest.raises(InvalidInput, match=r"next_positive: `other_weight` should be .*Received"):
         NextPositive(**settings)
+
+
+def test_a_target_whose_item_has_no_vector_at_the_moment_weighs_nothing():
+    day = MICROSECONDS_PER_DAY
+    rows = [(0, 0), (1, 1), (2, 2), (3, 3)]
+    history = history_of(
+        [event(7, item, "APPLY", at(time * day)) for item, time in rows],
+        [(item, at((2 * day if item == 2 else 0) - 1), [item, 1.0]) for item, _ in rows],
+    )
+    made = FuturePositives(windows=EVERY, targets=4).examples(history, TRAIN, numbers())
+    # One vector an item here, so a row is an item: at the second moment the third one has none.
+    assert made[TARGET_ROWS][:, :3].tolist() == [[1, 4, 3], [2, 3, 4], [3, 4, 4]]
+    assert made[TARGET_WEIGHTS][:, :3].tolist() == [[1, 0, 1], [1, 1, 0], [1, 0, 0]]
 
 
 def slow_losses(objective, task, batch, embedding):
