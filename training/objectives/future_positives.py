@@ -129,9 +129,10 @@ class FuturePositives(Objective):
         other = ~positive & is_own(events.action, spec)
         weights = np.append(np.where(positive, 1.0, self.other_weight * other), 0.0)
         weights = weights.astype(np.float32)
-        of = self.groups(history)
-        targets = _following(history, held_out.event, until, weights[:-1] > 0, self.targets, of)
-        dismissed = _following(history, held_out.event, until, other, self.targets, of)
+        of, counted = self.groups(history), self.counted(history, period)
+        wanted = (weights[:-1] > 0) & counted
+        targets = _following(history, held_out.event, until, wanted, self.targets, of)
+        dismissed = _following(history, held_out.event, until, other & counted, self.targets, of)
         rows = _rows(history, targets, as_of)
         known = rows != history.vectors.pad_row
         arrays = {
@@ -161,6 +162,10 @@ class FuturePositives(Objective):
     def groups(self, history: ActivityHistory) -> np.ndarray:
         """Return the group of each event, int [E]; a moment's targets are of its event's group."""
         return history.events.member
+
+    def counted(self, history: ActivityHistory, period: Period) -> np.ndarray:
+        """Return which events can be targets or dismissed ones of a moment, bool [E]."""
+        return np.ones(len(history.events), dtype=bool)
 
     def finisher(self, history: ActivityHistory, period: Period) -> Finish:
         """Return the function that adds drawn negatives: vectors as of the period's end."""

@@ -11,13 +11,7 @@ from activity_embeddings.training.examples.held_out import HeldOut, hold_out
 from activity_embeddings.training.examples.history import ActivityHistory, is_own
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.examples.sessions import sessions_of
-from activity_embeddings.training.examples.stream import Arrays
-from activity_embeddings.training.objectives.future_positives import (
-    DISMISSED_ROWS,
-    TARGET_ROWS,
-    TARGET_WEIGHTS,
-    FuturePositives,
-)
+from activity_embeddings.training.objectives.future_positives import FuturePositives
 from activity_embeddings.transformations.activity.sessions import last_of_session
 from activity_embeddings.transformations.errors import InvalidInput
 
@@ -89,25 +83,21 @@ class NextSession(FuturePositives):
         """Return the session of each event, by its first event; int64 [E]."""
         return sessions_of(history.events, round(self.session_gap_minutes * _MINUTE_US))
 
-    def examples(
-        self, history: ActivityHistory, period: Period, random: np.random.Generator
-    ) -> Arrays:
-        """Return sessions and their items, each item once."""
-        arrays = super().examples(history, period, random)
-        pad = history.vectors.pad_row
-        targets, dismissed = arrays[TARGET_ROWS], arrays[DISMISSED_ROWS]
-        targets = np.where(_repeated(targets), np.int32(pad), targets)
-        wanted = (dismissed[:, :, None] == targets[:, None, :]).any(axis=2)
-        weights = np.where(targets == pad, np.float32(0.0), arrays[TARGET_WEIGHTS])
-        return {
-            **arrays,
-            TARGET_ROWS: targets,
-            TARGET_WEIGHTS: weights,
-            DISMISSED_ROWS: np.where(wanted | _repeated(dismissed), np.int32(pad), dismissed),
-        }
+    def counted(self, history: ActivityHistory, period: Period) -> np.ndarray:
+        """Return one event of each item of a session, bool [E]: the first positive one, if any.
 
-
-def _repeated(rows: np.ndarray) -> np.ndarray:
-    """Return whether a row is among those before it, bool [n, m], of int [n, m]."""
-    earlier = np.tri(rows.shape[1], k=-1, dtype=bool)
-    return ((rows[:, :, None] == rows[:, None, :]) & earlier).any(axis=2)
+        Items without a vector when the session starts are left out, and what follows the period.
+        """
+        events, session = history.events, self.groups(history)
+        inside = is_own(events.action, history.spec) & (events.time < period.end_us)
+        own = np.flatnonzero(inside)
+        _, first, position = np.unique(session[own], return_index=True, return_inverse=True)
+        start = events.time[own[first]][position]
+        own = own[history.vectors.known_at(events.item_ids)[events.item[own]] <= start]
+        positive = np.isin(events.action[own], history.spec.positive_ids)
+        own = own[np.argsort(~positive, kind="stable")]
+        pair = session[own].astype(np.int64) * len(events.item_ids) + events.item[own]
+        _, first = np.unique(pair, return_index=True)
+        counted = np.zeros(len(events), dtype=bool)
+        counted[own[first]] = True
+        return counted

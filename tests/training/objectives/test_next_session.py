@@ -86,10 +86,11 @@ def slow_sessions_of_ids(events, until):
 MINUTES = st.integers(0, 16).map(lambda n: n * 15)
 
 
-def sessions_made(events, until):
+def sessions_made(events, until, targets=24):
     """Return (wanted, dismissed) items of each example, the examples, and the row of PAD."""
-    history = history_of(events, [(item, at(-MINUTE), [item, 1.0]) for item in range(6)])
-    objective = NextSession(windows=EVERY, session_gap_minutes=GAP, targets=24)
+    items = max(6, 1 + max(e["job_id"] for e in events))
+    history = history_of(events, [(item, at(-MINUTE), [item, 1.0]) for item in range(items)])
+    objective = NextSession(windows=EVERY, session_gap_minutes=GAP, targets=targets)
     made = objective.examples(history, Period(EPOCH, at(until * MINUTE)), np.random.default_rng(0))
     pad = history.vectors.pad_row
 
@@ -145,6 +146,54 @@ def test_an_example_is_a_session_and_each_of_its_items_counts_once(rows, until):
     expected = {k: v for k, v in slow_sessions(events, until).items() if k[1] < until}
     assert received == sorted(expected.values())
     np.testing.assert_array_equal(made[TARGET_WEIGHTS], made[TARGET_ROWS] != pad)
+
+
+def session_of(*activity):
+    """Return a first activity, and a session of one activity a minute, as pairs (item, action)."""
+    times = [-2 * GAP, *range(len(activity))]
+    return [
+        {**event(0, item, action, at((120 + time) * MINUTE)), "minute": 120 + time}
+        for (item, action), time in zip([(0, "APPLY"), *activity], times, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("activity", "wanted", "dismissed"),
+    [
+        # However late it was wanted.
+        (
+            [(1, "DISMISS"), *((item, "APPLY") for item in range(2, 10)), (1, "APPLY")],
+            [2, 3, 4, 5, 6, 7, 8, 9],
+            [],
+        ),
+        # However often another one was, or was dismissed.
+        ([*[(1, "SAVE"), (1, "APPLY")] * 4, (2, "APPLY")], [1, 2], []),
+        ([(1, "APPLY"), *[(2, "DISMISS"), (1, "DISMISS")] * 5, (3, "DISMISS")], [1], [2, 3]),
+    ],
+)
+def test_an_item_takes_one_place_of_those_that_there_are(activity, wanted, dismissed):
+    received, *_ = sessions_made(session_of(*activity), until=240, targets=8)
+    assert received == [(wanted, dismissed)]
+
+
+def test_an_item_without_a_vector_at_the_start_of_a_session_takes_no_place():
+    activity = session_of((1, "APPLY"), (2, "APPLY"), (3, "APPLY"))
+    posted = [(item, at(121 * MINUTE if item == 2 else -MINUTE), [item, 1.0]) for item in range(4)]
+    objective = NextSession(windows=EVERY, targets=2)
+    period = Period(EPOCH, at(240 * MINUTE))
+    made = objective.examples(history_of(activity, posted), period, np.random.default_rng(0))
+    # One vector an item here, so a row is an item.
+    assert made[TARGET_ROWS].tolist() == [[1, 3]]
+
+
+@pytest.mark.parametrize("other_weight", [0.3, 1.0])
+def test_an_item_that_was_dismissed_and_wanted_has_the_weight_of_one_wanted(other_weight):
+    activity = session_of((1, "DISMISS"), (2, "DISMISS"), (1, "APPLY"))
+    history = history_of(activity, [(item, at(-MINUTE), [item, 1.0]) for item in range(3)])
+    objective = NextSession(windows=EVERY, other_weight=other_weight, listwise=False, targets=3)
+    made = objective.examples(history, Period(EPOCH, at(240 * MINUTE)), np.random.default_rng(0))
+    weights = dict(zip(made[TARGET_ROWS][0], made[TARGET_WEIGHTS][0], strict=True))
+    assert weights == pytest.approx({1: 1.0, 2: other_weight, history.vectors.pad_row: 0.0})
 
 
 def test_the_input_is_all_activity_before_the_session_and_none_of_it():
