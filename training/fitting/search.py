@@ -2,23 +2,26 @@
 
 A network is searched with TPE. For an average, every r on a grid is tried. The study is a sqlite
 file: a search that was killed is resumed, and any of Optuna's tools can show the trials. All trials
-are kept, the bad ones too.
+are kept, the bad ones too. What a trial tries depends on the seed, its number and the trials before
+it alone, so that a search in parts tries the same as one in one go.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 
 from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.training.fitting.plan import TrainingPlan
 from activity_embeddings.training.fitting.train import TrainedRun, train
-from activity_embeddings.training.models import architecture
+from activity_embeddings.training.models import Architecture, architecture
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.wording import counted
@@ -81,7 +84,6 @@ def tune(
     study = optuna.create_study(
         study_name=model,
         storage=f"sqlite:///{folder / STUDY}",
-        sampler=_sampler(kind.trainable, plan.fit.seed),
         direction="maximize",
         load_if_exists=True,
     )
@@ -103,21 +105,59 @@ def tune(
             trial.set_user_attr(name, value)
         return figure(trained)
 
-    done = len(study.get_trials(states=[optuna.trial.TrialState.COMPLETE]))
-    if done < trials:
-        study.optimize(run, n_trials=trials - done)
+    grid = None if kind.trainable else _grid(kind, plan.fit.seed)
+    while len(complete := _complete(study)) < trials:
+        seed = int(np.random.SeedSequence([plan.fit.seed, len(study.trials)]).generate_state(1)[0])
+        if grid is None:
+            study.sampler = optuna.samplers.TPESampler(seed=seed)
+        else:
+            tried = [trial.params for trial in complete]
+            left = [values for values in grid if values not in tried]
+            if not left:
+                break
+            study.sampler = _only(left[0])
+        study.optimize(run, n_trials=1)
     _draw(study, folder / PLOT)
     return study
 
 
-def _sampler(trainable: bool, seed: int) -> optuna.samplers.BaseSampler:
-    """Return what searches a network, or tries all of an average's grid."""
-    if trainable:
-        return optuna.samplers.TPESampler(seed=seed)
+def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+
+
+def _grid(kind: type[Architecture], seed: int) -> list[dict[str, Any]]:
+    """Return all hyperparameters that an average may be suggested, in the order of trials."""
+
+    def suggested(trial: optuna.Trial) -> float:
+        kind.suggest(trial)
+        return 0.0
+
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with _experimental():
+            study = optuna.create_study(sampler=optuna.samplers.BruteForceSampler(seed=seed))
+        study.optimize(suggested)  # ends by itself
+    finally:
+        optuna.logging.set_verbosity(level)
+    return [trial.params for trial in study.trials]
+
+
+def _only(values: dict[str, Any]) -> optuna.samplers.BaseSampler:
+    """Return what suggests these values.
+
+    Optuna's own search of a grid never tries those of a trial that was killed.
+    """
+    with _experimental():
+        return optuna.samplers.PartialFixedSampler(values, optuna.samplers.RandomSampler())
+
+
+@contextmanager
+def _experimental() -> Iterator[None]:
+    """Make a sampler that is experimental, which users of a command need not know."""
     with warnings.catch_warnings():
-        # Users of this command need not know that the sampler is experimental.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.BruteForceSampler(seed=seed)
+        yield
 
 
 def _require_same(study: optuna.Study, about: dict[str, Any], folder: Path) -> None:
@@ -139,7 +179,7 @@ def _draw(study: optuna.Study, file: Path) -> None:
     """Draw every trial's figure: over the search, and over each hyperparameter."""
     from matplotlib.figure import Figure as Canvas
 
-    trials = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+    trials = _complete(study)
     searched = sorted({name for trial in trials for name in trial.params})
     columns = min(3, 1 + len(searched))
     rows = -(-(1 + len(searched)) // columns)
