@@ -63,12 +63,16 @@ class TrainingPlan:
         return Period(self.period.start, self.validation.end)
 
     def facts(self) -> dict[str, Any]:
-        """Return what is the same for all models of a study, as JSON values."""
+        """Return what is the same for all models by this plan, as JSON values."""
         return {
             "objective": self.objective.to_dict(),
             "period": self.period.to_dict(),
             "validation": self.validation.to_dict(),
             "vector_spec": self.vector_spec.to_dict(),
+            "fit": self.fit.to_dict(),
+            "refit": self.refit,
+            "spec": self.history.spec.to_dict(),
+            "data": fingerprints(self.history, self.validation.end_us),
         }
 
     def identity(self, model: Architecture) -> dict[str, Any]:
@@ -77,9 +81,5 @@ class TrainingPlan:
             "model": model.name,
             "hyperparameters": model.to_dict(),
             **self.facts(),
-            "fit": self.fit.to_dict(),
-            "refit": self.refit,
-            "spec": self.history.spec.to_dict(),
-            "data": fingerprints(self.history, self.validation.end_us),
             "code_version": version("activity-embeddings"),
         }

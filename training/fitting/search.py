@@ -8,6 +8,7 @@ it alone, so that a search in parts tries the same as one in one go.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,20 +75,28 @@ def tune(
     Raises
     ------
     InvalidInput
-        See `train`; `trials` is below 1; or the folder holds a study of another model or of other
-        data.
+        See `train`; `trials` is below 1; or the folder holds a study of another model or plan.
     """
     if trials < 1:
         raise InvalidInput(f"tune: `trials` should be 1 or more. Received: {trials}")
     kind = architecture(model)
     folder = make_folder(folder)
+    storage = f"sqlite:///{folder / STUDY}"
+    others = [name for name in optuna.get_all_study_names(storage) if name != model]
+    if others:
+        raise InvalidInput(
+            f"{folder / STUDY}: expected a study of {model!r}. Received: one of {others[0]!r}. "
+            "Name another folder, or remove this one"
+        )
     study = optuna.create_study(
         study_name=model,
-        storage=f"sqlite:///{folder / STUDY}",
+        storage=storage,
         direction="maximize",
         load_if_exists=True,
     )
-    _require_same(study, plan.facts(), folder)
+    about = plan.facts()
+    del about["fit"]["learning_rate"]  # which is searched
+    _require_same(study, about, folder)
 
     def run(trial: optuna.Trial) -> float:
         chosen = kind.suggest(trial)
@@ -162,6 +171,7 @@ def _experimental() -> Iterator[None]:
 
 def _require_same(study: optuna.Study, about: dict[str, Any], folder: Path) -> None:
     """Record the facts of a new study, or check that those of an existing one are the same."""
+    about = json.loads(json.dumps(about))  # as the study has them
     known = study.user_attrs.get("about")
     if known is None:
         study.set_user_attr("about", about)

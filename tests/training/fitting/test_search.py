@@ -1,6 +1,6 @@
 """A search of hyperparameters: in parts as in one go, each value of a grid once, on one plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import optuna
@@ -11,7 +11,8 @@ from activity_embeddings.training.fitting.plan import TrainingPlan
 from activity_embeddings.training.fitting.search import STUDY, tune
 from activity_embeddings.training.models import InterleavedDecay, register, registry
 from activity_embeddings.training.models.averages import DECAYS
-from support.training_data import TRAIN, VALIDATION, VECTOR_SPEC, turns
+from activity_embeddings.transformations.errors import InvalidInput
+from support.training_data import SPEC, TRAIN, VALIDATION, VECTOR_SPEC, turns
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +74,35 @@ def test_a_value_of_a_grid_whose_trial_was_killed_is_tried_by_the_next(tmp_path)
     InterleavedDecay.suggest(study.ask())  # and no more of it
     tune("interleaved_decay", plan(), tmp_path, trials=99)
     assert sorted(trial.params["r"] for trial in complete(study)) == sorted(DECAYS)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"history": turns(members=20, seed=1)}, "`data`"),
+        ({"history": replace(HISTORY, spec=replace(SPEC, length=4))}, "`spec`"),
+        ({"fit": Fit(epochs=3)}, "`fit`"),
+        ({"fit": Fit(seed=1)}, "`fit`"),
+        ({"refit": True}, "`refit`"),
+    ],
+)
+def test_a_study_of_other_data_or_settings_is_refused(change, says, tmp_path):
+    tune("unweighted_average", plan(), tmp_path, trials=1)
+    with pytest.raises(InvalidInput, match=rf"expected a study with {says}.*Name another folder"):
+        tune("unweighted_average", plan(**change), tmp_path, trials=2)
+
+
+def test_a_study_of_another_model_is_refused_every_time(tmp_path):
+    tune("unweighted_average", plan(), tmp_path, trials=1)
+    for _ in range(2):
+        with pytest.raises(
+            InvalidInput, match=r"study of 'interleaved_decay'. Received: one of 'u"
+        ):
+            tune("interleaved_decay", plan(), tmp_path, trials=1)
+
+
+def test_a_study_is_the_same_whatever_the_learning_rate_which_is_searched(tmp_path):
+    for rate in (1e-3, 2e-3):
+        fit = Fit(learning_rate=rate)
+        study = tune("unweighted_average", plan(fit=fit), tmp_path, trials=1)
+    assert len(study.trials) == 1
