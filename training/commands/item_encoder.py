@@ -16,6 +16,7 @@ from activity_embeddings.training.commands.options import (
     fit_options,
     grouped,
     learning_rate_option,
+    objective_with,
     training,
     with_settings,
 )
@@ -190,9 +191,7 @@ def train_item_encoder(
         from activity_embeddings.training.objectives import NextPositive
         from activity_embeddings.training.packaging import package_item_encoder, package_model
 
-        objective = with_settings(
-            NextPositive, "objective 'next_positive'", dict(objective_settings)
-        )
+        objective = objective_with(NextPositive, objective_settings)
         built = network.build()
         data = EncoderData.of(repo, item)
         given = fit.given(learning_rate=learning_rate)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import click
 
 from activity_embeddings.transformations.cli import one_line_errors
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.extras import require_extra
+
+if TYPE_CHECKING:
+    from activity_embeddings.training.objectives import Objective
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -190,3 +193,21 @@ def with_settings(kind: Any, what: str, settings: dict[str, Any]) -> Any:
         except PydanticUserError:  # of a type that its class alone knows
             continue
     return kind(**settings)
+
+
+def objective_with(kind: type[Objective], given: Iterable[tuple[str, Any]]) -> Any:
+    """Return an objective with some of its settings, and some of those of its windows.
+
+    Raises
+    ------
+    InvalidInput
+        See `with_settings`.
+    """
+    from activity_embeddings.training.examples.held_out import Windows
+
+    settings = dict(given)
+    windows = getattr(kind(), "windows", None)
+    if isinstance(windows, Windows) and isinstance(settings.get("windows"), dict):
+        with_settings(Windows, "windows", settings["windows"])
+        settings["windows"] = replace(windows, **settings["windows"])
+    return with_settings(kind, f"objective {kind.name!r}", settings)

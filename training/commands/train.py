@@ -17,6 +17,7 @@ from activity_embeddings.training.commands.options import (
     fit_options,
     grouped,
     learning_rate_option,
+    objective_with,
     training,
     with_settings,
 )
@@ -76,17 +77,15 @@ class PlanOptions:
         )
 
     def _objective(self) -> Objective:
-        from activity_embeddings.training.examples.held_out import Windows
         from activity_embeddings.training.objectives import OBJECTIVES
 
-        name, settings = self.objective_name, dict(self.objective_settings)
+        name = self.objective_name
         if name not in OBJECTIVES:
             raise InvalidInput(
                 f"--objective should be one of {', '.join(sorted(OBJECTIVES))}. Received: {name!r}"
             )
-        if isinstance(settings.get("windows"), dict):
-            settings["windows"] = with_settings(Windows, "windows", settings["windows"])
-        return with_settings(OBJECTIVES[name], f"objective {name!r}", settings)
+        objective: Objective = objective_with(OBJECTIVES[name], self.objective_settings)
+        return objective
 
 
 plan_options = grouped(

@@ -3,14 +3,21 @@
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from activity_embeddings.training.commands import cli
-from activity_embeddings.training.commands.options import with_settings
+from activity_embeddings.training.commands.options import objective_with, with_settings
+from activity_embeddings.training.objectives import (
+    FuturePositives,
+    NextPositive,
+    NextSession,
+    Proxy,
+)
 from activity_embeddings.transformations.cli import cli as serving
 from activity_embeddings.transformations.errors import InvalidInput
 
@@ -81,6 +88,46 @@ def test_types_that_are_there_for_a_type_checker_alone_are_not_checked():
 
     assert with_settings(Kind, "kind", {}) == Kind()
     assert with_settings(Kind, "kind", {"share": 1.0}) == Kind(1.0)
+
+
+@pytest.mark.parametrize("objective", [NextPositive, FuturePositives, NextSession, Proxy])
+def test_windows_that_are_given_in_part_keep_the_rest_of_the_objective(objective):
+    given = objective_with(objective, (("windows", {"per_member": 16}),))
+    own = objective().windows
+    assert given == objective(windows=replace(own, per_member=16))
+    assert (own.minimum, own.prefixes) == ((3, False) if objective is Proxy else (1, True))
+
+
+@pytest.mark.parametrize("command", ["train", "train-item-encoder"])
+@pytest.mark.parametrize(
+    ("windows", "says"),
+    [
+        ('{"most": 1}', r"windows: expected settings among minimum, .*Received: most"),
+        ('{"stride": 1.5}', r"windows: `stride` should be a valid integer.* Received: 1\.5"),
+        ('{"minimum": -1}', r"windows: `minimum` should be 0 or more\. Received: -1"),
+        ("few", r"objective 'next_positive': `windows` should be .*Received: 'few'"),
+    ],
+)
+def test_windows_that_make_no_sense_are_refused_before_anything_is_read(
+    command, windows, says, tmp_path
+):
+    days = ["--from", "2024-01-01", "--validate-from", "2024-02-01", "--until", "2024-03-01"]
+    options = ["train", "cnn", *days] if command == "train" else [command, *days[-2:]]
+    result = CliRunner().invoke(
+        cli, ["-C", str(tmp_path), *options, "--objective-set", f"windows={windows}"]
+    )
+    assert result.exit_code == 1
+    assert re.search(f"Error: {says}", result.output)
+
+
+def test_windows_of_an_objective_without_any_are_refused():
+    @dataclass(frozen=True, kw_only=True)
+    class Plain(Proxy):
+        windows: ClassVar[None] = None
+        name: ClassVar[str] = "plain"
+
+    with pytest.raises(InvalidInput, match=r"objective 'plain': expected settings .*: windows"):
+        objective_with(Plain, (("windows", {"minimum": 1}),))
 
 
 @pytest.mark.parametrize("option", OPTIONS)
