@@ -133,6 +133,7 @@ def test_arms_and_folders_that_are_not_there_are_one_line(applied, evaluated, tm
     [
         ([*DATES[:3], "2024-03-01", *DATES[4:]], "`start` should be before `end`"),
         ([*DATES, "--also", "mine=nowhere"], "nowhere"),
+        ([*DATES, "--also", "mine=a,b"], "a different one for each of 5 seeds"),
         ([*DATES, "--scorer", "mine=nowhere:Mine"], "--scorer mine=nowhere:Mine: expected MODULE:"),
         ([*DATES, "--scorer", "mine=json:Mine"], "has no attribute 'Mine'"),
         ([*DATES, "--scorer", "mine=json:__name__"], "with a method `columns`. Received: 'json'"),

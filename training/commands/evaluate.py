@@ -67,8 +67,8 @@ class About:
     "--also",
     type=NamedPaths(),
     multiple=True,
-    help="NAME=FOLDER of a SavedModel that is not registered, or of several with commas, one a "
-    "seed; repeatable.",
+    help="NAME=FOLDER of a SavedModel that is not registered, or with commas of as many as there "
+    "are seeds, each trained by itself; repeatable.",
 )
 @click.option(
     "--scorer",

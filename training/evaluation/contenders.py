@@ -20,6 +20,7 @@ from activity_embeddings.transformations.contract.activity_model import (
 )
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from activity_embeddings.transformations.wording import counted
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class EvaluatedModel:
     role
         A reference or learned.
     paths
-        Folders of SavedModels; several are taken in turn, seed by seed.
+        Folders of SavedModels: one, or a different one for each seed.
     """
 
     name: str
@@ -52,7 +53,7 @@ class EvaluatedModel:
 
     def view(self, seed: int) -> str:
         """Return the name of the SavedModel of one seed, by its position among the seeds."""
-        return self.views[seed % len(self.views)]
+        return self.views[seed] if len(self.views) > 1 else self.name
 
     def describe(self, spec: ActivitySpec, vector_spec: ItemVectorSpec) -> list[ModelDescription]:
         """Read and check every SavedModel.
@@ -211,6 +212,57 @@ class Contenders:
             f"The manifest of {', '.join(unknown)} does not say which days it learned from, so "
             "that nothing here can tell whether it knew those of the test."
         ]
+
+    def of_one_training(self) -> list[str]:
+        """Return a sentence about what was trained once, and not once for each seed."""
+        once = [
+            *(
+                m.name
+                for m in self.models.values()
+                if m.role == ArmRole.LEARNED and len(m.paths) == 1
+            ),
+            *(
+                s.name
+                for s in self.scoring.values()
+                if s.name not in arms.COUNTS and len(s.scorers) == 1
+            ),
+        ]
+        if not once:
+            return []
+        return [
+            f"Of {', '.join(once)} there is one training: intervals are over members and seeds of "
+            "the ranker, and say nothing of another training."
+        ]
+
+
+def require_one_a_seed(name: str, trained: Sequence[object], seeds: int) -> None:
+    """Refuse several trained models of an arm that are not a different one for each seed.
+
+    Those that count for more than one seed would look like independent ones that agree, and
+    intervals would be too narrow.
+
+    Parameters
+    ----------
+    name
+        Of the arm.
+    trained
+        What tells its trained models apart.
+    seeds
+        How many seeds there are.
+
+    Raises
+    ------
+    InvalidInput
+        There are neither one nor as many as seeds, or two are the same.
+    """
+    different = len(set(trained))
+    if len(trained) not in (1, seeds) or different < len(trained):
+        raise InvalidInput(
+            f"arm {name!r}: expected one trained model, or a different one for each of "
+            f"{counted(seeds, 'seed')}. Give one, or train as many, or change the number of seeds "
+            f"(`--seeds`). Received: {len(trained)}"
+            + (f", {different} of them different" if different < len(trained) else "")
+        )
 
 
 def require_earlier(name: str, manifest: Mapping[str, Any], rank_from: datetime) -> None:

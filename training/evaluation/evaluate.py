@@ -32,6 +32,7 @@ from activity_embeddings.training.evaluation.contenders import (
     Contenders,
     EvaluatedModel,
     require_earlier,
+    require_one_a_seed,
 )
 from activity_embeddings.training.evaluation.data import Data, posted_at, true_item_vectors
 from activity_embeddings.training.evaluation.feature_tables import (
@@ -146,12 +147,18 @@ def evaluate(
     Raises
     ------
     InvalidInput
-        A model learned from labels at or after T1, two arms have one name, or a period holds no
-        queries. Nothing is written then but the evaluation's own store.
+        A model learned from labels at or after T1, two arms have one name, an arm has neither one
+        trained model nor one for each seed, or a period holds no queries. Nothing is written then
+        but the evaluation's own store.
     """
     started = time.perf_counter()
     own_names = [n for m in models for n in dict.fromkeys((m.name, *m.views))]
     arms.require_distinct_names([*own_names, *(each.name for each in scoring)])
+    seeds = len(plan.declared.seeds)
+    for model in models:
+        require_one_a_seed(model.name, [path.resolve() for path in model.paths], seeds)
+    for each in scoring:
+        require_one_a_seed(each.name, [id(scorer) for scorer in each.scorers], seeds)
     folder = _own_folder(folder)
     categories = Categories.from_arrow(
         data.postings,
@@ -415,6 +422,7 @@ def _result(
             *conclude(comparisons, contenders.arms, checks),
             *left_out,
             *contenders.of_unknown_training(),
+            *contenders.of_one_training(),
         ],
         "commands": list(commands),
         "versions": _versions(),

@@ -101,7 +101,7 @@ def read_models(
     wanted
         Names of registered models, default all that were trained: averages are always there.
     also
-        Names and SavedModels, one or one a seed, that are not registered.
+        Names and SavedModels, one or one for each seed, that are not registered.
     item
         Name of the item's entity, where the feature repo has several domains.
 

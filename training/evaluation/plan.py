@@ -12,6 +12,7 @@ from activity_embeddings.training.evaluation.result import DAY, DeclaredFacts
 from activity_embeddings.training.evaluation.statistics import CONFIDENCE, POWER, RESAMPLES
 from activity_embeddings.training.examples.periods import Period, become_utc
 from activity_embeddings.training.figure import FIGURE, MARGIN
+from activity_embeddings.transformations.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,23 @@ class Declared:
         Resamples of the bootstrap.
     margin
         NDCG@10 that counts as not worse.
+
+    Raises
+    ------
+    InvalidInput
+        There is no seed, or one is there twice.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     resamples: int = RESAMPLES
     margin: float = MARGIN
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InvalidInput(
+                "evaluation: `seeds` should be one or more, each once. Received: "
+                f"{', '.join(map(str, self.seeds)) or 'none'}"
+            )
 
     def to_dict(self) -> DeclaredFacts:
         """Return it as JSON values."""

@@ -87,7 +87,7 @@ class ScoringModel:
     title
         For people.
     scorers
-        Several are taken in turn, seed by seed. They must have learned before the ranker's first
+        One, or a different one for each seed. They must have learned before the ranker's first
         day: unlike a packaged model, a scorer has no manifest that says so.
     """
 
@@ -103,7 +103,8 @@ class ScoringModel:
         InvalidInput
             They are not finite numbers, at least one for each row.
         """
-        columns = np.asarray(self.scorers[seed % len(self.scorers)].columns(sequences, queries))
+        scorer = self.scorers[seed if len(self.scorers) > 1 else 0]
+        columns = np.asarray(scorer.columns(sequences, queries))
         rows = len(queries.item)
         right = columns.ndim == 2 and columns.shape[0] == rows and columns.shape[1] > 0
         if not right or columns.dtype.kind not in "fiu" or not np.isfinite(columns).all():

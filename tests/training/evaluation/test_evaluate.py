@@ -55,8 +55,9 @@ SIZE = Size(
     week_test_queries_of_member=1,
 )
 RANKER = RankerSettings(rounds=40, rows_of_leaf=30)
-THEIRS = (0.5, 1e-9)
-"""Rates of a model that scores items: that of `mine`, and one that looks at the last item alone."""
+THEIRS = (0.5, 1e-9, 0.5)
+"""Rates of a model that scores items, a seed each: that of `mine`, and one that looks at the last
+item alone."""
 FEW = np.arange(300)
 """Members, where nothing is to be proved of them."""
 
@@ -456,6 +457,54 @@ def test_a_model_that_learned_from_the_rankers_days_is_refused(data, tmp_path):
     assert not (tmp_path / "out" / "report.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("trained", "received"),
+    [("", "0"), ("ab", "2"), ("aba", "3, 2 of them different"), ("abcd", "4")],
+)
+def test_trained_models_are_one_or_a_different_one_for_each_seed(data, tmp_path, trained, received):
+    """The same training counted twice would look like two that agree."""
+    scorers = {each: Decayed(data, 0.5) for each in trained}
+    refused = {
+        "mine": {
+            "models": [
+                EvaluatedModel("mine", "m", ArmRole.LEARNED, tuple(map(tmp_path.joinpath, trained)))
+            ]
+        },
+        "theirs": {
+            "models": [],
+            "scoring": [ScoringModel("theirs", "", tuple(scorers[each] for each in trained))],
+        },
+    }
+    for name, arm in refused.items():
+        message = (
+            rf"arm '{name}': expected one trained model, or a different one for each of 3 seeds.* "
+            rf"Received: {received}$"
+        )
+        with pytest.raises(InvalidInput, match=message):
+            evaluate(
+                data,
+                tmp_path / "out",
+                plan=EvaluationPlan(TIMELINE, declared=Declared(seeds=SEEDS)),
+                **arm,
+            )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("seeds", "received"), [((), "none"), ((0, 1, 0), "0, 1, 0")])
+def test_a_seed_counts_once(seeds, received):
+    with pytest.raises(InvalidInput, match=rf"`seeds` should be .* Received: {received}$"):
+        Declared(seeds=seeds)
+
+
+def test_where_there_is_one_training_the_conclusions_say_so(result):
+    """The other model has one for each seed, and averages and counts are not trained."""
+    (said,) = [sentence for sentence in result["conclusions"] if "one training" in sentence]
+    assert said == (
+        "Of mine there is one training: intervals are over members and seeds of the ranker, and "
+        "say nothing of another training."
+    )
+
+
 @pytest.mark.parametrize("training", [{"epochs": 3}, {"epochs": 0}])
 def test_every_model_of_several_has_to_have_learned_earlier(data, tmp_path, training):
     """Also one that was only chosen by later labels, as an average whose rate was tuned."""
@@ -469,7 +518,7 @@ def test_every_model_of_several_has_to_have_learned_earlier(data, tmp_path, trai
         evaluate(
             data,
             tmp_path / "out",
-            plan=EvaluationPlan(TIMELINE),
+            plan=EvaluationPlan(TIMELINE, declared=Declared(seeds=(0, 1))),
             models=[
                 EvaluatedModel("mine", "late", ArmRole.LEARNED, (tmp_path / "0", tmp_path / "1"))
             ],
@@ -506,7 +555,7 @@ def test_vectors_that_no_item_can_be_multiplied_with_are_refused(data, tmp_path)
             evaluate(
                 data,
                 tmp_path / "out",
-                plan=EvaluationPlan(TIMELINE),
+                plan=EvaluationPlan(TIMELINE, declared=Declared(seeds=(0, 1))),
                 models=[
                     EvaluatedModel("mine", "m", ArmRole.LEARNED, tuple(tmp_path / p for p in paths))
                 ],
@@ -553,9 +602,10 @@ def test_an_evaluation_needs_neither_dismissals_nor_categories(data, tmp_path):
     assert len(result["freshness"]["points"]) == 5
     assert arms.CATEGORY_SUMS not in {arm["name"] for arm in result["arms"]}
     assert result["quality"]["mine"]["interest_entropy_at_50"] is None
-    *_, left_out, unknown = result["conclusions"]
+    *_, left_out, unknown, once = result["conclusions"]
     assert left_out.startswith("Like or dismiss is left out: evaluation: expected both positive")
     assert unknown.startswith("The manifest of mine does not say which days it learned from")
+    assert once.startswith("Of mine there is one training")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Like or dismiss is left out" in page
 
