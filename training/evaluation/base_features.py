@@ -54,7 +54,8 @@ class Categories:
     of_items
         float32 [J, C]; 1 where an item has a category.
     weights
-        float32 [C]; log(J / items with the category), the inverse document frequency.
+        float32 [C]; log(items / items with the category), the inverse document frequency, of the
+        items that were posted by a time.
     """
 
     names: tuple[str, ...]
@@ -68,7 +69,8 @@ class Categories:
         """Read categories from columns of text or lists of text.
 
         An item has those of its newest posting up to a time, or else of its first one: a later
-        change of a posting is not known before.
+        change of a posting is not known before. What a category counts is told by the items posted
+        by then, or else by all.
 
         Parameters
         ----------
@@ -107,8 +109,10 @@ class Categories:
         of_items = np.zeros((len(item_ids), len(known)), np.float32)
         if known:
             of_items[np.concatenate(items), [place[value] for value in values]] = 1
-        having = np.maximum(of_items.sum(axis=0), 1)
-        return cls(known, of_items, np.log(max(len(item_ids), 1) / having).astype(np.float32))
+        early = owner[time[chosen[owner]] <= until]
+        counted = of_items[early if len(early) else owner]
+        having = np.maximum(counted.sum(axis=0), 1)
+        return cls(known, of_items, np.log(max(len(counted), 1) / having).astype(np.float32))
 
 
 class BaseFeatures:

@@ -117,7 +117,8 @@ def test_categories_are_of_text_and_of_lists_and_a_rare_one_weighs_more():
     found = Categories.from_arrow(table, ["kinds", "place"], pa.array([1, 2, 3, 4]), until=0)
     assert found.names == ("kinds=x", "kinds=y", "place=here", "place=there")
     assert found.of_items.tolist() == [[1, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
-    assert found.weights.tolist() == pytest.approx([math.log(2), *[math.log(4)] * 3])
+    # Of the three items with a posting; nothing is known of the fourth.
+    assert found.weights.tolist() == pytest.approx([math.log(3 / 2), *[math.log(3)] * 3])
 
 
 @pytest.mark.parametrize(("until", "kind"), [(5, "old"), (10, "new"), (1, "old"), (15, "new")])
@@ -126,6 +127,49 @@ def test_a_later_version_of_a_posting_is_not_known_before(until, kind):
     for order in (rows, rows[::-1]):
         found = Categories.from_arrow(postings(order), ["kinds"], pa.array([1]), until=until)
         assert found.names == (f"kinds={kind}",)
+
+
+@settings(max_examples=75, deadline=None)
+@given(
+    histories(),
+    MOMENTS,
+    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 3), st.sets(st.sampled_from("abcd")))),
+)
+def test_postings_after_a_moment_change_no_feature_before_it(case, moment, later):
+    """Neither new versions of known items, nor items that become known, with new categories."""
+    history = history_of(*case, SPEC)
+    known, members = len(history.vectors.item_ids), len(history.events.member_ids)
+    # Items 9 to 12 are posted later, if at all.
+    item_ids = pa.concat_arrays([history.vectors.item_ids, pa.array([9, 10, 11, 12], pa.int64())])
+    early = [(item, moment, kinds, None) for item, kinds in KINDS.items()]
+    more = [(item, moment + after, sorted(kinds), None) for item, after, kinds in later]
+    query, item = np.repeat(np.arange(members), known), np.tile(np.arange(known), members)
+
+    def features(rows):
+        categories = Categories.from_arrow(postings(rows), ["kinds"], item_ids, until=moment)
+        base = BaseFeatures(history, np.zeros(known), categories)
+        moments = np.full(members, moment)
+        profile = base.of_members(np.arange(members), moments)[PROFILE]
+        sums = base.recent_categories(np.arange(members), moments)
+        weighted = {name: values * categories.weights for name, values in sums.items()}
+        match = {"match": content_match(profile, categories, query, item).tolist()}
+        return match | {
+            f"{name} {category}": values[:, i].tolist()
+            for name, values in (weighted | {PROFILE: profile}).items()
+            for i, category in enumerate(categories.names)
+            if values[:, i].any()
+        }
+
+    found, expected = features(early + more), features(early)
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, rel=1e-5), name
+
+
+def test_where_nothing_was_posted_before_a_moment_all_postings_weigh():
+    table = postings([(1, 5, ["x", "y"], None), (2, 9, ["x"], None), (3, 9, ["x"], None)])
+    found = Categories.from_arrow(table, ["kinds"], pa.array([1, 2, 3]), until=4)
+    assert found.weights.tolist() == pytest.approx([0, math.log(3)])
 
 
 def test_content_match_is_the_cosine_of_weighted_categories():
