@@ -20,6 +20,7 @@ from activity_embeddings.transformations.contract.activity_model import (
 )
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
+from activity_embeddings.transformations.times import parse_datetime
 from activity_embeddings.transformations.wording import counted
 
 
@@ -204,7 +205,8 @@ class Contenders:
         unknown = [
             name
             for name, of_seeds in self.described.items()
-            if name not in arms.RESERVED and not all(m.manifest.get("training") for m in of_seeds)
+            if name not in arms.RESERVED
+            and not all(_learned_nothing(m.manifest) or _ends(m.manifest) for m in of_seeds)
         ]
         if not unknown:
             return []
@@ -280,14 +282,28 @@ def require_earlier(name: str, manifest: Mapping[str, Any], rank_from: datetime)
     Raises
     ------
     InvalidInput
-        A label that the model saw may be as late.
+        A label that the model saw may be as late, or an end of its training is no time.
     """
-    training = manifest.get("training") or {}
-    ends = [(training.get(period) or {}).get("end") for period in ("period", "validation")]
-    end = max((datetime.fromisoformat(end) for end in ends if end), default=rank_from)
+    what = f"model {name!r}: the end of its training"
+    end = max((parse_datetime(end, what) for end in _ends(manifest)), default=rank_from)
     if end > rank_from:
         raise InvalidInput(
             f"model {name!r}: expected one that learned before {rank_from}, from when on "
             f"the ranker learns. Received: one that saw labels until {end}. Evaluate later days, "
             "or train it on earlier ones"
         )
+
+
+def _ends(manifest: Mapping[str, Any]) -> list[Any]:
+    """Return where the days end whose labels a model saw, as far as its manifest says so.
+
+    Training, validation, or both: of a network trained with item vectors one period has them all.
+    """
+    training = manifest.get("training") or {}
+    parts = [training, *(training.get(part) or {} for part in ("period", "validation"))]
+    return [part["end"] for part in parts if part.get("end")]
+
+
+def _learned_nothing(manifest: Mapping[str, Any]) -> bool:
+    """Return whether a manifest says that a model is a formula."""
+    return (manifest.get("training") or {}).get("epochs") == 0
