@@ -28,6 +28,8 @@ from activity_embeddings.transformations.times import MICROSECONDS_PER_DAY
 ALONE = f"{FIGURE}_alone"
 """The figure of an embedding without popularity beside it."""
 POPULARITY_DAYS = 7
+ITEMS_AT_ONCE = 64
+"""Items with several vectors on a day whose scores are computed at once; bounds the memory."""
 MOST_MEMBERS = 20_000
 """Members who are asked to choose an epoch: more tell no better which is best, and take longer."""
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -39,7 +41,7 @@ Embed = Callable[[Sequences, ActivityHistory], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class ValidationDay:
-    """The queries of one UTC day: n of them, over m candidates, scored by one matrix product.
+    """The queries of one UTC day: n of them, over m candidates, scored by matrix products.
 
     Attributes
     ----------
@@ -66,9 +68,18 @@ class ValidationDay:
 
     def scores(self, embeddings: np.ndarray, vectors: np.ndarray) -> np.ndarray:
         """Return the dot product of each query with each item, float32 [n, m]."""
-        if len(self.rows) == 1:
-            return embeddings[self.query] @ vectors[self.rows[0]].T
-        return np.einsum("nd,nmd->nm", embeddings[self.query], vectors[self.rows])
+        own = embeddings[self.query]
+        scores = own @ vectors[self.rows[0]].T
+        # Of items that not all queries see alike, every version is scored for every query.
+        differ = np.flatnonzero((self.rows != self.rows[0]).any(axis=0))
+        for first in range(0, len(differ), ITEMS_AT_ONCE):
+            items = differ[first : first + ITEMS_AT_ONCE]
+            versions, place = np.unique(self.rows[:, items], return_inverse=True)
+            of_versions = own @ vectors[versions].T
+            scores[:, items] = np.take_along_axis(
+                of_versions, place.reshape(-1, len(items)), axis=1
+            )
+        return scores
 
     def gains(self, scores: np.ndarray) -> np.ndarray:
         """Return the NDCG@10 of each query, float [n]; see `ndcg_at`."""

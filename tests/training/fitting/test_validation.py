@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activity_embeddings.training.fitting.validation import SHARES, ValidationQueries
+from activity_embeddings.training.fitting.validation import (
+    SHARES,
+    ValidationDay,
+    ValidationQueries,
+)
 from activity_embeddings.training.metrics import mean_by_member
 from activity_embeddings.transformations.errors import InvalidInput
 from support.reference import US_PER_DAY
@@ -170,6 +175,56 @@ def test_vectors_are_those_of_the_time_of_each_query():
     queries = ValidationQueries.of(history, period(DAY, 2 * DAY))
     gains = queries.ndcg_of_members(np.array([[1, 0], [1, 0]], np.float32))
     assert gains.tolist() == pytest.approx([1.0, 1 / math.log2(3)])
+
+
+def scored_by_hand(embeddings, day, vectors):
+    return [
+        [float(embeddings[query].astype(float) @ vectors[row]) for row in rows]
+        for query, rows in zip(
+            day.query, np.broadcast_to(day.rows, day.candidate.shape), strict=True
+        )
+    ]
+
+
+def day_of(rows, queries):
+    """A day of queries in an order of their own, whose candidates are all items."""
+    items = np.arange(rows.shape[1])
+    candidate = np.ones((queries, len(items)), bool)
+    zeros = np.zeros(queries, int)
+    return ValidationDay(np.arange(queries)[::-1], rows, candidate, zeros, zeros, items)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data(), st.integers(1, 4), st.integers(1, 150), st.integers(1, 3))
+def test_scores_are_dot_products_with_the_vector_that_each_query_sees(data, n, m, versions):
+    """Items of one version, of several, and such as become known, of the last row, a zero."""
+    random = np.random.default_rng(data.draw(st.integers(0, 9)))
+    rows = np.arange(m) * versions + random.integers(0, versions, (n, m))
+    rows[random.random((n, m)) < data.draw(st.sampled_from([0.0, 0.02, 0.5]))] = m * versions
+    if data.draw(st.booleans()):
+        rows = rows[:1]
+    vectors = random.normal(size=(m * versions + 1, 3)).astype(np.float32)
+    vectors[-1] = 0
+    embeddings, day = random.normal(size=(n, 3)).astype(np.float32), day_of(rows, n)
+    np.testing.assert_allclose(
+        day.scores(embeddings, vectors), scored_by_hand(embeddings, day, vectors), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("versions", [1, 4])
+def test_queries_that_see_other_vectors_take_no_copy_of_all_of_them(versions):
+    """One item becomes known during the day; or all have new vectors during it."""
+    n, m, dimension = 200, 300, 64
+    random = np.random.default_rng(0)
+    rows = np.arange(m) * versions + random.integers(0, versions, (n, m))
+    rows[: n // 2, 0] = m * versions
+    vectors = random.normal(size=(m * versions + 1, dimension)).astype(np.float32)
+    embeddings, day = random.normal(size=(n, dimension)).astype(np.float32), day_of(rows, n)
+    tracemalloc.start()
+    day.scores(embeddings, vectors)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < n * m * dimension * 4 / 10
 
 
 def test_a_period_without_a_query_is_refused():
