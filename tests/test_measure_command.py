@@ -179,6 +179,15 @@ def test_it_prints_what_a_recomputation_from_the_raw_events_gives(repo, tmp_path
         assert float(low) <= float(above) <= float(high)
 
 
+def test_several_folders_of_one_model_are_refused(repo, tmp_path):
+    repo.run("apply")
+    mean = package(UnweightedAverage(), tmp_path / "mean", epochs=0)
+    done = measure(repo, "--models", "geometric_decay", "--also", f"{mean},{tmp_path / 'mean'}")
+    assert done.exit_code != 0
+    assert "model 'mean': expected one SavedModel" in done.output
+    assert done.output.strip().endswith("Received: 2")
+
+
 def test_a_model_that_saw_labels_of_the_test_is_refused(repo, tmp_path):
     repo.run("apply")
     training = {"validation": {"end": "2024-03-22T00:00:00+00:00"}}

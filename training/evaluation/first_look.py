@@ -28,6 +28,7 @@ from activity_embeddings.training.examples.history import ActivityHistory
 from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.fitting.validation import Scored, ValidationQueries
 from activity_embeddings.training.outputs import negative_outputs
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.spec import ItemVectorSpec
 from activity_embeddings.transformations.wording import counted
@@ -109,7 +110,7 @@ def first_look(
     vector_spec
         Which item vectors these are.
     models
-        In the order of the table.
+        In the order of the table, each with one SavedModel.
     choose
         The days on which it is chosen how much each vector counts, and popularity beside them.
     test
@@ -118,10 +119,21 @@ def first_look(
     Raises
     ------
     InvalidInput
-        A model does not fit, or may have learned from labels of the test; or one of the periods
-        has no query.
+        A model does not fit, has several SavedModels, or may have learned from labels of the test;
+        the days to choose on do not end before it; or one of the periods has no query.
     """
-    described = [model.describe(history.spec, vector_spec)[0] for model in models]
+    if choose.end > test.start:
+        raise InvalidInput(
+            f"first look: expected days to choose on that end before {test.start}, where the test "
+            f"starts. Received: until {choose.end}"
+        )
+    for each in models:
+        if len(each.paths) != 1:
+            raise InvalidInput(
+                f"model {each.name!r}: expected one SavedModel. Give others a name of their own. "
+                f"Received: {len(each.paths)}"
+            )
+    described = [each.describe(history.spec, vector_spec)[0] for each in models]
     for model in described:
         require_earlier(model.name, model.manifest, test.start)
     embedder = Embedder(described)
