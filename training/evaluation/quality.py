@@ -26,7 +26,7 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.wording import counted, out_of
 
 FUTURE_DAYS = 7
-"""Days after T2 whose positives the nearest items should hold."""
+"""Days from T2 on, until T3 at most, whose positives the nearest items should hold."""
 NEAREST = 10
 NEAREST_OF_ENTROPY = 50
 COVERED = 90
@@ -264,7 +264,8 @@ def quality_of(
     acted_on = events.item[recent & is_own(events.action, history.spec)]
     items = np.flatnonzero(known & np.isin(np.arange(len(known)), acted_on))
     rows = history.rows(items, np.full(len(items), now))
-    week = Period(timeline.test_from, timeline.test_from + timedelta(days=FUTURE_DAYS))
+    end = min(timeline.test_from + timedelta(days=FUTURE_DAYS), timeline.until)
+    week = Period(timeline.test_from, end)
     start, wanted = wanted_within(history, week, member, items)
     kinds = [np.flatnonzero(categories.of_items[item]) for item in items]
     negative = negative_outputs(history.spec)

@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,9 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activity_embeddings.training.evaluation import quality
-from activity_embeddings.training.evaluation.quality import measure_quality, wanted_within
+from activity_embeddings.training.evaluation.arms import ArmRole
+from activity_embeddings.training.evaluation.base_features import Categories
+from activity_embeddings.training.evaluation.contenders import EvaluatedModel
+from activity_embeddings.training.evaluation.data import Data
+from activity_embeddings.training.evaluation.plan import Timeline
+from activity_embeddings.training.evaluation.quality import (
+    measure_quality,
+    quality_of,
+    wanted_within,
+)
 from activity_embeddings.transformations.errors import InvalidInput
-from support.training_cases import PERIODS, SPEC, histories, history_of, period
+from activity_embeddings.transformations.spec import ItemVectorSpec
+from activity_embeddings.transformations.times import Schedule
+from support.reference import US_PER_DAY
+from support.training_cases import PERIODS, SPEC, at, event, histories, history_of, period
 from support.training_reference import POSITIVE, distinct
 
 pytestmark = pytest.mark.slow
@@ -249,3 +263,24 @@ def test_what_is_wanted_is_that_of_a_loop(case, bounds, data):
         )
         found = sorted(item_ids[items[j]] for j in wanted[first[i] : first[i + 1]])
         assert found == expected
+
+
+@pytest.mark.parametrize(("days", "recall"), [(2, 0 / 1), (5, 1 / 2), (9, 1 / 2)])
+def test_what_is_wanted_later_counts_for_a_week_and_within_the_test(days, recall):
+    """On the days 1, 4 and 8 of the test; of the three items the second is among the nearest."""
+    day = US_PER_DAY
+    known = [event(2, item, "SAVE", 9 * day + item) for item in range(1, 13)]
+    later = [event(1, item, "SAVE", (10 + on) * day) for item, on in ((1, 1), (12, 4), (2, 8))]
+    vectors = [(0, -1, [1.0, 0.0])]
+    vectors += [(item, -1, [math.cos(item / 9), math.sin(item / 9)]) for item in range(1, 13)]
+    history = history_of([event(1, 0, "SAVE", 9 * day), *known, *later], vectors)
+    data = Data(history, ItemVectorSpec("test", "1", 2), None, (), Schedule(day, 0), "")
+    items = len(history.vectors.item_ids)
+    found = quality_of(
+        SimpleNamespace(embed=lambda view, member, as_of: {"own": np.ones((len(member), 2))}),
+        {"mine": EvaluatedModel("mine", "", ArmRole.LEARNED, (Path("mine"),))},
+        data,
+        Timeline(at(0), at(10 * day), at((10 + days) * day)),
+        Categories((), np.zeros((items, 0), np.float32), np.zeros(0, np.float32)),
+    )
+    assert found["mine"]["recall_at_10"] == recall
