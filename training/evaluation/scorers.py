@@ -8,7 +8,7 @@ embedding adds to what scores items already.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ class Scorer(Protocol):
             before the daily run that had published before it. Nothing later may be used.
         queries
             Whose R rows these are, those of query i at `start[i]:start[i + 1]`; `query` has the
-            query of each row, and `item` its item.
+            query of each row, and `item` its item. The labels, `target`, are all 0.
 
         Returns
         -------
@@ -104,7 +104,8 @@ class ScoringModel:
             They are not finite numbers, at least one for each row.
         """
         scorer = self.scorers[seed if len(self.scorers) > 1 else 0]
-        columns = np.asarray(scorer.columns(sequences, queries))
+        unlabelled = replace(queries, target=np.zeros_like(queries.target))
+        columns = np.asarray(scorer.columns(sequences, unlabelled))
         rows = len(queries.item)
         right = columns.ndim == 2 and columns.shape[0] == rows and columns.shape[1] > 0
         if not right or columns.dtype.kind not in "fiu" or not np.isfinite(columns).all():
