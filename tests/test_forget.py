@@ -130,7 +130,10 @@ def rows_of_others(repo):
 def test_what_a_killed_push_was_writing_is_gone_too(repo):
     take_out_of_the_source(repo, SECRET)
     (live, *_) = sorted(repo.events.glob("live-*.parquet"))
-    left, young = (repo.events / f".live-{name}.parquet.writing" for name in ("old", "new"))
+    left, young = (
+        repo.events / f".live-20240305T120000.000000Z-{digit * 32}.parquet.writing"
+        for digit in "0a"
+    )
     left.write_bytes(live.read_bytes())
     young.write_bytes(b"of a push that is under way")
     os.utime(left, (0, 0))

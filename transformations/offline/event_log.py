@@ -9,6 +9,7 @@ of Feast's offline stores say that they have written what they have lost.
 from __future__ import annotations
 
 import fcntl
+import re
 import time
 import uuid
 from collections.abc import Sequence
@@ -44,8 +45,8 @@ from activity_embeddings.transformations.wording import OWN_PIPELINE
 
 ABANDONED = 60.0
 """Seconds after which a file that a push writes aside is that of a push that was killed."""
-LIVE_FILES = "live-*.parquet"
-"""The files that were added to a folder of events, among those that were there."""
+_PUSHED = re.compile(r"live-\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{32}\.parquet")
+"""What `_live_name` calls the files that pushes add to a folder of events."""
 
 
 def append_events(store: FeatureStore, view: FeatureView, table: pa.Table) -> None:
@@ -98,7 +99,7 @@ def source_has(store: FeatureStore, view: FeatureView, members: pa.Array) -> pa.
     else:
         columns = source_names(view, [domain.member_id])
         asked = RowsAsked(columns, [domain.member_id], names.EVENT_TIMESTAMP, None, NEVER)
-        table = replace(files, without=LIVE_FILES).read(asked)
+        table = replace(files, without=_PUSHED).read(asked)
     if not len(table):
         return members.slice(0, 0)
     return members.filter(pc.is_in(members, value_set=single_chunk(table, domain.member_id)))
@@ -113,7 +114,8 @@ class PushedEvents:
         files = parquet_files(store.config, view)
         folder = None if files is None else files.local_path
         self._folder = folder if folder and folder.is_dir() else None
-        self._files = sorted(self._folder.glob(LIVE_FILES)) if self._folder else []
+        there = sorted(self._folder.iterdir()) if self._folder else []
+        self._files = [file for file in there if _PUSHED.fullmatch(file.name)]
 
     def count(self, members: pa.Array) -> int:
         """Return how many events of members there are."""
@@ -152,7 +154,9 @@ class PushedEvents:
 
     def _remove_abandoned(self) -> None:
         """Remove what killed pushes were writing: no reader saw it, and it names members."""
-        for file in self._folder.glob(f".{LIVE_FILES}.writing") if self._folder else []:
+        for file in self._folder.glob(".live-*.writing") if self._folder else []:
+            if not _PUSHED.fullmatch(file.name.removeprefix(".").removesuffix(".writing")):
+                continue
             with suppress(FileNotFoundError):  # it was finished in between
                 if time.time() - file.stat().st_mtime > ABANDONED:
                     file.unlink()

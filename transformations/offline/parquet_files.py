@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -94,13 +94,13 @@ class ParquetFiles:
     label
         What errors call the source.
     without
-        Pattern of names of files that are left out; empty for none.
+        Which files are left out, by their whole path within the folder; None for none.
     """
 
     source: FileSource
     repo: Path | None
     label: str
-    without: str = ""
+    without: re.Pattern[str] | None = None
 
     @property
     def local_path(self) -> Path | None:
@@ -324,7 +324,7 @@ class ParquetFiles:
         filesystem, _ = self._root
         fragments = []
         for path in self._found:
-            if self._hidden(path) or fnmatch(Path(path).name, self.without):
+            if self._hidden(path) or self._left_out(path):
                 continue
             fragment = _FORMAT.make_fragment(path, filesystem)
             try:
@@ -356,6 +356,10 @@ class ParquetFiles:
 
     def _hidden(self, path: str) -> bool:
         return any(map(_begins_hidden, _inside(path, self._root[1]).parts))
+
+    def _left_out(self, path: str) -> bool:
+        inside = str(_inside(path, self._root[1]))
+        return self.without is not None and self.without.fullmatch(inside) is not None
 
     def _of(self, path: str) -> str:
         """Return how errors call one file."""

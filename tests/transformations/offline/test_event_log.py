@@ -1,5 +1,6 @@
 """Events appended to the offline source, whatever its form, are what the next batch reads."""
 
+import os
 import shutil
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,11 @@ from pyarrow.fs import FileSelector, S3FileSystem
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.offline import event_log
-from activity_embeddings.transformations.offline.event_log import LIVE_FILES, append_events
+from activity_embeddings.transformations.offline.event_log import (
+    PushedEvents,
+    append_events,
+    source_has,
+)
 from activity_embeddings.transformations.offline.sources import parquet_files, read_events
 from activity_embeddings.transformations.spec import ActivitySpec
 from support.feast_repo import DIMENSION, at, events_table, make_repo, us, vectors_table
@@ -82,7 +87,7 @@ def test_a_folder_gets_one_more_file(repo, offline):
     history = (repo.events / "history.parquet").read_bytes()
     append_events(store, view, NEW)
 
-    (live,) = repo.events.glob(LIVE_FILES)
+    (live,) = repo.events.glob("live-*.parquet")
     assert {path.name for path in repo.events.iterdir()} == {"history.parquet", live.name}
     assert (repo.events / "history.parquet").read_bytes() == history
     assert read(store, view) == EXPECTED
@@ -145,7 +150,51 @@ def test_a_folder_behind_a_link_gets_one_more_file(repo, tmp_path):
     store, view = applied(repo)
     append_events(store, view, NEW)
     assert read(store, view) == EXPECTED
-    assert repo.events.is_symlink() and len(list(shared.glob(LIVE_FILES))) == 1
+    assert repo.events.is_symlink() and len(list(shared.glob("live-*.parquet"))) == 1
+
+
+@pytest.mark.parametrize("name", ["live-orders-2024.parquet", "archive/{pushed}"])
+def test_a_file_of_the_users_own_is_none_of_a_push(repo, name):
+    store, view = applied(repo)
+    append_events(store, view, NEW)
+    (pushed,) = repo.events.glob("live-*.parquet")
+    own = repo.events / name.format(pushed=pushed.name)
+    own.parent.mkdir(exist_ok=True)
+    (repo.events / "history.parquet").rename(own)
+    aside = repo.events / ".live-orders-2024.parquet.writing"
+    aside.write_bytes(b"of the user's own pipeline")
+    os.utime(aside, (0, 0))
+    before = own.read_bytes()
+
+    assert source_has(store, view, pa.array([1, 2, 9])).to_pylist() == [1, 2]
+    assert PushedEvents(store, view).count(pa.array([1, 2])) == 1
+    assert PushedEvents(store, view).compact() == (1, 2)
+    assert PushedEvents(store, view).forget(pa.array([1, 2])) == 1
+    assert own.read_bytes() == before and aside.exists()
+    assert read(store, view) == [(1, 1, us(at(-3))), (2, 3, us(at(-1))), (9, 3, us(at(-5)))]
+
+
+def test_where_only_pushed_files_are_left_nobody_is_in_the_source_beside_them(repo):
+    store, view = applied(repo)
+    append_events(store, view, NEW)
+    (repo.events / "history.parquet").unlink()
+    members = pa.array([1, 2, 9])
+    assert source_has(store, view, members).to_pylist() == []
+    assert PushedEvents(store, view).forget(members) == 2
+    # What is left says the columns, for the next push and the next run.
+    assert source_has(store, view, members).to_pylist() == [] == read(store, view)
+    append_events(store, view, NEW)
+    assert read(store, view) == [(1, 2, us(at(0.5))), (9, 3, us(at(-5)))]
+    assert PushedEvents(store, view).compact() == (2, 2)
+    assert len(list(repo.events.iterdir())) == 1
+
+
+def test_members_are_not_forgotten_while_the_folder_of_events_is_empty(repo):
+    """As where a disk is not mounted: who says that their events are gone?"""
+    store, view = applied(repo)
+    (repo.events / "history.parquet").unlink()
+    with pytest.raises(InvalidInput, match="at least one parquet file.* Received: an empty folder"):
+        source_has(store, view, pa.array([1]))
 
 
 def test_a_broken_link_is_named_and_nothing_is_made(repo, tmp_path):
@@ -226,7 +275,7 @@ def test_names_types_and_extra_columns_of_the_source_are_kept(repo, way):
     }
     assert started <= new[9]["loaded"] <= datetime.now(UTC)
     if way == "ours":
-        (live,) = repo.events.glob(LIVE_FILES)
+        (live,) = repo.events.glob("live-*.parquet")
         assert pq.read_schema(live).equals(schema)
 
 
