@@ -114,6 +114,7 @@ class PushedEvents:
         files = parquet_files(store.config, view)
         folder = None if files is None else files.local_path
         self._folder = folder if folder and folder.is_dir() else None
+        self._count = len(files.names) if files and self._folder else 0
         there = sorted(self._folder.iterdir()) if self._folder else []
         self._files = [file for file in there if _PUSHED.fullmatch(file.name)]
 
@@ -122,14 +123,18 @@ class PushedEvents:
         return sum(pc.sum(self._theirs(file, members)).as_py() or 0 for file in self._files)
 
     def forget(self, members: pa.Array) -> int:
-        """Take events of members out; return how many there were."""
+        """Take events of members out; return how many there were.
+
+        A source that has no other file keeps one without rows, which says the columns.
+        """
         self._remove_abandoned()
-        forgotten = 0
+        forgotten, left = 0, self._count
         for file in self._files:
             theirs = self._theirs(file, members)
             count = pc.sum(theirs).as_py() or 0
-            if count == len(theirs):
+            if count == len(theirs) and left > 1:
                 file.unlink()
+                left -= 1
             elif count:
                 kept = pq.read_table(file, partitioning=None).filter(pc.invert(theirs))
                 replace_file(file, partial(pq.write_table, kept))

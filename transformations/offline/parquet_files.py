@@ -132,6 +132,11 @@ class ParquetFiles:
                 f"Received: {first_line(error)}"
             ) from error
 
+    @property
+    def names(self) -> list[str]:
+        """Return the paths within the folder of the files that are not hidden, in order."""
+        return [str(_inside(path, self._root[1])) for path in self._found if not self._hidden(path)]
+
     def count_rows(self) -> int:
         """Return the rows of all files, as their footers say."""
         return sum(fragment.metadata.num_rows for fragment in self._fragments)
@@ -384,7 +389,8 @@ class ParquetFiles:
         """Return the columns by their new names, and the files by the types that these have."""
         there = {name for part in self._filled for name in part.physical_schema.names}
         wanted = asked.there(there, self.source.timestamp_field)
-        if not self._filled:
+        all_left_out = self.names and not self._fragments
+        if not self._filled and not all_left_out:
             require_columns(self.schema().names, wanted.values(), self.label)
         groups: dict[tuple[pa.DataType, ...], list[ds.ParquetFileFragment]] = {}
         for fragment in self._filled:

@@ -193,7 +193,9 @@ def test_members_are_not_forgotten_while_the_folder_of_events_is_empty(repo):
     """As where a disk is not mounted: who says that their events are gone?"""
     store, view = applied(repo)
     (repo.events / "history.parquet").unlink()
-    with pytest.raises(InvalidInput, match="at least one parquet file.* Received: an empty folder"):
+    with pytest.raises(
+        InvalidInput, match=r"at least one parquet file.* Received: an empty folder"
+    ):
         source_has(store, view, pa.array([1]))
 
 
