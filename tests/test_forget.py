@@ -142,6 +142,27 @@ def test_what_a_killed_push_was_writing_is_gone_too(repo):
     assert SECRET.encode() not in everything(repo)
 
 
+def test_who_was_pushed_to_an_object_store_does_not_come_back(tmp_path, models):
+    repo = small_repo(tmp_path / "repo", models, settings=STRING_IDS)
+    repo.write_events(events(EVENTS))
+    repo.write_vectors(with_string_ids(of_items(VECTORS)))
+    elsewhere = f'path="fsspec+file://{repo.events}"'
+    repo.edit("sources.py", 'path="data/activity_events"', elsewhere)
+    take_out_of_the_source(repo, SECRET)
+    repo.publish(at(0), at(2))
+    SequenceWriter(repo.store).push(events([(3, 1, "APPLY", at(2.5)), (5, 1, "SAVE", at(2.5))]))
+    repo.materialize(at(2), at(3))
+    assert SECRET.encode() in everything(repo)
+    looked = command(repo, SECRET, "--verify")
+    assert looked.exit_code == 1 and "1 pushed event, " in looked.output
+    done = command(repo, SECRET)
+    assert done.exit_code == 0 and "1 pushed event, " in done.output, done.output
+    assert SECRET.encode() not in everything(repo)
+    repo.materialize(at(3), at(4))
+    assert SECRET.encode() not in everything(repo)
+    assert not check(repo.store).differences
+
+
 def test_it_is_refused_while_the_source_has_the_member(repo):
     before = everything(repo)
     take_out_of_the_source(repo, SECRET)

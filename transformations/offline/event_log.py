@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -106,21 +105,23 @@ def source_has(store: FeatureStore, view: FeatureView, members: pa.Array) -> pa.
 
 
 class PushedEvents:
-    """The events that pushes have added to a folder of events, each push a file of its own."""
+    """The events that pushes have added to a folder of files, each push a file of its own.
+
+    The folder may be of this machine or of an object store. A reader in between, or a kill, may
+    meet an event twice, which counts once.
+    """
 
     def __init__(self, store: FeatureStore, view: FeatureView) -> None:
         member_id = names.DomainNames.of(view.tags).member_id
         self._column = source_names(view, [member_id])[member_id]
-        files = parquet_files(store.config, view)
-        folder = None if files is None else files.local_path
-        self._folder = folder if folder and folder.is_dir() else None
-        self._count = len(files.names) if files and self._folder else 0
-        there = sorted(self._folder.iterdir()) if self._folder else []
-        self._files = [file for file in there if _PUSHED.fullmatch(file.name)]
+        self._source = parquet_files(store.config, view)
+        there = [(self._source, name) for name in self._source.names] if self._source else []
+        self._count = len(there)
+        self._pushed = [(files, name) for files, name in there if _PUSHED.fullmatch(name)]
 
     def count(self, members: pa.Array) -> int:
         """Return how many events of members there are."""
-        return sum(pc.sum(self._theirs(file, members)).as_py() or 0 for file in self._files)
+        return sum(pc.sum(self._theirs(*pushed, members)).as_py() or 0 for pushed in self._pushed)
 
     def forget(self, members: pa.Array) -> int:
         """Take events of members out; return how many there were.
@@ -129,46 +130,54 @@ class PushedEvents:
         """
         self._remove_abandoned()
         forgotten, left = 0, self._count
-        for file in self._files:
-            theirs = self._theirs(file, members)
+        for files, name in self._pushed:
+            theirs = self._theirs(files, name, members)
             count = pc.sum(theirs).as_py() or 0
             if count == len(theirs) and left > 1:
-                file.unlink()
+                files.remove(name)
                 left -= 1
             elif count:
-                kept = pq.read_table(file, partitioning=None).filter(pc.invert(theirs))
-                replace_file(file, partial(pq.write_table, kept))
+                _replace(files, name, files.rows_of(name).filter(pc.invert(theirs)))
             forgotten += count
         return forgotten
 
     def compact(self) -> tuple[int, int]:
-        """Merge the files into one; return how many there were, and how many events they have.
-
-        A reader in between, or a kill, may meet an event twice, which counts once.
-        """
+        """Merge the files into one; return how many there were, and how many events they have."""
         self._remove_abandoned()
-        if len(self._files) < 2:
-            return len(self._files), sum(pq.read_metadata(f).num_rows for f in self._files)
-        tables = [pq.read_table(file, partitioning=None) for file in self._files]
-        merged = pa.concat_tables(tables, promote_options="default")
-        name = _live_name()
-        replace_file(self._files[0].with_name(name), partial(pq.write_table, merged))
-        for file in self._files:
-            file.unlink()
-        return len(self._files), len(merged)
+        tables = [files.rows_of(name) for files, name in self._pushed]
+        if len(tables) > 1:
+            merged = pa.concat_tables(tables, promote_options="default")
+            self._pushed[0][0].write(_live_name(), merged)
+            for files, name in self._pushed:
+                files.remove(name)
+        return len(tables), sum(map(len, tables))
 
     def _remove_abandoned(self) -> None:
-        """Remove what killed pushes were writing: no reader saw it, and it names members."""
-        for file in self._folder.glob(".live-*.writing") if self._folder else []:
+        """Remove what killed pushes were writing: no reader saw it, and it names members.
+
+        An object store has nothing of it.
+        """
+        folder = self._source.local_path if self._source else None
+        for file in folder.glob(".live-*.writing") if folder else []:
             if not _PUSHED.fullmatch(file.name.removeprefix(".").removesuffix(".writing")):
                 continue
             with suppress(FileNotFoundError):  # it was finished in between
                 if time.time() - file.stat().st_mtime > ABANDONED:
                     file.unlink()
 
-    def _theirs(self, file: Path, members: pa.Array) -> pa.ChunkedArray:
-        column = pq.read_table(file, columns=[self._column], partitioning=None).column(0)
+    def _theirs(self, files: ParquetFiles, name: str, members: pa.Array) -> pa.ChunkedArray:
+        column = files.rows_of(name, [self._column]).column(0)
         return pc.is_in(column.cast(members.type), value_set=members)
+
+
+def _replace(files: ParquetFiles, name: str, rows: pa.Table) -> None:
+    """Write a file of a push anew."""
+    if files.local_path is not None:
+        files.write(name, rows)
+        return
+    # Not every store elsewhere keeps what was there until the new file is whole.
+    files.write(_live_name(), rows)
+    files.remove(name)
 
 
 def _live_name() -> str:
@@ -182,8 +191,7 @@ def _add_file(folder: Path, files: ParquetFiles, view: FeatureView, table: pa.Ta
             f"{source_label(view)}: expected a folder of files, because a new file could not say "
             f"its partition. Received: {partitions[0]}. {OWN_PIPELINE}"
         )
-    rows = _as_source(view, table, files.schema())
-    replace_file(folder / _live_name(), lambda aside: pq.write_table(rows, aside))
+    files.write(_live_name(), _as_source(view, table, files.schema()))
 
 
 def _rewrite_file(path: Path, view: FeatureView, table: pa.Table) -> None:

@@ -50,6 +50,7 @@ from activity_embeddings.transformations.errors import (
     first_line,
     unreadable,
 )
+from activity_embeddings.transformations.files import replace_file
 from activity_embeddings.transformations.offline.columns import RowsAsked
 from activity_embeddings.transformations.offline.member_order import (
     RowGroup,
@@ -116,21 +117,54 @@ class ParquetFiles:
         InvalidData
             The source is one file, or has partitions in folders.
         """
-        filesystem, root = self._root
-        folders = [path for path in self._found if len(_inside(path, root).parts) != 1]
+        folders = [path for path in self._found if len(_inside(path, self._root[1]).parts) != 1]
         if folders:
             raise InvalidData(
                 f"{self.label}: expected a folder of files, to which a file can be added. "
                 f"Received: {folders[0]}. {OWN_PIPELINE}"
             )
+        self.write(name, table)
+
+    def write(self, name: str, table: pa.Table) -> None:
+        """Write a file of the folder; on this machine aside, and renamed into place.
+
+        Raises
+        ------
+        InvalidInput
+            The folder cannot be written.
+        """
+        folder = self.local_path
         try:
-            with filesystem.open_output_stream(f"{root.rstrip('/')}/{name}") as stream:
+            if folder is not None:
+                replace_file(folder / name, partial(pq.write_table, table))
+                return
+            with self._root[0].open_output_stream(self._path(name)) as stream:
                 pq.write_table(table, stream)
         except (OSError, pa.ArrowException) as error:
-            raise InvalidData(
-                f"{self.label}: expected a folder that can be written. "
-                f"Received: {first_line(error)}"
-            ) from error
+            raise unreadable(self.label, error, "a folder that can be written") from error
+
+    def rows_of(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows of one of `names` as they are stored, with some columns or all."""
+        path = self._path(name)
+        chosen = None if columns is None else list(columns)
+        try:
+            return pq.read_table(path, columns=chosen, filesystem=self._root[0], partitioning=None)
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(path, error) from error
+
+    def remove(self, name: str) -> None:
+        """Remove one of `names`.
+
+        Raises
+        ------
+        InvalidInput
+            It is gone already, or may not be removed.
+        """
+        path = self._path(name)
+        try:
+            self._root[0].delete_file(path)
+        except OSError as error:
+            raise unreadable(self._of(path), error, "one that can be removed") from error
 
     @property
     def names(self) -> list[str]:
@@ -365,6 +399,9 @@ class ParquetFiles:
     def _left_out(self, path: str) -> bool:
         inside = str(_inside(path, self._root[1]))
         return self.without is not None and self.without.fullmatch(inside) is not None
+
+    def _path(self, name: str) -> str:
+        return f"{self._root[1].rstrip('/')}/{name}"
 
     def _of(self, path: str) -> str:
         """Return how errors call one file."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast.data_format import DeltaFormat
-from pyarrow.fs import FileSelector, S3FileSystem
+from pyarrow.fs import FileSelector, FileSystem, S3FileSystem
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.offline import event_log
@@ -360,6 +360,66 @@ def test_a_folder_of_an_object_store_gets_one_more_object(on_s3):
     assert read(store, view) == EXPECTED
     objects = filesystem.get_file_info(FileSelector(folder))
     assert len(objects) == 2 and any("/live-" in each.path for each in objects)
+
+
+MEMBERS = pa.array([1, 2, 9])
+
+
+@pytest.fixture(params=["S3", "a folder through fsspec"])
+def elsewhere(request, repo):
+    """A feature repo, applied, with events that this machine has no path of; their file system."""
+    if request.param == "S3":
+        return request.getfixturevalue("on_s3")
+    url = f"fsspec+file://{repo.events}"
+    repo.edit("sources.py", DIRECTORY, f'path="{url}"')
+    return (*applied(repo), *FileSystem.from_uri(url))
+
+
+def test_pushed_events_of_an_object_store_are_counted_and_forgotten(elsewhere):
+    store, view, filesystem, folder = elsewhere
+    append_events(store, view, NEW)
+    append_events(store, view, NEW.slice(1))
+    assert PushedEvents(store, view).count(MEMBERS) == 3
+    assert source_has(store, view, MEMBERS).to_pylist() == [1, 2]
+    assert PushedEvents(store, view).forget(pa.array([9])) == 2
+    assert PushedEvents(store, view).count(MEMBERS) == 1
+    assert read(store, view) == EXPECTED[:3]
+    (history, live) = sorted(each.path for each in filesystem.get_file_info(FileSelector(folder)))
+    assert history == f"{folder}/history.parquet" and live.startswith(f"{folder}/live-")
+    table = pq.read_table(live, filesystem=filesystem, partitioning=None)
+    assert table.to_pylist() == NEW.slice(0, 1).to_pylist()
+
+
+def test_what_only_pushes_brought_to_an_object_store_is_forgotten(elsewhere):
+    store, view, filesystem, folder = elsewhere
+    append_events(store, view, NEW)
+    filesystem.delete_file(f"{folder}/history.parquet")
+    assert PushedEvents(store, view).forget(MEMBERS) == 2
+    assert source_has(store, view, MEMBERS).to_pylist() == [] == read(store, view)
+    append_events(store, view, NEW)
+    assert read(store, view) == [(1, 2, us(at(0.5))), (9, 3, us(at(-5)))]
+
+
+def test_files_of_pushes_to_an_object_store_are_merged(elsewhere):
+    store, view, filesystem, folder = elsewhere
+    for row in range(2):
+        append_events(store, view, NEW.slice(row, 1))
+    assert PushedEvents(store, view).compact() == (2, 2)
+    assert len(filesystem.get_file_info(FileSelector(folder))) == 2
+    assert read(store, view) == EXPECTED
+
+
+def test_a_pushed_file_that_is_gone_or_stays_is_named(elsewhere):
+    store, view, filesystem, folder = elsewhere
+    append_events(store, view, NEW)
+    pushed = PushedEvents(store, view)
+    (_, live) = sorted(each.path for each in filesystem.get_file_info(FileSelector(folder)))
+    filesystem.delete_file(live)
+    with pytest.raises(InvalidInput, match=r"file live-.*: expected a readable source"):
+        pushed.forget(MEMBERS)
+    files = parquet_files(store.config, view)
+    with pytest.raises(InvalidInput, match=r"file gone.parquet: expected one that can be removed"):
+        files.remove("gone.parquet")
 
 
 def test_an_object_store_with_partitions_is_refused(on_s3):
