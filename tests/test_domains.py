@@ -18,6 +18,7 @@ from activity_embeddings import DomainNames
 from activity_embeddings.training.new_repo.settings import EventSource, VectorSource
 from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.cli import cli
+from activity_embeddings.transformations.offline.sinks.folder import FolderSink
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from support.domains import COURSES, add_courses, course_vector
 from support.feast_repo import (
@@ -173,6 +174,83 @@ def test_a_push_and_a_check_say_which_domain_they_mean(changed, tmp_path):
         assert code == 0, output
     code, output = run(changed, "check", "--item", "film")
     assert code == 1 and "course, job. Received: 'film'" in output
+
+
+@pytest.fixture
+def gone_from_jobs(changed):
+    """The same, where the source of jobs no longer has a member, and there is more than views say.
+
+    An earlier version of each sequence view, a view that is no longer defined, and what runs that
+    are under way have written aside.
+    """
+    file = changed.events / "history.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.filter([m != MEMBER for m in table["member_id"].to_pylist()]), file)
+    snapshots = changed.data / "snapshots"
+    for view in ("job_activity_sequence", "course_activity_sequence"):
+        shutil.copytree(snapshots / view / "v1", snapshots / view / "v0")
+        shutil.copytree(snapshots / view / "v1", snapshots / view / ".v1.staging")
+    before = snapshots / "job_activity_sequence" / "v1"
+    shutil.copytree(before, snapshots / "film_activity_sequence" / "v1")
+    (snapshots / "film_activity_sequence" / "now").symlink_to("v1")
+    shutil.copytree(before, snapshots / "play_activity_sequence" / ".v1.staging")
+    return changed
+
+
+def snapshots_with(repo, member):
+    """Return the folders of snapshots, staged ones too, that have a member."""
+    root = repo.data / "snapshots"
+    return {
+        str(file.parent.parent.relative_to(root))
+        for file in root.rglob("snapshot.parquet")
+        if member in pq.read_table(file, partitioning=None)["member_id"].to_pylist()
+    }
+
+
+def test_forgetting_in_one_domain_leaves_the_other_and_its_runs_alone(gone_from_jobs):
+    repo = gone_from_jobs
+    snapshots = repo.data / "snapshots"
+    had = snapshots_with(repo, MEMBER)
+    of_courses = {folder for folder in had if folder.startswith("course_")}
+    assert had - of_courses == {
+        "job_activity_sequence/v0",
+        "job_activity_sequence/v1",
+        "job_activity_sequence/.v1.staging",
+        *(f"{path.parent.name}/v1" for path in snapshots.glob("job_activity_embedding_*/v1")),
+        "film_activity_sequence/v1",
+        "play_activity_sequence/.v1.staging",
+    }
+    before = repo.snapshot_files()
+    with FolderSink(snapshots / "course_activity_sequence" / "v1").locked():
+        code, output = run(repo, "forget", MEMBER, "--item", "job")
+    assert code == 0 and "left, 1 member: no rows of snapshots, no rows online" in output, output
+    assert snapshots_with(repo, MEMBER) == of_courses
+    kept = {name: data for name, data in before.items() if name.startswith("course_")}
+    assert kept.items() <= repo.snapshot_files().items()
+    online = repo.store.get_online_features(
+        ["course_activity_sequence:activity_course_ids", "job_activity_sequence:activity_job_ids"],
+        [{"member_id": MEMBER}],
+    ).to_dict()
+    assert online["activity_course_ids"] == [["c1", "c2"]] and online["activity_job_ids"] == [None]
+    code, output = run(repo, "forget", MEMBER)
+    assert code == 1 and "Received: events of 3. Take them out of the source first" in output
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "job_activity_embedding_unweighted_average/v1",
+        "job_activity_sequence/v0",
+        "film_activity_sequence/v1",
+    ],
+)
+def test_nothing_is_forgotten_while_a_run_writes_where_it_would_be_taken_out(gone_from_jobs, place):
+    repo = gone_from_jobs
+    before = repo.stores()
+    with FolderSink(repo.data / "snapshots" / place).locked():
+        code, output = run(repo, "forget", MEMBER, "--item", "job")
+    assert code == 4 and "expected one run at a time" in output
+    assert repo.stores() == before
 
 
 SHOP = replace(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 
 import pyarrow as pa
 from feast import FeatureStore
@@ -23,7 +24,7 @@ from activity_embeddings.transformations.definitions.registered import (
 from activity_embeddings.transformations.errors import InvalidInput, quote
 from activity_embeddings.transformations.offline.connections import kept_connections
 from activity_embeddings.transformations.offline.event_log import PushedEvents, source_has
-from activity_embeddings.transformations.offline.located import source_label
+from activity_embeddings.transformations.offline.located import keeps_snapshots, source_label
 from activity_embeddings.transformations.offline.sinks.base import SnapshotSink
 from activity_embeddings.transformations.offline.sinks.places import sink_of
 from activity_embeddings.transformations.online.base import RowStore
@@ -83,7 +84,8 @@ def forget(store: FeatureStore, members: Sequence[int | str], item: str | None =
     members
         Ids, of the type of the member's entity; as text, integers are parsed.
     item
-        Name of the item's entity, for one domain alone; all domains unless said.
+        Name of the item's entity, for one domain alone, beside views that are no longer defined;
+        all domains unless said.
 
     Raises
     ------
@@ -101,13 +103,15 @@ def forget(store: FeatureStore, members: Sequence[int | str], item: str | None =
             _require_gone(store, domain, ids)
         rows.delete([])  # a store that cannot says so before anything changes
         readers = [reader for domain, _ in ids_of for reader in domains_reading(store, domain)]
-        for sequence in {reader.sequence.name: reader.sequence for reader in readers}.values():
-            stack.enter_context(sink_of(sequence, store.config).locked())
+        reading = [sink_of(reader.sequence, store.config) for reader in readers]
+        sinks = {domain.names.item: _sinks(store, domain) for domain, _ in ids_of}
+        for sink in dict.fromkeys([*reading, *chain(*sinks.values())]):
+            stack.enter_context(sink.locked())
         for domain, ids in ids_of:
             # What is pushed goes first: it would come back with the next batch run.
             for view in domain.event_views:
                 traces.pushed += PushedEvents(store, view).forget(ids)
-            for sink in _sinks(store, domain):
+            for sink in sinks[domain.names.item]:
                 sink.staging.clear()
                 traces.snapshots += sink.delete_members(domain.names.member_id, ids)
                 sink.drop_history()
@@ -156,9 +160,21 @@ def _require_gone(store: FeatureStore, domain: RegisteredDomain, ids: pa.Array) 
 
 
 def _sinks(store: FeatureStore, domain: RegisteredDomain) -> list[SnapshotSink]:
-    """Return every sink that may hold members: of views that are no longer defined, too."""
+    """Return every sink that may hold members of a domain, whatever the version.
+
+    Of views that are no longer defined, too; not of other views, as those of other domains, whose
+    sources may have the members still.
+    """
     found = [sink_of(view, store.config) for view in domain.views]
-    return list(dict.fromkeys([*found, *(other for sink in found for other in sink.beside())]))
+    ours = {view.name for view in domain.views}
+    of_others = [
+        sink_of(view, store.config)
+        for view in store.list_batch_feature_views()
+        if keeps_snapshots(view) and view.name not in ours
+    ]
+    left_out = {each for sink in of_others for each in (sink, *sink.other_versions())}
+    beside = [other for sink in found for other in sink.beside()]
+    return [sink for sink in dict.fromkeys([*found, *beside]) if sink not in left_out]
 
 
 def _online(rows: RowStore, domain: RegisteredDomain, ids: pa.Array) -> Iterator[int]:

@@ -55,6 +55,7 @@ from activity_embeddings.transformations.offline.sinks.base import (
 )
 
 PUBLISHED = "_published.json"
+_STAGING = ".staging"
 
 
 def sink_of(source: DataSource, config: RepoConfig) -> SnapshotSink:
@@ -74,11 +75,23 @@ def sink_of(source: DataSource, config: RepoConfig) -> SnapshotSink:
     return FolderSink(path)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FolderSink:
-    """A `SnapshotSink` that is a folder of this machine."""
+    """A `SnapshotSink` that is a folder of this machine, by whatever name."""
 
     path: Path
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether another sink is the same folder."""
+        return isinstance(other, FolderSink) and self._real == other._real
+
+    def __hash__(self) -> int:
+        """Return a hash of the place."""
+        return hash(self._real)
+
+    @property
+    def _real(self) -> str:
+        return os.path.realpath(self.path)
 
     @property
     def place(self) -> str:
@@ -89,7 +102,7 @@ class FolderSink:
     def staging(self) -> Staging:
         """Beside the sink, on the same disk."""
         real = real_path(self.path)
-        return Staging(real.with_name(f".{real.name}.staging"))
+        return Staging(real.with_name(f".{real.name}{_STAGING}"))
 
     def locked(self) -> AbstractContextManager[None]:
         """See `SnapshotSink.locked`; holds for the processes of one machine."""
@@ -207,10 +220,12 @@ class FolderSink:
         ]
 
     def beside(self) -> Sequence[FolderSink]:
-        """See `SnapshotSink.beside`: folders of snapshots, each in the folder of its view."""
+        """See `SnapshotSink.beside`: folders of snapshots, each in the folder of its view.
+
+        Those of a view of which nothing is committed, but staged, too.
+        """
         found = sorted(self.path.parent.parent.glob(f"*/*/{PARTITION}*/{FILE}"))
-        folders = dict.fromkeys(file.parent.parent for file in found)
-        return [FolderSink(folder) for folder in folders]
+        return [*dict.fromkeys(FolderSink(_committed(file.parent.parent)) for file in found)]
 
     def published(self, store: str) -> int | None:
         """See `SnapshotSink.published`."""
@@ -251,6 +266,12 @@ class FolderSink:
     @property
     def _runs(self) -> Path:
         return self.path.parent.parent / f"_{RUNS}"
+
+
+def _committed(folder: Path) -> Path:
+    """Return the folder of a sink, given that or the one where its snapshots are staged."""
+    staged = folder.name.startswith(".")
+    return folder.with_name(folder.name[1:].removesuffix(_STAGING)) if staged else folder
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:

@@ -114,6 +114,7 @@ def test_two_names_of_a_sink_share_a_lock(tmp_path):
     sink, link = FolderSink(tmp_path / "v1"), FolderSink(tmp_path / "also")
     sink.path.mkdir()
     link.path.symlink_to("v1")
+    assert {sink, link} == {link} and FolderSink(tmp_path / "v2") not in {sink, link}
     with link.locked(), pytest.raises(AlreadyRunning, match="one run at a time"), sink.locked():
         pass
 
@@ -142,6 +143,17 @@ def test_what_an_interrupted_run_left_is_cleared(tmp_path):
     stage(sink, MIDNIGHT, batch(1))
     sink.staging.clear()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_staged_alone_is_found_beside_by_the_name_of_its_sink(tmp_path):
+    names = [("job", "v1"), ("job", "v1.staging"), ("course", "v2")]
+    sinks = [FolderSink(tmp_path / view / version) for view, version in names]
+    for sink in sinks:
+        stage(sink, MIDNIGHT, batch(1))
+    assert sinks[0].commit(MIDNIGHT) and sinks[1].commit(MIDNIGHT)
+    stage(sinks[0], MIDNIGHT, batch(2))
+    found = FolderSink(tmp_path / "other" / "v1").beside()
+    assert sorted(sink.path for sink in found) == sorted(sink.path for sink in sinks)
 
 
 def test_the_published_mark_belongs_to_one_store(tmp_path):
