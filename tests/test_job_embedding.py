@@ -20,6 +20,8 @@ from activity_embeddings.transformations.check import check
 from activity_embeddings.transformations.definitions.registered import registered_model
 from activity_embeddings.transformations.definitions.tags import vector_spec_of
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.forget import forget, traces_of
+from activity_embeddings.transformations.offline.sinks.folder import FolderSink
 from activity_embeddings.transformations.serving.entity_rows import entity_rows
 from activity_embeddings.transformations.spec import ActivitySpec
 from support.feast_repo import (
@@ -605,3 +607,18 @@ def test_an_encoder_may_read_the_item_id(repo):
     repo.publish(at(0), at(1), *ITEMS_ONLY)
     known = {item for item, time, *_ in POSTINGS if time <= at(1)}
     assert_same(online(repo), {item: [item / 100] * DIMENSION for item in known})
+
+
+def test_forgetting_a_member_leaves_a_run_of_item_vectors_alone(repo):
+    repo.materialize(at(0), at(1))
+    vectors = FolderSink(repo.data / "snapshots" / "job_embedding" / "v1")
+    assert vectors.committed()
+    shutil.copytree(vectors.file(vectors.committed()[0]).parents[1], vectors.staging.folder)
+    file = repo.events / "history.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.filter([m != 3 for m in table["member_id"].to_pylist()]), file)
+    before = {name: b for name, b in repo.snapshot_files().items() if "job_embedding" in name}
+    with vectors.locked():
+        forgotten = forget(repo.store, [3])
+    assert forgotten.snapshots and not traces_of(repo.store, [3]).any
+    assert before and before.items() <= repo.snapshot_files().items()
