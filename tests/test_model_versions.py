@@ -3,6 +3,7 @@
 import shutil
 from contextlib import nullcontext
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -250,6 +251,58 @@ def test_packaging_keeps_the_version_that_it_replaces(tmp_path):
     assert list(kept_versions(folder)) == ["1", "2.0-b"]
     assert version_before(folder) == "2.0-b"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".versions", "average"]
+
+
+def test_packaging_again_after_a_kill_keeps_the_version_that_was_in_place(
+    tmp_path, versions, monkeypatch
+):
+    folder, new = tmp_path / "average", tmp_path / "new"
+    shutil.copytree(versions / "1", folder)
+    shutil.copytree(versions / "2", new)
+    killed_between_its_renames(monkeypatch, folder, new, "1")
+    package_model(
+        tf.saved_model.load(str(versions / "3")),
+        folder,
+        name="average",
+        version="3",
+        spec=SPEC,
+        vector_spec=ItemVectorSpec("content_and_behaviour", "1", DIMENSION),
+        litert=False,
+    )
+    kept = kept_versions(folder)
+    assert list(kept) == ["1"]
+    assert saved_model_fingerprint(kept["1"]) == saved_model_fingerprint(versions / "1")
+
+
+def test_going_back_after_a_kill_begins_from_the_version_that_was_in_place(
+    repo, versions, monkeypatch
+):
+    take(repo, versions, "1")
+    repo.materialize(at(-1), at(1))
+    folder, aside = repo.path / "models" / "average", repo.path / "2"
+    shutil.copytree(versions / "2", aside)
+    put_into_place(folder, aside, "1")  # and not applied: the registry says 1
+    killed_between_its_renames(monkeypatch, folder, kept_versions(folder)["1"], "2")
+    done = CliRunner().invoke(cli, ["-C", str(repo.path), "rollback", "average"])
+    assert done.exit_code == 0, done.output
+    assert saved_model_fingerprint(folder) == saved_model_fingerprint(versions / "1")
+    assert list(kept_versions(folder)) == ["2"]
+
+
+def killed_between_its_renames(monkeypatch, folder, new, version):
+    class Killed(BaseException):
+        pass
+
+    def once(path, target):
+        if folder.exists():
+            return rename(path, target)
+        raise Killed
+
+    rename = Path.rename
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Path, "rename", once)
+        put_into_place(folder, new, version)
+    assert not folder.exists()
 
 
 def test_a_version_that_is_applied_and_not_published_is_seen(repo, versions):

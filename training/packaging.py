@@ -23,7 +23,10 @@ from activity_embeddings.transformations.contract.item_encoder import (
     describe_item_encoder,
     write_encoder_manifest,
 )
-from activity_embeddings.transformations.contract.kept_versions import put_into_place
+from activity_embeddings.transformations.contract.kept_versions import (
+    finish_replacing,
+    put_into_place,
+)
 from activity_embeddings.transformations.contract.litert_file import FACT, FILE
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
 from activity_embeddings.transformations.errors import InvalidInput
@@ -101,6 +104,7 @@ def package_model(
                 (folder / FILE).write_bytes(conversion.content)
             state(folder, **{FACT: conversion.facts()})
 
+    finish_replacing(Path(path))
     return _package(model, Path(path), write, describe, _other_version(Path(path), version))
 
 

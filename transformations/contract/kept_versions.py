@@ -6,6 +6,7 @@ models/.versions/cnn/v1       one that was replaced
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from activity_embeddings.transformations.spec import require_version
 
 _FOLDER = ".versions"
 _PREFIX = "v"
+_KEPT_AS = "="
 
 
 def kept_versions(model: Path) -> dict[str, Path]:
@@ -46,7 +48,8 @@ def version_before(model: Path) -> str:
 def put_into_place(model: Path, new: Path, version: str | None) -> None:
     """Move a folder into the place of a model, and keep the model that was there.
 
-    Two renames: at no moment is half of either in place.
+    Two renames: at no moment is half of either in place. A kill between them leaves none there, and
+    the next call goes on from that; see `finish_replacing`.
 
     Parameters
     ----------
@@ -64,19 +67,48 @@ def put_into_place(model: Path, new: Path, version: str | None) -> None:
     """
     if version is not None:
         require_version(version, f"model {model}")
+    finish_replacing(model)
     place = real_path(model)
-    replaced = place.with_name(f".{place.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if place.exists():
-        shutil.copymode(place, new)
-        place.rename(replaced)
-    new.rename(place)
-    if version is not None and replaced.exists():
-        kept = _home(model) / f"{_PREFIX}{version}"
-        make_folder(kept.parent)
-        shutil.rmtree(kept, ignore_errors=True)
-        replaced.rename(kept)
-    shutil.rmtree(replaced, ignore_errors=True)
+    try:
+        if place.exists():
+            shutil.copymode(place, new)
+            kept_as = "" if version is None else f"{_KEPT_AS}{version}"
+            place.rename(place.with_name(_replaced(place) + kept_as))
+        new.rename(place)
+    finally:
+        finish_replacing(model)
+
+
+def finish_replacing(model: Path) -> None:
+    """Finish what a call of `put_into_place` began that was killed, so that no version is lost.
+
+    A model whose successor did not come goes back into its place. One whose successor is there is
+    kept, if it was to be.
+    """
+    place = real_path(model)
+    # What is removed is renamed first: half of it should never be found.
+    dropped = place.with_name(f".{place.name}.dropped")
+    shutil.rmtree(dropped, ignore_errors=True)
+    replaced = re.compile(re.escape(_replaced(place)) + f"(?:{_KEPT_AS}(.+))?")
+    for folder in list(place.parent.iterdir()) if place.parent.is_dir() else []:
+        found = replaced.fullmatch(folder.name)
+        if found is None:
+            continue
+        if not place.exists():
+            folder.rename(place)
+        elif found[1] is None:
+            folder.rename(dropped)
+        else:
+            kept = make_folder(_home(model)) / f"{_PREFIX}{found[1]}"
+            if kept.exists():
+                kept.rename(dropped)
+            folder.rename(kept)
+    shutil.rmtree(dropped, ignore_errors=True)
+
+
+def _replaced(place: Path) -> str:
+    """Return the name of a replaced model for a moment; what it is to be kept as may follow."""
+    return f".{place.name}.replaced"
 
 
 def _home(model: Path) -> Path:
