@@ -33,11 +33,14 @@ class LiteRTFile:
     ----------
     path
         The file.
+    hash
+        Of its content, as the manifest had it.
     runs_batches
         Whether it computes batches too. Few models are slower so; those keep TensorFlow there.
     """
 
     path: Path
+    hash: str
     runs_batches: bool
 
     @classmethod
@@ -57,15 +60,28 @@ class LiteRTFile:
             hash=(facts["hash"], str),
             runs_batches=(facts.get("runs_batches"), bool),
         )
-        file = model / FILE
-        content = hash_of(file.read_bytes()) if file.is_file() else None
-        if content != facts["hash"]:
+        file = cls(model / FILE, facts["hash"], facts["runs_batches"])
+        file.read(manifest["name"])
+        return file
+
+    def read(self, name: str) -> bytes:
+        """Return the content, for the model `name`.
+
+        Raises
+        ------
+        ModelMismatch
+            It is gone, or another than the one that was packaged, as where the model was replaced
+            since it was checked.
+        """
+        content = self.path.read_bytes() if self.path.is_file() else None
+        received = None if content is None else hash_of(content)
+        if content is None or received != self.hash:
             raise ModelMismatch(
-                f"model {manifest['name']!r}: {file} should be the file that was packaged, hash "
-                f"{facts['hash']}. Received: "
-                f"{'no file' if content is None else f'{content} (changed or corrupt file)'}"
+                f"model {name!r}: {self.path} should be the file that was packaged, hash "
+                f"{self.hash}. Received: "
+                f"{'no file' if content is None else f'{received} (changed or corrupt file)'}"
             )
-        return cls(file, facts["runs_batches"])
+        return content
 
 
 def seconds_of_one(manifest: Mapping[str, Any]) -> float | None:

@@ -101,7 +101,7 @@ def convert(
     InvalidInput
         The SavedModel cannot be loaded, or real sequences are not what it takes.
     """
-    loaded = load_saved_model(model.path, f"model {model.name!r}")
+    loaded = load_saved_model(model.path, f"model {model.name!r}", model.fingerprint)
     signature = loaded.signatures[SIGNATURE]
     inputs_of = signature.structured_input_signature[1]
     length = model.spec.length

@@ -52,6 +52,8 @@ class Embedder:
     ------
     InvalidInput
         A model cannot be loaded; the message names it.
+    ModelMismatch
+        It was replaced since it was checked.
     """
 
     def __init__(
@@ -198,7 +200,7 @@ def _litert_content(model: ModelDescription, for_requests: bool) -> bytes | None
     """Return what LiteRT runs a model from, None for one that TensorFlow runs."""
     if model.runtime == LITERT or (for_requests and model.converted):
         assert model.converted is not None
-        return model.converted.path.read_bytes()
+        return model.converted.read(model.name)
     if not for_requests:
         return None
     from activity_embeddings.transformations.inference.conversion import convert

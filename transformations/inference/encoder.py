@@ -163,7 +163,7 @@ class ItemEncoder:
         self.description = described
         self._batch_size = batch_size
         # The loaded object owns the variables that the signature reads: it must stay alive.
-        self._loaded = load_saved_model(described.path, self._label)
+        self._loaded = load_saved_model(described.path, self._label, described.fingerprint)
         self._signature = self._loaded.signatures[SIGNATURE]
         self._called = False
 

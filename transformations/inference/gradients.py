@@ -54,7 +54,7 @@ def integrated_gradients(
     """
     tf = tensorflow()
     # Stays alive as long as its signature is called: it owns the variables.
-    loaded = load_saved_model(model.path, f"model {model.name!r}")
+    loaded = load_saved_model(model.path, f"model {model.name!r}", model.fingerprint)
     signature = loaded.signatures[SIGNATURE]
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     along = ((nodes[:, None, None] + 1) / 2 * item_embeddings).astype(np.float32)

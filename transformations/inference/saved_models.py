@@ -26,7 +26,10 @@ class SavedModels:
 
     def __init__(self, models: Sequence[ModelDescription]) -> None:
         # The loaded objects own the variables that the signatures read: they must stay alive.
-        self._loaded = [load_saved_model(model.path, f"model {model.name!r}") for model in models]
+        self._loaded = [
+            load_saved_model(model.path, f"model {model.name!r}", model.fingerprint)
+            for model in models
+        ]
         signatures = [loaded.signatures[SIGNATURE] for loaded in self._loaded]
         self._step = _build_step(list(zip(models, signatures, strict=True)))
         self._matrix: tuple[ItemVectors | None, Any] = (None, None)

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from activity_embeddings.transformations.errors import InvalidInput, first_line
+from activity_embeddings.transformations.contract.saved_model import fingerprint
+from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch, first_line
 
 
 def tensorflow() -> Any:
@@ -58,19 +59,38 @@ def _hold_back_stderr() -> Iterator[None]:
             os.close(kept)
 
 
-def load_saved_model(path: Path, label: str) -> Any:
-    """Return the loaded SavedModel in folder `path`; errors call it `label`.
+def load_saved_model(path: Path, label: str, content: str) -> Any:
+    """Return the loaded SavedModel in folder `path`.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    label
+        What errors call it.
+    content
+        The fingerprint that it had when it was checked.
 
     Raises
     ------
     InvalidInput
         TensorFlow cannot load it.
+    ModelMismatch
+        It was replaced since it was checked.
     """
     tf = tensorflow()
     try:
-        return tf.saved_model.load(str(path))
+        loaded = tf.saved_model.load(str(path))
+        # Afterwards: what was loaded was there before.
+        received = fingerprint(path)
     except Exception as error:  # TensorFlow raises many kinds for a broken SavedModel
         raise InvalidInput(
             f"{label}: expected a loadable SavedModel at {path}. "
             f"Received: {type(error).__name__}: {first_line(error)}"
         ) from error
+    if received != content:
+        raise ModelMismatch(
+            f"{label}: the SavedModel at {path} should be the one that was checked, fingerprint "
+            f"{content}. Received: {received} (changed since then)"
+        )
+    return loaded

@@ -26,6 +26,7 @@ from activity_embeddings.training.new_repo.settings import (
     VectorSource,
 )
 from activity_embeddings.transformations.contract.item_encoder import describe_item_encoder
+from activity_embeddings.transformations.contract.saved_model import fingerprint
 from activity_embeddings.transformations.definitions.registered import registered_domains
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.inference.tensorflow import load_saved_model
@@ -48,7 +49,7 @@ def test_the_definitions_of_the_checkout_are_those_of_the_sample_settings():
 
 
 def call(path, **inputs):
-    signature = load_saved_model(path, path.name).signatures["serving_default"]
+    signature = load_saved_model(path, path.name, fingerprint(path)).signatures["serving_default"]
     return {
         name: value.numpy()
         for name, value in signature(**{k: tf.constant(v) for k, v in inputs.items()}).items()

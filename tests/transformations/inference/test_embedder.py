@@ -1,6 +1,7 @@
 """Every model in one pass gives what each gives alone, whatever the batches."""
 
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +11,22 @@ import tensorflow as tf
 
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
+from activity_embeddings.transformations.activity.member_range import EVERYBODY
 from activity_embeddings.transformations.activity.sequences import make_sequences
+from activity_embeddings.transformations.batch.executors.partition import (
+    Computation,
+    CutOff,
+    Partition,
+)
+from activity_embeddings.transformations.batch.executors.ray_tasks import Shipment
 from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     describe_models,
 )
+from activity_embeddings.transformations.errors import ModelMismatch
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.inference.litert import SEQUENCES_A_CALL
+from activity_embeddings.transformations.names import JOBS
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from support.feast_repo import at, events_table, small_data, us, vectors_table
 
@@ -177,6 +187,47 @@ def test_few_sequences_give_what_a_batch_gives(described, prepared, size, of_bat
                 assert np.allclose(
                     few[model.name][output], whole[model.name][output][rows], rtol=0, atol=1e-5
                 )
+
+
+def replaced_meanwhile(models, folder):
+    """A model that is checked and then replaced, as by `package` during a run."""
+    shutil.copytree(models / "geometric_decay", folder)
+    line = ActivityModel(folder)
+    (model,) = describe_models([line], spec=SPEC, vector_spec=VECTOR_SPEC)
+    shutil.rmtree(folder)
+    shutil.copytree(models / "unweighted_average", folder)
+    return model
+
+
+@pytest.mark.parametrize("for_requests", [False, True])
+@pytest.mark.parametrize("of", [lambda models: models, by_tensorflow], ids=["litert", "saved"])
+def test_a_model_that_was_replaced_since_it_was_checked_is_refused(
+    models, tmp_path, for_requests, of
+):
+    model = replaced_meanwhile(models, tmp_path / "model")
+    said = r"model 'geometric_decay': .* should be the .*Received: [0-9a-f]{16} \(changed"
+    with pytest.raises(ModelMismatch, match=said):
+        Embedder(of([model]), for_requests=for_requests)
+
+
+def test_a_model_that_is_gone_since_it_was_checked_is_refused(models, tmp_path):
+    model = replaced_meanwhile(models, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model")
+    with pytest.raises(ModelMismatch, match=r"geometric_decay.* Received: no file"):
+        Embedder([model])
+
+
+def test_a_model_that_was_replaced_before_it_is_sent_to_a_cluster_is_refused(
+    models, tmp_path, prepared, monkeypatch
+):
+    monkeypatch.setenv("ACTIVITY_EMBEDDINGS_CACHE", str(tmp_path / "cache"))
+    model, (_, vectors) = replaced_meanwhile(models, tmp_path / "model"), prepared
+    events = ActivityEvents.from_arrow(events_table(small_data()[0]), SPEC)
+    cutoff = CutOff(us(at(4)), (model.name,), True, ())
+    nobody = pa.array([], events.member_ids.type)
+    work = Shipment.of(Computation(SPEC, vectors, {model.name: model}, 0, 8, JOBS)).begin()
+    with pytest.raises(ModelMismatch, match="geometric_decay"):
+        list(work(Partition(EVERYBODY, events, cutoff, nobody)))
 
 
 class Unconvertible(tf.Module):

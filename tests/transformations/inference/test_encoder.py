@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import tensorflow as tf
 
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.inference.encoder import (
     ItemEncoder,
     PostingVersions,
@@ -59,6 +59,14 @@ def test_the_order_of_rows_and_more_columns_change_nothing(encoder):
     other = table.take(pa.array(order)).append_column("pay", pa.array([1.5] * len(table)))
     other = pa.concat_tables([other.slice(0, 5), other.slice(5)])
     assert encode_postings(encoder, other).equals(encode_postings(encoder, table))
+
+
+def test_an_encoder_that_was_replaced_since_it_was_checked_is_refused(tmp_path):
+    described = package_encoder(tmp_path / "small")
+    variables = tmp_path / "small" / "variables" / "more"
+    variables.write_bytes(b"another")
+    with pytest.raises(ModelMismatch, match=r"item encoder .* should be the one that was checked"):
+        ItemEncoder(described)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])

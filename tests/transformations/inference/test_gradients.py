@@ -11,7 +11,7 @@ from activity_embeddings.transformations.contract.activity_model import (
     describe_model,
 )
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.inference.gradients import integrated_gradients
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
@@ -41,6 +41,13 @@ def output_of(model, vectors):
     if model.uses_ages:
         inputs["ages"] = tf.constant(AGES[None])
     return {name: value.numpy()[0] for name, value in signature(**inputs).items()}
+
+
+def test_a_model_that_was_replaced_since_it_was_checked_is_refused(tmp_path):
+    model = packaged(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), tmp_path / "decay")
+    packaged(CNN().build(SPEC, VECTOR_SPEC), tmp_path / "decay")
+    with pytest.raises(ModelMismatch, match=r"model 'some': .* should be the one that was checked"):
+        integrated_gradients(model, item_embeddings(), ACTIONS, AGES, SESSIONS)
 
 
 def test_of_a_decay_each_part_is_the_weight_of_the_formula_times_the_vector(tmp_path):
