@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from activity_embeddings.transformations.offline.sinks.folder import FolderSink
 from support.feast_repo import at, events_table, interval, run_killed, small_repo
 
 pytestmark = pytest.mark.slow
@@ -96,3 +97,39 @@ def test_bad_rows_at_the_end_of_a_long_interval_leave_the_stores_as_they_were(tm
     refused = repo.feast(*interval(*DAYS))
     assert refused.code == 1 and "'action'" in refused.output, refused.output
     assert repo.stores() == before
+
+
+@pytest.mark.process
+def test_a_run_that_was_refused_meanwhile_takes_nothing_from_what_is_known(
+    killed, tmp_path, models
+):
+    sequences = FolderSink(killed.data / "snapshots" / "job_activity_sequence" / "v1")
+    with sequences.locked():
+        assert killed.feast(*interval(*DAYS)).code == 4
+    assert "goes on  after 16 snapshots" in killed.materialize(*DAYS).output
+    assert killed.stores() == undisturbed(tmp_path, models)
+
+
+@pytest.mark.process
+def test_killed_again_before_it_has_checked_its_input_it_still_knows_the_cut_offs(
+    killed, tmp_path, models
+):
+    run = "activity_embeddings.transformations.batch.snapshot_run"
+    again = run_killed(killed, (run, "SnapshotRun", "_check", 2, "before"), *DAYS)
+    assert again.returncode == -signal.SIGKILL
+    assert "goes on  after 16 snapshots" in killed.materialize(*DAYS).output
+    assert killed.stores() == undisturbed(tmp_path, models)
+
+
+@pytest.mark.process
+def test_what_a_killed_run_has_overwritten_is_made_again_once_its_events_are_gone(
+    killed, tmp_path, models
+):
+    """The names of the first run's parts are those of the third; the second has other events."""
+    add_events(killed, (3, 1, "SAVE", at(0.4)))
+    first_cut_off_and_not_recorded = (*COMMIT, 4, "after")
+    again = run_killed(killed, first_cut_off_and_not_recorded, *DAYS)
+    assert again.returncode == -signal.SIGKILL
+    (killed.events / "late.parquet").unlink()
+    killed.materialize(*DAYS)
+    assert killed.stores() == undisturbed(tmp_path, models)

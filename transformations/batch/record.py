@@ -81,13 +81,20 @@ class RunRecord:
             raise
         self._end(DRY_RUN if self.facts.get("dry_run") else PUBLISHED)
 
-    def add_committed(self, view: str, part: str) -> None:
-        """Say that a part of a backfill is committed, see `left_committed`."""
-        self.facts.setdefault("committed", {}).setdefault(view, []).append(part)
+    def add_committed(self, view: str, *parts: str) -> None:
+        """Say that parts of a backfill are committed, see `left_committed`.
+
+        Called without a part before the first of a run is committed: from then on no record of an
+        earlier run says what the snapshots are made of.
+        """
+        self.facts.setdefault("committed", {}).setdefault(view, []).extend(parts)
         self._write()
 
     def left_committed(self, view: str) -> frozenset[str]:
         """Return the parts that the run before of a view has committed, if it did not end well.
+
+        Runs that were refused, or ended before they had anything to say of it, are passed over:
+        they have committed nothing.
 
         The name of a part holds all that it is made of, so that one of the same name need not be
         made again. The caller has the lock of the view: that run is not under way.
@@ -95,9 +102,12 @@ class RunRecord:
         before = [] if self._sink is None else read_records(self._sink)
         for record in reversed(before):
             about = view in record.get("views", []) and record["started"] < self.facts["started"]
-            if about and not record.get("dry_run"):
-                ended = record["outcome"] == PUBLISHED
-                return frozenset([] if ended else record.get("committed", {}).get(view, []))
+            if not about or record.get("dry_run"):
+                continue
+            if record["outcome"] == PUBLISHED:
+                break
+            if (committed := record.get("committed", {}).get(view)) is not None:
+                return frozenset(committed)
         return frozenset()
 
     def _end(self, outcome: str, **more: Any) -> None:

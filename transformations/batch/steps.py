@@ -389,8 +389,9 @@ class Snapshots:
         """See `Step.compute`: the first part, or all that is left to do if it is a dry run."""
         run = self._run
         record, view = self._context.record, self._plan.view.name
-        for part in run.check(lambda: record.left_committed(view), self._progress):
-            record.add_committed(view, part)
+        there = run.check(lambda: record.left_committed(view), self._progress)
+        if there:  # all at once: what is said of a view is all that is known
+            record.add_committed(view, *there)
         while run.left:
             run.compute(self._progress)
             if not self._context.dry_run:
@@ -486,8 +487,11 @@ class Snapshots:
 
     def _commit(self) -> None:
         """Commit what is computed."""
-        for part in self._run.commit():
-            self._context.record.add_committed(self._plan.view.name, part)
+        record, view = self._context.record, self._plan.view.name
+        if view not in record.facts.get("committed", {}):
+            record.add_committed(view)
+        if parts := self._run.commit():
+            record.add_committed(view, *parts)
 
     def _close_bar(self) -> None:
         if self._bar is not None:
