@@ -1,6 +1,7 @@
 """Request-time embeddings through real stores: they equal what a batch run would publish."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast import FeatureStore
 from feast.errors import RequestDataNotFoundInEntityRowsException
 
 from activity_embeddings.training.new_repo.settings import EventSource
@@ -407,6 +409,41 @@ def test_a_item_newer_than_the_table_comes_from_the_online_store(published, mode
     )
     got = online(store, rows, "unweighted_average")
     assert got["apply_embedding"][0] == pytest.approx((2 * vector).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("offline", ["DuckDB", "Dask"])
+def test_stores_of_one_folder_with_other_settings_answer_each_for_itself(models, tmp_path, offline):
+    repo = small_repo(tmp_path / "repo", models)
+    repo.publish(at(-41), T)
+    settings = (repo.path / "feature_store.yaml").read_text()
+    for name in ("registry.db", "online.db"):
+        assert f"data/{name}" in settings
+        shutil.copy(repo.data / name, repo.data / f"staging_{name}")
+        settings = settings.replace(f"data/{name}", f"data/staging_{name}")
+    settings = settings.replace("OrderedDuckDBOfflineStore", f"Ordered{offline}OfflineStore")
+    other = repo.path / "feature_store.staging.yaml"
+    other.write_text(settings)
+    staging = FeatureStore(repo_path=str(repo.path), fs_yaml_file=other)
+    staging.write_to_online_store(
+        "job_embedding",
+        pd.DataFrame({"job_id": [500], "embedding": [np.ones(64)], "event_timestamp": [at(4.05)]}),
+    )
+    rows = entity_rows([999], {999: [(500, "APPLY", at(4.1))]}, request_timestamp=at(4.2))
+    labels = pd.DataFrame(
+        {
+            "member_id": [999],
+            "event_timestamp": [at(4.2)],
+            "recent_job_ids": [[500]],
+            "recent_job_actions": [["APPLY"]],
+            "recent_job_timestamps": [[at(4.1).isoformat()]],
+            "request_timestamp": [None],
+        }
+    )
+    # In one process, one after the other, and back.
+    for store, count in ((repo.store, 0), (staging, 1), (repo.store, 0)):
+        assert online(store, rows)["activity_count"] == [count]
+        joined = store.get_historical_features(labels, features_of("cnn")).to_df()
+        assert joined["activity_count"].tolist() == [count]
 
 
 def test_without_a_table_all_vectors_come_from_the_online_store(published, tmp_path, models):

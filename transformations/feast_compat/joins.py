@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
-from feast import FeatureStore
+from feast import FeatureStore, RepoConfig
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.transformation.python_transformation import PythonTransformation
@@ -38,12 +38,15 @@ class Caller:
         is not known.
     store
         The feature store that was asked, where that is known: in an online request.
+    config
+        Settings of the feature store whose join it is, where its job says them.
     repo
         Folder of the feature repo, where the job of a join says it.
     """
 
     join: RetrievalJob | bool
     store: FeatureStore | None = None
+    config: RepoConfig | None = None
     repo: str | None = None
 
 
@@ -67,7 +70,14 @@ def feast_caller() -> Caller:
             return Caller(False, _first(asked, FeatureStore))
         if frame.f_code is _OFFLINE:
             job = _first(frames, RetrievalJob)
-            return Caller(True if job is None else job, repo=_repo_of(job))
+            config = getattr(job, "config", None)
+            config = config if isinstance(config, RepoConfig) else None
+            repo = getattr(job, "repo_path", None) if config is None else config.repo_path
+            return Caller(
+                True if job is None else job,
+                config=config,
+                repo=None if repo is None else str(repo),
+            )
     raise InvalidInput(
         "request-time view: expected to be called by Feast, for an online request or a training "
         "join. Received: a call of its function. Use FeatureStore.get_online_features or "
@@ -81,19 +91,21 @@ def _first(frames: Iterator[FrameType], kind: type[_Owner]) -> _Owner | None:
     return next((owner for owner in owners if isinstance(owner, kind)), None)
 
 
-def _repo_of(job: RetrievalJob | None) -> str | None:
-    """Return the folder of the feature repo, which a job says or its configuration has."""
-    repo = getattr(job, "repo_path", None)
-    if repo is None:
-        repo = getattr(getattr(job, "config", None), "repo_path", None)
-    return None if repo is None else str(repo)
-
-
 def _callers() -> Iterator[FrameType]:
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         yield frame
         frame = frame.f_back
+
+
+def with_config(job: RetrievalJob, config: RepoConfig) -> RetrievalJob:
+    """Return the job of a join, which says the settings of its feature store; see `Caller`.
+
+    Feast's jobs say the folder alone, and one folder may have several.
+    """
+    of_store: Any = job
+    of_store.config = config
+    return job
 
 
 def time_column_of(labels: pd.DataFrame) -> str:

@@ -8,7 +8,6 @@ pandas, and gives moments in the zone of the session, without saying so.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -61,12 +60,12 @@ def job_of(
         Whether names of features have those of their views before them.
     """
     job = _Job(session, "", full_names, config, list(views), metadata)
-    job.repo_path, job.rows, job.frame = config.repo_path, rows, frame
+    job.config, job.rows, job.frame = config, rows, frame
     return job
 
 
 class _Job(SparkRetrievalJob):
-    repo_path: Path | None
+    config: RepoConfig
     rows: Callable[[], pa.Table]
     frame: Callable[[], DataFrame]
 

@@ -25,7 +25,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.dask import join_job
-from activity_embeddings.transformations.feast_compat.joins import time_column_of
+from activity_embeddings.transformations.feast_compat.joins import time_column_of, with_config
 from activity_embeddings.transformations.offline.located import located_view, source_of
 
 
@@ -66,7 +66,7 @@ class OrderedDaskOfflineStore(DaskOfflineStore):
             entity_df = entity_df.compute()
         if not isinstance(entity_df, pd.DataFrame):
             # All entities as of a time, which has no labels to lose; or what Feast refuses.
-            return DaskOfflineStore.get_historical_features(
+            job = DaskOfflineStore.get_historical_features(
                 config,
                 feature_views,
                 feature_refs,
@@ -77,6 +77,7 @@ class OrderedDaskOfflineStore(DaskOfflineStore):
                 filter_by_created_timestamp,
                 **kwargs,
             )
+            return with_config(job, config)
         labels = entity_df.reset_index(drop=True)
         label_time = time_column_of(labels)
         # Feast takes times without a zone for UTC. Stores know none between two microseconds.
@@ -100,7 +101,7 @@ class OrderedDaskOfflineStore(DaskOfflineStore):
             return table
 
         times = labels[label_time]
-        return join_job(
+        job = join_job(
             join,
             config,
             registry,
@@ -110,6 +111,7 @@ class OrderedDaskOfflineStore(DaskOfflineStore):
             times=(times.min().to_pydatetime(), times.max().to_pydatetime()),
             full_names=full_feature_names,
         )
+        return with_config(job, config)
 
 
 def _read_source(

@@ -23,6 +23,7 @@ from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 
 from activity_embeddings.transformations.feast_compat.duckdb import join, order_by_column
+from activity_embeddings.transformations.feast_compat.joins import with_config
 from activity_embeddings.transformations.names import REQUEST_ROW
 from activity_embeddings.transformations.offline.located import located_source, located_view
 from activity_embeddings.transformations.offline.sinks.places import require_snapshots
@@ -72,7 +73,7 @@ class OrderedDuckDBOfflineStore(DuckDBOfflineStore):
         )
         if numbered is not entity_df:
             order_by_column(job, REQUEST_ROW)
-        return job
+        return with_config(job, config)
 
     @staticmethod
     def pull_latest_from_table_or_query(

@@ -7,6 +7,7 @@ in a process of your own call `preload` yourself, or the first request pays for 
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ from activity_embeddings.transformations.offline.sources import (
     declared_session_ids,
 )
 from activity_embeddings.transformations.online.lookup import lookup_of
+from activity_embeddings.transformations.online.publish import store_identity
 from activity_embeddings.transformations.serving.label_times import label_times
 from activity_embeddings.transformations.serving.metrics import count_error, count_request
 from activity_embeddings.transformations.serving.request import (
@@ -211,10 +213,10 @@ class ServingState:
         return ServedModel(self.store, view)
 
 
-_states: dict[str, ServingState] = {}
+_states: dict[tuple[str, ...], ServingState] = {}
 _states_lock = threading.Lock()
 _of_store: WeakKeyDictionary[FeatureStore, ServingState] = WeakKeyDictionary()
-"""The same, so that no request has to look for its folder."""
+"""The same, so that no request has to look at the settings of its store."""
 
 
 def preload(repo: str | Path | FeatureStore) -> list[str]:
@@ -235,20 +237,27 @@ def preload(repo: str | Path | FeatureStore) -> list[str]:
     InvalidInput
         One or more models could not be loaded. The others were.
     """
+    return new_state(repo).preload()
+
+
+def new_state(repo: str | Path | FeatureStore) -> ServingState:
+    """Return what this process serves a feature repo from, see `preload`; nothing is loaded yet."""
     store = repo if isinstance(repo, FeatureStore) else FeatureStore(repo_path=str(repo))
     with _states_lock:
-        state = _states[_place(store.repo_path)] = ServingState(store)
+        state = _states[_key(store)] = ServingState(store)
         _of_store.clear()
-    return state.preload()
+    return state
 
 
-def state_of_repo(repo: str | Path) -> ServingState:
-    """Return what `preload` has loaded for the feature repo in a folder."""
-    return _states[_place(repo)]
+def _key(store: FeatureStore) -> tuple[str, ...]:
+    """Return what feature stores share that are answered alike.
 
-
-def _place(repo: str | Path | None) -> str:
-    return str(Path(repo or ".").resolve())
+    One folder may have several files of settings, each with a registry and an online store.
+    """
+    config = store.config
+    place, registry = Path(store.repo_path).resolve(), config.registry.model_dump(mode="json")
+    said = json.dumps(registry, sort_keys=True, default=str)
+    return str(place), config.project, said, store_identity(config)
 
 
 def _state_of(caller: Caller) -> ServingState:
@@ -256,13 +265,14 @@ def _state_of(caller: Caller) -> ServingState:
     store = caller.store
     if store is not None and (known := _of_store.get(store)) is not None:
         return known
-    key = _place(caller.repo if store is None else store.repo_path)
+    if store is None:
+        store = FeatureStore(repo_path=caller.repo, config=caller.config)
+    key = _key(store)
     with _states_lock:
         if key not in _states:
-            _states[key] = ServingState(store or FeatureStore(repo_path=key))
-        if store is not None:
-            _of_store[store] = _states[key]
-        return _states[key]
+            _states[key] = ServingState(store)
+        state = _of_store[store] = _states[key]
+        return state
 
 
 def embed_request(

@@ -17,7 +17,7 @@ from activity_embeddings.transformations.definitions.tags import has_string_ids,
 from activity_embeddings.transformations.errors import InvalidInput, first_line
 from activity_embeddings.transformations.online.protobuf import entity_keys
 from activity_embeddings.transformations.online.stores import row_store_of
-from activity_embeddings.transformations.serving.process import ServingState, preload, state_of_repo
+from activity_embeddings.transformations.serving.process import ServingState, new_state
 from activity_embeddings.transformations.serving.refusals import (
     DEFAULT_LIMITS,
     RequestLimits,
@@ -54,11 +54,11 @@ def start_serving(
     """
     try:
         check_requests(app, limits)
-        views = preload(repo)
+        state = new_state(repo)
+        views = state.preload()
     except Exception as error:
         _log.error("feast serve: the server ends, since it cannot start: %s", error)
         raise SystemExit(f"feast serve: {error}") from error
-    state = state_of_repo(repo)
 
     def ready() -> JSONResponse:
         problems = problems_of(state)
