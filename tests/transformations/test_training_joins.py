@@ -203,6 +203,18 @@ def test_naive_times_and_other_zones_are_the_same_moments(store, repo, labels):
         check(joined.to_df(), labels, repo)
 
 
+def test_labels_of_centuries_that_nanoseconds_do_not_reach_are_those_times(store):
+    years = pd.Series(np.array(["1500", "2024-03-04", "2583"], "datetime64[us]"))
+    labels = pd.DataFrame(
+        {"member_id": 14, "job_id": 1, "event_timestamp": years.dt.tz_localize("UTC")}
+    )
+    joined = store.get_historical_features(labels, JOBS).to_df()
+    assert joined["event_timestamp"].dt.year.tolist() == [1500, 2024, 2583]
+    # Of a member the values grow too old; those of items do not.
+    assert joined["activity_count"].notna().tolist() == [False, True, False]
+    assert joined["embedding"].notna().tolist() == [False, True, True]
+
+
 def test_no_label_has_a_value(store, labels):
     early = labels.assign(event_timestamp=at(-500))
     joined = store.get_historical_features(early, JOBS).to_df()

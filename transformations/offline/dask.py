@@ -220,5 +220,8 @@ def _entities(
 
 
 def _times(times: pd.Series) -> np.ndarray:
-    """Return times as datetime64[ns] in UTC, where Feast takes those without a zone to be."""
-    return pd.to_datetime(times, utc=True).dt.tz_localize(None).to_numpy("datetime64[ns]")
+    """Return times as datetime64[us] in UTC, where Feast takes those without a zone to be.
+
+    Nanoseconds reach from 1677 to 2262, and times before and after would become others.
+    """
+    return pd.to_datetime(times, utc=True).dt.tz_localize(None).to_numpy("datetime64[us]")
