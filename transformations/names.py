@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import keyword
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -30,6 +31,14 @@ REQUEST_TIMESTAMP = "request_timestamp"
 
 REQUEST_ROW = "__request_row"
 """Carries the order of a training join through the store; not in its result."""
+
+
+def is_identifier(name: str) -> bool:
+    """Return whether Python finds a function under the name that it is given.
+
+    It writes some letters in another way, as the ligature fi, U+FB01, in two letters.
+    """
+    return name.isidentifier() and unicodedata.normalize("NFKC", name) == name
 
 
 def postings_view(item: str) -> str:
@@ -82,10 +91,11 @@ class DomainNames:
     session_id: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.item.isidentifier() or keyword.iskeyword(self.item):
+        if not is_identifier(self.item) or keyword.iskeyword(self.item):
             raise InvalidInput(
-                "item: expected an entity whose name is letters, digits and underscores, since "
-                f"views and features are named after it. Received: {quote(self.item)}"
+                "item: expected an entity whose name is letters, digits and underscores, as Python "
+                "writes them (in NFKC), since views and features are named after it. Received: "
+                f"{quote(self.item)}"
             )
         columns = [*self.event_columns, self.event_id, EVENT_TIMESTAMP]
         if len(set(columns)) < len(columns):

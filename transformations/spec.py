@@ -19,7 +19,7 @@ from activity_embeddings.transformations.errors import (
     require_kinds,
     require_texts,
 )
-from activity_embeddings.transformations.names import Tag
+from activity_embeddings.transformations.names import Tag, is_identifier
 from activity_embeddings.transformations.wording import duration
 
 PAD = 0
@@ -60,10 +60,11 @@ class ActivityKind:
         require_kinds("ActivityKind", name=(self.name, str), keep=(self.keep, int))
         (actions,) = require_texts("ActivityKind", actions=self.actions)
         object.__setattr__(self, "actions", actions)
-        if not self.name.isidentifier() or not actions:
+        if not is_identifier(self.name) or not actions:
             raise InvalidInput(
-                "ActivityKind: expected a name of letters, digits and underscores, and at least "
-                f"one action. Received: name={quote(self.name)}, actions={quote(actions)}"
+                "ActivityKind: expected a name of letters, digits and underscores, as Python "
+                "writes them (in NFKC), and at least one action. Received: "
+                f"name={quote(self.name)}, actions={quote(actions)}"
             )
         if self.keep < 0:
             raise InvalidInput(

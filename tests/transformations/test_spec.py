@@ -12,6 +12,7 @@ from activity_embeddings.transformations.arrow import MOST_IN_ARRAY
 from activity_embeddings.transformations.batch.executors.partition import MEMBERS_AT_ONCE
 from activity_embeddings.transformations.batch.vector_run import POSTINGS_AT_ONCE
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.spec import (
     LONGEST_SEQUENCE,
     LONGEST_VECTOR,
@@ -170,6 +171,15 @@ def test_kinds_that_do_not_go_together_are_refused(search, keep, message):
     other = replace(SEARCHES, **said)
     with pytest.raises(InvalidInput, match=message):
         ActivitySpec.of_kinds({"job": JOBS, "search": other}, keep)
+
+
+@pytest.mark.parametrize("name", ["\ufb01sh", "e\u0301tude", "\uff43lass", "two words", ""])
+def test_a_name_that_python_would_write_in_another_way_is_refused(name):
+    """Functions are found by it, and Python normalizes the names of functions."""
+    for made in (lambda: ActivityKind(name, ("SEARCH",)), lambda: DomainNames(item=name)):
+        with pytest.raises(InvalidInput, match=r"as Python writes them \(in NFKC\)"):
+            made()
+    assert DomainNames(item="\u00e9tude").item == ActivityKind("\u00e9tude", ("SEARCH",)).name
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from feast import FileSource
 from activity_embeddings.training.new_repo.settings import Content, IdType
 from activity_embeddings.transformations.arrow import is_text
 from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.names import is_identifier
 from activity_embeddings.transformations.offline.parquet_files import ParquetFiles
 
 ROWS = 100_000
@@ -193,7 +194,7 @@ def item_name(column: str) -> str:
     """Return what the items are called, by the column of their ids: `job_id` gives `job`."""
     name = re.sub(r"_?(id|ids|key|no|number|code)$", "", column, flags=re.IGNORECASE)
     name = re.sub(r"\W", "_", name).strip("_").lower()
-    return name if name.isidentifier() else "item"
+    return name if is_identifier(name) else "item"
 
 
 def _best(columns: Sequence[str], words: Sequence[str]) -> str | None:

@@ -108,6 +108,7 @@ def test_actions_that_sound_like_a_refusal_are_not_positive():
         ("course_code", "course"),
         ("id", "item"),
         ("2nd", "item"),
+        ("\ufb01sh_id", "item"),
     ],
 )
 def test_items_are_called_after_the_column_of_their_ids(column, name):
