@@ -1,6 +1,7 @@
 """Models and the table of item vectors may lie in an object store, and machines keep copies."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -160,6 +161,20 @@ cached("name", fetch)
     assert process.returncode == -signal.SIGKILL and content_of(cache)
     folder = cached("name", lambda folder: (folder / "a").write_text("whole"))
     assert content_of(folder) == {"a": b"whole"}
+
+
+def test_what_killed_fetches_left_is_removed_after_a_day(cache):
+    old, new, told = (cache / f".{digit * 32}" for digit in "abc")
+    told = cache / "told" / told.name
+    for folder in (old, new, told.parent, cache / ".own"):
+        (folder / "part").mkdir(parents=True)
+    told.symlink_to(old)
+    day = time.time() - 25 * 3600
+    for path in (old, told, cache / ".own"):
+        os.utime(path, (day, day), follow_symlinks=False)
+    cached("name", lambda folder: (folder / "a").write_text("whole"))
+    assert {path.name for path in cache.iterdir()} == {"name", "told", new.name, ".own"}
+    assert [path.name for path in told.parent.iterdir()] == ["part"]
 
 
 def test_a_reader_follows_a_table_at_a_url_beside_its_requests(bucket, monkeypatch, cache):

@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
@@ -35,6 +38,8 @@ CACHE = "ACTIVITY_EMBEDDINGS_CACHE"
 
 _TOLD = "told"
 _QUESTIONS_AT_ONCE = 8
+_ASIDE = re.compile(r"\.[0-9a-f]{32}")
+_LEFT_SECONDS = 24 * 3600
 
 Location: TypeAlias = str | Path
 """A folder of this machine, or a URL."""
@@ -177,7 +182,7 @@ def local_folder(location: Location) -> Path:
     # Files that changed while they came are told differently now.
     if known is not None and _told(filesystem, _files(filesystem, root)) == told:
         make_folder(known.parent)
-        aside = known.with_name(f".{uuid.uuid4().hex}")
+        aside = _aside(known.parent)
         aside.symlink_to(Path("..") / copy.name)
         aside.replace(known)
     return copy
@@ -222,7 +227,8 @@ def _copied(fetch: Callable[[Path], None], name_of: Callable[[Path], str]) -> Pa
 
     Where there is one of that name, that one stays.
     """
-    aside = make_folder(_home()) / f".{uuid.uuid4().hex}"
+    aside = _aside(make_folder(_home()))
+    _remove_left(aside.parent)
     aside.mkdir()
     try:
         fetch(aside)
@@ -238,6 +244,21 @@ def _copied(fetch: Callable[[Path], None], name_of: Callable[[Path], str]) -> Pa
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _aside(folder: Path) -> Path:
+    """Return a new place in a folder for what is not whole yet."""
+    return folder / f".{uuid.uuid4().hex}"
+
+
+def _remove_left(home: Path) -> None:
+    """Remove what fetches have left that were killed: what lies aside for longer than one takes."""
+    for left in (path for folder in (home, home / _TOLD) for path in folder.glob(".*")):
+        if not _ASIDE.fullmatch(left.name):
+            continue
+        with suppress(FileNotFoundError):  # another process removes it, too
+            if time.time() - left.lstat().st_mtime > _LEFT_SECONDS:
+                left.unlink() if left.is_symlink() else shutil.rmtree(left, ignore_errors=True)
 
 
 def _files(filesystem: FileSystem, root: str) -> list[FileInfo]:
