@@ -4,6 +4,8 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
+from pathlib import Path
 
 import griffe
 import pytest
@@ -56,6 +58,48 @@ def test_every_documented_parameter_has_a_description_and_is_a_parameter():
                     known = {parameter.name.lstrip("*") for parameter in member.parameters}
                     wrong += [f"{member.path}: no parameter {n}" for n in names if n not in known]
     assert read > 700
+    assert not wrong, "\n".join(wrong)
+
+
+def target(member):
+    """Return what a name stands for."""
+    return member.final_target if member.is_alias else member
+
+
+def shown_on(page):
+    """Return the paths of what a page of the documentation shows."""
+    text = (Path(__file__).parents[1] / "docs/reference" / page).read_text(encoding="utf-8")
+    return re.findall(r"^::: (\S+)", text, flags=re.MULTILINE)
+
+
+def test_each_parameter_on_the_page_has_the_type_and_default_of_its_own():
+    """Of names that share a line, tools give all but the first those of the first."""
+    package = griffe.load(
+        "activity_embeddings", docstring_parser="numpy", submodules=True, resolve_aliases=True
+    )
+    wrong, read = [], 0
+    for path in shown_on("api.md"):
+        for member in objects(target(package[path.removeprefix("activity_embeddings.")])):
+            for section in (
+                member.docstring.parse("numpy", warnings=False) if member.docstring else ()
+            ):
+                if section.kind is not griffe.DocstringSectionKind.parameters:
+                    continue
+                for documented in section.value:
+                    name = documented.name.strip(" *`")
+                    one = (
+                        member.parameters[name] if member.is_function else member.members.get(name)
+                    )
+                    if one is None:
+                        continue
+                    read += 1
+                    default = str(one.default if member.is_function else one.value)
+                    right = str(documented.annotation) == str(one.annotation)
+                    # Tools call the function of a field, `field(default_factory=...)`.
+                    right &= default.startswith("field(") or str(documented.value) == default
+                    if not right:
+                        wrong.append(f"{member.path}: {name}")
+    assert read > 100
     assert not wrong, "\n".join(wrong)
 
 

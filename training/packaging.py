@@ -70,8 +70,14 @@ def package_model(
         The folder, or a symbolic link to it; replaced if it exists. The new model is written and
         checked aside, so `path` never holds a half-written one. A model of another version that
         was there is kept, for `activity-embeddings rollback`.
-    name, version, spec, vector_spec
-        What the manifest says; see `activity_embeddings.transformations.contract.activity_model`.
+    name
+        Of the model; its view and features are named after it.
+    version
+        Each has a history of its own.
+    spec
+        Length, window and actions that it was trained with.
+    vector_spec
+        Which item vectors it reads.
     litert
         Whether to convert it. Without a LiteRT file TensorFlow computes its batches.
     sequences

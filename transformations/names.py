@@ -63,10 +63,14 @@ class DomainNames:
     ----------
     item
         Name of the item's entity; views and features are named after it.
-    member_id, item_id
-        Join keys of the two entities.
-    action, event_id
-        Columns of the events.
+    member_id
+        Join key of the member's entity.
+    item_id
+        Join key of the item's entity.
+    action
+        Column of the events that says what was done.
+    event_id
+        Column of the events that orders those of one time.
     session_id
         Column of the session of each event; None where the events have no such column.
 

@@ -42,7 +42,9 @@ class Fit:
         Epochs without a better validation figure before stopping.
     batch_size
         Rows a step.
-    learning_rate, weight_decay
+    learning_rate
+        Of AdamW.
+    weight_decay
         Of AdamW.
     clip_norm
         Gradients are scaled down to this global norm.

@@ -26,8 +26,10 @@ class TrainingPlan:
         Events and vectors. Events after the validation period are not read.
     vector_spec
         Which vectors these are: the model will refuse others.
-    period, validation
-        Of the held-out activities. Validation begins where the period ends or later.
+    period
+        Of the held-out activities to learn from.
+    validation
+        Of those to choose by; it begins where the period ends or later.
     objective
         What the model learns to do.
     fit

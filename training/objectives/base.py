@@ -62,8 +62,10 @@ class Objective(ABC):
         ----------
         sub_model
             The activity model.
-        history, period
-            What is trained on.
+        history
+            Events and vectors.
+        period
+            Of the events that are learned from.
         """
 
     def balance(

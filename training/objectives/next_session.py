@@ -27,7 +27,9 @@ class NextSession(FuturePositives):
     targets of other sessions in the batch. An item counts once, as a target if any of its
     activities was positive. The input is all activity before the session, and nothing is learnt of
     how a session goes on. Left out are sessions of members without activity before, and those that
-    begin with an item without vector.
+    begin with an item without vector. Settings that are not named here are those of
+    `FuturePositives`; by default 32 negatives are of the day, no others are drawn, and losses are
+    `listwise`, without `log_q`.
 
     Parameters
     ----------

@@ -236,7 +236,9 @@ def vector_view(
     vectors
         Name, version and dimension.
     table
-        As in `vector_tags`.
+        Folder for the table that servers map into memory, relative to the feature repo, or a URL;
+        `{view}` in it is the view's name. None: request-time views read item vectors from the
+        online store.
     owner
         Shown in the registry.
     """
@@ -288,7 +290,9 @@ def encoded_vector_view(
         Where the view keeps its vectors: a folder or another place, each version its own;
         `data/snapshots` of the repo unless said.
     table
-        As in `vector_tags`.
+        Folder for the table that servers map into memory, relative to the feature repo, or a URL;
+        `{view}` in it is the view's name. None: request-time views read item vectors from the
+        online store.
     owner
         Shown in the registry.
 
