@@ -189,6 +189,15 @@ class DomainNames:
         return cls(**json.loads(tags[Tag.DOMAIN]))
 
 
+def require_different_entities(member: str, item: str) -> None:
+    """Raise `InvalidInput` where the member's and the item's entity have one name."""
+    if member == item:
+        raise InvalidInput(
+            "expected different names for the member's and the item's entity. "
+            f"Received: {member}, {item}"
+        )
+
+
 SEQUENCES_VERSION = "1"
 """Of every sequence view: they have none of their own."""
 

@@ -33,6 +33,7 @@ from activity_embeddings.transformations.names import (
     EVENT_ID,
     EVENT_TIMESTAMP,
     DomainNames,
+    require_different_entities,
 )
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
@@ -117,9 +118,11 @@ def settings_for(
         )
     names, member_type, item_type, actions, events = _events(repo, answers, ask)
     items, dimension, item_type = _items(repo, answers, names, item_type, ask)
+    member = answers.member_name or item_name(names.member_id)
+    require_different_entities(member, names.item)
     return RepoSettings(
         project=answers.project or _project(repo),
-        member=answers.member_name or item_name(names.member_id),
+        member=member,
         names=names,
         member_type=member_type,
         item_type=item_type,

@@ -126,7 +126,8 @@ def activity_view(
     Raises
     ------
     InvalidInput
-        A name cannot be used, see `DomainNames`; or ids are neither INT64 nor STRING.
+        A name cannot be used, see `DomainNames`; the entities have one name; or ids are neither
+        INT64 nor STRING.
     """
     require_kinds(
         "activity_view",
@@ -139,6 +140,7 @@ def activity_view(
         event_id=(event_id, (Field, type(None))),
         owner=(owner, str),
     )
+    names.require_different_entities(member.name, item.name)
     domain = DomainNames(
         item=item.name,
         member_id=member.join_key,
@@ -401,6 +403,7 @@ def sequence_view(
     """
     event_views, vector_views = _views(events, "events"), _views(vectors, "vectors")
     domain, spec = DomainNames.of(event_views[0].tags), _spec_of_all(event_views, keep)
+    names.require_different_entities(member.name, item.name)
     _require_join_key(item, domain.item_id, event_views[0])
     _require_entity(vector_views[0], item)
     for view in event_views:

@@ -201,6 +201,14 @@ def test_a_column_called_embedding_is_the_vector_among_several(files):
     assert (made.items.vector, made.vector_spec.dimension) == ("embedding", 2)
 
 
+@pytest.mark.parametrize("said", [{"member_name": "sku"}, {"item_name": "user"}])
+def test_a_member_that_is_called_like_the_item_is_refused(files, said):
+    name = next(iter(said.values()))
+    message = rf"expected different names for the member's and the item's .* {name}, {name}$"
+    with pytest.raises(InvalidInput, match=message):
+        settings_for(files / "r", answers(files, "events", "vectors", **said))
+
+
 def test_vectors_and_an_encoder_exclude_each_other(files):
     for more in ({"encoder": True}, {"postings": files / "postings.parquet"}):
         with pytest.raises(InvalidInput, match=r"--vectors and --postings or --encoder"):

@@ -12,6 +12,7 @@ from activity_embeddings.transformations.definitions.views import (
     sequence_view,
     vector_view,
 )
+from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 
 
@@ -107,6 +108,28 @@ def test_an_entity_of_another_join_key_than_in_its_view_is_refused(repo, entity,
     line = refusal(repo)
     assert f"entity {name!r}: expected join_keys=[{key!r}], as in job_" in line
     assert f"Received: {known!r}" in line
+
+
+def test_a_member_that_is_called_like_the_item_is_refused(tmp_path):
+    """A key of one would be read as that of the other."""
+    member, job, clash = (
+        Entity(name=name, join_keys=[key], value_type=ValueType.INT64)
+        for name, key in (("member", "member_id"), ("job", "job_id"), ("member", "job_id"))
+    )
+    source = FileSource(path=str(tmp_path), timestamp_field="time")
+    spec, own = ActivitySpec(), ItemVectorSpec("own", "1", 4)
+    message = "different names for the member's and the item's entity. Received: member, member$"
+    with pytest.raises(InvalidInput, match=message):
+        activity_view(source, member=member, item=clash, spec=spec)
+    with pytest.raises(InvalidInput, match=message):
+        sequence_view(
+            events=activity_view(source, member=member, item=job, spec=spec),
+            vectors=vector_view(source, item=clash, vectors=own),
+            member=member,
+            item=clash,
+            snapshots=tmp_path,
+            repo=tmp_path,
+        )
 
 
 def test_an_entity_without_a_join_key_has_its_name_as_one(repo):
