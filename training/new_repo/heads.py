@@ -6,7 +6,7 @@ Only footers and the first rows are read, so that a large file costs no more tha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +94,14 @@ class Head:
             f"{self.path}: column {column!r} should hold ids, int64 or string. Received: {kind}"
         )
 
+    def require_text(self, column: str, what: str) -> None:
+        """Raise `InvalidInput` unless a column is text."""
+        if not self._text(column):
+            raise InvalidInput(
+                f"{self.path}: column {column!r} should hold {what}, string. "
+                f"Received: {self.type_of(column)}"
+            )
+
     def ids(self) -> list[str]:
         """Return the columns that can hold ids."""
         return [c for c in self.columns if pa.types.is_integer(self.type_of(c)) or self._text(c)]
@@ -164,25 +172,67 @@ def _files(path: Path, time: str = "") -> ParquetFiles:
     return ParquetFiles(FileSource(path=str(path), timestamp_field=time), None, str(path))
 
 
+# Where no column of a suitable type is found, the one whose name is known is taken: the error then
+# says what is wrong with its type, and not that it is missing.
+
+
 def member_column(head: Head) -> str | None:
     """Return the column that seems to hold who acts."""
-    return _best(head.ids(), _MEMBER)
+    return _best(head.ids(), _MEMBER) or only(_named(head.columns, _MEMBER))
 
 
-def item_column(head: Head, member: str | None = None) -> str | None:
-    """Return the column that seems to hold what was acted on."""
-    return _best([c for c in head.ids() if c != member], _ITEM)
+def item_column(head: Head, member: str | None = None, items: Head | None = None) -> str | None:
+    """Return the column that seems to hold what was acted on.
+
+    Parameters
+    ----------
+    head
+        Of the events.
+    member
+        The column of who acts.
+    items
+        Of the vectors or postings. Where no name is known, the one column of ids that both have.
+    """
+    there = [] if items is None else [_plain(column) for column in items.ids()]
+    ids = [c for c in head.ids() if c != member]
+    return (
+        _best(ids, _ITEM)
+        or only([c for c in ids if _plain(c) in there])
+        or only(_named([c for c in head.columns if c != member], _ITEM))
+    )
+
+
+def described_item_column(head: Head, item_id: str) -> str | None:
+    """Return the column of vectors or postings that seems to hold the item.
+
+    Parameters
+    ----------
+    head
+        Of the vectors or postings.
+    item_id
+        What the events call it; the same name may be spelled otherwise, as `JobId` and `job_id`.
+    """
+    if item_id in head.columns:
+        return item_id
+    same = only([c for c in head.columns if _plain(c) == _plain(item_id)])
+    return same or item_column(head) or only(head.ids())
 
 
 def action_column(head: Head, others: Sequence[str | None] = ()) -> str | None:
     """Return the column that seems to hold what was done."""
-    return _best([c for c in head.actions_columns() if c not in others], _ACTION)
+    found = _best([c for c in head.actions_columns() if c not in others], _ACTION)
+    wrong = [c for c in head.columns if c not in others and not is_text(head.type_of(c))]
+    return found or only([c for c in wrong if c.lower() in _ACTION])
 
 
 def time_column_of(head: Head) -> str | None:
     """Return the column that seems to hold when it was done."""
     times = head.times()
-    return _best(times, _TIME) or (times[0] if len(times) == 1 else None)
+    if times:
+        return _best(times, _TIME) or only(times)
+    days = [c for c in head.columns if _is_day(head.type_of(c))]
+    named = [c for c in head.columns if _best([c], _TIME)]
+    return _best(days, _TIME) or only(days) or only(named)
 
 
 def positive_actions(actions: Sequence[str]) -> list[str]:
@@ -197,18 +247,36 @@ def item_name(column: str) -> str:
     return name if is_identifier(name) else "item"
 
 
+def only(columns: Collection[str]) -> str | None:
+    """Return a column where it is the only one."""
+    return next(iter(columns)) if len(columns) == 1 else None
+
+
 def _best(columns: Sequence[str], words: Sequence[str]) -> str | None:
     """Return the column whose name has the first of the words; whole names first."""
-    lower = {column.lower(): column for column in columns}
     for word in words:
-        for name in (word, f"{word}_id", f"{word}id"):
-            if name in lower:
-                return lower[name]
+        for column in _named(columns, [word]):
+            return column
     for word in words:
-        for name, column in lower.items():
-            if word in re.split(r"[^a-z0-9]+", name):
+        for column in columns:
+            if word in re.split(r"[^a-z0-9]+", column.lower()):
                 return column
     return None
+
+
+def _named(columns: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Return the columns whose name is one of the words, or the id of one."""
+    names = {name for word in words for name in (word, f"{word}_id", f"{word}id")}
+    return [column for column in columns if column.lower() in names]
+
+
+def _plain(column: str) -> str:
+    """Return a name without what its spelling adds: `JobId` and `job_id` are the same."""
+    return re.sub(r"[\W_]", "", column).lower()
+
+
+def _is_day(kind: pa.DataType) -> bool:
+    return pa.types.is_timestamp(kind) or pa.types.is_date(kind)
 
 
 def _is_list(kind: pa.DataType) -> bool:

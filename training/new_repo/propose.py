@@ -11,9 +11,11 @@ from pathlib import Path
 from activity_embeddings.training.new_repo.heads import (
     Head,
     action_column,
+    described_item_column,
     item_column,
     item_name,
     member_column,
+    only,
     positive_actions,
     read_head,
     time_column_of,
@@ -53,6 +55,8 @@ class Answers:
         Files or folders.
     member, item, action, time, event_id
         Columns of the events.
+    vector_item, vector_time, vector_column
+        Columns of the vectors, the first two of postings too.
     member_type, item_type
         Types of the ids, where no file tells them.
     actions, positive
@@ -80,6 +84,9 @@ class Answers:
     action: str | None = None
     time: str | None = None
     event_id: str | None = None
+    vector_item: str | None = None
+    vector_time: str | None = None
+    vector_column: str | None = None
     member_type: IdType | None = None
     item_type: IdType | None = None
     actions: tuple[str, ...] = ()
@@ -111,13 +118,16 @@ def settings_for(
     InvalidInput
         A file cannot be read, lacks a column, or does not tell which column is which.
     """
-    if answers.vectors is not None and (answers.postings is not None or answers.encoder):
+    own = answers.vectors is not None or answers.vector_column is not None
+    if own and (answers.postings is not None or answers.encoder):
         raise InvalidInput(
             "init: expected item vectors of your own, or an encoder that reads postings. "
-            "Received: --vectors and --postings or --encoder"
+            "Received: --vectors or --vector-column, and --postings or --encoder"
         )
-    names, member_type, item_type, actions, events = _events(repo, answers, ask)
-    items, dimension, item_type = _items(repo, answers, names, item_type, ask)
+    path = answers.vectors or answers.postings
+    head = None if path is None else read_head(path)
+    names, member_type, item_type, actions, events = _events(repo, answers, head, ask)
+    items, dimension, item_type = _items(repo, answers, head, names, item_type, ask)
     member = answers.member_name or item_name(names.member_id)
     require_different_entities(member, names.item)
     return RepoSettings(
@@ -141,7 +151,7 @@ def settings_for(
 
 
 def _events(
-    repo: Path, answers: Answers, ask: Ask
+    repo: Path, answers: Answers, items: Head | None, ask: Ask
 ) -> tuple[DomainNames, IdType, IdType, tuple[str, ...], EventSource]:
     """Return names, types of the ids, actions and source of the events."""
     if answers.events is None:
@@ -166,25 +176,22 @@ def _events(
             source,
         )
     head = read_head(answers.events)
-    member = _column(head, answers.member, "--member", "who acts", member_column(head), ask)
-    item = _column(
-        head, answers.item, "--item", "what was acted on", item_column(head, member), ask
-    )
-    action = _column(
-        head,
-        answers.action,
-        "--action",
-        "what was done",
-        action_column(head, (member, item)),
-        ask,
-    )
-    time = _column(head, answers.time, "--time", "when it was done", time_column_of(head), ask)
-    require_zoned_time(head.type_of(time), time, str(head.path))
     event_id = answers.event_id
-    if event_id is None and EVENT_ID in head.columns:
-        event_id = EVENT_ID
-    elif event_id is not None:
+    if event_id is not None:
         head.require(event_id, "--event-id")
+    elif EVENT_ID in head.columns:
+        event_id = EVENT_ID
+    columns = _Columns(head, ask)
+    member = columns.choose(answers.member, "--member", "who acts", member_column(head))
+    proposed = item_column(head, member, items)
+    item = columns.choose(answers.item, "--item", "what was acted on", proposed)
+    proposed = action_column(head, (member, item, event_id))
+    action = columns.choose(answers.action, "--action", "what was done", proposed)
+    time = columns.choose(answers.time, "--time", "when it was done", time_column_of(head))
+    columns.require_all()
+    member_type, item_type = head.id_type(member), head.id_type(item)
+    head.require_text(action, "names of actions")
+    require_zoned_time(head.type_of(time), time, str(head.path))
     actions = answers.actions or tuple(head.values(action))
     if not actions:
         raise InvalidInput(
@@ -203,24 +210,34 @@ def _events(
         time=time,
         event_id_type=None if event_id is None else head.id_type(event_id),
     )
-    return names, head.id_type(member), head.id_type(item), actions, source
+    return names, member_type, item_type, actions, source
 
 
 def _items(
-    repo: Path, answers: Answers, names: DomainNames, item_type: IdType, ask: Ask
+    repo: Path,
+    answers: Answers,
+    head: Head | None,
+    names: DomainNames,
+    item_type: IdType,
+    ask: Ask,
 ) -> tuple[VectorSource | PostingSource, int, IdType]:
     """Return the source of item vectors or postings, the dimension, and the type of the ids."""
-    path = answers.vectors or answers.postings
-    if path is None:
+    if head is None:
         dimension = answers.dimension or 64
+        item_id = answers.vector_item or names.item_id
+        time = answers.vector_time or EVENT_TIMESTAMP
         if answers.encoder:
-            return PostingSource(item_id=names.item_id), dimension, item_type
-        return VectorSource(item_id=names.item_id), dimension, item_type
-    head = read_head(path)
-    found = names.item_id if names.item_id in head.columns else item_column(head)
-    item_id = _column(head, None, "--item", "the item", found, ask)
-    time = _column(head, None, "--time", "since when it is valid", time_column_of(head), ask)
-    require_zoned_time(head.type_of(time), time, str(head.path))
+            return PostingSource(item_id=item_id, time=time), dimension, item_type
+        vector = answers.vector_column or EMBEDDING
+        return VectorSource(item_id=item_id, vector=vector, time=time), dimension, item_type
+    path, columns = head.path, _Columns(head, ask)
+    proposed = described_item_column(head, names.item_id)
+    item_id = columns.choose(answers.vector_item, "--vector-item", "which item it is", proposed)
+    proposed = time_column_of(head)
+    since = "since when it is valid"
+    time = columns.choose(answers.vector_time, "--vector-time", since, proposed)
+    columns.require_all()
+    require_zoned_time(head.type_of(time), time, str(path))
     if head.id_type(item_id) != item_type and answers.events is not None:
         raise InvalidInput(
             f"{path}: column {item_id!r} should hold ids of the type that they have in "
@@ -233,12 +250,19 @@ def _items(
             answers.dimension or 64,
             head.id_type(item_id),
         )
-    vectors = head.vectors()
-    vector = EMBEDDING if EMBEDDING in vectors else next(iter(vectors), None)
-    if vector is None or (len(vectors) > 1 and vector != EMBEDDING):
+    vector, vectors = answers.vector_column, head.vectors()
+    if vector is not None and head.require(vector, "--vector-column") not in vectors:
+        raise InvalidInput(
+            f"--vector-column {vector}: expected a column of vectors, list<float>, in {path}. "
+            f"Received: {head.type_of(vector)}"
+        )
+    if vector is None:
+        vector = EMBEDDING if EMBEDDING in vectors else only(vectors)
+    if vector is None:
+        hint = ". Name one with --vector-column" if vectors else ""
         raise InvalidInput(
             f"{path}: expected one column of vectors, list<float>, or one called {EMBEDDING}. "
-            f"Received: {', '.join(vectors) or 'none'}"
+            f"Received: {', '.join(vectors) or 'none'}{hint}"
         )
     if answers.dimension not in (None, vectors[vector]):
         raise InvalidInput(
@@ -249,19 +273,32 @@ def _items(
     return source, vectors[vector], head.id_type(item_id)
 
 
-def _column(
-    head: Head, said: str | None, option: str, what: str, proposed: str | None, ask: Ask
-) -> str:
-    """Return a column that the user named, or the proposed one, or the one that is asked for."""
-    if said is not None:
-        return head.require(said, option)
-    column = proposed or ask(what, head.columns)
-    if column is None:
-        raise InvalidInput(
-            f"{head.path}: expected a column that says {what}; name it with {option}. "
-            f"Received columns: {', '.join(head.columns)}"
-        )
-    return head.require(column, option)
+class _Columns:
+    """Columns of one file: those that the user named, or that are proposed, or asked for."""
+
+    def __init__(self, head: Head, ask: Ask) -> None:
+        self._head, self._ask = head, ask
+        self._missing: dict[str, str] = {}
+
+    def choose(self, said: str | None, option: str, what: str, proposed: str | None) -> str:
+        """Return a column, or, where nobody tells it, an empty name; see `require_all`."""
+        if said is not None:
+            return self._head.require(said, option)
+        column = proposed or self._ask(what, self._head.columns)
+        if column is None:
+            self._missing[option] = what
+            return ""
+        return self._head.require(column, option)
+
+    def require_all(self) -> None:
+        """Raise `InvalidInput` where nobody told a column, with the options that do."""
+        if self._missing:
+            one = len(self._missing) == 1
+            raise InvalidInput(
+                f"{self._head.path}: expected {'a column that says' if one else 'columns that say'}"
+                f" {', '.join(self._missing.values())}; name {'it' if one else 'them'} with "
+                f"{', '.join(self._missing)}. Received columns: {', '.join(self._head.columns)}"
+            )
 
 
 def _within(repo: Path, path: Path) -> str:

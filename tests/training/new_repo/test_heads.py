@@ -88,7 +88,7 @@ def test_the_time_is_a_timestamp_with_a_zone(tmp_path):
     two = head_of(tmp_path, created_at=zoned, ts=zoned)
     assert heads.time_column_of(two) == "ts"
     assert heads.time_column_of(head_of(tmp_path, x=zoned, y=zoned)) is None
-    assert heads.time_column_of(head_of(tmp_path, ts=naive)) is None
+    assert heads.time_column_of(head_of(tmp_path, ts=naive)) == "ts"  # to be refused by its name
 
 
 def test_actions_that_sound_like_a_refusal_are_not_positive():

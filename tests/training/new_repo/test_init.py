@@ -200,7 +200,7 @@ def test_a_time_without_a_zone_is_refused_by_name(tmp_path):
     made = vectors["made"].cast(pa.timestamp("us"))
     pq.write_table(vectors.set_column(2, "made", made), tmp_path / "vectors.parquet")
     output = refused(tmp_path / "repo", "--vectors", tmp_path / "vectors.parquet")
-    assert "expected a column that says since when it is valid" in output
+    assert "column 'made' should be a timestamp with time zone UTC" in output
     assert not (tmp_path / "repo").exists()
 
 

@@ -163,6 +163,143 @@ def test_an_error_names_the_option_where_nobody_answers(files, renamed, option, 
         settings_for(files / "r", answers(files, "events"))
 
 
+def test_all_columns_that_are_missing_are_named_at_once(files):
+    table = EVENTS.rename_columns({"user_id": "a", "verb": "b"})
+    pq.write_table(table, files / "events.parquet")
+    message = "columns that say who acts, what was done; name them with --member, --action. "
+    with pytest.raises(InvalidInput, match=message):
+        settings_for(files / "r", answers(files, "events"))
+
+
+@pytest.mark.parametrize("source", ["vectors", "postings"])
+def test_columns_of_items_have_options_of_their_own(files, source):
+    """Two columns may be the item, and two the time."""
+    table = {"vectors": VECTORS, "postings": POSTINGS}[source].rename_columns({"sku": "no"})
+    table = table.rename_columns([*table.column_names[:-1], "x"])
+    table = table.append_column("y", TIME).append_column("lot", pa.array([1, 2, 3, 4]))
+    pq.write_table(table, files / f"{source}.parquet")
+    said = answers(files, "events", source)
+    message = (
+        rf"{source}.parquet: expected columns that say which item it is, since when it is valid; "
+        "name them with --vector-item, --vector-time. Received columns: no, "
+    )
+    with pytest.raises(InvalidInput, match=message):
+        settings_for(files / "r", said)
+    made = settings_for(files / "r", replace(said, vector_item="no", vector_time="y"))
+    assert (made.items.item_id, made.items.time) == ("no", "y")
+    for option in ("vector_item", "vector_time"):
+        flag = f"--{option.replace('_', '-')}"
+        with pytest.raises(InvalidInput, match=rf"{flag} gone: expected a column of .*{source}"):
+            settings_for(files / "r", replace(said, **{option: "gone"}))
+
+
+def test_one_of_several_columns_of_vectors_is_named(files):
+    pq.write_table(VECTORS.append_column("more", VECTORS["vec"]), files / "vectors.parquet")
+    said = answers(files, "events", "vectors", vector_column="more")
+    assert settings_for(files / "r", said).items.vector == "more"
+    with pytest.raises(InvalidInput, match=r"--vector-column made: expected a column of vectors"):
+        settings_for(files / "r", replace(said, vector_column="made"))
+
+
+def test_without_files_the_user_says_the_columns_of_items(tmp_path):
+    said = Answers(vector_item="id", vector_time="made")
+    own = settings_for(tmp_path, replace(said, vector_column="vec")).items
+    assert own == VectorSource(item_id="id", vector="vec", time="made")
+    assert settings_for(tmp_path, replace(said, encoder=True)).items == PostingSource(
+        item_id="id", time="made"
+    )
+
+
+def test_an_item_that_is_spelled_otherwise_beside_the_vectors_is_found(files):
+    events, vectors = EVENTS.rename_columns({"sku": "EpisodeId"}), VECTORS
+    pq.write_table(events, files / "events.parquet")
+    pq.write_table(vectors.rename_columns({"sku": "episode_id"}), files / "vectors.parquet")
+    made = settings_for(files / "r", answers(files, "events", "vectors"))
+    assert (made.names.item_id, made.items.item_id) == ("EpisodeId", "episode_id")
+    made = settings_for(files / "r", answers(files, "events", "vectors", item="EpisodeId"))
+    assert made.items.item_id == "episode_id"
+
+
+def test_the_one_column_of_ids_that_both_files_have_is_the_item(files):
+    pq.write_table(EVENTS.rename_columns({"sku": "episode_id"}), files / "events.parquet")
+    vectors = VECTORS.rename_columns({"sku": "episode_id"}).append_column("user_id", VECTORS["sku"])
+    pq.write_table(vectors, files / "vectors.parquet")
+    made = settings_for(files / "r", answers(files, "events", "vectors"))
+    assert (made.names.item_id, made.names.item) == ("episode_id", "episode")
+    # Of two, none is more likely.
+    for name, table in {"events": EVENTS, "vectors": VECTORS}.items():
+        table = table.rename_columns({"sku": "episode_id"}).append_column("lot", table["sku"])
+        pq.write_table(table, files / f"{name}.parquet")
+    with pytest.raises(InvalidInput, match=r"what was acted on; name it with --item"):
+        settings_for(files / "r", answers(files, "events", "vectors"))
+
+
+def test_the_one_column_of_ids_beside_vectors_is_the_item(files):
+    pq.write_table(VECTORS.rename_columns({"sku": "id"}), files / "vectors.parquet")
+    assert settings_for(files / "r", answers(files, "events", "vectors")).items.item_id == "id"
+
+
+NAIVE = TIME.cast(pa.timestamp("us"))
+
+
+@pytest.mark.parametrize(
+    ("column", "name", "values", "message"),
+    [
+        ("ts", "timestamp", NAIVE, r"'timestamp' should be .* time zone UTC. .*timestamp\[us\]"),
+        ("ts", "ts", pa.array(["2024-03-01"] * 4), "'ts' should be .* UTC. .* string"),
+        ("ts", "viewed_at", pa.array([1, 2, 3, 4]), "'viewed_at' should be .* UTC. .* int64"),
+        ("ts", "date", TIME.cast(pa.date32()), "'date' should be .* UTC. .* date32"),
+        ("ts", "day", TIME.cast(pa.date32()), "'day' should be .* UTC. .* date32"),
+        ("user_id", "user_id", pa.array([1.0] * 4), "'user_id' should hold ids, .* double"),
+        ("user_id", "UserID", pa.array([b"a"] * 4), "'UserID' should hold ids, .* binary"),
+        (
+            "sku",
+            "item_id",
+            pa.array([1] * 4).cast(pa.decimal128(20)),
+            r"'item_id' should hold ids, .*decimal128",
+        ),
+        (
+            "verb",
+            "action",
+            pa.array([1, 2, 1, 2]),
+            "'action' should hold names of actions, string. Received: int64",
+        ),
+    ],
+)
+def test_a_column_of_a_known_name_and_another_type_is_refused_for_its_type(
+    files, column, name, values, message
+):
+    position = EVENTS.column_names.index(column)
+    table = EVENTS.append_column("device", pa.array(["ios"] * 4))
+    pq.write_table(table.set_column(position, name, values), files / "events.parquet")
+    with pytest.raises(InvalidInput, match=rf"events.parquet: column {message}"):
+        settings_for(files / "r", answers(files, "events"))
+    option = {"user_id": "member", "sku": "item", "verb": "action", "ts": "time"}[column]
+    with pytest.raises(InvalidInput, match=rf"column {message}"):
+        settings_for(files / "r", answers(files, "events", **{option: name}))
+
+
+def test_of_several_columns_of_known_names_and_other_types_none_is_taken(files):
+    table = EVENTS.drop_columns(["ts"]).append_column("time", pa.array([1, 2, 3, 4]))
+    table = table.append_column("timestamp", pa.array([1, 2, 3, 4]))
+    pq.write_table(table, files / "events.parquet")
+    with pytest.raises(InvalidInput, match=r"when it was done; name it with --time"):
+        settings_for(files / "r", answers(files, "events"))
+
+
+def test_a_time_without_a_zone_beside_vectors_is_refused_for_its_type(files):
+    pq.write_table(VECTORS.set_column(2, "made", NAIVE), files / "vectors.parquet")
+    with pytest.raises(InvalidInput, match=r"vectors.parquet: column 'made' should be a timestamp"):
+        settings_for(files / "r", answers(files, "events", "vectors"))
+
+
+def test_an_event_id_is_not_the_action(files):
+    table = EVENTS.rename_columns({"verb": "what"}).append_column("event_id", EVENTS["verb"])
+    pq.write_table(table, files / "events.parquet")
+    with pytest.raises(InvalidInput, match=r"what was done; name it with --action"):
+        settings_for(files / "r", answers(files, "events"))
+
+
 @pytest.mark.parametrize("option", ["member", "item", "action", "time", "event_id"])
 def test_a_column_that_is_not_there_is_refused_by_its_option(files, option):
     said = answers(files, "events", **{option: "nowhere"})
@@ -179,7 +316,7 @@ def test_a_column_that_is_not_there_is_refused_by_its_option(files, option):
         (
             VECTORS.append_column("more", VECTORS["vec"]),
             {},
-            "one called embedding. Received: vec, more",
+            "one called embedding. Received: vec, more. Name one with --vector-column",
         ),
         (
             VECTORS.set_column(0, "sku", VECTORS["sku"].cast(pa.string())),
@@ -210,9 +347,11 @@ def test_a_member_that_is_called_like_the_item_is_refused(files, said):
 
 
 def test_vectors_and_an_encoder_exclude_each_other(files):
+    message = r"--vectors or --vector-column, and --postings or --encoder"
     for more in ({"encoder": True}, {"postings": files / "postings.parquet"}):
-        with pytest.raises(InvalidInput, match=r"--vectors and --postings or --encoder"):
-            settings_for(files / "r", replace(answers(files, "vectors"), **more))
+        for own in (answers(files, "vectors"), Answers(vector_column="vec")):
+            with pytest.raises(InvalidInput, match=message):
+                settings_for(files / "r", replace(own, **more))
 
 
 def test_events_without_rows_need_actions(files):
