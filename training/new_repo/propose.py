@@ -29,7 +29,8 @@ from activity_embeddings.training.new_repo.settings import (
 )
 from activity_embeddings.transformations.arrow import require_zoned_time
 from activity_embeddings.transformations.artifacts import FILE_URL, path_beside
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, quote
+from activity_embeddings.transformations.feast_compat.repo import is_project_name
 from activity_embeddings.transformations.names import (
     EMBEDDING,
     EVENT_ID,
@@ -123,6 +124,11 @@ def settings_for(
         raise InvalidInput(
             "init: expected item vectors of your own, or an encoder that reads postings. "
             "Received: --vectors or --vector-column, and --postings or --encoder"
+        )
+    if answers.project and not is_project_name(answers.project):
+        raise InvalidInput(
+            "--project: expected letters, digits, hyphens and underscores, and neither of the last "
+            f"two first. Received: {quote(answers.project)}"
         )
     path = answers.vectors or answers.postings
     head = None if path is None else read_head(path)

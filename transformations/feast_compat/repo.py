@@ -20,6 +20,13 @@ def repo_files(repo: Path) -> list[Path]:
     return get_repo_files(repo)
 
 
+def is_project_name(name: str) -> bool:
+    """Return whether `feast apply` takes a name of a project."""
+    from feast.repo_operations import is_valid_name
+
+    return bool(is_valid_name(name))
+
+
 def apply_repo(repo: Path) -> None:
     """Run `feast apply` in a feature repo, in this process.
 

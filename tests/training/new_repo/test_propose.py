@@ -338,6 +338,13 @@ def test_a_column_called_embedding_is_the_vector_among_several(files):
     assert (made.items.vector, made.vector_spec.dimension) == ("embedding", 2)
 
 
+@pytest.mark.parametrize("name", ["my-project!", "_mine", "-mine", "my project"])
+def test_a_project_that_feast_would_refuse_is_refused(tmp_path, name):
+    with pytest.raises(InvalidInput, match=rf"--project: .* Received: '{name}'$"):
+        settings_for(tmp_path / "r", Answers(project=name))
+    assert settings_for(tmp_path / "r", Answers(project="my-project")).project == "my-project"
+
+
 @pytest.mark.parametrize("said", [{"member_name": "sku"}, {"item_name": "user"}])
 def test_a_member_that_is_called_like_the_item_is_refused(files, said):
     name = next(iter(said.values()))
