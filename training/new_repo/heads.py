@@ -30,11 +30,13 @@ _ITEM = ("job", "item", "product", "course", "article", "posting", "film", "movi
 _ACTION = ("action", "event_type", "verb", "event_name", "interaction", "activity", "type", "event")
 _TIME = ("event_timestamp", "timestamp", "time", "ts", "created", "date", "at")
 _NEGATIVE = re.compile(
-    r"dismiss|skip|reject|dislike|ignore|remove|unsave|unlike|downvote"
-    r"|(?<![a-z])(hid|not?(?![a-z])|down(?!load)|drop|report)",
+    r"dismiss|skip|reject|dislike|ignore|remove|delete|discard|declin|withdr|abandon|cancel|refund"
+    r"|un(save|like|follow|subscrib|install|favo|bookmark|enrol)|downvote"
+    r"|(?<![a-z])(hid|not?(?![a-z])|down(?!load)|drop|report|block(?!buster|chain)"
+    r"|mut(e[ds]?|ing)(?![a-z])|return(?!ing|.?visit))",
     re.IGNORECASE,
 )
-"""What a refusal sounds like. Short words count at the start of a word alone: orchid, download."""
+"""What a refusal sounds like. Short words count at the start of a word alone: orchid, unblock."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,11 @@ def read_head(path: Path) -> Head:
         There is none, or `feast materialize` could not read one of them.
     """
     return Head(path, _files(path).head(ROWS))
+
+
+def other_actions(path: Path, column: str, actions: Collection[str]) -> list[str]:
+    """Return the actions in the first rows of a source that are none of those."""
+    return [action for action in read_head(path).values(column) if action not in actions]
 
 
 def last_time(path: Path, column: str) -> int | None:

@@ -93,7 +93,12 @@ def test_the_time_is_a_timestamp_with_a_zone(tmp_path):
 
 def test_actions_that_sound_like_a_refusal_are_not_positive():
     negative = ["skip", "unlike", "HIDE", "hidden", "jobDismissed", "not_interested", "thumbs_down"]
+    negative += ["unfollow", "UNSUBSCRIBED", "uninstall", "unfavorite", "cancel", "cancellation"]
+    negative += ["return", "item_returned", "return_request", "refund", "block", "blocked", "mute"]
+    negative += ["muted", "decline", "withdrawn", "delete", "discard", "abandon_cart"]
     positive = ["buy", "add", "download", "notify_me", "orchid", "play_piano", "noted"]
+    positive += ["follow", "subscribe", "install", "returning", "return_visit", "returning_visit"]
+    positive += ["unblock", "blockbuster_view", "unmute", "commute", "mutual_follow"]
     assert heads.positive_actions([*negative, *positive]) == positive
     assert heads.positive_actions(["DISMISS"]) == ["DISMISS"]
 
