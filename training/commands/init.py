@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from activity_embeddings.transformations.cli import one_line_errors
+from activity_embeddings.transformations.wording import are
 
 # Feast and Arrow take seconds to import; `--help` should not wait for them.
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def init(
             from activity_embeddings.training.new_repo.create import create_repo
 
             create_repo(folder, settings)
-            click.echo(_summary(folder, settings))
+            click.echo(_summary(folder, settings, said["events"]))
             start, end = _interval(said["events"], settings.events.time)
         if apply:
             from activity_embeddings.transformations.feast_compat.repo import apply_repo
@@ -139,7 +140,7 @@ def _ask(what: str, columns: Sequence[str]) -> str | None:
     return click.prompt(f"Column that says {what}", type=click.Choice(list(columns)))
 
 
-def _summary(folder: Path, settings: RepoSettings) -> str:
+def _summary(folder: Path, settings: RepoSettings, events: Path | None) -> str:
     """Say what was written, so that a wrong proposal is seen."""
     from activity_embeddings.training.new_repo.settings import VectorSource
 
@@ -152,12 +153,35 @@ def _summary(folder: Path, settings: RepoSettings) -> str:
         f"  members  {names.member_id} ({settings.member_type})",
         f"  items    {names.item_id} ({settings.item_type}), called {names.item}; {kinds}, "
         f"dimension {settings.vector_spec.dimension}",
-        f"  actions  {names.action}: {', '.join(spec.positive_actions)} are positive"
+        f"  actions  {names.action}: {', '.join(spec.positive_actions)} "
+        f"{are(len(spec.positive_actions))} positive"
         + (f", {', '.join(negative)} not" if negative else ""),
+        *([] if events is None else _other_actions(events, settings)),
         f"  time     {settings.events.time}; the last {spec.window.total_seconds() / 86400:g} "
         f"days, newest {spec.length} events",
     ]
+    kind = settings.events.event_id_type
+    if kind is not None:
+        lines.append(f"  order    {names.event_id} ({kind}), of events of one time")
     return "\n".join(lines)
+
+
+def _other_actions(events: Path, settings: RepoSettings) -> list[str]:
+    """Return the line that says which actions are there beside those of the vocabulary."""
+    from activity_embeddings.training.new_repo.heads import other_actions
+
+    spec = settings.spec
+    others = other_actions(events, settings.names.action, spec.actions)
+    if not others:
+        return []
+    more = f" and {len(others) - 5:,} more" if len(others) > 5 else ""
+    said = f"{' ' * 11}{', '.join(others[:5])}{more} {are(len(others))}"
+    if spec.ignores_other_actions:
+        return [f"{said} left out"]
+    them = "it" if len(others) == 1 else "them"
+    return [
+        f"{said} there too: --ignore-other-actions leaves {them} out, and else a run refuses {them}"
+    ]
 
 
 def _interval(events: Path | None, column: str) -> tuple[str, str]:

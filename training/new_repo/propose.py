@@ -195,7 +195,8 @@ def _events(
     action = columns.choose(answers.action, "--action", "what was done", proposed)
     time = columns.choose(answers.time, "--time", "when it was done", time_column_of(head))
     columns.require_all()
-    member_type, item_type = head.id_type(member), head.id_type(item)
+    member_type = _id_type(head, member, answers.member_type, "--member-type")
+    item_type = _id_type(head, item, answers.item_type, "--item-type")
     head.require_text(action, "names of actions")
     require_zoned_time(head.type_of(time), time, str(head.path))
     actions = answers.actions or tuple(head.values(action))
@@ -234,8 +235,8 @@ def _items(
         time = answers.vector_time or EVENT_TIMESTAMP
         if answers.encoder:
             return PostingSource(item_id=item_id, time=time), dimension, item_type
-        vector = answers.vector_column or EMBEDDING
-        return VectorSource(item_id=item_id, vector=vector, time=time), dimension, item_type
+        column = answers.vector_column or EMBEDDING
+        return VectorSource(item_id=item_id, vector=column, time=time), dimension, item_type
     path, columns = head.path, _Columns(head, ask)
     proposed = described_item_column(head, names.item_id)
     item_id = columns.choose(answers.vector_item, "--vector-item", "which item it is", proposed)
@@ -244,7 +245,9 @@ def _items(
     time = columns.choose(answers.vector_time, "--vector-time", since, proposed)
     columns.require_all()
     require_zoned_time(head.type_of(time), time, str(path))
-    if head.id_type(item_id) != item_type and answers.events is not None:
+    if answers.events is None:
+        item_type = _id_type(head, item_id, answers.item_type, "--item-type")
+    elif head.id_type(item_id) != item_type:
         raise InvalidInput(
             f"{path}: column {item_id!r} should hold ids of the type that they have in "
             f"{answers.events}, {item_type}. Received: {head.id_type(item_id)}"
@@ -254,16 +257,15 @@ def _items(
         return (
             PostingSource(_within(repo, path), item_id, time, content),
             answers.dimension or 64,
-            head.id_type(item_id),
+            item_type,
         )
-    vector, vectors = answers.vector_column, head.vectors()
-    if vector is not None and head.require(vector, "--vector-column") not in vectors:
+    said, vectors = answers.vector_column, head.vectors()
+    if said is not None and head.require(said, "--vector-column") not in vectors:
         raise InvalidInput(
-            f"--vector-column {vector}: expected a column of vectors, list<float>, in {path}. "
-            f"Received: {head.type_of(vector)}"
+            f"--vector-column {said}: expected a column of vectors, list<float>, in {path}. "
+            f"Received: {head.type_of(said)}"
         )
-    if vector is None:
-        vector = EMBEDDING if EMBEDDING in vectors else only(vectors)
+    vector = said or (EMBEDDING if EMBEDDING in vectors else only(vectors))
     if vector is None:
         hint = ". Name one with --vector-column" if vectors else ""
         raise InvalidInput(
@@ -276,7 +278,17 @@ def _items(
             f"{vectors[vector]}"
         )
     source = VectorSource(_within(repo, path), item_id, vector, time)
-    return source, vectors[vector], head.id_type(item_id)
+    return source, vectors[vector], item_type
+
+
+def _id_type(head: Head, column: str, said: IdType | None, option: str) -> IdType:
+    """Return the type of the ids in a column, after checking what the user said of it."""
+    kind = head.id_type(column)
+    if said not in (None, kind):
+        raise InvalidInput(
+            f"{option} {said}: expected the type of {column!r} in {head.path}, {kind}"
+        )
+    return kind
 
 
 class _Columns:

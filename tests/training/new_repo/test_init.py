@@ -4,6 +4,7 @@
 """
 
 import re
+import shutil
 from datetime import timedelta
 
 import numpy as np
@@ -181,6 +182,46 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path):
 def test_options_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, options, message):
     assert message in " ".join(refused(tmp_path / "repo", *options).split())
     assert not (tmp_path / "repo").exists()
+
+
+def proposed(folder, *options):
+    """Return what `init` says of the events, as one line each."""
+    arguments = ["--events", folder / "events.parquet", *options]
+    result = CliRunner().invoke(init, list(map(str, [folder / "repo", *arguments])))
+    assert result.exit_code == 0, result.output
+    return [line.strip() for line in result.output.splitlines()]
+
+
+def test_one_positive_action_is_positive(tmp_path):
+    write_files(tmp_path)
+    options = ["--item", "product_sku", "--positive", "buy"]
+    assert "actions  verb: buy is positive, view, like, skip, hide not" in proposed(
+        tmp_path, *options
+    )
+
+
+def test_an_event_id_that_is_declared_is_said(tmp_path):
+    events, _ = write_files(tmp_path)
+    options = ["--item", "product_sku"]
+    assert not any(line.startswith("order") for line in proposed(tmp_path, *options))
+    shutil.rmtree(tmp_path / "repo")
+    events = events.append_column("event_id", pa.array(range(len(events))))
+    pq.write_table(events, tmp_path / "events.parquet")
+    assert "order    event_id (int), of events of one time" in proposed(tmp_path, *options)
+
+
+def test_actions_that_are_there_beside_the_named_ones_are_said(tmp_path):
+    write_files(tmp_path)
+    options = ["--item", "product_sku", "--actions", "view,buy"]
+    said = "like, skip, hide are there too: --ignore-other-actions leaves them out"
+    assert f"{said}, and else a run refuses them" in proposed(tmp_path, *options)
+    shutil.rmtree(tmp_path / "repo")
+    lines = proposed(tmp_path, *options, "--ignore-other-actions")
+    assert "like, skip, hide are left out" in lines
+    shutil.rmtree(tmp_path / "repo")
+    options[-1] = ",".join(ACTIONS[:4])
+    said = "hide is there too: --ignore-other-actions leaves it out, and else a run refuses it"
+    assert said in proposed(tmp_path, *options)
 
 
 def test_a_file_that_does_not_tell_a_column_is_refused_with_the_option(tmp_path):

@@ -338,6 +338,23 @@ def test_a_column_called_embedding_is_the_vector_among_several(files):
     assert (made.items.vector, made.vector_spec.dimension) == ("embedding", 2)
 
 
+@pytest.mark.parametrize(
+    ("option", "kind", "received"),
+    [("member", "int", "'user_id' in .*events.parquet, string"), ("item", "string", "'sku' in .*")],
+)
+def test_a_type_that_the_file_contradicts_is_refused(files, option, kind, received):
+    message = rf"--{option}-type {kind}: expected the type of {received}"
+    with pytest.raises(InvalidInput, match=message):
+        settings_for(files / "r", answers(files, "events", **{f"{option}_type": kind}))
+    other = {"int": "string", "string": "int"}[kind]
+    settings_for(files / "r", answers(files, "events", **{f"{option}_type": other}))
+
+
+def test_a_type_that_the_vectors_contradict_is_refused(files):
+    with pytest.raises(InvalidInput, match=r"--item-type string: .* 'sku' in .*vectors.parquet"):
+        settings_for(files / "r", answers(files, "vectors", item_type="string"))
+
+
 @pytest.mark.parametrize("name", ["my-project!", "_mine", "-mine", "my project"])
 def test_a_project_that_feast_would_refuse_is_refused(tmp_path, name):
     with pytest.raises(InvalidInput, match=rf"--project: .* Received: '{name}'$"):
