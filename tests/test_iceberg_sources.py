@@ -222,14 +222,17 @@ def test_bad_tables_are_refused_by_name_and_nothing_is_published(repo, case):
 
 def test_pushed_events_are_appended_to_the_table(repo, monkeypatch, tmp_path):
     events, _ = small_data(seed=4)
-    put(repo, "events", events_table(events))
+    pages = pa.nulls(len(events), pa.string())
+    put(repo, "events", events_table(events).append_column("page", pages))
     repo.publish(at(0), at(3))
     monkeypatch.chdir(tmp_path)
-    report = SequenceWriter(repo.store).push(events_table([(99, 3, "APPLY", at(3.2))]))
-    assert report.new == 1
+    new = events_table([(99, 3, "APPLY", at(3.2))]).append_column("page", pa.array(["home"]))
+    assert SequenceWriter(repo.store).push(new).new == 1
     rows = read(rows_of(repo), at(3.2), at(3.2))
     assert (99, 3, "APPLY") in zip(
         *(column.to_pylist() for column in rows.columns[:3]), strict=True
     )
+    asked = RowsAsked({"page": "page"}, [], "event_timestamp", us(at(3.2)), us(at(3.2)))
+    assert rows_of(repo).read(asked)["page"].to_pylist() == ["home"]
     repo.materialize(at(3), at(4))
     assert not check(repo.store).differences

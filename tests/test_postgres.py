@@ -4,6 +4,7 @@ import signal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from activity_embeddings.training.models import CNN, GeometricDecay, UnweightedAverage
@@ -331,10 +332,14 @@ def test_pushed_events_are_rows_of_the_table(repo_in, own):
                 connection.execute(statement)
     repo.publish(at(0), at(3))
     new = events_table([(99, 3, "APPLY", at(3.2)), (99, 4, "SAVE", at(3.3))])
+    new = new.append_column("page", pa.array(["home", None]))
     assert SequenceWriter(repo.store).push(new).new == 2
     with database.connect() as connection:
         query = "SELECT job_id, action::text FROM events WHERE member_id = 99 ORDER BY 1"
         assert connection.execute(query).fetchall() == [(3, "APPLY"), (4, "SAVE")]
+        if own:
+            query = "SELECT page, loaded IS NULL FROM events WHERE member_id = 99 ORDER BY 1"
+            assert connection.execute(query).fetchall() == [("home", False), (None, False)]
     repo.materialize(at(3), at(4))
     assert not check(repo.store).differences
 

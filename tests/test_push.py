@@ -614,6 +614,65 @@ def test_a_file_may_have_the_columns_of_the_source(tmp_path, suffix):
     assert "none of 6 events are new" in output
 
 
+PAGES = {
+    "device": (pa.string(), "ios"),
+    "price": (pa.float32(), 1.5),
+    "seen": (pa.timestamp("us", "UTC"), at(0.1)),
+    "weekday": (pa.dictionary(pa.int32(), pa.string()), "Monday"),
+    "shown": (pa.int64(), None),  # is text when it is pushed
+    "member": (pa.int64(), None),  # is not pushed
+}
+
+
+def with_pages(repo):
+    """Give the source other columns than events need, and one called as our time is."""
+    table = events_table(HISTORY).rename_columns({"event_timestamp": "when"})
+    for name, (kind, _) in PAGES.items():
+        table = table.append_column(name, pa.nulls(len(HISTORY), kind))
+    table = table.append_column("event_timestamp", pa.nulls(len(HISTORY), pa.string()))
+    repo.edit("sources.py", 'timestamp_field="event_timestamp",', 'timestamp_field="when",')
+    return table
+
+
+@pytest.mark.parametrize("single", [False, True], ids=["folder", "file"])
+def test_other_columns_of_an_event_are_kept_where_the_source_has_them(tmp_path, single):
+    repo = sequence_repo(tmp_path)
+    repo.write_events(with_pages(repo))
+    if single:
+        (repo.events / "history.parquet").rename(repo.data / "events.parquet")
+        repo.edit("sources.py", "data/activity_events", "data/events.parquet")
+    repo.run("apply")
+    event = {"member_id": 1, "job_id": 5, "action": "SAVE", "event_timestamp": at(0.5).isoformat()}
+    others = {"device": "ios", "price": 1.5, "seen": at(0.1).isoformat(), "weekday": "Monday"}
+    (tmp_path / "events.jsonl").write_text(
+        json.dumps({**event, **others, "shown": "twice", "nowhere": 1})
+    )
+    code, output = invoke(repo, "push", tmp_path / "events.jsonl")
+    assert code == 0, output
+    rows = pq.read_table(repo.data / "events.parquet" if single else repo.events).to_pylist()
+    (row,) = [row for row in rows if row["when"] == at(0.5)]
+    assert row == {
+        "member_id": 1,
+        "job_id": 5,
+        "action": "SAVE",
+        "when": at(0.5),
+        **{name: value for name, (_, value) in PAGES.items()},
+        "event_timestamp": None,
+    }
+
+
+def test_a_column_that_has_to_be_filled_may_be_pushed(repo):
+    page = pa.field("page", pa.string(), nullable=False)
+    repo.write_events(events_table(HISTORY).append_column(page, pa.array(["home"] * 4)))
+    fine = events_table(NEW).append_column("page", pa.array(["list"] * 6))
+    some = events_table(NEW).append_column("page", pa.array(["list"] * 5 + [None]))
+    for bad in (events_table(NEW), some):
+        with pytest.raises(InvalidInput, match="'page' should accept nulls"):
+            SequenceWriter(repo.store).push(bad)
+    SequenceWriter(repo.store).push(fine)
+    assert [row["page"] for row in logged(repo)].count("list") == 6
+
+
 BAD_FILES = {
     "events.txt": ("", "expected a name that ends in .parquet, .csv or .jsonl"),
     "missing.csv": (None, "expected a readable file"),

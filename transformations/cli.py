@@ -94,7 +94,7 @@ def push(repo: Path, file: Path, online_only: bool, kind: str | None, item: str 
 
     FILE is .parquet, .csv or .jsonl, or - for JSON lines on standard input, with the columns of the
     view of events and event_timestamp, or those of its source. Times are ISO 8601 with a zone, as
-    2024-03-01T12:00:00Z. Pushing a file again changes nothing.
+    2024-03-01T12:00:00Z. Pushing a file again changes no sequence.
     """
     with one_line_errors():
         from activity_embeddings.transformations.online.push import SequenceWriter

@@ -12,7 +12,7 @@ import fcntl
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,10 +37,9 @@ from activity_embeddings.transformations.offline.sources import (
     postgres_table,
     read_ids,
     readable,
-    source_columns,
 )
 from activity_embeddings.transformations.times import NEVER
-from activity_embeddings.transformations.wording import OWN_PIPELINE
+from activity_embeddings.transformations.wording import OWN_PIPELINE, out_of
 
 ABANDONED = 60.0
 """Seconds after which a file that a push writes aside is that of a push that was killed."""
@@ -48,7 +47,9 @@ _PUSHED = re.compile(r"live-\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{32}\.parquet")
 """What `_live_name` calls the files that pushes add to a folder of events."""
 
 
-def append_events(store: FeatureStore, view: FeatureView, table: pa.Table) -> None:
+def append_events(
+    store: FeatureStore, view: FeatureView, table: pa.Table, others: pa.Table | None = None
+) -> None:
     """Append events to the batch source of a view.
 
     Parameters
@@ -59,8 +60,11 @@ def append_events(store: FeatureStore, view: FeatureView, table: pa.Table) -> No
         The view of activity events.
     table
         The view's own columns of members, items and actions, `event_timestamp` and, if the source
-        has them, event ids. They are written under the source's own names and types. Its other
-        columns are null, and its created timestamp, where it declares one, is now.
+        has them, event ids. They are written under the source's own names and types. Its created
+        timestamp, where it declares one, is now.
+    others
+        What the same events say beside it. A column that the source has under the same name is
+        written where its values fit the source's type. The source's other columns are null.
 
     Raises
     ------
@@ -72,15 +76,17 @@ def append_events(store: FeatureStore, view: FeatureView, table: pa.Table) -> No
     if files is not None:
         path = files.local_path
         if path is None:
-            files.add(_live_name(), _as_source(view, table, files.schema()))
+            files.add(_live_name(), _as_source(view, table, others, files.schema()))
         elif path.is_dir():
-            _add_file(path, files, view, table)
+            _add_file(path, files, view, table, others)
         else:
-            _rewrite_file(path, view, table)
-    elif iceberg_rows(store.config, view) is not None:
-        _append_through_feast(store, view, table)
+            _rewrite_file(path, view, table, others)
+    elif (iceberg := iceberg_rows(store.config, view)) is not None:
+        types = {name: iceberg.type_of(name) for name in iceberg.columns}
+        _append_through_feast(store, view, table, others, types)
     elif (rows := postgres_table(store.config, view)) is not None:
-        rows.append(_filled_columns(view, table, list(rows.columns)))
+        types = {name: rows.type_of(name) for name in rows.columns}
+        rows.append(_filled_columns(view, table, others, types))
     else:
         raise InvalidInput(
             f"{source_label(view)}: expected a source to which events can be added: parquet files, "
@@ -184,17 +190,23 @@ def _live_name() -> str:
     return f"live-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex}.parquet"
 
 
-def _add_file(folder: Path, files: ParquetFiles, view: FeatureView, table: pa.Table) -> None:
+def _add_file(
+    folder: Path,
+    files: ParquetFiles,
+    view: FeatureView,
+    table: pa.Table,
+    others: pa.Table | None,
+) -> None:
     partitions = sorted(path.name for path in folder.glob("*=*") if path.is_dir())
     if partitions:
         raise InvalidInput(
             f"{source_label(view)}: expected a folder of files, because a new file could not say "
             f"its partition. Received: {partitions[0]}. {OWN_PIPELINE}"
         )
-    files.write(_live_name(), _as_source(view, table, files.schema()))
+    files.write(_live_name(), _as_source(view, table, others, files.schema()))
 
 
-def _rewrite_file(path: Path, view: FeatureView, table: pa.Table) -> None:
+def _rewrite_file(path: Path, view: FeatureView, table: pa.Table, others: pa.Table | None) -> None:
     # The file itself, so that pushes through all of its names wait for each other.
     path = real_path(path)
     with ExitStack() as stack:
@@ -202,7 +214,7 @@ def _rewrite_file(path: Path, view: FeatureView, table: pa.Table) -> None:
             lock = stack.enter_context(path.with_name(f".{path.name}.lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = stack.enter_context(pq.ParquetFile(path))
-        rows = _as_source(view, table, before.schema_arrow)
+        rows = _as_source(view, table, others, before.schema_arrow)
         groups = before.metadata.num_row_groups
         codec = before.metadata.row_group(0).column(0).compression if groups else "snappy"
 
@@ -215,56 +227,74 @@ def _rewrite_file(path: Path, view: FeatureView, table: pa.Table) -> None:
         replace_file(path, write)
 
 
-def _append_through_feast(store: FeatureStore, view: FeatureView, table: pa.Table) -> None:
-    columns = list(source_columns(store.config, view))
-    filled = _filled_columns(view, table, columns)
+def _append_through_feast(
+    store: FeatureStore,
+    view: FeatureView,
+    table: pa.Table,
+    others: pa.Table | None,
+    types: Mapping[str, pa.DataType | None],
+) -> None:
+    filled = _filled_columns(view, table, others, types)
     nothing = pa.nulls(len(table))
-    rows = pa.table({name: filled.get(name, nothing) for name in columns})
+    rows = pa.table({name: filled.get(name, nothing) for name in types})
     append_offline(store, view, rows)
 
 
-def _as_source(view: FeatureView, table: pa.Table, schema: pa.Schema) -> pa.Table:
+def _as_source(
+    view: FeatureView, table: pa.Table, others: pa.Table | None, schema: pa.Schema
+) -> pa.Table:
     """Return events with all columns of the source, under its names and of its types."""
-    filled = _filled_columns(view, table, schema.names)
+    types = dict(zip(schema.names, schema.types, strict=True))
+    filled = _filled_columns(view, table, others, types)
     columns = []
     for field in schema:
-        if field.name not in filled:
-            if not field.nullable:
-                raise InvalidInput(
-                    f"{source_label(view)}: column {field.name!r} should accept nulls, since "
-                    "pushed events do not have it. Received: a column that does not. "
-                    f"{OWN_PIPELINE}"
-                )
-            columns.append(pa.nulls(len(table), field.type))
-            continue
+        values = filled.get(field.name, pa.nulls(len(table), field.type))
+        if values.null_count and not field.nullable:
+            raise InvalidInput(
+                f"{source_label(view)}: column {field.name!r} should accept nulls, since "
+                f"{out_of(values.null_count, len(values), 'pushed event')} "
+                f"{'does' if values.null_count == 1 else 'do'} not have it. Received: a column "
+                f"that does not. {OWN_PIPELINE}"
+            )
         try:
-            columns.append(filled[field.name].cast(field.type))
+            columns.append(values.cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InvalidData(
                 f"{source_label(view)}: pushed events should fit column {field.name!r} of type "
-                f"{field.type}. Received: {filled[field.name].type}; {error}"
+                f"{field.type}. Received: {values.type}; {error}"
             ) from error
     return pa.Table.from_arrays(columns, schema=schema.remove_metadata())
 
 
 def _filled_columns(
-    view: FeatureView, table: pa.Table, source_columns: Sequence[str]
+    view: FeatureView,
+    table: pa.Table,
+    others: pa.Table | None,
+    types: Mapping[str, pa.DataType | None],
 ) -> dict[str, pa.Array]:
-    """Return the columns that events fill, by their names in the source."""
+    """Return the columns that events fill, by their names in the source, which has these types."""
     source, label = source_of(view), source_label(view)
     domain = names.DomainNames.of(view.tags)
     columns = (*domain.event_columns, names.EVENT_TIMESTAMP, domain.event_id)
     wanted = source_names(view, columns)
-    if wanted[domain.event_id] not in source_columns:
+    if wanted[domain.event_id] not in types:
         del wanted[domain.event_id]
     else:
         require_event_ids(view, table)
-    require_columns(source_columns, wanted.values(), label)
+    require_columns(types, wanted.values(), label)
     filled = {theirs: single_chunk(table, ours) for ours, theirs in wanted.items()}
     created = source.created_timestamp_column
-    if created and created in source_columns:
+    if created and created in types:
         now = pa.scalar(datetime.now(UTC), TIMESTAMP)
         filled[created] = pa.array([now] * len(table), now.type)
+    for column in [] if others is None else others.column_names:
+        kind = types.get(column)
+        if kind is not None and column not in filled:
+            # What does not fit is left out, as what the source does not have.
+            with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+                values = single_chunk(others, column).cast(kind)
+                if values.null_count < len(values):  # or else the source may have a default
+                    filled[column] = values
     return filled
 
 

@@ -11,6 +11,7 @@ any failure, and several writers may push at once where the online store lets th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -49,7 +50,11 @@ from activity_embeddings.transformations.errors import (
     first_line,
 )
 from activity_embeddings.transformations.names import DomainNames
-from activity_embeddings.transformations.offline.columns import source_names, under_our_names
+from activity_embeddings.transformations.offline.columns import (
+    names_there,
+    source_names,
+    under_our_names,
+)
 from activity_embeddings.transformations.offline.event_log import append_events, require_event_ids
 from activity_embeddings.transformations.offline.located import source_label
 from activity_embeddings.transformations.offline.sources import (
@@ -182,7 +187,8 @@ class SequenceWriter:
     def push(self, events: pa.Table | pd.DataFrame, *, kind: str | None = None) -> PushReport:
         """Merge events into the stored sequences of their members, and log them.
 
-        Pushing events again changes nothing, so that this may be repeated after any failure.
+        Pushing events again changes no sequence, so that this may be repeated after any failure; the
+        log keeps such an event twice, and batch runs drop one.
         Offline comes first: what is served is in the log, unless `offline` is False.
 
         Parameters
@@ -191,8 +197,8 @@ class SequenceWriter:
             Ids of members and items (int64 or string as in the feature repo), actions (string),
             `event_timestamp` (with time zone), and event ids if the source has them; all under the
             names of the view of events, or all under those of its source. So are session ids, null
-            for an event without one, where the view declares them. Others are ignored, event ids
-            too where the source has none. In any order.
+            for an event without one, where the view declares them. Of others, the log keeps those
+            that the source has under the same name and whose values fit its type. In any order.
         kind
             Which kind of activity they are, by the name of its item's entity; the domain's own
             unless said.
@@ -204,7 +210,8 @@ class SequenceWriter:
             was written.
         """
         pushed = self.kind(kind)
-        table = pushed.checked(events)
+        received = _as_table(events)
+        table = pushed.checked(received)
         checked = check_events(table, pushed.spec, source=SOURCE, domain=pushed.names)
         if self._spec.kinds:
             checked = events_of_kinds({pushed.names.item: checked}, self._spec)
@@ -221,7 +228,7 @@ class SequenceWriter:
         known = known_items[activity.item]
         report.unknown = int(np.count_nonzero(~known))
         if self._offline:
-            append_events(self._store, pushed.events, table)
+            append_events(self._store, pushed.events, table, pushed.others(received))
         for start in range(0, len(activity.member_ids), MEMBERS_AT_ONCE):
             stop = min(start + MEMBERS_AT_ONCE, len(activity.member_ids))
             self._push_members(activity, known, range(start, stop), report)
@@ -256,6 +263,20 @@ class SequenceWriter:
         report.already_there += sum(each.already_there for each in pushed)
         report.older += sum(each.older for each in pushed)
         report.new += sum(each.new for each in pushed)
+
+
+def _as_table(events: pa.Table | pd.DataFrame) -> pa.Table:
+    """Return events as an Arrow table."""
+    if not isinstance(events, pd.DataFrame):
+        return events
+    try:
+        return pa.Table.from_pandas(events, preserve_index=False)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        # Of pandas: also columns of one name, and objects of other types than the first.
+        raise InvalidData(
+            f"{SOURCE}: expected columns of one type each, integers of int64 and text "
+            f"that can be UTF-8. Received: {first_line(error)}"
+        ) from error
 
 
 def _sessions_of(
@@ -307,7 +328,15 @@ class PushedKind:
         columns = (*self.names.event_columns, names.EVENT_TIMESTAMP, self.names.event_id)
         return source_names(self.events, columns)
 
-    def checked(self, events: pa.Table | pd.DataFrame) -> pa.Table:
+    def others(self, events: pa.Table) -> pa.Table:
+        """Return the columns of events that `checked` leaves out, of those that are there once."""
+        called = names_there(
+            events.column_names, self.source_names, SOURCE, optional=[self.names.event_id]
+        )
+        there = Counter(name for name in events.column_names if name not in called.values())
+        return events.select([name for name, count in there.items() if count == 1])
+
+    def checked(self, table: pa.Table) -> pa.Table:
         """Return the events with the columns and types that both stores get.
 
         Raises
@@ -315,16 +344,6 @@ class PushedKind:
         InvalidInput
             They are malformed, lie in the future or before a hundred years.
         """
-        table = events
-        if isinstance(events, pd.DataFrame):
-            try:
-                table = pa.Table.from_pandas(events, preserve_index=False)
-            except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-                # Of pandas: also columns of one name, and objects of other types than the first.
-                raise InvalidData(
-                    f"{SOURCE}: expected columns of one type each, integers of int64 and text "
-                    f"that can be UTF-8. Received: {first_line(error)}"
-                ) from error
         domain = self.names
         table = under_our_names(table, self.source_names, SOURCE, optional=[domain.event_id])
         # All checks that need no knowledge of the feature repo.

@@ -111,6 +111,12 @@ def test_what_a_kill_leaves_aside_is_no_event(repo, offline):
     assert parquet_files(store.config, view).count_rows() == 4
 
 
+def through_feast(store, view, events):
+    schema = parquet_files(store.config, view).schema()
+    types = dict(zip(schema.names, schema.types, strict=True))
+    event_log._append_through_feast(store, view, events, None, types)
+
+
 @pytest.mark.parametrize("way", ["ours", "through Feast"])
 def test_a_single_file_is_rewritten(repo, way):
     (repo.events / "history.parquet").rename(repo.data / "events.parquet")
@@ -119,7 +125,7 @@ def test_a_single_file_is_rewritten(repo, way):
     if way == "ours":
         append_events(store, view, NEW)
     else:
-        event_log._append_through_feast(store, view, NEW)
+        through_feast(store, view, NEW)
     assert read(store, view) == EXPECTED
     assert pq.read_schema(repo.data / "events.parquet").equals(NEW.schema)
     assert not list(repo.data.glob("*.staging")) + list(repo.data.glob(".*.staging"))
@@ -258,7 +264,7 @@ def test_names_types_and_extra_columns_of_the_source_are_kept(repo, way):
     store, view = applied(repo)
     with pytest.raises(InvalidInput, match="'event_id' is missing"):
         append_events(store, view, NEW)
-    append = append_events if way == "ours" else event_log._append_through_feast
+    append = append_events if way == "ours" else through_feast
     started = datetime.now(UTC)
     append(store, view, NEW.append_column("event_id", pa.array([3, 4])))
 
