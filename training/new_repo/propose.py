@@ -216,6 +216,7 @@ def _events(
         path=_within(repo, answers.events),
         time=time,
         event_id_type=None if event_id is None else head.id_type(event_id),
+        single_file=answers.events.is_file(),
     )
     return names, member_type, item_type, actions, source
 

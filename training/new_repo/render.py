@@ -59,6 +59,7 @@ def sources_py(settings: RepoSettings) -> str:
         type_import = f"from feast.types import {kind}\n"
     ignore = '    other_actions="ignore",\n' if spec.ignores_other_actions else ""
     tags = f'    tags={{"{names.Tag.SIMULATED}": "true"}},\n' if settings.simulated else ""
+    pushed = "rewrites this file" if events.single_file else "adds a file to this folder"
     return f'''\
 """Where activity events come from, and what counts as recent.
 
@@ -92,7 +93,7 @@ activity_events = FileSource(
     path={_path(events.path, "activity_events")},
     file_format=ParquetFormat(),
     timestamp_field={_text(events.time)},
-    description="One row an event; `activity-embeddings push` adds a file to this folder.",
+    description="One row an event; `activity-embeddings push` {pushed}.",
 {tags}    owner=OWNER,
 )
 

@@ -41,11 +41,14 @@ class EventSource:
         Column of the time.
     event_id_type
         Type of the column that orders events of one time; None without one.
+    single_file
+        Whether the path is a file, which a push rewrites.
     """
 
     path: str = ""
     time: str = "event_timestamp"
     event_id_type: IdType | None = None
+    single_file: bool = False
 
 
 @dataclass(frozen=True)

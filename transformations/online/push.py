@@ -187,9 +187,9 @@ class SequenceWriter:
     def push(self, events: pa.Table | pd.DataFrame, *, kind: str | None = None) -> PushReport:
         """Merge events into the stored sequences of their members, and log them.
 
-        Pushing events again changes no sequence, so that this may be repeated after any failure; the
-        log keeps such an event twice, and batch runs drop one.
-        Offline comes first: what is served is in the log, unless `offline` is False.
+        Pushing events again changes no sequence, so that this may be repeated after any failure.
+        The log keeps such an event twice, and batch runs drop one. Offline comes first: what is
+        served is in the log, unless `offline` is False.
 
         Parameters
         ----------

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from activity_embeddings.training.new_repo import render
 from activity_embeddings.training.new_repo.propose import Answers, settings_for
 from activity_embeddings.training.new_repo.settings import (
     Content,
@@ -59,7 +60,7 @@ def test_the_files_tell_columns_types_actions_and_dimension(files):
         item_type="int",
         spec=ActivitySpec(actions=("buy", "look", "skip"), positive_actions=("buy", "look")),
         vector_spec=ItemVectorSpec("item_vectors", "1", 3),
-        events=EventSource("../events.parquet", "ts"),
+        events=EventSource("../events.parquet", "ts", single_file=True),
         items=VectorSource("../vectors.parquet", "sku", "vec", "made"),
     )
 
@@ -109,6 +110,20 @@ def test_an_encoder_reads_the_other_columns_of_the_postings(files):
     assert made.vector_spec.dimension == 16
     alone = settings_for(files / "r", Answers(encoder=True))
     assert isinstance(alone.items, PostingSource) and not alone.items.path
+
+
+@pytest.mark.parametrize("name", ["events.parquet", "000000_0"])
+def test_it_is_said_that_a_push_rewrites_a_single_file(files, name):
+    (files / "events.parquet").rename(files / name)
+    for path, said in (
+        (files / name, "`activity-embeddings push` rewrites this file."),
+        (files / "folder.parquet", "`activity-embeddings push` adds a file to this folder."),
+    ):
+        if path.name == "folder.parquet":
+            path.mkdir()
+            pq.write_table(EVENTS, path / "a.parquet")
+        made = settings_for(files / "r", Answers(events=path))
+        assert f'description="One row an event; {said}"' in render.sources_py(made)
 
 
 def test_an_event_id_is_taken_up_where_it_is_called_so(files):
