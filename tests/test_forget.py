@@ -95,12 +95,17 @@ def everything(repo):
 def test_nothing_is_left_in_any_byte(repo):
     assert SECRET.encode() in everything(repo)
     take_out_of_the_source(repo, SECRET)
-    looked = command(repo, SECRET, "--verify")
-    assert looked.exit_code == 1 and "2 pushed events" in looked.output
+    looked = command(repo, SECRET, "nobody", "--verify")
+    assert looked.exit_code == 1
+    (line,) = looked.output.splitlines()
+    assert line.startswith("Error: expected nothing left of 2 members. Received: ")
+    assert "2 pushed events" in line and "2 members" not in line.partition("Received")[2]
     others = rows_of_others(repo)
     done = command(repo, SECRET)
     assert done.exit_code == 0, done.output
     assert "forgotten, 1 member: " in done.output and "2 pushed events" in done.output
+    nothing = "no rows of snapshots, no rows online, no pushed events, no members in the source of"
+    assert f"left of 1 member: {nothing} events" in done.output.splitlines()
     assert SECRET.encode() not in everything(repo)
     assert rows_of_others(repo) == others
     assert command(repo, SECRET, "--verify").exit_code == 0

@@ -34,6 +34,16 @@ def events(days, shift=0):
     ]
 
 
+@pytest.mark.parametrize("command", ["plan", "materialize"])
+def test_an_interval_that_ends_before_it_starts_is_refused(tmp_path, command):
+    moments = ["2024-03-02", "2024-03-01T12:30:00"]
+    result = CliRunner().invoke(cli, ["-C", str(tmp_path), command, *moments])
+    assert result.exit_code == 1
+    assert result.output == (
+        "Error: expected START before END. Received: 2024-03-02 00:00 UTC, 2024-03-01 12:30 UTC\n"
+    )
+
+
 @pytest.fixture(scope="module")
 def once(tmp_path_factory, models):
     random = np.random.default_rng(0)

@@ -29,7 +29,7 @@ from activity_embeddings.transformations.logs import (
     wants_json,
 )
 from activity_embeddings.transformations.names import EVENT_TIMESTAMP, JOBS, DomainNames
-from activity_embeddings.transformations.wording import counted, share
+from activity_embeddings.transformations.wording import counted, share, utc
 
 # Feast and what it imports take seconds; a command imports them when it runs.
 if TYPE_CHECKING:
@@ -184,6 +184,8 @@ def _materialize(
     repo: Path, start: datetime, end: datetime, views: Sequence[str], **options: Any
 ) -> None:
     with one_line_errors():
+        if end < start:
+            raise InvalidInput(f"expected START before END. Received: {utc(start)}, {utc(end)}")
         from activity_embeddings.transformations.batch.options import run_options
 
         with run_options(**options):
@@ -255,11 +257,13 @@ def forget(repo: Path, members: Sequence[str], verify: bool, item: str | None) -
 
         store = open_store(repo)
         if not verify:
-            click.echo(f"forgotten, {run_forget(store, members, item)}")
+            gone = run_forget(store, members, item)
+            click.echo(f"forgotten, {counted(gone.members, 'member')}: {gone}")
         left = traces_of(store, members, item)
-        click.echo(f"left, {left}")
+        of = counted(left.members, "member")
         if left.any:
-            raise InvalidInput(f"expected nothing left. Received: {left}")
+            raise InvalidInput(f"expected nothing left of {of}. Received: {left}")
+        click.echo(f"left of {of}: {left}")
 
 
 @cli.command()

@@ -64,7 +64,7 @@ class Traces:
 
     def __str__(self) -> str:
         return (
-            f"{counted(self.members, 'member')}: {counted(self.snapshots, 'row')} of snapshots, "
+            f"{counted(self.snapshots, 'row')} of snapshots, "
             f"{counted(self.online, 'row')} online, {counted(self.pushed, 'pushed event')}, "
             f"{counted(self.source, 'member')} in the source of events"
         )
