@@ -380,6 +380,34 @@ def test_a_model_changed_after_apply_is_refused_until_it_has_a_new_version(repo,
     assert {path.name for path in histories.glob("v*")} == {"v1", "v2"}
 
 
+NAMED = {"member_id": "user", "job_id": "posting", "action": "what", "event_timestamp": "when"}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("event_timestamp", None, "column 'when' should hold no nulls"),
+        ("member_id", None, "column 'user' should hold no nulls"),
+        ("action", None, "column 'what' should hold no nulls"),
+        ("action", "VIEW", "column 'what' should be one of"),
+    ],
+)
+def test_errors_name_the_columns_of_the_source(repo, column, value, words):
+    position = TWO_DAYS.column_names.index(column)
+    values = TWO_DAYS[column].to_pylist()
+    values[RECENT] = value
+    array = pa.array(values, TWO_DAYS[column].type)
+    repo.write_events(TWO_DAYS.set_column(position, column, array).rename_columns(NAMED))
+    repo.edit(
+        "sources.py",
+        'timestamp_field="event_timestamp",',
+        'timestamp_field="when",\n    field_mapping={"user": "member_id", "posting": "job_id", '
+        '"what": "action"},',
+    )
+    repo.run("apply")
+    assert_refused(repo, MATERIALIZE, "activity_events", words)
+
+
 def test_an_interval_that_ends_in_the_future_is_refused(repo):
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     interval = ["materialize", f"{at(1):%Y-%m-%dT%H:%M:%S}", f"{tomorrow:%Y-%m-%dT%H:%M:%S}"]

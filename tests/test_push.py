@@ -661,6 +661,59 @@ def test_other_columns_of_an_event_are_kept_where_the_source_has_them(tmp_path, 
     }
 
 
+THEIRS = {"member_id": "user", "job_id": "posting", "action": "what", "event_timestamp": "when"}
+
+
+@pytest.fixture(scope="module")
+def with_own_names(tmp_path_factory):
+    """A repo, applied, whose source has other names than the view, and event ids."""
+    repo = sequence_repo(tmp_path_factory.mktemp("own_names"))
+    repo.write_events(numbered(HISTORY, [1, 2, 3, 4], pa.int64()).rename_columns(THEIRS))
+    repo.edit(
+        "sources.py",
+        'timestamp_field="event_timestamp",',
+        'timestamp_field="when",\n    field_mapping={"user": "member_id", "posting": "job_id", '
+        '"what": "action"},',
+    )
+    repo.publish(at(-1), at(0))
+    return repo
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "a null",
+        "naive times",
+        "an event of the future",
+        "no event id",
+        "an event of long ago",
+        "an unknown action",
+        "ids of another type",
+    ],
+)
+def test_errors_of_a_push_name_the_columns_that_were_pushed(with_own_names, case):
+    """Whether these have the names of the source or those of the view."""
+    table = events_table(NEW) if case == "no event id" else BAD.get(case, BAD["a null"])[0]
+    column = {
+        "a null": "member_id",
+        "no event id": "event_timestamp",
+        "an unknown action": "action",
+        "ids of another type": "job_id",
+    }.get(case, "event_timestamp")
+    writer = SequenceWriter(with_own_names.store)
+    if case != "no event id":
+        table = table.append_column("event_id", pa.array(range(6)))
+    for theirs in ({}, THEIRS):
+        with pytest.raises(InvalidInput) as raised:
+            writer.push(table.rename_columns(theirs))
+        message = str(raised.value)
+        if case == "no event id":
+            columns = ", ".join(theirs.get(name, name) for name in THEIRS)
+            assert message.endswith(f"Received columns: {columns}")
+        else:
+            assert f"column {theirs.get(column, column)!r} should" in message
+
+
 def test_a_column_that_has_to_be_filled_may_be_pushed(repo):
     page = pa.field("page", pa.string(), nullable=False)
     repo.write_events(events_table(HISTORY).append_column(page, pa.array(["home"] * 4)))

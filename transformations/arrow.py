@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,10 @@ EARLIEST, LATEST = to_us(datetime(2, 1, 1)), to_us(datetime(9999, 1, 1))
 """Feast hands times to its stores as datetimes, and some move these to another zone."""
 MOST_IN_ARRAY = 2**31 - 1
 """Arrow counts the bytes of text, and the elements of lists, of one array in int32."""
+
+
+NAMES_AS_THEY_ARE: Mapping[str, str] = MappingProxyType({})
+"""What errors call columns whose names are those of the user."""
 
 
 def require_columns(names: Iterable[str], expected: Iterable[str], source: str) -> None:
@@ -82,8 +87,12 @@ def require_no_nulls(values: pa.Array, column: str, source: str) -> None:
         )
 
 
-def id_column(table: pa.Table, column: str, source: str) -> pa.Array:
+def id_column(
+    table: pa.Table, column: str, source: str, called: Mapping[str, str] = NAMES_AS_THEY_ARE
+) -> pa.Array:
     """Return an id column as int64 or string, without nulls; `large_string` if it is too large.
+
+    Errors say what `called` calls the column, where it does.
 
     Raises
     ------
@@ -91,7 +100,7 @@ def id_column(table: pa.Table, column: str, source: str) -> pa.Array:
         The column is neither integer nor string, holds nulls, or an id that cannot be kept apart
         from others everywhere: an integer outside int64, text that is not UTF-8 or holds NUL.
     """
-    values = single_chunk(table, column)
+    values, column = single_chunk(table, column), called.get(column, column)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if not (pa.types.is_integer(values.type) or is_text(values.type)):
@@ -143,10 +152,13 @@ def _checked_text(values: pa.Array) -> pa.Array:
     return values
 
 
-def time_column(table: pa.Table, column: str, source: str) -> np.ndarray:
+def time_column(
+    table: pa.Table, column: str, source: str, called: Mapping[str, str] = NAMES_AS_THEY_ARE
+) -> np.ndarray:
     """Return a timestamp column with a zone as int64 microseconds since the epoch.
 
-    What is finer than a microsecond is cut off, towards the past.
+    What is finer than a microsecond is cut off, towards the past. Errors say what `called` calls
+    the column, where it does.
 
     Raises
     ------
@@ -154,7 +166,7 @@ def time_column(table: pa.Table, column: str, source: str) -> np.ndarray:
         The column is not a timestamp, has no time zone, holds nulls, or a time that stores do not
         hold.
     """
-    values = single_chunk(table, column)
+    values, column = single_chunk(table, column), called.get(column, column)
     require_zoned_time(values.type, column, source)
     require_no_nulls(values, column, source)
     if values.type.unit == "ns":

@@ -8,6 +8,7 @@ become equal objects, which is why everything downstream is reproducible to the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from activity_embeddings.transformations import names
 from activity_embeddings.transformations.arrow import (
+    NAMES_AS_THEY_ARE,
     codes_of,
     id_column,
     is_text,
@@ -247,6 +249,7 @@ def check_events(
     *,
     source: str = names.JOBS.events_view,
     domain: names.DomainNames = names.JOBS,
+    called: Mapping[str, str] = NAMES_AS_THEY_ARE,
 ) -> CheckedEvents:
     """Return the events of a table, after checking them.
 
@@ -262,6 +265,8 @@ def check_events(
         What errors call the table.
     domain
         Names of the columns.
+    called
+        What errors call columns, where that is another name.
 
     Raises
     ------
@@ -271,22 +276,22 @@ def check_events(
     """
     columns = (*domain.event_columns, names.EVENT_TIMESTAMP)
     require_columns(table.column_names, columns, source)
-    action = action_ids(table, spec, source=source, column=domain.action)
-    time = time_column(table, names.EVENT_TIMESTAMP, source)
+    action = action_ids(table, spec, source=source, column=domain.action, called=called)
+    time = time_column(table, names.EVENT_TIMESTAMP, source, called)
     ignored = action < 0
     other_actions = time[ignored]
     if len(other_actions):
         table = table.filter(pa.array(~ignored))
         action, time = action[~ignored], time[~ignored]
-    member_ids, member = rank_encode(id_column(table, domain.member_id, source))
-    item_ids, item = rank_encode(id_column(table, domain.item_id, source))
+    member_ids, member = rank_encode(id_column(table, domain.member_id, source, called))
+    item_ids, item = rank_encode(id_column(table, domain.item_id, source, called))
     event_ids = event = None
     if domain.event_id in table.column_names:
-        event_ids, event = rank_encode(id_column(table, domain.event_id, source))
-        _require_filled(event_ids, source, domain.event_id)
+        event_ids, event = rank_encode(id_column(table, domain.event_id, source, called))
+        _require_filled(event_ids, source, called.get(domain.event_id, domain.event_id))
     session_ids = session = None
     if domain.session_id is not None:
-        session_ids, session = _sessions(table, domain.session_id, source)
+        session_ids, session = _sessions(table, domain.session_id, source, called)
     return CheckedEvents(
         member_ids=member_ids,
         item_ids=item_ids,
@@ -302,9 +307,16 @@ def check_events(
     )
 
 
-def action_ids(table: pa.Table, spec: ActivitySpec, *, source: str, column: str) -> np.ndarray:
+def action_ids(
+    table: pa.Table,
+    spec: ActivitySpec,
+    *,
+    source: str,
+    column: str,
+    called: Mapping[str, str] = NAMES_AS_THEY_ARE,
+) -> np.ndarray:
     """Return a column of actions as int16 ids, -1 for what the spec ignores; see `check_events`."""
-    values = single_chunk(table, column)
+    values, column = single_chunk(table, column), called.get(column, column)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if not is_text(values.type):
@@ -337,13 +349,16 @@ def _used(ids: pa.Array, codes: np.ndarray) -> tuple[pa.Array, np.ndarray]:
     return ids.take(pa.array(used[none:])), (compact - none).astype(codes.dtype)
 
 
-def _sessions(table: pa.Table, column: str, source: str) -> tuple[pa.Array, np.ndarray]:
+def _sessions(
+    table: pa.Table, column: str, source: str, called: Mapping[str, str]
+) -> tuple[pa.Array, np.ndarray]:
     """Return the distinct session ids of a table as text, and each row's position, -1 for none."""
     values = single_chunk(table, column)
     if pa.types.is_null(values.type):
         values = values.cast(pa.string())
     there = values.is_valid()
-    ids = id_column(pa.table({column: values.filter(there)}), column, source).cast(pa.string())
+    filled_in = pa.table({column: values.filter(there)})
+    ids = id_column(filled_in, column, source, called).cast(pa.string())
     filled = pc.not_equal(ids, "")
     codes = np.full(len(table), -1, dtype=np.int32)
     session_ids, rank = rank_encode(ids.filter(filled))

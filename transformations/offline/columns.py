@@ -43,12 +43,15 @@ class RowsAsked:
     end: int
     optional: Sequence[str] = ()
 
+    def called(self, time: str) -> dict[str, str]:
+        """Return what a source whose time is in this column calls the columns, by new names."""
+        return {**self.columns, self.time: time}
+
     def there(self, columns: Collection[str], time: str) -> dict[str, str]:
         """Return the columns that a source with some columns has, and the time, by new names."""
-        wanted = {**self.columns, self.time: time}
         return {
             name: theirs
-            for name, theirs in wanted.items()
+            for name, theirs in self.called(time).items()
             if name not in self.optional or theirs in columns
         }
 
@@ -69,6 +72,12 @@ def source_names(view: FeatureView, columns: Iterable[str]) -> dict[str, str]:
     theirs = {ours: column for column, ours in source.field_mapping.items()}
     theirs[names.EVENT_TIMESTAMP] = source.timestamp_field
     return {name: theirs.get(name, name) for name in columns}
+
+
+def event_names(view: FeatureView) -> dict[str, str]:
+    """Return what the source of a view of events calls their columns, by our names."""
+    domain = names.DomainNames.of(view.tags)
+    return source_names(view, (*domain.event_columns, names.EVENT_TIMESTAMP, domain.event_id))
 
 
 def names_there(

@@ -12,7 +12,7 @@ import fcntl
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -280,7 +280,7 @@ def _filled_columns(
     if wanted[domain.event_id] not in types:
         del wanted[domain.event_id]
     else:
-        require_event_ids(view, table)
+        require_event_ids(view, table, table.column_names)
     require_columns(types, wanted.values(), label)
     filled = {theirs: single_chunk(table, ours) for ours, theirs in wanted.items()}
     created = source.created_timestamp_column
@@ -298,12 +298,22 @@ def _filled_columns(
     return filled
 
 
-def require_event_ids(view: FeatureView, table: pa.Table) -> None:
-    """Raise where pushed events have no event ids, for a source of events that has them."""
+def require_event_ids(view: FeatureView, table: pa.Table, received: Sequence[str]) -> None:
+    """Raise where pushed events have no event ids, for a source of events that has them.
+
+    Parameters
+    ----------
+    view
+        The view of events.
+    table
+        The events, under our names.
+    received
+        The columns that were pushed.
+    """
     event_id = names.DomainNames.of(view.tags).event_id
     if event_id not in table.column_names:
         raise InvalidData(
             f"pushed events: column {event_id!r} is missing. Expected, because "
             f"{source_label(view)} has it and orders events of one time by it. Received columns: "
-            f"{', '.join(table.column_names)}"
+            f"{', '.join(received)}"
         )

@@ -181,7 +181,7 @@ class IcebergRows:
         with self._readable():
             table = self._scan(wanted.values(), asked.start, asked.end).to_arrow()
         rows = pa.table({name: _plain(table.column(theirs)) for name, theirs in wanted.items()})
-        return normalised(rows, asked.ids, asked.time, self.label)
+        return normalised(rows, asked, wanted, self.label)
 
     def most_rows(self, start: int | None, end: int) -> int:
         """See `SourceRows.most_rows`: those of the files that `read` reads."""
@@ -198,7 +198,7 @@ class IcebergRows:
             scan = self._scan(wanted.values(), asked.start, asked.end)
             for task in scan.plan_files():
                 for rows in self._rows_of(scan, task, wanted, asked):
-                    yield plain_rows(rows, asked.ids, asked.time, self.label)
+                    yield plain_rows(rows, asked, wanted, self.label)
 
     def in_order(self, asked: RowsAsked, member: str, at_once: int) -> Iterator[pa.Table] | None:
         """See `SourceRows.in_order`: where footers say that few members are in many row groups."""
@@ -217,7 +217,7 @@ class IcebergRows:
             with self._readable(), self._opened(scan, task, wanted) as (file, columns):
                 assert file is not None
                 for rows in rows_of_groups(file, [group], columns, asked):
-                    yield plain_rows(rows, asked.ids, asked.time, self.label)
+                    yield plain_rows(rows, asked, wanted, self.label)
 
         with self._readable():
             groups = groups_in_turn(map(groups_of, scan.plan_files()), at_once)
@@ -228,7 +228,7 @@ class IcebergRows:
     def _no_rows(self, wanted: Mapping[str, str], asked: RowsAsked) -> pa.Table:
         schema = self.schema()
         none = pa.schema({name: schema.field(theirs).type for name, theirs in wanted.items()})
-        return plain_rows(none.empty_table(), asked.ids, asked.time, self.label)
+        return plain_rows(none.empty_table(), asked, wanted, self.label)
 
     @contextmanager
     def _opened(

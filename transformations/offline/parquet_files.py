@@ -280,15 +280,14 @@ class ParquetFiles:
 
     def _plainly(self, asked: RowsAsked) -> tuple[dict[str, str], pa.Schema]:
         """Return the columns by their new names, and the schema of all rows, all text as string."""
-        ids, time = asked.ids, asked.time
         wanted, groups = self._chosen(asked)
         if not groups:
-            return wanted, _empty(wanted, ids, time).schema
+            return wanted, _empty(wanted, asked.ids, asked.time).schema
         none = {}
         for first, *_ in groups:
             kinds = {name: _type_of(first, field) for name, field in wanted.items()}
             label = self._of(first.path)
-            none[first.path] = plain_rows(pa.schema(kinds).empty_table(), ids, time, label)
+            none[first.path] = plain_rows(pa.schema(kinds).empty_table(), asked, wanted, label)
         return wanted, self._together(none).schema
 
     def _rows(
@@ -304,7 +303,7 @@ class ParquetFiles:
         try:
             with pq.ParquetFile(path, filesystem=self._root[0], metadata=fragment.metadata) as file:
                 for rows in rows_of_groups(file, groups, wanted, asked):
-                    yield plain_rows(rows, asked.ids, asked.time, self._of(path)).cast(schema)
+                    yield plain_rows(rows, asked, wanted, self._of(path)).cast(schema)
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(path, error) from error
 
@@ -449,7 +448,7 @@ class ParquetFiles:
         label = self._of(fragments[0].path) if len(fragments) == 1 else self.label
         try:
             table = self._scan(fragments, wanted, asked)
-            return normalised(table, asked.ids, asked.time, label)
+            return normalised(table, asked, wanted, label)
         except (OSError, pa.ArrowException, InvalidData) as error:
             if len(fragments) > 1:
                 for fragment in fragments:
@@ -705,24 +704,40 @@ def groups_inside(metadata: pq.FileMetaData, time: str, start: int | None, end: 
     return groups
 
 
-def normalised(table: pa.Table, ids: Sequence[str], time: str, label: str) -> pa.Table:
-    """Return rows with ids as int64 or string, and times as timestamp[us, UTC]."""
-    table = with_plain_ids(table, ids, label)
-    moments = pa.array(time_column(table, time, label), pa.int64())
+def normalised(
+    table: pa.Table, asked: RowsAsked, called: Mapping[str, str], label: str
+) -> pa.Table:
+    """Return rows with ids as int64 or string, and times as timestamp[us, UTC].
+
+    Parameters
+    ----------
+    table
+        The columns that are asked for, by the names that they get.
+    asked
+        Says which are ids, and which is the time.
+    called, label
+        What errors call the columns, and the source.
+    """
+    table, time = with_plain_ids(table, asked, called, label), asked.time
+    moments = pa.array(time_column(table, time, label, called), pa.int64())
     return table.set_column(table.column_names.index(time), time, moments.cast(TIMESTAMP))
 
 
-def plain_rows(table: pa.Table, ids: Sequence[str], time: str, label: str) -> pa.Table:
+def plain_rows(
+    table: pa.Table, asked: RowsAsked, called: Mapping[str, str], label: str
+) -> pa.Table:
     """Return rows as `normalised` does, text as string too, and without what a schema adds."""
-    rows = normalised(_plain(table), ids, time, label)
+    rows = normalised(_plain(table), asked, called, label)
     return pa.table(dict(zip(rows.column_names, rows.columns, strict=True)))
 
 
-def with_plain_ids(table: pa.Table, ids: Sequence[str], label: str) -> pa.Table:
-    """Return rows with ids as int64 or string."""
+def with_plain_ids(
+    table: pa.Table, asked: RowsAsked, called: Mapping[str, str], label: str
+) -> pa.Table:
+    """Return rows with ids as int64 or string; see `normalised`."""
     for position, name in enumerate(table.column_names):
-        if name in ids:
-            table = table.set_column(position, name, id_column(table, name, label))
+        if name in asked.ids:
+            table = table.set_column(position, name, id_column(table, name, label, called))
     return table
 
 

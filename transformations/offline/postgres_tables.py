@@ -110,7 +110,7 @@ class PostgresTable:
         query = self._select(asked)
         with self._answering():
             table = pa.Table.from_batches(stream(self._info, query))
-        return with_plain_ids(table, asked.ids, self.label)
+        return with_plain_ids(table, asked, asked.columns, self.label)
 
     def most_rows(self, start: int | None, end: int) -> int:
         """See `SourceRows.most_rows`: as many as there are."""
@@ -135,10 +135,11 @@ class PostgresTable:
         return self._batches(SQL("{} ORDER BY {}").format(query, by), asked)
 
     def _batches(self, query: Composed, asked: RowsAsked) -> Iterator[pa.Table]:
+        called = asked.called(self.source.timestamp_field)
         with self._answering():
             for batch in stream(self._info, query):
                 rows = pa.Table.from_batches([batch])
-                yield plain_rows(rows, asked.ids, asked.time, self.label)
+                yield plain_rows(rows, asked, called, self.label)
 
     def append(self, columns: Mapping[str, pa.Array]) -> None:
         """Add rows to the table in one transaction; its other columns have their defaults.

@@ -42,7 +42,7 @@ from activity_embeddings.transformations.arrow import (
 from activity_embeddings.transformations.errors import InvalidData, InvalidInput, unreadable
 from activity_embeddings.transformations.extras import require_extra
 from activity_embeddings.transformations.names import DomainNames, Tag
-from activity_embeddings.transformations.offline.columns import RowsAsked, source_names
+from activity_embeddings.transformations.offline.columns import RowsAsked, event_names, source_names
 from activity_embeddings.transformations.offline.iceberg import IcebergRows, is_iceberg, located
 from activity_embeddings.transformations.offline.located import (
     POSTGRES_SOURCE,
@@ -303,8 +303,9 @@ def _tables_of(
     stored = _read_here(config, view)
     if stored is None:
         pulled = _pull_events(config, store, view, start, end)
+        called = event_names(view)
         slices = (
-            plain_rows(pulled.slice(i, ROWS_AT_ONCE), asked.ids, names.EVENT_TIMESTAMP, label)
+            plain_rows(pulled.slice(i, ROWS_AT_ONCE), asked, called, label)
             for i in range(0, len(pulled), ROWS_AT_ONCE)
         )
         return len(pulled), slices, pulled
@@ -347,8 +348,8 @@ def _spillable(
     member_ids = rows.column(ours.member_id)
     if len(rows) and member_ids.type != _id_type(view):
         raise InvalidData(
-            f"{source_label(view)}: column {ours.member_id!r} should be {_id_type(view)}, as the "
-            f"feature repo declares it. Received: {member_ids.type}"
+            f"{source_label(view)}: column {event_names(view)[ours.member_id]!r} should be "
+            f"{_id_type(view)}, as the feature repo declares it. Received: {member_ids.type}"
         )
     columns = {
         own.member_id: member_ids.cast(_id_type(view)),
@@ -789,7 +790,7 @@ def _events_inside(table: pa.Table, view: FeatureView, start: int, end: int) -> 
     label = source_label(view)
     if declared_event_ids(view) is not None:
         require_columns(table.column_names, [DomainNames.of(view.tags).event_id], label)
-    time = time_column(table, names.EVENT_TIMESTAMP, label)
+    time = time_column(table, names.EVENT_TIMESTAMP, label, event_names(view))
     return table.filter(pa.array((time >= start) & (time < end)))
 
 
@@ -798,7 +799,8 @@ def _checked(
 ) -> pa.Table:
     """Return the rows with `start <= t < end`, whose actions are those of the spec."""
     rows = _events_inside(table, view, start, end)
-    action_ids(rows, spec, source=source_label(view), column=DomainNames.of(view.tags).action)
+    column, called = DomainNames.of(view.tags).action, event_names(view)
+    action_ids(rows, spec, source=source_label(view), column=column, called=called)
     return rows
 
 
@@ -817,7 +819,8 @@ def _in_order(
 
 def _check(table: pa.Table, view: FeatureView, spec: ActivitySpec) -> CheckedEvents:
     domain = DomainNames.of(view.tags)
-    return check_events(table, spec, source=source_label(view), domain=domain)
+    label, called = source_label(view), event_names(view)
+    return check_events(table, spec, source=label, domain=domain, called=called)
 
 
 @contextmanager

@@ -96,7 +96,8 @@ class SparkTable:
         rows = self._chosen(asked)
         with answering(self.label):
             table = pa.Table.from_batches(stream(rows))
-        return normalised(table, asked.ids, asked.time, self.label)
+        called = asked.called(self.source.timestamp_field)
+        return normalised(table, asked, called, self.label)
 
     def most_rows(self, start: int | None, end: int) -> int:
         """See `SourceRows.most_rows`: as many as there are."""
@@ -113,11 +114,11 @@ class SparkTable:
         return self._batches(asked, by=member)
 
     def _batches(self, asked: RowsAsked, by: str | None = None) -> Iterator[pa.Table]:
-        rows = self._chosen(asked)
+        rows, called = self._chosen(asked), asked.called(self.source.timestamp_field)
         with answering(self.label):
             for batch in stream(rows, by=by):
                 table = pa.Table.from_batches([batch])
-                yield plain_rows(table, asked.ids, asked.time, self.label)
+                yield plain_rows(table, asked, called, self.label)
 
     def _chosen(self, asked: RowsAsked) -> DataFrame:
         """Return the columns of the rows of an interval, after checking them."""

@@ -12,7 +12,7 @@ any failure, and several writers may push at once where the online store lets th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -51,8 +51,8 @@ from activity_embeddings.transformations.errors import (
 )
 from activity_embeddings.transformations.names import DomainNames
 from activity_embeddings.transformations.offline.columns import (
+    event_names,
     names_there,
-    source_names,
     under_our_names,
 )
 from activity_embeddings.transformations.offline.event_log import append_events, require_event_ids
@@ -325,18 +325,21 @@ class PushedKind:
     @property
     def source_names(self) -> dict[str, str]:
         """What the offline source calls the columns, by our names."""
-        columns = (*self.names.event_columns, names.EVENT_TIMESTAMP, self.names.event_id)
-        return source_names(self.events, columns)
+        return event_names(self.events)
 
     def others(self, events: pa.Table) -> pa.Table:
         """Return the columns of events that `checked` leaves out, of those that are there once."""
-        called = names_there(
-            events.column_names, self.source_names, SOURCE, optional=[self.names.event_id]
-        )
+        called = self._called(events)
         there = Counter(name for name in events.column_names if name not in called.values())
         return events.select([name for name, count in there.items() if count == 1])
 
-    def checked(self, table: pa.Table) -> pa.Table:
+    def _called(self, events: pa.Table) -> dict[str, str]:
+        """Return what events call the columns, by our names."""
+        return names_there(
+            events.column_names, self.source_names, SOURCE, optional=[self.names.event_id]
+        )
+
+    def checked(self, events: pa.Table) -> pa.Table:
         """Return the events with the columns and types that both stores get.
 
         Raises
@@ -344,36 +347,36 @@ class PushedKind:
         InvalidInput
             They are malformed, lie in the future or before a hundred years.
         """
-        domain = self.names
-        table = under_our_names(table, self.source_names, SOURCE, optional=[domain.event_id])
+        domain, called = self.names, self._called(events)
+        table = under_our_names(events, self.source_names, SOURCE, optional=[domain.event_id])
         # All checks that need no knowledge of the feature repo.
-        check_events(table, self.spec, source=SOURCE, domain=domain)
+        check_events(table, self.spec, source=SOURCE, domain=domain, called=called)
         columns = {
-            domain.member_id: self._ids(table, domain.member_id),
-            domain.item_id: self._ids(table, domain.item_id),
+            domain.member_id: self._ids(table, domain.member_id, called),
+            domain.item_id: self._ids(table, domain.item_id, called),
             domain.action: single_chunk(table, domain.action).cast(pa.string()),
         }
-        time = time_column(table, names.EVENT_TIMESTAMP, SOURCE)
+        time = time_column(table, names.EVENT_TIMESTAMP, SOURCE, called)
         # Microseconds offline too, so that both stores mean the same event.
         columns[names.EVENT_TIMESTAMP] = pa.array(time, pa.int64()).cast(TIMESTAMP)
         if domain.session_id is not None:
-            columns[domain.session_id] = self._as_session_ids(table, domain.session_id)
+            columns[domain.session_id] = self._as_session_ids(table, domain.session_id, called)
         if self._event_ids is not None:
-            require_event_ids(self.events, table)
-            columns[domain.event_id] = self._as_event_ids(id_column(table, domain.event_id, SOURCE))
+            require_event_ids(self.events, table, events.column_names)
+            columns[domain.event_id] = self._as_event_ids(table, called)
         now = to_us(datetime.now(UTC))
         oldest = now - LONGEST_WINDOW // timedelta(microseconds=1)
         old = np.flatnonzero(time < oldest)
         if len(old):
             raise InvalidData(
-                f"{SOURCE}: column {names.EVENT_TIMESTAMP!r} should lie in the "
+                f"{SOURCE}: column {called[names.EVENT_TIMESTAMP]!r} should lie in the "
                 f"{duration(LONGEST_WINDOW)} before now. Received: "
                 f"{utc(to_datetime(time[old].min()))} in {out_of(len(old), len(time), 'row')}"
             )
         late = np.flatnonzero(time > now + CLOCK_TOLERANCE)
         if len(late):
             raise InvalidData(
-                f"{SOURCE}: column {names.EVENT_TIMESTAMP!r} should not lie in the future. "
+                f"{SOURCE}: column {called[names.EVENT_TIMESTAMP]!r} should not lie in the future. "
                 f"Received: {utc(to_datetime(time[late].max()))} in "
                 f"{out_of(len(late), len(time), 'row')}, now {utc(to_datetime(now))}"
             )
@@ -384,35 +387,36 @@ class PushedKind:
         """Type of the source's event ids; None where the batch would know none."""
         return event_ids_of(self._config, self.events)
 
-    def _as_event_ids(self, ids: pa.Array) -> pa.Array:
+    def _as_event_ids(self, table: pa.Table, called: Mapping[str, str]) -> pa.Array:
         """Return event ids of the source's type, so that they are ordered as in the batch."""
+        ids = id_column(table, self.names.event_id, SOURCE, called)
         if self._event_ids is None or pa.types.is_null(self._event_ids):
             return ids
         try:
             return ids.cast(self._event_ids)
         except pa.ArrowInvalid as error:
             raise InvalidData(
-                f"{SOURCE}: column {self.names.event_id!r} should be {self._event_ids}, as in "
-                f"{source_label(self.events)}. Received: {ids.type}; {first_line(error)}"
+                f"{SOURCE}: column {called[self.names.event_id]!r} should be {self._event_ids}, "
+                f"as in {source_label(self.events)}. Received: {ids.type}; {first_line(error)}"
             ) from error
 
-    def _as_session_ids(self, table: pa.Table, column: str) -> pa.Array:
+    def _as_session_ids(self, table: pa.Table, column: str, called: Mapping[str, str]) -> pa.Array:
         """Return session ids of the type that the view of events declares, null for none."""
         ids, expected = single_chunk(table, column), declared_session_ids(self.events)
         try:
             return ids.cast(expected)
         except pa.ArrowInvalid as error:
             raise InvalidData(
-                f"{SOURCE}: column {column!r} should be {expected}, as in the feature repo. "
-                f"Received: {ids.type}; {first_line(error)}"
+                f"{SOURCE}: column {called[column]!r} should be {expected}, as in the feature "
+                f"repo. Received: {ids.type}; {first_line(error)}"
             ) from error
 
-    def _ids(self, table: pa.Table, column: str) -> pa.Array:
-        ids, expected = id_column(table, column, SOURCE), self.id_types[column]
+    def _ids(self, table: pa.Table, column: str, called: Mapping[str, str]) -> pa.Array:
+        ids, expected = id_column(table, column, SOURCE, called), self.id_types[column]
         if ids.type != expected and len(ids):
             raise InvalidData(
-                f"{SOURCE}: column {column!r} should be {expected}, as in the feature repo. "
-                f"Received: {ids.type}"
+                f"{SOURCE}: column {called[column]!r} should be {expected}, as in the feature "
+                f"repo. Received: {ids.type}"
             )
         return ids.cast(expected)
 

@@ -161,7 +161,7 @@ OTHER_COLUMNS = {
         table([2, 3]).set_column(2, "at", pa.array([None, 5], UTC_US)),
         "no nulls.*1 of",
     ),
-    "a null id": (table([2, None]), "'member_id'.*no nulls.*1 of 2"),
+    "a null id": (table([2, None]), "'member'.*no nulls.*1 of 2"),
     "ids past int64": (table(pa.array([2**63 + 5], pa.uint64())), "int64.*9223372036854775813"),
     "ids that are floats": (table([2.0]), "int64 or string. Received: double"),
     "ids with a NUL": (table(["a\0"]), "NUL"),
