@@ -66,7 +66,7 @@ from activity_embeddings.training.evaluation.references import (
     package_references,
     search_decay,
 )
-from activity_embeddings.training.evaluation.report.page import write_report
+from activity_embeddings.training.evaluation.report.page import TASKS, write_report
 from activity_embeddings.training.evaluation.result import (
     ALONE,
     DAY,
@@ -88,6 +88,7 @@ from activity_embeddings.training.evaluation.result import (
 from activity_embeddings.training.evaluation.scorers import ScoringModel
 from activity_embeddings.training.evaluation.slices import query_slices, slice_rows
 from activity_embeddings.training.evaluation.store import EvaluationStore
+from activity_embeddings.training.examples.periods import Period
 from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.training.fitting.provenance import fingerprints
 from activity_embeddings.transformations.errors import InvalidInput
@@ -172,8 +173,8 @@ def evaluate(
     store = _publish(folder / WORK, data, plan, contenders, asked, base, say)
     tasks = _tasks(asked, store, base, plan.as_of)
     run = _Run(data, plan, contenders, store, asked, base, started)
-    measured = _measure(run, tasks, say)
-    result = _result(run, measured, searches, asked.left_out, commands)
+    measured, unlearned = _measure(run, tasks, say)
+    result = _result(run, measured, searches, [*asked.left_out, *unlearned], commands)
     write_result(result, _member_table(measured, data), folder)
     write_report(result, folder / HTML)
     return result
@@ -238,9 +239,13 @@ class _Asked:
 def _ask(data: Data, plan: EvaluationPlan, say: Say) -> _Asked:
     """Make the queries of each task."""
     history, timeline, size = data.history, plan.timeline, plan.size
-    among = None
-    if size.test_members is not None:
-        among = members_drawn(history, timeline.test, size.test_members)
+
+    def among(period: Period) -> np.ndarray | None:
+        if size.test_members is None:
+            return None
+        return members_drawn(history, period, size.test_members)
+
+    tested = among(timeline.test)
 
     def lists(days: int, train: int, of_member: int) -> tuple[Queries, Queries]:
         return (
@@ -248,7 +253,7 @@ def _ask(data: Data, plan: EvaluationPlan, say: Say) -> _Asked:
                 history, timeline.ranker, days=days, per_member=of_member, most=train, seed=0
             ),
             ranking_queries(
-                history, timeline.test, days=days, per_member=of_member, among=among, seed=1
+                history, timeline.test, days=days, per_member=of_member, among=tested, seed=1
             ),
         )
 
@@ -259,11 +264,10 @@ def _ask(data: Data, plan: EvaluationPlan, say: Say) -> _Asked:
         )
     left_out = []
     try:
-        train, test = (
-            like_queries(history, period, among=among)
-            for period in (timeline.ranker, timeline.test)
+        queries[LIKE] = (
+            like_queries(history, timeline.ranker, among=among(timeline.ranker)),
+            like_queries(history, timeline.test, among=tested),
         )
-        queries[LIKE] = train, test
     except InvalidInput as error:
         left_out.append(f"Like or dismiss is left out: {error}.")
     for name, (train, test) in queries.items():
@@ -344,8 +348,14 @@ class _Run:
         return self.contenders.basic_arms if task in (TO_DATE, ALONE) else self.contenders.arms
 
 
-def _measure(run: _Run, tasks: Mapping[str, RankingTask], say: Say) -> dict[str, Measured]:
-    """Measure the arms of each task, and of two more that ask the queries of the day."""
+def _measure(
+    run: _Run, tasks: Mapping[str, RankingTask], say: Say
+) -> tuple[dict[str, Measured], list[str]]:
+    """Measure the arms of each task, and of two more that ask the queries of the day.
+
+    A task in which the ranker learned nothing is left out, but for that of the day, which decides;
+    sentences say why.
+    """
     day = tasks[DAY]
     alone = measure_alone(
         day.with_columns(ALONE, TITLES[ALONE], (POPULARITY,)),
@@ -362,7 +372,15 @@ def _measure(run: _Run, tasks: Mapping[str, RankingTask], say: Say) -> dict[str,
         name: measure(task, run.arms_of(name), run.vectors, run.plan, say)
         for name, task in ranked.items()
     }
-    return {**measured, ALONE: alone}
+    reasons = {name: why for name, task in measured.items() if (why := task.unlearned())}
+    learned = {name: task for name, task in measured.items() if name == DAY or name not in reasons}
+    says = [
+        f"{TASKS[name]}{'' if name in learned else ' is left out'}: {why}."
+        for name, why in reasons.items()
+    ]
+    for sentence in says:
+        say(sentence)
+    return {**learned, ALONE: alone}, says
 
 
 def _compare(run: _Run, measured: Mapping[str, Measured]) -> list[Comparison]:

@@ -36,6 +36,7 @@ from activity_embeddings.training.metrics import (
     within_member_auc,
 )
 from activity_embeddings.transformations.times import to_datetime
+from activity_embeddings.transformations.wording import counted
 
 AA_SEEDS = 1000
 """What is added to the seeds of the second of two equal arms."""
@@ -86,11 +87,14 @@ class Measured:
         rows, the scores.
     columns
         By arm, how many columns the ranker had.
+    splits
+        By arm, how often the trees of its rankers divide rows.
     """
 
     task: RankingTask
     figures_of: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     columns: dict[str, int] = field(default_factory=dict)
+    splits: dict[str, int] = field(default_factory=dict)
 
     @property
     def ranked(self) -> bool:
@@ -101,6 +105,13 @@ class Measured:
     def figure(self) -> str:
         """The figure that arms are compared by."""
         return FIGURE if self.ranked else WITHIN_MEMBER_AUC
+
+    def unlearned(self) -> str | None:
+        """Return why its figures say nothing of any arm, or None."""
+        if not self.splits or any(self.splits.values()):
+            return None
+        rows = counted(len(self.task.train.item), "row")
+        return f"of {rows} the ranker learned nothing in any arm: all are equal"
 
     def of_members(self, figure: str) -> dict[str, np.ndarray]:
         """Return a figure of each member, the mean over its queries: float [seeds, members]."""
@@ -240,12 +251,16 @@ def measure_arm(
     """Measure one arm, and add its figures to those of a task."""
     task, settings, seeds = measured.task, plan.ranker, plan.declared.seeds
 
-    def fit_and_test(seed: int, tables: tuple[np.ndarray, np.ndarray]) -> Mapping[str, np.ndarray]:
+    def fit_and_test(
+        seed: int, tables: tuple[np.ndarray, np.ndarray]
+    ) -> tuple[Mapping[str, np.ndarray], int]:
         own_seed = seed + AA_SEEDS if arm.name == AGAIN else seed
-        scores = Ranker(settings, seed=own_seed).fit(tables[0], task.train).scores(tables[1])
-        return list_figures(scores, task.test) if measured.ranked else {"score": scores}
+        ranker = Ranker(settings, seed=own_seed).fit(tables[0], task.train)
+        scores = ranker.scores(tables[1])
+        figures = list_figures(scores, task.test) if measured.ranked else {"score": scores}
+        return figures, ranker.splits
 
-    per_seed: list[Mapping[str, np.ndarray]] = []
+    per_seed: list[tuple[Mapping[str, np.ndarray], int]] = []
     same = None if vectors.varies(arm) else _tables(task, arm, vectors, settings, 0)
     at_once = os.cpu_count() or 1
     with ThreadPoolExecutor(at_once) as threads:
@@ -256,8 +271,9 @@ def measure_arm(
             ]
             per_seed += threads.map(fit_and_test, part, tables)
     measured.columns[arm.name] = tables[0][0].shape[1]
+    measured.splits[arm.name] = sum(splits for _, splits in per_seed)
     measured.figures_of[arm.name] = {
-        name: np.stack([figures[name] for figures in per_seed]) for name in per_seed[0]
+        name: np.stack([figures[name] for figures, _ in per_seed]) for name in per_seed[0][0]
     }
 
 

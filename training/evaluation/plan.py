@@ -121,8 +121,8 @@ class Size:
         Week train queries and week test queries of member of the task `week`; 0 leaves it out.
     test_members
         Maximum number of members who are tested, drawn at random of those with activity in the
-        test; None for all. Of liking, the ranker also learns from them alone, and as many members
-        choose the rates of decays.
+        test; None for all. Of liking, the ranker learns from as many, drawn of those with activity
+        in its own days, and as many members choose the rates of decays.
     to_date
         Whether references and models are also measured beside the fewest base features.
     freshness

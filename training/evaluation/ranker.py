@@ -43,11 +43,12 @@ class RankerSettings:
     leaves
         Number of leaves of a tree.
     rows_of_leaf
-        Minimum number of rows of a leaf.
+        Minimum number of rows of a leaf. Of few rows, a tenth of their number is enough.
     wanted_of_leaf
         Minimum of what LightGBM calls the sum of hessians of a leaf: of lists, about the number of
         wanted items that the trees so far expect in it. With fewer, one list decides on a leaf, and
-        its step is of any size. Of few queries, a fiftieth of their number is enough.
+        its step is of any size. Of few queries, a fiftieth of their number is enough; of single
+        rows with few of one kind, a quarter of the sum of all.
     wanted_label
         Label of the wanted row of a list. LightGBM's XE-NDCG wants each row in proportion to
         `2^label - g`, with g drawn anew from [0, 1] for each row and tree. With label 1 the wanted
@@ -233,12 +234,14 @@ class Ranker:
         if lists and sizes.max() > MOST_ROWS:
             kept = _learned_from(queries)
             table, target, sizes = table[kept], target[kept], np.minimum(sizes, MOST_ROWS)
+        # Of single rows, the sum before there is a tree; of lists it is about their number.
+        hessian = len(queries) if lists else len(target) * float(target.var())
         parameters = {
             "objective": "rank_xendcg" if lists else "binary",
             "learning_rate": settings.learning_rate,
             "num_leaves": settings.leaves,
-            "min_data_in_leaf": settings.rows_of_leaf,
-            "min_sum_hessian_in_leaf": min(settings.wanted_of_leaf, len(queries) / 50),
+            "min_data_in_leaf": min(settings.rows_of_leaf, max(len(target) // 10, 1)),
+            "min_sum_hessian_in_leaf": min(settings.wanted_of_leaf, len(queries) / 50, hessian / 4),
             "feature_fraction": settings.columns_of_tree,
             "bagging_fraction": settings.rows_of_tree,
             "bagging_freq": 1,
@@ -254,6 +257,12 @@ class Ranker:
         data = lightgbm.Dataset(table, label=label, group=sizes if lists else None)
         self._fitted = lightgbm.train(parameters, data, num_boost_round=settings.rounds)
         return self
+
+    @property
+    def splits(self) -> int:
+        """How often its trees divide rows: 0 where it learned nothing and all scores are equal."""
+        assert self._fitted is not None
+        return int(self._fitted.feature_importance("split").sum())
 
     def scores(self, table: np.ndarray) -> np.ndarray:
         """Return the score of each row, float64 [R]; of single rows, a probability."""

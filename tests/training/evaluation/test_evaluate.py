@@ -27,8 +27,8 @@ from activity_embeddings.training.evaluation.plan import (
     Target,
     Timeline,
 )
-from activity_embeddings.training.evaluation.queries import like_queries
-from activity_embeddings.training.evaluation.ranker import RankerSettings
+from activity_embeddings.training.evaluation.queries import like_queries, members_drawn
+from activity_embeddings.training.evaluation.ranker import Ranker, RankerSettings
 from activity_embeddings.training.evaluation.references import search_decay
 from activity_embeddings.training.evaluation.report.headline import headline
 from activity_embeddings.training.evaluation.scorers import ScoringModel
@@ -608,6 +608,56 @@ def test_an_evaluation_needs_neither_dismissals_nor_categories(data, tmp_path):
     assert once.startswith("Of mine there is one training")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Like or dismiss is left out" in page
+
+
+def test_where_few_members_are_tested_liking_is_learned_from_as_many_of_the_rankers_days(
+    data, tmp_path
+):
+    result = evaluate(
+        data,
+        tmp_path,
+        plan=EvaluationPlan(
+            TIMELINE,
+            as_of=AsOf.REQUEST,
+            declared=Declared(seeds=SEEDS, resamples=200),
+            size=replace(
+                SIZE, week_train_queries=0, to_date=False, freshness=False, test_members=40
+            ),
+        ),
+        models=[],
+    )
+    drawn = members_drawn(data.history, TIMELINE.ranker, 40)
+    like = result["tasks"]["like"]
+    assert drawn.sum() == 40
+    assert like["train_rows"] == len(like_queries(data.history, TIMELINE.ranker, among=drawn))
+    assert like["figures"][arms.CANARY]["auc"] > like["figures"][arms.NOTHING]["auc"] + 0.1
+    assert not any("left out" in sentence for sentence in result["conclusions"])
+
+
+def test_a_task_in_which_nothing_was_learned_is_left_out(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(Ranker, "splits", 0)
+    result = evaluate(
+        replace(data, history=data.history.of_members(FEW), truth=None),
+        tmp_path,
+        plan=EvaluationPlan(
+            TIMELINE,
+            as_of=AsOf.REQUEST,
+            declared=Declared(seeds=SEEDS, resamples=200),
+            size=replace(SIZE, week_train_queries=0, train_queries=50),
+            ranker=replace(RANKER, rounds=2),
+        ),
+        models=[],
+    )
+    assert set(result["tasks"]) == {"day", "alone"}
+    assert {row["task"] for row in result["comparisons"]} == {"day", "alone"}
+    assert "auc" not in result["freshness"]["points"][0]
+    sentences = [s for s in result["conclusions"] if "the ranker learned nothing" in s]
+    assert [sentence.split(": of ")[0] for sentence in sentences] == [
+        "Day",
+        "Like or dismiss is left out",
+        "Day, base to date is left out",
+    ]
+    assert sentences[1].endswith(" rows the ranker learned nothing in any arm: all are equal.")
 
 
 def test_members_who_dismissed_nothing_have_no_auc_of_their_own(data, tmp_path):

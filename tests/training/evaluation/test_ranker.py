@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from activity_embeddings.training.evaluation import ranker
 from activity_embeddings.training.evaluation.queries import Queries
@@ -156,6 +157,43 @@ def test_of_single_rows_scores_are_probabilities():
         assert liked[inside].mean() == pytest.approx(scores[inside].mean(), abs=0.08)
 
 
+@pytest.mark.parametrize("n", [60, 300, 2999])
+def test_of_few_rows_something_is_learned_too(n):
+    (learn, table), (test, tested) = (single_rows(seed, rows) for seed, rows in ((0, n), (1, 500)))
+    fitted = Ranker(RankerSettings(), seed=0).fit(table, learn)
+    assert fitted.splits > 0
+    assert roc_auc_score(test.target, fitted.scores(tested)) > 0.7
+
+
+def test_of_few_rows_with_few_of_one_kind_something_is_learned_too():
+    random = np.random.default_rng(0)
+    table = random.normal(size=(114, 2)).astype(np.float32)
+    learn = queries_of(np.ones(114, int), table[:, 0] > np.sort(table[:, 0])[-6], ranked=False)
+    assert Ranker(RankerSettings(), seed=0).fit(table, learn).splits > 0
+
+
+def test_of_many_rows_a_leaf_has_as_many_as_the_settings_say():
+    learn, table = single_rows(0, 3000)
+    scores = [
+        Ranker(RankerSettings(rows_of_leaf=rows, rounds=1, leaves=60), seed=0)
+        .fit(table, learn)
+        .scores(table)
+        for rows in (300, 301, 10_000)
+    ]
+    assert len(np.unique(scores[0])) > 3
+    # A tree is grown of 2,400 of the rows.
+    assert np.unique(scores[0], return_counts=True)[1].min() > 300
+    assert scores[1].tolist() == scores[2].tolist() == scores[0].tolist()
+
+
+def test_a_ranker_that_can_tell_no_rows_apart_says_that_it_learned_nothing():
+    learn, table = single_rows(0, 100)
+    table[:] = 1
+    fitted = Ranker(RankerSettings(), seed=0).fit(table, learn)
+    assert fitted.splits == 0
+    assert len(np.unique(fitted.scores(table))) == 1
+
+
 @pytest.mark.parametrize("most", [10, 40])
 def test_of_a_list_longer_than_lightgbm_takes_some_rows_are_learned_from(most, monkeypatch):
     learn, vectors = case(0)
@@ -196,6 +234,15 @@ def test_of_long_lists_each_seed_learns_more_than_any_does_by_the_settings_of_li
         )
     }
     assert min(figures[20]) > max(figures[1])
+
+
+def single_rows(seed, n):
+    """Rows that are liked or not, by the first of two columns."""
+    random = np.random.default_rng(seed)
+    table = random.normal(size=(n, 2)).astype(np.float32)
+    liked = random.random(n) < 1 / (1 + np.exp(-3 * table[:, 0]))
+    liked[:2] = True, False
+    return queries_of(np.ones(n, int), liked, ranked=False), table
 
 
 def long_lists(seed, n=100, size=150):
