@@ -6,7 +6,7 @@ over seeds, in the task `day`, by paired bootstrap over members and seeds, Holm 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -41,6 +41,9 @@ lift plus half of the headroom above it, whichever is less; where the true prefe
 if it exceeds what that adds, which nothing honest does."""
 COLLAPSED = 0.25
 """An embedding has collapsed if its coverage is below this share of the plain mean's."""
+
+EQUAL = "equal for every member, which says nothing of others"
+"""Of two arms without any error between them: no interval says that they are as good."""
 
 Values = Mapping[str, np.ndarray]
 """A figure of each arm, float [seeds, queries or members]."""
@@ -253,7 +256,8 @@ def _leap(day: Mapping[str, Comparison], compared: Sequence[Arm]) -> float:
     """Return the lift above which an arm is flagged as a leak; see `LEAP`."""
     references = [day[arm.name] for arm in compared if arm.role == ArmRole.REFERENCE]
     honest = max((max(row["high"], 0.0) for row in references), default=0.0)
-    detectable = max((row["minimum_detectable_effect"] for row in references), default=0.0)
+    # References may all be equal to nothing; what else there is tells noise from a leap, too.
+    detectable = max(_effects(references) or _effects(day.values()), default=0.0)
     usual = max(honest, detectable)
     # Nothing is better than a figure of 1.
     possible = 1 - next(iter(day.values()))["of_baseline"]
@@ -261,6 +265,11 @@ def _leap(day: Mapping[str, Comparison], compared: Sequence[Arm]) -> float:
     if arms.ORACLE in day and day[arms.ORACLE]["low"] > 0:
         leap = min(leap, max(day[arms.ORACLE]["high"], usual))
     return leap
+
+
+def _effects(rows: Iterable[Comparison]) -> list[float]:
+    """Return the minimum detectable effects that are known."""
+    return [effect for row in rows if (effect := row["minimum_detectable_effect"]) is not None]
 
 
 def _collapses(quality: Mapping[str, Mapping[str, float | None]]) -> list[Check]:
@@ -315,6 +324,8 @@ def judge_targets(
         claim += "" if target.task == DAY else f" (task {target.task})"
         if row is None:
             reached, says = False, "not measured"
+        elif target.not_worse and row["minimum_detectable_effect"] is None:
+            reached, says = False, EQUAL
         elif target.not_worse:
             reached, says = row["low"] > -margin, _text(row)
         else:
@@ -346,6 +357,8 @@ def conclude(
         worse = [row for row in rows if row["real"] and row["difference"] < 0]
         alone = [row for row in rows if not row["real"] and not row["low"] <= 0 <= row["high"]]
         same = [row for row in rows if not row["real"] and row["low"] <= 0 <= row["high"]]
+        equal = [row for row in same if row["minimum_detectable_effect"] is None]
+        same = [row for row in same if row not in equal]
         family = sum(row["against"] == against for row in day)
         not_in_week = _not_in_week(comparisons, against)
         unsure = [row for row in better if row["arm"] in not_in_week]
@@ -366,13 +379,18 @@ def conclude(
                 f"{_list(alone)}."
             )
         if same:
-            effects = [row["minimum_detectable_effect"] for row in same]
+            effects = _effects(same)
             ends = dict.fromkeys(f"{end(effects):.4f}" for end in (min, max))
             names = ", ".join(row["arm"] for row in same)
             sentences.append(
                 f"No difference to {says} can be told for {names}; one below {' to '.join(ends)}"
                 f"{', by arm,' if len(ends) > 1 else ''} would be missed more often than in one of "
                 "five cases."
+            )
+        if equal:
+            names = ", ".join(row["arm"] for row in equal)
+            sentences.append(
+                f"Equal to {says} for every member, which says nothing of others: {names}."
             )
     return sentences + _beside_scores(comparisons, compared) + _of_kinds(comparisons, compared)
 

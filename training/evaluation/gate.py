@@ -7,7 +7,8 @@ B replaces A where each of the evaluations, one of each cut date, says so by its
 1. B is better: the interval of B - A is above 0 in the task `day`, and in `week` where that was
    measured.
 2. Or B is not worse, and smaller: in these tasks the interval is above -margin, and B has at most
-   half of A's bytes a member.
+   half of A's bytes a member. Where both are equal for every member there is no interval that says
+   so.
 
 Otherwise A stays. The figure is NDCG@10, mean over members; a member's value is the mean over
 seeds, and the interval that of the paired bootstrap over members and seeds, 95 %. Since all tasks
@@ -24,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from activity_embeddings.training.evaluation.arms import ArmRole
+from activity_embeddings.training.evaluation.findings import EQUAL
 from activity_embeddings.training.evaluation.result import (
     DAY,
     MEMBERS,
@@ -156,7 +158,8 @@ def _judge(
         task: _difference(values, resamples, seed) for task, values in evaluation.tasks.items()
     }
     better = [task for task, d in differences.items() if d.low > 0]
-    not_worse = [task for task, d in differences.items() if d.low > -margin]
+    equal = [task for task, (of_a, of_b) in evaluation.tasks.items() if (of_a == of_b).all()]
+    not_worse = [t for t, d in differences.items() if d.low > -margin and t not in equal]
     a_bytes, b_bytes = (_arm(evaluation.report, arm).get("bytes_per_member") for arm in (a, b))
     # Of two that have nothing, neither is smaller.
     smaller = bool(a_bytes and b_bytes is not None and 2 * b_bytes <= a_bytes)
@@ -174,7 +177,9 @@ def _judge(
         sentences.append(f"{evaluation.folder}: {sizes}, at most half.")
         return not against, against or sentences
     for task in differences:
-        if task not in not_worse:
+        if task in equal:
+            against.append(figures(task, EQUAL))
+        elif task not in not_worse:
             against.append(figures(task, f"so that it may be worse by {margin:g} or more"))
         elif task not in better and not smaller:
             against.append(figures(task, "not above 0"))

@@ -172,7 +172,7 @@ class Comparison(ArmDifference):
     p: float
     of_baseline: float
     relative: float
-    minimum_detectable_effect: float
+    minimum_detectable_effect: float | None
     p_holm: float
     real: bool
     share_of_possible: float | None

@@ -26,7 +26,7 @@ DRAWS = 1_000_000
 ESTIMATES = 20
 """Deviations of the seeds that a chance of finding something is averaged over."""
 ROUNDING = 1e-12
-"""Resampled means this small, as a share of the largest difference, are 0 but for rounding."""
+"""Means and errors this small, as a share of the largest difference, are 0 but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,11 @@ def paired_bootstrap(
         by_seed = np.asarray(by_seed, np.float64)
         means += _seed_deviations(by_seed, resamples, seed)
         seed_error = by_seed.std(axis=0, ddof=1) / np.sqrt(len(by_seed))
-    means[np.abs(means) <= ROUNDING * np.abs(differences).max(axis=0)] = 0.0
+    rounding = ROUNDING * np.abs(differences).max(axis=0)
+    means[np.abs(means) <= rounding] = 0.0
+    member_error, seed_error = (
+        np.where(error <= rounding, 0.0, error) for error in (member_error, seed_error)
+    )
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     tail = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0)) + 1
     p = np.minimum(2 * tail / (resamples + 1), 1.0)
@@ -216,14 +220,15 @@ def minimum_detectable_effect(
     comparisons: int = 1,
     power: float = POWER,
     confidence: float = CONFIDENCE,
-) -> float:
+) -> float | None:
     """Return the true difference that `paired_bootstrap` finds with the chance `power`.
 
     With one seed `(z[1 - a/2] + z[power]) * member_error`, a = (1 - confidence) / comparisons
     (Bloom 1995). With several, the interval is as wide as the quantiles of a normal deviation and
     Student's t together, with a width that the seeds estimate, and the chance is the mean over
     what they may say. What an evaluation of this size could have seen: an interval around 0 says
-    nothing of smaller differences.
+    nothing of smaller differences. None without any error, as of an arm equal to its baseline: that
+    members do not differ says nothing of how much they would if the arms did.
 
     Parameters
     ----------
@@ -251,6 +256,8 @@ def minimum_detectable_effect(
     for name, count in (("seeds", seeds), ("comparisons", comparisons)):
         if count < 1:
             raise InvalidInput(f"`{name}` should be 1 or more. Received: {count}")
+    if member_error == 0 and (seeds == 1 or seed_error == 0):
+        return None
     # Here, since it takes a second to import, and an interval needs none of it.
     from scipy import optimize, stats
 

@@ -52,7 +52,7 @@ def row(arm, difference, half, *, against=arms.NOTHING, real=None, task="day"):
         "high": high,
         "real": not low <= 0 <= high if real is None else real,
         "of_baseline": 0.2,
-        "minimum_detectable_effect": 1.4 * half,
+        "minimum_detectable_effect": 1.4 * half or None,
     }
 
 
@@ -106,6 +106,16 @@ def test_a_leak_is_told_from_noise_where_no_average_helps():
     nothing = {arms.MEAN: (-0.004, 0.002), arms.DECAY: (-0.004, 0.002), "mine": (0.004, 0.002)}
     assert not failed(checks(**nothing))
     assert failed(checks(**{**nothing, "mine": (0.012, 0.002)})) == [("leak", "mine")]
+
+
+def test_averages_that_change_nothing_do_not_make_a_leak_of_what_helps():
+    equal = {arms.MEAN: (0.0, 0.0), arms.DECAY: (0.0, 0.0)}
+    assert not failed(checks(**equal))
+    assert failed(checks(**equal, mine=(0.3, 0.002))) == [("leak", "mine")]
+
+
+def test_where_every_arm_is_equal_the_leak_canary_fails():
+    assert ("leak canary", None) in failed(checks(**dict.fromkeys(HONEST, (0.0, 0.0))))
 
 
 def test_a_leak_is_told_from_embeddings_that_help_very_much():
@@ -179,6 +189,15 @@ def test_effects_of_several_arms_are_said_from_the_least_to_the_greatest():
     assert "told for mean, mine; one below 0.0140 to 0.0280, by arm, would be missed" in same
 
 
+def test_of_an_arm_equal_to_its_baseline_no_effect_is_said():
+    equal = row("mine", 0.0, 0.0)
+    level, same = conclude([row(arms.MEAN, 0.001, 0.01), equal], ARMS, [])
+    assert "told for mean; one below 0.0140 would be missed" in level
+    says = "Equal to the base features alone for every member, which says nothing of others: mine."
+    assert same == says
+    assert conclude([equal], ARMS, []) == [says]
+
+
 @pytest.mark.parametrize(
     ("task", "where"), [("alone", "without a ranker"), ("day", "in the ranker")]
 )
@@ -239,6 +258,14 @@ def test_a_claim_holds_or_not(target, reached):
     assert judged["reached"] is reached
 
 
+def test_that_an_arm_is_not_worse_is_not_shown_where_both_are_equal_for_every_member():
+    (judged,) = judge_targets(
+        [Target("mine", arms.NOTHING, not_worse=True)], [row("mine", 0.0, 0.0)], 0.004
+    )
+    assert not judged["reached"]
+    assert judged["says"] == "equal for every member, which says nothing of others"
+
+
 def test_a_claim_about_an_arm_that_is_not_there_is_not_reached():
     judged = judge_targets([Target("cnn", arms.NOTHING)], [row("mine", 1, 0.1)], 0.004)
     assert judged == [
@@ -254,14 +281,16 @@ def test_arms_are_compared_by_members_and_corrected_within_one_baseline():
         "better": nothing + random.normal(0.05, 0.1, nothing.shape),
         "same": nothing + random.normal(0, 0.1, nothing.shape),
         arms.ORACLE: nothing + 0.1,
+        "equal": nothing,
     }
     pairs = [(arm, arms.NOTHING) for arm in ("better", "same", arms.ORACLE)]
-    rows = compare_arms(
-        "day", FIGURE, values, [*pairs, ("same", "better")], DECLARED, possible=arms.ORACLE
-    )
+    pairs += [("same", "better"), (arms.NOTHING, "equal")]
+    rows = compare_arms("day", FIGURE, values, pairs, DECLARED, possible=arms.ORACLE)
     of = {(r["arm"], r["against"]): r for r in rows}
     better, same = of["better", arms.NOTHING], of["same", arms.NOTHING]
     assert better["real"] and not same["real"]
+    assert better["minimum_detectable_effect"] > 0
+    assert of[arms.NOTHING, "equal"]["minimum_detectable_effect"] is None
     assert better["difference"] == pytest.approx((values["better"] - nothing).mean())
     assert better["low"] < better["difference"] < better["high"]
     assert better["relative"] == pytest.approx(better["difference"] / nothing.mean())

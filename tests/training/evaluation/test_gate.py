@@ -154,8 +154,15 @@ def test_equal_arms_are_not_better(tmp_path):
     folder = write(tmp_path / "1", gains("cnn", CONSTANT * 0, CONSTANT * 0))
     assert not compare([folder], "decay", "cnn").replace
     same = write(tmp_path / "2", gains("small", CONSTANT * 0, CONSTANT * 0))
-    assert compare([same], "decay", "small").replace
-    assert not compare([same], "decay", "small", margin=0.0).replace
+    verdict = compare([same], "decay", "small")
+    assert not verdict.replace
+    assert [reason.split("], ")[-1] for reason in verdict.reasons] == [
+        "equal for every member, which says nothing of others."
+    ] * 2
+    # Of the day alone it is known.
+    half = write(tmp_path / "3", gains("small", LEVEL, CONSTANT * 0))
+    (reason,) = compare([half], "decay", "small").reasons
+    assert "task week: small - decay is +0.0000 [+0.0000, +0.0000], equal" in reason
 
 
 def test_nothing_is_not_smaller_than_nothing(tmp_path):

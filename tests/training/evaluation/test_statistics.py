@@ -274,7 +274,20 @@ def test_the_minimum_detectable_effect_equals_the_tables():
     assert minimum_detectable_effect(0.5) == pytest.approx(2.8016 / 2, abs=1e-4)
     effect = minimum_detectable_effect(1.0, power=0.95, confidence=0.8)
     assert effect == pytest.approx(1.2816 + 1.6449, abs=1e-4)
-    assert minimum_detectable_effect(0.0) == 0.0
+
+
+def test_without_any_error_nothing_is_known_of_what_could_be_found():
+    assert minimum_detectable_effect(0.0) is None
+    assert minimum_detectable_effect(0.0, 0.1) is None  # one seed says nothing of its own error
+    assert minimum_detectable_effect(0.0, 0.0, seeds=3, comparisons=4) is None
+    assert minimum_detectable_effect(0.0, 0.1, seeds=3) > 0.1
+
+
+def test_differences_that_are_equal_but_for_rounding_have_no_error():
+    values = np.random.default_rng(0).random((50, 1))
+    by_seed = np.array([[0.1], [0.1 + 1e-17], [0.1 - 1e-17]])
+    (found,) = paired_bootstrap(values + 0.1, values, by_seed=by_seed, resamples=100)
+    assert (found.member_error, found.seed_error) == (0.0, 0.0)
 
 
 def test_the_minimum_detectable_effect_is_found_in_80_percent_of_evaluations():
