@@ -11,8 +11,9 @@ B replaces A where each of the evaluations, one of each cut date, says so by its
    so.
 
 Otherwise A stays. The figure is NDCG@10, mean over members; a member's value is the mean over
-seeds, and the interval that of the paired bootstrap over members and seeds, 95 %. Since all tasks
-and all evaluations have to agree, no correction for their number is needed.
+seeds, and the interval that of the paired bootstrap over members and seeds, 95 %: the one that the
+report has, if it compares the two. Since all tasks and all evaluations have to agree, no correction
+for their number is needed.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ from activity_embeddings.training.evaluation.result import (
     REPORT,
     WEEK,
     ArmFacts,
+    Interval,
     Result,
     read_members,
     read_result,
 )
 from activity_embeddings.training.evaluation.statistics import (
     RESAMPLES,
-    Difference,
+    interval_text,
     paired_bootstrap,
 )
 from activity_embeddings.training.figure import FIGURE, MARGIN
@@ -47,6 +49,8 @@ from activity_embeddings.transformations.wording import counted
 
 TASKS = (DAY, WEEK)
 """The tasks that decide. Every evaluation has the first, and some have the second."""
+SAME = 1e-6
+"""Means of equal figures differ by less, whatever the order of their sums."""
 NOT_PUBLISHED = (ArmRole.LESS, ArmRole.CONTROL, ArmRole.ORACLE)
 """Roles of arms that say what a kind of activity adds, or test the instrument."""
 
@@ -122,13 +126,14 @@ def compare(
     margin
         Float, 0 or more. NDCG@10 that B may be worse by if it is smaller.
     resamples, seed
-        Resamples and seed of the bootstrap.
+        Resamples and seed of the bootstrap, where a report does not compare the two.
 
     Raises
     ------
     InvalidInput
         There is no folder, one is given twice or has no evaluation that can be read; an arm is
-        unknown or both are the same; the members of the two differ; or `margin` is below 0.
+        unknown or both are the same; the members of the two differ, or the report is of others; or
+        `margin` is below 0.
     """
     folders = [Path(folder) for folder in folders]
     if not folders or len({folder.resolve() for folder in folders}) < len(folders):
@@ -155,18 +160,20 @@ def _judge(
     """Return whether one evaluation lets B replace A, and the sentences that say why."""
     against = _faults(evaluation, b)
     differences = {
-        task: _difference(values, resamples, seed) for task, values in evaluation.tasks.items()
+        task: _reported(evaluation, task, a, b) or _difference(values, resamples, seed)
+        for task, values in evaluation.tasks.items()
     }
-    better = [task for task, d in differences.items() if d.low > 0]
+    better = [task for task, d in differences.items() if d["low"] > 0]
     equal = [task for task, (of_a, of_b) in evaluation.tasks.items() if (of_a == of_b).all()]
-    not_worse = [t for t, d in differences.items() if d.low > -margin and t not in equal]
+    not_worse = [t for t, d in differences.items() if d["low"] > -margin and t not in equal]
     a_bytes, b_bytes = (_arm(evaluation.report, arm).get("bytes_per_member") for arm in (a, b))
     # Of two that have nothing, neither is smaller.
     smaller = bool(a_bytes and b_bytes is not None and 2 * b_bytes <= a_bytes)
     sizes = f"`{b}` has {_bytes(b_bytes)} and `{a}` {_bytes(a_bytes)} a member"
 
     def figures(task: str, says: str) -> str:
-        shown = differences[task].text()
+        d = differences[task]
+        shown = interval_text(d["difference"], d["low"], d["high"])
         return f"{evaluation.folder}: task {task}: {b} - {a} is {shown}, {says}."
 
     if len(better) == len(differences):
@@ -266,12 +273,39 @@ def _values(rows: pd.DataFrame, a: str, b: str, where: str) -> np.ndarray:
     return np.stack([of_a, of_b])
 
 
-def _difference(values: np.ndarray, resamples: int, seed: int) -> Difference:
+def _reported(evaluation: _Evaluation, task: str, a: str, b: str) -> Interval | None:
+    """Return B - A as the report has it; None where it does not compare the two."""
+    rows = {
+        (row["arm"], row["against"]): row
+        for row in evaluation.report.get("comparisons") or []
+        if (row["task"], row["figure"]) == (task, FIGURE)
+    }
+    found: Interval
+    if (b, a) in rows:
+        row = rows[b, a]
+        found = {"difference": row["difference"], "low": row["low"], "high": row["high"]}
+    elif (a, b) in rows:
+        row = rows[a, b]
+        found = {"difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
+    else:
+        return None
+    of_a, of_b = evaluation.tasks[task]
+    own = float((of_b - of_a).mean())
+    if abs(own - found["difference"]) > SAME:
+        raise InvalidInput(
+            f"{evaluation.folder}: expected `{REPORT}` and `{MEMBERS}` of one evaluation. "
+            f"Received: {b} - {a} of the task `{task}` is {found['difference']:+.6f} in "
+            f"`{REPORT}` and {own:+.6f} in `{MEMBERS}`"
+        )
+    return found
+
+
+def _difference(values: np.ndarray, resamples: int, seed: int) -> Interval:
     """Compare B with A; `values` is float [2, seeds, members]."""
     own, base = values[1].mean(axis=0), values[0].mean(axis=0)
     by_seed = (values[1] - values[0]).mean(axis=1)[:, None]
     (found,) = paired_bootstrap(own[:, None], base, by_seed=by_seed, resamples=resamples, seed=seed)
-    return found
+    return {"difference": found.difference, "low": found.low, "high": found.high}
 
 
 def _arm(report: Result, name: str) -> ArmFacts:

@@ -444,6 +444,14 @@ def test_the_gate_lets_a_better_arm_through_and_no_worse_one(result, folder):
     assert not compare([folder], arms.DECAY, arms.PLACEBO, resamples=2000).replace
 
 
+def test_the_gate_says_the_intervals_of_the_report(result, folder):
+    verdict = str(compare([folder], arms.DECAY, "mine"))
+    for task in ("day", "week"):
+        row = row_of(result, "mine", arms.DECAY, task)
+        interval = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        assert f"task {task}: mine - decay is {interval}, " in verdict
+
+
 def test_a_model_that_learned_from_the_rankers_days_is_refused(data, tmp_path):
     late = {"start": "2024-01-01T00:00:00+00:00", "end": TIMELINE.test_from.isoformat()}
     package(tmp_path / "late", training={"epochs": 3, "period": late, "validation": late})

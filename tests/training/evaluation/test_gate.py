@@ -91,6 +91,54 @@ def test_the_interval_is_that_of_the_paired_bootstrap_over_members(tmp_path):
     assert (low, high) == pytest.approx((0.03 - half, 0.03 + half), abs=0.1 * half)
 
 
+def reported(low, high, *, arm="cnn", against="decay", task="day", difference=0.03):
+    """A comparison of a report."""
+    return {
+        "task": task,
+        "figure": "ndcg_at_10",
+        "arm": arm,
+        "against": against,
+        "difference": difference,
+        "low": low,
+        "high": high,
+    }
+
+
+def test_the_interval_is_that_of_the_report_where_it_compares_the_two(tmp_path):
+    others = [
+        reported(0.5, 0.6, arm="small"),
+        reported(0.5, 0.6, task="alone"),
+        {**reported(0.5, 0.6), "figure": "auc"},
+    ]
+    rows = [*others, reported(0.0123, 0.0456)]
+    folder = write(tmp_path / "1", gains("cnn", UP), comparisons=rows)
+    (reason,) = compare([folder], "decay", "cnn").reasons
+    assert "cnn - decay is +0.0300 [+0.0123, +0.0456], above 0." in reason
+    reason, _ = compare([folder], "cnn", "decay").reasons
+    assert "decay - cnn is -0.0300 [-0.0456, -0.0123], so that it may be worse" in reason
+    unsure = [reported(-0.0001, 0.0601)]
+    folder = write(tmp_path / "2", gains("cnn", UP), comparisons=unsure)
+    assert not compare([folder], "decay", "cnn").replace
+    alone = write(tmp_path / "3", gains("cnn", UP), comparisons=others)
+    assert str(compare([alone], "decay", "cnn")).splitlines()[2:] == [
+        line.replace(str(tmp_path / "4"), str(alone))
+        for line in str(
+            compare([write(tmp_path / "4", gains("cnn", UP))], "decay", "cnn")
+        ).splitlines()[2:]
+    ]
+
+
+def test_a_report_of_other_members_is_refused(tmp_path):
+    rows = [reported(0.0123, 0.0456, difference=0.031)]
+    folder = write(tmp_path / "1", gains("cnn", UP), comparisons=rows)
+    with pytest.raises(
+        InvalidInput,
+        match=r"of one evaluation\. Received: cnn - decay of the task `day` is \+0\.031000 in "
+        r"`report\.json` and \+0\.030000 in `members\.parquet`",
+    ):
+        compare([folder], "decay", "cnn")
+
+
 def test_the_week_decides_too_where_it_was_measured(tmp_path):
     alone = write(tmp_path / "1", gains("cnn", UP))
     verdict = compare([alone], "decay", "cnn")
