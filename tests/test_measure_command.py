@@ -195,3 +195,4 @@ def test_a_model_that_saw_labels_of_the_test_is_refused(repo, tmp_path):
     done = measure(repo, "--models", "geometric_decay", "--also", late)
     assert done.exit_code != 0
     assert "'late'" in done.output and "saw labels until 2024-03-22" in done.output
+    assert ", from when on it is tested. Received" in done.output and "ranker" not in done.output

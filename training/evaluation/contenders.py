@@ -267,8 +267,8 @@ def require_one_a_seed(name: str, trained: Sequence[object], seeds: int) -> None
         )
 
 
-def require_earlier(name: str, manifest: Mapping[str, Any], rank_from: datetime) -> None:
-    """Refuse a model that learned, or was chosen, by labels that the ranker learns from.
+def require_earlier(name: str, manifest: Mapping[str, Any], start: datetime, begins: str) -> None:
+    """Refuse a model that learned, or was chosen, by labels that it is measured with.
 
     Parameters
     ----------
@@ -276,8 +276,8 @@ def require_earlier(name: str, manifest: Mapping[str, Any], rank_from: datetime)
         What errors call the model.
     manifest
         Of one of its SavedModels.
-    rank_from
-        From when on the ranker learns.
+    start, begins
+        Where the first of them are, and what happens from then on.
 
     Raises
     ------
@@ -285,12 +285,12 @@ def require_earlier(name: str, manifest: Mapping[str, Any], rank_from: datetime)
         A label that the model saw may be as late, or an end of its training is no time.
     """
     what = f"model {name!r}: the end of its training"
-    end = max((parse_datetime(end, what) for end in _ends(manifest)), default=rank_from)
-    if end > rank_from:
+    end = max((parse_datetime(end, what) for end in _ends(manifest)), default=start)
+    if end > start:
         raise InvalidInput(
-            f"model {name!r}: expected one that learned before {rank_from}, from when on "
-            f"the ranker learns. Received: one that saw labels until {end}. Evaluate later days, "
-            "or train it on earlier ones"
+            f"model {name!r}: expected one that learned before {start}, from when on {begins}. "
+            f"Received: one that saw labels until {end}. Evaluate later days, or train it on "
+            "earlier ones"
         )
 
 

@@ -204,7 +204,7 @@ def _contenders(
     described = {m.name: m.describe(history.spec, vector_spec) for m in models}
     for name, of_seeds in described.items():
         for model in of_seeds:
-            require_earlier(name, model.manifest, timeline.rank_from)
+            require_earlier(name, model.manifest, timeline.rank_from, "the ranker learns")
     most = plan.size.test_members
     searches = search_decay(history, vector_spec, timeline, most_members=most)
     rates = {search["arm"]: search["best"] for search in searches}

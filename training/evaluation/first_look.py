@@ -135,7 +135,7 @@ def first_look(
             )
     described = [each.describe(history.spec, vector_spec)[0] for each in models]
     for model in described:
-        require_earlier(model.name, model.manifest, test.start)
+        require_earlier(model.name, model.manifest, test.start, "it is tested")
     embedder = Embedder(described)
     chosen_on, asked = (ValidationQueries.of(history, period) for period in (choose, test))
 

@@ -7,9 +7,12 @@ embedding adds to what scores items already.
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +21,13 @@ from activity_embeddings.training.evaluation.data import Data
 from activity_embeddings.training.evaluation.queries import Queries
 from activity_embeddings.transformations.activity.sequences import Sequences
 from activity_embeddings.transformations.errors import InvalidInput
+
+NOT_THEIRS = (
+    str(Path(__file__).parents[2]),
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    "<",
+)
+"""How paths of code start that is not a user's own: this package, Python, libraries, no file."""
 
 
 class Scorer(Protocol):
@@ -59,21 +69,32 @@ def load_scorer(name: str, path: str, data: Data) -> ScoringModel:
     Raises
     ------
     InvalidInput
-        There is no such thing, or what it makes has no method `columns`.
+        There is no such thing, it raises, or what it makes has no method `columns`.
     """
     expected = f"--scorer {name}={path}: expected MODULE:NAME of a class or function"
     module, _, attribute = path.partition(":")
     try:
         make: Callable[[Data], Any] = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidInput(f"{expected} that can be imported. Received: {error}") from error
-    scorer = make(data) if callable(make) else None
+    except Exception as error:
+        raise InvalidInput(f"{expected} that can be imported. Received: {_said(error)}") from error
+    try:
+        scorer = make(data) if callable(make) else None
+    except Exception as error:
+        raise InvalidInput(f"{expected} that gets the data. Received: {_said(error)}") from error
     if not callable(getattr(scorer, "columns", None)):
         raise InvalidInput(
             f"{expected} that gets the data and returns a scorer, with a method `columns`. "
             f"Received: {make!r}, which does not"
         )
     return ScoringModel(name, f"scores of {path}", (scorer,))
+
+
+def _said(error: Exception) -> str:
+    """Return what was raised, with the last line of a user's own code that led to it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(NOT_THEIRS)]
+    where = f", {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 @dataclass(frozen=True)
@@ -101,17 +122,23 @@ class ScoringModel:
         Raises
         ------
         InvalidInput
-            They are not finite numbers, at least one for each row.
+            They are not finite numbers, at least one for each row, or the scorer raises.
         """
         scorer = self.scorers[seed if len(self.scorers) > 1 else 0]
         unlabelled = replace(queries, target=np.zeros_like(queries.target))
-        columns = np.asarray(scorer.columns(sequences, unlabelled))
         rows = len(queries.item)
+        expected = (
+            f"scores of {self.name!r}: expected finite numbers [{rows}, k], k columns for each row "
+            "of the queries. Received: "
+        )
+        try:
+            columns = np.asarray(scorer.columns(sequences, unlabelled))
+        except Exception as error:
+            raise InvalidInput(expected + _said(error)) from error
         right = columns.ndim == 2 and columns.shape[0] == rows and columns.shape[1] > 0
         if not right or columns.dtype.kind not in "fiu" or not np.isfinite(columns).all():
             raise InvalidInput(
-                f"scores of {self.name!r}: expected finite numbers [{rows}, k], k columns for each "
-                f"row of the queries. Received: {columns.dtype} {list(columns.shape)}"
+                f"{expected}{columns.dtype} {list(columns.shape)}"
                 + (", some of them not finite" if right and columns.dtype.kind == "f" else "")
             )
         return columns.astype(np.float32)
