@@ -25,13 +25,15 @@ from activity_embeddings.transformations.contract.item_encoder import (
 )
 from activity_embeddings.transformations.contract.kept_versions import (
     finish_replacing,
+    kept_versions,
     put_into_place,
 )
 from activity_embeddings.transformations.contract.litert_file import FACT, FILE
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, real_path
-from activity_embeddings.transformations.inference.conversion import convert
+from activity_embeddings.transformations.inference.conversion import TOLERANCE, convert, made_up
+from activity_embeddings.transformations.inference.tensorflow import load_saved_model
 from activity_embeddings.transformations.spec import (
     ActivitySpec,
     ItemVectorSpec,
@@ -60,6 +62,9 @@ def package_model(
     sequences and on the real ones that are given: processes that publish and serve then need no
     TensorFlow. The manifest says, under `litert`, what became of it, what was compared, and what a
     batch took by each.
+
+    A model that was packaged before keeps its files, and so its fingerprint; facts may be new.
+    TensorFlow writes the same model in another order each time.
 
     Parameters
     ----------
@@ -90,8 +95,8 @@ def package_model(
     Raises
     ------
     InvalidInput
-        The model does not keep the contract, or sequences are not its inputs. `path` is left as it
-        was.
+        The model does not keep the contract, sequences are not its inputs, or another model of this
+        version is there. `path` is left as it was.
     """
 
     def describe(folder: Path) -> ModelDescription:
@@ -104,6 +109,13 @@ def package_model(
 
     def write(folder: Path) -> None:
         state(folder)
+        there = _of_version(Path(path), version)
+        if there is not None:
+            _require_same(describe(folder), there)
+            shutil.rmtree(folder)
+            shutil.copytree(there, folder)
+            (folder / FILE).unlink(missing_ok=True)
+            state(folder)
         if litert:
             conversion = convert(describe(folder), sequences=sequences)
             if conversion.content is not None:
@@ -111,7 +123,8 @@ def package_model(
             state(folder, **{FACT: conversion.facts()})
 
     finish_replacing(Path(path))
-    return _package(model, Path(path), write, describe, _other_version(Path(path), version))
+    before = _version_at(Path(path))
+    return _package(model, Path(path), write, describe, keep=None if before == version else before)
 
 
 def package_item_encoder(
@@ -202,10 +215,61 @@ def _export(model: keras.Model, folder: Path) -> None:
     archive.write_out(str(folder), verbose=False)
 
 
-def _other_version(path: Path, new: str) -> str | None:
-    """Return the version of the model that is in place, None if it is that of the new one."""
+def _version_at(folder: Path) -> str | None:
+    """Return the version of the model in a folder, None where there is none to be read."""
     try:
-        there = require_version(read_manifest(path).get("version", new), "model")
-    except InvalidInput:  # whatever lies there, nobody can go back to it
+        return require_version(read_manifest(folder)["version"], "model")
+    except (InvalidInput, KeyError):  # whatever lies there, nobody can go back to it
         return None
-    return None if there == new else there
+
+
+def _of_version(path: Path, version: str) -> Path | None:
+    """Return the folder of a version that was packaged before, in place or kept beside it."""
+    folders = (path, kept_versions(path).get(version))
+    return next((f for f in folders if f is not None and _version_at(f) == version), None)
+
+
+def _require_same(model: ModelDescription, there: Path) -> None:
+    """Raise `InvalidInput` unless the model in a folder has the same name, weights and outputs."""
+    try:
+        other = describe_model(ActivityModel(there), spec=model.spec, vector_spec=model.vector_spec)
+        same = model.name == other.name and _computes_same(model, other)
+    except InvalidInput:  # made for another spec or other item vectors, or changed
+        same = False
+    if not same:
+        raise InvalidInput(
+            f"model {model.name!r}: expected a new version, since version {model.version} at "
+            f"{there} is another model. Received: version {model.version}. Give this one another "
+            "with --version, or remove that folder if it was never published"
+        )
+
+
+def _computes_same(model: ModelDescription, other: ModelDescription) -> bool:
+    """Return whether two models have equal weights, and outputs that are as good as equal."""
+    inputs = {
+        name: tf.constant(values)
+        for name, values in made_up(model, [0, 1, model.spec.length]).items()
+    }
+
+    def outputs(of: ModelDescription) -> dict[str, np.ndarray]:
+        serve = load_saved_model(of.path, f"model {of.name!r}").signatures[SIGNATURE]
+        taken = {name: inputs[name] for name in serve.structured_input_signature[1]}
+        return {name: values.numpy() for name, values in serve(**taken).items()}
+
+    if model.outputs != other.outputs or _weights(model.path) != _weights(other.path):
+        return False
+    ours, theirs = outputs(model), outputs(other)
+    return all(
+        np.allclose(ours[name], theirs[name], rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+        for name in ours
+    )
+
+
+def _weights(folder: Path) -> list[tuple[str, tuple[int, ...], bytes]]:
+    """Return type, shape and bytes of what a SavedModel has learned, in an order of its own.
+
+    Variables that are no floats are states of random generators, which only training uses.
+    """
+    saved = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+    arrays = map(np.asarray, map(saved.get_tensor, saved.get_variable_to_shape_map()))
+    return sorted((str(a.dtype), a.shape, a.tobytes()) for a in arrays if a.dtype.kind == "f")

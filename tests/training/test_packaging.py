@@ -353,3 +353,86 @@ def test_killed_while_it_writes_the_old_model_stays_and_the_next_run_succeeds(tm
     new = package(GeometricDecay(r=0.5).build(SPEC, VECTOR_SPEC), path, version="2")
     assert new.version == "2"
     assert visible(tmp_path) == [tmp_path / "model"]
+
+
+@pytest.mark.process
+def test_packaged_again_by_another_process_a_model_keeps_its_fingerprint(tmp_path):
+    """TensorFlow writes its variables in an order of the process, and names of functions, too."""
+    path = tmp_path / "cnn"
+    first = package(cnn(), path)
+    script = textwrap.dedent(
+        f"""
+        import sys
+        sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}
+        from test_packaging import cnn, package
+        package(cnn(), {str(path.with_name("other"))!r})
+        package(cnn(), {str(path)!r}, description="the same")
+        """
+    )
+    done = processes.run(script)
+    assert done.returncode == 0, done.stderr
+    again = describe_model(ActivityModel(path), spec=SPEC, vector_spec=VECTOR_SPEC)
+    assert again.fingerprint == first.fingerprint
+    assert again.description == "the same"
+    # As TensorFlow wrote it there, it is another.
+    other = read_manifest(path.with_name("other"))
+    assert other["fingerprint"] != first.fingerprint
+    package(cnn(), path, version="2")
+    assert package(cnn(), path).fingerprint == first.fingerprint  # which was kept
+
+
+def slightly_other():
+    """A CNN one of whose weights is another, by less than what LiteRT may be away."""
+    model = cnn()
+    first, *rest = model.get_weights()
+    first.flat[0] += 1e-6
+    model.set_weights([first, *rest])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        (slightly_other, {}),
+        (lambda: GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), {}),
+        (cnn, {"vector_spec": ItemVectorSpec("test", "2", 5)}),
+    ],
+    ids=["weights", "architecture", "item vectors"],
+)
+def test_another_model_of_the_version_that_is_there_is_refused(model, changes, tmp_path):
+    path = tmp_path / "some"
+    first = package(cnn(), path)
+    message = (
+        rf"model 'some': expected a new version, since version 1 at {path} is another model. "
+        "Received: version 1. Give this one another with --version"
+    )
+    with pytest.raises(InvalidInput, match=message):
+        package(model(), path, **changes)
+    assert describe_model(ActivityModel(path), spec=SPEC, vector_spec=VECTOR_SPEC) == first
+    assert visible(tmp_path) == [path]
+
+
+def test_another_model_of_a_version_that_is_kept_is_refused(tmp_path):
+    path = tmp_path / "some"
+    package(cnn(), path)
+    package(slightly_other(), path, version="2")
+    with pytest.raises(InvalidInput, match="expected a new version, since version 1 at"):
+        package(slightly_other(), path)
+
+
+def test_two_formulas_without_weights_are_not_taken_for_one_another(tmp_path):
+    class Scaled(tf.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.serve = tf.function(
+                lambda item_embeddings, actions: {
+                    "embedding": scale * tf.reduce_sum(item_embeddings, axis=1)
+                }
+            ).get_concrete_function(
+                item_embeddings=tf.TensorSpec([None, 6, 5], tf.float32, "item_embeddings"),
+                actions=tf.TensorSpec([None, 6], tf.int32, "actions"),
+            )
+
+    package(Scaled(1.0), tmp_path / "some")
+    with pytest.raises(InvalidInput, match="expected a new version"):
+        package(Scaled(2.0), tmp_path / "some")

@@ -324,7 +324,8 @@ def registered_model(
         raise ModelMismatch(
             f"model {model.name!r}: the SavedModel at {path} should be the one that was "
             f"applied, fingerprint {view.tags[Tag.MODEL_FINGERPRINT]}. Received: "
-            f"{model.fingerprint}. Run `feast apply` to publish the changed model"
+            f"{model.fingerprint}. Package the changed model under a new version and run `feast "
+            "apply`, or put back the one that was applied"
         )
     return model
 
@@ -348,6 +349,7 @@ def registered_encoder(view: FeatureView, *, repo: Path | None) -> ItemEncoderDe
     if mismatch:
         raise ModelMismatch(
             f"item encoder {encoder.name!r}: the SavedModel at {encoder.path} should be the one "
-            f"that was applied: {mismatch}. Run `feast apply` to publish the changed encoder"
+            f"that was applied: {mismatch}. Package the changed encoder under a new "
+            "version and run `feast apply`, or put back the one that was applied"
         )
     return encoder

@@ -105,7 +105,7 @@ def convert(
     signature = loaded.signatures[SIGNATURE]
     inputs_of = signature.structured_input_signature[1]
     length = model.spec.length
-    compared = {"made up": _probe(model, [0, 1, length // 2, length])}
+    compared = {"made up": made_up(model, [0, 1, length // 2, length])}
     if sequences is not None:
         compared["real"] = _required(model, sequences, inputs_of)
 
@@ -193,7 +193,7 @@ def _time(model: ModelDescription, converted: LiteRTModel, call_saved: _Call) ->
 
     They take turns, so that another process that is busy for a while slows both.
     """
-    probe = _probe(model, [1 + i % model.spec.length for i in range(SEQUENCES_TIMED)])
+    probe = made_up(model, [1 + i % model.spec.length for i in range(SEQUENCES_TIMED)])
     parts = [
         {name: values[start : start + SEQUENCES_A_CALL] for name, values in probe.items()}
         for start in range(0, SEQUENCES_TIMED, SEQUENCES_A_CALL)
@@ -221,7 +221,7 @@ def _tensors(inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {name: tensorflow().constant(values) for name, values in inputs.items()}
 
 
-def _probe(model: ModelDescription, filled: Sequence[int]) -> dict[str, np.ndarray]:
+def made_up(model: ModelDescription, filled: Sequence[int]) -> dict[str, np.ndarray]:
     """Return the inputs of made-up sequences; `filled` says how many activities each has."""
     random = np.random.default_rng(0)
     shape = (len(filled), model.spec.length)
