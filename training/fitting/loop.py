@@ -113,7 +113,7 @@ def fit_task(
     identity
         JSON values that say which run this is, kept in the checkpoint.
     verbose
-        1 shows a progress bar for each epoch.
+        1 shows a progress bar for each epoch, which ends with its figures.
 
     Returns
     -------
@@ -139,13 +139,16 @@ def fit_task(
     step = training_step(task, state.optimizer, first)
     while not state.done():
         state.seed()
+        # Not around the batches: after the last one it would be closed, and show no figures.
         with tqdm(
-            map(as_tensors, stream.batches(state.epoch)),
             desc=f"epoch {state.epoch + 1} of at most {fit.epochs}",
             unit=" batches",
             disable=not verbose,
-        ) as batches:
-            losses = [step(batch) for batch in batches]
+        ) as bar:
+            losses = []
+            for batch in map(as_tensors, stream.batches(state.epoch)):
+                losses.append(step(batch))
+                bar.update()
             figures = {"loss": _mean(losses)}
             if not np.isfinite(figures["loss"]):
                 raise InvalidInput(
@@ -155,7 +158,7 @@ def fit_task(
             if validate is not None:
                 with state.averaged():
                     figures |= validate()
-            batches.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
+            bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()})
         with log.as_default(step=state.epoch):
             for name, value in figures.items():
                 tf.summary.scalar(name, value)

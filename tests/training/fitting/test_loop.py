@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import signal
 import textwrap
 import weakref
@@ -264,6 +265,18 @@ def test_a_checkpoint_of_another_run_is_refused(eager, tmp_path):
     with pytest.raises(InvalidInput, match=r'expected a checkpoint of this run.*"lstm".*"cnn"'):
         fit(run=tmp_path, identity={"model": "lstm"}, settings=replace(FIT, epochs=1))
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_each_epoch_ends_with_a_line_that_has_its_figures(eager, capsys):
+    fit(scripted(0.1, 0.25, 0.2), verbose=1)
+    *lines, last = capsys.readouterr().err.split("\n")
+    assert (len(lines), last) == (3, "")
+    lines = [line.split("\r")[-1] for line in lines]  # what stays of each
+    for number, (line, figure) in enumerate(zip(lines, ("0.1", "0.25", "0.2"), strict=True), 1):
+        assert line.startswith(f"epoch {number} of at most 3: ")
+        assert re.search(rf"loss=[\d.]+, ndcg_at_10={figure}\b", line), line
+    fit(scripted(0.1, 0.2, 0.3))
+    assert capsys.readouterr().err == ""
 
 
 def test_tensorboard_has_the_figures_of_each_epoch(eager, tmp_path):
