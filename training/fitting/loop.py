@@ -241,7 +241,7 @@ class _State:
         )
         self.optimizer.build(task.trainable_variables)
         self.file = None if run is None else run / CHECKPOINT
-        self.identity = json.dumps(identity, sort_keys=True)
+        self.identity = identity
         self.history: list[dict[str, float]] = []
         self.best: list[np.ndarray] = []
 
@@ -319,7 +319,7 @@ class _State:
             for i, value in enumerate(values)
         }
         arrays["history"] = np.array(json.dumps(self.history))
-        arrays["identity"] = np.array(self.identity)
+        arrays["identity"] = np.array(json.dumps(self.identity))
         replace_file(self.file, lambda aside: save_arrays(aside, arrays))
 
     def resume(self) -> None:
@@ -327,10 +327,11 @@ class _State:
         if self.file is None or not self.file.is_file():
             return
         with np.load(self.file, allow_pickle=False) as state:
-            if str(state["identity"]) != self.identity:
+            differs = difference(json.loads(str(state["identity"])), self.identity)
+            if differs is not None:
                 raise InvalidInput(
-                    f"{self.file}: expected a checkpoint of this run, {self.identity}. "
-                    f"Received: one of {state['identity']}. Name another folder or remove this one"
+                    f"{self.file}: expected a checkpoint of this run. Received: one with "
+                    f"{differs}. Name another folder, or remove this one"
                 )
             self.history = json.loads(str(state["history"]))
             for group, variables in (
@@ -340,6 +341,28 @@ class _State:
                 for i, variable in enumerate(variables):
                     variable.assign(state[f"{group}_{i}"])
             self.best = [state[f"best_{i}"] for i in range(len(self.task.trainable_variables))]
+
+
+def difference(known: Any, wanted: Mapping[str, Any]) -> str | None:
+    """Return in which value one run differs first from the one that is wanted, None if in none.
+
+    Parameters
+    ----------
+    known
+        JSON values, as they were read.
+    wanted
+        JSON values, in the order in which they are compared.
+    """
+    ours = json.loads(json.dumps(wanted))
+    path: list[str] = []
+    while isinstance(known, dict) and isinstance(ours, dict):
+        differing = (key for key in {**ours, **known} if known.get(key) != ours.get(key))
+        key = next(differing, None)
+        if key is None:
+            return None
+        path.append(key)
+        known, ours = known.get(key), ours.get(key)
+    return f"`{'.'.join(path)}` {known!r} instead of {ours!r}"
 
 
 def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:

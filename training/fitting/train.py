@@ -29,7 +29,7 @@ from activity_embeddings.training.fitting.embed import (
     embed_with,
     sequences_of_members,
 )
-from activity_embeddings.training.fitting.loop import fit_task, save_arrays
+from activity_embeddings.training.fitting.loop import difference, fit_task, save_arrays
 from activity_embeddings.training.fitting.plan import TrainingPlan
 from activity_embeddings.training.fitting.validation import MOST_MEMBERS, ValidationQueries
 from activity_embeddings.training.models import Architecture, architecture
@@ -118,7 +118,8 @@ def train(
     run
         Folder of the run. A run that was killed is resumed, and a complete one is read.
     verbose
-        1 prints the label balance and shows a progress bar for each epoch.
+        1 prints the label balance, and a progress bar and figures for each epoch; of a complete
+        run it says that nothing is trained.
 
     Raises
     ------
@@ -130,6 +131,8 @@ def train(
     if run is not None:
         _claim(run, identity)
         if (run / RESULT).is_file():
+            if verbose:
+                print(f"{run}: the run was complete, nothing is trained", flush=True)
             return load_run(run)
 
     keras.utils.set_random_seed(plan.fit.seed)
@@ -186,7 +189,8 @@ def _fit(
     balance = plan.objective.balance(history, plan.period, seed=fit.seed)
     if verbose:
         for name, counts in balance.items():
-            print(f"{name}: {_shares(counts)}", flush=True)
+            if sum(counts.values()):  # or there will be an error
+                print(f"{name}: {_shares(counts)}", flush=True)
     embed = embed_with(model, history.spec)
     epochs = fit_task(
         plan.objective.task(model, history, plan.period),
@@ -272,20 +276,15 @@ def load_run(run: Path) -> TrainedRun:
 def _claim(run: Path, identity: Mapping[str, Any]) -> None:
     """Write down which run the folder is for, or check that it is for this one."""
     file = run / RUN
-    text = json.dumps(identity, indent=2, sort_keys=True) + "\n"
     if not file.is_file():
         make_folder(run)
-        write_text(file, text)
+        write_text(file, json.dumps(identity, indent=2) + "\n")
         return
-    known = json.loads(file.read_text(encoding="utf-8"))
-    wanted = json.loads(text)
-    different = [key for key in wanted if known.get(key) != wanted[key]]
-    if different:
-        key = different[0]
+    differs = difference(json.loads(file.read_text(encoding="utf-8")), identity)
+    if differs is not None:
         raise InvalidInput(
-            f"{run}: expected a new folder or one of the same run. Received: one with "
-            f"`{key}` {known.get(key)!r} instead of {wanted[key]!r}. Name another folder, or "
-            "remove this one"
+            f"{run}: expected a new folder or one of the same run. Received: one with {differs}. "
+            "Name another folder, or remove this one"
         )
 
 
@@ -296,7 +295,7 @@ def _write_result(run: Path, trained: TrainedRun) -> None:
         replace_file(run / BEST, lambda aside: save_arrays(aside, weights))
     if sequences is not None:
         replace_file(run / SEQUENCES, lambda aside: save_arrays(aside, sequences))
-    text = json.dumps(trained.result, indent=2, sort_keys=True) + "\n"
+    text = json.dumps(trained.result, indent=2) + "\n"
     write_text(run / RESULT, text)
 
 

@@ -15,7 +15,13 @@ import pytest
 import tensorflow as tf
 
 from activity_embeddings.training.examples.stream import ExampleStream
-from activity_embeddings.training.fitting.loop import CHECKPOINT, Fit, fit_task, training_step
+from activity_embeddings.training.fitting.loop import (
+    CHECKPOINT,
+    Fit,
+    difference,
+    fit_task,
+    training_step,
+)
 from activity_embeddings.training.models import CNN
 from activity_embeddings.training.objectives import FuturePositives, FuturePositivesTask, Proxy
 from activity_embeddings.transformations.errors import InvalidInput
@@ -262,9 +268,24 @@ def test_the_norm_of_gradients_is_that_of_whole_tables():
 def test_a_checkpoint_of_another_run_is_refused(eager, tmp_path):
     fit(run=tmp_path, identity={"model": "cnn"}, settings=replace(FIT, epochs=1))
     before = (tmp_path / CHECKPOINT).read_bytes()
-    with pytest.raises(InvalidInput, match=r'expected a checkpoint of this run.*"lstm".*"cnn"'):
+    with pytest.raises(InvalidInput, match=r"checkpoint.*one with `model` 'cnn' instead of 'lstm'"):
         fit(run=tmp_path, identity={"model": "lstm"}, settings=replace(FIT, epochs=1))
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_where_runs_differ_is_said_by_the_first_value_that_does():
+    wanted = {"model": "cnn", "fit": {"epochs": 3, "seed": 0}, "data": {"events": 9}}
+    same = json.loads(json.dumps(wanted, sort_keys=True))
+    assert difference(same, wanted) is None
+    assert difference({"data": {}, "fit": {"epochs": 2}, "model": "lstm"}, wanted) == (
+        "`model` 'lstm' instead of 'cnn'"
+    )
+    assert difference({**wanted, "fit": {"epochs": 3, "seed": 1}}, wanted) == (
+        "`fit.seed` 1 instead of 0"
+    )
+    assert difference({**wanted, "fit": None}, wanted) == (
+        "`fit` None instead of {'epochs': 3, 'seed': 0}"
+    )
 
 
 def test_each_epoch_ends_with_a_line_that_has_its_figures(eager, capsys):

@@ -1,6 +1,7 @@
 """Training a model, and packaging what came out, from one function each."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -25,11 +26,17 @@ from activity_embeddings.training.fitting.train import (
 )
 from activity_embeddings.training.models import (
     CNN,
+    LSTM,
     GeometricDecay,
     InterleavedDecay,
     SeveralRatesDecay,
 )
-from activity_embeddings.training.objectives import FuturePositives, Proxy
+from activity_embeddings.training.objectives import (
+    FuturePositives,
+    NextPositive,
+    NextSession,
+    Proxy,
+)
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.errors import InvalidInput
@@ -149,13 +156,15 @@ def test_a_run_in_a_linked_folder_is_written_there(tmp_path):
 
 def test_a_folder_of_another_run_is_refused_and_left_alone(trained, folder):
     before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
-    for other in (
-        {"fit": replace(FIT, seed=1)},
-        {"objective": Proxy()},
-        {"validation": Period(day(20), day(29))},
+    for model, other, differs in (
+        (SMALL, {"fit": replace(FIT, seed=1)}, "`fit.seed` 0 instead of 1"),
+        (SMALL, {"objective": Proxy()}, "`objective.objective` '.*' instead of 'proxy'"),
+        (SMALL, {"validation": Period(day(20), day(29))}, "`validation.end` '.*' instead of '.*'"),
+        (LSTM(), {}, "`model` 'cnn' instead of 'lstm'"),
     ):
-        with pytest.raises(InvalidInput, match=r"expected a new folder.*Name another folder"):
-            train(SMALL, plan(**other), run=folder)
+        message = rf"expected a new folder.*one with {differs}\. Name another folder"
+        with pytest.raises(InvalidInput, match=message):
+            train(model, plan(**other), run=folder)
     assert before == {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
     assert set(before) == {RUN, RESULT, BEST, CHECKPOINT, SEQUENCES}
 
@@ -279,6 +288,15 @@ def test_vectors_that_are_not_finite_are_one_clear_error():
     broken = ItemVectors(vectors.item_ids, vectors.start, vectors.time, matrix)
     with pytest.raises(InvalidInput, match=r"finite to train on.*NaN or infinity in 1 of 40"):
         type(HISTORY).of(HISTORY.events, broken, HISTORY.spec)
+
+
+@pytest.mark.parametrize("objective", [NextPositive(), NextSession(), FuturePositives(), Proxy()])
+def test_a_period_without_activity_is_named_and_nothing_is_printed(objective, capsys):
+    empty = Period(day(-90), day(-80))
+    message = re.escape(f"from {empty.start} to before {empty.end}. Received: no")
+    with pytest.raises(InvalidInput, match=message):
+        train(SMALL, plan(period=empty, objective=objective), verbose=1)
+    assert capsys.readouterr().out == ""
 
 
 def test_too_few_members_is_one_clear_error_and_leaves_nothing_to_package(tmp_path):
