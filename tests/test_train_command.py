@@ -110,6 +110,64 @@ def test_the_proxy_prints_its_label_balance(applied, tmp_path):
     assert identity["objective"]["windows"]["prefixes"] is True
 
 
+def test_training_again_keeps_the_model_and_another_needs_a_new_version(applied, tmp_path):
+    options = ["cnn", *PERIODS, *QUICK, *SMALL_CNN, "--package", "fresh"]
+    model = applied.path / "models" / "fresh"
+    output = run_ok(applied, "train", *options, "--run", tmp_path / "run")
+    fingerprint = read_manifest(model)["fingerprint"]
+    again = run_ok(applied, "train", *options, "--run", tmp_path / "run")
+    assert "nothing is trained" not in output
+    assert again.startswith(f"{tmp_path / 'run'}: the run was complete, nothing is trained\n")
+    # Its rivals in the same order, too.
+    table = output[output.index("validation NDCG@10") : output.index("fresh version")]
+    assert table.rstrip() in again and table.index("popularity") < table.index("decay_0.9")
+    assert read_manifest(model)["fingerprint"] == fingerprint
+
+    other = [*options, "--run", tmp_path / "other", "--seed", "1"]
+    result = run(applied, "train", *other)
+    assert result.exit_code == 1
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert "expected a new version, since version 1 at" in line and "with --version" in line
+    result = run(applied, "package", tmp_path / "other", "--name", "geometric_decay")
+    assert result.exit_code == 1
+    assert "model 'geometric_decay': expected a new version" in result.output
+    assert read_manifest(model)["fingerprint"] == fingerprint
+
+    run_ok(applied, "train", *other, "--version", "2")
+    assert read_manifest(model)["version"] == "2"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--epochs", "3"],
+        ["--batch-size", "8", "--patience", "2"],
+        ["--ema-momentum", "0.5", "--learning-rate", "1"],
+        ["--refit"],
+        ["--objective", "proxy"],
+        ["--objective-set", "other_weight=1"],
+    ],
+    ids=" ".join,
+)
+def test_a_formula_model_takes_no_options_of_fitting(applied, tmp_path, options):
+    where = tmp_path / "run"
+    result = run(applied, "train", "interleaved_decay", *PERIODS, *options, "--run", where)
+    assert result.exit_code == 1
+    named = ", ".join(option for option in options if option.startswith("--"))
+    assert result.output == (
+        "Error: model 'interleaved_decay': expected no options of fitting, since it is a formula "
+        f"that is measured only. Received: {named}\n"
+    )
+    assert not where.exists()
+
+
+def test_a_formula_model_is_measured(applied, tmp_path):
+    output = run_ok(
+        applied, "train", "interleaved_decay", *PERIODS, "--set", "r=0.8", "--run", tmp_path / "run"
+    )
+    assert "validation NDCG@10" in output
+
+
 def test_vectors_of_an_encoder_are_made_from_the_postings(models, data_of_encoder):
     """Nothing need have been materialized to train on them."""
     repo, encoder = data_of_encoder
@@ -389,14 +447,23 @@ def test_without_a_feature_repo_the_encoder_needs_files(tmp_path):
         (["train", "cnn", *PERIODS, "--set", "filters"], "expected name=value. Received: 'filt"),
         (["train", "cnn", *PERIODS, "--objective", "x"], "one of future_positives, next_.*'x'"),
         (["train", "cnn", *PERIODS[:4], "--until", "soon"], "an ISO date or time .*'soon'"),
-        (["train", "cnn", *PERIODS[:4], "--until", "2024-03-01"], "`start` should be before `end`"),
+        (
+            ["train", "cnn", *PERIODS[:4], "--until", "2024-03-01"],
+            "--from, --validate-from and --until should follow each other. Received: 2024-02-20",
+        ),
+        (
+            ["tune", "cnn", "--from", "2024-03-20", "--validate-from", "2024-03-20", *PERIODS[4:]],
+            "--from, --validate-from and --until should follow each other. Received: 2024-03-20",
+        ),
         (["train", "cnn", *PERIODS, "--epochs", "0"], "`epochs` should be 1 or more. Received: "),
         (["tune", "cnn", *PERIODS, "--ema-momentum", "1"], "between 0 and 1. Received: 1.0"),
         (
             ["train", "cnn", "--from", "1999-01-01", "--validate-from", "1999-02-01", "--until",
              "1999-03-01"],
-            "expected events on items that have a vector.*no events",
+            "expected events from .* 1999-01-01 .* to before 1999-03-01 .* Received: none",
         ),
+        (["train", "cnn", *PERIODS, "--version", "2"], "--version expects --package NAME"),
+        (["tune", "geometric_decay", *PERIODS, "--epochs", "2"], "no options of .*: --epochs"),
         (["train", "cnn", *PERIODS, "--package", "My"], "`name` .* from --package. Received: 'My'"),
         (["tune", "cnn", *PERIODS, "--trials", "0"], "`trials` should be 1 or more. Received: 0"),
     ],

@@ -32,6 +32,7 @@ from activity_embeddings.transformations.definitions.tags import (
     in_repo,
     vector_spec_of,
 )
+from activity_embeddings.transformations.errors import InvalidData
 from activity_embeddings.transformations.feast_compat.stores import offline_store
 from activity_embeddings.transformations.names import Tag
 from activity_embeddings.transformations.offline.located import source_label
@@ -97,6 +98,11 @@ class TrainingSource:
         """
         spec, end = self.spec, period.end_us
         events = self._events(period.start_us - spec.window_us, end)
+        if not len(events):
+            raise InvalidData(
+                f"events: expected events from {spec.window} before {period.start} to before "
+                f"{period.end} to train on. Received: none"
+            )
         vectors = vectors_of_all(self.domain.kinds, lambda view: self._vectors(view, end))
         return ActivityHistory.of(events, vectors, spec)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from activity_embeddings.training.commands.options import (
     FOLDER,
@@ -29,9 +30,20 @@ from activity_embeddings.transformations.wording import counted
 if TYPE_CHECKING:
     from activity_embeddings.training.fitting.plan import TrainingPlan
     from activity_embeddings.training.fitting.train import TrainedRun
+    from activity_embeddings.training.models import Architecture
     from activity_embeddings.training.objectives import Objective
 
-FIRST_VERSION = "1"
+_FITTING = frozenset(
+    {field.name for field in fields(FitOptions)} - {"seed"}  # which names the folder, too
+    | {"learning_rate", "refit", "objective_name", "objective_settings"}
+)
+"""Parameters that only a model which is fitted reads."""
+version_option = click.option(
+    "--version",
+    default="1",
+    show_default=True,
+    help="Version of the model that is packaged; a changed one needs a new version.",
+)
 
 
 @dataclass(frozen=True)
@@ -61,14 +73,18 @@ class PlanOptions:
         from activity_embeddings.training.from_repo import TrainingSource
 
         # Before the data are read, which takes longer than to refuse an option.
-        whole = Period(self.start, self.until)
+        if not self.start < self.validate_from < self.until:
+            raise InvalidInput(
+                "--from, --validate-from and --until should follow each other. Received: "
+                f"{self.start}, {self.validate_from}, {self.until}"
+            )
         period = Period(self.start, self.validate_from)
         validation = Period(self.validate_from, self.until)
         objective = self._objective()
         fitted = Fit(**fit)
         source = TrainingSource(open_store(repo), self.item)
         return TrainingPlan(
-            history=source.history(whole),
+            history=source.history(Period(self.start, self.until)),
             vector_spec=source.vector_spec,
             period=period,
             validation=validation,
@@ -146,6 +162,7 @@ plan_options = grouped(
     help="Folder of the run, default runs/MODEL-SEED. A run that was killed is resumed.",
 )
 @click.option("--package", "name", metavar="NAME", help="Package it, too, in models/NAME.")
+@version_option
 @click.pass_obj
 def train(
     repo: Path,
@@ -157,6 +174,7 @@ def train(
     refit: bool,
     run: Path | None,
     name: str | None,
+    version: str,
 ) -> None:
     """Train MODEL on the activity and item vectors of the feature repo.
 
@@ -168,16 +186,19 @@ def train(
         from activity_embeddings.training.models import architecture
         from activity_embeddings.transformations.contract.activity_model import MANIFEST
 
+        if name is None and "--version" in _given():
+            raise InvalidInput("--version expects --package NAME. Received: no --package")
         if name is not None:  # before hours of training
             MANIFEST.require_name(name, repo / "models" / name, origin="--package")
         run = run or Path("runs") / f"{model}-{fit.seed}"
         chosen = with_settings(architecture(model), f"model {model!r}", dict(settings))
+        _require_effect(chosen, model)
         given = fit.given(learning_rate=learning_rate)
         plan = replace(options.plan(repo, **given), refit=refit)
         trained = train_model(chosen, plan, run=run, verbose=1)
         click.echo(f"{run}: {_figures(model, trained.result['metrics'])}")
         if name is not None:
-            _package(trained, repo / "models" / name, name=name, version=FIRST_VERSION)
+            _package(trained, repo / "models" / name, name=name, version=version)
 
 
 @click.command()
@@ -207,7 +228,9 @@ def tune(
     with training("train"):
         from activity_embeddings.training.fitting.search import PLOT
         from activity_embeddings.training.fitting.search import tune as search
+        from activity_embeddings.training.models import architecture
 
+        _require_effect(architecture(model), model)
         folder = folder or Path("runs") / f"tune-{model}"
         study = search(model, options.plan(repo, **fit.given()), folder, trials=trials, verbose=1)
         for trial in study.trials:
@@ -219,12 +242,7 @@ def tune(
 @click.command()
 @click.argument("run", type=click.Path(file_okay=False, exists=True, path_type=Path))
 @click.option("--name", required=True, help="Name of the model, as in job_activity_embedding_NAME.")
-@click.option(
-    "--version",
-    default=FIRST_VERSION,
-    show_default=True,
-    help="Version; a changed model needs a new one.",
-)
+@version_option
 @click.option(
     "--out",
     type=FOLDER,
@@ -246,6 +264,27 @@ def package(
             require_repo(repo)
             out = repo / "models" / name
         _package(load_run(run), out, name=name, version=version, description=description)
+
+
+def _given() -> dict[str, str]:
+    """Return the options that the user has given, with the names of their parameters."""
+    context = click.get_current_context()
+    return {
+        option.opts[0]: option.name
+        for option in context.command.params
+        if option.name is not None
+        and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT
+    }
+
+
+def _require_effect(model: Architecture | type[Architecture], name: str) -> None:
+    """Raise `InvalidInput` where options of fitting are given for a model that is not fitted."""
+    without = [option for option, parameter in _given().items() if parameter in _FITTING]
+    if without and not model.trainable:
+        raise InvalidInput(
+            f"model {name!r}: expected no options of fitting, since it is a formula that is "
+            f"measured only. Received: {', '.join(without)}"
+        )
 
 
 def _package(trained: TrainedRun, out: Path, **facts: Any) -> None:
