@@ -324,7 +324,11 @@ def test_nothing_is_known_before_the_encoder_was_fitted(tmp_path, models):
 
 def test_models_refuse_the_vectors_of_an_encoder_retrained_under_its_version(repo):
     repo.materialize(at(0), at(1))
-    package_encoder(repo.path / "models" / "item_encoder", SmallEncoder(scale=0.5))
+    encoder = repo.path / "models" / "item_encoder"
+    with pytest.raises(InvalidInput, match="item encoder 'content': expected a new version"):
+        package_encoder(encoder, SmallEncoder(scale=0.5))
+    shutil.rmtree(encoder)
+    package_encoder(encoder, SmallEncoder(scale=0.5))
     assert_refused(
         repo, interval(at(1), at(2)), "'content'", "applied", "`fingerprint`", "feast apply"
     )

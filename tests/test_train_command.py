@@ -264,15 +264,16 @@ def test_a_item_encoder_is_trained_from_files(tmp_path, repo):
     )
     pq.write_table(events, tmp_path / "events.parquet")
     pq.write_table(postings_table(small_postings()), tmp_path / "postings.parquet")
+    options = [
+        "--events", tmp_path / "events.parquet",
+        "--postings", tmp_path / "postings.parquet", "--category", "genres",
+        "--category", "year", "--until", "2024-03-21", "--dimension", 8, "--epochs", 1,
+        "--run", tmp_path / "run", "--network", "cnn", "--network-set", "filters=4",
+        "--network-out", tmp_path / "together", "--objective-set", "other_weight=0.5",
+        "--ema-momentum", 0.9, "--learning-rate", 0.003,
+    ]  # fmt: skip
     with without_graphs():
-        output = run_ok(
-            repo, "train-item-encoder", "--events", tmp_path / "events.parquet",
-            "--postings", tmp_path / "postings.parquet", "--category", "genres",
-            "--category", "year", "--until", "2024-03-21", "--dimension", 8, "--epochs", 1,
-            "--run", tmp_path / "run", "--network", "cnn", "--network-set", "filters=4",
-            "--network-out", tmp_path / "together", "--objective-set", "other_weight=0.5",
-            "--ema-momentum", 0.9, "--learning-rate", 0.003,
-        )  # fmt: skip
+        output = run_ok(repo, "train-item-encoder", *options)
     assert "content_and_behaviour version 1" in output
     assert "valid from 2024-03-21 00:00 UTC" in output
     encoder = describe_item_encoder(repo.path / "models" / "item_encoder")
@@ -285,6 +286,11 @@ def test_a_item_encoder_is_trained_from_files(tmp_path, repo):
     assert together["vector_spec"] == encoder.vector_spec.to_dict()
     assert together["parameters"]["network"]["filters"] == 4
     assert together["litert"]["compared"]["real"] > 0
+    # Trained and packaged again, both keep their fingerprints.
+    run_ok(repo, "train-item-encoder", *options)
+    again = describe_item_encoder(repo.path / "models" / "item_encoder")
+    assert again.fingerprint == encoder.fingerprint
+    assert read_manifest(tmp_path / "together")["fingerprint"] == together["fingerprint"]
 
 
 @pytest.mark.parametrize(

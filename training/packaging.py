@@ -156,12 +156,28 @@ def package_item_encoder(
     Raises
     ------
     InvalidInput
-        The encoder does not keep the contract, or `valid_from` is no time or has no zone. `path`
-        is left as it was.
+        The encoder does not keep the contract, `valid_from` is no time or has no zone, or another
+        encoder of this name and version is there. `path` is left as it was.
     """
 
-    def write(folder: Path) -> None:
+    def state(folder: Path) -> None:
         write_encoder_manifest(folder, name=name, version=version, valid_from=valid_from, **facts)
+
+    def write(folder: Path) -> None:
+        state(folder)
+        try:
+            there = describe_item_encoder(path)
+        except InvalidInput:  # none
+            return
+        new = describe_item_encoder(folder)
+        if (there.name, there.version) != (new.name, new.version):
+            return
+        same = (new.inputs, new.dimension) == (there.inputs, there.dimension)
+        if not (same and _computes_same(new.path, there.path, _made_up_postings(new))):
+            raise _another(f"item encoder {name!r}", version, there.path)
+        shutil.rmtree(folder)
+        shutil.copytree(there.path, folder)
+        state(folder)
 
     return _package(model, Path(path), write, describe_item_encoder)
 
@@ -233,36 +249,49 @@ def _require_same(model: ModelDescription, there: Path) -> None:
     """Raise `InvalidInput` unless the model in a folder has the same name, weights and outputs."""
     try:
         other = describe_model(ActivityModel(there), spec=model.spec, vector_spec=model.vector_spec)
-        same = model.name == other.name and _computes_same(model, other)
+        same = (model.name, model.outputs) == (other.name, other.outputs) and _computes_same(
+            model.path, other.path, made_up(model, [0, 1, model.spec.length])
+        )
     except InvalidInput:  # made for another spec or other item vectors, or changed
         same = False
     if not same:
-        raise InvalidInput(
-            f"model {model.name!r}: expected a new version, since version {model.version} at "
-            f"{there} is another model. Received: version {model.version}. Give this one another "
-            "with --version, or remove that folder if it was never published"
-        )
+        raise _another(f"model {model.name!r}", model.version, there)
 
 
-def _computes_same(model: ModelDescription, other: ModelDescription) -> bool:
-    """Return whether two models have equal weights, and outputs that are as good as equal."""
-    inputs = {
-        name: tf.constant(values)
-        for name, values in made_up(model, [0, 1, model.spec.length]).items()
-    }
+def _another(what: str, version: str, there: Path) -> InvalidInput:
+    return InvalidInput(
+        f"{what}: expected a new version, since version {version} at {there} is another model. "
+        f"Received: version {version}. Give this one another with --version, or remove that "
+        "folder if it was never published"
+    )
 
-    def outputs(of: ModelDescription) -> dict[str, np.ndarray]:
-        serve = load_saved_model(of.path, f"model {of.name!r}").signatures[SIGNATURE]
-        taken = {name: inputs[name] for name in serve.structured_input_signature[1]}
+
+def _computes_same(new: Path, there: Path, inputs: Mapping[str, np.ndarray]) -> bool:
+    """Return whether SavedModels have equal weights, and outputs that are as good as equal."""
+
+    def outputs(folder: Path) -> dict[str, np.ndarray]:
+        serve = load_saved_model(folder, "model").signatures[SIGNATURE]
+        taken = {name: tf.constant(inputs[name]) for name in serve.structured_input_signature[1]}
         return {name: values.numpy() for name, values in serve(**taken).items()}
 
-    if model.outputs != other.outputs or _weights(model.path) != _weights(other.path):
+    if _weights(new) != _weights(there):
         return False
-    ours, theirs = outputs(model), outputs(other)
+    ours, theirs = outputs(new), outputs(there)
     return all(
         np.allclose(ours[name], theirs[name], rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
         for name in ours
     )
+
+
+def _made_up_postings(encoder: ItemEncoderDescription) -> dict[str, np.ndarray]:
+    """Return inputs of an item encoder, whatever they mean."""
+    values = {"string": np.array([b"", b"a", b"nurse", b"7"]), "int64": np.array([0, 1, 7, 2024])}
+    made = {}
+    for name, tensor in encoder.inputs.items():
+        column = values.get(tensor.dtype, np.linspace(-1, 1, 4, dtype=np.float32))
+        two = tensor.shape is not None and len(tensor.shape) == 2
+        made[name] = np.stack([column, column[::-1]], axis=1) if two else column
+    return made
 
 
 def _weights(folder: Path) -> list[tuple[str, tuple[int, ...], bytes]]:

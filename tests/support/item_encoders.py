@@ -1,5 +1,7 @@
 """A small item encoder for tests, postings for it, and what they should give, by plain numpy."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import tensorflow as tf
@@ -66,7 +68,11 @@ class NewestItem(tf.Module):
 
 
 def package_all(folder, encoder=None, **changes):
-    """Package an item encoder, and the three models of the feature repo for its vectors."""
+    """Package an item encoder, and the three models of the feature repo for its vectors.
+
+    Those that were there are removed before: others of their version would be refused.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
     described = package_encoder(folder / "item_encoder", encoder, **changes)
     spec, vector_spec = ActivitySpec(), described.vector_spec
     for name, model in {

@@ -320,6 +320,18 @@ def test_a_keras_item_encoder_is_packaged_with_its_vocabulary(tmp_path):
     )
 
 
+def test_the_same_item_encoder_keeps_its_fingerprint_and_another_needs_a_new_version(tmp_path):
+    path = tmp_path / "encoder"
+    first = package_encoder(path, SmallEncoder(scale=2.0))
+    # TensorFlow numbers functions as it goes, and would write other names.
+    again = package_encoder(path, SmallEncoder(scale=2.0), training={"examples": 3})
+    assert again.fingerprint == first.fingerprint
+    assert again.manifest["training"] == {"examples": 3}
+    with pytest.raises(InvalidInput, match=r"item encoder '.*': expected a new version, since"):
+        package_encoder(path, SmallEncoder(scale=3.0))
+    assert describe_item_encoder(path) == again
+
+
 def test_a_broken_item_encoder_is_refused_and_the_old_one_stays(tmp_path):
     good = package_encoder(tmp_path / "encoder")
     with pytest.raises(InvalidInput, match="item encoder"):
