@@ -29,7 +29,7 @@ from activity_embeddings.transformations.contract.kept_versions import (
     put_into_place,
 )
 from activity_embeddings.transformations.contract.litert_file import FACT, FILE
-from activity_embeddings.transformations.contract.saved_model import SIGNATURE
+from activity_embeddings.transformations.contract.saved_model import SIGNATURE, fingerprint
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, real_path
 from activity_embeddings.transformations.inference.conversion import TOLERANCE, convert, made_up
@@ -270,7 +270,7 @@ def _computes_same(new: Path, there: Path, inputs: Mapping[str, np.ndarray]) -> 
     """Return whether SavedModels have equal weights, and outputs that are as good as equal."""
 
     def outputs(folder: Path) -> dict[str, np.ndarray]:
-        serve = load_saved_model(folder, "model").signatures[SIGNATURE]
+        serve = load_saved_model(folder, "model", fingerprint(folder)).signatures[SIGNATURE]
         taken = {name: tf.constant(inputs[name]) for name in serve.structured_input_signature[1]}
         return {name: values.numpy() for name, values in serve(**taken).items()}
 
