@@ -149,7 +149,7 @@ def test_sequences_that_the_model_does_not_take_are_refused(packaged, sequences)
     before = (packaged.path / FILE).read_bytes()
     expected = r"'some': `sequences` should be its inputs .*\(\d, 6, 5\).*Received: {"
     with pytest.raises(InvalidInput, match=expected):
-        package(GeometricDecay(r=0.5).build(SPEC, VECTOR_SPEC), packaged.path, sequences=sequences)
+        package(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), packaged.path, sequences=sequences)
     assert (packaged.path / FILE).read_bytes() == before
 
 

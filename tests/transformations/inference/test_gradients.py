@@ -1,5 +1,7 @@
 """Integrated gradients sum to the output, and for a formula they are its weights."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -45,6 +47,7 @@ def output_of(model, vectors):
 
 def test_a_model_that_was_replaced_since_it_was_checked_is_refused(tmp_path):
     model = packaged(GeometricDecay(r=0.8).build(SPEC, VECTOR_SPEC), tmp_path / "decay")
+    shutil.rmtree(model.path)
     packaged(CNN().build(SPEC, VECTOR_SPEC), tmp_path / "decay")
     with pytest.raises(ModelMismatch, match=r"model 'some': .* should be the one that was checked"):
         integrated_gradients(model, item_embeddings(), ACTIONS, AGES, SESSIONS)
