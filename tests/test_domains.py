@@ -223,7 +223,7 @@ def test_forgetting_in_one_domain_leaves_the_other_and_its_runs_alone(gone_from_
     before = repo.snapshot_files()
     with FolderSink(snapshots / "course_activity_sequence" / "v1").locked():
         code, output = run(repo, "forget", MEMBER, "--item", "job")
-    assert code == 0 and "left, 1 member: no rows of snapshots, no rows online" in output, output
+    assert code == 0 and "left of 1 member: no rows of snapshots, no rows online" in output, output
     assert snapshots_with(repo, MEMBER) == of_courses
     kept = {name: data for name, data in before.items() if name.startswith("course_")}
     assert kept.items() <= repo.snapshot_files().items()

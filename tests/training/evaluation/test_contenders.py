@@ -31,18 +31,18 @@ def unknown(training):
 @pytest.mark.parametrize("training", ENDS.values(), ids=ENDS)
 def test_a_model_that_saw_labels_of_the_rankers_days_is_refused(training):
     for end in (EARLY, LATE, "2024-02-12"):
-        require_earlier("mine", {"training": training(end)}, RANK_FROM)
+        require_earlier("mine", {"training": training(end)}, RANK_FROM, "the ranker learns")
     with pytest.raises(
         InvalidInput, match=r"'mine': .* Received: one that saw labels until 2024-02-26"
     ):
-        require_earlier("mine", {"training": training(LATER)}, RANK_FROM)
+        require_earlier("mine", {"training": training(LATER)}, RANK_FROM, "the ranker learns")
     assert not unknown(training(EARLY))
 
 
 @pytest.mark.parametrize("end", ["yesterday", 3.5e300])
 def test_an_end_of_training_that_is_no_moment_is_one_clear_error(end):
     with pytest.raises(InvalidInput, match=r"model 'mine': the end of its training"):
-        require_earlier("mine", {"training": {"end": end}}, RANK_FROM)
+        require_earlier("mine", {"training": {"end": end}}, RANK_FROM, "the ranker learns")
 
 
 @pytest.mark.parametrize("training", [None, {}, {"epochs": 3}, {"start": EARLY, "examples": 3}])

@@ -228,9 +228,9 @@ def test_facts_say_what_was_done(trained):
 
 
 def test_an_evaluation_does_not_rank_days_that_the_towers_learned_from(brief):
-    require_earlier("together", brief[1], UNTIL)
+    require_earlier("together", brief[1], UNTIL, "it is tested")
     with pytest.raises(InvalidInput, match=r"saw labels until 1970-02-10"):
-        require_earlier("together", brief[1], UNTIL - timedelta(days=1))
+        require_earlier("together", brief[1], UNTIL - timedelta(days=1), "it is tested")
 
 
 def test_packaged_it_gives_the_same_vectors_from_its_last_day_on(trained, tmp_path):

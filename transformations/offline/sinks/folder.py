@@ -83,14 +83,15 @@ class FolderSink:
 
     def __eq__(self, other: object) -> bool:
         """Return whether another sink is the same folder."""
-        return isinstance(other, FolderSink) and self._real == other._real
+        return isinstance(other, FolderSink) and self.real == other.real
 
     def __hash__(self) -> int:
         """Return a hash of the place."""
-        return hash(self._real)
+        return hash(self.real)
 
     @property
-    def _real(self) -> str:
+    def real(self) -> str:
+        """The path without symbolic links."""
         return os.path.realpath(self.path)
 
     @property
