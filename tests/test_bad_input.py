@@ -9,7 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from support.feast_repo import DIMENSION, at, events_table, make_repo, small_data, vectors_table
+from support.feast_repo import (
+    DIMENSION,
+    THEIRS,
+    at,
+    events_table,
+    make_repo,
+    small_data,
+    vectors_table,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -380,9 +388,6 @@ def test_a_model_changed_after_apply_is_refused_until_it_has_a_new_version(repo,
     assert {path.name for path in histories.glob("v*")} == {"v1", "v2"}
 
 
-NAMED = {"member_id": "user", "job_id": "posting", "action": "what", "event_timestamp": "when"}
-
-
 @pytest.mark.parametrize(
     ("column", "value", "words"),
     [
@@ -397,13 +402,8 @@ def test_errors_name_the_columns_of_the_source(repo, column, value, words):
     values = TWO_DAYS[column].to_pylist()
     values[RECENT] = value
     array = pa.array(values, TWO_DAYS[column].type)
-    repo.write_events(TWO_DAYS.set_column(position, column, array).rename_columns(NAMED))
-    repo.edit(
-        "sources.py",
-        'timestamp_field="event_timestamp",',
-        'timestamp_field="when",\n    field_mapping={"user": "member_id", "posting": "job_id", '
-        '"what": "action"},',
-    )
+    repo.write_events(TWO_DAYS.set_column(position, column, array).rename_columns(THEIRS))
+    repo.map_columns()
     repo.run("apply")
     assert_refused(repo, MATERIALIZE, "activity_events", words)
 

@@ -22,6 +22,7 @@ from support import processes
 from support.feast_repo import (
     DIMENSION,
     STRING_IDS,
+    THEIRS,
     Repo,
     at,
     events_table,
@@ -578,18 +579,12 @@ def test_the_command_reads_files_by_suffix(repo, tmp_path, suffix):
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 def test_a_file_may_have_the_columns_of_the_source(tmp_path, suffix):
     repo = sequence_repo(tmp_path)
-    theirs = {"member_id": "user", "job_id": "posting", "action": "what", "event_timestamp": "when"}
     history = pq.read_table(repo.events)
-    repo.write_events(history.rename_columns(theirs))
-    repo.edit(
-        "sources.py",
-        'timestamp_field="event_timestamp",',
-        'timestamp_field="when",\n    field_mapping={"user": "member_id", "posting": "job_id", '
-        '"what": "action"},',
-    )
+    repo.write_events(history.rename_columns(THEIRS))
+    repo.map_columns()
     repo.run("apply")
     # A column of another meaning, called as ours is.
-    table = events_table(NEW).rename_columns(theirs)
+    table = events_table(NEW).rename_columns(THEIRS)
     table = table.append_column("event_timestamp", events_table(NEW)["event_timestamp"])
     table = table.set_column(4, "event_timestamp", pa.array([at(-9).isoformat()] * len(NEW)))
     file = tmp_path / f"events.{suffix}"
@@ -604,7 +599,7 @@ def test_a_file_may_have_the_columns_of_the_source(tmp_path, suffix):
     code, output = invoke(repo, "push", file)
     assert code == 0, output
     source = pq.read_table(repo.events)
-    assert source.column_names == list(theirs.values())
+    assert source.column_names == list(THEIRS.values())
     assert len(source) == len(history) + len(NEW)
     assert sorted(source["when"].to_pylist()[-len(NEW) :]) == sorted(row[3] for row in NEW)
     # And ours, as ever.
@@ -661,20 +656,12 @@ def test_other_columns_of_an_event_are_kept_where_the_source_has_them(tmp_path, 
     }
 
 
-THEIRS = {"member_id": "user", "job_id": "posting", "action": "what", "event_timestamp": "when"}
-
-
 @pytest.fixture(scope="module")
 def with_own_names(tmp_path_factory):
     """A repo, applied, whose source has other names than the view, and event ids."""
     repo = sequence_repo(tmp_path_factory.mktemp("own_names"))
     repo.write_events(numbered(HISTORY, [1, 2, 3, 4], pa.int64()).rename_columns(THEIRS))
-    repo.edit(
-        "sources.py",
-        'timestamp_field="event_timestamp",',
-        'timestamp_field="when",\n    field_mapping={"user": "member_id", "posting": "job_id", '
-        '"what": "action"},',
-    )
+    repo.map_columns()
     repo.publish(at(-1), at(0))
     return repo
 

@@ -333,12 +333,7 @@ def test_the_encoder_is_trained_on_what_the_feature_repo_defines(given, tmp_path
     repo.configure(
         replace(SAMPLE, spec=ActivitySpec(actions=("apply", "hide"), positive_actions=("apply",)))
     )
-    repo.edit(
-        "sources.py",
-        'timestamp_field="event_timestamp",',
-        'timestamp_field="when",\n    field_mapping={"user": "member_id", "posting": "job_id", '
-        '"what": "action"},',
-    )
+    repo.map_columns()
     repo.edit(
         "item_vectors.py",
         'timestamp_field="event_timestamp",',

@@ -15,7 +15,6 @@ from activity_embeddings.transformations.contract.activity_model import (
     ActivityModel,
     ModelDescription,
     describe_model,
-    read_manifest,
     write_manifest,
 )
 from activity_embeddings.transformations.contract.item_encoder import (
@@ -27,6 +26,7 @@ from activity_embeddings.transformations.contract.kept_versions import (
     finish_replacing,
     kept_versions,
     put_into_place,
+    version_in_place,
 )
 from activity_embeddings.transformations.contract.litert_file import FACT, FILE
 from activity_embeddings.transformations.contract.saved_model import SIGNATURE, fingerprint
@@ -34,11 +34,7 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, real_path
 from activity_embeddings.transformations.inference.conversion import TOLERANCE, convert, made_up
 from activity_embeddings.transformations.inference.tensorflow import load_saved_model
-from activity_embeddings.transformations.spec import (
-    ActivitySpec,
-    ItemVectorSpec,
-    require_version,
-)
+from activity_embeddings.transformations.spec import ActivitySpec, ItemVectorSpec
 from activity_embeddings.transformations.times import Time
 
 Described = TypeVar("Described")
@@ -123,7 +119,7 @@ def package_model(
             state(folder, **{FACT: conversion.facts()})
 
     finish_replacing(Path(path))
-    before = _version_at(Path(path))
+    before = version_in_place(Path(path))
     return _package(model, Path(path), write, describe, keep=None if before == version else before)
 
 
@@ -231,18 +227,10 @@ def _export(model: keras.Model, folder: Path) -> None:
     archive.write_out(str(folder), verbose=False)
 
 
-def _version_at(folder: Path) -> str | None:
-    """Return the version of the model in a folder, None where there is none to be read."""
-    try:
-        return require_version(read_manifest(folder)["version"], "model")
-    except (InvalidInput, KeyError):  # whatever lies there, nobody can go back to it
-        return None
-
-
 def _of_version(path: Path, version: str) -> Path | None:
     """Return the folder of a version that was packaged before, in place or kept beside it."""
     folders = (path, kept_versions(path).get(version))
-    return next((f for f in folders if f is not None and _version_at(f) == version), None)
+    return next((f for f in folders if f is not None and version_in_place(f) == version), None)
 
 
 def _require_same(model: ModelDescription, there: Path) -> None:

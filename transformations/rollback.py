@@ -7,12 +7,12 @@ from pathlib import Path
 from feast import FeatureStore, FeatureView
 
 from activity_embeddings.transformations.artifacts import local_path
-from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.contract.kept_versions import (
     finish_replacing,
     kept_versions,
     put_into_place,
     version_before,
+    version_in_place,
 )
 from activity_embeddings.transformations.definitions.registered import registered_domain
 from activity_embeddings.transformations.definitions.tags import in_repo
@@ -20,7 +20,6 @@ from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.feast_compat.repo import apply_repo
 from activity_embeddings.transformations.names import Tag
 from activity_embeddings.transformations.offline.sinks.places import sink_of
-from activity_embeddings.transformations.spec import require_version
 from activity_embeddings.transformations.times import to_datetime
 
 
@@ -60,7 +59,7 @@ def rollback(
         )
     folder = in_repo(place, repo)
     finish_replacing(folder)
-    now = _version_in_place(folder) or view.tags[Tag.MODEL_VERSION]
+    now = version_in_place(folder) or view.tags[Tag.MODEL_VERSION]
     kept = kept_versions(folder)
     version = version_before(folder) if to is None else to
     if version not in kept:
@@ -90,11 +89,3 @@ def _view_of(model: str, embeddings: list[FeatureView]) -> FeatureView:
             f"expected the name of a model: {', '.join(by_model) or 'none'}. Received: {model!r}"
         )
     return by_model[model]
-
-
-def _version_in_place(folder: Path) -> str | None:
-    """Return the version of the model in a folder, as packaged; None: its manifest says none."""
-    try:
-        return require_version(read_manifest(folder).get("version"), "model")
-    except InvalidInput:
-        return None

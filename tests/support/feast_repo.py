@@ -53,6 +53,8 @@ SAMPLE = RepoSettings(
 )
 """Settings of a feature repo whose item vectors an encoder makes."""
 FEAST = Path(sys.executable).with_name("feast")
+THEIRS = {"member_id": "user", "job_id": "posting", "action": "what", "event_timestamp": "when"}
+"""Other names of the columns of events, by ours; see `Repo.map_columns`."""
 DIMENSION = 64
 US_PER_DAY = 86_400_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -186,6 +188,15 @@ class Repo:
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new))
+
+    def map_columns(self) -> None:
+        """Have the definitions say that the source of events calls its columns as in `THEIRS`."""
+        self.edit(
+            "sources.py",
+            'timestamp_field="event_timestamp",',
+            'timestamp_field="when",\n    field_mapping={"user": "member_id", "posting": "job_id", '
+            '"what": "action"},',
+        )
 
     def set_engine(self, **settings: object) -> None:
         """Give the engine settings more."""

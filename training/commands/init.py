@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
+from activity_embeddings.training.commands.options import given_options
 from activity_embeddings.transformations.cli import one_line_errors
 from activity_embeddings.transformations.wording import are
 
@@ -74,10 +74,7 @@ class _Names(click.ParamType):
 @click.option("--simulated", is_flag=True, help="Say in every report that the data are made up.")
 @click.option("--project", help="Name of the Feast project; default: that of the folder.")
 @click.option("--apply", is_flag=True, help="Run `feast apply` in the new repo.")
-@click.pass_context
 def init(
-    context: click.Context,
-    /,
     folder: Path,
     sample: bool,
     own_vectors: bool,
@@ -95,7 +92,7 @@ def init(
             raise click.UsageError("--own-vectors and --encoder or --postings exclude each other")
         start, end = SAMPLE_INTERVAL
         if sample:
-            _require_alone(context)
+            _require_alone()
             from activity_embeddings.training.new_repo.create import create_sample_repo
 
             create_sample_repo(folder)
@@ -114,13 +111,12 @@ def init(
         click.echo(_next(folder, start, end, applied=apply))
 
 
-def _require_alone(context: click.Context) -> None:
+def _require_alone() -> None:
     """Raise where the user gave options, even at their defaults, that `--sample` has no use for."""
     given = [
-        option.opts[0]
-        for option in context.command.params
-        if option.name not in ("folder", "sample", "apply")
-        and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT
+        option
+        for option, parameter in given_options().items()
+        if parameter not in ("folder", "sample", "apply")
     ]
     if given:
         raise click.UsageError(f"--sample has columns of its own: leave out {', '.join(given)}")

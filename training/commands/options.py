@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import click
+from click.core import ParameterSource
 
 from activity_embeddings.transformations.cli import one_line_errors
 from activity_embeddings.transformations.errors import InvalidInput
@@ -160,6 +161,20 @@ def training(
 
             quiet.tensorflow()
         yield
+
+
+def given_options() -> dict[str, str]:
+    """Return the options that the user has given, even at their defaults, by name.
+
+    The values are the names of their parameters.
+    """
+    context = click.get_current_context()
+    return {
+        option.opts[0]: option.name
+        for option in context.command.params
+        if option.name is not None
+        and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT
+    }
 
 
 def with_settings(kind: Any, what: str, settings: dict[str, Any]) -> Any:

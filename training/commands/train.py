@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from activity_embeddings.training.commands.options import (
     FOLDER,
     FitOptions,
     Setting,
     fit_options,
+    given_options,
     grouped,
     learning_rate_option,
     objective_with,
@@ -186,7 +186,7 @@ def train(
         from activity_embeddings.training.models import architecture
         from activity_embeddings.transformations.contract.activity_model import MANIFEST
 
-        if name is None and "--version" in _given():
+        if name is None and "--version" in given_options():
             raise InvalidInput("--version expects --package NAME. Received: no --package")
         if name is not None:  # before hours of training
             MANIFEST.require_name(name, repo / "models" / name, origin="--package")
@@ -266,20 +266,9 @@ def package(
         _package(load_run(run), out, name=name, version=version, description=description)
 
 
-def _given() -> dict[str, str]:
-    """Return the options that the user has given, with the names of their parameters."""
-    context = click.get_current_context()
-    return {
-        option.opts[0]: option.name
-        for option in context.command.params
-        if option.name is not None
-        and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT
-    }
-
-
 def _require_effect(model: Architecture | type[Architecture], name: str) -> None:
     """Raise `InvalidInput` where options of fitting are given for a model that is not fitted."""
-    without = [option for option, parameter in _given().items() if parameter in _FITTING]
+    without = [option for option, parameter in given_options().items() if parameter in _FITTING]
     if without and not model.trainable:
         raise InvalidInput(
             f"model {name!r}: expected no options of fitting, since it is a formula that is "

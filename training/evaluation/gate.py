@@ -44,7 +44,7 @@ from activity_embeddings.training.evaluation.statistics import (
     paired_bootstrap,
 )
 from activity_embeddings.training.figure import FIGURE, MARGIN
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, require_at_least
 from activity_embeddings.transformations.wording import counted
 
 TASKS = (DAY, WEEK)
@@ -143,8 +143,7 @@ def compare(
         )
     if a == b:
         raise InvalidInput(f"compare: expected two arms. Received: `{a}` twice")
-    if not 0 <= margin < float("inf"):
-        raise InvalidInput(f"compare: `margin` should be 0 or more. Received: {margin}")
+    require_at_least("compare", 0, margin=margin)
     evaluations = [_read(folder, a, b) for folder in folders]
     judged = [_judge(e, a, b, margin, resamples, seed) for e in evaluations]
     replace = all(says_so for says_so, _ in judged)

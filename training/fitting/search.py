@@ -23,7 +23,7 @@ from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.training.fitting.plan import TrainingPlan
 from activity_embeddings.training.fitting.train import TrainedRun, train
 from activity_embeddings.training.models import Architecture, architecture
-from activity_embeddings.transformations.errors import InvalidInput
+from activity_embeddings.transformations.errors import InvalidInput, require_at_least
 from activity_embeddings.transformations.files import make_folder
 from activity_embeddings.transformations.wording import counted
 
@@ -77,8 +77,7 @@ def tune(
     InvalidInput
         See `train`; `trials` is below 1; or the folder holds a study of another model or plan.
     """
-    if trials < 1:
-        raise InvalidInput(f"tune: `trials` should be 1 or more. Received: {trials}")
+    require_at_least("tune", 1, trials=trials)
     kind = architecture(model)
     folder = make_folder(folder)
     storage = f"sqlite:///{folder / STUDY}"

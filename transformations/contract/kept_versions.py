@@ -10,6 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
+from activity_embeddings.transformations.contract.activity_model import read_manifest
 from activity_embeddings.transformations.errors import InvalidInput
 from activity_embeddings.transformations.files import make_folder, real_path
 from activity_embeddings.transformations.spec import require_version
@@ -24,6 +25,14 @@ def kept_versions(model: Path) -> dict[str, Path]:
     folders = [folder for folder in _home(model).glob(f"{_PREFIX}*") if folder.is_dir()]
     by_age = sorted(folders, key=_packaged_at)
     return {_version_of(folder): folder for folder in by_age}
+
+
+def version_in_place(model: Path) -> str | None:
+    """Return the version of the model in a folder, as packaged; None where none can be read."""
+    try:
+        return require_version(read_manifest(model).get("version"), "model")
+    except InvalidInput:
+        return None
 
 
 def version_before(model: Path) -> str:
