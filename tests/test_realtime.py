@@ -33,6 +33,7 @@ from support.feast_repo import (
     vectors_table,
 )
 from support.item_encoders import package_encoder
+from support.redis_server import use_redis
 
 pytestmark = pytest.mark.slow
 
@@ -536,6 +537,16 @@ def test_a_malformed_request_is_one_clear_error(store, change, message):
     with pytest.raises(InvalidRequest, match=message) as caught:
         online(store, [row | change])
     assert caught.value.http_status_code() == 422
+
+
+def test_what_a_first_read_imports_preload_has_imported(tmp_path, models, monkeypatch):
+    other = "feast.infra.online_stores.dynamodb"
+    repo = small_repo(tmp_path / "repo", models)
+    repo.publish(at(-41), T)
+    use_redis(repo, "127.0.0.1:1,retry=null")
+    monkeypatch.delitem(sys.modules, other, raising=False)
+    serving.preload(repo.path)
+    assert other in sys.modules
 
 
 def test_a_broken_table_and_a_model_that_is_gone_are_one_clear_error(tmp_path, models):

@@ -1,8 +1,8 @@
 """Feast's sqlite store: its connections, its file and its tables.
 
-`_conn`, `_get_conn`, `_get_db_path`, `_quote_id`, the columns of the tables and how a time is bound
-are those of Feast 0.67. Its public methods read and parse a row whole, write a value a statement,
-and have no way to set how the connection behaves.
+`_conn`, `_get_conn`, `_get_db_path`, `_quote_id`, `_versioned_read_supported`, the columns of the
+tables and how a time is bound are those of Feast 0.67. Its public methods read and parse a row
+whole, write a value a statement, and have no way to set how the connection behaves.
 """
 
 from __future__ import annotations
@@ -53,7 +53,12 @@ class ThreadedSqliteOnlineStore(SqliteOnlineStore):
         online_store:
           type: activity_embeddings.ThreadedSqliteOnlineStore
           path: data/online.db
+
+    And a first read of Feast's own imports every online store that is installed, to learn whether
+    it can read a version of a view.
     """
+
+    _versioned_read_supported = True  # which Feast finds out so
 
     def __init__(self) -> None:
         self._connections = threading.local()  # a thread's one is closed when the thread ends

@@ -2,7 +2,8 @@
 
 `FeatureStore._get_provider` is the one way to them in Feast 0.67; its base class does not say that
 it has them. `compute_table_id` names the online table of a view; `get_online_store_from_config` is
-what the provider makes the online store with.
+what the provider makes the online store with; `_check_versioned_read_support` comes before each
+read.
 """
 
 from __future__ import annotations
@@ -30,6 +31,14 @@ def offline_store(store: FeatureStore) -> OfflineStore:
 def online_store(store: FeatureStore) -> OnlineStore:
     """Return the online store that a feature store reads."""
     return _provider(store).online_store
+
+
+def prepare_reads(store: OnlineStore) -> None:
+    """Have Feast import now what it would at the first read: every online store that is installed.
+
+    By that it learns whether this one can read a version of a view.
+    """
+    store._check_versioned_read_support([])
 
 
 def new_online_store(config: RepoConfig) -> OnlineStore:

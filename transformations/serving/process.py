@@ -33,6 +33,7 @@ from activity_embeddings.transformations.definitions.tags import (
 )
 from activity_embeddings.transformations.errors import InvalidInput, ModelMismatch
 from activity_embeddings.transformations.feast_compat.joins import Caller, feast_caller
+from activity_embeddings.transformations.feast_compat.stores import online_store, prepare_reads
 from activity_embeddings.transformations.inference.embedder import Embedder
 from activity_embeddings.transformations.names import Role, Tag
 from activity_embeddings.transformations.offline.sources import (
@@ -172,6 +173,7 @@ class ServingState:
                 self.model(view.name, release_of(view)).warm_up()
             except InvalidInput as error:
                 problems.append(str(error))
+        prepare_reads(online_store(self.store))
         if problems:
             raise InvalidInput("; ".join(problems))
         return [view.name for view in views]

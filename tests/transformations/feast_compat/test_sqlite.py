@@ -1,13 +1,14 @@
 """Feast's sqlite store, with a connection for each thread."""
 
 import sqlite3
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
-from feast import Entity, FeatureView, Field, FileSource
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource
 from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
@@ -17,9 +18,10 @@ from feast.value_type import ValueType
 from activity_embeddings.transformations.online.protobuf import entity_keys
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
+MEMBER = Entity(name="member", join_keys=["member_id"], value_type=ValueType.INT64)
 VIEW = FeatureView(
     name="view",
-    entities=[Entity(name="member", join_keys=["member_id"], value_type=ValueType.INT64)],
+    entities=[MEMBER],
     schema=[Field(name="member_id", dtype=Int64), Field(name="value", dtype=Int64)],
     source=FileSource(path="unused.parquet", timestamp_field="event_timestamp"),
     ttl=timedelta(0),
@@ -95,3 +97,17 @@ def test_after_teardown_the_store_begins_anew(online):
         read(online, 1)
     store.update(config, [], [VIEW], [], [], partial=True)
     assert store.online_read(config, VIEW, KEYS[:1]) == [(None, None)]
+
+
+def test_a_first_read_imports_no_other_store(online, tmp_path, monkeypatch):
+    config, _ = online
+    monkeypatch.chdir(tmp_path)
+    other = "feast.infra.online_stores.dynamodb"
+    monkeypatch.delitem(sys.modules, other, raising=False)
+    store = FeatureStore(config=config)
+    store.apply([MEMBER, VIEW])
+
+    read = store.get_online_features(["view:value"], [{"member_id": 3}]).to_dict()
+
+    assert read["value"] == [3]
+    assert other not in sys.modules
