@@ -7,6 +7,9 @@ Everything is learnt from activity between `--from` and `--until`, and asked abo
 on to want until `--end`: NDCG@10 among all items of the day, as of the request, mean over members.
 Half of the members choose how much popularity counts beside a score, the other half is reported.
 
+With `--action` the actions are those of another column, finer ones: `raw_action` of the sample's
+source has eight for the three. Those that stand beside a positive action are positive.
+
 The table counts which item came next after each pair of (last item, last action). It sees the last
 activity alone, and cannot say anything of a pair that it has not seen; where it is ahead of a
 network, the network has not learnt what the data say.
@@ -134,6 +137,18 @@ def learn_jointly(
     return Learnt(trained.facts, queries, queries.products(embeddings))
 
 
+def with_actions(events: pa.Table, column: str) -> tuple[pa.Table, ActivitySpec]:
+    """Return events whose actions are those of another column, and their vocabulary."""
+    finer, wanted = events[column], set(ActivitySpec().positive_actions)
+    beside = set(zip(finer.to_pylist(), events[names.ACTION].to_pylist(), strict=True))
+    actions = tuple(sorted({name for name, _ in beside}))
+    positive = tuple(sorted({name for name, action in beside if action in wanted}))
+    if any(name in positive and action not in wanted for name, action in beside):
+        raise SystemExit(f"--action {column}: one of them is positive in some events only")
+    events = events.drop_columns([names.ACTION]).append_column(names.ACTION, finer)
+    return events, ActivitySpec(actions=actions, positive_actions=positive)
+
+
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add the options of `read_data`."""
     parser.add_argument("--events", type=Path, required=True)
@@ -163,6 +178,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data(parser)
+    parser.add_argument("--action", default=names.ACTION, help="column of what was done")
     parser.add_argument("--length", type=int, default=32, help="positions of a sequence")
     parser.add_argument("--epochs", type=int, default=ENCODER_FIT.epochs)
     parser.add_argument("--patience", type=int, default=PATIENCE)
@@ -170,9 +186,12 @@ def main() -> None:
     given = parser.parse_args()
     tensorflow()
     events, postings, plan, asked = read_data(given)
+    spec = ActivitySpec()
+    if given.action != names.ACTION:
+        events, spec = with_actions(events, given.action)
     plan = replace(
         plan,
-        spec=ActivitySpec(length=given.length),
+        spec=replace(spec, length=given.length),
         fit=replace(ENCODER_FIT, epochs=given.epochs, patience=given.patience),
     )
     for name in given.only or CONFIGURATIONS:
