@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from activity_embeddings.training.datasets.job_market import JobMarket
 from activity_embeddings.training.datasets.sample import SAMPLES, Sample
 from activity_embeddings.training.demo.models import (
     ITEM_ENCODER,
@@ -40,7 +39,6 @@ from activity_embeddings.transformations.contract.item_encoder import describe_i
 from activity_embeddings.transformations.inference.tensorflow import tensorflow
 from activity_embeddings.transformations.times import Schedule
 
-FILM_DATA = Path(__file__).parents[1] / "feature_repo" / "data"
 DAILY = Schedule.every(hours=24, delay_minutes=30)
 NOW = RankerSettings()
 SETTINGS = {
@@ -53,12 +51,10 @@ SETTINGS = {
 
 
 def read(sample: Sample, folder: Path) -> Data:
-    """Read a data set, with an item encoder of its own; one that is there is kept."""
-    data = FILM_DATA
-    if sample.simulated:
-        data = folder / "data"
-        if not data.is_dir():
-            JobMarket().write(data)
+    """Read a data set, with an item encoder of its own; what is there is kept."""
+    data = folder / "data"
+    if not data.is_dir():
+        sample.write(data)
     if not (folder / ITEM_ENCODER).is_dir():
         build_item_encoder(data, folder, sample=sample)
     postings = sample.postings(data)
