@@ -54,11 +54,11 @@ class ThreadedSqliteOnlineStore(SqliteOnlineStore):
           type: activity_embeddings.ThreadedSqliteOnlineStore
           path: data/online.db
 
-    And a first read of Feast's own imports every online store that is installed, to learn whether
-    it can read a version of a view.
+    A first read of Feast's own imports every other online store that is installed, to learn whether
+    the one that is asked can read versions of a view; this one says so itself.
     """
 
-    _versioned_read_supported = True  # which Feast finds out so
+    _versioned_read_supported = True
 
     def __init__(self) -> None:
         self._connections = threading.local()  # a thread's one is closed when the thread ends
