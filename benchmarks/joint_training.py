@@ -155,6 +155,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--postings", type=Path, required=True)
     parser.add_argument("--text", nargs="*", default=["title"])
     parser.add_argument("--category", nargs="*", default=[])
+    parser.add_argument("--action", default=names.ACTION, help="column of what was done")
     parser.add_argument("--from", dest="start", type=_day, required=True)
     parser.add_argument("--until", type=_day, required=True)
     parser.add_argument("--end", type=_day, required=True)
@@ -171,6 +172,9 @@ def read_data(given: argparse.Namespace) -> tuple[pa.Table, pa.Table, EncoderPla
         postings = postings.append_column(names.EVENT_TIMESTAMP, known)
     towers = TowerSettings(text=tuple(given.text), categories=tuple(given.category))
     plan = EncoderPlan(given.until, validation_days=given.validation_days, towers=towers)
+    if given.action != names.ACTION:
+        events, spec = with_actions(events, given.action)
+        plan = replace(plan, spec=spec)
     return events, postings, plan, Period(given.until, given.end)
 
 
@@ -178,7 +182,6 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data(parser)
-    parser.add_argument("--action", default=names.ACTION, help="column of what was done")
     parser.add_argument("--length", type=int, default=32, help="positions of a sequence")
     parser.add_argument("--epochs", type=int, default=ENCODER_FIT.epochs)
     parser.add_argument("--patience", type=int, default=PATIENCE)
@@ -186,12 +189,9 @@ def main() -> None:
     given = parser.parse_args()
     tensorflow()
     events, postings, plan, asked = read_data(given)
-    spec = ActivitySpec()
-    if given.action != names.ACTION:
-        events, spec = with_actions(events, given.action)
     plan = replace(
         plan,
-        spec=replace(spec, length=given.length),
+        spec=replace(plan.spec, length=given.length),
         fit=replace(ENCODER_FIT, epochs=given.epochs, patience=given.patience),
     )
     for name in given.only or CONFIGURATIONS:
