@@ -3,8 +3,8 @@
     python benchmarks/ranker_seeds.py                              30 seeds, 1,000 and 2,000 queries
     python benchmarks/ranker_seeds.py --data jobs --queries 1000   one data set, one size
 
-Nothing differs between two seeds but what LightGBM draws: queries and columns of each tree, and,
-with `wanted_label=1`, most of what it learns from. The arm is that of the base features as of the
+Nothing differs between two seeds but what LightGBM draws: queries of each tree, and, with
+`wanted_label=1`, most of what it learns from. The arm is that of the base features as of the
 request, which needs no model; the test has one query of each member.
 """
 

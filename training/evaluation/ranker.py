@@ -53,10 +53,9 @@ class RankerSettings:
         Label of the wanted row of a list. LightGBM's XE-NDCG wants each row in proportion to
         `2^label - g`, with g drawn anew from [0, 1] for each row and tree. With label 1 the wanted
         one of 275 candidates has 1 % of its list and chance the rest; with 20 it has all of it.
-    columns_of_tree
-        Share of the columns, at random for each tree.
     rows_of_tree
-        Share of the queries, or rows, at random for each tree.
+        Share of the queries, or rows, at random for each tree. All columns are in each: a tree
+        without the few that count learns chance.
     layer_penalty
         Strength of the ridge penalty on the linear layer.
     layer_negatives
@@ -72,7 +71,6 @@ class RankerSettings:
     rows_of_leaf: int = 300
     wanted_of_leaf: float = 20.0
     wanted_label: int = 20
-    columns_of_tree: float = 0.6
     rows_of_tree: float = 0.8
     layer_penalty: float = 10.0
     layer_negatives: int = 20
@@ -242,7 +240,6 @@ class Ranker:
             "num_leaves": settings.leaves,
             "min_data_in_leaf": min(settings.rows_of_leaf, max(len(target) // 10, 1)),
             "min_sum_hessian_in_leaf": min(settings.wanted_of_leaf, len(queries) / 50, hessian / 4),
-            "feature_fraction": settings.columns_of_tree,
             "bagging_fraction": settings.rows_of_tree,
             "bagging_freq": 1,
             "bagging_by_query": lists,
