@@ -66,19 +66,20 @@ def target(member):
     return member.final_target if member.is_alias else member
 
 
-def shown_on(page):
-    """Return the paths of what a page of the documentation shows."""
-    text = (Path(__file__).parents[1] / "docs/reference" / page).read_text(encoding="utf-8")
+def shown():
+    """Return the paths of what the pages of the Python API show."""
+    pages = sorted((Path(__file__).parents[1] / "docs/reference/api").glob("*.md"))
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     return re.findall(r"^::: (\S+)", text, flags=re.MULTILINE)
 
 
-def test_each_parameter_on_the_page_has_the_type_and_default_of_its_own():
+def test_each_parameter_on_the_pages_has_the_type_and_default_of_its_own():
     """Of names that share a line, tools give all but the first those of the first."""
     package = griffe.load(
         "activity_embeddings", docstring_parser="numpy", submodules=True, resolve_aliases=True
     )
     wrong, read = [], 0
-    for path in shown_on("api.md"):
+    for path in shown():
         for member in objects(target(package[path.removeprefix("activity_embeddings.")])):
             for section in (
                 member.docstring.parse("numpy", warnings=False) if member.docstring else ()
@@ -110,3 +111,13 @@ def test_the_public_names_are_documented():
         if not name.startswith("__") and not inspect.getdoc(getattr(activity_embeddings, name))
     ]
     assert not undocumented
+
+
+def test_each_public_name_is_on_one_page():
+    paths = shown()
+    assert len(set(paths)) == len(paths)
+    # The pages say of these two modules what is in them, and of all store configs what they are.
+    told = {"models", "objectives", "__version__"}
+    told |= {name for name in activity_embeddings.__all__ if name.endswith("StoreConfig")}
+    missing = set(activity_embeddings.__all__) - told - {path.rpartition(".")[2] for path in paths}
+    assert not missing
