@@ -55,6 +55,7 @@ from activity_embeddings.training.figure import FIGURE
 from activity_embeddings.training.fitting.validation import ValidationQueries
 from activity_embeddings.training.item_encoder.towers import TowerSettings
 from activity_embeddings.training.item_encoder.train import ENCODER_FIT, EncoderPlan
+from activity_embeddings.training.models import CNN
 from activity_embeddings.transformations.activity.events import ActivityEvents
 from activity_embeddings.transformations.activity.item_vectors import ItemVectors
 from activity_embeddings.transformations.activity.sequences import Sequences
@@ -642,6 +643,8 @@ def main() -> None:
     parser.add_argument("--blocks", nargs="*", type=int, default=BLOCKS, help="of a peer")
     parser.add_argument("--rates", nargs="*", type=float, default=RATES, help="of its learning")
     parser.add_argument("--our-epochs", type=int, default=14, help="and of our network")
+    parser.add_argument("--ema-momentum", type=float, help="of our weights; default: no average")
+    parser.add_argument("--ensemble", type=int, default=1, help="how many networks are ours")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--asked", type=int, help="most members who are asked, drawn; all if none")
     parser.add_argument("--threads", type=int, default=1, help="of a peer's training")
@@ -664,13 +667,18 @@ def main() -> None:
     ]
     features = features_of(postings, checked.item_ids, plan.towers)
     trainer = Trainer([given.python, str(SCRIPT)], given.threads, tried, features)
-    network, objective = CONFIGURATIONS[OURS]
+    _, objective = CONFIGURATIONS[OURS]
     ours = replace(
         plan,
-        network=network,
+        network=CNN(ensemble=given.ensemble),
         objective=objective,
         spec=spec,
-        fit=replace(ENCODER_FIT, epochs=given.our_epochs, patience=PATIENCE),
+        fit=replace(
+            ENCODER_FIT,
+            epochs=given.our_epochs,
+            patience=PATIENCE,
+            ema_momentum=given.ema_momentum,
+        ),
     )
     measures: dict[str, Callable[[], Arm]] = {
         "popularity": partial(measure_popularity, late),
