@@ -207,24 +207,22 @@ def _package(
 
 
 def _export(model: keras.Model, folder: Path) -> None:
-    """Do what `model.export` does, in two traces instead of three.
+    """Save what `model.export` does, in one trace instead of three, and once, not twice.
 
-    To track a whole model, Keras looks at all of its attributes, and one of them traces it again.
-    Its layers have all that is to be saved.
+    A module has the layers, which have all that is to be saved: to track a whole model, TensorFlow
+    looks at all of its attributes, and one of them traces it again.
     """
     inputs = getattr(model, "input", None)
     if not isinstance(inputs, dict):  # which the contract will refuse
         model.export(str(folder), format="tf_saved_model", verbose=False)
         return
-    archive = keras.export.ExportArchive()
-    for layer in model.layers:
-        archive.track(layer)
+    module = tf.Module()
+    module.layers, module.weights = model.layers, [weight.value for weight in model.weights]
     signature = {
-        name: keras.InputSpec(shape=tensor.shape, dtype=tensor.dtype, name=name)
-        for name, tensor in inputs.items()
+        name: tf.TensorSpec(tensor.shape, tensor.dtype, name) for name, tensor in inputs.items()
     }
-    archive.add_endpoint("serve", model.__call__, [signature])
-    archive.write_out(str(folder), verbose=False)
+    module.serve = tf.function(model.__call__, input_signature=[signature], autograph=False)
+    tf.saved_model.save(module, str(folder), signatures={SIGNATURE: module.serve})
 
 
 def _of_version(path: Path, version: str) -> Path | None:
