@@ -239,7 +239,7 @@ def test_of_long_lists_seeds_learn_more_and_lie_closer_than_by_the_settings_of_l
 
 def test_seeds_differ_by_the_queries_of_each_tree_alone():
     """A tree without the few columns that count would learn chance."""
-    (learn, from_), (test, of) = (long_lists(seed) for seed in (0, 1))
+    (learn, from_), (_, of) = (long_lists(seed) for seed in (0, 1))
     scores = {
         rows: [
             Ranker(RankerSettings(rounds=10, rows_of_tree=rows), seed=seed)
