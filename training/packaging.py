@@ -207,10 +207,10 @@ def _package(
 
 
 def _export(model: keras.Model, folder: Path) -> None:
-    """Save what `model.export` does, in one trace instead of three, and once, not twice.
+    """Save what `model.export` does, in one trace instead of three, with one signature and not two.
 
-    A module has the layers, which have all that is to be saved: to track a whole model, TensorFlow
-    looks at all of its attributes, and one of them traces it again.
+    A module has the layers and the weights, which is all that is to be saved: to track a whole
+    model, TensorFlow looks at all of its attributes, and one of them traces it again.
     """
     inputs = getattr(model, "input", None)
     if not isinstance(inputs, dict):  # which the contract will refuse
